@@ -1,0 +1,123 @@
+//! The meta-variables of one request, in the one flat form that every process keeps them in.
+//!
+//! Never decides what a variable means: that is the rest of [`crate::cgi`].
+
+/// Names and values as raw bytes, in order, in one allocation.
+///
+/// The encoding is also what travels from the gateway to a worker: per pair a `u32` name length, a
+/// `u32` value length (both little-endian), the name, the value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Variables {
+    encoded: Vec<u8>,
+}
+
+impl Variables {
+    /// No variables.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes over an encoded list; `None` where a length points past the end.
+    pub fn from_encoded(encoded: Vec<u8>) -> Option<Self> {
+        let mut rest = &encoded[..];
+        while !rest.is_empty() {
+            (_, rest) = split_pair(rest)?;
+        }
+        Some(Self { encoded })
+    }
+
+    /// The encoded list.
+    pub fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
+    /// Appends a pair; an earlier pair of that name stays.
+    ///
+    /// # Panics
+    /// When a name or value has 4 GiB or more, which no limit of the server lets in.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        for part in [name, value] {
+            let length = u32::try_from(part.len()).expect("variables are bounded far below 4 GiB");
+            self.encoded.extend_from_slice(&length.to_le_bytes());
+        }
+        self.encoded.extend_from_slice(name);
+        self.encoded.extend_from_slice(value);
+    }
+
+    /// The value of the last variable called `name`.
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.iter().filter(|(n, _)| *n == name).last().map(|(_, value)| value)
+    }
+
+    /// All pairs `(name, value)`, in order.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { rest: &self.encoded }
+    }
+}
+
+impl<'a> IntoIterator for &'a Variables {
+    type Item = (&'a [u8], &'a [u8]);
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// Iterates over [`Variables`].
+#[derive(Clone, Debug)]
+pub struct Iter<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (pair, rest) = split_pair(self.rest)?;
+        self.rest = rest;
+        Some(pair)
+    }
+}
+
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+fn split_pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
+    let (name_length, rest) = split_length(bytes)?;
+    let (value_length, rest) = split_length(rest)?;
+    let (name, rest) = rest.split_at_checked(name_length)?;
+    let (value, rest) = rest.split_at_checked(value_length)?;
+    Some(((name, value), rest))
+}
+
+fn split_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    Some((u32::from_le_bytes(*length) as usize, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_back_what_was_pushed_and_the_last_of_a_name() {
+        let mut variables = Variables::new();
+        variables.push(b"A", b"1");
+        variables.push(b"", b"\0\xff");
+        variables.push(b"A", b"2");
+        let again = Variables::from_encoded(variables.encoded().to_vec()).unwrap();
+        assert_eq!(again.iter().count(), 3);
+        assert_eq!(again.get(b"A"), Some(&b"2"[..]));
+        assert_eq!(again.get(b""), Some(&b"\0\xff"[..]));
+        assert_eq!(again.get(b"B"), None);
+    }
+
+    #[test]
+    fn refuses_every_truncation() {
+        let mut variables = Variables::new();
+        variables.push(b"NAME", b"value");
+        for length in 1..variables.encoded().len() {
+            assert_eq!(Variables::from_encoded(variables.encoded()[..length].to_vec()), None);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! `nibiru dev`: an HTTP front that speaks FastCGI to the gateway.

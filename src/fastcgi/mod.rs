@@ -1,0 +1,1 @@
+//! FastCGI 1.0, sans-I/O: bytes in, events out.

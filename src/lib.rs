@@ -1,0 +1,15 @@
+//! nibiru, the FastCGI application server for Lua.
+//!
+//! ```text
+//! nginx / Caddy ──FastCGI──► gateway ──requests──► worker 1..N      (persistent, forked, one Lua state each)
+//!                               │                     ▲ fork
+//!                               └──control──► zygote ─┘             (loads the app once, forks workers)
+//! ```
+//!
+//! A request flows one way: listener → connection → [`fastcgi`] → queue → worker → Lua → back.
+//! [`gateway`] never names [`lua`], [`worker`] or [`zygote`], nor they it: they meet in [`ipc`].
+
+pub mod cgi;
+pub mod dev;
+pub mod fastcgi;
+pub mod lua;

@@ -1,0 +1,1 @@
+//! The Lua bridge: the only user of mlua.

@@ -1,0 +1,3 @@
+//! Tells the process story: which command runs which half of nibiru.
+
+fn main() {}
