@@ -31,6 +31,11 @@ impl Variables {
         &self.encoded
     }
 
+    /// Makes room for `bytes` more bytes of encoded list, so that pushing them does not allocate.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.encoded.reserve(bytes);
+    }
+
     /// Appends a pair; an earlier pair of that name stays.
     ///
     /// # Panics

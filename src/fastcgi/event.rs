@@ -1,0 +1,174 @@
+//! What the server side tells its caller: events, refusals of one request, faults of a connection.
+
+use std::{error, fmt};
+
+use super::record::{BadVersion, Role};
+use crate::cgi::Variables;
+
+/// Something that happened to a request. Bytes are borrowed from the input, never copied.
+///
+/// A request's events come in this order: `Begin`; `Params` or `Refused`; `Stdin`… `StdinEnd`; and in the
+/// role Filter also `Data`… `DataEnd`. `Abort` can come at any point after `Begin`. Nothing follows
+/// `Refused` or `Abort`, and nothing follows [`Server::end`](super::Server::end).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A request begins; its id is in use until it is ended.
+    Begin {
+        /// The request.
+        id: u16,
+        /// What the client wants.
+        role: Role,
+        /// Whether the client wants the connection kept after this request.
+        keep_open: bool,
+    },
+    /// The meta-variables are complete. From now on there can be output.
+    Params {
+        /// The request.
+        id: u16,
+        /// All pairs as they came, duplicates included.
+        variables: Variables,
+    },
+    /// A piece of the request body, not empty.
+    Stdin {
+        /// The request.
+        id: u16,
+        /// The piece.
+        bytes: &'a [u8],
+    },
+    /// The request body is complete. In the role Authorizer this follows `Params` at once.
+    StdinEnd {
+        /// The request.
+        id: u16,
+    },
+    /// A piece of the file to filter, not empty.
+    Data {
+        /// The request.
+        id: u16,
+        /// The piece.
+        bytes: &'a [u8],
+    },
+    /// The file to filter is complete.
+    DataEnd {
+        /// The request.
+        id: u16,
+    },
+    /// The client wants no answer any more. The request is still to be ended, and soon.
+    Abort {
+        /// The request.
+        id: u16,
+    },
+    /// The request cannot be served: answer with [`Refusal::status`], then end it. Comes in place of `Params`.
+    Refused {
+        /// The request.
+        id: u16,
+        /// What is wrong with it.
+        refusal: Refusal,
+    },
+}
+
+/// What the client did wrong in one request; only that request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A length in PARAMS goes past the end of the stream.
+    Truncated,
+    /// A name or value holds a NUL byte.
+    Nul,
+    /// PARAMS is longer than [`Limits::max_params`](super::Limits::max_params).
+    TooManyBytes {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// PARAMS has more pairs than [`Limits::max_pairs`](super::Limits::max_pairs).
+    TooManyPairs {
+        /// The limit, in pairs.
+        limit: usize,
+    },
+    /// STDIN or DATA came before the end of PARAMS.
+    EarlyBody,
+}
+
+impl Refusal {
+    /// The HTTP status to answer with.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Truncated | Self::Nul | Self::EarlyBody => 400,
+            Self::TooManyBytes { .. } | Self::TooManyPairs { .. } => 431,
+        }
+    }
+
+    /// Whether the connection closes after the answer.
+    ///
+    /// A client that encodes wrongly is not trusted with another request. A request that is merely too
+    /// large is the browser's doing, not the client's.
+    pub fn closes(self) -> bool {
+        self.status() == 400
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => write!(f, "a length in PARAMS goes past the end of the stream"),
+            Self::Nul => write!(f, "a name or value in PARAMS holds a NUL byte"),
+            Self::TooManyBytes { limit } => write!(f, "PARAMS is longer than {limit} bytes"),
+            Self::TooManyPairs { limit } => write!(f, "PARAMS has more than {limit} pairs"),
+            Self::EarlyBody => write!(f, "the body came before the end of PARAMS"),
+        }
+    }
+}
+
+impl error::Error for Refusal {}
+
+/// What the client did wrong on the connection: it is closed, and all its requests are aborted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A header has a version other than 1.
+    BadVersion(u8),
+    /// BEGIN_REQUEST with id 0, which stands for the connection itself.
+    BeginWithoutId,
+    /// BEGIN_REQUEST with a body of this many bytes in place of 8.
+    BeginLength(u16),
+    /// BEGIN_REQUEST with an id that is in use.
+    BeginActive(u16),
+    /// GET_VALUES of more bytes than the server's own names could ever need.
+    GetValuesLength(u16),
+    /// A length in GET_VALUES goes past its end.
+    GetValuesTruncated,
+    /// Too many records that belong to no request or make no sense in theirs.
+    TooManyIgnored {
+        /// The limit, in records.
+        limit: usize,
+    },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadVersion(version) => write!(f, "peer sent a record of version {version}, not 1"),
+            Self::BeginWithoutId => write!(f, "peer began a request with id 0"),
+            Self::BeginLength(length) => write!(f, "peer sent a BEGIN_REQUEST body of {length} bytes, not 8"),
+            Self::BeginActive(id) => write!(f, "peer began request {id}, which has not ended"),
+            Self::GetValuesLength(length) => write!(f, "peer sent GET_VALUES of {length} bytes"),
+            Self::GetValuesTruncated => write!(f, "peer sent GET_VALUES with a length past its end"),
+            Self::TooManyIgnored { limit } => write!(f, "peer sent more than {limit} records to be ignored"),
+        }
+    }
+}
+
+impl error::Error for Fault {}
+
+impl From<BadVersion> for Fault {
+    fn from(BadVersion(version): BadVersion) -> Self {
+        Self::BadVersion(version)
+    }
+}
+
+/// What becomes of the connection once a request has ended and all output is written.
+#[must_use = "a client that did not ask to keep the connection waits for its end"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterEnd {
+    /// It stays open, for more requests or for those still running on it.
+    KeepOpen,
+    /// It is to be closed.
+    Close,
+}

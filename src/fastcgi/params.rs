@@ -1,0 +1,239 @@
+//! Name-value pairs (FastCGI 1.0 §3.4): the content of PARAMS, GET_VALUES and GET_VALUES_RESULT.
+//!
+//! [`Decoder`] takes a PARAMS stream in whatever pieces it arrives. A length is only ever compared with
+//! the bytes that are there, in 64 bits; it never sizes a buffer.
+
+use super::event::Refusal;
+use crate::cgi::Variables;
+
+/// Appends a pair.
+///
+/// # Panics
+/// When a name or value has 2 GiB or more: the format cannot say so.
+pub fn encode(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    encode_length(name.len(), out);
+    encode_length(value.len(), out);
+    out.extend_from_slice(name);
+    out.extend_from_slice(value);
+}
+
+fn encode_length(length: usize, out: &mut Vec<u8>) {
+    match u8::try_from(length) {
+        Ok(short @ 0..LONG_FORM) => out.push(short),
+        _ => {
+            let long = u32::try_from(length).ok().filter(|length| *length < LONG_FORM_BIT);
+            let long = long.expect("names and values are below 2 GiB");
+            out.extend_from_slice(&(long | LONG_FORM_BIT).to_be_bytes());
+        }
+    }
+}
+
+/// A first length byte with this bit says that the length has four bytes.
+const LONG_FORM: u8 = 0x80;
+const LONG_FORM_BIT: u32 = 0x8000_0000;
+
+/// Collects the pairs of one PARAMS stream, bounded in bytes and in pairs.
+#[derive(Debug)]
+pub struct Decoder {
+    max_bytes: usize,
+    max_pairs: usize,
+    bytes: usize,
+    pairs: usize,
+    variables: Variables,
+    /// The first bytes of a pair that has not arrived in full.
+    partial: Vec<u8>,
+}
+
+impl Decoder {
+    /// A decoder of a stream of at most `max_bytes` bytes and `max_pairs` pairs.
+    pub fn new(max_bytes: usize, max_pairs: usize) -> Self {
+        // `Variables` holds lengths of 32 bits.
+        let max_bytes = max_bytes.min(u32::MAX as usize);
+        Self { max_bytes, max_pairs, bytes: 0, pairs: 0, variables: Variables::new(), partial: Vec::new() }
+    }
+
+    /// Takes the next bytes of the stream.
+    ///
+    /// # Errors
+    /// When the stream is over a limit or holds a NUL; it is of no use from then on.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.bytes = self.bytes.saturating_add(bytes.len());
+        if self.bytes > self.max_bytes {
+            return Err(Refusal::TooManyBytes { limit: self.max_bytes });
+        }
+        self.variables.reserve(bytes.len() + bytes.len() / 4);
+        if self.partial.is_empty() {
+            let rest = self.take_pairs(bytes)?;
+            self.partial.extend_from_slice(rest);
+        } else {
+            let mut joined = std::mem::take(&mut self.partial);
+            joined.extend_from_slice(bytes);
+            let left = self.take_pairs(&joined)?.len();
+            joined.drain(..joined.len() - left);
+            self.partial = joined;
+        }
+        Ok(())
+    }
+
+    /// All pairs, at the end of the stream.
+    ///
+    /// # Errors
+    /// When the last pair is not complete.
+    pub fn finish(self) -> Result<Variables, Refusal> {
+        if self.partial.is_empty() { Ok(self.variables) } else { Err(Refusal::Truncated) }
+    }
+
+    /// Keeps the complete pairs at the front of `bytes`, gives back the rest.
+    fn take_pairs<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+        while let Some(((name, value), rest)) = split_pair(bytes) {
+            bytes = rest;
+            // A NUL would end the string early for every C library below Lua.
+            if name.contains(&0) || value.contains(&0) {
+                return Err(Refusal::Nul);
+            }
+            if self.pairs == self.max_pairs {
+                return Err(Refusal::TooManyPairs { limit: self.max_pairs });
+            }
+            self.pairs += 1;
+            self.variables.push(name, value);
+        }
+        Ok(bytes)
+    }
+}
+
+/// The pairs of a record that is there in full. Ends with an error where a pair goes past the end.
+#[derive(Clone, Debug)]
+pub struct Pairs<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Pairs<'a> {
+    /// The pairs in `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+}
+
+/// A pair goes past the end of its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated;
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = Result<(&'a [u8], &'a [u8]), Truncated>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        match split_pair(self.rest) {
+            Some((pair, rest)) => {
+                self.rest = rest;
+                Some(Ok(pair))
+            }
+            None => {
+                self.rest = &[];
+                Some(Err(Truncated))
+            }
+        }
+    }
+}
+
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+/// The pair at the front of `bytes` and what follows it; `None` when more bytes are needed.
+fn split_pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
+    let (name_length, rest) = split_length(bytes)?;
+    let (value_length, rest) = split_length(rest)?;
+    // Two lengths of 31 bits overflow a 32-bit sum, the mistake behind CVE-2025-23016.
+    if u64::from(name_length) + u64::from(value_length) > rest.len() as u64 {
+        return None;
+    }
+    let (name, rest) = rest.split_at_checked(usize::try_from(name_length).ok()?)?;
+    let (value, rest) = rest.split_at_checked(usize::try_from(value_length).ok()?)?;
+    Some(((name, value), rest))
+}
+
+/// "Lengths of 127 bytes and less can be encoded in one byte, while longer lengths are always encoded in
+/// four" (§3.4); short ones in four bytes are accepted, since some clients send them.
+fn split_length(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (&first, rest) = bytes.split_first()?;
+    if first < LONG_FORM {
+        return Some((u32::from(first), rest));
+    }
+    let (long, rest) = bytes.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*long) & !LONG_FORM_BIT, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Owned = Vec<(Vec<u8>, Vec<u8>)>;
+
+    fn decode(bytes: &[u8], piece: usize) -> Result<Owned, Refusal> {
+        let mut decoder = Decoder::new(1 << 20, 100);
+        for bytes in bytes.chunks(piece) {
+            decoder.feed(bytes)?;
+        }
+        let variables = decoder.finish()?;
+        Ok(variables.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect())
+    }
+
+    #[test]
+    fn pairs_of_all_lengths_survive_a_round_trip_in_pieces_of_any_size() {
+        let lengths = [0, 1, 126, 127, 128, 129, 255, 256, 65_535, 65_536];
+        let pairs: Owned =
+            lengths.iter().flat_map(|&n| lengths.map(|v| (vec![b'n'; n], vec![b'v'; v]))).collect();
+        for (name, value) in &pairs {
+            let mut bytes = Vec::new();
+            encode(name, value, &mut bytes);
+            let expected = Ok(vec![(name.clone(), value.clone())]);
+            assert_eq!(decode(&bytes, bytes.len()), expected);
+            assert_eq!(decode(&bytes, 1), expected);
+            assert_eq!(decode(&bytes, 4095), expected);
+        }
+    }
+
+    #[test]
+    fn pairs_that_straddle_pieces_are_joined() {
+        let mut bytes = Vec::new();
+        for n in 0..50_usize {
+            encode(format!("NAME_{n}").as_bytes(), &vec![b'v'; n * 7], &mut bytes);
+        }
+        let whole = decode(&bytes, bytes.len()).unwrap();
+        assert_eq!(whole.len(), 50);
+        for piece in [1, 2, 3, 5, 8, 13, 100, 1000] {
+            assert_eq!(decode(&bytes, piece).unwrap(), whole, "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_length_past_the_end_allocates_nothing() {
+        let mut decoder = Decoder::new(usize::MAX, usize::MAX);
+        decoder.feed(&[0xff; 8]).unwrap();
+        decoder.feed(b"NAME").unwrap();
+        assert!(decoder.partial.capacity() < 100, "{}", decoder.partial.capacity());
+        assert_eq!(decoder.finish(), Err(Refusal::Truncated));
+    }
+
+    #[test]
+    fn limits_hold_at_the_very_byte_and_pair() {
+        let mut decoder = Decoder::new(4, 2);
+        assert_eq!(decoder.feed(&[0, 0, 0, 0]), Ok(()));
+        assert_eq!(decoder.feed(&[0]), Err(Refusal::TooManyBytes { limit: 4 }));
+        let mut decoder = Decoder::new(100, 2);
+        assert_eq!(decoder.feed(&[0, 0, 0, 0]), Ok(()));
+        assert_eq!(decoder.feed(&[0, 0]), Err(Refusal::TooManyPairs { limit: 2 }));
+    }
+
+    #[test]
+    fn pairs_end_with_an_error_where_they_are_cut() {
+        let mut bytes = Vec::new();
+        encode(b"A", b"1", &mut bytes);
+        encode(b"B", b"2", &mut bytes);
+        let mut pairs = Pairs::new(&bytes[..bytes.len() - 1]);
+        assert_eq!(pairs.next(), Some(Ok((&b"A"[..], &b"1"[..]))));
+        assert_eq!(pairs.next(), Some(Err(Truncated)));
+        assert_eq!(pairs.next(), None);
+    }
+}
