@@ -1,0 +1,387 @@
+//! Request heads: from the variables that a client sent to a head that is safe to act on (RFC 3875 §4.1).
+//!
+//! Called by the gateway once PARAMS is complete. Never looks at a body and never changes a value: what
+//! is wrong is refused, not repaired.
+
+use std::{error, fmt};
+
+use super::{Variables, is_token};
+
+/// The checked head of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The variables, each name once, without `HTTP_PROXY`.
+    pub variables: Variables,
+    /// How much body there is.
+    pub content_length: ContentLength,
+    /// The method is HEAD: the response has no body, whatever its head says.
+    pub head_request: bool,
+}
+
+/// How much body a request has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentLength {
+    /// This many bytes: the application reads no more, and a request with fewer fails.
+    Known(u64),
+    /// All that arrives until STDIN ends, as nginx and Apache send it when they do not know the length.
+    UntilEnd,
+}
+
+/// What is wrong with a request's variables. Only the request ends; it never reaches Lua.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadRequest {
+    /// A variable has no name.
+    EmptyName,
+    /// A variable that decides what runs or for whom came twice.
+    Duplicate {
+        /// Its name.
+        name: Vec<u8>,
+    },
+    /// Two names differ only in case, or in `-` against `_`.
+    Ambiguous {
+        /// One of them.
+        name: Vec<u8>,
+        /// The other.
+        other: Vec<u8>,
+    },
+    /// CONTENT_LENGTH is no length.
+    ContentLength {
+        /// What it is.
+        value: Vec<u8>,
+    },
+    /// REQUEST_METHOD is missing.
+    MissingMethod,
+    /// REQUEST_METHOD is not a token.
+    Method {
+        /// What it is.
+        value: Vec<u8>,
+    },
+}
+
+impl BadRequest {
+    /// The HTTP status to answer with.
+    pub fn status(&self) -> u16 {
+        400
+    }
+}
+
+impl fmt::Display for BadRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyName => write!(f, "a variable has no name"),
+            Self::Duplicate { name } => write!(f, "{} came twice", Shown(name)),
+            Self::Ambiguous { name, other } => {
+                write!(f, "{} and {} cannot be told apart", Shown(name), Shown(other))
+            }
+            Self::ContentLength { value } => {
+                write!(f, "CONTENT_LENGTH is not a length: \"{}\"", Shown(value))
+            }
+            Self::MissingMethod => write!(f, "REQUEST_METHOD is missing"),
+            Self::Method { value } => write!(f, "REQUEST_METHOD is not a method: \"{}\"", Shown(value)),
+        }
+    }
+}
+
+impl error::Error for BadRequest {}
+
+/// A peer's bytes in a message: printable and short, since the message goes into logs and responses.
+struct Shown<'a>(&'a [u8]);
+
+/// Enough for any name or number that was meant well.
+const MAX_SHOWN: usize = 64;
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get(..MAX_SHOWN) {
+            Some(start) if self.0.len() > MAX_SHOWN => write!(f, "{}...", start.escape_ascii()),
+            _ => write!(f, "{}", self.0.escape_ascii()),
+        }
+    }
+}
+
+impl Head {
+    /// Checks the variables of a request in the role Responder or Filter.
+    ///
+    /// # Errors
+    /// When the request is ambiguous or misses what RFC 3875 requires: answer with 400.
+    pub fn parse(variables: Variables) -> Result<Self, BadRequest> {
+        let head = Self::parse_any(variables)?;
+        if head.variables.get(REQUEST_METHOD).is_none() {
+            return Err(BadRequest::MissingMethod);
+        }
+        Ok(head)
+    }
+
+    /// Checks the variables of a request in the role Authorizer: there is no body, so a CONTENT_LENGTH
+    /// that came all the same is dropped (FastCGI 1.0 §6.3), and REQUEST_METHOD may be missing.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_authorizer(variables: Variables) -> Result<Self, BadRequest> {
+        let mut head = Self::parse_any(variables)?;
+        if head.variables.get(CONTENT_LENGTH).is_some() {
+            let kept = head.variables.iter().filter(|(name, _)| *name != CONTENT_LENGTH);
+            head.variables = kept.fold(Variables::new(), pushed);
+        }
+        head.content_length = ContentLength::Known(0);
+        Ok(head)
+    }
+
+    fn parse_any(variables: Variables) -> Result<Self, BadRequest> {
+        let variables = without_repeats(variables)?;
+        let (mut content_length, mut head_request) = (ContentLength::UntilEnd, false);
+        for (name, value) in &variables {
+            match name {
+                CONTENT_LENGTH => content_length = parse_content_length(value)?,
+                REQUEST_METHOD if !is_token(value) => {
+                    return Err(BadRequest::Method { value: value.to_vec() });
+                }
+                REQUEST_METHOD => head_request = value == b"HEAD",
+                _ => {}
+            }
+        }
+        Ok(Self { variables, content_length, head_request })
+    }
+}
+
+const CONTENT_LENGTH: &[u8] = b"CONTENT_LENGTH";
+const REQUEST_METHOD: &[u8] = b"REQUEST_METHOD";
+
+/// A client's `Proxy` header would arrive under the name that HTTP libraries take their proxy from
+/// (CVE-2016-5385, "httpoxy"); there is no such request header, so nothing is lost.
+const HTTPOXY: &[u8] = b"HTTP_PROXY";
+
+/// Absent, empty and `-1` all mean that the length is not known. Signs, spaces and lists are refused:
+/// whoever reads them differently would see another request.
+fn parse_content_length(value: &[u8]) -> Result<ContentLength, BadRequest> {
+    match value {
+        b"" | b"-1" => Ok(ContentLength::UntilEnd),
+        _ => match super::parse_length(value) {
+            Some(length) => Ok(ContentLength::Known(length)),
+            None => Err(BadRequest::ContentLength { value: value.to_vec() }),
+        },
+    }
+}
+
+/// Drops `HTTP_PROXY` and all but the last of each name, or refuses.
+///
+/// Sorting keeps the cost of many names, all sent by a stranger, at n log n.
+fn without_repeats(variables: Variables) -> Result<Variables, BadRequest> {
+    let mut names: Vec<Name<'_>> =
+        variables.iter().enumerate().map(|(at, (name, _))| Name::new(name, at)).collect();
+    names.sort_unstable_by(|a, b| {
+        a.key.cmp(&b.key).then_with(|| a.folded().cmp(b.folded())).then(a.at.cmp(&b.at))
+    });
+    let mut dropped: Vec<usize> = Vec::new();
+    for (position, name) in names.iter().enumerate() {
+        if name.bytes.is_empty() {
+            return Err(BadRequest::EmptyName);
+        }
+        if name.is(HTTPOXY) {
+            dropped.push(name.at);
+            continue;
+        }
+        let Some(next) = names.get(position + 1).filter(|next| next.key == name.key && next.is(name.bytes))
+        else {
+            continue;
+        };
+        if next.bytes != name.bytes {
+            return Err(BadRequest::Ambiguous { name: name.bytes.to_vec(), other: next.bytes.to_vec() });
+        }
+        if name.must_be_unique() {
+            return Err(BadRequest::Duplicate { name: name.bytes.to_vec() });
+        }
+        dropped.push(name.at);
+    }
+    if dropped.is_empty() {
+        return Ok(variables);
+    }
+    dropped.sort_unstable();
+    let kept = variables.iter().enumerate().filter(|(at, _)| dropped.binary_search(at).is_err());
+    Ok(kept.map(|(_, pair)| pair).fold(Variables::new(), pushed))
+}
+
+fn pushed(mut variables: Variables, (name, value): (&[u8], &[u8])) -> Variables {
+    variables.push(name, value);
+    variables
+}
+
+/// A name that compares without regard to case and to `-` against `_`: what a proxy makes of the header
+/// `X-Foo` must not be confused with what it passes on as `X_Foo`.
+struct Name<'a> {
+    /// Length and folded end of the name: decides nearly every comparison, since names differ at the end.
+    key: u64,
+    bytes: &'a [u8],
+    /// Position among the variables.
+    at: usize,
+}
+
+impl<'a> Name<'a> {
+    fn new(bytes: &'a [u8], at: usize) -> Self {
+        let [length, ..] = bytes.len().to_le_bytes();
+        let mut key = u64::from(length);
+        for &byte in bytes.iter().rev().take(7) {
+            key = key << 8 | u64::from(fold(byte));
+        }
+        Self { key, bytes, at }
+    }
+
+    fn folded(&self) -> impl Iterator<Item = u8> {
+        self.bytes.iter().map(|&byte| fold(byte))
+    }
+
+    fn is(&self, other: &[u8]) -> bool {
+        self.bytes.len() == other.len() && self.folded().eq(other.iter().map(|&byte| fold(byte)))
+    }
+
+    /// Whether two values of this name would leave open what runs, with how much body, or for whom.
+    fn must_be_unique(&self) -> bool {
+        const NAMES: [&[u8]; 3] = [CONTENT_LENGTH, REQUEST_METHOD, b"HTTPS"];
+        const PREFIXES: [&[u8]; 4] = [b"SCRIPT_", b"PATH_", b"REMOTE_", b"AUTH_"];
+        NAMES.iter().any(|name| self.is(name))
+            || PREFIXES.iter().any(|prefix| {
+                self.bytes.len() >= prefix.len()
+                    && self.folded().zip(*prefix).all(|(byte, other)| byte == *other)
+            })
+    }
+}
+
+fn fold(byte: u8) -> u8 {
+    if byte == b'-' { b'_' } else { byte.to_ascii_uppercase() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> Variables {
+        pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).fold(Variables::new(), pushed)
+    }
+
+    /// A GET request with these variables too.
+    fn parse(pairs: &[(&str, &str)]) -> Result<Head, BadRequest> {
+        Head::parse(variables(&[&[("REQUEST_METHOD", "GET")], pairs].concat()))
+    }
+
+    fn message(pairs: &[(&str, &str)]) -> String {
+        let error = parse(pairs).unwrap_err();
+        assert_eq!(error.status(), 400);
+        error.to_string()
+    }
+
+    #[test]
+    fn c19_content_length_is_known_or_until_the_end() {
+        let length = |value| parse(&[("CONTENT_LENGTH", value)]).map(|head| head.content_length);
+        assert_eq!(parse(&[]).unwrap().content_length, ContentLength::UntilEnd);
+        assert_eq!(length(""), Ok(ContentLength::UntilEnd));
+        assert_eq!(length("-1"), Ok(ContentLength::UntilEnd));
+        assert_eq!(length("0"), Ok(ContentLength::Known(0)));
+        assert_eq!(length("0000000000000000000000000042"), Ok(ContentLength::Known(42)));
+        assert_eq!(length("18446744073709551615"), Ok(ContentLength::Known(u64::MAX)));
+    }
+
+    #[test]
+    fn c19_any_other_content_length_is_refused() {
+        for value in ["+5", "1,1", " 5", "5 ", "18446744073709551616", "-2", "-", "0x10", "5.0", "٣", "1_000"]
+        {
+            let shown = value.as_bytes().escape_ascii();
+            let expected = format!("CONTENT_LENGTH is not a length: \"{shown}\"");
+            assert_eq!(message(&[("CONTENT_LENGTH", value)]), expected);
+        }
+    }
+
+    #[test]
+    fn the_last_of_a_name_wins_in_its_place() {
+        let head = parse(&[("A", "1"), ("HTTP_X", "1"), ("B", "2"), ("A", "3"), ("A", "4"), ("HTTP_X", "5")]);
+        let expected = variables(&[("REQUEST_METHOD", "GET"), ("B", "2"), ("A", "4"), ("HTTP_X", "5")]);
+        assert_eq!(head.unwrap().variables, expected);
+    }
+
+    #[test]
+    fn what_decides_the_request_must_not_come_twice() {
+        let names = ["CONTENT_LENGTH", "REQUEST_METHOD", "SCRIPT_NAME", "SCRIPT_FILENAME", "PATH_INFO"];
+        for name in
+            [&names[..], &["PATH_TRANSLATED", "HTTPS", "REMOTE_ADDR", "REMOTE_USER", "AUTH_TYPE"]].concat()
+        {
+            assert_eq!(message(&[(name, "1"), ("X", ""), (name, "1")]), format!("{name} came twice"));
+        }
+        for name in ["CONTENT_TYPE", "HTTP_HOST", "HTTPS_X", "SCRIPT", "X_PATH_INFO", "HTTP_REMOTE_ADDR"] {
+            assert!(parse(&[(name, "1"), (name, "2")]).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_told_apart_are_refused() {
+        let pairs = [("HTTP_X-Foo", "HTTP_X_FOO"), ("content_length", "CONTENT_LENGTH"), ("A-B", "a_b")];
+        for (name, other) in pairs {
+            for (first, second) in [(name, other), (other, name)] {
+                let expected = format!("{first} and {second} cannot be told apart");
+                assert_eq!(message(&[(first, "1"), ("HTTP_X", "1"), (second, "1")]), expected);
+            }
+        }
+        assert!(parse(&[("HTTP_X-FOO", "1"), ("HTTP_X_FOO_", "1"), ("HTTP_XFOO", "1")]).is_ok());
+    }
+
+    #[test]
+    fn names_that_differ_only_before_their_ends_are_told_apart() {
+        let long = "X".repeat(256);
+        let names = [format!("A{long}"), format!("B{long}"), "X".into(), long.clone(), format!("{long}X")];
+        let pairs: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+        assert_eq!(parse(&pairs).unwrap().variables.iter().count(), 6);
+    }
+
+    #[test]
+    fn httpoxy_is_dropped_in_every_spelling() {
+        for name in ["HTTP_PROXY", "http_proxy", "HTTP-Proxy"] {
+            let head =
+                parse(&[(name, "evil"), ("HTTP_PROXY", "evil"), ("HTTP_PROXY_AUTHORIZATION", "x")]).unwrap();
+            let expected = variables(&[("REQUEST_METHOD", "GET"), ("HTTP_PROXY_AUTHORIZATION", "x")]);
+            assert_eq!(head.variables, expected);
+        }
+    }
+
+    #[test]
+    fn the_method_is_required_and_a_token() {
+        assert_eq!(Head::parse(variables(&[("A", "")])), Err(BadRequest::MissingMethod));
+        for method in ["", "GE T", "GET\r\n", "G\u{e9}T", "GET/"] {
+            let error = Head::parse(variables(&[("REQUEST_METHOD", method)])).unwrap_err();
+            assert_eq!(error, BadRequest::Method { value: method.into() });
+        }
+        for (method, is_head) in [("GET", false), ("HEAD", true), ("head", false), ("M-SEARCH", false)] {
+            let head = Head::parse(variables(&[("REQUEST_METHOD", method)])).unwrap();
+            assert_eq!(head.head_request, is_head, "{method}");
+        }
+    }
+
+    #[test]
+    fn a_variable_without_a_name_is_refused() {
+        assert_eq!(message(&[("", "x")]), "a variable has no name");
+    }
+
+    #[test]
+    fn c20_an_authorizer_has_no_body_and_needs_no_method() {
+        let pairs = [("REMOTE_USER", "x"), ("CONTENT_LENGTH", "5")];
+        let head = Head::parse_authorizer(variables(&pairs)).unwrap();
+        assert_eq!(head.content_length, ContentLength::Known(0));
+        assert_eq!(head.variables, variables(&pairs[..1]));
+        let error = Head::parse_authorizer(variables(&[("REQUEST_METHOD", " ")])).unwrap_err();
+        assert_eq!(error, BadRequest::Method { value: b" ".to_vec() });
+    }
+
+    #[test]
+    fn messages_are_short_and_printable() {
+        let value = format!("\r\n{}", "9".repeat(1000));
+        assert!(message(&[("CONTENT_LENGTH", &value)]).len() < 120);
+        assert!(message(&[("CONTENT_LENGTH", &value)]).contains("\"\\r\\n999"));
+    }
+
+    #[test]
+    fn many_names_of_one_key_stay_cheap() {
+        let mut many = variables(&[("REQUEST_METHOD", "GET")]);
+        for n in 0..100_000 {
+            many.push(format!("{n:08}_THE_END").as_bytes(), b"");
+        }
+        // A quadratic scan would take minutes.
+        assert_eq!(Head::parse(many).unwrap().variables.iter().count(), 100_001);
+    }
+}
