@@ -331,6 +331,15 @@ mod tests {
     }
 
     #[test]
+    fn repeats_are_found_among_names_that_end_alike() {
+        let head = parse(&[("A_THE_END", "1"), ("B_THE_END", "2"), ("A_THE_END", "3")]).unwrap();
+        assert_eq!(
+            head.variables,
+            variables(&[("REQUEST_METHOD", "GET"), ("B_THE_END", "2"), ("A_THE_END", "3")])
+        );
+    }
+
+    #[test]
     fn httpoxy_is_dropped_in_every_spelling() {
         for name in ["HTTP_PROXY", "http_proxy", "HTTP-Proxy"] {
             let head =

@@ -1,7 +1,7 @@
 //! Name-value pairs (FastCGI 1.0 §3.4): the content of PARAMS, GET_VALUES and GET_VALUES_RESULT.
 //!
 //! [`Decoder`] takes a PARAMS stream in whatever pieces it arrives. A length is only ever compared with
-//! the bytes that are there, in 64 bits; it never sizes a buffer.
+//! the bytes that are there; it never sizes a buffer, and the only sum counts bytes that have arrived.
 
 use super::event::Refusal;
 use crate::cgi::Variables;
@@ -144,10 +144,8 @@ type Pair<'a> = (&'a [u8], &'a [u8]);
 fn split_pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     let (name_length, rest) = split_length(bytes)?;
     let (value_length, rest) = split_length(rest)?;
-    // Two lengths of 31 bits overflow a 32-bit sum, the mistake behind CVE-2025-23016.
-    if u64::from(name_length) + u64::from(value_length) > rest.len() as u64 {
-        return None;
-    }
+    // Taken off one after the other: the sum of two lengths, which overflows 32 bits (CVE-2025-23016), is
+    // never formed.
     let (name, rest) = rest.split_at_checked(usize::try_from(name_length).ok()?)?;
     let (value, rest) = rest.split_at_checked(usize::try_from(value_length).ok()?)?;
     Some(((name, value), rest))

@@ -1,6 +1,6 @@
 //! Records, the unit in which every byte of FastCGI travels (FastCGI 1.0 §3.3).
 //!
-//! Both ends use this: [`Reader`] cuts a byte stream into pieces of records, the `write` functions
+//! Both ends use this: `Reader` cuts a byte stream into pieces of records, the `write` functions
 //! frame what goes out. It never knows which records make sense when: that is the server's and the
 //! client's business.
 

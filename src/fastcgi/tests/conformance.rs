@@ -160,6 +160,18 @@ fn c8_ignored_records_are_bounded_between_two_requests() {
 }
 
 #[test]
+fn c8_params_of_a_refused_request_are_bounded_too() {
+    let limits = Limits { max_params: 4, max_ignored: 3, ..Limits::default() };
+    let mut wire = Wire::new().begin(1).raw(PARAMS, 1, b"\x05\x05NAME", 0);
+    for _ in 0..3 {
+        wire = wire.raw(PARAMS, 1, b"more", 0);
+    }
+    assert_eq!(check_within(limits, &wire.0, wait).fault, None);
+    let outcome = check_within(limits, &wire.raw(PARAMS, 1, b"more", 0).0, wait);
+    assert_eq!(outcome.fault, Some(Fault::TooManyIgnored { limit: 3 }));
+}
+
+#[test]
 fn c9_an_id_can_be_used_again_right_after_its_end() {
     let outcome = check(&Wire::new().request(1).request(1).request(65_535).request(1).0, answer);
     assert_eq!(outcome.seen.len(), 16);
@@ -346,6 +358,12 @@ fn c17_c18_streams_are_ended_and_the_status_is_big_endian() {
     let stderr = [&[1, 7, 0, 2, 0, 8, 0, 0][..], b"12345678", &[1, 7, 0, 2, 0, 0, 0, 0]].concat();
     let end = [1, 3, 0, 2, 0, 8, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0];
     assert_eq!(out, [&stderr[..], &end].concat());
+}
+
+#[test]
+fn c17_stdout_ends_even_when_nothing_was_written_to_it() {
+    let outcome = check(&Wire::new().begin(1).abort(1).0, answer);
+    assert_eq!(outcome.out, [1, 6, 0, 1, 0, 0, 0, 0, 1, 3, 0, 1, 0, 8, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
 }
 
 #[test]
