@@ -1,0 +1,130 @@
+--- The server's own keys in `environ`: what PEP 3333 calls the WSGI variables, and the objects behind
+--- them. The CGI variables are already there when `fill` runs, and none of them can displace these.
+
+local host, input = ...
+
+local log, new_input = host.log, input.new
+local error, find, format, select, setmetatable, sub = error, string.find, string.format, select, setmetatable, string.sub
+local tostring, type = tostring, type
+
+-- What `file_wrapper` reads at once when nothing else is asked for: the size of a pipe's buffer.
+local BLOCK_SIZE = 65536
+
+local version = { 1, 0 }
+
+local partial_line = ""
+
+-- One for all requests: it writes to the log under whichever request is running.
+local errors = {}
+
+local function write_errors(text)
+  text = partial_line .. text
+  local from = 1
+  while true do
+    local at = find(text, "\n", from, true)
+    if not at then
+      break
+    end
+    log("error", sub(text, from, at - 1))
+    from = at + 1
+  end
+  partial_line = sub(text, from)
+end
+
+function errors:write(...)
+  for position = 1, select("#", ...) do
+    local text = (select(position, ...))
+    if type(text) ~= "string" and type(text) ~= "number" then
+      error(format("bad argument #%d to 'write' (string expected, got %s)", position, type(text)), 2)
+    end
+    write_errors(tostring(text))
+  end
+  return self
+end
+
+function errors:writelines(lines)
+  if type(lines) ~= "table" then
+    error("lines must be an array of strings", 2)
+  end
+  for position = 1, #lines do
+    if type(lines[position]) ~= "string" then
+      error(format("lines[%d] must be a string", position), 2)
+    end
+    write_errors(lines[position])
+  end
+end
+
+function errors:flush()
+  if partial_line ~= "" then
+    local line = partial_line
+    partial_line = ""
+    log("error", line)
+  end
+  return self
+end
+
+local FileBody = {}
+FileBody.__index = FileBody
+
+function FileBody:__call()
+  local chunk, problem = self.file:read(self.block_size)
+  if chunk == nil and problem ~= nil then
+    -- A failed read must not look like the end of the file.
+    error("cannot read the wrapped file: " .. tostring(problem), 0)
+  end
+  if chunk ~= "" then
+    return chunk
+  end
+end
+
+function FileBody:close()
+  if self.file.close then
+    self.file:close()
+  end
+end
+
+local function file_wrapper(file, block_size)
+  local kind = type(file)
+  if (kind ~= "userdata" and kind ~= "table") or not file.read then
+    error("file must be a file handle, got " .. kind, 2)
+  elseif block_size ~= nil and (type(block_size) ~= "number" or block_size < 1 or block_size % 1 ~= 0) then
+    error("block_size must be a whole number of bytes", 2)
+  end
+  return setmetatable({ file = file, block_size = block_size or BLOCK_SIZE }, FileBody)
+end
+
+---@param environ table
+---@return string
+local function scheme(environ)
+  local https = environ.HTTPS
+  if https ~= nil then
+    return (https ~= "" and https ~= "off" and https ~= "0") and "https" or "http"
+  end
+  return environ.REQUEST_SCHEME == "https" and "https" or "http"
+end
+
+local M = {}
+
+--- Logs the line that `wsgi.errors` holds back until its end is written.
+function M.flush_errors()
+  if partial_line ~= "" then
+    errors:flush()
+  end
+end
+
+--- Adds the server's keys.
+---@param environ table
+---@param serial integer  the host's number for the request's body
+---@param length integer  of that body
+function M.fill(environ, serial, length)
+  environ["wsgi.version"] = version
+  environ["wsgi.url_scheme"] = scheme(environ)
+  environ["wsgi.input"] = new_input(serial, length)
+  environ["wsgi.errors"] = errors
+  environ["wsgi.multithread"] = false
+  environ["wsgi.multiprocess"] = true
+  environ["wsgi.run_once"] = false
+  environ["wsgi.file_wrapper"] = file_wrapper
+end
+
+return M

@@ -1,0 +1,287 @@
+--- The one place that checks what an application says in a response head: status and headers.
+---
+--- Called by `start_response` and the short form. Hands back finished CGI header lines, or a message
+--- that names the culprit. Never sends anything.
+
+local host = ...
+
+local find, format, lower, match, sub = string.find, string.format, string.lower, string.match, string.sub
+local next, tonumber, tostring, type = next, tonumber, tostring, type
+local integer_type = math.type or function() end
+local huge = math.huge
+
+---@class nibiru.Head
+---@field block string    header lines, each with its CRLF; without Content-Length and the blank line
+---@field code integer    200..599
+---@field typed boolean   whether there is a Content-Type
+---@field length integer? the application's Content-Length
+---@field length_text string?
+
+local M = {}
+
+-- Applications use a few statuses and header names over and over, so the verdict on each is kept. The
+-- bound keeps an application that makes names up from filling the memory.
+local REMEMBERED = 512
+local status_lines, status_codes, statuses_kept = {}, {}, 0
+local lower_names, names_kept = {}, 0
+
+-- A value is shown in a message at most this long.
+local SHOWN = 60
+
+---@param value any
+---@return string
+local function show(value)
+  if type(value) == "string" then
+    return format("%q", #value > SHOWN and sub(value, 1, SHOWN) .. "…" or value)
+  elseif type(value) == "number" or type(value) == "boolean" then
+    return tostring(value)
+  end
+  return type(value)
+end
+
+-- PEP 3333: values "must not include any control characters"; RFC 9110 §5.5 lets a tab pass.
+---@param text string
+---@return string? description of the first control character
+local function control_character(text)
+  if not find(text, "%c") then
+    return nil
+  end
+  local at = find(text, "[%z\1-\8\10-\31\127]")
+  if not at then
+    return nil
+  end
+  local byte = text:byte(at)
+  local name = ({ [0] = "NUL", [10] = "LF", [13] = "CR" })[byte] or format("control character 0x%02X", byte)
+  return format("%s at byte %d", name, at)
+end
+
+---@param status any
+---@return string? line
+---@return integer|string code, or what is wrong
+local function status_line(status)
+  local line = status_lines[status]
+  if line then
+    return line, status_codes[status]
+  end
+  local code, reason
+  if type(status) == "number" then
+    code = status % 1 == 0 and status or nil
+  elseif type(status) == "string" then
+    local digits, rest = match(status, "^(%d%d%d)(.*)$")
+    if digits and (rest == "" or sub(rest, 1, 1) == " ") then
+      code, reason = tonumber(digits), sub(rest, 2)
+    end
+  end
+  -- RFC 9110 §15: 1xx is never a final response, and there is no class beyond 5xx.
+  if not code or code < 200 or code > 599 then
+    return nil, 'status must be like "200 OK", "200" or 200 and between 200 and 599, got ' .. show(status)
+  end
+  local control = reason and control_character(reason)
+  if control then
+    return nil, "status " .. show(status) .. " contains " .. control
+  end
+  if not reason or not find(reason, "%S") then
+    reason = host.reason(code)
+  end
+  line = format("Status: %d %s\r\n", code, reason)
+  if statuses_kept < REMEMBERED then
+    statuses_kept = statuses_kept + 1
+    status_lines[status], status_codes[status] = line, code
+  end
+  return line, code
+end
+
+---@param name any
+---@return string? lower-case name
+---@return string? problem
+local function check_name(name)
+  if type(name) ~= "string" then
+    return nil, "header name must be a string, got " .. show(name)
+  end
+  -- RFC 9110 §5.6.2: a token.
+  if not find(name, "^[%w!#$%%&'*+%-.^_`|~]+$") then
+    return nil, "header name " .. show(name) .. " is not a valid name"
+  end
+  local small = lower(name)
+  if names_kept < REMEMBERED then
+    names_kept = names_kept + 1
+    lower_names[name] = small
+  end
+  return small
+end
+
+local function hop_by_hop(_, name)
+  return "header " .. name .. " is hop-by-hop: it belongs to the connection, which the proxy owns"
+end
+
+-- Header names with a rule of their own: each function returns a problem, or nil and whether the line
+-- is kept out of the block.
+local rules = {
+  -- PEP 3333, "Other HTTP Features": applications must not use hop-by-hop headers.
+  ["connection"] = hop_by_hop,
+  ["keep-alive"] = hop_by_hop,
+  ["proxy-authenticate"] = hop_by_hop,
+  ["proxy-authorization"] = hop_by_hop,
+  ["proxy-connection"] = hop_by_hop,
+  ["te"] = hop_by_hop,
+  ["trailer"] = hop_by_hop,
+  ["trailers"] = hop_by_hop,
+  ["transfer-encoding"] = hop_by_hop,
+  ["upgrade"] = hop_by_hop,
+  -- In CGI this header is the status, which the first argument already gives.
+  ["status"] = function()
+    return "header Status is not allowed: the status is given apart from the headers"
+  end,
+  ["content-type"] = function(head)
+    head.typed = true
+    return nil, false
+  end,
+  ["content-length"] = function(head, _, value)
+    if head.length then
+      return "header Content-Length is given twice"
+    end
+    -- 15 digits stay exact in the doubles of Lua 5.1 and LuaJIT.
+    if #value > 15 or not find(value, "^%d+$") then
+      return "header Content-Length must be a number of bytes, got " .. show(value)
+    end
+    head.length, head.length_text = tonumber(value), value
+    return nil, true
+  end,
+}
+
+---@param head nibiru.Head
+---@param name any
+---@param value any
+---@return string? problem
+local function add(head, name, value)
+  local small = lower_names[name]
+  if not small then
+    local problem
+    small, problem = check_name(name)
+    if not small then
+      return problem
+    end
+  end
+  if type(value) == "number" then
+    if value ~= value or value == huge or value == -huge then
+      return "header " .. name .. " must be a finite number, got " .. tostring(value)
+    elseif integer_type(value) == "integer" then
+      value = format("%d", value)
+    else
+      -- 3.0 is written as 3: a Content-Length that was computed as a float is still one.
+      value = value % 1 == 0 and format("%.0f", value) or tostring(value)
+    end
+  elseif type(value) ~= "string" then
+    return "header " .. name .. " must be a string or a number, got " .. show(value)
+  end
+  local control = control_character(value)
+  if control then
+    return "header " .. name .. " contains " .. control .. ": " .. show(value)
+  end
+  local rule = rules[small]
+  if rule then
+    local problem, apart = rule(head, name, value)
+    if problem or apart then
+      return problem
+    end
+  end
+  head.block = head.block .. name .. ": " .. value .. "\r\n"
+  return nil
+end
+
+---@param head nibiru.Head
+---@param headers table
+---@return string? problem
+local function add_list(head, headers)
+  local count = 0
+  while true do
+    local pair = headers[count + 1]
+    if pair == nil then
+      break
+    end
+    count = count + 1
+    if type(pair) ~= "table" then
+      return format('headers[%d] must be a pair { "Name", "value" }, got %s', count, show(pair))
+    end
+    local problem
+    if pair[3] ~= nil then
+      problem = "a pair has a name and one value, got a third element"
+    else
+      problem = add(head, pair[1], pair[2])
+    end
+    if problem then
+      return format("headers[%d]: %s", count, problem)
+    end
+  end
+  -- Whatever the walk above did not reach would be lost without a word.
+  for key in next, headers, count do
+    if type(key) ~= "number" then
+      return "headers must be a list of pairs or a map, not both: found the key " .. show(key)
+    elseif key < 1 or key > count or key % 1 ~= 0 then
+      return format("headers is a list with a hole: headers[%d] is nil but there is a headers[%s]", count + 1, tostring(key))
+    end
+  end
+  return nil
+end
+
+---@param head nibiru.Head
+---@param headers table
+---@return string? problem
+local function add_map(head, headers)
+  for name, value in next, headers do
+    if type(value) == "table" then
+      if value[1] == nil then
+        return type(name) == "string" and "header " .. name .. " has an empty array of values"
+          or "header name must be a string, got " .. show(name)
+      end
+      local count = 0
+      for position in next, value do
+        count = count + 1
+        if value[count] == nil then
+          return format("header %s: its values must be an array, found the key %s", tostring(name), show(position))
+        end
+      end
+      for position = 1, count do
+        local problem = add(head, name, value[position])
+        if problem then
+          return problem
+        end
+      end
+    else
+      local problem = add(head, name, value)
+      if problem then
+        return problem
+      end
+    end
+  end
+  return nil
+end
+
+--- Checks a status and its headers.
+---@param status string|number
+---@param headers table
+---@return nibiru.Head? head
+---@return string? problem
+function M.check(status, headers)
+  local line, code = status_line(status)
+  if not line then
+    return nil, code --[[@as string]]
+  end
+  if type(headers) ~= "table" then
+    return nil, "headers must be a table, got " .. show(headers)
+  end
+  ---@type nibiru.Head
+  local head = { block = line, code = code, typed = false, length = nil, length_text = nil }
+  local problem
+  if headers[1] ~= nil then
+    problem = add_list(head, headers)
+  else
+    problem = add_map(head, headers)
+  end
+  if problem then
+    return nil, problem
+  end
+  return head
+end
+
+return M

@@ -1,0 +1,110 @@
+--- `require("nibiru")`: what an application may ask of its server, apart from a request.
+
+local host, traceback = ...
+
+local describe = traceback.describe
+local concat, error, find, format, ipairs, sort = table.concat, error, string.find, string.format, ipairs, table.sort
+local next, tostring, type, xpcall = next, tostring, type, xpcall
+
+---@class nibiru
+---@field version string      of the server
+---@field generation integer  1 for the code the server started with, one more after each reload
+local M = { version = host.version, generation = host.generation }
+
+local starting, stopping = {}, {}
+local started = false
+
+local function check_function(fn)
+  if type(fn) ~= "function" then
+    error("fn must be a function, got " .. type(fn), 3)
+  end
+end
+
+--- Registers a function that every worker runs after its fork: open databases and sockets here.
+---@param fn fun(worker: integer)
+function M.on_worker_start(fn)
+  check_function(fn)
+  if started then
+    error("on_worker_start must be called while the application loads; this worker has started", 2)
+  end
+  starting[#starting + 1] = fn
+end
+
+--- Registers a function that every worker runs before it stops in good order.
+---@param fn fun()
+function M.on_worker_stop(fn)
+  check_function(fn)
+  stopping[#stopping + 1] = fn
+end
+
+--- One `key=value`, with the value quoted where it would not stay one word.
+local function field(key, value)
+  local text = tostring(value)
+  if text == "" or find(text, '[%s"=%c]') then
+    text = format("%q", text):gsub("\\\n", "\\n")
+  end
+  return tostring(key) .. "=" .. text
+end
+
+---@param level string
+---@return fun(message: string, fields?: table<string, any>)
+local function logger(level)
+  return function(message, fields)
+    if type(message) ~= "string" then
+      error("message must be a string, got " .. type(message), 2)
+    elseif fields ~= nil and type(fields) ~= "table" then
+      error("fields must be a table, got " .. type(fields), 2)
+    end
+    if fields then
+      local parts = {}
+      for key, value in next, fields do
+        parts[#parts + 1] = field(key, value)
+      end
+      sort(parts)
+      if #parts > 0 then
+        message = message .. " " .. concat(parts, " ")
+      end
+    end
+    host.log(level, message)
+  end
+end
+
+--- Writes to the server's log, under the request that is running.
+M.log = {
+  debug = logger("debug"),
+  info = logger("info"),
+  warn = logger("warn"),
+  error = logger("error"),
+}
+
+local hooks = {}
+
+--- Runs the start hooks; the first failure ends the start.
+---@param worker integer
+---@return string? problem
+function hooks.start_worker(worker)
+  started = true
+  for _, fn in ipairs(starting) do
+    local ok, problem = xpcall(function()
+      fn(worker)
+    end, describe)
+    if not ok then
+      return problem
+    end
+  end
+  return nil
+end
+
+--- Runs the stop hooks, each whatever became of the others.
+function hooks.stop_worker()
+  for _, fn in ipairs(stopping) do
+    local ok, problem = xpcall(function()
+      fn()
+    end, describe)
+    if not ok then
+      host.log("error", "error in on_worker_stop: " .. problem)
+    end
+  end
+end
+
+return M, hooks

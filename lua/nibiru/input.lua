@@ -1,0 +1,212 @@
+--- `wsgi.input`: the request's body, read like a Lua file handle.
+---
+--- The bytes stay with the host, in memory or in a file, and are fetched by position; so an application
+--- that reads a large upload in pieces never holds all of it. Never gives more than the body.
+
+local host = ...
+
+local error, format, select, setmetatable, sub, type = error, string.format, select, setmetatable, string.sub, type
+local unpack = table.unpack or unpack
+
+---@class nibiru.Input
+---@field private serial integer  the request it belongs to; the host refuses any other
+---@field private size integer
+---@field private position integer
+---@field private closed boolean
+local Input = {}
+Input.__index = Input
+Input.__name = "wsgi.input"
+
+--- Raises in the name of the method's caller, two calls up from the helpers below.
+local LEVEL = 3
+
+local function check_open(self)
+  if self.closed or not host.input_live(self.serial) then
+    error("attempt to use a closed file", LEVEL)
+  end
+end
+
+---@param self nibiru.Input
+---@param count integer
+---@return string? bytes
+---@return string? problem
+local function take(self, count)
+  local left = self.size - self.position
+  if count > left then
+    count = left
+  end
+  if count <= 0 then
+    return ""
+  end
+  local bytes, problem = host.input_read(self.serial, self.position, count)
+  if bytes then
+    self.position = self.position + #bytes
+  end
+  return bytes, problem
+end
+
+---@param self nibiru.Input
+---@param keep boolean  with the line's end
+---@return string? line, nil at the end
+---@return string? problem
+local function line(self, keep)
+  if self.position >= self.size then
+    return nil
+  end
+  local stop, problem = host.input_line(self.serial, self.position)
+  if not stop then
+    return nil, problem
+  end
+  local bytes
+  bytes, problem = take(self, stop - self.position)
+  if bytes and not keep and sub(bytes, -1) == "\n" then
+    bytes = sub(bytes, 1, -2)
+  end
+  return bytes, problem
+end
+
+---@param self nibiru.Input
+---@param what any        one of the formats of `file:read`
+---@param argument integer  its place, for the message
+---@param method string
+local function read_one(self, what, argument, method)
+  if type(what) == "number" and what >= 0 and what % 1 == 0 then
+    if self.position >= self.size then
+      return nil
+    end
+    return take(self, what)
+  elseif type(what) == "string" then
+    -- Lua 5.1 and LuaJIT write "*l"; later ones accept both.
+    local letter = sub(what, 1, 1) == "*" and sub(what, 2, 2) or sub(what, 1, 1)
+    if letter == "a" then
+      return take(self, self.size)
+    elseif letter == "l" or letter == "L" then
+      return line(self, letter == "L")
+    end
+  end
+  error(format("bad argument #%d to '%s' (invalid format)", argument, method), LEVEL)
+end
+
+--- Reads by the formats of `file:read`, but without any gives the rest, `""` when there is none.
+---@param ... string|integer  "a", "l", "L" or a number of bytes
+---@return string?
+function Input:read(...)
+  check_open(self)
+  local count = select("#", ...)
+  if count == 0 or (count == 1 and (...) == nil) then
+    return take(self, self.size)
+  end
+  local results = {}
+  for argument = 1, count do
+    local bytes, problem = read_one(self, (select(argument, ...)), argument, "read")
+    if problem then
+      return nil, problem
+    end
+    results[argument] = bytes
+    if bytes == nil then
+      count = argument
+      break
+    end
+  end
+  return unpack(results, 1, count)
+end
+
+--- An iterator over the body, by lines unless a format says otherwise.
+---@param what? string|integer
+---@return fun(): string?
+function Input:lines(what)
+  check_open(self)
+  what = what == nil and "l" or what
+  return function()
+    check_open(self)
+    local bytes, problem = read_one(self, what, 1, "lines")
+    if bytes == nil and problem then
+      error(problem, 2)
+    end
+    return bytes
+  end
+end
+
+--- Moves like `file:seek`.
+---@param whence? "set"|"cur"|"end"
+---@param offset? integer
+---@return integer? position
+---@return string? problem
+function Input:seek(whence, offset)
+  check_open(self)
+  local base
+  if whence == nil or whence == "cur" then
+    base = self.position
+  elseif whence == "set" then
+    base = 0
+  elseif whence == "end" then
+    base = self.size
+  else
+    error("bad argument #1 to 'seek' (invalid option)", 2)
+  end
+  if offset ~= nil and (type(offset) ~= "number" or offset % 1 ~= 0) then
+    error("bad argument #2 to 'seek' (whole number expected)", 2)
+  end
+  local position = base + (offset or 0)
+  if position < 0 then
+    return nil, "Invalid argument"
+  end
+  self.position = position
+  return position
+end
+
+--- PEP 3333's name: the next line with its end, at most `size` bytes of it; nil at the end.
+---@param size? integer
+---@return string?
+function Input:readline(size)
+  check_open(self)
+  local from = self.position
+  local bytes, problem = line(self, true)
+  if bytes and type(size) == "number" and size >= 0 and #bytes > size then
+    self.position = from + size
+    bytes = sub(bytes, 1, size)
+  end
+  return bytes, problem
+end
+
+--- PEP 3333's name: an array of the lines left, stopping once they hold `hint` bytes.
+---@param hint? integer
+---@return string[]
+function Input:readlines(hint)
+  check_open(self)
+  local lines, total = {}, 0
+  while not (hint and hint > 0 and total >= hint) do
+    local bytes, problem = line(self, true)
+    if problem then
+      error(problem, 2)
+    elseif not bytes then
+      break
+    end
+    lines[#lines + 1] = bytes
+    total = total + #bytes
+  end
+  return lines
+end
+
+--- Ends the reading; libraries that drain a file handle close it.
+---@return true
+function Input:close()
+  check_open(self)
+  self.closed = true
+  return true
+end
+
+function Input:__tostring()
+  return "wsgi.input (" .. self.size .. " bytes)"
+end
+
+local M = {}
+
+---@param serial integer
+---@param size integer
+---@return nibiru.Input
+function M.new(serial, size)
+  return setmetatable({ serial = serial, size = size, position = 0, closed = false }, Input)
+end
+
+return M

@@ -1,0 +1,108 @@
+--- Finds the application: loads a module or a file and picks the callable out of what it returns.
+---
+--- Called once per state, before any request. Failures are values: a message, then a stack where the
+--- application's own code raised.
+
+local traceback = ...
+
+local debug_getmetatable, format, loadfile, require = debug.getmetatable, string.format, loadfile, require
+local concat, min, sort = table.concat, math.min, table.sort
+local error, pairs, tostring, type, xpcall = error, pairs, tostring, type, xpcall
+
+local M = {}
+
+---@param value any
+---@return boolean
+local function callable(value)
+  if type(value) == "function" then
+    return true
+  end
+  local metatable = debug_getmetatable(value)
+  return type(metatable) == "table" and metatable.__call ~= nil
+end
+
+--- What is there instead, for the message.
+---@param value any
+---@return string
+local function found(value)
+  if value == true then
+    return "it returned nothing; end it with `return { application = application }`"
+  elseif type(value) ~= "table" then
+    return "it returned a " .. type(value)
+  end
+  local names = {}
+  for key, field in pairs(value) do
+    names[#names + 1] = tostring(key) .. " (" .. type(field) .. ")"
+  end
+  sort(names)
+  return #names == 0 and "it returned an empty table" or "it returned a table with " .. concat(names, ", ", 1, min(#names, 20))
+end
+
+---@param value any     what the module or file returned
+---@param name string?  asked for by the target
+---@param what string   the module or file, for messages
+---@return function|table? application
+---@return string? problem
+local function pick(value, name, what)
+  local indexable = type(value) == "table"
+  if name then
+    local field = indexable and value[name] or nil
+    if callable(field) then
+      return field
+    elseif field ~= nil then
+      return nil, format("%s: %s is a %s, and not callable", what, name, type(field))
+    end
+    return nil, format("%s has no %s: %s", what, name, found(value))
+  end
+  if indexable and callable(value.application) then
+    return value.application
+  elseif callable(value) then
+    return value
+  elseif indexable and callable(value.app) then
+    return value.app
+  end
+  return nil, format("%s has no callable: tried `application`, the module itself and `app`; %s", what, found(value))
+end
+
+--- Loads the target.
+---@param module string?  a module name for `require`
+---@param file string?    or a path
+---@param name string?
+---@return function|table? application
+---@return string? problem  message and, on further lines, the stack
+function M.load(module, file, name)
+  local chunk
+  if file then
+    local problem
+    chunk, problem = loadfile(file)
+    if not chunk then
+      return nil, tostring(problem)
+    end
+  end
+  local value
+  local ok, problem = xpcall(function()
+    if chunk then
+      value = chunk(file)
+    else
+      value = require(module)
+    end
+  end, traceback.describe)
+  if not ok then
+    return nil, problem
+  end
+  if file and value == nil then
+    value = true -- as `require` has it
+  end
+  local application
+  ok, problem = xpcall(function()
+    local why
+    application, why = pick(value, name, file or "module " .. module)
+    return why and error(why, 0)
+  end, traceback.message)
+  if not ok then
+    return nil, problem
+  end
+  return application
+end
+
+return M

@@ -1,0 +1,471 @@
+--- Runs one request through the application: calls it, takes its body in whatever form, sends it on,
+--- closes it, and turns every failure into a truthful end.
+---
+--- Called by the host once per request. The host only carries bytes; PEP 3333's rules live here and
+--- in `head`. Library functions are locals because an application may replace the global ones.
+
+local host, head, environment, traceback = ...
+
+local check, describe = head.check, traceback.describe
+local fill, flush_errors = environment.fill, environment.flush_errors
+local send, log = host.send, host.log
+local concat, debug_getmetatable, format = table.concat, debug.getmetatable, string.format
+local error, next, select, tostring, type, xpcall = error, next, select, tostring, type, xpcall
+
+-- What `serve` gives back; the host maps the numbers to its `Outcome`.
+local COMPLETE, BROKEN, ABORTED = 0, 1, 2
+
+-- Never HTML: a browser that is left to guess may find a script in a body that was meant as text.
+local DEFAULT_TYPE = "Content-Type: text/plain; charset=utf-8\r\n"
+
+local ERROR_BODY = "Internal Server Error\n"
+local ERROR_HEAD = "Status: 500 Internal Server Error\r\n" .. DEFAULT_TYPE .. "Content-Length: " .. #ERROR_BODY .. "\r\n\r\n"
+
+---@class nibiru.Request
+---@field environ table
+---@field application function|table
+---@field start_response function
+---@field id string
+---@field method any            as the proxy sent it, whatever the application does to environ
+---@field uri any
+---@field head nibiru.Head?     what start_response was given last
+---@field head_sent boolean
+---@field sent integer          body bytes sent
+---@field whole_sent boolean    the response is complete; nothing may follow
+---@field gone boolean          the client went away
+---@field over boolean          start_response and write no longer belong to a live request
+---@field body any              the returned body, until its close was called
+---@field closing any           the closing value of a generic `for`
+
+---@type nibiru.Request?
+local current
+local application
+
+-- The response ------------------------------------------------------------------------------------
+
+-- RFC 9110: these never carry a body, so none is sent and none is missed.
+local function has_no_body(request)
+  local code = request.head.code
+  return request.method == "HEAD" or code == 204 or code == 304
+end
+
+---@param request nibiru.Request
+---@param length? integer  of a body that is known whole
+---@return string block
+local function final_head(request, length)
+  local given = request.head
+  local code, block = given.code, given.block
+  if not given.typed and code ~= 204 and code ~= 304 then
+    block = block .. DEFAULT_TYPE
+  end
+  -- RFC 9110 §8.6: no Content-Length in a 204.
+  if code ~= 204 then
+    if given.length then
+      return block .. "Content-Length: " .. given.length_text .. "\r\n\r\n"
+    elseif length then
+      return block .. "Content-Length: " .. length .. "\r\n\r\n"
+    end
+  end
+  return block .. "\r\n"
+end
+
+---@param request nibiru.Request
+---@param chunk string?
+---@param flush boolean
+local function transmit(request, block, chunk, flush)
+  if block then
+    request.head_sent = true
+  end
+  if chunk then
+    request.sent = request.sent + #chunk
+  end
+  if not send(block, chunk, flush) then
+    request.gone = true
+  end
+end
+
+---@param request nibiru.Request
+---@return nibiru.Head
+local function started(request)
+  local given = request.head
+  if not given then
+    error("start_response was not called before the body", 0)
+  end
+  return given
+end
+
+--- A chunk that must leave now: the first one takes the head along.
+---@param request nibiru.Request
+---@param chunk string
+local function send_chunk(request, chunk)
+  if chunk == "" or request.gone then
+    return
+  end
+  local given = started(request)
+  if has_no_body(request) then
+    if not request.head_sent then
+      transmit(request, final_head(request), nil, true)
+    end
+    return
+  end
+  local length = given.length
+  if length and request.sent + #chunk > length then
+    error(format("the body is longer than its Content-Length of %s", given.length_text), 0)
+  end
+  transmit(request, not request.head_sent and final_head(request) or nil, chunk, true)
+end
+
+--- The whole body at once; or, after `write`, the rest of it.
+---@param request nibiru.Request
+---@param body string
+local function send_whole(request, body)
+  local given = started(request)
+  if request.head_sent then
+    return send_chunk(request, body)
+  end
+  if has_no_body(request) then
+    -- An application may answer HEAD without making the body, so an empty one says nothing of its length.
+    local length = request.method == "HEAD" and given.code ~= 304 and #body > 0 and #body or nil
+    return transmit(request, final_head(request, length), nil, false)
+  end
+  if given.length and given.length ~= #body then
+    error(format("the body has %d bytes, but its Content-Length is %s", #body, given.length_text), 0)
+  end
+  return transmit(request, final_head(request, #body), body ~= "" and body or nil, false)
+end
+
+--- Nothing more will come.
+---@param request nibiru.Request
+local function finish(request)
+  if request.gone then
+    return
+  end
+  if not request.head_sent then
+    return send_whole(request, "")
+  end
+  local given = request.head
+  if given.length and request.sent < given.length and not has_no_body(request) then
+    error(format("the body ended after %d bytes, but its Content-Length is %s", request.sent, given.length_text), 0)
+  end
+end
+
+-- The forms of a body -----------------------------------------------------------------------------
+
+--- `error` with a string that says what the body should have been.
+local function bad_body(what)
+  error("the body must be a string, an array of strings, a function or the values of a generic for, got " .. what, 0)
+end
+
+---@param value any
+---@return boolean
+local function callable(value)
+  if type(value) == "function" then
+    return true
+  end
+  local metatable = debug_getmetatable(value)
+  return type(metatable) == "table" and metatable.__call ~= nil
+end
+
+--- The first string among the loop's values.
+local function first_string(...)
+  for position = 1, select("#", ...) do
+    local value = (select(position, ...))
+    if type(value) == "string" then
+      return value
+    end
+  end
+  error("the body's function must return strings, got " .. type((...)), 0)
+end
+
+---@param request nibiru.Request
+local function send_iterated(request, next_chunk, state, control)
+  while not request.gone do
+    local first, second, third = next_chunk(state, control)
+    if first == nil then
+      break
+    end
+    control = first
+    send_chunk(request, type(first) == "string" and first or first_string(first, second, third))
+    -- Once the head of a bodiless response is out, the other chunks have no reader.
+    if request.head_sent and has_no_body(request) then
+      break
+    end
+  end
+end
+
+---@param body table
+---@return string
+local function join(body)
+  local first = body[1]
+  if type(first) == "string" and body[2] == nil then
+    return first
+  end
+  local strings, count = {}, 0
+  while first ~= nil do
+    count = count + 1
+    if type(first) ~= "string" then
+      error(format("the body must be an array of strings, but body[%d] is a %s", count, type(first)), 0)
+    end
+    strings[count] = first
+    first = body[count + 1]
+  end
+  if count == 0 then
+    -- `{ status = 200, body = "…" }` from another framework must not pass as an empty page.
+    for key in next, body do
+      if key ~= "close" and debug_getmetatable(body) == nil then
+        bad_body("a table without strings, but with the key " .. tostring(key))
+      end
+    end
+  end
+  return concat(strings)
+end
+
+---@param request nibiru.Request
+---@param ... any  what the application returned
+local function deliver(request, ...)
+  local body, state, control, closing = ...
+  if not request.head then
+    local kind = type(body)
+    if kind == "number" or (kind == "string" and (type(state) == "table" or control ~= nil)) then
+      -- The short form: status, headers, then any body.
+      local given, problem = check(body, state)
+      local _
+      _, _, body, state, control, closing = ...
+      request.body, request.closing = body, closing
+      if not given then
+        error(problem, 0)
+      end
+      request.head = given
+    end
+  end
+  request.body, request.closing = body, closing
+  local kind = type(body)
+  if kind == "string" then
+    send_whole(request, body)
+  elseif callable(body) then
+    send_iterated(request, body, state, control)
+  elseif kind == "table" then
+    send_whole(request, join(body))
+  elseif kind == "nil" then
+    error(request.head and "the application returned no body (nil)" or "the application returned nothing and did not call start_response", 0)
+  else
+    bad_body("a " .. kind)
+  end
+  finish(request)
+end
+
+--- Calls the body's `close`, and the closing value of a generic `for`, at most once each.
+local function close_body()
+  local request = current --[[@as nibiru.Request]]
+  local body, closing = request.body, request.closing
+  request.body, request.closing = nil, nil
+  local kind = type(body)
+  if kind == "table" or (kind == "userdata" and (debug_getmetatable(body) or {}).__index ~= nil) then
+    local close = body.close
+    if close ~= nil then
+      -- The client need not wait for what the application tidies up.
+      if request.head_sent and not request.gone then
+        send(nil, nil, true)
+      end
+      close(body)
+    end
+  end
+  if closing ~= nil then
+    local metatable = debug_getmetatable(closing)
+    if type(metatable) == "table" and metatable.__close then
+      metatable.__close(closing, nil)
+    end
+  end
+end
+
+-- start_response ----------------------------------------------------------------------------------
+
+---@param request nibiru.Request
+local function write(request, chunk)
+  if type(chunk) ~= "string" then
+    error("chunk must be a string, got " .. type(chunk), 3)
+  elseif request.over then
+    error("write was called after the request had ended", 3)
+  elseif request.gone then
+    error("the client went away", 3)
+  end
+  send_chunk(request, chunk)
+  if request.gone then
+    error("the client went away", 3)
+  end
+end
+
+---@param request nibiru.Request
+local function start(request, status, headers, exc_info)
+  if request.over then
+    error("start_response was called after the request had ended", 3)
+  elseif request.head then
+    if exc_info == nil then
+      error("start_response was already called; only an error handler may call it again, with exc_info", 3)
+    elseif request.head_sent then
+      -- PEP 3333: too late for another head, so the error itself goes on.
+      error(exc_info, 0)
+    end
+  end
+  local given, problem = check(status, headers)
+  if not given then
+    error(problem, 3)
+  end
+  request.head = given
+end
+
+-- Hooks and the log ----------------------------------------------------------------------------
+
+local after, after_count = {}, 0
+
+local function after_response(fn)
+  if not callable(fn) then
+    error("fn must be a function, got " .. type(fn), 2)
+  elseif not current then
+    error("after_response must be called while a request runs", 2)
+  end
+  after_count = after_count + 1
+  after[after_count] = fn
+end
+
+-- Serving -----------------------------------------------------------------------------------------
+
+---@param request nibiru.Request
+---@return string  such as `GET /path HTTP/1.1 (request 1a2b)`
+local function name_of(request)
+  local environ = request.environ
+  local uri = request.uri
+  if type(uri) ~= "string" then
+    uri = tostring(environ.SCRIPT_NAME or "") .. tostring(environ.PATH_INFO or "")
+  end
+  return format("%s %s %s (request %s)", tostring(request.method or "-"), uri,
+    tostring(environ.SERVER_PROTOCOL or "-"), tostring(request.id))
+end
+
+--- Ends a request that cannot end as its application wished.
+---@param request nibiru.Request
+---@param problem any
+local function fail(request, problem)
+  if request.gone then
+    return
+  end
+  log("error", name_of(request) .. ": " .. tostring(problem))
+  if not request.head_sent then
+    request.sent = 0
+    transmit(request, ERROR_HEAD, request.method ~= "HEAD" and ERROR_BODY or nil, false)
+    request.whole_sent = true
+  end
+end
+
+---@param request nibiru.Request
+local function close(request)
+  if request.body == nil and request.closing == nil then
+    return
+  end
+  local ok, problem = xpcall(close_body, describe)
+  if not ok then
+    -- What the client got is not changed by it, so the response stands.
+    log("error", name_of(request) .. ": error in close: " .. tostring(problem))
+  end
+end
+
+---@param request nibiru.Request
+---@return integer outcome
+local function outcome(request)
+  if request.gone then
+    return ABORTED
+  end
+  return request.whole_sent and COMPLETE or BROKEN
+end
+
+local function run()
+  local request = current --[[@as nibiru.Request]]
+  return deliver(request, application(request.environ, request.start_response))
+end
+
+local M = {}
+
+---@param value function|table
+function M.set_application(value)
+  application = value
+end
+
+--- Serves one request to its end.
+---@param environ table    the request's variables and `nibiru.request_id`
+---@param serial integer   the host's number for the request's body
+---@param length integer   of that body
+---@return integer outcome
+function M.serve(environ, serial, length)
+  local request = {
+    environ = environ,
+    id = environ["nibiru.request_id"],
+    method = environ.REQUEST_METHOD,
+    uri = environ.REQUEST_URI,
+    head = nil,
+    head_sent = false,
+    sent = 0,
+    whole_sent = false,
+    gone = false,
+    over = false,
+    body = nil,
+    closing = nil,
+    start_response = nil,
+  }
+  request.start_response = function(status, headers, exc_info)
+    start(request, status, headers, exc_info)
+    return function(chunk)
+      write(request, chunk)
+    end
+  end
+  fill(environ, serial, length)
+  environ["nibiru.after_response"] = after_response
+  current = request
+  local ok, problem = xpcall(run, describe)
+  if ok then
+    request.whole_sent = true
+  else
+    fail(request, problem)
+  end
+  close(request)
+  request.over = true
+  flush_errors()
+  return outcome(request)
+end
+
+--- Runs what was registered with `nibiru.after_response`, also what these functions register.
+function M.after_response()
+  local position = 0
+  while position < after_count do
+    position = position + 1
+    local ok, problem = xpcall(after[position], describe)
+    if not ok then
+      log("error", name_of(current) .. ": error in after_response: " .. problem)
+    end
+  end
+  if position > 0 then
+    after, after_count = {}, 0
+  end
+  flush_errors()
+  current = nil
+end
+
+--- The end of a request whose application called `os.exit`: answered, logged, closed. The host then
+--- ends the process, so no `pcall` of the application ever sees the call come back.
+---@param message string  with the stack
+---@return integer? outcome  nil when the response was already over
+function M.abandon(message)
+  local request = current
+  if not request then
+    log("error", message)
+    return nil
+  elseif request.over then
+    log("error", name_of(request) .. ": " .. message)
+    return nil
+  end
+  fail(request, message)
+  close(request)
+  flush_errors()
+  return outcome(request)
+end
+
+return M

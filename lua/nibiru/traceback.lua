@@ -1,0 +1,98 @@
+--- Turns whatever an application raised into text for the log: what it was, and where it came from.
+---
+--- Runs inside message handlers, where the stack may be nearly full and the error may be any value,
+--- so nothing in here may raise.
+
+local debug_traceback = debug.traceback
+local debug_getmetatable = debug.getmetatable
+local find, gsub, match, sub, format = string.find, string.gsub, string.match, string.sub, string.format
+local concat, sort = table.concat, table.sort
+local next, pcall, tostring, type = next, pcall, tostring, type
+
+local M = {}
+
+-- A table error often carries what went wrong in a handful of plain fields; more would flood the log.
+local FIELDS_SHOWN = 8
+
+---@param value table
+---@return string
+local function fields(value)
+  local shown = {}
+  for key, field in next, value do
+    local kind = type(field)
+    if type(key) == "string" and (kind == "string" or kind == "number" or kind == "boolean") then
+      shown[#shown + 1] = key .. " = " .. (kind == "string" and format("%q", field) or tostring(field))
+    end
+  end
+  sort(shown)
+  return concat(shown, ", ", 1, #shown < FIELDS_SHOWN and #shown or FIELDS_SHOWN)
+end
+
+--- The text of an error value of any type.
+---@param value any
+---@return string
+function M.message(value)
+  local kind = type(value)
+  if kind == "string" then
+    return value
+  elseif kind == "nil" then
+    return "error object is nil"
+  end
+  local metatable = debug_getmetatable(value)
+  if kind == "number" or (type(metatable) == "table" and metatable.__tostring ~= nil) then
+    local ok, text = pcall(tostring, value)
+    -- Lua 5.1 lets __tostring return anything.
+    if ok and type(text) == "string" then
+      return text
+    end
+    return "error object is a " .. kind .. " whose __tostring failed"
+  elseif kind == "table" then
+    local ok, text = pcall(fields, value)
+    return "error object is a table: { " .. (ok and text or "?") .. " }"
+  elseif kind == "boolean" then
+    return "error object is " .. tostring(value)
+  end
+  return "error object is a " .. kind
+end
+
+--- Cuts the frames of nibiru itself off the outer end: they are the same for every request.
+---@param text string
+---@return string
+local function trim(text)
+  local cut, from = nil, 1
+  while true do
+    local at = find(text, "\n[^\n]*%[C%]: in function 'xpcall'", from)
+    if not at then
+      break
+    end
+    cut, from = at, at + 1
+  end
+  if not cut then
+    return text
+  end
+  text = sub(text, 1, cut - 1)
+  while true do
+    local line = match(text, "\n[^\n]*$")
+    if not line or not (find(line, "\tnibiru/[%w_]+%.lua:") or find(line, "tail call", 1, true)) then
+      break
+    end
+    text = sub(text, 1, -#line - 1)
+  end
+  return (gsub(text, "\nstack traceback:$", ""))
+end
+
+--- A message handler for `xpcall`: message and trimmed stack in one string.
+---@param value any
+---@return string
+function M.describe(value)
+  return trim(debug_traceback(M.message(value), 2))
+end
+
+--- The stack of the caller's caller under a message, for something that is not an error.
+---@param message string
+---@return string
+function M.here(message)
+  return trim(debug_traceback(message, 3))
+end
+
+return M

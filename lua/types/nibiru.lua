@@ -1,0 +1,99 @@
+---@meta
+--- Annotations for lua-language-server: what nibiru hands to an application. Never loaded.
+
+---@class nibiru.Environ
+---@field REQUEST_METHOD string
+---@field SCRIPT_NAME string
+---@field PATH_INFO string
+---@field QUERY_STRING string
+---@field CONTENT_TYPE? string
+---@field CONTENT_LENGTH? string
+---@field SERVER_NAME string
+---@field SERVER_PORT string
+---@field SERVER_PROTOCOL string
+---@field REMOTE_ADDR? string
+---@field REQUEST_URI? string
+---@field ["wsgi.version"] integer[]
+---@field ["wsgi.url_scheme"] "http"|"https"
+---@field ["wsgi.input"] nibiru.Input
+---@field ["wsgi.errors"] nibiru.Errors
+---@field ["wsgi.multithread"] false
+---@field ["wsgi.multiprocess"] true
+---@field ["wsgi.run_once"] boolean
+---@field ["wsgi.file_wrapper"] fun(file: file*, block_size?: integer): nibiru.Body
+---@field ["nibiru.request_id"] string
+---@field ["nibiru.after_response"] fun(fn: fun()) runs `fn` once the client has the response
+---@field [string] any  every other parameter of the proxy, `HTTP_*` among them
+
+---@class nibiru.Input
+local Input = {}
+
+--- The rest without a format, `""` when there is none; nil at the end for every format but "a".
+---@param ... "a"|"l"|"L"|integer
+---@return string? ...
+function Input:read(...) end
+
+---@param format? "a"|"l"|"L"|integer
+---@return fun(): string?
+function Input:lines(format) end
+
+---@param whence? "set"|"cur"|"end"
+---@param offset? integer
+---@return integer? position
+---@return string? problem
+function Input:seek(whence, offset) end
+
+---@param size? integer
+---@return string?
+function Input:readline(size) end
+
+---@param hint? integer
+---@return string[]
+function Input:readlines(hint) end
+
+---@return true
+function Input:close() end
+
+---@class nibiru.Errors
+local Errors = {}
+
+---@param ... string|number
+---@return nibiru.Errors
+function Errors:write(...) end
+
+---@param lines string[]
+function Errors:writelines(lines) end
+
+---@return nibiru.Errors
+function Errors:flush() end
+
+---@alias nibiru.Status string|integer  "200 OK", "200" or 200
+---@alias nibiru.Headers { [1]: string, [2]: string|number }[]|table<string, string|number|(string|number)[]>
+---@alias nibiru.Body string|string[]|fun(): string?
+---@alias nibiru.Write fun(chunk: string)
+---@alias nibiru.StartResponse fun(status: nibiru.Status, headers: nibiru.Headers, exc_info?: any): nibiru.Write
+
+--- Returns a body after calling `start_response`, or status, headers and body without.
+---@alias nibiru.Application fun(environ: nibiru.Environ, start_response: nibiru.StartResponse): ...
+
+---@class nibiru
+---@field version string
+---@field generation integer
+---@field log nibiru.Log
+local nibiru = {}
+
+--- Every worker runs `fn` after its fork: open databases and sockets here.
+---@param fn fun(worker: integer)
+function nibiru.on_worker_start(fn) end
+
+--- Every worker runs `fn` before it stops in good order.
+---@param fn fun()
+function nibiru.on_worker_stop(fn) end
+
+---@class nibiru.Log
+---@field debug fun(message: string, fields?: table<string, any>)
+---@field info fun(message: string, fields?: table<string, any>)
+---@field warn fun(message: string, fields?: table<string, any>)
+---@field error fun(message: string, fields?: table<string, any>)
+
+return nibiru

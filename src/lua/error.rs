@@ -1,0 +1,70 @@
+//! What can go wrong before a request: the state itself, or the application while it loads.
+
+use std::fmt;
+
+/// A state cannot be made, or its settings make no sense. The process that wanted it ends.
+#[derive(Debug)]
+pub enum Error {
+    /// The operator's target is not `module.path:name` or `path/to/file.lua[:name]`.
+    Target(String),
+    /// Lua refused nibiru's own code or ran out of memory.
+    Lua(mlua::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target(text) => {
+                write!(
+                    f,
+                    "{text:?} is not an application: expected module.path:name or path/to/file.lua[:name]"
+                )
+            }
+            Self::Lua(error) => write!(f, "cannot prepare the Lua state: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<mlua::Error> for Error {
+    fn from(error: mlua::Error) -> Self {
+        Self::Lua(error)
+    }
+}
+
+/// The application does not load, or its start hook failed. The application is at fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadError {
+    /// What went wrong and where, as Lua words it: file and line first.
+    pub message: String,
+    /// `stack traceback:` and its lines, where application code was running; otherwise empty.
+    pub traceback: String,
+}
+
+impl LoadError {
+    /// Takes a message apart from the stack under it. Bytes that are not UTF-8 are replaced: this is
+    /// for people to read.
+    pub(super) fn new(text: &[u8]) -> Self {
+        const MARK: &str = "\nstack traceback:\n";
+        let text = String::from_utf8_lossy(text);
+        match text.find(MARK) {
+            Some(at) => Self { message: text[..at].to_owned(), traceback: text[at + 1..].to_owned() },
+            None => Self { message: text.into_owned(), traceback: String::new() },
+        }
+    }
+}
+
+impl From<mlua::Error> for LoadError {
+    fn from(error: mlua::Error) -> Self {
+        Self::new(error.to_string().as_bytes())
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for LoadError {}

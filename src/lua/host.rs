@@ -1,0 +1,193 @@
+//! What the Lua side may ask of the worker: send bytes, log, read the request's body, end the process.
+//!
+//! Each function is a field of the `host` table that nibiru's own chunks receive; applications never
+//! see it. The functions check nothing that the Lua side has already checked, and none of them raises.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use mlua::{Lua, LuaString, Table};
+
+use super::body::Reader;
+use super::reason::reason;
+use super::{Body, Gone, Level, Outcome, Output, Settings};
+
+/// Shared between the state and the functions it gave to Lua.
+#[derive(Default)]
+pub(super) struct Host {
+    /// None until the worker starts: the zygote has nobody to send to.
+    output: RefCell<Option<Box<dyn Output>>>,
+    head_sent: Cell<bool>,
+    /// Counts requests, so that a `wsgi.input` that outlives its own cannot read the next one's body.
+    serial: Cell<u64>,
+    body: RefCell<Option<Reader>>,
+}
+
+impl Host {
+    pub(super) fn attach(&self, output: Box<dyn Output>) {
+        *self.output.borrow_mut() = Some(output);
+    }
+
+    /// Makes `body` the one that is read; gives its serial number and length.
+    pub(super) fn begin(&self, body: Body) -> (u64, u64) {
+        self.serial.set(self.serial.get() + 1);
+        self.head_sent.set(false);
+        let length = body.length();
+        *self.body.borrow_mut() = Some(Reader::new(body));
+        (self.serial.get(), length)
+    }
+
+    /// Frees the body; a `wsgi.input` that is still around is closed from now on.
+    pub(super) fn end(&self) {
+        *self.body.borrow_mut() = None;
+    }
+
+    pub(super) fn head_sent(&self) -> bool {
+        self.head_sent.get()
+    }
+
+    pub(super) fn send(&self, head: Option<&[u8]>, body: Option<&[u8]>, flush: bool) -> Result<(), Gone> {
+        let mut output = self.output.borrow_mut();
+        let output = output.as_mut().ok_or(Gone)?;
+        if let Some(head) = head {
+            self.head_sent.set(true);
+            output.head(head)?;
+        }
+        if let Some(body) = body {
+            output.body(body)?;
+        }
+        if flush { output.flush() } else { Ok(()) }
+    }
+
+    /// Before there is an output, to stderr: the zygote's is the log's pipe already.
+    pub(super) fn log(&self, level: Level, message: &[u8]) {
+        match self.output.borrow_mut().as_mut() {
+            Some(output) => output.log(level, message),
+            None => eprintln!("{}", String::from_utf8_lossy(message)),
+        }
+    }
+
+    fn exit(&self, outcome: Option<Outcome>, code: i32) -> ! {
+        match self.output.borrow_mut().as_mut() {
+            Some(output) => output.exit(outcome, code),
+            // While the application loads there is no request to answer.
+            None => std::process::exit(code),
+        }
+    }
+
+    fn with_reader<T>(&self, serial: u64, read: impl FnOnce(&mut Reader) -> T) -> Option<T> {
+        (serial == self.serial.get()).then(|| self.body.borrow_mut().as_mut().map(read)).flatten()
+    }
+}
+
+/// What `serve` and `abandon` in `lua/nibiru/server.lua` return.
+pub(super) fn outcome(number: i64) -> Outcome {
+    match number {
+        0 => Outcome::Complete,
+        2 => Outcome::Aborted,
+        _ => Outcome::Broken,
+    }
+}
+
+/// The `host` table for nibiru's own chunks.
+pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Table> {
+    let table = lua.create_table()?;
+    table.raw_set("version", env!("CARGO_PKG_VERSION"))?;
+    table.raw_set("generation", settings.generation)?;
+    table.raw_set("reason", lua.create_function(|_, status: u16| Ok(reason(status)))?)?;
+
+    let shared = Rc::clone(host);
+    table.raw_set(
+        "send",
+        lua.create_function(move |_, (head, body, flush): (Option<LuaString>, Option<LuaString>, bool)| {
+            let head = head.as_ref().map(LuaString::as_bytes);
+            let body = body.as_ref().map(LuaString::as_bytes);
+            Ok(shared.send(head.as_deref(), body.as_deref(), flush).is_ok())
+        })?,
+    )?;
+
+    let shared = Rc::clone(host);
+    table.raw_set(
+        "log",
+        lua.create_function(move |_, (level, message): (LuaString, LuaString)| {
+            let level = match &*level.as_bytes() {
+                b"debug" => Level::Debug,
+                b"info" => Level::Info,
+                b"warn" => Level::Warn,
+                _ => Level::Error,
+            };
+            shared.log(level, &message.as_bytes());
+            Ok(())
+        })?,
+    )?;
+
+    let shared = Rc::clone(host);
+    table.raw_set(
+        "exit",
+        lua.create_function(move |_, (number, code): (Option<i64>, i32)| -> mlua::Result<()> {
+            shared.exit(number.map(outcome), code)
+        })?,
+    )?;
+
+    input(lua, host, &table)?;
+    text(lua, &table)?;
+    Ok(table)
+}
+
+/// The functions behind `wsgi.input`.
+fn input(lua: &Lua, host: &Rc<Host>, table: &Table) -> mlua::Result<()> {
+    let shared = Rc::clone(host);
+    table.raw_set(
+        "input_live",
+        lua.create_function(move |_, serial: u64| Ok(shared.with_reader(serial, |_| ()).is_some()))?,
+    )?;
+
+    // Both give nil and a message where the file cannot be read, as Lua's own file handles do.
+    let shared = Rc::clone(host);
+    table.raw_set(
+        "input_read",
+        lua.create_function(move |lua, (serial, position, count): (u64, u64, u64)| {
+            let bytes = shared.with_reader(serial, |reader| match reader.read(position, count) {
+                Ok(bytes) => lua.create_string(&*bytes).map(Ok),
+                Err(error) => Ok(Err(error.to_string())),
+            });
+            match bytes.transpose()? {
+                Some(Ok(bytes)) => Ok((Some(bytes), None)),
+                Some(Err(message)) => Ok((None, Some(message))),
+                None => Ok((None, Some("the request has ended".to_owned()))),
+            }
+        })?,
+    )?;
+
+    let shared = Rc::clone(host);
+    table.raw_set(
+        "input_line",
+        lua.create_function(move |_, (serial, position): (u64, u64)| {
+            Ok(match shared.with_reader(serial, |reader| reader.line_end(position)) {
+                Some(Ok(end)) => (Some(end), None),
+                Some(Err(error)) => (None, Some(error.to_string())),
+                None => (None, Some("the request has ended".to_owned())),
+            })
+        })?,
+    )
+}
+
+/// The functions behind `nibiru.text`.
+fn text(lua: &Lua, table: &Table) -> mlua::Result<()> {
+    table.raw_set(
+        "invalid_utf8",
+        lua.create_function(|_, s: LuaString| {
+            Ok(std::str::from_utf8(&s.as_bytes()).err().map(|error| error.valid_up_to() + 1))
+        })?,
+    )?;
+    table.raw_set(
+        "scrub_utf8",
+        lua.create_function(|lua, s: LuaString| {
+            if std::str::from_utf8(&s.as_bytes()).is_ok() {
+                return Ok(s);
+            }
+            let scrubbed = String::from_utf8_lossy(&s.as_bytes()).into_owned();
+            lua.create_string(scrubbed)
+        })?,
+    )
+}

@@ -1,0 +1,220 @@
+//! One Lua state, from its libraries to its last hook.
+//!
+//! Called by the zygote (`new`, `load`, `settle`) and by a worker (the rest, in order). Puts nibiru's
+//! own Lua code, which is embedded in the binary, in front of the application.
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use mlua::{Function, Lua, LuaString, Table, Value};
+
+use super::environ::Environs;
+use super::host::{self, Host};
+use super::paths::Paths;
+use super::target::Source;
+use super::{Error, Level, LoadError, Outcome, Output, Request, Settings, Target};
+
+/// What the client gets when not even the Lua side could answer. The very bytes of `server.lua`.
+const ERROR_HEAD: &[u8] = b"Status: 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\n\r\n";
+const ERROR_BODY: &[u8] = b"Internal Server Error\n";
+
+/// A Lua state with one application in it.
+pub struct State {
+    lua: Lua,
+    host: Rc<Host>,
+    root: PathBuf,
+    target: Target,
+    functions: Functions,
+    environs: Environs,
+}
+
+/// The entry points of nibiru's Lua side.
+struct Functions {
+    load: Function,
+    set_application: Function,
+    serve: Function,
+    after_response: Function,
+    start_hooks: Function,
+    stop_hooks: Function,
+    seed: Function,
+    flush: Function,
+}
+
+impl State {
+    /// A fresh state: libraries, search paths, `require("nibiru")`; no application yet.
+    ///
+    /// # Errors
+    /// Only for want of memory, or when nibiru's own Lua code is broken.
+    pub fn new(settings: &Settings) -> Result<Self, Error> {
+        #[allow(unsafe_code)] // mlua offers C modules in no other way
+        // SAFETY: this lets the application load C modules, `debug` and LuaJIT's `ffi`, which can break
+        // any invariant of the process. That is its purpose: the operator trusts the application as far
+        // as its own process, and a worker is a process that holds nothing but the application.
+        let lua = unsafe { Lua::unsafe_new() };
+        let host = Rc::new(Host::default());
+        set_paths(&lua, settings)?;
+        let functions = embed(&lua, &host, settings)?;
+        Ok(Self {
+            environs: Environs::new(&lua)?,
+            lua,
+            host,
+            root: settings.root.clone(),
+            target: settings.target.clone(),
+            functions,
+        })
+    }
+
+    /// Loads the application and finds its callable.
+    ///
+    /// # Errors
+    /// A syntax error, a missing module, an error raised while loading, no callable: the message says
+    /// where, and what was found and tried.
+    pub fn load(&mut self) -> Result<(), LoadError> {
+        let (module, file) = match &self.target.source {
+            Source::Module(module) => (Some(module.as_str()), None),
+            Source::File(path) => {
+                (None, Some(self.lua.create_string(self.root.join(path).as_os_str().as_bytes())?))
+            }
+        };
+        let (application, problem): (Value, Option<LuaString>) =
+            self.functions.load.call((module, file, self.target.name.as_deref()))?;
+        if let Some(problem) = problem {
+            return Err(LoadError::new(&problem.as_bytes()));
+        }
+        Ok(self.functions.set_application.call(application)?)
+    }
+
+    /// Makes the heap ready to be shared by forks: garbage gone, so that the children's first
+    /// collections find little to write to, and buffers empty, so that no child prints them again.
+    pub fn settle(&mut self) {
+        // A finaliser that raises is the application's own affair; the collection is done all the same.
+        let _ = self.lua.gc_collect();
+        let _ = self.lua.gc_collect();
+        // A full incremental collection in a child would touch, and so copy, every page of the heap; a
+        // young collection leaves the old objects alone.
+        #[cfg(any(feature = "lua54", feature = "lua55"))]
+        self.lua.gc_set_mode(mlua::state::GcMode::Generational(mlua::state::GcGenParams::default()));
+        let _ = self.functions.flush.call::<()>(());
+    }
+
+    /// Turns the copy that a fork made into worker number `worker`, then runs the start hooks. `seed`
+    /// comes from the kernel: every copy has inherited the same random numbers.
+    ///
+    /// # Errors
+    /// The first hook that fails; the worker must not serve.
+    pub fn start_worker(&mut self, worker: u32, seed: u64, output: Box<dyn Output>) -> Result<(), LoadError> {
+        self.host.attach(output);
+        self.functions.seed.call::<()>((seed >> 32, seed & 0xFFFF_FFFF))?;
+        match self.functions.start_hooks.call::<Option<LuaString>>(worker)? {
+            Some(problem) => Err(LoadError::new(&problem.as_bytes())),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs one request to its end. What the application does wrong is dealt with inside: logged, and
+    /// answered with `500` while that is possible.
+    pub fn serve(&mut self, request: Request<'_>) -> Outcome {
+        let (serial, length) = self.host.begin(request.body);
+        let outcome = self
+            .environs
+            .table(&self.lua, request.id, request.variables)
+            .and_then(|environ| self.functions.serve.call::<i64>((environ, serial, length)));
+        match outcome {
+            Ok(number) => host::outcome(number),
+            Err(error) => self.answer_without_lua(&error),
+        }
+    }
+
+    /// Runs the functions registered with `nibiru.after_response`; call it once the response is out.
+    pub fn after_response(&mut self) {
+        if let Err(error) = self.functions.after_response.call::<()>(()) {
+            self.log_failure(&error);
+        }
+        self.host.end();
+    }
+
+    /// Runs the stop hooks. Their errors are logged.
+    pub fn stop_worker(&mut self) {
+        if let Err(error) =
+            self.functions.stop_hooks.call(()).and_then(|()| self.functions.flush.call::<()>(()))
+        {
+            self.log_failure(&error);
+        }
+    }
+
+    /// Puts a function in the application's place.
+    #[cfg(test)]
+    pub(super) fn set_application(&self, application: Function) {
+        self.functions.set_application.call::<()>(application).expect("the Lua side takes any callable");
+    }
+
+    #[cfg(test)]
+    pub(super) fn lua(&self) -> &Lua {
+        &self.lua
+    }
+
+    /// The Lua side catches everything it can; what is left is memory running out in its own frames.
+    fn answer_without_lua(&self, error: &mlua::Error) -> Outcome {
+        self.log_failure(error);
+        if self.host.head_sent() {
+            return Outcome::Broken;
+        }
+        match self.host.send(Some(ERROR_HEAD), Some(ERROR_BODY), false) {
+            Ok(()) => Outcome::Complete,
+            Err(_) => Outcome::Aborted,
+        }
+    }
+
+    fn log_failure(&self, error: &mlua::Error) {
+        self.host.log(Level::Error, error.to_string().as_bytes());
+    }
+}
+
+fn set_paths(lua: &Lua, settings: &Settings) -> mlua::Result<()> {
+    let paths = Paths::new(&settings.root, |name| std::env::var_os(name).map(OsStringExt::into_vec));
+    let package: Table = lua.globals().get("package")?;
+    package.set("path", lua.create_string(paths.lua)?)?;
+    package.set("cpath", lua.create_string(paths.c)?)
+}
+
+/// Runs an embedded file with the parts it asks for. The name is what tracebacks show.
+macro_rules! run {
+    ($lua:expr, $file:literal, $result:ty, $arguments:expr) => {
+        $lua.load(include_str!(concat!("../../lua/nibiru/", $file)))
+            .set_name(concat!("@nibiru/", $file))
+            .set_mode(mlua::chunk::ChunkMode::Text)
+            .call::<$result>($arguments)
+    };
+}
+
+/// Loads nibiru's Lua side. Its parts are handed to each other here and not found by `require`: an
+/// application can neither see the inner ones nor put its own in their place.
+fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functions> {
+    let host = &host::table(lua, host, settings)?;
+    let traceback = &run!(lua, "traceback.lua", Table, ())?;
+    let head = run!(lua, "head.lua", Table, host)?;
+    let input = run!(lua, "input.lua", Table, host)?;
+    let environ = run!(lua, "environ.lua", Table, (host, input))?;
+    let server = run!(lua, "server.lua", Table, (host, head, environ, traceback))?;
+    let loader = run!(lua, "loader.lua", Table, traceback)?;
+    let process = run!(lua, "process.lua", Table, (host, &server, traceback))?;
+    let (nibiru, hooks) = run!(lua, "init.lua", (Table, Table), (host, traceback))?;
+    lua.register_module("nibiru", nibiru)?;
+    lua.register_module("nibiru.text", run!(lua, "text.lua", Table, host)?)?;
+    if lua.globals().raw_get::<Value>("utf8")?.is_nil() {
+        let utf8 = run!(lua, "utf8.lua", Table, ())?;
+        lua.globals().raw_set("utf8", &utf8)?;
+        lua.register_module("utf8", utf8)?;
+    }
+    Ok(Functions {
+        load: loader.get("load")?,
+        set_application: server.get("set_application")?,
+        serve: server.get("serve")?,
+        after_response: server.get("after_response")?,
+        start_hooks: hooks.get("start_worker")?,
+        stop_hooks: hooks.get("stop_worker")?,
+        seed: process.get("start_worker")?,
+        flush: process.get("flush")?,
+    })
+}

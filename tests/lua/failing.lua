@@ -1,0 +1,135 @@
+-- Every way to fail: the client gets a plain 500 page, the log gets one line with all there is to know.
+
+local function overflow()
+  return 1 + overflow()
+end
+
+local rows = {
+  { "error with a string", function() error("broken") end, "failing.lua:" },
+  { "error without a position", function() error("broken", 0) end, ": broken\nstack traceback:" },
+  { "runtime error", function() return nil + 1 end, "attempt to perform arithmetic on a nil value" },
+  { "error in a called function", function() string.rep() end, "bad argument #1 to 'rep'" },
+  { "table", function() error({ code = 42, text = "down" }) end, 'error object is a table: { code = 42, text = "down" }' },
+  { "table with __tostring", function() error(setmetatable({}, { __tostring = function() return "spoken" end })) end, ": spoken" },
+  { "table whose __tostring fails", function() error(setmetatable({}, { __tostring = error })) end, "whose __tostring failed" },
+  { "table whose __tostring gives no string", function() error(setmetatable({}, { __tostring = function() end })) end, "error object is a table" },
+  { "nil", function() error(nil) end, "error object" },
+  { "false", function() error(false) end, "error object is false" },
+  { "number", function() error(5) end, "5" },
+  { "function", function() error(print) end, "error object is a function" },
+  { "assert", function() assert(nil, "asserted") end, "asserted" },
+  { "error in an error handler", function() xpcall(error, error); error("after all") end, "after all" },
+  { "stack overflow", overflow, "overflow" },
+  { "out of memory", function() return ("x"):rep(2 ^ 30) end, "not enough memory", 2 ^ 26 },
+  { "dead coroutine", function()
+    local f = coroutine.wrap(function() end)
+    f()
+    f()
+  end, "dead coroutine" },
+}
+
+local cases = {}
+for _, row in ipairs(rows) do
+  local name, fail, problem, memory = row[1], row[2], row[3], row[4]
+  local function case(fields)
+    fields.memory = memory
+    fields.not_logged = "nibiru/server.lua"
+    cases[#cases + 1] = fields
+  end
+  case({
+    name = name .. ", in the application",
+    app = function() fail() end,
+    status = "500 Internal Server Error",
+    head = "Content-Type: text/plain; charset=utf-8|Content-Length: 22||",
+    body = "Internal Server Error\n",
+    log = problem,
+  })
+  case({
+    name = name .. ", before the first chunk",
+    app = function(_, start_response)
+      start_response(200, {})
+      return function() fail() end
+    end,
+    status = "500 Internal Server Error",
+    log = problem,
+  })
+  case({
+    name = name .. ", after the first chunk",
+    app = function(_, start_response)
+      start_response(200, {})
+      local first = true
+      return function()
+        if first then
+          first = false
+          return "a"
+        end
+        fail()
+      end
+    end,
+    status = "200 OK",
+    outcome = "Broken",
+    body = "a",
+    log = problem,
+  })
+  case({
+    name = name .. ", in close",
+    app = function(_, start_response)
+      start_response(200, {})
+      return { "whole", close = function() fail() end }
+    end,
+    status = "200 OK",
+    body = "whole",
+    log = "error in close: ",
+  })
+  case({
+    name = name .. ", after write",
+    app = function(_, start_response)
+      start_response(200, {})("a")
+      fail()
+    end,
+    outcome = "Broken",
+    body = "a",
+    log = problem,
+  })
+end
+
+local function inner()
+  error("deep")
+end
+
+for _, part in ipairs({ "GET /path?a=1 HTTP/1.1 (request test-id): ", "failing.lua:", "stack traceback:", "inner" }) do
+  cases[#cases + 1] = {
+    name = "the log holds " .. part,
+    app = function()
+      inner()
+      return nil
+    end,
+    log = part,
+  }
+end
+
+cases[#cases + 1] = {
+  name = "an application that spoils its environ is still named right",
+  app = function(environ)
+    environ.REQUEST_METHOD, environ.REQUEST_URI, environ.SERVER_PROTOCOL = nil, {}, {}
+    environ["nibiru.request_id"] = nil
+    error("spoilt")
+  end,
+  status = "500 Internal Server Error",
+  log = "GET /path?a=1 ",
+}
+cases[#cases + 1] = {
+  name = "an application that replaces library functions harms itself only",
+  app = function()
+    local kept = { xpcall, pcall, tostring, type, error, table.concat, string.format, debug.traceback }
+    xpcall, pcall, tostring, type, error, table.concat, string.format, debug.traceback = nil, nil, nil, nil, nil, nil, nil, nil
+    local function restore()
+      xpcall, pcall, tostring, type, error, table.concat, string.format, debug.traceback = (unpack or table.unpack)(kept)
+    end
+    return 200, {}, setmetatable({ close = restore }, { __call = function() return nil + 1 end })
+  end,
+  status = "500 Internal Server Error",
+  log = "attempt to perform arithmetic",
+}
+
+return cases

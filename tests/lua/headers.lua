@@ -1,0 +1,109 @@
+-- Every form of the headers, right and wrong. The default Content-Type is left in to be seen.
+
+local text = "Content-Type: text/plain; charset=utf-8|"
+
+local rows = {
+  { "empty", {}, text },
+  { "list", { { "X-A", "1" }, { "X-B", "2" } }, "X-A: 1|X-B: 2|" .. text },
+  { "list keeps order and repeats", { { "Set-Cookie", "b=2" }, { "Set-Cookie", "a=1" } }, "Set-Cookie: b=2|Set-Cookie: a=1|" .. text },
+  { "number in a list", { { "X-A", 12 } }, "X-A: 12|" .. text },
+  { "map", { ["X-A"] = "1" }, "X-A: 1|" .. text },
+  { "map with a number", { ["X-A"] = 3.0 }, "X-A: 3|" .. text },
+  { "map with a fraction", { ["X-A"] = 0.5 }, "X-A: 0.5|" .. text },
+  { "map with a large number", { ["X-A"] = 2 ^ 52 }, "X-A: 4503599627370496|" .. text },
+  { "map with an array", { ["Set-Cookie"] = { "a=1", "b=2" } }, "Set-Cookie: a=1|Set-Cookie: b=2|" .. text },
+  { "empty value", { { "X-A", "" } }, "X-A: |" .. text },
+  { "tab and bytes in a value", { { "X-A", "a\tb\255" } }, "X-A: a\tb\239\191\189|" .. text },
+  { "every mark of a token", { { "!#$%&'*+-.^_`|~09aZ", "1" } }, "!#$%&'*+-.^_`|~09aZ: 1|" .. text },
+  { "Content-Type replaces the default", { { "content-type", "text/html" } }, "content-type: text/html|" },
+  { "right Content-Length", { { "Content-Length", "1" } }, text },
+  { "right Content-Length, as a number", { ["content-length"] = 1 }, text },
+
+  { "nil", nil, nil, "headers must be a table, got nil" },
+  { "string", "X-A: 1", nil, 'headers must be a table, got "X-A: 1"' },
+  { "flat list", { "X-A", "1" }, nil, "headers[1] must be a pair" },
+  { "pair without a value", { { "X-A" } }, nil, "headers[1]: header X-A must be a string or a number, got nil" },
+  { "pair with a boolean", { { "X-A", "1" }, { "X-B", true } }, nil, "headers[2]: header X-B must be a string or a number, got true" },
+  { "pair with two values", { { "X-A", "1", "2" } }, nil, "headers[1]: a pair has a name and one value" },
+  { "pair without a name", { { nil, "1" } }, nil, "headers[1]: header name must be a string, got nil" },
+  { "number as a name", { { 5, "1" } }, nil, "header name must be a string, got 5" },
+  { "list and map", { { "X-A", "1" }, ["X-B"] = "2" }, nil, 'not both: found the key "X-B"' },
+  { "list with a hole", { { "X-A", "1" }, nil, { "X-B", "2" } }, nil, "a hole: headers[2] is nil but there is a headers[3]" },
+  { "map with an empty array", { ["X-A"] = {} }, nil, "header X-A has an empty array" },
+  { "map in a map", { ["X-A"] = { "1", b = 2 } }, nil, "header X-A: its values must be an array" },
+  { "map with a function", { ["X-A"] = print }, nil, "header X-A must be a string or a number, got function" },
+  { "key that is no name", { [2] = "1" }, nil, "header name must be a string, got 2" },
+  { "NaN", { ["X-A"] = 0 / 0 }, nil, "header X-A must be a finite number" },
+  { "infinity", { ["X-A"] = math.huge }, nil, "header X-A must be a finite number" },
+
+  { "CR in a value", { { "X-A", "a\rb" } }, nil, "header X-A contains CR at byte 2" },
+  { "LF in a value", { { "X-A", "a\nSet-Cookie: x" } }, nil, "header X-A contains LF at byte 2" },
+  { "CRLF in a map", { ["X-A"] = "a\r\nX: y" }, nil, "header X-A contains CR at byte 2" },
+  { "LF in an array of values", { ["X-A"] = { "a", "b\n" } }, nil, "header X-A contains LF at byte 2" },
+  { "NUL in a value", { { "X-A", "a\0b" } }, nil, "header X-A contains NUL at byte 2" },
+  { "control in a value", { { "X-A", "a\27" } }, nil, "header X-A contains control character 0x1B at byte 2" },
+  { "DEL in a value", { { "X-A", "\127" } }, nil, "header X-A contains control character 0x7F at byte 1" },
+  { "LF in a name", { { "X-A\n", "1" } }, nil, "is not a valid name" },
+  { "NUL in a name", { { "X-A\0", "1" } }, nil, "is not a valid name" },
+  { "colon in a name", { { "X-A:", "1" } }, nil, 'header name "X-A:" is not a valid name' },
+  { "space in a name", { { "X A", "1" } }, nil, "is not a valid name" },
+  { "empty name", { { "", "1" } }, nil, 'header name "" is not a valid name' },
+  { "bytes in a name", { { "X-\195\164", "1" } }, nil, "is not a valid name" },
+
+  { "Status", { { "Status", "200 OK" } }, nil, "header Status is not allowed" },
+  { "status in a map", { status = 200 }, nil, "header Status is not allowed" },
+  { "Connection", { { "Connection", "close" } }, nil, "header Connection is hop-by-hop" },
+  { "Transfer-Encoding", { { "transfer-encoding", "chunked" } }, nil, "header transfer-encoding is hop-by-hop" },
+  { "Upgrade", { { "Upgrade", "h2c" } }, nil, "header Upgrade is hop-by-hop" },
+  { "Content-Length twice", { { "Content-Length", "1" }, { "content-length", "1" } }, nil, "headers[2]: header Content-Length is given twice" },
+  { "Content-Length of words", { { "Content-Length", "one" } }, nil, 'must be a number of bytes, got "one"' },
+  { "Content-Length with a sign", { { "Content-Length", "+1" } }, nil, 'must be a number of bytes, got "+1"' },
+  { "negative Content-Length", { { "Content-Length", -1 } }, nil, 'must be a number of bytes, got "-1"' },
+  { "empty Content-Length", { { "Content-Length", "" } }, nil, 'must be a number of bytes, got ""' },
+  { "endless Content-Length", { { "Content-Length", ("9"):rep(40) } }, nil, "must be a number of bytes" },
+}
+
+local cases = {}
+for _, row in ipairs(rows) do
+  local name, headers, head, problem = row[1], row[2], row[3], row[4]
+  cases[#cases + 1] = {
+    name = name,
+    app = function(_, start_response)
+      start_response(200, headers)
+      return "x"
+    end,
+    status = head and "200 OK" or "500 Internal Server Error",
+    head = head and head .. "Content-Length: 1||" or nil,
+    log = problem,
+  }
+end
+
+-- What has been accepted once is remembered; that must not let the next one through unchecked.
+cases[#cases + 1] = {
+  name = "a known name with a bad value",
+  app = function(_, start_response)
+    start_response(200, { { "X-A", "fine" }, { "X-A", "not\nfine" } })
+    return "x"
+  end,
+  status = "500 Internal Server Error",
+  log = "headers[2]: header X-A contains LF at byte 4",
+}
+cases[#cases + 1] = {
+  name = "the log names the application's own line",
+  app = function(_, start_response)
+    start_response(200, { { "X A", "1" } })
+    return "x"
+  end,
+  log = "tests/lua/headers.lua:" .. debug.getinfo(1, "l").currentline - 3 .. ": headers[1]",
+}
+cases[#cases + 1] = {
+  name = "an application that catches the error and goes on without a head",
+  app = function(_, start_response)
+    pcall(start_response, 200, { { "X A", "1" } })
+    return "x"
+  end,
+  status = "500 Internal Server Error",
+  log = "start_response was not called before the body",
+}
+
+return cases
