@@ -10,6 +10,16 @@
 //! [`gateway`] never names [`lua`], [`worker`] or [`zygote`], nor they it: they meet in [`ipc`].
 
 pub mod cgi;
+pub mod check;
+pub mod cli;
+pub mod config;
 pub mod dev;
 pub mod fastcgi;
+pub mod gateway;
+pub mod ipc;
+pub mod log;
 pub mod lua;
+pub mod request;
+pub mod sys;
+pub mod worker;
+pub mod zygote;

@@ -1,3 +1,87 @@
 //! Tells the process story: which command runs which half of nibiru.
 
-fn main() {}
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use nibiru::cli::{Cli, Command, Serve};
+use nibiru::config::{Config, ConfigError, Options};
+use nibiru::{check, dev, gateway, log, request, zygote};
+
+/// Failed at run time.
+const FAILED: u8 = 1;
+/// Wrong usage: a flag, a variable or the configuration file.
+const USAGE: u8 = 2;
+/// The application does not load.
+const NOT_LOADED: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match cli.command {
+        // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
+        Command::Serve(serve) => match configure(serve) {
+            Ok(config) => finish(gateway::serve(config)),
+            Err(error) => fail(USAGE, error),
+        },
+        // The same gateway, with an HTTP front before it.
+        Command::Dev(dev) => match configure(dev.serve) {
+            Ok(config) => finish(dev::serve(config, &dev.http)),
+            Err(error) => fail(USAGE, error),
+        },
+        // The fork server: loads the application, then forks the workers. Executed by the gateway.
+        Command::Zygote(launch) => zygote::run(&launch),
+        // No server: the application is loaded and let go.
+        Command::Check(serve) => match configure(serve) {
+            Ok(config) => match check::run(&config) {
+                Ok(summary) => {
+                    println!("{summary}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => fail(NOT_LOADED, error),
+            },
+            Err(error) => fail(USAGE, error),
+        },
+        // A client: what a proxy would send.
+        Command::Request(arguments) => match request::run(&arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILED, error),
+        },
+    }
+}
+
+/// Flags and environment over the file over the defaults; then the log can start.
+fn configure(serve: Serve) -> Result<Config, ConfigError> {
+    let file = Options::from_file(serve.config.as_deref())?;
+    let config = Config::new(serve.options.or(file.unwrap_or_default()))?;
+    log::init(config.log_format, config.log_level);
+    Ok(config)
+}
+
+fn finish(result: Result<(), gateway::Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ gateway::Error::Load(_)) => fail(NOT_LOADED, error),
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+fn fail(status: u8, error: impl Display) -> ExitCode {
+    eprintln!("nibiru: {error}");
+    ExitCode::from(status)
+}
+
+/// Help and version are no errors; everything else reads like our own.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // A closed standard output leaves nobody to tell.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    fail(USAGE, text.trim_start_matches("error: ").trim_end())
+}

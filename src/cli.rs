@@ -1,0 +1,78 @@
+//! The command line: which commands there are, and what each takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Options;
+use crate::ipc::launch::Launch;
+
+/// The FastCGI application server for Lua.
+#[derive(Debug, Parser)]
+#[command(name = "nibiru", version, max_term_width = 100, infer_subcommands = false)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve an application over HTTP for development: reload on change, errors in the browser
+    Dev(Dev),
+    /// Serve an application over FastCGI, for production
+    Serve(Serve),
+    /// Check the configuration and load the application
+    Check(Serve),
+    /// Send one request to a FastCGI socket, as a proxy would
+    Request(Request),
+    /// Load the application and fork workers; the gateway executes this
+    #[command(hide = true)]
+    Zygote(Launch),
+}
+
+/// `serve` and `check`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Configuration file [nibiru.toml, where there is one]
+    #[arg(long, value_name = "FILE", env = "NIBIRU_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The settings.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// `dev`.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Address of the HTTP server
+    #[arg(long, value_name = "ADDR", env = "NIBIRU_HTTP", default_value = "127.0.0.1:8000")]
+    pub http: String,
+    /// The same as for `serve`.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// `request`.
+#[derive(Debug, Args)]
+pub struct Request {
+    /// The method: GET, POST …
+    #[arg(value_name = "METHOD")]
+    pub method: String,
+    /// A path, with or without scheme and host: /path?query
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// Socket to send to: unix:PATH or tcp:HOST:PORT
+    #[arg(long, value_name = "ADDR", default_value = "unix:nibiru.sock")]
+    pub to: crate::config::Listen,
+    /// A request header; repeatable
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// The body; @FILE reads it from a file, @- from standard input
+    #[arg(short, long, value_name = "DATA")]
+    pub data: Option<String>,
+    /// Print the response head too
+    #[arg(short, long)]
+    pub include: bool,
+}

@@ -1,0 +1,456 @@
+//! One client's connection: bytes in, complete requests out to the queue; answers in, bytes out.
+//!
+//! One task a connection reads, and writes what the kernel did not take at once. The other side, the
+//! worker's task, writes through a [`Reply`]. Never waits for a worker, and no worker waits for it
+//! except through [`Connection::room`].
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::sync::Notify;
+use tracing::{debug, info};
+
+use super::Gateway;
+use super::reply::{Reply, Ticket};
+use super::request::Request;
+use super::spool::Body;
+use super::stream::Stream;
+use crate::cgi::request::{ContentLength, Head};
+use crate::fastcgi::{self, AfterEnd, Event, Fault, ProtocolStatus, Role, Server};
+
+/// Bytes that may wait for a client before its worker is no longer read from. Two packets of a worker: one on
+/// its way out, one to follow.
+const HIGH_WATER: usize = 128 * 1024;
+
+/// A buffer that has grown beyond this is given back once it is empty; most responses fit.
+const KEPT_BUFFER: usize = 16 * 1024;
+
+/// How long a request may make no progress while it arrives. nginx gives its own clients 60 s between
+/// two reads (`client_body_timeout`), so a proxy that passes a body on as it comes is not cut before.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How long, and for how many bytes, a client may go on sending after its request was answered early.
+/// Closing on unread bytes would make the kernel drop the answer.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
+const LINGER_BYTES: u64 = 256 << 20;
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: Stream,
+    state: RefCell<State>,
+    /// The task has something to look at: bytes to write, or the end.
+    changed: Notify,
+    /// The buffer has gone below [`HIGH_WATER`].
+    drained: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    server: Server,
+    out: Vec<u8>,
+    /// How much of `out` is written already.
+    written: usize,
+    /// Few, so a scan beats a map.
+    requests: Vec<(u16, Phase)>,
+    ending: Ending,
+    /// Whether the client may still be sending something that nobody waits for.
+    unread: bool,
+}
+
+/// Where a request of this connection is.
+#[derive(Debug)]
+enum Phase {
+    /// Its parameters are on their way.
+    Begun,
+    /// Its body is on its way.
+    Arriving(Box<Arriving>),
+    /// In the queue or with a worker.
+    Submitted(Rc<Ticket>),
+}
+
+#[derive(Debug)]
+struct Arriving {
+    head: Head,
+    body: Body,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The connection lives.
+    No,
+    /// Close once everything is written.
+    WhenWritten,
+    /// Everything is written; what still comes is read and dropped.
+    Lingering { until: Instant, bytes: u64 },
+    /// Close now.
+    Now,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream, limits: fastcgi::Limits) -> Rc<Self> {
+        Rc::new(Self {
+            stream,
+            state: RefCell::new(State {
+                server: Server::new(limits),
+                out: Vec::new(),
+                written: 0,
+                requests: Vec::new(),
+                ending: Ending::No,
+                unread: false,
+            }),
+            changed: Notify::new(),
+            drained: Notify::new(),
+        })
+    }
+
+    /// Serves the connection to its end. Whatever runs for it then is aborted.
+    pub(super) async fn serve(self: Rc<Self>, gateway: Rc<Gateway>) {
+        let mut last_read = Instant::now();
+        let mut stopping = gateway.stopping();
+        loop {
+            let (interest, deadline) = {
+                let state = self.state.borrow();
+                (state.interest(), state.deadline(last_read))
+            };
+            let ready = tokio::select! {
+                ready = self.stream.ready(interest) => ready,
+                () = self.changed.notified() => Ok(tokio::io::Ready::EMPTY),
+                () = super::sleep_until(deadline) => {
+                    debug!("connection closed: nothing came for too long");
+                    self.state.borrow_mut().ending = Ending::Now;
+                    Ok(tokio::io::Ready::EMPTY)
+                }
+                _ = stopping.wait_for(|stopping| *stopping), if !*stopping.borrow() => {
+                    Ok(tokio::io::Ready::EMPTY)
+                }
+            };
+            let Ok(ready) = ready else { break };
+            if ready.is_writable() {
+                self.flush();
+            }
+            if ready.is_readable() || ready.is_read_closed() {
+                last_read = Instant::now();
+                self.read(&gateway);
+            }
+            if self.state.borrow_mut().is_over(&self.stream, *stopping.borrow()) {
+                break;
+            }
+        }
+        self.abandon_all(&gateway);
+    }
+
+    /// Reads what is there, as long as the answers leave room.
+    fn read(self: &Rc<Self>, gateway: &Rc<Gateway>) {
+        let mut scratch = gateway.scratch.borrow_mut();
+        loop {
+            match self.stream.try_read(&mut scratch) {
+                Ok(0) => self.state.borrow_mut().ending = Ending::Now,
+                Ok(length) => {
+                    if let Err(fault) = self.receive(&scratch[..length], gateway) {
+                        info!(cause = %fault, "connection closed");
+                        self.state.borrow_mut().ending = Ending::Now;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    debug!(cause = %crate::log::cause(&error), "connection lost");
+                    self.state.borrow_mut().ending = Ending::Now;
+                }
+            }
+            // Before the next read, so that a client which never reads bounds what it can ask for.
+            self.flush();
+            let state = self.state.borrow();
+            if state.ending == Ending::Now || !state.interest().is_readable() {
+                break;
+            }
+        }
+    }
+
+    fn receive(self: &Rc<Self>, mut input: &[u8], gateway: &Rc<Gateway>) -> Result<(), Fault> {
+        loop {
+            let event = {
+                let state = &mut *self.state.borrow_mut();
+                if let Ending::Lingering { bytes, .. } = &mut state.ending {
+                    *bytes = bytes.saturating_sub(input.len() as u64);
+                    return Ok(());
+                }
+                state.server.receive(&mut input, &mut state.out)?
+            };
+            match event {
+                None => return Ok(()),
+                // The application sees the Responder role; the others are refused as a role that is not known.
+                Some(Event::Begin { id, role, .. }) if role != Role::Responder => {
+                    self.end_with(id, 0, ProtocolStatus::UnknownRole);
+                }
+                Some(Event::Begin { id, .. }) => self.state.borrow_mut().requests.push((id, Phase::Begun)),
+                Some(Event::Params { id, variables }) => self.params(id, variables, gateway),
+                Some(Event::Stdin { id, bytes }) => self.stdin(id, bytes, gateway),
+                Some(Event::StdinEnd { id }) => self.stdin_end(id, gateway),
+                Some(Event::Refused { id, refusal }) => {
+                    self.refuse(id, refusal.status(), &refusal.to_string(), false);
+                    if refusal.closes() {
+                        self.state.borrow_mut().close_when_written(true);
+                    }
+                }
+                Some(Event::Abort { id }) => {
+                    self.abandon(id, gateway);
+                    self.end_with(id, 0, ProtocolStatus::RequestComplete);
+                }
+                // Only the Filter role has them.
+                Some(Event::Data { .. } | Event::DataEnd { .. }) => {}
+            }
+        }
+    }
+
+    fn params(self: &Rc<Self>, id: u16, variables: crate::cgi::Variables, gateway: &Rc<Gateway>) {
+        let head = match Head::parse(variables) {
+            Ok(head) => head,
+            Err(error) => return self.refuse(id, error.status(), &error.to_string(), false),
+        };
+        let limit = gateway.config.max_body;
+        if let ContentLength::Known(length) = head.content_length
+            && length > limit
+        {
+            let head_request = head.head_request;
+            return self.refuse(
+                id,
+                413,
+                &format!("the body has {length} bytes, --max-body is {limit}"),
+                head_request,
+            );
+        }
+        let arriving = Phase::Arriving(Box::new(Arriving { head, body: Body::new() }));
+        self.state.borrow_mut().set_phase(id, arriving);
+    }
+
+    fn stdin(self: &Rc<Self>, id: u16, bytes: &[u8], gateway: &Rc<Gateway>) {
+        let refusal = {
+            let mut state = self.state.borrow_mut();
+            let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
+            let limit = gateway.config.max_body;
+            let (room, bounded) = match arriving.head.content_length {
+                // What exceeds CONTENT_LENGTH is not the body's, and dropped.
+                ContentLength::Known(length) => (length - arriving.body.len(), true),
+                ContentLength::UntilEnd => (limit - arriving.body.len(), false),
+            };
+            let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+            if kept < bytes.len() && !bounded {
+                (413, format!("the body has more than {limit} bytes (--max-body)"))
+            } else {
+                match arriving.body.append(&bytes[..kept], &gateway.spool) {
+                    Ok(()) => return,
+                    Err(error) => (error.status(), error.to_string()),
+                }
+            }
+        };
+        self.refuse(id, refusal.0, &refusal.1, false);
+    }
+
+    fn stdin_end(self: &Rc<Self>, id: u16, gateway: &Rc<Gateway>) {
+        let ticket = Rc::new(Ticket::default());
+        let phase = self.state.borrow_mut().set_phase(id, Phase::Submitted(Rc::clone(&ticket)));
+        let Some(Phase::Arriving(arriving)) = phase else { return };
+        let Arriving { head, body } = *arriving;
+        if let ContentLength::Known(promised) = head.content_length
+            && body.len() < promised
+        {
+            let came = body.len();
+            return self.refuse(
+                id,
+                400,
+                &format!("the body ended after {came} of {promised} bytes"),
+                head.head_request,
+            );
+        }
+        let reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
+        gateway.submit(Request::new(head.variables, body, reply));
+    }
+
+    /// Answers a request that never becomes one for a worker. What the client still sends of it is dropped.
+    fn refuse(self: &Rc<Self>, id: u16, status: u16, message: &str, head_request: bool) {
+        info!(status, cause = message, "request refused");
+        self.state.borrow_mut().unread = true;
+        let mut reply = Reply::new(Rc::clone(self), id, Rc::new(Ticket::default()), head_request);
+        reply.fail(status, message, (status == 503).then_some(super::RETRY_AFTER));
+    }
+
+    /// The client does not wait for this request's answer any more.
+    fn abandon(&self, id: u16, gateway: &Gateway) {
+        let phase = self.state.borrow_mut().take_phase(id);
+        if let Some(Phase::Submitted(ticket)) = phase {
+            gateway.abandoned(&ticket);
+        }
+    }
+
+    fn abandon_all(&self, gateway: &Gateway) {
+        let requests = {
+            let mut state = self.state.borrow_mut();
+            state.ending = Ending::Now;
+            state.out = Vec::new();
+            state.written = 0;
+            std::mem::take(&mut state.requests)
+        };
+        for (_, phase) in requests {
+            if let Phase::Submitted(ticket) = phase {
+                gateway.abandoned(&ticket);
+            }
+        }
+        self.drained.notify_waiters();
+    }
+
+    // The side of the answers.
+
+    /// Appends response bytes.
+    pub(super) fn stdout(&self, id: u16, bytes: &[u8]) {
+        let state = &mut *self.state.borrow_mut();
+        state.server.stdout(id, bytes, &mut state.out);
+    }
+
+    /// Appends bytes for the client's error log.
+    pub(super) fn stderr(&self, id: u16, bytes: &[u8]) {
+        let state = &mut *self.state.borrow_mut();
+        state.server.stderr(id, bytes, &mut state.out);
+    }
+
+    /// Ends a request whose answer is complete.
+    pub(super) fn end(&self, id: u16) {
+        self.end_with(id, 0, ProtocolStatus::RequestComplete);
+    }
+
+    fn end_with(&self, id: u16, app_status: u32, protocol_status: ProtocolStatus) {
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.take_phase(id);
+            if state.server.end(id, app_status, protocol_status, &mut state.out) == AfterEnd::Close {
+                state.close_when_written(false);
+            }
+        }
+        self.flush();
+    }
+
+    /// Ends a request whose head is sent and whose body cannot be completed.
+    ///
+    /// Where nothing else runs on the connection, a header with a bad version and the close tell the
+    /// client that the transfer broke; END_REQUEST or a clean close would look complete. Where other
+    /// requests share the connection, only this one can end, with an application status that says so.
+    pub(super) fn break_off(&self, id: u16, message: &str) {
+        let alone = self.state.borrow().server.active() <= 1;
+        if alone {
+            let state = &mut *self.state.borrow_mut();
+            state.take_phase(id);
+            fastcgi::poison(&mut state.out);
+            state.close_when_written(false);
+        } else {
+            self.stderr(id, message.as_bytes());
+            return self.end_with(id, 1, ProtocolStatus::RequestComplete);
+        }
+        self.flush();
+    }
+
+    /// Writes as much as the kernel takes; the task does the rest.
+    pub(super) fn flush(&self) {
+        let state = &mut *self.state.borrow_mut();
+        while state.written < state.out.len() {
+            match self.stream.try_write(&state.out[state.written..]) {
+                Ok(length) => state.written += length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    state.ending = Ending::Now;
+                    break;
+                }
+            }
+        }
+        if state.written == state.out.len() || state.ending == Ending::Now {
+            state.out.clear();
+            state.out.shrink_to(KEPT_BUFFER);
+            state.written = 0;
+        }
+        if !state.is_full() {
+            self.drained.notify_waiters();
+        }
+        if !state.out.is_empty() || state.ending != Ending::No {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until there is room for more of an answer; `None` where there is.
+    pub(super) fn room(self: &Rc<Self>) -> Option<impl Future<Output = ()> + use<>> {
+        if !self.state.borrow().is_full() {
+            return None;
+        }
+        let connection = Rc::clone(self);
+        Some(async move {
+            loop {
+                let drained = connection.drained.notified();
+                if !connection.state.borrow().is_full() {
+                    return;
+                }
+                drained.await;
+            }
+        })
+    }
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        self.out.len() - self.written >= HIGH_WATER
+    }
+
+    /// What to wait for. A client that does not read its answers is not read from either.
+    fn interest(&self) -> Interest {
+        match (self.out.is_empty(), self.is_full()) {
+            (true, _) => Interest::READABLE,
+            (false, false) => Interest::READABLE | Interest::WRITABLE,
+            (false, true) => Interest::WRITABLE,
+        }
+    }
+
+    fn deadline(&self, last_read: Instant) -> Option<Instant> {
+        if let Ending::Lingering { until, .. } = self.ending {
+            return Some(until);
+        }
+        let arriving = self.requests.iter().any(|(_, phase)| !matches!(phase, Phase::Submitted(_)));
+        arriving.then(|| last_read + RECEIVE_TIMEOUT)
+    }
+
+    /// Whether the connection is to be closed now.
+    fn is_over(&mut self, stream: &Stream, stopping: bool) -> bool {
+        if stopping && self.ending == Ending::No && self.server.is_idle() {
+            self.close_when_written(false);
+        }
+        if self.ending == Ending::WhenWritten && self.out.is_empty() {
+            self.ending = if self.unread {
+                stream.shut_down_write();
+                Ending::Lingering { until: Instant::now() + LINGER_TIMEOUT, bytes: LINGER_BYTES }
+            } else {
+                Ending::Now
+            };
+        }
+        matches!(self.ending, Ending::Now | Ending::Lingering { bytes: 0, .. })
+    }
+
+    fn close_when_written(&mut self, unread: bool) {
+        self.unread |= unread;
+        if self.ending == Ending::No {
+            self.ending = Ending::WhenWritten;
+        }
+    }
+
+    fn phase(&mut self, id: u16) -> Option<&mut Phase> {
+        self.requests.iter_mut().find(|(request, _)| *request == id).map(|(_, phase)| phase)
+    }
+
+    /// Moves a request on; gives where it was.
+    fn set_phase(&mut self, id: u16, phase: Phase) -> Option<Phase> {
+        self.phase(id).map(|old| std::mem::replace(old, phase))
+    }
+
+    fn take_phase(&mut self, id: u16) -> Option<Phase> {
+        let position = self.requests.iter().position(|(request, _)| *request == id)?;
+        Some(self.requests.swap_remove(position).1)
+    }
+}

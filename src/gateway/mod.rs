@@ -1,0 +1,383 @@
+//! The gateway: the one process that listens, on one thread, with tokio.
+//!
+//! ```text
+//! listener → connection → queue → worker_link → (worker) → worker_link → reply → connection
+//!                                     ▲
+//!                  supervisor → zygote_link, pool
+//! ```
+//!
+//! Owns every FastCGI connection, the queue, the pool's books and the log. Never runs Lua, never waits
+//! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
+
+mod connection;
+mod listener;
+mod output;
+mod pool;
+mod queue;
+mod readable;
+mod reply;
+mod request;
+mod spool;
+mod stream;
+mod supervisor;
+mod worker_link;
+mod zygote_link;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+use tracing::{info, warn};
+
+use self::pool::{Pool, State};
+use self::queue::Queue;
+use self::reply::Ticket;
+use self::request::Request;
+use self::spool::Spool;
+use self::supervisor::{Notice, Notices, Supervisor};
+use self::worker_link::{Fate, WorkerLink};
+use crate::config::{Config, Listen};
+use crate::ipc::message::{MAX_PACKET, ToWorker};
+
+/// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Seconds after which a client that met a full server may try again: `Retry-After`.
+const RETRY_AFTER: u32 = 1;
+
+/// What the gateway can be told while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Load the application afresh and swap to it once it has proved itself.
+    Reload,
+    /// Finish what is accepted and stop; the second time, stop at once.
+    Stop,
+}
+
+/// Where `dev` differs from `serve`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mode {
+    /// Failures go to the client as FastCGI STDERR too, and an application that does not load is no
+    /// reason to stop: every request is answered with the reason until it does.
+    pub development: bool,
+}
+
+/// Why the gateway did not start.
+#[derive(Debug)]
+pub enum Error {
+    /// An address cannot be listened on.
+    Listen(Listen, io::Error),
+    /// The application does not load.
+    Load(String),
+    /// The system refused something that every start needs.
+    System(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(address, error) => {
+                write!(f, "cannot listen on {address}: {}", crate::log::cause(error))
+            }
+            Self::Load(message) => f.write_str(message),
+            Self::System(error) => write!(f, "cannot start: {}", crate::log::cause(error)),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What the tasks of the gateway share. Every borrow is short: none is held across an `await`.
+#[derive(Debug)]
+struct Gateway {
+    config: Config,
+    mode: Mode,
+    queue: RefCell<Queue<Box<Request>>>,
+    /// The queue has a new oldest request.
+    queued: Notify,
+    pool: RefCell<Pool>,
+    workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
+    spool: Rc<Spool>,
+    notices: Notices,
+    stopping: watch::Sender<bool>,
+    connections: Cell<usize>,
+    /// In development: why the newest code does not load.
+    load_error: RefCell<Option<String>>,
+    /// For reading from clients.
+    scratch: RefCell<Vec<u8>>,
+    /// For packets from workers.
+    packet: RefCell<Vec<u8>>,
+    /// For requests to workers. Not the one above, which is in use while a packet that makes a worker
+    /// idle has the next request handed to it.
+    request_packet: RefCell<Vec<u8>>,
+}
+
+/// Runs `nibiru serve` until a signal stops it.
+pub fn serve(config: Config) -> Result<(), Error> {
+    block_on(async {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = forward_signals(commands).await {
+                warn!(cause = %crate::log::cause(&error), "signals are not handled");
+            }
+        });
+        run(config, Mode::default(), receiver).await
+    })
+}
+
+/// Runs a future on the one thread, with everything that the gateway's tasks need.
+pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::System)?;
+    LocalSet::new().block_on(&runtime, future)
+}
+
+/// Turns signals into commands: TERM and INT stop, HUP reloads.
+pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        let command = tokio::select! {
+            _ = terminate.recv() => Command::Stop,
+            _ = interrupt.recv() => Command::Stop,
+            _ = hangup.recv() => Command::Reload,
+        };
+        if commands.send(command).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs a gateway on the current thread until `commands` stops it.
+pub async fn run(
+    config: Config,
+    mode: Mode,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) -> Result<(), Error> {
+    let listeners = listener::open_all(&config).map_err(|(address, error)| Error::Listen(address, error))?;
+    let (notices, receiver) = Notices::channel();
+    let gateway = Rc::new(Gateway {
+        queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
+        queued: Notify::new(),
+        pool: RefCell::new(Pool::new(config.workers, 0)),
+        workers: RefCell::new(HashMap::new()),
+        spool: Spool::new(&config.spool_dir, config.max_spool),
+        notices: notices.clone(),
+        stopping: watch::Sender::new(false),
+        connections: Cell::new(0),
+        load_error: RefCell::new(None),
+        scratch: RefCell::new(vec![0; READ_BUFFER]),
+        packet: RefCell::new(vec![0; MAX_PACKET]),
+        request_packet: RefCell::new(Vec::new()),
+        config,
+        mode,
+    });
+    tokio::task::spawn_local(async move {
+        while let Some(command) = commands.recv().await {
+            notices.send(Notice::Command(command));
+        }
+    });
+    let (started, outcome) = oneshot::channel();
+    let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
+    // A stop that comes before the first load is complete drops the sender: a start without an outcome.
+    if let Ok(outcome) = outcome.await {
+        outcome?;
+        tokio::task::spawn_local(expire(Rc::clone(&gateway)));
+        listener::accept_all(listeners, &gateway);
+    }
+    supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
+}
+
+impl Gateway {
+    // Requests.
+
+    /// Takes a complete request: an idle worker gets it, else it waits.
+    fn submit(&self, request: Box<Request>) {
+        if let Some(message) = &*self.load_error.borrow() {
+            let mut request = request;
+            request.reply.stderr(message.as_bytes());
+            return request.reply.fail(500, "the application does not load", None);
+        }
+        let full = {
+            let mut queue = self.queue.borrow_mut();
+            let idle = self.pool.borrow().has_idle();
+            if idle && queue.is_empty() {
+                queue.put_back(request.came, request);
+                None
+            } else {
+                queue.push(Instant::now(), request).err()
+            }
+        };
+        if let Some(mut request) = full {
+            info!(request = request.request_id, status = 503, "request refused: the queue is full (--queue)");
+            return request.reply.fail(503, "the queue is full", Some(RETRY_AFTER));
+        }
+        self.dispatch();
+        if self.queue.borrow().len() == 1 {
+            self.queued.notify_one();
+        }
+    }
+
+    /// Hands waiting requests to idle workers, as long as there are both.
+    fn dispatch(&self) {
+        while !self.queue.borrow().is_empty() {
+            let Some(worker) = self.pool.borrow_mut().assign() else { return };
+            let Some((came, request)) = self.next_wanted() else {
+                return self.pool.borrow_mut().unassign(worker);
+            };
+            let link = self.workers.borrow().get(&worker).map(Rc::clone);
+            let started = match link {
+                Some(link) => link.start(request, &mut self.request_packet.borrow_mut()),
+                None => Err(request),
+            };
+            // The worker is ending, which its link will notice; the request has not reached it.
+            if let Err(request) = started {
+                self.queue.borrow_mut().put_back(came, request);
+            }
+        }
+    }
+
+    /// The request that has waited longest and whose client still waits.
+    fn next_wanted(&self) -> Option<(Instant, Box<Request>)> {
+        let mut queue = self.queue.borrow_mut();
+        loop {
+            let (came, request) = queue.pop()?;
+            if !request.reply.ticket().is_abandoned() {
+                return Some((came, request));
+            }
+        }
+    }
+
+    /// A client has gone.
+    fn abandoned(&self, ticket: &Ticket) {
+        match ticket.abandon() {
+            Some(worker) => self.tell(worker, ToWorker::Abort),
+            None => self.queue.borrow_mut().retain(|request| !request.reply.ticket().is_abandoned()),
+        }
+    }
+
+    /// In development: the newest code does not load. Whoever waits is told so.
+    fn load_failed(&self, message: String) {
+        self.load_error.replace(Some(message));
+        while let Some((_, request)) = self.next_wanted() {
+            self.submit(request);
+        }
+    }
+
+    // Workers.
+
+    /// A worker is idle.
+    fn worker_ready(&self, link: &WorkerLink) {
+        let (may_work, current) = {
+            let mut pool = self.pool.borrow_mut();
+            (pool.ready(link.number), pool.generation())
+        };
+        if !may_work {
+            link.tell(ToWorker::Drain);
+        } else if link.generation == current {
+            self.dispatch();
+        } else {
+            self.notices.send(Notice::FirstReady { generation: link.generation });
+        }
+    }
+
+    /// A worker's process is gone, or about to be. Its request, if it had one, is answered or goes back.
+    fn worker_ended(&self, link: &WorkerLink, fate: &Fate) {
+        self.workers.borrow_mut().remove(&link.number);
+        let was = self.pool.borrow_mut().ended(link.number, Instant::now());
+        let (worker, r#gen, pid) = (link.number, link.generation, link.pid);
+        let Some(mut request) = link.take_running() else {
+            if was != Some(State::Draining) {
+                warn!(worker, r#gen, pid, "worker ended by itself");
+            }
+            return;
+        };
+        request.reply.ticket().set_worker(None);
+        if link.never_read(fate) && !request.reply.ticket().is_abandoned() {
+            warn!(
+                worker,
+                r#gen,
+                pid,
+                request = request.request_id,
+                "worker ended before it read its request; retrying"
+            );
+            self.queue.borrow_mut().put_back(request.came, request);
+            return self.dispatch();
+        }
+        warn!(worker, r#gen, pid, request = request.request_id, "worker ended in the middle of its request");
+        request.reply.fail(502, "the worker ended before it had answered", None);
+    }
+
+    fn tell(&self, worker: u32, message: ToWorker<'_>) {
+        if let Some(link) = self.workers.borrow().get(&worker) {
+            link.tell(message);
+        }
+    }
+
+    fn kill_workers(&self) {
+        for link in self.workers.borrow().values() {
+            link.kill();
+        }
+    }
+
+    // Stopping.
+
+    fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// No connection is accepted any more, and each closes when its requests are answered.
+    fn begin_to_stop(&self) {
+        self.stopping.send_replace(true);
+        if self.connections.get() == 0 {
+            self.notices.send(Notice::ConnectionsGone);
+        }
+    }
+
+    fn connection_opened(&self) {
+        self.connections.set(self.connections.get() + 1);
+    }
+
+    fn connection_closed(&self) {
+        self.connections.set(self.connections.get() - 1);
+        if self.connections.get() == 0 && *self.stopping.borrow() {
+            self.notices.send(Notice::ConnectionsGone);
+        }
+    }
+}
+
+/// Answers requests that have waited too long.
+async fn expire(gateway: Rc<Gateway>) {
+    loop {
+        let next = gateway.queue.borrow().next_expiry();
+        tokio::select! {
+            () = gateway.queued.notified() => {}
+            () = sleep_until(next) => {}
+        }
+        loop {
+            let expired = gateway.queue.borrow_mut().pop_expired(Instant::now());
+            let Some(mut request) = expired else { break };
+            info!(
+                request = request.request_id,
+                status = 503,
+                "request refused: it waited too long (--queue-timeout)"
+            );
+            request.reply.fail(503, "no worker was free in time", Some(RETRY_AFTER));
+        }
+    }
+}
+
+/// Sleeps until `deadline`; for ever where there is none.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

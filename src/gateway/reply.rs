@@ -1,0 +1,163 @@
+//! The answer to one request, and the rules that keep it truthful.
+//!
+//! Every failure before the head is a whole response with a 5xx status; every failure after it leaves a
+//! response that no client takes for complete. A reply that is dropped unfinished fails by itself.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::connection::Connection;
+use crate::cgi::response;
+
+/// Whether the client still wants the answer, and which worker is at it. The connection that a request
+/// came on and whoever holds the request share one.
+#[derive(Debug, Default)]
+pub(super) struct Ticket {
+    abandoned: Cell<bool>,
+    worker: Cell<Option<u32>>,
+}
+
+impl Ticket {
+    /// The client has gone. Gives the worker that is to be told, if any.
+    pub(super) fn abandon(&self) -> Option<u32> {
+        self.abandoned.set(true);
+        self.worker.get()
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.get()
+    }
+
+    pub(super) fn set_worker(&self, worker: Option<u32>) {
+        self.worker.set(worker);
+    }
+}
+
+/// How far the answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nothing is sent.
+    Nothing,
+    /// The head is sent; this many bytes of body are still promised, if a number was.
+    Head(Option<u64>),
+    /// It has ended, well or not.
+    Over,
+}
+
+/// Writes the answer to one request onto its connection.
+#[derive(Debug)]
+pub(super) struct Reply {
+    connection: Rc<Connection>,
+    id: u16,
+    ticket: Rc<Ticket>,
+    head_request: bool,
+    progress: Progress,
+}
+
+/// The worker's answer breaks the rules; the worker is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Untruthful(pub(super) &'static str);
+
+impl Reply {
+    /// `head_request`: the answer has a head that may promise a body, and never a body.
+    pub(super) fn new(connection: Rc<Connection>, id: u16, ticket: Rc<Ticket>, head_request: bool) -> Self {
+        Self { connection, id, ticket, head_request, progress: Progress::Nothing }
+    }
+
+    pub(super) fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Sends the head: a CGI header block, as the worker wrote it.
+    pub(super) fn head(&mut self, block: &[u8]) -> Result<(), Untruthful> {
+        if self.progress != Progress::Nothing {
+            return Err(Untruthful("a second response head"));
+        }
+        let head = match response::Head::parse(block) {
+            Ok(response::Status::Complete { head, consumed }) if consumed == block.len() => head,
+            _ => return Err(Untruthful("a malformed response head")),
+        };
+        let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
+        self.progress = Progress::Head(promised);
+        self.put(block);
+        Ok(())
+    }
+
+    /// Sends a piece of the body.
+    pub(super) fn body(&mut self, bytes: &[u8]) -> Result<(), Untruthful> {
+        match &mut self.progress {
+            Progress::Head(None) => {}
+            Progress::Head(Some(promised)) => {
+                *promised = promised
+                    .checked_sub(bytes.len() as u64)
+                    .ok_or(Untruthful("a response body longer than its Content-Length"))?;
+            }
+            Progress::Nothing | Progress::Over => return Err(Untruthful("a response body without a head")),
+        }
+        self.put(bytes);
+        Ok(())
+    }
+
+    /// Ends a complete answer; one that falls short of its promise is broken off.
+    pub(super) fn end(&mut self) -> Result<(), Untruthful> {
+        match self.progress {
+            Progress::Head(None | Some(0)) => {
+                self.progress = Progress::Over;
+                if !self.ticket.is_abandoned() {
+                    self.connection.end(self.id);
+                }
+                Ok(())
+            }
+            Progress::Head(Some(_)) => Err(Untruthful("a response body shorter than its Content-Length")),
+            Progress::Nothing | Progress::Over => Err(Untruthful("an end without a response head")),
+        }
+    }
+
+    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by
+    /// breaking it off otherwise.
+    pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
+        let progress = std::mem::replace(&mut self.progress, Progress::Over);
+        if self.ticket.is_abandoned() {
+            return;
+        }
+        match progress {
+            Progress::Nothing => {
+                self.put(&response::failure(status, message, retry_after));
+                self.connection.end(self.id);
+            }
+            Progress::Head(_) => self.connection.break_off(self.id, message),
+            Progress::Over => {}
+        }
+    }
+
+    /// Sends text that belongs to no response, as FastCGI's STDERR.
+    pub(super) fn stderr(&self, text: &[u8]) {
+        if self.progress != Progress::Over && !self.ticket.is_abandoned() {
+            self.connection.stderr(self.id, text);
+        }
+    }
+
+    /// Hands what has been sent so far to the kernel, as far as it takes it.
+    pub(super) fn flush(&self) {
+        if !self.ticket.is_abandoned() {
+            self.connection.flush();
+        }
+    }
+
+    /// Waits until the client has read enough for more to be sent. At once where it has gone.
+    pub(super) fn room(&self) -> Option<impl Future<Output = ()> + use<>> {
+        if self.ticket.is_abandoned() { None } else { Connection::room(&self.connection) }
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        if !self.ticket.is_abandoned() {
+            self.connection.stdout(self.id, bytes);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.fail(502, "the request was lost", None);
+    }
+}

@@ -1,0 +1,73 @@
+//! A complete request on its way through the gateway, and the name it has in every log.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use super::reply::Reply;
+use super::spool::Body;
+use crate::cgi::Variables;
+
+/// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
+const MAX_REQUEST_ID: usize = 64;
+
+/// One complete request.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// From the proxy where it is sane, else generated; in the logs, and `nibiru.request_id` for the application.
+    pub(super) request_id: String,
+    pub(super) variables: Variables,
+    pub(super) body: Body,
+    pub(super) reply: Reply,
+    /// When it was complete.
+    pub(super) came: Instant,
+}
+
+impl Request {
+    pub(super) fn new(variables: Variables, body: Body, reply: Reply) -> Box<Self> {
+        let given = variables.get(b"HTTP_X_REQUEST_ID").and_then(sane);
+        let request_id = given.map_or_else(generate, str::to_owned);
+        Box::new(Self { request_id, variables, body, reply, came: Instant::now() })
+    }
+}
+
+/// Takes an id that cannot harm a log line or a header.
+fn sane(value: &[u8]) -> Option<&str> {
+    let fits = (1..=MAX_REQUEST_ID).contains(&value.len());
+    let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(byte);
+    if fits && value.iter().all(harmless) { str::from_utf8(value).ok() } else { None }
+}
+
+/// Sixteen hexadecimal digits: eight that are random per process, then a count. Unique, not secret.
+fn generate() -> String {
+    thread_local! {
+        static PREFIX: u32 = {
+            let mut bytes = [0; 4];
+            // Before the pool of randomness is ready (early boot) a prefix of zeros does.
+            let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+            u32::from_ne_bytes(bytes)
+        };
+        static COUNT: Cell<u32> = const { Cell::new(0) };
+    }
+    COUNT.set(COUNT.get().wrapping_add(1));
+    PREFIX.with(|prefix| format!("{prefix:08x}{:08x}", COUNT.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_of_the_proxy_is_kept_only_where_it_is_harmless() {
+        assert_eq!(sane(b"4bf92f35-77b3_4da6.1"), Some("4bf92f35-77b3_4da6.1"));
+        for bad in [&b""[..], b"a b", b"a\nb", b"\"", b"\xff", &[b'a'; 65]] {
+            assert_eq!(sane(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn generated_ids_differ() {
+        let (one, two) = (generate(), generate());
+        assert_ne!(one, two);
+        assert_eq!((one.len(), &one[..8]), (16, &two[..8]));
+    }
+}

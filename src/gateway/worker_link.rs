@@ -1,0 +1,233 @@
+//! The gateway's side of one worker: hands it requests, relays its answers, notices its end.
+//!
+//! Trusts nothing the worker sends: what does not follow the vocabulary, or the rules of a response,
+//! costs the worker its life and its request a 502.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tracing::{debug, error, info, warn};
+
+use super::reply::Untruthful;
+use super::request::Request;
+use super::spool::Place;
+use super::{Gateway, readable};
+use crate::ipc::Link;
+use crate::ipc::message::{FromWorker, LogLevel, RequestBody, ToWorker};
+use crate::ipc::socket::Received;
+
+/// A worker that runs.
+#[derive(Debug)]
+pub(super) struct WorkerLink {
+    pub(super) number: u32,
+    pub(super) generation: u32,
+    pub(super) pid: u32,
+    link: AsyncFd<Link>,
+    pidfd: AsyncFd<OwnedFd>,
+    /// The kernel kills the worker when this closes, so it lives exactly as long as this.
+    _lifeline: OwnedFd,
+    running: RefCell<Option<Box<Request>>>,
+    /// Whether the worker was sent anything after the request it runs.
+    told: Cell<bool>,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// Its process is gone. `unread`: with something in its link that it never read.
+    Ended { unread: bool },
+    /// The application or a start hook failed in it.
+    StartFailed(String),
+    /// It broke the rules, and is killed for it.
+    Misbehaved(&'static str),
+}
+
+impl WorkerLink {
+    pub(super) fn new(
+        (number, generation, pid): (u32, u32, u32),
+        link: Link,
+        pidfd: OwnedFd,
+        lifeline: OwnedFd,
+    ) -> io::Result<Rc<Self>> {
+        link.set_nonblocking()?;
+        Ok(Rc::new(Self {
+            number,
+            generation,
+            pid,
+            link: readable::watch(link)?,
+            pidfd: readable::watch(pidfd)?,
+            _lifeline: lifeline,
+            running: RefCell::new(None),
+            told: Cell::new(false),
+        }))
+    }
+
+    /// Hands the worker a request; gives it back where the worker cannot take it any more.
+    pub(super) fn start(&self, request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), Box<Request>> {
+        packet.clear();
+        let body = match request.body.place() {
+            Place::Memory(bytes) => RequestBody::Inline(bytes),
+            Place::File(_) => RequestBody::Spooled { length: request.body.len() },
+        };
+        let request_id = request.request_id.as_bytes();
+        ToWorker::Request { request_id, variables: request.variables.encoded(), body }.encode(packet);
+        let sent = match request.body.place() {
+            Place::Memory(_) => self.link.get_ref().send(packet, &[]),
+            Place::File(file) => self.link.get_ref().send(packet, &[file.as_fd()]),
+        };
+        if let Err(cause) = sent {
+            debug!(worker = self.number, cause = %crate::log::cause(&cause), "worker takes no request");
+            return Err(request);
+        }
+        request.reply.ticket().set_worker(Some(self.number));
+        self.told.set(false);
+        *self.running.borrow_mut() = Some(request);
+        Ok(())
+    }
+
+    /// Tells the worker something beside requests.
+    pub(super) fn tell(&self, message: ToWorker<'_>) {
+        self.told.set(true);
+        let mut packet = Vec::with_capacity(1);
+        message.encode(&mut packet);
+        // One that cannot be told has ended, or is stuck and will meet its deadline.
+        let _ = self.link.get_ref().send(&packet, &[]);
+    }
+
+    pub(super) fn kill(&self) {
+        // One that has ended already needs no killing.
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+    }
+
+    /// The id of the request that runs.
+    pub(super) fn request_id(&self) -> Option<String> {
+        self.running.borrow().as_ref().map(|request| request.request_id.clone())
+    }
+
+    pub(super) fn take_running(&self) -> Option<Box<Request>> {
+        self.running.borrow_mut().take()
+    }
+
+    /// Whether the running request provably never reached Lua: the worker ended with something unread
+    /// in its link, and nothing but that request was sent.
+    pub(super) fn never_read(&self, fate: &Fate) -> bool {
+        matches!(fate, Fate::Ended { unread: true }) && !self.told.get()
+    }
+
+    /// Relays between the worker and the clients until the worker ends.
+    pub(super) async fn relay(&self, gateway: &Rc<Gateway>) -> Fate {
+        let (mut unread, mut exited) = (false, false);
+        loop {
+            let room = self.running.borrow().as_ref().and_then(|request| request.reply.room());
+            if let Some(room) = room {
+                room.await;
+            }
+            if !exited {
+                tokio::select! {
+                    biased;
+                    ready = self.link.readable() => match ready {
+                        Ok(mut ready) => match ready.try_io(|link| self.receive(link.get_ref(), gateway)) {
+                            Ok(Ok(None)) => {}
+                            Ok(Ok(Some(Fate::Ended { .. }))) => return Fate::Ended { unread },
+                            Ok(Ok(Some(fate))) => return fate,
+                            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => unread = true,
+                            Ok(Err(_)) => return Fate::Misbehaved("an oversized packet"),
+                            Err(_would_block) => {}
+                        },
+                        Err(_) => exited = true,
+                    },
+                    _ = self.pidfd.readable() => exited = true,
+                }
+                continue;
+            }
+            // The process is gone, but a child of its own may hold the link open: what is in it is all there will be.
+            match self.receive(self.link.get_ref(), gateway) {
+                Ok(None) => {}
+                Ok(Some(Fate::Ended { .. })) => return Fate::Ended { unread },
+                Ok(Some(fate)) => return fate,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => unread = true,
+                Err(_) => return Fate::Ended { unread },
+            }
+        }
+    }
+
+    /// Receives and relays one packet. `Some` where it was the last.
+    fn receive(&self, link: &Link, gateway: &Rc<Gateway>) -> io::Result<Option<Fate>> {
+        let mut buffer = gateway.packet.borrow_mut();
+        // A worker has no descriptors to send; any that come are closed here.
+        match link.receive(&mut buffer, &mut Vec::new())? {
+            Received::Closed => Ok(Some(Fate::Ended { unread: false })),
+            Received::Packet(length) => Ok(self
+                .packet(&buffer[..length], gateway)
+                .unwrap_or_else(|Untruthful(what)| Some(Fate::Misbehaved(what)))),
+        }
+    }
+
+    /// One packet. `Some` where the worker says that it ends.
+    fn packet(&self, mut packet: &[u8], gateway: &Rc<Gateway>) -> Result<Option<Fate>, Untruthful> {
+        while !packet.is_empty() {
+            let message = FromWorker::decode(&mut packet).map_err(|_| Untruthful("a malformed message"))?;
+            match message {
+                FromWorker::Head { block } => self.with_reply(|request| request.reply.head(block))?,
+                FromWorker::Body { bytes } => self.with_reply(|request| request.reply.body(bytes))?,
+                FromWorker::End { complete } => {
+                    self.with_reply(|request| {
+                        if complete {
+                            return request.reply.end();
+                        }
+                        request.reply.fail(500, "the application failed", None);
+                        Ok(())
+                    })?;
+                    self.running.borrow_mut().take();
+                }
+                FromWorker::Ready => {
+                    if self.running.borrow().is_some() {
+                        return Err(Untruthful("ready in the middle of a request"));
+                    }
+                    gateway.worker_ready(self);
+                }
+                FromWorker::Log { level, message } => self.log(level, message, gateway),
+                FromWorker::StartFailed { message } => {
+                    return Ok(Some(Fate::StartFailed(String::from_utf8_lossy(message).into_owned())));
+                }
+            }
+        }
+        if let Some(request) = &*self.running.borrow() {
+            request.reply.flush();
+        }
+        Ok(None)
+    }
+
+    fn with_reply(&self, act: impl FnOnce(&mut Request) -> Result<(), Untruthful>) -> Result<(), Untruthful> {
+        match &mut *self.running.borrow_mut() {
+            Some(request) => act(request),
+            None => Err(Untruthful("an answer without a request")),
+        }
+    }
+
+    fn log(&self, level: LogLevel, message: &[u8], gateway: &Gateway) {
+        if let Some(request) = &*self.running.borrow()
+            && gateway.mode.development
+            && level == LogLevel::Error
+        {
+            request.reply.stderr(message);
+        }
+        self.log_line(level, &String::from_utf8_lossy(message));
+    }
+
+    /// Logs a line of this worker's, as its own.
+    pub(super) fn log_line(&self, level: LogLevel, line: &str) {
+        let (process, worker, r#gen, pid) = ("worker", self.number, self.generation, self.pid);
+        let request = self.request_id();
+        match level {
+            LogLevel::Debug => debug!(process, worker, r#gen, pid, request, "{line}"),
+            LogLevel::Info => info!(process, worker, r#gen, pid, request, "{line}"),
+            LogLevel::Warn => warn!(process, worker, r#gen, pid, request, "{line}"),
+            LogLevel::Error => error!(process, worker, r#gen, pid, request, "{line}"),
+        }
+    }
+}

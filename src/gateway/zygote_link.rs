@@ -1,0 +1,171 @@
+//! The gateway's side of one zygote: executes it, tells it to fork, hears what it has to say.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{ExitStatus, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::process::{Child, Command};
+use tracing::info;
+
+use super::supervisor::{Notice, Notices};
+use super::{output, readable};
+use crate::ipc::Link;
+use crate::ipc::launch::Launch;
+use crate::ipc::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
+use crate::ipc::socket::Received;
+
+/// A zygote that runs.
+#[derive(Debug)]
+pub(super) struct ZygoteLink {
+    /// Tells this process from its predecessors of the same generation.
+    pub(super) launch: u64,
+    pub(super) generation: u32,
+    link: Rc<AsyncFd<Link>>,
+    pidfd: OwnedFd,
+}
+
+/// What a zygote says.
+#[derive(Debug)]
+pub(super) enum ZygoteEvent {
+    Loaded {
+        preloaded: bool,
+        took: Duration,
+    },
+    LoadFailed(String),
+    Spawned {
+        worker: u32,
+        pid: u32,
+        pidfd: OwnedFd,
+    },
+    SpawnFailed {
+        worker: u32,
+        cause: io::Error,
+    },
+    Exited {
+        worker: u32,
+        pid: u32,
+        exit: Exit,
+    },
+    /// Its process is gone. The last event.
+    Gone(Option<ExitStatus>),
+}
+
+impl ZygoteLink {
+    /// Executes a zygote. Everything it says arrives as [`Notice::Zygote`].
+    pub(super) fn launch(settings: &Launch, launch: u64, notices: &Notices) -> io::Result<Self> {
+        let (ours, theirs) = Link::pair()?;
+        ours.set_nonblocking()?;
+        let (output_reader, output_writer) = io::pipe()?;
+        let child = Command::new("/proc/self/exe")
+            .arg0("nibiru")
+            .args(settings.arguments())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(output_writer.try_clone()?)
+            .stderr(output_writer)
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let pid = pid.ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let (r#gen, zygote) = (settings.generation, pid.as_raw_nonzero().get());
+        tokio::task::spawn_local(output::each_line(output_reader.into(), move |line| {
+            info!(process = "zygote", r#gen, pid = zygote, "{line}");
+        }));
+        let link = Rc::new(readable::watch(ours)?);
+        tokio::task::spawn_local(listen(Rc::clone(&link), child, launch, notices.clone()));
+        Ok(Self { launch, generation: settings.generation, link, pidfd })
+    }
+
+    /// Asks for a worker. The descriptors: its link, its output pipe, its lifeline.
+    pub(super) fn spawn(&self, worker: u32, descriptors: &[BorrowedFd<'_>; 3]) -> io::Result<()> {
+        self.send(ToZygote::Spawn { worker }, descriptors)
+    }
+
+    /// Lets an idle zygote exit.
+    pub(super) fn shut_down(self) {
+        // One that cannot be told is gone, or kills itself when its parent does.
+        let _ = self.send(ToZygote::Shutdown, &[]);
+    }
+
+    /// Ends a zygote that may be stuck in the application's code.
+    pub(super) fn kill(&self) {
+        // One that has ended already needs no killing.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    fn send(&self, message: ToZygote, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut packet = Vec::with_capacity(8);
+        message.encode(&mut packet);
+        self.link.get_ref().send(&packet, descriptors)
+    }
+}
+
+/// Hears a zygote out and waits for its end.
+async fn listen(link: Rc<AsyncFd<Link>>, mut child: Child, launch: u64, notices: Notices) {
+    let notice = |event| notices.send(Notice::Zygote { launch, event });
+    let mut buffer = vec![0; MAX_PACKET];
+    while let Ok(mut ready) = link.readable().await {
+        let mut descriptors = Vec::new();
+        match ready.try_io(|link| link.get_ref().receive(&mut buffer, &mut descriptors)) {
+            Ok(Ok(Received::Packet(length))) => {
+                let mut packet = &buffer[..length];
+                let mut descriptors = descriptors.into_iter();
+                while let Ok(message) = FromZygote::decode(&mut packet) {
+                    if let Some(event) = event_of(message, &mut descriptors) {
+                        notice(event);
+                    }
+                    if packet.is_empty() {
+                        break;
+                    }
+                }
+            }
+            // It ended with an unread `Spawn` in its link; what it said before still follows.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            Ok(Ok(Received::Closed) | Err(_)) => break,
+            Err(_would_block) => {}
+        }
+    }
+    notice(ZygoteEvent::Gone(child.wait().await.ok()));
+}
+
+fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<ZygoteEvent> {
+    Some(match message {
+        FromZygote::Loaded { preloaded, micros } => {
+            ZygoteEvent::Loaded { preloaded, took: Duration::from_micros(micros) }
+        }
+        FromZygote::LoadFailed { message } => {
+            ZygoteEvent::LoadFailed(String::from_utf8_lossy(message).into_owned())
+        }
+        FromZygote::Spawned { worker, pid } => {
+            ZygoteEvent::Spawned { worker, pid, pidfd: descriptors.next()? }
+        }
+        FromZygote::SpawnFailed { worker, errno } => {
+            let cause = io::Error::from_raw_os_error(errno.cast_signed());
+            ZygoteEvent::SpawnFailed { worker, cause }
+        }
+        FromZygote::Exited { worker, pid, exit } => ZygoteEvent::Exited { worker, pid, exit },
+    })
+}
+
+/// The three pipes and sockets that a worker is born with, our side of each.
+#[derive(Debug)]
+pub(super) struct Birth {
+    pub(super) link: Link,
+    pub(super) output: OwnedFd,
+    pub(super) lifeline: OwnedFd,
+}
+
+impl Birth {
+    /// Makes them and asks `zygote` for the worker.
+    pub(super) fn of(worker: u32, zygote: &ZygoteLink) -> io::Result<Self> {
+        let (link, their_link) = Link::pair()?;
+        let (output, their_output) = io::pipe()?;
+        let (their_lifeline, lifeline) = io::pipe()?;
+        zygote.spawn(worker, &[their_link.as_fd(), their_output.as_fd(), their_lifeline.as_fd()])?;
+        Ok(Self { link, output: output.into(), lifeline: lifeline.into() })
+    }
+}

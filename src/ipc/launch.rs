@@ -1,0 +1,45 @@
+//! How the gateway executes the zygote: the arguments of the hidden `zygote` command.
+//!
+//! Standard input is the control link; standard output and error are a pipe into the gateway's log.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::config::{Config, Preload};
+
+/// What a zygote needs to know.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Launch {
+    /// The generation of the code
+    #[arg(long)]
+    pub generation: u32,
+    /// When to load the application
+    #[arg(long, value_enum)]
+    pub preload: Preload,
+    /// Root of the application
+    #[arg(long)]
+    pub root: PathBuf,
+    /// The application
+    pub app: String,
+}
+
+impl Launch {
+    /// For the application of `config`.
+    pub fn new(config: &Config, generation: u32) -> Self {
+        Self { generation, preload: config.preload, root: config.root.clone(), app: config.app.clone() }
+    }
+
+    /// The arguments that parse back into this, the command's name first.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut root = OsString::from("--root=");
+        root.push(&self.root);
+        vec![
+            "zygote".into(),
+            format!("--generation={}", self.generation).into(),
+            format!("--preload={}", self.preload).into(),
+            root,
+            "--".into(),
+            self.app.clone().into(),
+        ]
+    }
+}

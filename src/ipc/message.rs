@@ -1,0 +1,428 @@
+//! The vocabulary between the processes, in the order of a worker's life. Std only, no I/O.
+//!
+//! | from → to | messages |
+//! | --- | --- |
+//! | gateway → zygote | `Spawn` (with three descriptors), `Shutdown` |
+//! | zygote → gateway | `Loaded`, `LoadFailed`, `Spawned` (with a pidfd), `SpawnFailed`, `Exited` |
+//! | gateway → worker | `Request` (may carry the body's descriptor), `Abort`, `Drain` |
+//! | worker → gateway | `Ready`, `StartFailed`, `Head`, `Body`, `End`, `Log` |
+//!
+//! A packet holds one or more messages back to back, so a small response is one packet: `Head`, `Body`,
+//! `End`, `Ready`. Integers are little-endian; bytes are led by a `u32` length. The gateway trusts none
+//! of it: a packet that does not decode costs its sender its life, not the gateway.
+
+use std::fmt;
+
+/// The most bytes in one packet.
+///
+/// A `SOCK_SEQPACKET` packet must fit the socket's send buffer whole, and that is 212,992 bytes
+/// (`net.core.wmem_default`) for a process without privileges.
+pub const MAX_PACKET: usize = 200 * 1024;
+
+/// The most bytes of a request body that travel inside `Request`; a longer body is a descriptor.
+pub const MAX_INLINE_BODY: usize = 64 * 1024;
+
+/// The most bytes in one `Body` or `Log`. Two of them never exceed [`MAX_PACKET`].
+pub const MAX_CHUNK: usize = 64 * 1024;
+
+/// Gateway → zygote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message's text names its fields")]
+pub enum ToZygote {
+    /// Fork worker `worker`. Carries, in this order: the worker's link, its output pipe, its lifeline.
+    Spawn { worker: u32 },
+    /// Exit; workers that still run are left alone.
+    Shutdown,
+}
+
+/// Zygote → gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message's text names its fields")]
+pub enum FromZygote<'a> {
+    /// Ready to fork. Without `preloaded` every worker loads the application itself.
+    Loaded { preloaded: bool, micros: u64 },
+    /// The application does not load; the zygote exits after this. `message` is for people.
+    LoadFailed { message: &'a [u8] },
+    /// Worker `worker` runs as process `pid`. Carries its pidfd.
+    Spawned { worker: u32, pid: u32 },
+    /// `fork` failed with `errno`.
+    SpawnFailed { worker: u32, errno: u32 },
+    /// A worker was reaped.
+    Exited { worker: u32, pid: u32, exit: Exit },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status.
+    Status(u32),
+    /// This signal ended it.
+    Signal(u32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exit status {status}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// Gateway → worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message's text names its fields")]
+pub enum ToWorker<'a> {
+    /// One complete request. `variables` is [`crate::cgi::Variables::encoded`].
+    Request { request_id: &'a [u8], variables: &'a [u8], body: RequestBody<'a> },
+    /// The client of the running request has gone: stop producing output for it.
+    Abort,
+    /// Finish the running request, run the stop hooks, exit.
+    Drain,
+}
+
+/// Where a request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message's text names its fields")]
+pub enum RequestBody<'a> {
+    /// In the message: at most [`MAX_INLINE_BODY`] bytes.
+    Inline(&'a [u8]),
+    /// In the file whose descriptor the packet carries, from offset 0.
+    Spooled { length: u64 },
+}
+
+/// Worker → gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message's text names its fields")]
+pub enum FromWorker<'a> {
+    /// Idle: the next request may come.
+    Ready,
+    /// The application or a start hook failed in this worker; it exits after this.
+    StartFailed { message: &'a [u8] },
+    /// The response head as a CGI header block, empty line included.
+    Head { block: &'a [u8] },
+    /// Bytes of the response body.
+    Body { bytes: &'a [u8] },
+    /// The request is over. Without `complete` the response must not look whole.
+    End { complete: bool },
+    /// A line (or a traceback) for the log.
+    Log { level: LogLevel, message: &'a [u8] },
+}
+
+/// The level of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// For whoever debugs.
+    Debug,
+    /// Normal.
+    Info,
+    /// Odd, and survived.
+    Warn,
+    /// A request or a worker failed.
+    Error,
+}
+
+/// A packet that does not follow the vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("malformed message")
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+impl ToZygote {
+    /// Appends the message to a packet.
+    pub fn encode(&self, packet: &mut Vec<u8>) {
+        match *self {
+            Self::Spawn { worker } => {
+                packet.push(1);
+                put_u32(packet, worker);
+            }
+            Self::Shutdown => packet.push(2),
+        }
+    }
+
+    /// Takes one message off the front of a packet.
+    pub fn decode(packet: &mut &[u8]) -> Result<Self, Malformed> {
+        match take_u8(packet)? {
+            1 => Ok(Self::Spawn { worker: take_u32(packet)? }),
+            2 => Ok(Self::Shutdown),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+impl<'a> FromZygote<'a> {
+    /// Appends the message to a packet.
+    pub fn encode(&self, packet: &mut Vec<u8>) {
+        match *self {
+            Self::Loaded { preloaded, micros } => {
+                packet.push(1);
+                packet.push(u8::from(preloaded));
+                packet.extend_from_slice(&micros.to_le_bytes());
+            }
+            Self::LoadFailed { message } => {
+                packet.push(2);
+                put_bytes(packet, message);
+            }
+            Self::Spawned { worker, pid } => {
+                packet.push(3);
+                put_u32(packet, worker);
+                put_u32(packet, pid);
+            }
+            Self::SpawnFailed { worker, errno } => {
+                packet.push(4);
+                put_u32(packet, worker);
+                put_u32(packet, errno);
+            }
+            Self::Exited { worker, pid, exit } => {
+                packet.push(5);
+                put_u32(packet, worker);
+                put_u32(packet, pid);
+                let (kind, number) = match exit {
+                    Exit::Status(status) => (0, status),
+                    Exit::Signal(signal) => (1, signal),
+                };
+                packet.push(kind);
+                put_u32(packet, number);
+            }
+        }
+    }
+
+    /// Takes one message off the front of a packet.
+    pub fn decode(packet: &mut &'a [u8]) -> Result<Self, Malformed> {
+        match take_u8(packet)? {
+            1 => Ok(Self::Loaded { preloaded: take_bool(packet)?, micros: take_u64(packet)? }),
+            2 => Ok(Self::LoadFailed { message: take_bytes(packet)? }),
+            3 => Ok(Self::Spawned { worker: take_u32(packet)?, pid: take_u32(packet)? }),
+            4 => Ok(Self::SpawnFailed { worker: take_u32(packet)?, errno: take_u32(packet)? }),
+            5 => {
+                let (worker, pid) = (take_u32(packet)?, take_u32(packet)?);
+                let signalled = take_bool(packet)?;
+                let number = take_u32(packet)?;
+                let exit = if signalled { Exit::Signal(number) } else { Exit::Status(number) };
+                Ok(Self::Exited { worker, pid, exit })
+            }
+            _ => Err(Malformed),
+        }
+    }
+}
+
+impl<'a> ToWorker<'a> {
+    /// Appends the message to a packet.
+    pub fn encode(&self, packet: &mut Vec<u8>) {
+        match *self {
+            Self::Request { request_id, variables, body } => {
+                packet.push(1);
+                put_bytes(packet, request_id);
+                put_bytes(packet, variables);
+                match body {
+                    RequestBody::Inline(bytes) => {
+                        packet.push(0);
+                        put_bytes(packet, bytes);
+                    }
+                    RequestBody::Spooled { length } => {
+                        packet.push(1);
+                        packet.extend_from_slice(&length.to_le_bytes());
+                    }
+                }
+            }
+            Self::Abort => packet.push(2),
+            Self::Drain => packet.push(3),
+        }
+    }
+
+    /// Takes one message off the front of a packet.
+    pub fn decode(packet: &mut &'a [u8]) -> Result<Self, Malformed> {
+        match take_u8(packet)? {
+            1 => {
+                let (request_id, variables) = (take_bytes(packet)?, take_bytes(packet)?);
+                let body = if take_bool(packet)? {
+                    RequestBody::Spooled { length: take_u64(packet)? }
+                } else {
+                    RequestBody::Inline(take_bytes(packet)?)
+                };
+                Ok(Self::Request { request_id, variables, body })
+            }
+            2 => Ok(Self::Abort),
+            3 => Ok(Self::Drain),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+impl<'a> FromWorker<'a> {
+    /// Appends the message to a packet.
+    pub fn encode(&self, packet: &mut Vec<u8>) {
+        match *self {
+            Self::Ready => packet.push(1),
+            Self::StartFailed { message } => {
+                packet.push(2);
+                put_bytes(packet, message);
+            }
+            Self::Head { block } => {
+                packet.push(3);
+                put_bytes(packet, block);
+            }
+            Self::Body { bytes } => {
+                packet.push(4);
+                put_bytes(packet, bytes);
+            }
+            Self::End { complete } => packet.extend_from_slice(&[5, u8::from(complete)]),
+            Self::Log { level, message } => {
+                packet.extend_from_slice(&[6, level as u8]);
+                put_bytes(packet, message);
+            }
+        }
+    }
+
+    /// Takes one message off the front of a packet.
+    pub fn decode(packet: &mut &'a [u8]) -> Result<Self, Malformed> {
+        match take_u8(packet)? {
+            1 => Ok(Self::Ready),
+            2 => Ok(Self::StartFailed { message: take_bytes(packet)? }),
+            3 => Ok(Self::Head { block: take_bytes(packet)? }),
+            4 => Ok(Self::Body { bytes: take_bytes(packet)? }),
+            5 => Ok(Self::End { complete: take_bool(packet)? }),
+            6 => {
+                let level = match take_u8(packet)? {
+                    0 => LogLevel::Debug,
+                    1 => LogLevel::Info,
+                    2 => LogLevel::Warn,
+                    3 => LogLevel::Error,
+                    _ => return Err(Malformed),
+                };
+                Ok(Self::Log { level, message: take_bytes(packet)? })
+            }
+            _ => Err(Malformed),
+        }
+    }
+}
+
+fn put_u32(packet: &mut Vec<u8>, value: u32) {
+    packet.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put_bytes(packet: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).expect("no message exceeds MAX_PACKET");
+    put_u32(packet, length);
+    packet.extend_from_slice(bytes);
+}
+
+fn take<const N: usize>(packet: &mut &[u8]) -> Result<[u8; N], Malformed> {
+    let (bytes, rest) = packet.split_first_chunk::<N>().ok_or(Malformed)?;
+    *packet = rest;
+    Ok(*bytes)
+}
+
+fn take_u8(packet: &mut &[u8]) -> Result<u8, Malformed> {
+    take::<1>(packet).map(|[byte]| byte)
+}
+
+fn take_bool(packet: &mut &[u8]) -> Result<bool, Malformed> {
+    match take_u8(packet)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed),
+    }
+}
+
+fn take_u32(packet: &mut &[u8]) -> Result<u32, Malformed> {
+    take(packet).map(u32::from_le_bytes)
+}
+
+fn take_u64(packet: &mut &[u8]) -> Result<u64, Malformed> {
+    take(packet).map(u64::from_le_bytes)
+}
+
+fn take_bytes<'a>(packet: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let length = take_u32(packet)? as usize;
+    let (bytes, rest) = packet.split_at_checked(length).ok_or(Malformed)?;
+    *packet = rest;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FROM_WORKER: [FromWorker<'_>; 7] = [
+        FromWorker::Ready,
+        FromWorker::StartFailed { message: b"app.lua:1: no" },
+        FromWorker::Head { block: b"Status: 200 OK\r\n\r\n" },
+        FromWorker::Body { bytes: b"\0\xff" },
+        FromWorker::End { complete: true },
+        FromWorker::End { complete: false },
+        FromWorker::Log { level: LogLevel::Warn, message: b"" },
+    ];
+
+    const TO_WORKER: [ToWorker<'_>; 4] = [
+        ToWorker::Request { request_id: b"r1", variables: b"vv", body: RequestBody::Inline(b"body") },
+        ToWorker::Request { request_id: b"", variables: b"", body: RequestBody::Spooled { length: 1 << 40 } },
+        ToWorker::Abort,
+        ToWorker::Drain,
+    ];
+
+    const FROM_ZYGOTE: [FromZygote<'_>; 6] = [
+        FromZygote::Loaded { preloaded: true, micros: 1500 },
+        FromZygote::LoadFailed { message: b"no" },
+        FromZygote::Spawned { worker: 3, pid: 77 },
+        FromZygote::SpawnFailed { worker: 3, errno: 11 },
+        FromZygote::Exited { worker: 3, pid: 77, exit: Exit::Signal(9) },
+        FromZygote::Exited { worker: 3, pid: 77, exit: Exit::Status(0) },
+    ];
+
+    const TO_ZYGOTE: [ToZygote; 2] = [ToZygote::Spawn { worker: 9 }, ToZygote::Shutdown];
+
+    /// Encodes all messages into one packet, decodes them, and tries every truncation of it.
+    macro_rules! round_trip {
+        ($type:ty, $messages:expr) => {
+            let mut packet = Vec::new();
+            for message in $messages {
+                message.encode(&mut packet);
+            }
+            let mut rest = &packet[..];
+            for message in $messages {
+                assert_eq!(<$type>::decode(&mut rest), Ok(message));
+            }
+            assert!(rest.is_empty());
+            for length in 0..packet.len() {
+                let mut cut = &packet[..length];
+                let mut decoded = 0;
+                while <$type>::decode(&mut cut).is_ok() {
+                    decoded += 1;
+                }
+                assert!(decoded < $messages.len(), "a cut packet decoded whole");
+            }
+        };
+    }
+
+    #[test]
+    fn every_message_comes_back_as_it_went_and_none_from_a_cut_packet() {
+        round_trip!(FromWorker<'_>, FROM_WORKER);
+        round_trip!(ToWorker<'_>, TO_WORKER);
+        round_trip!(FromZygote<'_>, FROM_ZYGOTE);
+        round_trip!(ToZygote, TO_ZYGOTE);
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        println!("seed {seed}");
+        for _ in 0..20_000 {
+            let mut bytes: Vec<u8> = (0..random.usize(0..40)).map(|_| random.u8(..)).collect();
+            if let Some(first) = bytes.first_mut() {
+                *first %= 8;
+            }
+            let _ = FromWorker::decode(&mut &bytes[..]);
+            let _ = ToWorker::decode(&mut &bytes[..]);
+            let _ = FromZygote::decode(&mut &bytes[..]);
+            let _ = ToZygote::decode(&mut &bytes[..]);
+        }
+    }
+}

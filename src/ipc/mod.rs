@@ -1,0 +1,9 @@
+//! What the processes say to each other, and the sockets they say it on.
+//!
+//! The gateway on one side, the zygote and the workers on the other, meet here and nowhere else.
+
+pub mod launch;
+pub mod message;
+pub mod socket;
+
+pub use socket::Link;

@@ -1,0 +1,149 @@
+//! Sets tracing up: one record a line (text) or an object a line (JSON), on stderr.
+//!
+//! Only the gateway writes the log. What the zygote and the workers have to say reaches it as messages
+//! or through their output pipes, and it adds which process said it: `worker … worker=3 gen=2 pid=4711 request=…`.
+
+use std::fmt;
+use std::io;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::config::{LogFormat, LogLevel};
+
+/// Starts logging. Call once, before the first event.
+pub fn init(format: LogFormat, level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .event_format(Record(format))
+        .init();
+}
+
+/// The cause of a system error, as messages end: lower case, without the number.
+pub fn cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut characters = text.chars();
+    characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
+}
+
+/// Writes one event as one record.
+///
+/// Text: `TIME LEVEL PROCESS MESSAGE name=value…`; the further lines of a message (a traceback) follow, indented,
+/// so that an application cannot write what reads like a record of its own. JSON: one object.
+struct Record(LogFormat);
+
+impl<S, N> FormatEvent<S, N> for Record
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let level = event.metadata().level();
+        // What does not say who it is from is from the process that writes the log.
+        let process = fields.process.as_deref().unwrap_or("gateway");
+        match self.0 {
+            LogFormat::Text => {
+                let (first, rest) = fields.message.split_once('\n').unwrap_or((&fields.message, ""));
+                write!(writer, "{time} {level:5} {process} {first}")?;
+                for (name, value) in &fields.others {
+                    write!(writer, " {name}={value}")?;
+                }
+                rest.trim_end().lines().try_for_each(|line| write!(writer, "\n    {line}"))?;
+            }
+            LogFormat::Json => {
+                let mut object = Map::new();
+                object.insert("time".to_owned(), time.to_string().into());
+                object.insert("level".to_owned(), level.as_str().to_lowercase().into());
+                object.insert("process".to_owned(), process.into());
+                object.insert("message".to_owned(), fields.message.as_str().into());
+                object.extend(fields.others);
+                write!(writer, "{}", Value::Object(object))?;
+            }
+        }
+        writer.write_char('\n')
+    }
+}
+
+/// The fields of an event, the two that have a place of their own apart.
+#[derive(Debug, Default)]
+struct Fields {
+    message: String,
+    process: Option<String>,
+    others: Map<String, Value>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field, value: Value) {
+        let text = |value: Value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        match field.name() {
+            "message" => self.message = text(value),
+            "process" => self.process = Some(text(value)),
+            name => {
+                self.others.insert(name.to_owned(), value);
+            }
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_reads_as_the_end_of_a_sentence() {
+        assert_eq!(cause(&io::Error::from_raw_os_error(13)), "permission denied");
+        assert_eq!(cause(&io::Error::other("Odd thing")), "odd thing");
+    }
+}

@@ -1,0 +1,90 @@
+//! System calls that no safe wrapper offers. The only `unsafe` beside mlua's.
+#![allow(unsafe_code, reason = "fork, F_SETSIG and inherited descriptors have no safe wrapper")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::process::Pid;
+
+/// Which side of a [`fork`] this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The process that called.
+    Parent {
+        /// The new process.
+        child: Pid,
+    },
+    /// The new process.
+    Child,
+}
+
+/// Duplicates the calling process.
+///
+/// # Panics
+/// When the process has a second thread: a child forked from it could only call async-signal-safe code.
+pub fn fork() -> io::Result<Fork> {
+    assert_eq!(threads(), 1, "only a process with one thread forks");
+    // SAFETY: fork(2) is unsafe in a process with several threads, where locks held by the others stay
+    // locked in the child. The assertion above upholds that there are none.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent { child: Pid::from_raw(pid).expect("fork gives a positive pid") }),
+    }
+}
+
+/// How many threads this process has, as the kernel counts them; 1 where `/proc` is not mounted.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count())
+}
+
+/// Asks the kernel to kill this process with `SIGKILL` when the last writer of the pipe `lifeline`
+/// closes it. Nothing is ever written to the pipe, so its closing is the only event it can have.
+///
+/// Unlike `PR_SET_PDEATHSIG`, this follows the gateway and not the parent, which is the zygote. It
+/// works in an endless loop, in C code and with every signal blocked.
+///
+/// # Errors
+/// `BrokenPipe` where the writer is closed already.
+pub fn die_with(lifeline: &OwnedFd) -> io::Result<()> {
+    /// `F_SETSIG` of `<linux/fcntl.h>`, which the libc crate lacks on some targets.
+    const F_SETSIG: libc::c_int = 10;
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    for (command, argument) in [(libc::F_SETOWN, pid), (F_SETSIG, libc::SIGKILL)] {
+        // SAFETY: both commands take an int and touch only the description behind a descriptor that
+        // `lifeline` keeps open.
+        if unsafe { libc::fcntl(lifeline.as_raw_fd(), command, argument) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let flags = rustix::fs::fcntl_getfl(lifeline)?;
+    // O_ASYNC is not in rustix's named flags; it is the one that arms the signal.
+    let armed = flags | OFlags::from_bits_retain(libc::O_ASYNC.cast_unsigned());
+    rustix::fs::fcntl_setfl(lifeline.as_fd(), armed)?;
+    // The writer may have closed before the signal was armed; then the pipe already reads as ended.
+    let mut polled = [PollFd::new(lifeline, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec::default()))?;
+    if polled[0].revents().contains(PollFlags::HUP) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    Ok(())
+}
+
+/// Takes over a descriptor that this process was started with, by moving it to a new number. What
+/// stays under the old number is `/dev/null`, so that no later file takes that place by accident.
+///
+/// # Errors
+/// `EBADF` where the descriptor is not open.
+pub fn take_descriptor(number: u32) -> io::Result<OwnedFd> {
+    let raw = i32::try_from(number).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the borrow ends with this statement, and fcntl itself checks that the descriptor is open.
+    let moved = rustix::io::fcntl_dupfd_cloexec(unsafe { BorrowedFd::borrow_raw(raw) }, 3)?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    // SAFETY: the number is open, as fcntl just found, and belongs to nobody else in this process: it
+    // came with the process and is taken once. `ManuallyDrop` keeps it open as what dup2 makes of it.
+    let mut old = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(raw) });
+    rustix::io::dup2(&null, &mut old)?;
+    Ok(moved)
+}

@@ -1,0 +1,140 @@
+//! A worker: one complete request at a time, from its link through Lua and back.
+//!
+//! One thread, one blocking loop. Never sees FastCGI, a client or a sibling.
+
+mod outbox;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use crate::cgi::Variables;
+use crate::ipc::Link;
+use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, RequestBody, ToWorker};
+use crate::lua;
+use crate::sys;
+
+use self::outbox::{Channel, Outbox};
+
+/// The exit status of a worker whose application or start hook failed.
+const START_FAILED: i32 = 3;
+
+/// What the gateway gives a worker for its life.
+#[derive(Debug)]
+pub struct Birth {
+    worker: u32,
+    link: Link,
+    output: OwnedFd,
+    lifeline: OwnedFd,
+    /// Whether the application is in the state already.
+    preloaded: bool,
+}
+
+impl Birth {
+    /// Takes over the three descriptors of `Spawn`.
+    pub fn new(worker: u32, descriptors: Vec<OwnedFd>, preloaded: bool) -> io::Result<Self> {
+        let [link, output, lifeline] = <[OwnedFd; 3]>::try_from(descriptors)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "Spawn carries three descriptors"))?;
+        Ok(Self { worker, link: Link::from(link), output, lifeline, preloaded })
+    }
+}
+
+/// Lives a worker's life, in the process that was just forked.
+pub fn run(birth: Birth, mut state: lua::State) -> ! {
+    let status = match live(birth, &mut state) {
+        Ok(status) => status,
+        Err(error) => {
+            // Standard error is a pipe into the gateway's log.
+            eprintln!("worker failed: {}", crate::log::cause(&error));
+            1
+        }
+    };
+    // The state is not torn down: the process ends, and finalisers of a forked heap have nothing to add.
+    std::mem::forget(state);
+    std::process::exit(status)
+}
+
+fn live(birth: Birth, state: &mut lua::State) -> io::Result<i32> {
+    sys::die_with(&birth.lifeline)?;
+    rustix::stdio::dup2_stdout(&birth.output)?;
+    rustix::stdio::dup2_stderr(&birth.output)?;
+    drop(birth.output);
+
+    let channel = Rc::new(Channel::new(birth.link));
+    if let Err(error) = start(state, birth.worker, birth.preloaded, &channel) {
+        let message = error.to_string();
+        let message = &message.as_bytes()[..message.len().min(MAX_CHUNK)];
+        channel.send(&FromWorker::StartFailed { message })?;
+        return Ok(START_FAILED);
+    }
+    channel.send(&FromWorker::Ready)?;
+    let served = serve(state, &channel);
+    state.stop_worker();
+    served.map(|()| 0)
+}
+
+fn start(
+    state: &mut lua::State,
+    worker: u32,
+    preloaded: bool,
+    channel: &Rc<Channel>,
+) -> Result<(), lua::LoadError> {
+    if !preloaded {
+        state.load()?;
+    }
+    state.start_worker(worker, seed(), Box::new(Outbox::new(Rc::clone(channel))))
+}
+
+/// Takes requests until the gateway has no more.
+fn serve(state: &mut lua::State, channel: &Channel) -> io::Result<()> {
+    let mut descriptors = Vec::new();
+    while !channel.is_draining() {
+        descriptors.clear();
+        let Some(packet) = channel.receive(&mut descriptors)? else { return Ok(()) };
+        match ToWorker::decode(&mut &packet[..]).map_err(io::Error::other)? {
+            ToWorker::Drain => return Ok(()),
+            // Its request was over by the time this came.
+            ToWorker::Abort => {}
+            ToWorker::Request { request_id, variables, body } => {
+                let variables = Variables::from_encoded(variables.to_vec())
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed variables"))?;
+                let body = match body {
+                    RequestBody::Inline(bytes) => lua::Body::Memory(bytes.to_vec()),
+                    RequestBody::Spooled { length } => {
+                        let file = descriptors.pop().ok_or(io::ErrorKind::InvalidData)?;
+                        lua::Body::File { file: File::from(file), length }
+                    }
+                };
+                channel.begin();
+                let outcome = state.serve(lua::Request { id: request_id, variables: &variables, body });
+                channel.end(outcome == lua::Outcome::Complete);
+                // Where there is any, it sends the end first, so that the client has its answer.
+                state.after_response();
+                channel.send(&FromWorker::Ready)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sixty-four bits from the kernel, so that no two workers of one fork share a random sequence.
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // Fails only before the kernel's pool is ready, early at boot; the pid still tells workers apart.
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => u64::from(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs()),
+    }
+}
+
+impl From<lua::Level> for LogLevel {
+    fn from(level: lua::Level) -> Self {
+        match level {
+            lua::Level::Debug => Self::Debug,
+            lua::Level::Info => Self::Info,
+            lua::Level::Warn => Self::Warn,
+            lua::Level::Error => Self::Error,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A worker's side of its link: collects what the application sends into packets, and notices aborts.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use crate::ipc::Link;
+use crate::ipc::message::{FromWorker, MAX_CHUNK, MAX_PACKET, ToWorker};
+use crate::ipc::socket::Received;
+use crate::lua::{Gone, Level, Outcome, Output};
+
+/// The link with what waits to be sent on it.
+#[derive(Debug)]
+pub(super) struct Channel {
+    link: Link,
+    /// Messages that are not sent yet; together less than [`MAX_PACKET`].
+    packet: RefCell<Vec<u8>>,
+    received: RefCell<Vec<u8>>,
+    /// The client of the running request has gone.
+    aborted: Cell<bool>,
+    /// The gateway wants no more of this worker.
+    draining: Cell<bool>,
+}
+
+impl Channel {
+    pub(super) fn new(link: Link) -> Self {
+        Self {
+            link,
+            packet: RefCell::new(Vec::new()),
+            received: RefCell::new(vec![0; MAX_PACKET]),
+            aborted: Cell::new(false),
+            draining: Cell::new(false),
+        }
+    }
+
+    /// A new request runs.
+    pub(super) fn begin(&self) {
+        self.aborted.set(false);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Waits for a packet; `None` where the gateway has closed the link.
+    pub(super) fn receive(&self, descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<Vec<u8>>> {
+        let mut buffer = self.received.borrow_mut();
+        Ok(match self.link.receive(&mut buffer, descriptors)? {
+            Received::Packet(length) => Some(buffer[..length].to_vec()),
+            Received::Closed => None,
+        })
+    }
+
+    /// Ends the running request; sent with what comes next.
+    pub(super) fn end(&self, complete: bool) {
+        FromWorker::End { complete }.encode(&mut self.packet.borrow_mut());
+    }
+
+    /// Adds a message and sends everything.
+    pub(super) fn send(&self, message: &FromWorker<'_>) -> io::Result<()> {
+        self.add(message)?;
+        self.flush()
+    }
+
+    /// Adds a message; sends what is there first where both do not fit a packet.
+    fn add(&self, message: &FromWorker<'_>) -> io::Result<()> {
+        let length = match message {
+            FromWorker::StartFailed { message } | FromWorker::Log { message, .. } => message.len(),
+            FromWorker::Head { block } => block.len(),
+            FromWorker::Body { bytes } => bytes.len(),
+            FromWorker::Ready | FromWorker::End { .. } => 0,
+        };
+        /// Room for the tags and lengths of this message and of the `End` and `Ready` that may follow.
+        const OVERHEAD: usize = 16;
+        if self.packet.borrow().len() + length + OVERHEAD > MAX_PACKET {
+            self.flush()?;
+        }
+        message.encode(&mut self.packet.borrow_mut());
+        Ok(())
+    }
+
+    /// Sends what waits. Blocks while the gateway does not read, which is how a slow client slows its worker.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let mut packet = self.packet.borrow_mut();
+        if !packet.is_empty() {
+            self.link.send(&packet, &[])?;
+            packet.clear();
+        }
+        Ok(())
+    }
+
+    /// Looks, without waiting, for what the gateway said while a request runs.
+    fn heed(&self) -> Result<(), Gone> {
+        let mut buffer = [0; 16];
+        while let Ok(received) = self.link.try_receive(&mut buffer, &mut Vec::new()) {
+            let Received::Packet(length) = received else { return Err(Gone) };
+            match ToWorker::decode(&mut &buffer[..length]) {
+                Ok(ToWorker::Abort) => self.aborted.set(true),
+                Ok(ToWorker::Drain) => self.draining.set(true),
+                // The gateway sends no request to a worker that runs one.
+                Ok(ToWorker::Request { .. }) | Err(_) => return Err(Gone),
+            }
+        }
+        if self.aborted.get() { Err(Gone) } else { Ok(()) }
+    }
+}
+
+/// The application's output, on its way to the gateway.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    channel: Rc<Channel>,
+}
+
+impl Outbox {
+    pub(super) fn new(channel: Rc<Channel>) -> Self {
+        Self { channel }
+    }
+}
+
+impl Output for Outbox {
+    fn head(&mut self, head: &[u8]) -> Result<(), Gone> {
+        self.channel.add(&FromWorker::Head { block: head }).map_err(|_| Gone)
+    }
+
+    fn body(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        for (index, bytes) in bytes.chunks(MAX_CHUNK).enumerate() {
+            if index > 0 {
+                self.flush()?;
+            }
+            self.channel.add(&FromWorker::Body { bytes }).map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Gone> {
+        self.channel.flush().map_err(|_| Gone)?;
+        self.channel.heed()
+    }
+
+    fn log(&mut self, level: Level, message: &[u8]) {
+        let message = &message[..message.len().min(MAX_CHUNK)];
+        // Where the gateway is gone there is no log either.
+        let _ = self.channel.send(&FromWorker::Log { level: level.into(), message });
+    }
+
+    fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> ! {
+        if let Some(outcome) = outcome {
+            self.channel.end(outcome == Outcome::Complete);
+        }
+        // Where the gateway is gone nobody waits for the answer.
+        let _ = self.channel.flush();
+        std::process::exit(code)
+    }
+}

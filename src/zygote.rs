@@ -1,0 +1,220 @@
+//! The zygote: loads the application once, then forks a worker whenever the gateway asks.
+//!
+//! One thread, one blocking loop over its control link and its children's pidfds. Never opens a listening
+//! socket, never starts a thread, never runs a request.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
+
+use crate::config::Preload;
+use crate::ipc::Link;
+use crate::ipc::launch::Launch;
+use crate::ipc::message::{Exit, FromZygote, MAX_CHUNK, ToZygote};
+use crate::ipc::socket::Received;
+use crate::lua;
+use crate::sys::{self, Fork};
+use crate::worker::{self, Birth};
+
+/// The exit status of a zygote whose application does not load.
+const LOAD_FAILED: u8 = 3;
+
+/// Runs a zygote to its end. Standard input is the control link.
+pub fn run(launch: &Launch) -> ExitCode {
+    match start(launch) {
+        Ok(code) => code,
+        Err(error) => {
+            // Standard error is a pipe into the gateway's log.
+            eprintln!("zygote failed: {}", crate::log::cause(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(launch: &Launch) -> io::Result<ExitCode> {
+    // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.
+    let _ = rustix::process::setsid();
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let control = Link::from(sys::take_descriptor(0)?);
+    std::env::set_current_dir(&launch.root)?;
+
+    let begin = Instant::now();
+    let before = Descriptors::open()?;
+    let mut state = match load(launch) {
+        Ok(state) => state,
+        Err(message) => {
+            let message = message.as_bytes();
+            let message = &message[..message.len().min(MAX_CHUNK)];
+            send(&control, &FromZygote::LoadFailed { message }, None)?;
+            return Ok(ExitCode::from(LOAD_FAILED));
+        }
+    };
+    let preloaded = launch.preload != Preload::Off;
+    if launch.preload == Preload::Auto {
+        let shared = Descriptors::open()?.since(&before);
+        if !shared.is_empty() {
+            return Err(load_in_workers(launch, control, &shared));
+        }
+    }
+    state.settle();
+    let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+    send(&control, &FromZygote::Loaded { preloaded, micros }, None)?;
+    Zygote { control, preloaded, children: BTreeMap::new() }.serve(state)
+}
+
+/// A state with the application in it, or an empty one where workers load it.
+fn load(launch: &Launch) -> Result<lua::State, String> {
+    let target = launch.app.parse::<lua::Target>().map_err(|error| error.to_string())?;
+    let settings = lua::Settings { root: launch.root.clone(), target, generation: launch.generation };
+    let mut state = lua::State::new(&settings).map_err(|error| error.to_string())?;
+    if launch.preload != Preload::Off {
+        state.load().map_err(|error| error.to_string())?;
+    }
+    Ok(state)
+}
+
+/// Loading opened what forked workers would share: starts over as a process that does not load. Gives
+/// the error where that is impossible.
+fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) -> io::Error {
+    for (number, target) in shared {
+        eprintln!(
+            "loading the application opened {}, which forked workers would share; every worker loads it itself \
+             (move the opening into nibiru.on_worker_start, or set --preload)",
+            target.display()
+        );
+        if let Ok(number) = u32::try_from(*number) {
+            // It is replaced by /dev/null here, and closed by the execution below.
+            drop(sys::take_descriptor(number));
+        }
+    }
+    let again = Launch { preload: Preload::Off, ..launch.clone() };
+    Command::new("/proc/self/exe").arg0("nibiru").args(again.arguments()).stdin(OwnedFd::from(control)).exec()
+}
+
+/// The open descriptors of this process that a fork would share for worse: all but directories, devices and the
+/// kernel's own objects.
+struct Descriptors(BTreeSet<(i32, PathBuf)>);
+
+impl Descriptors {
+    fn open() -> io::Result<Self> {
+        let mut open = BTreeSet::new();
+        for entry in std::fs::read_dir("/proc/self/fd")? {
+            let entry = entry?;
+            let number = entry.file_name().to_string_lossy().parse();
+            // The directory that is being read is among them, and closed by the time it is looked at.
+            if let (Ok(number), Ok(target)) = (number, std::fs::read_link(entry.path())) {
+                open.insert((number, target));
+            }
+        }
+        Ok(Self(open))
+    }
+
+    fn since(&self, before: &Self) -> Vec<(i32, PathBuf)> {
+        let harmless = |target: &PathBuf| target.starts_with("/dev") || target.starts_with("/proc");
+        self.0.difference(&before.0).filter(|(_, target)| !harmless(target)).cloned().collect()
+    }
+}
+
+/// A zygote that has loaded.
+struct Zygote {
+    control: Link,
+    preloaded: bool,
+    /// By worker number, which is used again only when its process is reaped; by pid beside it.
+    children: BTreeMap<i32, Child>,
+}
+
+struct Child {
+    worker: u32,
+    pidfd: OwnedFd,
+}
+
+impl Zygote {
+    fn serve(mut self, mut state: lua::State) -> io::Result<ExitCode> {
+        let mut buffer = [0; 64];
+        loop {
+            let (said, ended) = self.wait()?;
+            for pid in ended {
+                self.reap(pid)?;
+            }
+            if !said {
+                continue;
+            }
+            let mut descriptors = Vec::new();
+            let length = match self.control.receive(&mut buffer, &mut descriptors)? {
+                Received::Packet(length) => length,
+                Received::Closed => return Ok(ExitCode::SUCCESS),
+            };
+            match ToZygote::decode(&mut &buffer[..length]).map_err(io::Error::other)? {
+                ToZygote::Shutdown => return Ok(ExitCode::SUCCESS),
+                ToZygote::Spawn { worker } => {
+                    let birth = Birth::new(worker, descriptors, self.preloaded)?;
+                    match sys::fork() {
+                        Ok(Fork::Child) => {
+                            // The siblings' pidfds and the control link are not the worker's.
+                            drop(self);
+                            worker::run(birth, state);
+                        }
+                        Ok(Fork::Parent { child }) => self.announce(worker, child)?,
+                        Err(error) => {
+                            let errno = error.raw_os_error().unwrap_or_default().cast_unsigned();
+                            send(&self.control, &FromZygote::SpawnFailed { worker, errno }, None)?;
+                        }
+                    }
+                }
+            }
+            // Keeps the state alive, and so what workers are forked from.
+            let _ = &mut state;
+        }
+    }
+
+    /// Waits for a message or for children that have ended.
+    fn wait(&self) -> io::Result<(bool, Vec<i32>)> {
+        let mut polled = Vec::with_capacity(1 + self.children.len());
+        polled.push(PollFd::new(&self.control, PollFlags::IN));
+        polled.extend(self.children.values().map(|child| PollFd::new(&child.pidfd, PollFlags::IN)));
+        rustix::io::retry_on_intr(|| poll(&mut polled, None))?;
+        let ended = self
+            .children
+            .keys()
+            .zip(&polled[1..])
+            .filter(|(_, polled)| !polled.revents().is_empty())
+            .map(|(pid, _)| *pid)
+            .collect();
+        Ok((!polled[0].revents().is_empty(), ended))
+    }
+
+    fn announce(&mut self, worker: u32, child: Pid) -> io::Result<()> {
+        let pidfd = pidfd_open(child, PidfdFlags::empty())?;
+        let pid = child.as_raw_nonzero().get();
+        send(&self.control, &FromZygote::Spawned { worker, pid: pid.cast_unsigned() }, Some(&pidfd))?;
+        self.children.insert(pid, Child { worker, pidfd });
+        Ok(())
+    }
+
+    fn reap(&mut self, pid: i32) -> io::Result<()> {
+        let Some(child) = self.children.remove(&pid) else { return Ok(()) };
+        let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)?;
+        let exit = status.map_or(Exit::Status(0), |status| match status.terminating_signal() {
+            Some(signal) => Exit::Signal(signal.cast_unsigned()),
+            None => Exit::Status(status.exit_status().unwrap_or_default().cast_unsigned()),
+        });
+        let message = FromZygote::Exited { worker: child.worker, pid: pid.cast_unsigned(), exit };
+        send(&self.control, &message, None)
+    }
+}
+
+fn send(control: &Link, message: &FromZygote<'_>, descriptor: Option<&OwnedFd>) -> io::Result<()> {
+    let mut packet = Vec::with_capacity(64);
+    message.encode(&mut packet);
+    match descriptor {
+        Some(descriptor) => control.send(&packet, &[descriptor.as_fd()]),
+        None => control.send(&packet, &[]),
+    }
+}
