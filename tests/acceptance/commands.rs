@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use crate::support::{Server, nibiru, repository};
+use crate::support::{Server, nibiru, output, repository};
 
 /// A directory with one application.
 fn application(source: &str) -> tempfile::TempDir {
@@ -14,12 +14,12 @@ fn application(source: &str) -> tempfile::TempDir {
 }
 
 fn check(root: &Path, name: &str) -> Output {
-    nibiru().arg("check").arg("--root").arg(root).arg(name).output().unwrap()
+    output(nibiru().arg("check").arg("--root").arg(root).arg(name))
 }
 
 fn serve(root: &Path, name: &str) -> Output {
     let listen = format!("unix:{}", root.join("app.sock").display());
-    nibiru().arg("serve").arg("--root").arg(root).arg("--listen").arg(listen).arg(name).output().unwrap()
+    output(nibiru().arg("serve").arg("--root").arg(root).arg("--listen").arg(listen).arg(name))
 }
 
 /// `check` and `serve` both refuse `source` with exit code 3 and a message that has all of `parts`.
@@ -86,7 +86,7 @@ fn wrong_usage_is_2_with_a_hint() {
     for arguments in
         [&["serve", "--no-such-flag"][..], &["serve", "--workers", "many", "app"], &["no-such-command"]]
     {
-        let output = nibiru().args(arguments).output().unwrap();
+        let output = output(nibiru().args(arguments));
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(!message.is_empty(), "{arguments:?}");
@@ -97,24 +97,24 @@ fn wrong_usage_is_2_with_a_hint() {
 fn a_world_writable_socket_is_refused() {
     let root = application("return function() return 200, {}, '' end\n");
     let listen = format!("unix:{}", root.path().join("app.sock").display());
-    let output = nibiru()
-        .args(["serve", "--socket-mode", "0666", "--listen", &listen, "--root"])
-        .arg(root.path())
-        .arg("app")
-        .output()
-        .unwrap();
+    let output = output(
+        nibiru()
+            .args(["serve", "--socket-mode", "0666", "--listen", &listen, "--root"])
+            .arg(root.path())
+            .arg("app"),
+    );
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn a_socket_that_cannot_be_bound_is_1_and_the_message_names_it() {
     let root = application("return function() return 200, {}, '' end\n");
-    let output = nibiru()
-        .args(["serve", "--listen", "unix:/nonexistent/directory/app.sock", "--root"])
-        .arg(root.path())
-        .arg("app")
-        .output()
-        .unwrap();
+    let output = output(
+        nibiru()
+            .args(["serve", "--listen", "unix:/nonexistent/directory/app.sock", "--root"])
+            .arg(root.path())
+            .arg("app"),
+    );
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("/nonexistent/directory/app.sock"), "{message}");
@@ -124,12 +124,9 @@ fn a_socket_that_cannot_be_bound_is_1_and_the_message_names_it() {
 fn a_socket_that_another_server_listens_on_is_refused() {
     let server = Server::start();
     let listen = format!("unix:{}", server.socket().display());
-    let output = nibiru()
-        .args(["serve", "--listen", &listen, "--root"])
-        .arg(repository("tests/apps"))
-        .arg("site")
-        .output()
-        .unwrap();
+    let output = output(
+        nibiru().args(["serve", "--listen", &listen, "--root"]).arg(repository("tests/apps")).arg("site"),
+    );
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(crate::wire::Connection::open(&server.socket()).get("/hello").status(), 200);
 }
@@ -138,7 +135,7 @@ fn a_socket_that_another_server_listens_on_is_refused() {
 fn request_prints_the_response_of_a_running_server() {
     let server = Server::start();
     let to = format!("unix:{}", server.socket().display());
-    let output = nibiru().args(["request", "GET", "/hello?x=1", "--to", &to]).output().unwrap();
+    let output = output(nibiru().args(["request", "GET", "/hello?x=1", "--to", &to]));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("Hello, World!\n"), "{text}");
@@ -146,8 +143,7 @@ fn request_prints_the_response_of_a_running_server() {
 
 #[test]
 fn request_to_a_server_that_is_not_there_is_1_and_names_the_socket() {
-    let output =
-        nibiru().args(["request", "GET", "/", "--to", "unix:/nonexistent/app.sock"]).output().unwrap();
+    let output = output(nibiru().args(["request", "GET", "/", "--to", "unix:/nonexistent/app.sock"]));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("/nonexistent/app.sock"), "{message}");
@@ -156,7 +152,7 @@ fn request_to_a_server_that_is_not_there_is_1_and_names_the_socket() {
 #[test]
 fn help_fits_a_screen() {
     for arguments in [&["-h"][..], &["serve", "-h"]] {
-        let output = nibiru().args(arguments).output().unwrap();
+        let output = output(nibiru().args(arguments));
         assert_eq!(output.status.code(), Some(0));
         let lines = String::from_utf8_lossy(&output.stdout).lines().count();
         assert!((5..=60).contains(&lines), "{arguments:?} prints {lines} lines");

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -48,11 +48,32 @@ pub(crate) fn wait_within<T>(bound: Duration, mut condition: impl FnMut() -> Opt
     }
 }
 
-/// The nibiru under test, for commands that end by themselves.
+/// The nibiru under test, for commands that end by themselves: see [`output`].
 pub(crate) fn nibiru() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nibiru"));
     command.stdin(Stdio::null());
     command
+}
+
+/// What a command printed, once it has ended; one that does not end is killed and fails the test.
+#[track_caller]
+pub(crate) fn output(command: &mut Command) -> Output {
+    let mut files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+    command.stdout(files[0].try_clone().unwrap()).stderr(files[1].try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    let ended = wait_within(GIVE_UP, || child.try_wait().unwrap());
+    let _ = child.kill();
+    let [stdout, stderr] = files.each_mut().map(|file| {
+        let mut text = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut text).unwrap();
+        text
+    });
+    let Some(status) = ended else {
+        child.wait().unwrap();
+        panic!("does not end: {command:?}\n{}", String::from_utf8_lossy(&stderr));
+    };
+    Output { status, stdout, stderr }
 }
 
 /// What a test and its application meet in: the application announces and waits, the test looks and lets go.
@@ -397,7 +418,7 @@ fn nginx(scratch: &Path, site: &str) -> Command {
     for kind in ["client_body", "fastcgi", "proxy", "scgi", "uwsgi"] {
         writeln!(main, "    {kind}_temp_path {kind}_temp;").unwrap();
     }
-    main.push_str("    include nibiru.conf;\n}\n");
+    main.push_str("    include /etc/nginx/mime.types;\n    include nibiru.conf;\n}\n");
     fs::write(scratch.join("nginx.conf"), main).unwrap();
     fs::write(scratch.join("nibiru.conf"), site).unwrap();
     fs::copy(repository("deploy/nginx/nibiru_params"), scratch.join("nibiru_params")).unwrap();
