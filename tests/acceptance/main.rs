@@ -16,3 +16,4 @@ mod processes;
 mod protocol;
 mod proxies;
 mod truth;
+mod vectors;
