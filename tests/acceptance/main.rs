@@ -9,6 +9,7 @@ mod wire;
 
 mod caddy;
 mod commands;
+mod examples;
 mod load;
 mod lua_modules;
 mod nginx;

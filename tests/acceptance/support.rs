@@ -191,6 +191,8 @@ impl Server {
     pub(crate) fn builder() -> ServerBuilder {
         ServerBuilder {
             root: repository("tests/apps"),
+            application: "site:application",
+            environment: Vec::new(),
             workers: "2",
             arguments: Vec::new(),
             closed_descriptors: false,
@@ -267,6 +269,8 @@ impl Server {
 #[derive(Debug)]
 pub(crate) struct ServerBuilder {
     root: PathBuf,
+    application: &'static str,
+    environment: Vec<(&'static str, OsString)>,
     workers: &'static str,
     arguments: Vec<OsString>,
     closed_descriptors: bool,
@@ -274,6 +278,17 @@ pub(crate) struct ServerBuilder {
 }
 
 impl ServerBuilder {
+    /// Another application than that of `tests/apps`.
+    pub(crate) fn application(mut self, root: PathBuf, application: &'static str) -> Self {
+        (self.root, self.application) = (root, application);
+        self
+    }
+
+    pub(crate) fn environment(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
     pub(crate) fn workers(mut self, workers: &'static str) -> Self {
         self.workers = workers;
         self
@@ -305,7 +320,8 @@ impl ServerBuilder {
         };
         command.arg("serve").arg("--root").arg(&self.root);
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
-        command.args(["--workers", self.workers]).args(&self.arguments).arg("site:application");
+        command.args(["--workers", self.workers]).args(&self.arguments).arg(self.application);
+        command.envs(self.environment);
         let mut process = Process::start("nibiru", self.scratch.path(), command);
         process.wait_ready(|| UnixStream::connect(&socket).is_ok());
         Server { process, scratch: self.scratch }
