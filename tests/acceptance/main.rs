@@ -1,1 +1,20 @@
-//! Tests that start real processes.
+//! Tests that start real processes: nibiru behind real proxies, with real signals.
+//!
+//! `tests/run` installs what they need.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
+
+mod support;
+mod wire;
+
+mod caddy;
+mod commands;
+mod examples;
+mod load;
+mod lua_modules;
+mod nginx;
+mod processes;
+mod protocol;
+mod proxies;
+mod truth;
+mod vectors;

@@ -1,0 +1,160 @@
+//! Exit codes and messages of `serve`, `check` and `request`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::{Server, nibiru, output, repository};
+
+/// A directory with one application.
+fn application(source: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("app.lua"), source).unwrap();
+    root
+}
+
+fn check(root: &Path, name: &str) -> Output {
+    output(nibiru().arg("check").arg("--root").arg(root).arg(name))
+}
+
+fn serve(root: &Path, name: &str) -> Output {
+    let listen = format!("unix:{}", root.join("app.sock").display());
+    output(nibiru().arg("serve").arg("--root").arg(root).arg("--listen").arg(listen).arg(name))
+}
+
+/// `check` and `serve` both refuse `source` with exit code 3 and a message that has all of `parts`.
+#[track_caller]
+fn does_not_load(source: &str, parts: &[&str]) {
+    let root = application(source);
+    for (command, output) in [("check", check(root.path(), "app")), ("serve", serve(root.path(), "app"))] {
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{command}: {message}");
+        for part in parts {
+            assert!(message.contains(part), "{command} does not say {part:?}: {message}");
+        }
+        assert!(!message.contains("panicked"), "{command}: {message}");
+    }
+}
+
+#[test]
+fn an_application_that_loads_passes_the_check() {
+    let output = check(&repository("tests/apps"), "site:application");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_syntax_error_is_3_and_names_file_and_line() {
+    does_not_load("local M = {}\n\nfunction M.application(\n\nreturn M\n", &["app.lua:5:"]);
+}
+
+#[test]
+fn an_error_while_loading_is_3_and_names_file_and_line() {
+    does_not_load("\n\nerror('no configuration')\n", &["app.lua:3:", "no configuration"]);
+}
+
+#[test]
+fn a_missing_module_is_3_and_names_it_and_who_asked() {
+    does_not_load(
+        "local M = {}\nlocal x = require('no.such.module')\nreturn M\n",
+        &["no.such.module", "app.lua"],
+    );
+}
+
+#[test]
+fn a_module_without_a_callable_is_3_and_names_what_was_looked_for() {
+    does_not_load("return { version = 1 }\n", &["app", "application"]);
+    does_not_load("return { application = 'a string' }\n", &["application"]);
+}
+
+#[test]
+fn an_application_that_is_not_there_is_3_and_names_it() {
+    let root = tempfile::tempdir().unwrap();
+    for output in [check(root.path(), "absent"), serve(root.path(), "absent")] {
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{message}");
+        assert!(message.contains("absent"), "{message}");
+    }
+}
+
+#[test]
+fn an_application_that_exits_while_loading_is_3() {
+    does_not_load("os.exit(0)\n", &["app"]);
+}
+
+#[test]
+fn wrong_usage_is_2_with_a_hint() {
+    for arguments in
+        [&["serve", "--no-such-flag"][..], &["serve", "--workers", "many", "app"], &["no-such-command"]]
+    {
+        let output = output(nibiru().args(arguments));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(!message.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_world_writable_socket_is_refused() {
+    let root = application("return function() return 200, {}, '' end\n");
+    let listen = format!("unix:{}", root.path().join("app.sock").display());
+    let output = output(
+        nibiru()
+            .args(["serve", "--socket-mode", "0666", "--listen", &listen, "--root"])
+            .arg(root.path())
+            .arg("app"),
+    );
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_socket_that_cannot_be_bound_is_1_and_the_message_names_it() {
+    let root = application("return function() return 200, {}, '' end\n");
+    let output = output(
+        nibiru()
+            .args(["serve", "--listen", "unix:/nonexistent/directory/app.sock", "--root"])
+            .arg(root.path())
+            .arg("app"),
+    );
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("/nonexistent/directory/app.sock"), "{message}");
+}
+
+#[test]
+fn a_socket_that_another_server_listens_on_is_refused() {
+    let server = Server::start();
+    let listen = format!("unix:{}", server.socket().display());
+    let output = output(
+        nibiru().args(["serve", "--listen", &listen, "--root"]).arg(repository("tests/apps")).arg("site"),
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(crate::wire::Connection::open(&server.socket()).get("/hello").status(), 200);
+}
+
+#[test]
+fn request_prints_the_response_of_a_running_server() {
+    let server = Server::start();
+    let to = format!("unix:{}", server.socket().display());
+    let output = output(nibiru().args(["request", "GET", "/hello?x=1", "--to", &to]));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("Hello, World!\n"), "{text}");
+}
+
+#[test]
+fn request_to_a_server_that_is_not_there_is_1_and_names_the_socket() {
+    let output = output(nibiru().args(["request", "GET", "/", "--to", "unix:/nonexistent/app.sock"]));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("/nonexistent/app.sock"), "{message}");
+}
+
+#[test]
+fn help_fits_a_screen() {
+    for arguments in [&["-h"][..], &["serve", "-h"]] {
+        let output = output(nibiru().args(arguments));
+        assert_eq!(output.status.code(), Some(0));
+        let lines = String::from_utf8_lossy(&output.stdout).lines().count();
+        assert!((5..=60).contains(&lines), "{arguments:?} prints {lines} lines");
+    }
+}

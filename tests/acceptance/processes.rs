@@ -1,0 +1,327 @@
+//! The rules between gateway, zygote and workers, tried with real signals.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::{
+    Gate, Kind, Proxy, Reply, Server, children, descriptors, runs, signal, wait_for, wait_within,
+};
+use crate::wire::{Connection, get};
+
+/// The promise is one second; the rest is for a machine that runs other tests at the same time.
+const ORPHANS_GONE_WITHIN: Duration = Duration::from_secs(5);
+
+#[test]
+fn others_go_on_while_one_request_waits() {
+    let server = Server::start();
+    let proxy = Proxy::start(Kind::Nginx, &server);
+    let gate = Gate::new();
+    let mut slow = proxy.curl_command([], &gate.url("/wait")).spawn().unwrap();
+    gate.announced("started");
+    for _ in 0..20 {
+        proxy.curl([], "/hello").expect(200);
+    }
+    assert!(slow.try_wait().unwrap().is_none(), "the slow request ended by itself");
+    gate.open("go");
+    assert_eq!(Reply::from_curl(slow.wait_with_output().unwrap()).expect(200).text(), "waited\n");
+}
+
+#[test]
+fn two_workers_draw_different_random_numbers() {
+    let server = Server::start();
+    let answers = from_both_workers(&server, "/random");
+    assert_ne!(answers[0].1, answers[1].1, "both workers drew {:?}", answers[0]);
+}
+
+#[test]
+fn a_worker_holds_no_descriptor_of_its_sibling() {
+    let server = Server::builder().workers("3").start();
+    let workers = server.workers(3);
+    // All have answered, so all have opened what they need.
+    let connections: Vec<_> = hold_every_worker(&server, 3);
+    let mut seen = BTreeSet::new();
+    for worker in &workers {
+        for (number, target) in descriptors(*worker) {
+            // Sockets and pipes are named by inode; the log that the test gave as stdout and stderr is shared.
+            if number > 2 && (target.starts_with("socket:") || target.starts_with("pipe:")) {
+                assert!(seen.insert(target.clone()), "two workers hold {target}");
+            }
+        }
+    }
+    assert!(!seen.is_empty(), "each worker has a socket to the gateway");
+    for (_, gate) in &connections {
+        gate.open("go");
+    }
+}
+
+#[test]
+fn a_worker_holds_neither_the_listening_socket_nor_a_connection_of_a_client() {
+    let server = Server::start();
+    let listening = inodes_of(&server.socket());
+    assert!(!listening.is_empty());
+    for worker in server.workers(2) {
+        for (_, target) in descriptors(worker) {
+            let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+            assert!(inode.is_none_or(|inode| !listening.contains(inode)), "worker {worker} holds {target}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_worker_fails_its_own_request_with_502_and_is_replaced() {
+    let server = Server::start();
+    let proxy = Proxy::start(Kind::Nginx, &server);
+    let gate = Gate::new();
+    let held = proxy.curl_command([], &gate.url("/wait")).spawn().unwrap();
+    let victim: u32 = gate.announced("started").parse().unwrap();
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            for _ in 0..50 {
+                proxy.curl([], "/hello").expect(200);
+            }
+        });
+        signal(victim, Signal::KILL);
+        Reply::from_curl(held.wait_with_output().unwrap()).expect(502);
+        others.join().unwrap();
+    });
+    assert!(!server.workers(2).contains(&victim));
+}
+
+#[test]
+fn an_idle_worker_that_is_killed_is_replaced() {
+    let server = Server::start();
+    let before = server.workers(2);
+    for worker in &before {
+        signal(*worker, Signal::KILL);
+    }
+    wait_for("both workers are new", || server.workers(2).is_disjoint(&before).then_some(()));
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+}
+
+#[test]
+fn a_request_that_its_worker_never_read_runs_once_on_another() {
+    let server = Server::builder().workers("1").start();
+    let gate = Gate::new();
+    let worker = *server.workers(1).first().unwrap();
+    signal(worker, Signal::STOP);
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/count"), true));
+    // The gateway has read the request, so the stopped worker has it.
+    connection.settle();
+    connection.settle();
+    signal(worker, Signal::KILL);
+    let response = connection.response(1).expect("a response");
+    assert_eq!((response.status(), response.body()), (200, &b"counted\n"[..]), "{}", server.log());
+    assert_eq!(gate.said("executions").as_deref(), Some("x"));
+}
+
+#[test]
+fn nothing_remains_when_the_gateway_is_killed_not_even_an_endless_loop() {
+    let mut server = Server::start();
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/spin"), true));
+    gate.announced("started");
+    let zygote = server.zygote();
+    let mut tree = server.workers(2);
+    tree.insert(zygote);
+    server.signal(Signal::KILL);
+    server.wait();
+    let left = || tree.iter().copied().filter(|pid| runs(*pid)).collect::<Vec<_>>();
+    let gone = wait_within(ORPHANS_GONE_WITHIN, || left().is_empty().then_some(()));
+    let left = left();
+    for pid in &left {
+        signal(*pid, Signal::KILL);
+    }
+    assert!(gone.is_some(), "still running: {left:?}");
+}
+
+#[test]
+fn requests_go_on_when_the_zygote_is_killed_and_a_new_one_comes() {
+    let server = Server::start();
+    let gate = Gate::new();
+    let mut held = Connection::open(&server.socket());
+    held.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+
+    let zygote = server.zygote();
+    let workers = server.workers(2);
+    signal(zygote, Signal::KILL);
+    for _ in 0..20 {
+        assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    }
+    let new = wait_for("there is a new zygote", || {
+        let mut others = children(server.pid()).into_iter();
+        others.find(|pid| *pid != zygote && !workers.contains(pid))
+    });
+    gate.open("go");
+    assert_eq!(held.response(1).expect("the request that was running").body(), b"waited\n");
+
+    // The new zygote can fork: a worker that dies is replaced.
+    let victim: u32 = String::from_utf8(Connection::open(&server.socket()).get("/pid").body().to_vec())
+        .unwrap()
+        .parse()
+        .unwrap();
+    signal(victim, Signal::KILL);
+    wait_for("the new zygote has a worker", || (!children(new).is_empty()).then_some(()));
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+}
+
+#[test]
+fn a_graceful_stop_lets_the_running_request_finish() {
+    let mut server = Server::start();
+    let socket = server.socket();
+    let gate = Gate::new();
+    let mut connection = Connection::open(&socket);
+    connection.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    server.signal(Signal::TERM);
+    wait_for("no new connection is taken", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(())
+    });
+    gate.open("go");
+    let response = connection.response(1).expect("the running request");
+    assert_eq!((response.status(), response.body()), (200, &b"waited\n"[..]));
+    drop(connection);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert!(!socket.exists(), "the socket file is left behind");
+}
+
+#[test]
+fn an_idle_kept_connection_does_not_hold_up_a_stop() {
+    let mut server = Server::start();
+    let mut connection = Connection::open(&server.socket());
+    assert_eq!(connection.get("/hello").status(), 200);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(connection.closes());
+}
+
+#[test]
+fn no_process_is_left_after_a_stop() {
+    let mut server = Server::start();
+    let mut tree = server.workers(2);
+    tree.insert(server.zygote());
+    server.signal(Signal::INT);
+    assert_eq!(server.wait().code(), Some(0));
+    wait_for("the whole tree is gone", || tree.iter().all(|pid| !runs(*pid)).then_some(()));
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let mut server = Server::start();
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/spin"), true));
+    gate.announced("started");
+    let socket = server.socket();
+    server.signal(Signal::TERM);
+    wait_for("no new connection is taken", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(())
+    });
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn starts_with_the_standard_descriptors_closed() {
+    let server = Server::builder().closed_descriptors().start();
+    assert_eq!(Connection::open(&server.socket()).get("/hello").body(), b"Hello, World!\n");
+    assert_eq!(Connection::open(&server.socket()).get("/fail/error").status(), 500);
+    assert_eq!(Connection::open(&server.socket()).get("/fail/killed_before_head").status(), 502);
+    assert_eq!(Connection::open(&server.socket()).get("/hello").body(), b"Hello, World!\n");
+}
+
+#[test]
+fn a_full_queue_is_503_with_retry_after() {
+    let server = Server::builder().workers("1").arguments(["--queue", "1"]).start();
+    let gate = Gate::new();
+    let mut running = Connection::open(&server.socket());
+    running.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    let mut queued = Connection::open(&server.socket());
+    queued.send(&get(1, "/hello", true));
+    queued.settle();
+    let refused = Connection::open(&server.socket()).get("/hello");
+    assert_eq!(refused.status(), 503, "{refused:?}");
+    let retry_after: u32 = refused.header("Retry-After").expect("a Retry-After").parse().expect("in seconds");
+    assert!(retry_after > 0);
+    gate.open("go");
+    assert_eq!(running.response(1).expect("the running one").status(), 200);
+    assert_eq!(queued.response(1).expect("the queued one").status(), 200);
+}
+
+#[test]
+fn the_socket_is_for_its_owner_and_group_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::start();
+    let mode = fs::metadata(server.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+#[test]
+fn a_socket_file_that_nobody_listens_on_is_replaced() {
+    let mut first = Server::start();
+    let socket = first.socket();
+    let listen = format!("unix:{}", socket.display());
+    first.signal(Signal::KILL);
+    first.wait();
+    assert!(socket.exists());
+    let second = Server::builder().arguments(["--listen", &listen]).start();
+    assert_eq!(Connection::open(&socket).get("/hello").status(), 200, "{}", second.log());
+}
+
+/// Keeps `count` workers busy at once, so that each has answered a call.
+fn hold_every_worker(server: &Server, count: usize) -> Vec<(Connection, Gate)> {
+    let held: Vec<(Connection, Gate)> = (0..count)
+        .map(|_| {
+            let gate = Gate::new();
+            let mut connection = Connection::open(&server.socket());
+            connection.send(&get(1, &gate.url("/wait"), true));
+            (connection, gate)
+        })
+        .collect();
+    for (_, gate) in &held {
+        gate.announced("started");
+    }
+    held
+}
+
+/// What `path` says in each of two workers, with the pid in front of a colon: one is kept busy meanwhile.
+fn from_both_workers(server: &Server, path: &str) -> Vec<(String, String)> {
+    let ask = || {
+        let response = Connection::open(&server.socket()).get(path);
+        let text = String::from_utf8(response.body().to_vec()).unwrap();
+        text.split_once(':').map(|(pid, rest)| (pid.to_owned(), rest.to_owned())).expect("pid:rest")
+    };
+    // Neither has drawn before: without a seed of its own each would start the same sequence.
+    let gate = Gate::new();
+    let mut held = Connection::open(&server.socket());
+    held.send(&get(1, &gate.url("/wait"), true));
+    let busy = gate.announced("started");
+    let one = ask();
+    assert_ne!(one.0, busy);
+    let other_gate = Gate::new();
+    let mut other_held = Connection::open(&server.socket());
+    other_held.send(&get(1, &other_gate.url("/wait"), true));
+    other_gate.announced("started");
+    gate.open("go");
+    held.response(1).expect("the first worker is free again");
+    let two = ask();
+    assert_eq!(two.0, busy);
+    other_gate.open("go");
+    other_held.response(1).expect("the second worker is free again");
+    vec![one, two]
+}
+
+/// The inodes of the sockets bound to `path`, accepted connections included.
+fn inodes_of(path: &Path) -> BTreeSet<String> {
+    let path = path.display().to_string();
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let of_path = table.lines().filter(|line| line.ends_with(&path));
+    of_path.filter_map(|line| line.split_whitespace().nth(6).map(str::to_owned)).collect()
+}

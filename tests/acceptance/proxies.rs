@@ -1,0 +1,293 @@
+//! What must look the same through nginx and both Caddys.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+use crate::support::{Gate, Kind, Proxy, Server};
+
+/// Runs `test` through every proxy in front of one nibiru.
+#[track_caller]
+fn through_each(test: impl Fn(&Proxy)) {
+    let server = Server::start();
+    for proxy in Proxy::each(&server) {
+        eprintln!("through {:?}", proxy.kind);
+        test(&proxy);
+    }
+}
+
+#[test]
+fn get_reaches_the_application() {
+    through_each(|proxy| {
+        let reply = proxy.curl([], "/hello").expect(200);
+        assert_eq!(reply.text(), "Hello, World!\n");
+        assert_eq!(reply.header("Content-Type"), Some("text/plain"));
+        assert_eq!(reply.header("Content-Length"), Some("14"));
+    });
+}
+
+#[test]
+fn head_gives_the_head_of_get_and_no_body() {
+    through_each(|proxy| {
+        let reply = proxy.curl(["--head"], "/hello").expect(200);
+        assert_eq!(reply.header("Content-Type"), Some("text/plain"));
+        assert_eq!(reply.header("Content-Length"), Some("14"));
+        assert_eq!(reply.text(), "");
+    });
+}
+
+#[test]
+fn a_form_arrives_with_its_type_and_length() {
+    through_each(|proxy| {
+        let reply = proxy.curl(["--data", "name=Enki&city=Eridu"], "/echo").expect(200);
+        assert_eq!(reply.text(), "name=Enki&city=Eridu");
+        assert_eq!(reply.header("X-Method"), Some("POST"));
+        assert_eq!(reply.header("X-Length"), Some("20"));
+        assert_eq!(reply.header("X-Content-Type"), Some("application/x-www-form-urlencoded"));
+    });
+}
+
+#[test]
+fn an_empty_post_is_an_empty_body() {
+    through_each(|proxy| {
+        let reply = proxy.curl(["--request", "POST", "--data", ""], "/echo").expect(200);
+        assert_eq!(reply.header("X-Length"), Some("0"));
+    });
+}
+
+#[test]
+fn ten_megabytes_come_back_unchanged() {
+    let directory = tempfile::tempdir().unwrap();
+    let upload = directory.path().join("upload");
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut bytes = vec![0; 10_000_000];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    fs::write(&upload, &bytes).unwrap();
+    let data = format!("@{}", upload.display());
+    through_each(|proxy| {
+        let reply = proxy.curl(["--data-binary", &data], "/echo").expect(200);
+        assert_eq!(reply.header("X-Length"), Some("10000000"));
+        assert!(reply.body == bytes, "the body changed on its way");
+    });
+}
+
+#[test]
+fn a_chunked_upload_arrives_whole() {
+    through_each(|proxy| {
+        // Caddy 2.11 takes up to 4 KiB of unknown length.
+        let body = "x".repeat(4000);
+        let chunked = ["--header", "Transfer-Encoding: chunked", "--data-binary", &body];
+        assert_eq!(proxy.curl(chunked, "/echo").expect(200).text(), body);
+    });
+}
+
+#[test]
+fn the_query_string_arrives_as_sent() {
+    through_each(|proxy| {
+        let value =
+            |query: &str| environ(proxy, &format!("/environ?only=QUERY_STRING{query}"), "QUERY_STRING");
+        assert_eq!(value("&a=1&a=2"), "only=QUERY_STRING&a=1&a=2");
+        assert_eq!(value("&q=%C3%A9+%20%26%3D"), "only=QUERY_STRING&q=%C3%A9+%20%26%3D");
+        assert_eq!(value("&flag&x=[1]?/"), "only=QUERY_STRING&flag&x=[1]?/");
+    });
+}
+
+#[test]
+fn a_request_without_a_query_has_an_empty_query_string() {
+    through_each(|proxy| {
+        let text = proxy.curl([], "/environ").expect(200).text();
+        assert!(text.contains("QUERY_STRING=\n"), "{text}");
+    });
+}
+
+#[test]
+fn the_path_is_decoded_once_and_the_request_uri_not_at_all() {
+    // The path as sent, and as the application should see it.
+    let cases = [
+        ("/environ/plain", "/environ/plain"),
+        ("/environ/a%20b", "/environ/a b"),
+        ("/environ/a+b", "/environ/a+b"),
+        ("/environ/%2541", "/environ/%41"),
+        ("/environ/h%C3%A9llo", "/environ/h\u{e9}llo"),
+        ("/environ/\u{12097}\u{12000}", "/environ/\u{12097}\u{12000}"),
+        ("/environ/%F0%92%82%97", "/environ/\u{12097}"),
+        ("/environ/a%0Ab", "/environ/a\nb"),
+        ("/environ/a%2Fb", "/environ/a/b"),
+        ("/environ/a%3Fb%23c", "/environ/a?b#c"),
+        ("/environ/", "/environ/"),
+    ];
+    through_each(|proxy| {
+        for (sent, decoded) in cases {
+            let value = |name: &str| environ(proxy, &format!("{sent}?only={name}"), name);
+            assert_eq!(value("PATH_INFO"), decoded, "{:?} PATH_INFO of {sent}", proxy.kind);
+            assert_eq!(value("SCRIPT_NAME"), "", "{:?} SCRIPT_NAME of {sent}", proxy.kind);
+            // Caddy writes raw UTF-8 in a path as %XX.
+            if sent.is_ascii() {
+                assert_eq!(value("REQUEST_URI"), format!("{sent}?only=REQUEST_URI"), "{:?}", proxy.kind);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_path_that_is_not_utf_8_keeps_its_bytes() {
+    through_each(|proxy| {
+        let reply = proxy.curl([], "/environ/%FF%FE?only=PATH_INFO").expect(200);
+        assert_eq!(reply.body, b"/environ/\xff\xfe");
+    });
+}
+
+#[test]
+fn the_environ_tells_who_asked_and_whom() {
+    through_each(|proxy| {
+        let reply = proxy.curl(["--header", "X-Colour: lapis"], "/environ").expect(200).text();
+        let port = proxy.port();
+        let host = format!("HTTP_HOST=127.0.0.1:{port}");
+        let server_port = format!("SERVER_PORT={port}");
+        let expected = [
+            "REQUEST_METHOD=GET",
+            "SERVER_PROTOCOL=HTTP/1.1",
+            "GATEWAY_INTERFACE=CGI/1.1",
+            "REMOTE_ADDR=127.0.0.1",
+            "REQUEST_SCHEME=http",
+            "wsgi.url_scheme=http",
+            "HTTP_X_COLOUR=lapis",
+            &host,
+            &server_port,
+        ];
+        for line in expected {
+            assert!(reply.lines().any(|l| l == line), "{:?}: no {line} in:\n{reply}", proxy.kind);
+        }
+        assert!(!reply.contains("\nHTTPS="), "{reply}");
+    });
+}
+
+#[test]
+fn a_client_cannot_set_the_proxy_variable_or_forge_a_header_or_choose_the_request_id() {
+    through_each(|proxy| {
+        let headers = ["-H", "Proxy: http://evil", "-H", "X_Colour: forged", "-H", "X-Request-Id: chosen"];
+        let reply = proxy.curl(headers, "/environ").expect(200).text();
+        for forged in ["evil", "forged", "chosen"] {
+            assert!(!reply.contains(forged), "{:?}: {forged} in:\n{reply}", proxy.kind);
+        }
+        let id = |name: &str| reply.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").to_owned();
+        assert!(id("HTTP_X_REQUEST_ID=").len() >= 32, "{reply}");
+        assert_eq!(id("nibiru.request_id="), id("HTTP_X_REQUEST_ID="));
+    });
+}
+
+#[test]
+fn both_cookies_arrive() {
+    through_each(|proxy| {
+        let reply = proxy.curl([], "/cookies").expect(200);
+        assert_eq!(reply.headers("Set-Cookie"), ["a=1; Path=/", "b=2; Path=/"]);
+    });
+}
+
+#[test]
+fn a_redirect_goes_to_the_client_and_the_client_can_follow_it() {
+    through_each(|proxy| {
+        let reply = proxy.curl([], "/redirect").expect(302);
+        assert_eq!(reply.header("Location"), Some("/hello?from=redirect"));
+        assert_eq!(reply.text(), "over there\n");
+        let followed = proxy.curl(["--location"], "/redirect").expect(302);
+        assert!(followed.text().ends_with("Hello, World!\n"), "{followed:?}");
+    });
+}
+
+#[test]
+fn each_chunk_of_a_stream_arrives_before_the_next_is_made() {
+    through_each(|proxy| {
+        let gate = Gate::new();
+        let mut curl = proxy.curl_command([], &gate.url("/stream")).spawn().unwrap();
+        let mut output = BufReader::new(curl.stdout.take().unwrap());
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "{:?}: no head", proxy.kind);
+        }
+        for chunk in 1..=3 {
+            line.clear();
+            output.read_line(&mut line).unwrap();
+            assert_eq!(line, format!("chunk {chunk}\n"), "{:?}", proxy.kind);
+            gate.open(&format!("seen{chunk}"));
+        }
+        let mut rest = Vec::new();
+        output.read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty());
+        assert!(curl.wait().unwrap().success());
+    });
+}
+
+#[test]
+fn one_client_connection_carries_many_requests() {
+    through_each(|proxy| {
+        let url = proxy.url("/hello");
+        let mut command = proxy.curl_command([], "/hello");
+        command.args(std::iter::repeat_n(&url, 99));
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success());
+        assert_eq!(text.matches("Hello, World!\n").count(), 100, "{text}");
+    });
+}
+
+#[test]
+fn a_file_is_the_proxys_and_a_hidden_file_or_a_directory_the_applications() {
+    through_each(|proxy| {
+        fs::write(proxy.public.join("style.css"), "body {}\n").unwrap();
+        fs::write(proxy.public.join(".env"), "PASSWORD=secret\n").unwrap();
+        fs::create_dir(proxy.public.join("hello")).unwrap();
+        let file = proxy.curl([], "/style.css").expect(200);
+        assert_eq!(file.text(), "body {}\n");
+        assert_eq!(file.header("Content-Type").map(|value| value.starts_with("text/css")), Some(true));
+        let hidden = proxy.curl([], "/.env");
+        assert!(!hidden.text().contains("secret"), "{hidden:?}");
+        assert_eq!(proxy.curl([], "/hello").expect(200).text(), "Hello, World!\n");
+        assert_eq!(proxy.curl([], "/hello/").expect(200).text(), "Hello, World!\n");
+        assert_eq!(proxy.curl([], "/").expect(200).text(), "Hello, World!\n");
+    });
+}
+
+#[test]
+fn a_client_that_leaves_half_way_does_no_harm() {
+    through_each(|proxy| {
+        let gate = Gate::new();
+        let mut curl = proxy.curl_command([], &gate.url("/wait")).spawn().unwrap();
+        gate.announced("started");
+        curl.kill().unwrap();
+        curl.wait().unwrap();
+        gate.open("go");
+        proxy.curl([], "/hello").expect(200);
+    });
+}
+
+#[test]
+fn a_slow_upload_occupies_no_worker() {
+    let server = Server::builder().workers("1").start();
+    for kind in [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy] {
+        // Unbuffered, nginx passes each piece on at once, as Caddy does.
+        let proxy = Proxy::with_edits(kind, &server, |site| {
+            site.replace("fastcgi_request_buffering on;", "fastcgi_request_buffering off;")
+        });
+        let mut upload = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+        let head =
+            "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nConnection: close\r\n\r\n";
+        upload.write_all(head.as_bytes()).unwrap();
+        upload.write_all(b"first ").unwrap();
+        assert_eq!(proxy.curl([], "/hello").expect(200).text(), "Hello, World!\n");
+        upload.write_all(b"second").unwrap();
+        let mut reply = String::new();
+        upload.read_to_string(&mut reply).unwrap();
+        assert!(reply.ends_with("first second"), "{kind:?}: {reply}");
+    }
+}
+
+/// The value of one variable, as the application saw it.
+#[track_caller]
+fn environ(proxy: &Proxy, path: &str, name: &str) -> String {
+    let reply = proxy.curl([], path);
+    assert_eq!((reply.exit, reply.status), (0, 200), "{:?}: {name} of {path}: {reply:?}", proxy.kind);
+    reply.text()
+}

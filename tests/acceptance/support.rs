@@ -1,0 +1,574 @@
+//! What every test of this binary shares: nibiru, nginx and both Caddys as child processes on a scratch
+//! directory, curl, and waiting for conditions.
+//!
+//! Never sleeps for luck: a wait polls its condition, and its bound only says when to give up.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read as _, Seek as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+/// When a wait gives up. Far beyond what anything here takes, even on a busy machine.
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(60);
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// A file or directory of this repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Polls until `condition` gives a value; panics with `what` when it never does.
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_within(GIVE_UP, condition).unwrap_or_else(|| panic!("gave up waiting: {what}"))
+}
+
+/// Polls until `condition` gives a value, or `bound` has passed.
+pub(crate) fn wait_within<T>(bound: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + bound;
+    loop {
+        if let Some(value) = condition() {
+            return Some(value);
+        }
+        if Instant::now() > deadline {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The nibiru under test, for commands that end by themselves: see [`output`].
+pub(crate) fn nibiru() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nibiru"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What a command printed, once it has ended; one that does not end is killed and fails the test.
+#[track_caller]
+pub(crate) fn output(command: &mut Command) -> Output {
+    let mut files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+    command.stdout(files[0].try_clone().unwrap()).stderr(files[1].try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    let ended = wait_within(GIVE_UP, || child.try_wait().unwrap());
+    let _ = child.kill();
+    let [stdout, stderr] = files.each_mut().map(|file| {
+        let mut text = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut text).unwrap();
+        text
+    });
+    let Some(status) = ended else {
+        child.wait().unwrap();
+        panic!("does not end: {command:?}\n{}", String::from_utf8_lossy(&stderr));
+    };
+    Output { status, stdout, stderr }
+}
+
+/// What a test and its application meet in: the application announces and waits, the test looks and lets go.
+/// See `tests/apps/gate.lua`.
+#[derive(Debug)]
+pub(crate) struct Gate(TempDir);
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// `path` of an application, with this gate in its query string.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{path}?dir={}", self.0.path().display())
+    }
+
+    /// Lets an application that waits for `name` go on.
+    pub(crate) fn open(&self, name: &str) {
+        fs::write(self.0.path().join(name), "").unwrap();
+    }
+
+    /// Waits for the application to announce `name`; what it said.
+    #[track_caller]
+    pub(crate) fn announced(&self, name: &str) -> String {
+        wait_for(&format!("the application announces {name}"), || self.said(name))
+    }
+
+    /// What the application announced as `name`, if it did.
+    pub(crate) fn said(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.0.path().join(name)).ok()
+    }
+}
+
+/// A child process with its scratch directory and its output in a file there.
+#[derive(Debug)]
+struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+    status: Option<ExitStatus>,
+}
+
+impl Process {
+    fn start(name: &'static str, scratch: &Path, mut command: Command) -> Self {
+        let log = scratch.join(format!("{name}.log"));
+        let file = fs::File::create(&log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self { name, child, log, status: None }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().unwrap();
+        }
+        self.status
+    }
+
+    /// Waits until `ready`; panics with the log when the process ends first.
+    #[track_caller]
+    fn wait_ready(&mut self, mut ready: impl FnMut() -> bool) {
+        let name = self.name;
+        wait_for(&format!("{name} is ready"), || {
+            if let Some(status) = self.ended() {
+                panic!("{name} ended while starting, {status}:\n{}", self.log());
+            }
+            ready().then_some(())
+        });
+    }
+
+    #[track_caller]
+    fn wait(&mut self) -> ExitStatus {
+        let name = self.name;
+        wait_for(&format!("{name} ends"), || self.ended())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            signal(self.pid(), Signal::TERM);
+            if wait_within(Duration::from_secs(10), || self.ended()).is_none() {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of {}:\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// A running `nibiru serve`.
+#[derive(Debug)]
+pub(crate) struct Server {
+    process: Process,
+    scratch: TempDir,
+}
+
+impl Server {
+    /// `site:application` of `tests/apps` with two workers.
+    pub(crate) fn start() -> Self {
+        Self::builder().start()
+    }
+
+    pub(crate) fn builder() -> ServerBuilder {
+        ServerBuilder {
+            root: repository("tests/apps"),
+            application: "site:application",
+            environment: Vec::new(),
+            workers: "2",
+            arguments: Vec::new(),
+            closed_descriptors: false,
+            scratch: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.scratch.path().join("app.sock")
+    }
+
+    /// The gateway's pid.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Everything nibiru has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Waits for a line of the log that contains all of `parts`.
+    #[track_caller]
+    pub(crate) fn logged(&self, parts: &[&str]) -> String {
+        wait_for(&format!("a line of the log has {parts:?}"), || {
+            let log = self.log();
+            let line = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+            line.map(str::to_owned)
+        })
+    }
+
+    pub(crate) fn signal(&self, number: Signal) {
+        signal(self.pid(), number);
+    }
+
+    /// Waits for the gateway to end.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
+    /// The fork server: the gateway's only child.
+    #[track_caller]
+    pub(crate) fn zygote(&self) -> u32 {
+        wait_for("the gateway has one child, the zygote", || match children(self.pid())[..] {
+            [zygote] => Some(zygote),
+            _ => None,
+        })
+    }
+
+    /// The pids of exactly `count` workers: children of the gateway's child.
+    #[track_caller]
+    pub(crate) fn workers(&self, count: usize) -> BTreeSet<u32> {
+        wait_for(&format!("there are {count} workers"), || {
+            let workers: BTreeSet<u32> = children(self.pid()).into_iter().flat_map(children).collect();
+            (workers.len() == count).then_some(workers)
+        })
+    }
+
+    /// The connections that proxies hold to the socket now, by inode.
+    pub(crate) fn connections(&self) -> BTreeSet<String> {
+        let path = self.socket().display().to_string();
+        let table = fs::read_to_string("/proc/net/unix").unwrap();
+        let connected = table.lines().filter_map(|line| {
+            // Num RefCount Protocol Flags Type St Inode Path; state 03 is connected.
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            (fields.len() == 8 && fields[7] == path && fields[5] == "03").then(|| fields[6].to_owned())
+        });
+        connected.collect()
+    }
+}
+
+/// How to start a [`Server`].
+#[derive(Debug)]
+pub(crate) struct ServerBuilder {
+    root: PathBuf,
+    application: &'static str,
+    environment: Vec<(&'static str, OsString)>,
+    workers: &'static str,
+    arguments: Vec<OsString>,
+    closed_descriptors: bool,
+    scratch: TempDir,
+}
+
+impl ServerBuilder {
+    /// Another application than that of `tests/apps`.
+    pub(crate) fn application(mut self, root: PathBuf, application: &'static str) -> Self {
+        (self.root, self.application) = (root, application);
+        self
+    }
+
+    pub(crate) fn environment(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn workers(mut self, workers: &'static str) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// More arguments of `nibiru serve`, before the application.
+    pub(crate) fn arguments<const N: usize>(mut self, arguments: [&str; N]) -> Self {
+        self.arguments.extend(arguments.map(OsString::from));
+        self
+    }
+
+    /// Starts it with descriptors 0, 1 and 2 closed, as some supervisors do.
+    pub(crate) fn closed_descriptors(mut self) -> Self {
+        self.closed_descriptors = true;
+        self
+    }
+
+    /// Waits until the socket accepts.
+    #[track_caller]
+    pub(crate) fn start(self) -> Server {
+        let socket = self.scratch.path().join("app.sock");
+        let program = env!("CARGO_BIN_EXE_nibiru");
+        let mut command = if self.closed_descriptors {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-", program]);
+            shell
+        } else {
+            Command::new(program)
+        };
+        command.arg("serve").arg("--root").arg(&self.root);
+        command.arg("--listen").arg(format!("unix:{}", socket.display()));
+        command.args(["--workers", self.workers]).args(&self.arguments).arg(self.application);
+        command.envs(self.environment);
+        let mut process = Process::start("nibiru", self.scratch.path(), command);
+        process.wait_ready(|| UnixStream::connect(&socket).is_ok());
+        Server { process, scratch: self.scratch }
+    }
+}
+
+/// Which proxy stands in front of nibiru.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// nginx from the distribution.
+    Nginx,
+    /// Caddy 2.6 from the distribution.
+    OldCaddy,
+    /// The Caddy that `tests/run` puts into `target/tools`.
+    NewCaddy,
+}
+
+/// A running nginx or Caddy with the files of `deploy/`.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) kind: Kind,
+    port: u16,
+    /// What it serves as static files.
+    pub(crate) public: PathBuf,
+    process: Process,
+    _scratch: TempDir,
+}
+
+impl Proxy {
+    /// nginx and both Caddys in front of `server`.
+    pub(crate) fn each(server: &Server) -> [Self; 3] {
+        [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy].map(|kind| Self::start(kind, server))
+    }
+
+    #[track_caller]
+    pub(crate) fn start(kind: Kind, server: &Server) -> Self {
+        Self::with_edits(kind, server, |site| site)
+    }
+
+    /// As [`Self::start`], with `edit` applied to the site's file (`nibiru.conf` or `Caddyfile`).
+    #[track_caller]
+    pub(crate) fn with_edits(kind: Kind, server: &Server, edit: impl Fn(String) -> String) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let public = scratch.path().join("public");
+        fs::create_dir(&public).unwrap();
+        let port = free_port();
+        let fill_in = |path: &str, listen: (&str, String)| {
+            let site = fs::read_to_string(repository(path)).unwrap();
+            for placeholder in [listen.0, "/srv/app/public", "/run/nibiru/app.sock"] {
+                assert!(site.contains(placeholder), "{path} has no {placeholder}");
+            }
+            edit(
+                site.replace(listen.0, &listen.1)
+                    .replace("/srv/app/public", &public.display().to_string())
+                    .replace("/run/nibiru/app.sock", &server.socket().display().to_string()),
+            )
+        };
+        let command = match kind {
+            Kind::Nginx => {
+                let site =
+                    fill_in("deploy/nginx/nibiru.conf", ("listen 80;", format!("listen 127.0.0.1:{port};")));
+                nginx(scratch.path(), &site)
+            }
+            Kind::OldCaddy | Kind::NewCaddy => {
+                let site = fill_in("deploy/caddy/Caddyfile", ("\n:80 {", format!("\nhttp://:{port} {{")));
+                caddy(kind, scratch.path(), &site)
+            }
+        };
+        let mut process = Process::start("proxy", scratch.path(), command);
+        process.wait_ready(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { kind, port, public, process, _scratch: scratch }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// One request with curl; `arguments` come before the address.
+    #[track_caller]
+    pub(crate) fn curl<const N: usize>(&self, arguments: [&str; N], path: &str) -> Reply {
+        Reply::from_curl(self.curl_command(arguments, path).output().unwrap())
+    }
+
+    /// The curl command itself, for tests that watch it run. It prints the head, then the body.
+    pub(crate) fn curl_command<const N: usize>(&self, arguments: [&str; N], path: &str) -> Command {
+        let mut command = Command::new("curl");
+        // Globbing off: square brackets are themselves. `Expect` off: no `100 Continue` in the output.
+        command.args(["--silent", "--show-error", "--include", "--no-buffer", "--path-as-is", "--globoff"]);
+        command.args(["--noproxy", "*", "--header", "Expect:", "--max-time", "120"]);
+        command.args(arguments).arg(self.url(path));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// What the proxy has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+}
+
+/// nginx on a scratch directory: only paths and the process model are the test's own.
+fn nginx(scratch: &Path, site: &str) -> Command {
+    let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
+    let mut main = format!("{user}worker_processes 1;\npid nginx.pid;\nerror_log stderr;\n");
+    main.push_str("events {\n    worker_connections 1024;\n}\nhttp {\n    access_log off;\n");
+    for kind in ["client_body", "fastcgi", "proxy", "scgi", "uwsgi"] {
+        writeln!(main, "    {kind}_temp_path {kind}_temp;").unwrap();
+    }
+    main.push_str("    include /etc/nginx/mime.types;\n    include nibiru.conf;\n}\n");
+    fs::write(scratch.join("nginx.conf"), main).unwrap();
+    fs::write(scratch.join("nibiru.conf"), site).unwrap();
+    fs::copy(repository("deploy/nginx/nibiru_params"), scratch.join("nibiru_params")).unwrap();
+    // Debian keeps it where only root has it on the PATH.
+    let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+    let mut command = Command::new(program);
+    command.arg("-p").arg(scratch).arg("-c").arg(scratch.join("nginx.conf"));
+    command.args(["-e", "stderr", "-g", "daemon off;"]);
+    command
+}
+
+/// Caddy on a scratch directory: the test adds only the global options.
+fn caddy(kind: Kind, scratch: &Path, site: &str) -> Command {
+    fs::write(scratch.join("Caddyfile"), format!("{{\n\tadmin off\n}}\n\n{site}")).unwrap();
+    fs::copy(repository("deploy/caddy/nibiru.caddy"), scratch.join("nibiru.caddy")).unwrap();
+    let mut command = Command::new(caddy_program(kind));
+    command.args(["run", "--adapter", "caddyfile", "--config"]).arg(scratch.join("Caddyfile"));
+    command.env("HOME", scratch).env("XDG_DATA_HOME", scratch).env("XDG_CONFIG_HOME", scratch);
+    command
+}
+
+/// The program of either Caddy.
+pub(crate) fn caddy_program(kind: Kind) -> PathBuf {
+    assert_ne!(kind, Kind::Nginx);
+    if kind == Kind::OldCaddy {
+        return "caddy".into();
+    }
+    let program = repository("target/tools/caddy");
+    assert!(program.exists(), "{} is missing: tests/run installs it", program.display());
+    program
+}
+
+/// What curl saw of one response.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// 0 when no head arrived.
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: Vec<u8>,
+    /// curl's exit code: 0 only when the transfer was complete.
+    pub(crate) exit: i32,
+    /// What curl complained about.
+    pub(crate) complaint: String,
+}
+
+impl Reply {
+    pub(crate) fn from_curl(output: Output) -> Self {
+        let end = output.stdout.windows(4).position(|window| window == b"\r\n\r\n");
+        let (head, body) =
+            end.map_or((&b""[..], &b""[..]), |end| (&output.stdout[..end + 2], &output.stdout[end + 4..]));
+        let head = String::from_utf8_lossy(head).into_owned();
+        Self {
+            status: head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0),
+            head,
+            body: body.to_vec(),
+            exit: output.status.code().unwrap_or(-1),
+            complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Every value of the header `name`, in order.
+    pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
+        let pairs = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers(name).first().copied()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Fails unless the response is complete and has this status.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        let complete = self.exit == 0 && self.status == status;
+        assert!(complete, "expected a complete {status}: {}{self:?}", self.complaint);
+        self
+    }
+}
+
+/// Sends a signal to a process that this test started, or to a descendant of one.
+pub(crate) fn signal(pid: u32, number: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    match rustix::process::kill_process(pid, number) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => panic!("cannot signal {pid:?}: {error}"),
+    }
+}
+
+/// Whether the process still runs; one that only waits to be reaped does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
+}
+
+/// The running children of a process.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state != "Z")).collect()
+}
+
+/// State and parent of a process.
+fn stat(pid: u32) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from its end.
+    let mut fields = stat[stat.rfind(')')? + 2..].split(' ');
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
+/// What the descriptors of a process point at, by number.
+pub(crate) fn descriptors(pid: u32) -> Vec<(u32, String)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let describe = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        Some((entry.file_name().to_str()?.parse().ok()?, target.display().to_string()))
+    };
+    entries.filter_map(describe).collect()
+}
+
+/// A loopback port below the range that the kernel gives to clients, never handed out twice here.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    // Where to begin differs between test processes that run side by side.
+    let offset = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).unwrap();
+    loop {
+        let port = FIRST + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! FastCGI as a proxy speaks it, written down a second time on purpose: the tests must not share a
+//! mistake with the encoder of the product.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use crate::support::GIVE_UP;
+
+pub(crate) const BEGIN_REQUEST: u8 = 1;
+pub(crate) const ABORT_REQUEST: u8 = 2;
+pub(crate) const END_REQUEST: u8 = 3;
+pub(crate) const PARAMS: u8 = 4;
+pub(crate) const STDIN: u8 = 5;
+pub(crate) const STDOUT: u8 = 6;
+pub(crate) const STDERR: u8 = 7;
+pub(crate) const GET_VALUES: u8 = 9;
+pub(crate) const GET_VALUES_RESULT: u8 = 10;
+
+pub(crate) const RESPONDER: u16 = 1;
+
+/// One record without padding.
+pub(crate) fn record(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let id = id.to_be_bytes();
+    let mut bytes = vec![1, kind, id[0], id[1], length[0], length[1], 0, 0];
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+pub(crate) fn begin(id: u16, role: u16, keep_connection: bool) -> Vec<u8> {
+    let role = role.to_be_bytes();
+    record(BEGIN_REQUEST, id, &[role[0], role[1], u8::from(keep_connection), 0, 0, 0, 0, 0])
+}
+
+/// A name-value pair, with lengths in one byte where they fit.
+pub(crate) fn pair(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in [name, value] {
+        match u8::try_from(part.len()) {
+            Ok(length @ 0..=127) => bytes.push(length),
+            _ => bytes.extend((u32::try_from(part.len()).unwrap() | 1 << 31).to_be_bytes()),
+        }
+    }
+    bytes.extend_from_slice(name);
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// A stream in records of at most 65535 bytes, and its end.
+pub(crate) fn stream(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
+    let mut bytes: Vec<u8> =
+        content.chunks(usize::from(u16::MAX)).flat_map(|chunk| record(kind, id, chunk)).collect();
+    bytes.extend(record(kind, id, b""));
+    bytes
+}
+
+/// The parameters of a GET for `url` (path and query), as one PARAMS stream's content.
+pub(crate) fn get_params(url: &str) -> Vec<u8> {
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    let pairs = [
+        ("GATEWAY_INTERFACE", "CGI/1.1"),
+        ("REQUEST_METHOD", "GET"),
+        ("REQUEST_URI", url),
+        ("SCRIPT_NAME", ""),
+        ("PATH_INFO", path),
+        ("QUERY_STRING", query),
+        ("SERVER_NAME", "localhost"),
+        ("SERVER_PORT", "80"),
+        ("SERVER_PROTOCOL", "HTTP/1.1"),
+        ("REMOTE_ADDR", "127.0.0.1"),
+        ("HTTP_HOST", "localhost"),
+    ];
+    pairs.iter().flat_map(|(name, value)| pair(name.as_bytes(), value.as_bytes())).collect()
+}
+
+/// A whole GET.
+pub(crate) fn get(id: u16, url: &str, keep_connection: bool) -> Vec<u8> {
+    let mut bytes = begin(id, RESPONDER, keep_connection);
+    bytes.extend(stream(PARAMS, id, &get_params(url)));
+    bytes.extend(record(STDIN, id, b""));
+    bytes
+}
+
+/// A record that the server sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) kind: u8,
+    pub(crate) id: u16,
+    pub(crate) content: Vec<u8>,
+}
+
+/// A whole response, as far as FastCGI goes.
+#[derive(Debug, Default)]
+pub(crate) struct Response {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) app_status: u32,
+    pub(crate) protocol_status: u8,
+}
+
+impl Response {
+    pub(crate) fn head(&self) -> String {
+        String::from_utf8_lossy(self.split().0).into_owned()
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        self.split().1
+    }
+
+    /// From `Status`; 200 without one; 0 when there is no head at all.
+    pub(crate) fn status(&self) -> u16 {
+        if self.stdout.is_empty() {
+            return 0;
+        }
+        self.header("Status").map_or(200, |value| value[..3].parse().unwrap())
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let head = self.head();
+        let pairs = head.lines().filter_map(|line| line.split_once(':'));
+        pairs
+            .into_iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim().to_owned())
+    }
+
+    fn split(&self) -> (&[u8], &[u8]) {
+        let end = self.stdout.windows(4).position(|window| window == b"\r\n\r\n");
+        end.map_or((&self.stdout[..], &b""[..]), |end| (&self.stdout[..end + 2], &self.stdout[end + 4..]))
+    }
+}
+
+/// A connection to a FastCGI server.
+#[derive(Debug)]
+pub(crate) struct Connection(UnixStream);
+
+impl Connection {
+    pub(crate) fn open(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(GIVE_UP)).unwrap();
+        stream.set_write_timeout(Some(GIVE_UP)).unwrap();
+        Self(stream)
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+    }
+
+    /// Sends what the server may stop listening to half way.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    pub(crate) fn finish_sending(&self) {
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+
+    /// The next record; `None` when the server has closed the connection.
+    #[track_caller]
+    pub(crate) fn record(&mut self) -> Option<Record> {
+        let mut header = [0; 8];
+        match self.0.read_exact(&mut header) {
+            Ok(()) => {}
+            Err(error) if closed(&error) => return None,
+            Err(error) => panic!("no record: {error}"),
+        }
+        let [version, kind, id1, id0, length1, length0, padding, _] = header;
+        assert_eq!(version, 1, "record header {header:?}");
+        let length = usize::from(u16::from_be_bytes([length1, length0]));
+        let mut content = vec![0; length + usize::from(padding)];
+        self.0.read_exact(&mut content).unwrap();
+        content.truncate(length);
+        Some(Record { kind, id: u16::from_be_bytes([id1, id0]), content })
+    }
+
+    /// The response to request `id`; `None` when the connection ended before it was whole.
+    #[track_caller]
+    pub(crate) fn response(&mut self, id: u16) -> Option<Response> {
+        let mut response = Response::default();
+        loop {
+            let record = self.record()?;
+            assert_eq!(record.id, id, "record of another request: {record:?}");
+            match record.kind {
+                STDOUT => response.stdout.extend(record.content),
+                STDERR => {}
+                END_REQUEST => {
+                    response.app_status = u32::from_be_bytes(record.content[..4].try_into().unwrap());
+                    response.protocol_status = record.content[4];
+                    return Some(response);
+                }
+                _ => panic!("unexpected {record:?}"),
+            }
+        }
+    }
+
+    /// One GET on this connection, which stays open.
+    #[track_caller]
+    pub(crate) fn get(&mut self, url: &str) -> Response {
+        self.send(&get(1, url, true));
+        self.response(1).expect("the server closed the connection")
+    }
+
+    /// Returns once the server has read everything sent so far: it answers GET_VALUES in order.
+    #[track_caller]
+    pub(crate) fn settle(&mut self) {
+        self.send(&record(GET_VALUES, 0, &pair(b"FCGI_MPXS_CONNS", b"")));
+        let answer = self.record().expect("the server closed the connection");
+        assert_eq!((answer.kind, answer.id), (GET_VALUES_RESULT, 0), "{answer:?}");
+    }
+
+    /// Whether the server closes the connection, whatever it sends before.
+    pub(crate) fn closes(&mut self) -> bool {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => closed(&error),
+        }
+    }
+}
+
+/// A close with unread data of ours resets the connection; it is a close all the same.
+fn closed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
+}

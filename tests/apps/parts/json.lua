@@ -1,0 +1,8 @@
+-- Debian's lua-cjson: the body back, decoded and encoded.
+local cjson = require("cjson")
+
+return function(environ, start_response)
+  local value = cjson.decode(environ["wsgi.input"]:read("a"))
+  start_response("200 OK", { { "Content-Type", "application/json" } })
+  return { cjson.encode({ got = value }) }
+end
