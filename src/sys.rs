@@ -88,3 +88,11 @@ pub fn take_descriptor(number: u32) -> io::Result<OwnedFd> {
     rustix::io::dup2(&null, &mut old)?;
     Ok(moved)
 }
+
+/// Marks every descriptor from 3 on close-on-exec, so that nothing this process was started with (a
+/// listening socket of systemd's, a terminal multiplexer's pipe) reaches the zygote and the workers.
+pub fn keep_descriptors_from_children() {
+    // SAFETY: the call changes a flag of descriptors and neither opens nor closes one. A kernel before
+    // 5.11 refuses it, and the descriptors stay as they were.
+    unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+}

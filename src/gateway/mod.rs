@@ -161,6 +161,7 @@ pub async fn run(
     mode: Mode,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
+    crate::sys::keep_descriptors_from_children();
     let listeners = listener::open_all(&config).map_err(|(address, error)| Error::Listen(address, error))?;
     let (notices, receiver) = Notices::channel();
     let gateway = Rc::new(Gateway {

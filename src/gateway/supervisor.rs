@@ -38,7 +38,9 @@ pub(super) enum Notice {
         generation: u32,
     },
     /// A worker ended; the books know.
-    WorkerEnded,
+    WorkerEnded {
+        generation: u32,
+    },
     /// The application or a start hook failed in a worker.
     StartFailed {
         generation: u32,
@@ -190,7 +192,12 @@ impl Supervisor {
     fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::Command(Command::Reload) if self.stop == Stop::No => self.reload(),
-            Notice::Command(Command::Reload) | Notice::WorkerEnded => {}
+            Notice::Command(Command::Reload) => {}
+            Notice::WorkerEnded { generation } => {
+                if self.next.as_ref().is_some_and(|next| next.link.generation == generation) {
+                    self.load_failed(generation, "the first worker ended before it was ready".to_owned());
+                }
+            }
             Notice::Command(Command::Stop) => self.stop(),
             Notice::ConnectionsGone => {
                 if matches!(self.stop, Stop::Finishing(_)) {
@@ -453,5 +460,5 @@ async fn attend(gateway: Rc<Gateway>, link: Rc<WorkerLink>) {
     if let Fate::StartFailed(message) = fate {
         gateway.notices.send(Notice::StartFailed { generation: link.generation, message });
     }
-    gateway.notices.send(Notice::WorkerEnded);
+    gateway.notices.send(Notice::WorkerEnded { generation: link.generation });
 }

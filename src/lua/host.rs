@@ -12,6 +12,9 @@ use super::body::Reader;
 use super::reason::reason;
 use super::{Body, Gone, Level, Outcome, Output, Settings};
 
+/// The exit status of a process whose application does not load.
+const EXIT_NOT_LOADED: i32 = 3;
+
 /// Shared between the state and the functions it gave to Lua.
 #[derive(Default)]
 pub(super) struct Host {
@@ -71,7 +74,8 @@ impl Host {
         match self.output.borrow_mut().as_mut() {
             Some(output) => output.exit(outcome, code),
             // While the application loads there is no request to answer.
-            None => std::process::exit(code),
+            // While the application is loaded: one that exits does not load, whatever status it names.
+            None => std::process::exit(EXIT_NOT_LOADED),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::{
-    Gate, Kind, Proxy, Reply, Server, children, descriptors, runs, signal, wait_for, wait_within,
+    Gate, Kind, Proxy, Reply, Server, children, descriptors, is_stopped, runs, signal, wait_for, wait_within,
 };
 use crate::wire::{Connection, get};
 
@@ -108,6 +108,8 @@ fn a_request_that_its_worker_never_read_runs_once_on_another() {
     let gate = Gate::new();
     let worker = *server.workers(1).first().unwrap();
     signal(worker, Signal::STOP);
+    // A worker that is woken by the request and by the signal at once would still read it.
+    wait_for("the worker is stopped", || is_stopped(worker).then_some(()));
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, &gate.url("/count"), true));
     // The gateway has read the request, so the stopped worker has it.

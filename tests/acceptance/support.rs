@@ -532,6 +532,11 @@ pub(crate) fn runs(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }
 
+/// Whether a process is stopped by a signal.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state == "T")
+}
+
 /// The running children of a process.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
     let pids =
