@@ -25,6 +25,10 @@ local REMEMBERED = 512
 local status_lines, status_codes, statuses_kept = {}, {}, 0
 local lower_names, names_kept = {}, 0
 
+-- The line that each such name made last: most headers have the same value in every response.
+local last_values, last_lines = {}, {}
+local LONGEST_KEPT = 256
+
 -- A value is shown in a message at most this long.
 local SHOWN = 60
 
@@ -155,6 +159,13 @@ local rules = {
 ---@return string? problem
 local function add(head, name, value)
   local small = lower_names[name]
+  if small and value ~= nil and last_values[name] == value then
+    if small == "content-type" then
+      head.typed = true
+    end
+    head.block = head.block .. last_lines[name]
+    return nil
+  end
   if not small then
     local problem
     small, problem = check_name(name)
@@ -185,7 +196,11 @@ local function add(head, name, value)
       return problem
     end
   end
-  head.block = head.block .. name .. ": " .. value .. "\r\n"
+  local line = name .. ": " .. value .. "\r\n"
+  if lower_names[name] and #value <= LONGEST_KEPT then
+    last_values[name], last_lines[name] = value, line
+  end
+  head.block = head.block .. line
   return nil
 end
 

@@ -61,7 +61,7 @@ end
 local function trim(text)
   local cut, from = nil, 1
   while true do
-    local at = find(text, "\n[^\n]*%[C%]: in function 'xpcall'", from)
+    local at = find(text, "\n[^\n]*%[C%]: in %w+ 'xpcall'", from)
     if not at then
       break
     end
