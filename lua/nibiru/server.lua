@@ -435,6 +435,10 @@ end
 --- Runs what was registered with `nibiru.after_response`, also what these functions register.
 function M.after_response()
   local position = 0
+  if after_count > 0 then
+    -- The client has its whole answer before any of this runs.
+    send(nil, nil, true)
+  end
   while position < after_count do
     position = position + 1
     local ok, problem = xpcall(after[position], describe)

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use mlua::{Lua, LuaString, Table};
 
 use super::body::Reader;
-use super::reason::reason;
 use super::{Body, Gone, Level, Outcome, Output, Settings};
+use crate::cgi::response;
 
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;
@@ -98,7 +98,15 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
     let table = lua.create_table()?;
     table.raw_set("version", env!("CARGO_PKG_VERSION"))?;
     table.raw_set("generation", settings.generation)?;
-    table.raw_set("reason", lua.create_function(|_, status: u16| Ok(reason(status)))?)?;
+    table.raw_set(
+        "reason",
+        lua.create_function(|_, status: u16| {
+            Ok(match response::reason(status) {
+                "" => "Unknown",
+                reason => reason,
+            })
+        })?,
+    )?;
 
     let shared = Rc::clone(host);
     table.raw_set(

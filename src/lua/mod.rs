@@ -10,7 +10,6 @@ mod environ;
 mod error;
 mod host;
 mod paths;
-mod reason;
 mod state;
 mod target;
 
