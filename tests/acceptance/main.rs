@@ -10,6 +10,7 @@ mod wire;
 mod caddy;
 mod commands;
 mod examples;
+mod layering;
 mod load;
 mod lua_modules;
 mod nginx;

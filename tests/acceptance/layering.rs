@@ -1,0 +1,111 @@
+//! Dependencies point one way: scans the sources for names that a layer must not use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files (by the front of their path below `src/`) and what must not appear in them.
+const RULES: &[(&[&str], &[&str], &str)] = &[
+    (
+        &["fastcgi/", "cgi/", "ipc/message.rs", "gateway/pool.rs", "gateway/queue.rs"],
+        &["tokio", "mlua", "rustix", "libc", "tracing", "clap", "serde", "::now()"],
+        "the bottom is std only, and is told the time",
+    ),
+    (&["cgi/"], &["crate::"], "cgi is the lowest layer"),
+    (&["ipc/message.rs"], &["crate::"], "the vocabulary knows nobody who speaks it"),
+    (
+        &["gateway/"],
+        &["crate::lua", "crate::worker", "crate::zygote", "crate::dev", "crate::cli", "mlua"],
+        "the gateway meets the other half in ipc only",
+    ),
+    (
+        &["zygote.rs", "worker/", "lua/"],
+        &["crate::gateway", "crate::dev", "crate::fastcgi", "tokio"],
+        "workers know neither the gateway nor FastCGI, and have no event loop",
+    ),
+    (
+        &["lua/"],
+        &["crate::worker", "crate::zygote", "crate::ipc"],
+        "the bridge knows only requests and outputs",
+    ),
+];
+
+/// Names that only some files may use.
+const RESERVED: &[(&str, &[&str])] = &[
+    ("mlua", &["lua/"]),
+    ("tokio", &["gateway/", "dev/"]),
+    ("hyper", &["dev/"]),
+    ("notify::", &["dev/"]),
+    ("unsafe {", &["sys.rs", "lua/", "gateway/readable.rs"]),
+    ("libc::", &["sys.rs", "gateway/listener.rs"]),
+];
+
+#[test]
+fn dependencies_point_one_way() {
+    let mut broken = Vec::new();
+    let sources = sources();
+    assert!(sources.len() > 30, "the scan has lost the sources");
+    for (file, text) in &sources {
+        let applies = |fronts: &[&str]| fronts.iter().any(|front| file.starts_with(front));
+        for (number, line) in code(text) {
+            for (fronts, forbidden, reason) in RULES {
+                for name in forbidden.iter().filter(|name| applies(fronts) && line.contains(*name)) {
+                    broken.push(format!("src/{file}:{number}: {name} ({reason})"));
+                }
+            }
+            for (name, fronts) in
+                RESERVED.iter().filter(|(name, fronts)| !applies(fronts) && line.contains(name))
+            {
+                broken.push(format!("src/{file}:{number}: {name} (only in {})", fronts.join(", ")));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+/// Every rule bites: a line that breaks it is found in a file it is about.
+#[test]
+fn every_rule_is_about_a_file_that_exists() {
+    let sources = sources();
+    let fronts =
+        RULES.iter().flat_map(|(fronts, ..)| *fronts).chain(RESERVED.iter().flat_map(|(_, fronts)| *fronts));
+    for front in fronts {
+        assert!(sources.iter().any(|(file, _)| file.starts_with(front)), "no source is under src/{front}");
+    }
+}
+
+/// Numbered lines before the file's tests, without comments.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line))
+        .take_while(|(_, line)| !line.starts_with("mod tests {"))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+/// Paths below `src/` with their texts; files that hold nothing but tests are left out.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    files
+        .into_iter()
+        .map(|path| {
+            (
+                path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(),
+                fs::read_to_string(&path).unwrap(),
+            )
+        })
+        .filter(|(file, _)| !file.contains("tests"))
+        .collect()
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
