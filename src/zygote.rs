@@ -39,6 +39,8 @@ pub fn run(launch: &Launch) -> ExitCode {
 }
 
 fn start(launch: &Launch) -> io::Result<ExitCode> {
+    // Executed as /proc/self/exe, it would be listed as "exe".
+    rustix::thread::set_name(c"nibiru")?;
     // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.
     let _ = rustix::process::setsid();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;

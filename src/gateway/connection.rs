@@ -28,6 +28,9 @@ const HIGH_WATER: usize = 128 * 1024;
 /// A buffer that has grown beyond this is given back once it is empty; most responses fit.
 const KEPT_BUFFER: usize = 16 * 1024;
 
+/// Full reads of one connection before the others have their turn: a quarter of a mebibyte, some 100 µs.
+const READS_IN_A_ROW: usize = 4;
+
 /// How long a request may make no progress while it arrives. nginx gives its own clients 60 s between
 /// two reads (`client_body_timeout`), so a proxy that passes a body on as it comes is not cut before.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -134,7 +137,9 @@ impl Connection {
             }
             if ready.is_readable() || ready.is_read_closed() {
                 last_read = Instant::now();
-                self.read(&gateway);
+                if self.read(&gateway) {
+                    tokio::task::yield_now().await;
+                }
             }
             if self.state.borrow_mut().is_over(&self.stream, *stopping.borrow()) {
                 break;
@@ -143,10 +148,11 @@ impl Connection {
         self.abandon_all(&gateway);
     }
 
-    /// Reads what is there, as long as the answers leave room.
-    fn read(self: &Rc<Self>, gateway: &Rc<Gateway>) {
+    /// Reads what is there, as long as the answers leave room and for so long that no other connection
+    /// waits noticeably. Says whether there may be more.
+    fn read(self: &Rc<Self>, gateway: &Rc<Gateway>) -> bool {
         let mut scratch = gateway.scratch.borrow_mut();
-        loop {
+        for _ in 0..READS_IN_A_ROW {
             match self.stream.try_read(&mut scratch) {
                 Ok(0) => self.state.borrow_mut().ending = Ending::Now,
                 Ok(length) => {
@@ -155,19 +161,22 @@ impl Connection {
                         self.state.borrow_mut().ending = Ending::Now;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) => {
                     debug!(cause = %crate::log::cause(&error), "connection lost");
                     self.state.borrow_mut().ending = Ending::Now;
                 }
             }
             // Before the next read, so that a client which never reads bounds what it can ask for.
-            self.flush();
+            if !self.state.borrow().out.is_empty() {
+                self.flush();
+            }
             let state = self.state.borrow();
             if state.ending == Ending::Now || !state.interest().is_readable() {
-                break;
+                return false;
             }
         }
+        true
     }
 
     fn receive(self: &Rc<Self>, mut input: &[u8], gateway: &Rc<Gateway>) -> Result<(), Fault> {
