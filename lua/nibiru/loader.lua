@@ -5,7 +5,8 @@
 
 local traceback = ...
 
-local debug_getmetatable, format, loadfile, require = debug.getmetatable, string.format, loadfile, require
+local debug_getmetatable, format, gsub = debug.getmetatable, string.format, string.gsub
+local loadfile, require = loadfile, require
 local concat, min, sort = table.concat, math.min, table.sort
 local error, pairs, tostring, type, xpcall = error, pairs, tostring, type, xpcall
 
@@ -88,7 +89,8 @@ function M.load(module, file, name)
     end
   end, traceback.describe)
   if not ok then
-    return nil, problem
+    -- `require` blames its caller for a module that is not there; that caller is of no interest.
+    return nil, (gsub(problem, "^nibiru/loader%.lua:%d+: ", ""))
   end
   if file and value == nil then
     value = true -- as `require` has it
