@@ -13,6 +13,8 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
+use crate::log;
+
 /// The file that is read where no `--config` names one and it exists.
 pub const FILE: &str = "nibiru.toml";
 
@@ -100,11 +102,11 @@ pub struct Options {
 
     /// Format of the log [text]
     #[arg(long, value_enum, value_name = "FORMAT", env = "NIBIRU_LOG_FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub log_format: Option<log::Format>,
 
     /// Least level that is logged [info]
     #[arg(long, value_enum, value_name = "LEVEL", env = "NIBIRU_LOG_LEVEL")]
-    pub log_level: Option<LogLevel>,
+    pub log_level: Option<log::Level>,
 }
 
 impl Options {
@@ -114,7 +116,7 @@ impl Options {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => return Ok(None),
-            Err(error) => return Err(ConfigError::new(path.display(), crate::log::cause(&error))),
+            Err(error) => return Err(ConfigError::new(path.display(), log::cause(&error))),
         };
         toml::from_str(&text)
             .map(Some)
@@ -180,9 +182,9 @@ pub struct Config {
     /// When the application is loaded.
     pub preload: Preload,
     /// Of the log.
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
     /// Of the log.
-    pub log_level: LogLevel,
+    pub log_level: log::Level,
 }
 
 impl Config {
@@ -225,16 +227,16 @@ impl Config {
             max_spool: options.max_spool.map_or(1 << 30, |size| size.0),
             grace: options.grace.map_or(Duration::from_secs(30), |time| time.0),
             preload: options.preload.unwrap_or(Preload::Auto),
-            log_format: options.log_format.unwrap_or(LogFormat::Text),
-            log_level: options.log_level.unwrap_or(LogLevel::Info),
+            log_format: options.log_format.unwrap_or(log::Format::Text),
+            log_level: options.log_level.unwrap_or(log::Level::Info),
         })
     }
 }
 
 fn directory(option: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
-    let path = path.canonicalize().map_err(|error| {
-        ConfigError::new(option, format!("{}: {}", path.display(), crate::log::cause(&error)))
-    })?;
+    let path = path
+        .canonicalize()
+        .map_err(|error| ConfigError::new(option, format!("{}: {}", path.display(), log::cause(&error))))?;
     if path.is_dir() {
         Ok(path)
     } else {
@@ -354,8 +356,7 @@ fn number_of(kind: &str, name: &str, table: &str) -> Result<Option<u32>, String>
     if let Ok(number) = name.parse() {
         return Ok(Some(number));
     }
-    let text =
-        std::fs::read_to_string(table).map_err(|error| format!("{table}: {}", crate::log::cause(&error)))?;
+    let text = std::fs::read_to_string(table).map_err(|error| format!("{table}: {}", log::cause(&error)))?;
     text.lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| fields[0] == name)
@@ -421,30 +422,6 @@ impl fmt::Display for Preload {
             Self::Off => "off",
         })
     }
-}
-
-/// The form of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One object a line
-    Json,
-}
-
-/// The least level that is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogLevel {
-    /// A request or a worker failed
-    Error,
-    /// Odd, and survived
-    Warn,
-    /// Normal operation
-    Info,
-    /// Every connection and worker
-    Debug,
 }
 
 /// Lets the file write a value as text or as a number: `workers = 4`, `max-body = "64M"`.

@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::time::SystemTime;
 
+use clap::ValueEnum;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -15,15 +17,13 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{LogFormat, LogLevel};
-
 /// Starts logging. Call once, before the first event.
-pub fn init(format: LogFormat, level: LogLevel) {
+pub fn init(format: Format, level: Level) {
     let level = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
@@ -31,6 +31,30 @@ pub fn init(format: LogFormat, level: LogLevel) {
         .with_ansi(false)
         .event_format(Record(format))
         .init();
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// The least level that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// A request or a worker failed
+    Error,
+    /// Odd, and survived
+    Warn,
+    /// Normal operation
+    Info,
+    /// Every connection and worker
+    Debug,
 }
 
 /// The cause of a system error, as messages end: lower case, without the number.
@@ -45,7 +69,7 @@ pub fn cause(error: &io::Error) -> String {
 ///
 /// Text: `TIME LEVEL PROCESS MESSAGE name=value…`; the further lines of a message (a traceback) follow, indented,
 /// so that an application cannot write what reads like a record of its own. JSON: one object.
-struct Record(LogFormat);
+struct Record(Format);
 
 impl<S, N> FormatEvent<S, N> for Record
 where
@@ -65,7 +89,7 @@ where
         // What does not say who it is from is from the process that writes the log.
         let process = fields.process.as_deref().unwrap_or("gateway");
         match self.0 {
-            LogFormat::Text => {
+            Format::Text => {
                 let (first, rest) = fields.message.split_once('\n').unwrap_or((&fields.message, ""));
                 write!(writer, "{time} {level:5} {process} {first}")?;
                 for (name, value) in &fields.others {
@@ -73,7 +97,7 @@ where
                 }
                 rest.trim_end().lines().try_for_each(|line| write!(writer, "\n    {line}"))?;
             }
-            LogFormat::Json => {
+            Format::Json => {
                 let mut object = Map::new();
                 object.insert("time".to_owned(), time.to_string().into());
                 object.insert("level".to_owned(), level.as_str().to_lowercase().into());

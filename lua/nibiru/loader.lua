@@ -12,15 +12,17 @@ local error, pairs, tostring, type, xpcall = error, pairs, tostring, type, xpcal
 
 local M = {}
 
+--- Whether a value can be called: a function, or anything whose metatable says so.
 ---@param value any
 ---@return boolean
-local function callable(value)
+function M.callable(value)
   if type(value) == "function" then
     return true
   end
   local metatable = debug_getmetatable(value)
   return type(metatable) == "table" and metatable.__call ~= nil
 end
+local callable = M.callable
 
 --- What is there instead, for the message.
 ---@param value any

@@ -4,9 +4,9 @@
 --- Called by the host once per request. The host only carries bytes; PEP 3333's rules live here and
 --- in `head`. Library functions are locals because an application may replace the global ones.
 
-local host, head, environment, traceback = ...
+local host, head, environment, loader, traceback = ...
 
-local check, describe = head.check, traceback.describe
+local check, callable, describe = head.check, loader.callable, traceback.describe
 local fill, flush_errors = environment.fill, environment.flush_errors
 local send, log = host.send, host.log
 local concat, debug_getmetatable, format = table.concat, debug.getmetatable, string.format
@@ -154,16 +154,6 @@ end
 --- `error` with a string that says what the body should have been.
 local function bad_body(what)
   error("the body must be a string, an array of strings, a function or the values of a generic for, got " .. what, 0)
-end
-
----@param value any
----@return boolean
-local function callable(value)
-  if type(value) == "function" then
-    return true
-  end
-  local metatable = debug_getmetatable(value)
-  return type(metatable) == "table" and metatable.__call ~= nil
 end
 
 --- The first string among the loop's values.

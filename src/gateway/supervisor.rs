@@ -230,8 +230,11 @@ impl Supervisor {
 
     fn launch(&mut self, generation: u32) -> Option<Zygote> {
         self.launches += 1;
+        let (launch, notices) = (self.launches, self.gateway.notices.clone());
         let settings = Launch::new(&self.gateway.config, generation);
-        match ZygoteLink::launch(&settings, self.launches, &self.gateway.notices) {
+        match ZygoteLink::launch(&settings, launch, move |event| {
+            notices.send(Notice::Zygote { launch, event })
+        }) {
             Ok(link) => Some(Zygote { link, loaded: false }),
             Err(cause) => {
                 error!(cause = %crate::log::cause(&cause), "cannot execute the zygote");

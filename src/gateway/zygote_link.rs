@@ -11,7 +11,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tracing::info;
 
-use super::supervisor::{Notice, Notices};
 use super::{output, readable};
 use crate::ipc::Link;
 use crate::ipc::launch::Launch;
@@ -55,8 +54,12 @@ pub(super) enum ZygoteEvent {
 }
 
 impl ZygoteLink {
-    /// Executes a zygote. Everything it says arrives as [`Notice::Zygote`].
-    pub(super) fn launch(settings: &Launch, launch: u64, notices: &Notices) -> io::Result<Self> {
+    /// Executes a zygote. Everything it says is given to `hear`.
+    pub(super) fn launch(
+        settings: &Launch,
+        launch: u64,
+        hear: impl Fn(ZygoteEvent) + 'static,
+    ) -> io::Result<Self> {
         let (ours, theirs) = Link::pair()?;
         ours.set_nonblocking()?;
         let (output_reader, output_writer) = io::pipe()?;
@@ -76,7 +79,7 @@ impl ZygoteLink {
             info!(process = "zygote", r#gen, pid = zygote, "{line}");
         }));
         let link = Rc::new(readable::watch(ours)?);
-        tokio::task::spawn_local(listen(Rc::clone(&link), child, launch, notices.clone()));
+        tokio::task::spawn_local(listen(Rc::clone(&link), child, hear));
         Ok(Self { launch, generation: settings.generation, link, pidfd })
     }
 
@@ -105,8 +108,7 @@ impl ZygoteLink {
 }
 
 /// Hears a zygote out and waits for its end.
-async fn listen(link: Rc<AsyncFd<Link>>, mut child: Child, launch: u64, notices: Notices) {
-    let notice = |event| notices.send(Notice::Zygote { launch, event });
+async fn listen(link: Rc<AsyncFd<Link>>, mut child: Child, hear: impl Fn(ZygoteEvent)) {
     let mut buffer = vec![0; MAX_PACKET];
     while let Ok(mut ready) = link.readable().await {
         let mut descriptors = Vec::new();
@@ -116,7 +118,7 @@ async fn listen(link: Rc<AsyncFd<Link>>, mut child: Child, launch: u64, notices:
                 let mut descriptors = descriptors.into_iter();
                 while let Ok(message) = FromZygote::decode(&mut packet) {
                     if let Some(event) = event_of(message, &mut descriptors) {
-                        notice(event);
+                        hear(event);
                     }
                     if packet.is_empty() {
                         break;
@@ -129,7 +131,7 @@ async fn listen(link: Rc<AsyncFd<Link>>, mut child: Child, launch: u64, notices:
             Err(_would_block) => {}
         }
     }
-    notice(ZygoteEvent::Gone(child.wait().await.ok()));
+    hear(ZygoteEvent::Gone(child.wait().await.ok()));
 }
 
 fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<ZygoteEvent> {
