@@ -310,7 +310,11 @@ fn a_target_that_does_not_load_says_where_and_why() {
         for part in parts {
             assert!(error.message.contains(part), "{text:?} as {target}: no {part:?} in {:?}", error.message);
         }
-        assert!(!error.message.contains("nibiru/"), "{text:?} as {target} blames nibiru: {:?}", error.message);
+        assert!(
+            !error.message.contains("nibiru/"),
+            "{text:?} as {target} blames nibiru: {:?}",
+            error.message
+        );
     }
 }
 
