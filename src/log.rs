@@ -25,12 +25,14 @@ pub fn init(format: Format, level: Level) {
         Level::Info => LevelFilter::INFO,
         Level::Debug => LevelFilter::DEBUG,
     };
-    tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_ansi(false)
         .event_format(Record(format))
-        .init();
+        .finish();
+    // Not `init`, which also takes in what libraries write through the `log` crate: none of it is for operators.
+    tracing::subscriber::set_global_default(subscriber).expect("the log is started once");
 }
 
 /// The form of a log line.

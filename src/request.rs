@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
 use crate::cgi::Variables;
+use crate::cgi::proxy::{HttpRequest, percent_decode};
 use crate::cgi::response::{Head, Status};
 use crate::cli;
 use crate::config::Listen;
@@ -88,45 +89,38 @@ fn variables(arguments: &cli::Request, body_length: usize) -> Result<Variables, 
     if !target.starts_with('/') {
         return Err(Error::Usage(arguments.url.clone(), "a URL has a path that starts with a slash"));
     }
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, if scheme == "https" { "443" } else { "80" }));
+    let (path, _) = target.split_once('?').unwrap_or((target, ""));
+    let port = match host.rsplit_once(':') {
+        Some((_, port)) => port,
+        None if scheme == "https" => "443",
+        None => "80",
+    };
     let content_length = body_length.to_string();
-    let mut variables = Variables::new();
-    for (name, value) in [
-        ("GATEWAY_INTERFACE", "CGI/1.1"),
-        ("SERVER_SOFTWARE", concat!("nibiru-request/", env!("CARGO_PKG_VERSION"))),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("SERVER_NAME", name),
-        ("SERVER_PORT", port),
-        ("REQUEST_SCHEME", scheme),
-        ("REQUEST_METHOD", &arguments.method),
-        ("REQUEST_URI", target),
-        ("SCRIPT_NAME", ""),
-        ("QUERY_STRING", query),
-        ("REMOTE_ADDR", "127.0.0.1"),
-        ("CONTENT_LENGTH", if arguments.data.is_some() { &content_length } else { "" }),
-        ("HTTP_HOST", host),
-    ] {
-        variables.push(name.as_bytes(), value.as_bytes());
-    }
-    variables.push(b"PATH_INFO", &percent_decode(path));
-    if scheme == "https" {
-        variables.push(b"HTTPS", b"on");
-    }
-    let mut content_type = arguments.data.as_ref().map(|_| "application/x-www-form-urlencoded".to_owned());
+    let has_body = arguments.data.is_some();
+    let request = HttpRequest {
+        software: concat!("nibiru-request/", env!("CARGO_PKG_VERSION")),
+        protocol: "HTTP/1.1",
+        scheme,
+        method: &arguments.method,
+        target,
+        path: &percent_decode(path),
+        host,
+        server_port: port,
+        remote_addr: "127.0.0.1",
+        content_length: if has_body { &content_length } else { "" },
+        ..HttpRequest::default()
+    };
+    let mut headers = Vec::with_capacity(arguments.headers.len() + 1);
     for header in &arguments.headers {
         let (name, value) = header
             .split_once(':')
             .ok_or_else(|| Error::Usage(header.clone(), "a header reads \"Name: value\""))?;
-        let name = name.trim().to_ascii_uppercase().replace('-', "_");
-        match name.as_str() {
-            "CONTENT_TYPE" => content_type = Some(value.trim().to_owned()),
-            "HOST" => {}
-            _ => variables.push(format!("HTTP_{name}").as_bytes(), value.trim().as_bytes()),
-        }
+        headers.push((name.trim(), value.trim().as_bytes()));
     }
-    variables.push(b"CONTENT_TYPE", content_type.unwrap_or_default().as_bytes());
-    Ok(variables)
+    if has_body && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Content-Type")) {
+        headers.push(("Content-Type", b"application/x-www-form-urlencoded"));
+    }
+    Ok(request.variables(headers))
 }
 
 /// Scheme, host and the rest; a URL that is only a path belongs to `http://localhost`.
@@ -135,25 +129,6 @@ fn split_url(url: &str) -> (&str, &str, &str) {
     let path = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, target) = rest.split_at(path);
     (scheme, host, if target.is_empty() { "/" } else { target })
-}
-
-/// The bytes that a percent-encoded path stands for; what is no encoding stays.
-fn percent_decode(path: &str) -> Vec<u8> {
-    let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if let (b'%', [high, low, after @ ..]) = (first, tail)
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            decoded.push(high << 4 | low);
-            rest = after;
-        } else {
-            decoded.push(*first);
-        }
-    }
-    decoded
 }
 
 trait Stream: Read + Write {}
@@ -231,11 +206,5 @@ mod tests {
         assert_eq!(split_url("/a?b"), ("http", "localhost", "/a?b"));
         assert_eq!(split_url("https://example.org:8443/a"), ("https", "example.org:8443", "/a"));
         assert_eq!(split_url("http://example.org"), ("http", "example.org", "/"));
-    }
-
-    #[test]
-    fn paths_are_decoded_and_what_is_no_encoding_stays() {
-        assert_eq!(percent_decode("/caf%C3%A9/%2f%"), "/café//%".as_bytes());
-        assert_eq!(percent_decode("%zz%4"), b"%zz%4");
     }
 }

@@ -3,6 +3,7 @@
 //! A request comes in as [`Variables`] and is checked into a [`request::Head`]; a response goes out with a
 //! head that [`response::Head`] has checked.
 
+pub mod proxy;
 pub mod request;
 pub mod response;
 mod variables;

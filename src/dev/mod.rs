@@ -1,10 +1,116 @@
-//! `nibiru dev`: an HTTP front that speaks FastCGI to the gateway.
+//! `nibiru dev`: an HTTP front that speaks FastCGI to a gateway in the same process.
+//!
+//! ```text
+//! browser ──HTTP──► front ──► files                       (public/)
+//!                     │
+//!                     └─► exchange ──FastCGI──► gateway   (private socket)
+//!                             │                    ▲
+//!                             └─► page             └── reload ── watcher ◄── the kernel: a file changed
+//! ```
+//!
+//! The gateway is the one of `nibiru serve`, so what runs here runs there; it does not know about the front.
+//! For development only: one machine, one user, no TLS.
 
-use crate::config::Config;
-use crate::gateway;
+mod answer;
+mod exchange;
+mod failure;
+mod files;
+mod front;
+mod page;
+mod watcher;
 
-/// Serves the application over HTTP at `http` until a signal stops it.
-pub fn serve(config: Config, http: &str) -> Result<(), gateway::Error> {
-    let _ = (config, http);
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use self::front::Front;
+use self::watcher::Watcher;
+use crate::config::{Config, Listen, LogFormat, SocketMode};
+use crate::gateway::{self, Code, Command, Error, Mode};
+
+/// The longest that a stop waits for running requests, whatever `--grace` says: whoever presses Ctrl-C
+/// wants the prompt back, and a page with an event stream would hold it for ever.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long clients have to read the last of their responses once the gateway has stopped.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Serves the application over HTTP at `http` (`HOST:PORT`) until a signal stops it.
+///
+/// The addresses of `--listen` are not used: they are the production server's. The gateway listens on a socket
+/// in a directory that only this user can enter.
+///
+/// # Errors
+/// When `http` cannot be listened on, or the gateway cannot start. An application that does not load is no
+/// error: every request is answered with the reason until it does.
+pub fn serve(config: Config, http: &str) -> Result<(), Error> {
+    gateway::block_on(async {
+        let listener =
+            TcpListener::bind(http).await.map_err(|error| Error::Listen(http.to_owned(), error))?;
+        let directory = tempfile::Builder::new()
+            .prefix("nibiru-dev-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()
+            .map_err(Error::System)?;
+        announce(&config, &listener).map_err(Error::System)?;
+
+        let (commands, received) = mpsc::unbounded_channel();
+        let code = watch::Sender::new(Code::default());
+        let watcher = Watcher::start(&config.root, directory.path(), &code, commands.clone());
+        let (root, socket) = (config.root.clone(), directory.path().join("gateway.sock"));
+        let stopping = stop_on_signals(commands);
+        let front = Front::new(root, socket.clone(), code.subscribe(), watcher);
+        let front = tokio::task::spawn_local(front.serve(listener, stopping));
+
+        let config = Config {
+            listen: vec![Listen::Unix(socket)],
+            socket_mode: SocketMode(0o600),
+            socket_owner: None,
+            grace: config.grace.min(GRACE),
+            ..config
+        };
+        gateway::run(config, Mode { development: true, code }, received).await?;
+        // Whoever has not read its response by then has had its time.
+        let _ = tokio::time::timeout(FAREWELL, front).await;
+        Ok(())
+    })
+}
+
+/// The address first, and so that it is found among the log.
+fn announce(config: &Config, listener: &TcpListener) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    match config.log_format {
+        LogFormat::Text => eprintln!("\n  {} is at  http://{address}/  (Ctrl-C stops it)\n", config.app),
+        LogFormat::Json => info!(process = "dev", app = config.app, "listening on http://{address}/"),
+    }
     Ok(())
+}
+
+/// Passes signals on to the gateway; what it gives becomes true at the first that stops.
+fn stop_on_signals(commands: mpsc::UnboundedSender<Command>) -> watch::Receiver<bool> {
+    let (stop, stopping) = watch::channel(false);
+    let (signals, mut received) = mpsc::unbounded_channel();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = gateway::forward_signals(signals).await {
+            warn!(process = "dev", cause = %crate::log::cause(&error), "signals are not handled");
+        }
+    });
+    tokio::task::spawn_local(async move {
+        while let Some(command) = received.recv().await {
+            if command == Command::Stop {
+                stop.send_replace(true);
+            }
+            if commands.send(command).is_err() {
+                return;
+            }
+        }
+        // Kept to the end: the front stops when its sender is gone.
+        std::future::pending::<()>().await;
+    });
+    stopping
 }

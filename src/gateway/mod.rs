@@ -42,7 +42,7 @@ use self::request::Request;
 use self::spool::Spool;
 use self::supervisor::{Notice, Notices, Supervisor};
 use self::worker_link::{Fate, WorkerLink};
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::ipc::message::{MAX_PACKET, ToWorker};
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
@@ -61,18 +61,41 @@ pub enum Command {
 }
 
 /// Where `dev` differs from `serve`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Mode {
     /// Failures go to the client as FastCGI STDERR too, and an application that does not load is no
     /// reason to stop: every request is answered with the reason until it does.
     pub development: bool,
+    /// Always says how the newest code does.
+    pub code: watch::Sender<Code>,
+}
+
+/// The newest generation of the code, whether or not it is the one that answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Code {
+    /// Counts the loads, from 1 on.
+    pub generation: u32,
+    /// How far it is.
+    pub load: Load,
+}
+
+/// How far a generation is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Load {
+    /// It is being loaded.
+    #[default]
+    Running,
+    /// It answers.
+    Done,
+    /// It does not load, and why.
+    Failed(String),
 }
 
 /// Why the gateway did not start.
 #[derive(Debug)]
 pub enum Error {
-    /// An address cannot be listened on.
-    Listen(Listen, io::Error),
+    /// An address, as the user wrote it, cannot be listened on.
+    Listen(String, io::Error),
     /// The application does not load.
     Load(String),
     /// The system refused something that every start needs.
@@ -107,8 +130,6 @@ struct Gateway {
     notices: Notices,
     stopping: watch::Sender<bool>,
     connections: Cell<usize>,
-    /// In development: why the newest code does not load.
-    load_error: RefCell<Option<String>>,
     /// For reading from clients.
     scratch: RefCell<Vec<u8>>,
     /// For packets from workers.
@@ -162,7 +183,8 @@ pub async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
     crate::sys::keep_descriptors_from_children();
-    let listeners = listener::open_all(&config).map_err(|(address, error)| Error::Listen(address, error))?;
+    let listeners =
+        listener::open_all(&config).map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
     let (notices, receiver) = Notices::channel();
     let gateway = Rc::new(Gateway {
         queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
@@ -173,7 +195,6 @@ pub async fn run(
         notices: notices.clone(),
         stopping: watch::Sender::new(false),
         connections: Cell::new(0),
-        load_error: RefCell::new(None),
         scratch: RefCell::new(vec![0; READ_BUFFER]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
         request_packet: RefCell::new(Vec::new()),
@@ -201,7 +222,9 @@ impl Gateway {
 
     /// Takes a complete request: an idle worker gets it, else it waits.
     fn submit(&self, request: Box<Request>) {
-        if let Some(message) = &*self.load_error.borrow() {
+        if self.mode.development
+            && let Load::Failed(message) = &self.mode.code.borrow().load
+        {
             let mut request = request;
             request.reply.stderr(message.as_bytes());
             return request.reply.fail(500, "the application does not load", None);
@@ -265,8 +288,7 @@ impl Gateway {
     }
 
     /// In development: the newest code does not load. Whoever waits is told so.
-    fn load_failed(&self, message: String) {
-        self.load_error.replace(Some(message));
+    fn load_failed(&self) {
         while let Some((_, request)) = self.next_wanted() {
             self.submit(request);
         }

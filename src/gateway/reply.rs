@@ -130,10 +130,10 @@ impl Reply {
         }
     }
 
-    /// Sends text that belongs to no response, as FastCGI's STDERR.
-    pub(super) fn stderr(&self, text: &[u8]) {
+    /// Sends a message that belongs to no response, as FastCGI's STDERR, with a line end of its own.
+    pub(super) fn stderr(&self, message: &[u8]) {
         if self.progress != Progress::Over && !self.ticket.is_abandoned() {
-            self.connection.stderr(self.id, text);
+            self.connection.stderr(self.id, &[message, b"\n"].concat());
         }
     }
 

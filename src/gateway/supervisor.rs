@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::pool::Want;
 use super::worker_link::{Fate, WorkerLink};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
-use super::{Command, Error, Gateway, output};
+use super::{Code, Command, Error, Gateway, Load, output};
 use crate::ipc::launch::Launch;
 use crate::ipc::message::{Exit, LogLevel, ToWorker};
 
@@ -219,6 +219,7 @@ impl Supervisor {
         }
         self.last_generation += 1;
         let generation = self.last_generation;
+        self.gateway.mode.code.send_replace(Code { generation, load: Load::Running });
         if self.started.is_none() {
             info!(r#gen = generation, "reloading");
         }
@@ -261,7 +262,7 @@ impl Supervisor {
             before.link.shut_down();
         }
         self.relaunch = None;
-        self.gateway.load_error.replace(None);
+        self.gateway.mode.code.send_replace(Code { generation, load: Load::Done });
         if let Some(started) = self.started.take() {
             let _ = started.send(Ok(()));
         } else {
@@ -281,6 +282,7 @@ impl Supervisor {
             return;
         }
         let development = self.gateway.mode.development;
+        self.gateway.mode.code.send_replace(Code { generation, load: Load::Failed(message.clone()) });
         match self.started.take() {
             Some(started) if !development => {
                 let _ = started.send(Err(Error::Load(message)));
@@ -293,7 +295,7 @@ impl Supervisor {
         }
         error!(r#gen = generation, "application does not load: {message}");
         if development {
-            self.gateway.load_failed(message);
+            self.gateway.load_failed();
         } else if self.current.is_some() {
             warn!(r#gen = self.gateway.pool.borrow().generation(), "the generation before goes on serving");
         }

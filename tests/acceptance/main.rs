@@ -9,6 +9,7 @@ mod wire;
 
 mod caddy;
 mod commands;
+mod dev;
 mod examples;
 mod layering;
 mod load;

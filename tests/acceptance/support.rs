@@ -110,7 +110,7 @@ impl Gate {
 
 /// A child process with its scratch directory and its output in a file there.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     name: &'static str,
     child: Child,
     log: PathBuf,
@@ -118,7 +118,7 @@ struct Process {
 }
 
 impl Process {
-    fn start(name: &'static str, scratch: &Path, mut command: Command) -> Self {
+    pub(crate) fn start(name: &'static str, scratch: &Path, mut command: Command) -> Self {
         let log = scratch.join(format!("{name}.log"));
         let file = fs::File::create(&log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
@@ -126,11 +126,11 @@ impl Process {
         Self { name, child, log, status: None }
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
@@ -143,7 +143,7 @@ impl Process {
 
     /// Waits until `ready`; panics with the log when the process ends first.
     #[track_caller]
-    fn wait_ready(&mut self, mut ready: impl FnMut() -> bool) {
+    pub(crate) fn wait_ready(&mut self, mut ready: impl FnMut() -> bool) {
         let name = self.name;
         wait_for(&format!("{name} is ready"), || {
             if let Some(status) = self.ended() {
@@ -154,7 +154,7 @@ impl Process {
     }
 
     #[track_caller]
-    fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let name = self.name;
         wait_for(&format!("{name} ends"), || self.ended())
     }
@@ -411,19 +411,24 @@ impl Proxy {
 
     /// The curl command itself, for tests that watch it run. It prints the head, then the body.
     pub(crate) fn curl_command<const N: usize>(&self, arguments: [&str; N], path: &str) -> Command {
-        let mut command = Command::new("curl");
-        // Globbing off: square brackets are themselves. `Expect` off: no `100 Continue` in the output.
-        command.args(["--silent", "--show-error", "--include", "--no-buffer", "--path-as-is", "--globoff"]);
-        command.args(["--noproxy", "*", "--header", "Expect:", "--max-time", "120"]);
-        command.args(arguments).arg(self.url(path));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+        curl(arguments, &self.url(path))
     }
 
     /// What the proxy has logged so far.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
+}
+
+/// curl for one request. It prints the head, then the body.
+pub(crate) fn curl<const N: usize>(arguments: [&str; N], url: &str) -> Command {
+    let mut command = Command::new("curl");
+    // Globbing off: square brackets are themselves. `Expect` off: no `100 Continue` in the output.
+    command.args(["--silent", "--show-error", "--include", "--no-buffer", "--path-as-is", "--globoff"]);
+    command.args(["--noproxy", "*", "--header", "Expect:", "--max-time", "120"]);
+    command.args(arguments).arg(url);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 /// nginx on a scratch directory: only paths and the process model are the test's own.

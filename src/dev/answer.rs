@@ -1,0 +1,174 @@
+//! The body of every response of the front, and the line that the terminal shows for it.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use tower_http::services::fs::ServeFileSystemResponseBody;
+use tracing::info;
+
+use super::exchange::Exchange;
+
+/// A response of the front.
+pub(super) type Answer = Response<Content>;
+
+/// Where a response's body comes from.
+pub(super) enum Content {
+    /// All of it is here.
+    Whole(Bytes),
+    /// It comes from the application, piece by piece.
+    Stream {
+        /// What came together with the head; empty once it is sent.
+        first: Bytes,
+        /// The rest. Boxed: it is ten times the size of the others.
+        exchange: Box<Exchange>,
+    },
+    /// It is a static file.
+    File(ServeFileSystemResponseBody),
+}
+
+impl Content {
+    /// Bytes of it, where that is known.
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::Whole(bytes) => Some(bytes.len() as u64),
+            Self::Stream { .. } => None,
+            Self::File(file) => file.size_hint().exact(),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        match self {
+            Self::Whole(first) | Self::Stream { first, .. } if !first.is_empty() => {
+                Poll::Ready(Ok(Some(std::mem::take(first))))
+            }
+            Self::Whole(_) => Poll::Ready(Ok(None)),
+            Self::Stream { exchange, .. } => exchange.poll_stdout(context),
+            Self::File(file) => {
+                let frame = ready!(Pin::new(file).poll_frame(context)).transpose()?;
+                Poll::Ready(Ok(frame.and_then(|frame| frame.into_data().ok())))
+            }
+        }
+    }
+}
+
+/// A short response of the front's own.
+pub(super) fn text(status: StatusCode, message: impl fmt::Display) -> Answer {
+    let line = format!("{status}: {message}\n");
+    whole(status, "text/plain; charset=utf-8", line)
+}
+
+/// A response that is complete already.
+pub(super) fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Content::Whole(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A [`Content`] that says in the log what became of its request.
+pub(super) struct Logged {
+    content: Content,
+    line: Line,
+}
+
+/// One request in the log.
+#[derive(Debug)]
+pub(super) struct Line {
+    method: String,
+    target: String,
+    /// The request's id.
+    pub(super) id: String,
+    came: Instant,
+    status: u16,
+    outcome: Outcome,
+}
+
+/// How far the body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// So many bytes have been sent, of so many that were promised, if a number was.
+    Sending(u64, Option<u64>),
+    Complete,
+    Broken,
+}
+
+impl Line {
+    pub(super) fn new(method: &str, target: &str, id: String) -> Self {
+        Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            id,
+            came: Instant::now(),
+            status: 0,
+            outcome: Outcome::Broken,
+        }
+    }
+
+    /// Makes this the line of `answer`. `bodiless`: no body follows whatever its head says.
+    pub(super) fn attach(mut self, answer: Answer, bodiless: bool) -> Response<Logged> {
+        let length = answer.headers().get(CONTENT_LENGTH);
+        let promised = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let promised = promised.or(answer.body().size());
+        self.status = answer.status().as_u16();
+        self.outcome = if bodiless { Outcome::Complete } else { Outcome::Sending(0, promised) };
+        answer.map(|content| Logged { content, line: self })
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let (method, target, status, ms) =
+            (&self.method, &self.target, self.status, self.came.elapsed().as_millis());
+        let broken = match self.outcome {
+            Outcome::Complete => "",
+            // hyper does not ask for more than was promised.
+            Outcome::Sending(sent, promised) if promised == Some(sent) => "",
+            Outcome::Sending(..) => ", the client went away",
+            Outcome::Broken if status == 0 => {
+                return info!(
+                    process = "dev",
+                    request = self.id,
+                    "{method} {target}: the client went away after {ms} ms"
+                );
+            }
+            Outcome::Broken => ", broken off",
+        };
+        info!(process = "dev", request = self.id, "{method} {target} {status} in {ms} ms{broken}");
+    }
+}
+
+impl Body for Logged {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let next = ready!(self.content.poll(context));
+        let outcome = match (&next, self.line.outcome) {
+            (Ok(Some(bytes)), Outcome::Sending(sent, promised)) => {
+                Outcome::Sending(sent + bytes.len() as u64, promised)
+            }
+            (Ok(Some(_)), outcome) => outcome,
+            (Ok(None), _) => Outcome::Complete,
+            (Err(_), _) => Outcome::Broken,
+        };
+        self.line.outcome = outcome;
+        Poll::Ready(next.transpose().map(|bytes| bytes.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,198 @@
+//! One HTTP request on a FastCGI connection of its own: the request goes out while the response comes in.
+//!
+//! Never holds a whole body in either direction. Dropping an exchange closes its connection, which is
+//! how the gateway learns that the client has gone.
+
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::body::{Bytes, Incoming};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::AbortHandle;
+
+use crate::cgi::Variables;
+use crate::cgi::response::{Head, Status};
+use crate::fastcgi::client::{self, Decoder, Reply};
+use crate::fastcgi::{ProtocolStatus, Role};
+
+/// The one request on the connection.
+const ID: u16 = 1;
+
+/// Bytes read from the gateway at a time.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Bytes of STDERR that are kept: a traceback with much room to spare.
+const MAX_STDERR: usize = 256 * 1024;
+
+/// A request that runs.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    reader: OwnedReadHalf,
+    decoder: Decoder,
+    buffer: Box<[u8]>,
+    /// How the response ended, once it has.
+    end: Option<Result<(), &'static str>>,
+    stderr: Vec<u8>,
+    upload: AbortHandle,
+}
+
+impl Exchange {
+    /// Connects and begins to send.
+    pub(super) async fn begin(socket: &Path, variables: &Variables, body: Incoming) -> io::Result<Self> {
+        let (reader, writer) = UnixStream::connect(socket).await?.into_split();
+        let mut out = Vec::with_capacity(4096);
+        client::begin(ID, Role::Responder, false, &mut out);
+        client::params(ID, variables, &mut out);
+        let upload = tokio::task::spawn_local(upload(writer, out, body)).abort_handle();
+        let buffer = vec![0; READ_BUFFER].into_boxed_slice();
+        Ok(Self { reader, decoder: Decoder::new(), buffer, end: None, stderr: Vec::new(), upload })
+    }
+
+    /// Waits for the response's head. Gives it with the first bytes of the body.
+    pub(super) async fn head(&mut self) -> io::Result<(Response<()>, Bytes)> {
+        let mut received = Vec::new();
+        loop {
+            let Some(piece) = self.stdout().await? else {
+                return Err(broken("the response ended within its head"));
+            };
+            received.extend_from_slice(&piece);
+            match Head::parse(&received).map_err(io::Error::other)? {
+                Status::Partial => {}
+                Status::Complete { head, consumed } => {
+                    let head = response(&head).map_err(io::Error::other)?;
+                    return Ok((head, Bytes::from(received).slice(consumed..)));
+                }
+            }
+        }
+    }
+
+    /// Waits for the end and throws the body away. The text on STDERR is complete then.
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
+        while self.stdout().await?.is_some() {}
+        Ok(())
+    }
+
+    /// What has come on STDERR so far.
+    pub(super) fn stderr(&self) -> &[u8] {
+        &self.stderr
+    }
+
+    async fn stdout(&mut self) -> io::Result<Option<Bytes>> {
+        std::future::poll_fn(|context| self.poll_stdout(context)).await
+    }
+
+    /// The next piece of the response; `None` where it is complete, an error where it broke.
+    pub(super) fn poll_stdout(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        loop {
+            if let Some(end) = self.end {
+                return Poll::Ready(end.map(|()| None).map_err(broken));
+            }
+            let mut buffer = ReadBuf::new(&mut self.buffer);
+            ready!(Pin::new(&mut self.reader).poll_read(context, &mut buffer))?;
+            let length = buffer.filled().len();
+            let piece = self.receive(length);
+            if !piece.is_empty() {
+                return Poll::Ready(Ok(Some(piece.into())));
+            }
+        }
+    }
+
+    /// Takes the first `length` bytes of the buffer; gives what there is of STDOUT in them.
+    fn receive(&mut self, length: usize) -> Vec<u8> {
+        let mut stdout = Vec::new();
+        let mut input = &self.buffer[..length];
+        if input.is_empty() {
+            self.end = Some(Err("the gateway closed the connection"));
+        }
+        while self.end.is_none() {
+            match self.decoder.receive(&mut input) {
+                Ok(None) => break,
+                Ok(Some(Reply::Stdout { bytes, .. })) => stdout.extend_from_slice(bytes),
+                Ok(Some(Reply::Stderr { bytes, .. })) => {
+                    let room = MAX_STDERR - self.stderr.len();
+                    self.stderr.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                }
+                Ok(Some(Reply::End {
+                    app_status: 0,
+                    protocol_status: ProtocolStatus::RequestComplete,
+                    ..
+                })) => self.end = Some(Ok(())),
+                Ok(Some(Reply::End { .. })) => self.end = Some(Err("the gateway ended the request")),
+                Ok(Some(Reply::Values(_) | Reply::UnknownType(_))) => {}
+                // Such as the bad version that says "this is not complete".
+                Err(_) => self.end = Some(Err("the gateway broke the response off")),
+            }
+        }
+        stdout
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // After a complete response the rest of the body still goes where the gateway drops it, so that a
+        // client which sends first and reads then gets to read.
+        if self.end != Some(Ok(())) {
+            self.upload.abort();
+        }
+    }
+}
+
+fn broken(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, what)
+}
+
+/// Sends the request: `out`, then the body as it comes from the client.
+async fn upload(mut writer: OwnedWriteHalf, mut out: Vec<u8>, mut body: Incoming) {
+    loop {
+        // A gateway that takes no more has answered; the reader sees it.
+        if writer.write_all(&out).await.is_err() {
+            break;
+        }
+        out.clear();
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    client::stdin(ID, &bytes, &mut out);
+                }
+            }
+            // The client broke off: the dropped writer closes this side, and nothing looks complete.
+            Some(Err(_)) => return,
+            None => {
+                client::stdin_end(ID, &mut out);
+                let _ = writer.write_all(&out).await;
+                break;
+            }
+        }
+    }
+    // Dropped, it would shut its side down, which the gateway takes for a client that has gone.
+    writer.forget();
+}
+
+/// The head as HTTP has it. What belongs to one connection or to the proxy stays behind.
+fn response(head: &Head<'_>) -> Result<Response<()>, hyper::http::Error> {
+    let mut response = Response::builder().status(head.status).body(())?;
+    if let Ok(reason) = ReasonPhrase::try_from(head.reason)
+        && !head.reason.is_empty()
+    {
+        response.extensions_mut().insert(reason);
+    }
+    for (name, value) in head.fields() {
+        let name = HeaderName::from_bytes(name)?;
+        let kept = !matches!(
+            name.as_str(),
+            "status" | "connection" | "keep-alive" | "transfer-encoding" | "upgrade"
+        ) && !name.as_str().starts_with("x-accel-");
+        if kept {
+            response.headers_mut().append(name, HeaderValue::from_bytes(value)?);
+        }
+    }
+    Ok(response)
+}

@@ -1,0 +1,87 @@
+//! Static files from `public/` under the root, which the proxy serves in production.
+//!
+//! The same rule as in `deploy/nginx`: a file that exists is sent, everything else is the application's; hidden
+//! files are never read. Types, ranges and conditional requests are tower-http's.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use tower_http::services::ServeDir;
+
+use super::answer::{Answer, Content};
+
+/// A directory of static files, which need not exist.
+#[derive(Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { directory: root.join("public") }
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The file that `request` asks for, if there is one. `path` is its path, decoded and normalised.
+    pub(super) async fn find<B>(&self, request: &Request<B>, path: &[u8]) -> Option<Answer> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) || is_hidden(path) {
+            return None;
+        }
+        let relative = path.strip_prefix(b"/")?;
+        if relative.is_empty() || relative.ends_with(b"/") || relative.contains(&0) {
+            return None;
+        }
+        if !self.directory.join(OsStr::from_bytes(relative)).is_file() {
+            return None;
+        }
+        let mut wanted = Request::new(Empty::<Bytes>::new());
+        *wanted.method_mut() = request.method().clone();
+        *wanted.uri_mut() = encoded(path).parse().ok()?;
+        *wanted.headers_mut() = request.headers().clone();
+        let mut directory = ServeDir::new(&self.directory).append_index_html_on_directories(false);
+        let answer = directory.try_call(wanted).await.ok()?;
+        (answer.status() != hyper::StatusCode::NOT_FOUND).then(|| answer.map(Content::File))
+    }
+}
+
+/// `.git`, `.env`, an editor's leavings; but `.well-known` is meant to be read.
+fn is_hidden(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|part| part.starts_with(b".") && part != b".well-known")
+}
+
+/// A path that decodes to `path`.
+fn encoded(path: &[u8]) -> String {
+    path.iter()
+        .map(|byte| match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => char::from(*byte).to_string(),
+            byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_files_are_never_read_but_well_known_ones_are() {
+        assert!(is_hidden(b"/.env"));
+        assert!(is_hidden(b"/a/.git/config"));
+        assert!(!is_hidden(b"/.well-known/security.txt"));
+        assert!(!is_hidden(b"/a.b/c.d"));
+    }
+
+    #[test]
+    fn a_path_survives_its_encoding() {
+        let path = "/a b/%41?#é\"".as_bytes();
+        assert_eq!(crate::cgi::proxy::percent_decode(&encoded(path)), path);
+    }
+}

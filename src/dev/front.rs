@@ -1,0 +1,216 @@
+//! The HTTP server: takes a request, finds out who answers it, gives the answer.
+//!
+//! In this order: a static file; the application, once the newest code is loaded; the error page where that failed.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CONTENT_LENGTH, HOST};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use super::answer::{self, Answer, Content, Line, Logged};
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::files::Files;
+use super::page::{self, About};
+use super::watcher::Watcher;
+use crate::cgi::proxy::{HttpRequest, normalise, percent_decode};
+use crate::gateway::{Code, Load};
+
+/// How long a request waits for the newest code. An application that takes longer to load is stuck.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long to wait when no descriptor is left for a connection, before the next try.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Front {
+    root: PathBuf,
+    /// The gateway's.
+    socket: PathBuf,
+    files: Files,
+    code: watch::Receiver<Code>,
+    watcher: Rc<Watcher>,
+}
+
+/// The two ends of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    server: SocketAddr,
+    client: SocketAddr,
+}
+
+impl Front {
+    pub(super) fn new(
+        root: PathBuf,
+        socket: PathBuf,
+        code: watch::Receiver<Code>,
+        watcher: Rc<Watcher>,
+    ) -> Rc<Self> {
+        Rc::new(Self { files: Files::new(&root), root, socket, code, watcher })
+    }
+
+    /// Accepts connections until `stopping`, then waits for the requests that run.
+    pub(super) async fn serve(self: Rc<Self>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
+        let mut connections = JoinSet::new();
+        let asked = stopping.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stopping.wait_for(|stopping| *stopping) => break,
+                // Frees what finished connections leave behind.
+                Some(_) = connections.join_next() => continue,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    connections.spawn_local(Rc::clone(&self).connection(stream, client, asked.clone()));
+                }
+                Err(cause) => {
+                    warn!(process = "dev", cause = %crate::log::cause(&cause), "cannot accept a connection");
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn connection(
+        self: Rc<Self>,
+        stream: TcpStream,
+        client: SocketAddr,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        // A chunk goes out when the application made it.
+        let _ = stream.set_nodelay(true);
+        let Ok(server) = stream.local_addr() else { return };
+        let ends = Ends { server, client };
+        let service = service_fn(|request| Rc::clone(&self).request(request, ends));
+        let connection =
+            http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            _ = stopping.wait_for(|stopping| *stopping) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(process = "dev", cause = %error, "connection broke");
+        }
+    }
+
+    async fn request(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        ends: Ends,
+    ) -> Result<Response<Logged>, Infallible> {
+        let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+        let line = Line::new(request.method().as_str(), target, request_id());
+        let head_request = request.method() == Method::HEAD;
+        let answer = self.answer(request, ends, &line.id).await;
+        let bodiless = head_request || matches!(answer.status().as_u16(), 204 | 304);
+        Ok(line.attach(answer, bodiless))
+    }
+
+    async fn answer(&self, request: Request<Incoming>, ends: Ends, id: &str) -> Answer {
+        let path = request.uri().path();
+        let path = path.starts_with('/').then(|| normalise(&percent_decode(path))).flatten();
+        let Some(path) = path else {
+            return answer::text(StatusCode::BAD_REQUEST, "the request has no path that leads anywhere");
+        };
+        if let Some(file) = self.files.find(&request, &path).await {
+            return file;
+        }
+        if tokio::time::timeout(LOAD_TIMEOUT, self.watcher.newest()).await.is_err() {
+            let seconds = LOAD_TIMEOUT.as_secs();
+            let message = format!("the application has not loaded within {seconds} seconds");
+            return answer::text(StatusCode::SERVICE_UNAVAILABLE, message);
+        }
+        self.run(request, &path, ends, id).await.unwrap_or_else(|cause| {
+            warn!(process = "dev", request = id, cause = %crate::log::cause(&cause), "no answer from the gateway");
+            answer::text(StatusCode::BAD_GATEWAY, crate::log::cause(&cause))
+        })
+    }
+
+    /// Has the gateway answer.
+    async fn run(
+        &self,
+        request: Request<Incoming>,
+        path: &[u8],
+        ends: Ends,
+        id: &str,
+    ) -> std::io::Result<Answer> {
+        let (head, body) = request.into_parts();
+        let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let server = ends.server.ip().to_string();
+        let request = HttpRequest {
+            software: concat!("nibiru-dev/", env!("CARGO_PKG_VERSION")),
+            protocol: &format!("{:?}", head.version),
+            scheme: "http",
+            method: head.method.as_str(),
+            target,
+            path,
+            host: head.uri.authority().map_or(header(HOST), |authority| authority.as_str()),
+            server_addr: &server,
+            server_port: &ends.server.port().to_string(),
+            remote_addr: &ends.client.ip().to_string(),
+            remote_port: &ends.client.port().to_string(),
+            document_root: &self.files.directory().to_string_lossy(),
+            content_length: header(CONTENT_LENGTH),
+            request_id: id,
+        };
+        let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let mut exchange = Exchange::begin(&self.socket, &request.variables(headers), body).await?;
+
+        let (response, first) = exchange.head().await?;
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR
+            && self.failure(exchange.stderr(), id).is_some()
+        {
+            // What the application still writes while it ends belongs to the page, too.
+            exchange.finish().await?;
+            if let Some(failure) = self.failure(exchange.stderr(), id) {
+                let about = About { method: head.method.as_str(), target, id };
+                return Ok(page::render(&failure, about, header(ACCEPT)));
+            }
+        }
+        if head.method == Method::HEAD || matches!(response.status().as_u16(), 204 | 304) {
+            exchange.finish().await?;
+            return Ok(response.map(|()| Content::Whole(first)));
+        }
+        Ok(response.map(|()| Content::Stream { first, exchange: Box::new(exchange) }))
+    }
+
+    /// The failure behind a 500; `None` where it is the application's own response.
+    fn failure(&self, stderr: &[u8], id: &str) -> Option<Failure> {
+        if stderr.is_empty() {
+            return None;
+        }
+        Failure::of_request(stderr, id, &self.root).or_else(|| match &self.code.borrow().load {
+            Load::Failed(message) => Some(Failure::of_load(message, &self.root)),
+            Load::Running | Load::Done => None,
+        })
+    }
+}
+
+/// Thirty-two hexadecimal digits, as nginx makes them.
+fn request_id() -> String {
+    let mut bytes = [0; 16];
+    // Fails only before the kernel's pool is ready, early at boot.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    format!("{:032x}", u128::from_ne_bytes(bytes))
+}

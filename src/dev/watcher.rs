@@ -1,0 +1,251 @@
+//! Sees that Lua files change, and has the gateway load them.
+//!
+//! "Save, press F5, see the new code" holds exactly: [`Watcher::newest`] first lets every change that was made
+//! before the call arrive, then waits for the load that follows it. Never polls; the kernel tells.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use notify::event::{EventKind, ModifyKind};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::gateway::{Code, Command, Load};
+
+/// No change for this long: the editor, or the checkout, is done.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// Changes that never cease are loaded this often.
+const MAX_QUIET: Duration = Duration::from_secs(1);
+
+/// How long a marker may take to come back. The kernel drops events only when thousands are waiting.
+const MARKER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Files of a new directory that are looked at; with more the answer is taken for yes.
+const MAX_LOOKED_AT: usize = 1000;
+
+/// Watches a root.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    root: PathBuf,
+    /// A directory of ours. A file made here is reported after all that changed before: events keep their order.
+    markers: PathBuf,
+    next_marker: Cell<u64>,
+    /// The last marker that has come back.
+    seen: watch::Sender<u64>,
+    code: watch::Sender<Code>,
+    /// The generation that has, or will have, every change that was seen.
+    wanted: Cell<u32>,
+    changed: mpsc::UnboundedSender<PathBuf>,
+    /// Watches as long as it lives; `None` where the kernel refused.
+    notify: RefCell<Option<RecommendedWatcher>>,
+}
+
+impl Watcher {
+    /// Begins to watch `root`; changes become [`Command::Reload`]. `markers` is an empty directory of our own.
+    /// Where the kernel refuses, says so and watches nothing.
+    pub(super) fn start(
+        root: &Path,
+        markers: &Path,
+        code: &watch::Sender<Code>,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Rc<Self> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let (changed, changes) = mpsc::unbounded_channel();
+        let watcher = Rc::new(Self {
+            root: root.to_owned(),
+            markers: markers.to_owned(),
+            next_marker: Cell::new(1),
+            seen: watch::Sender::new(0),
+            code: code.clone(),
+            wanted: Cell::new(1),
+            changed,
+            notify: RefCell::new(None),
+        });
+        let begun = notify::recommended_watcher(move |event| {
+            // A watcher that nobody hears any more is about to be dropped.
+            let _ = sender.send(event);
+        })
+        .and_then(|mut notify| {
+            notify.watch(markers, RecursiveMode::NonRecursive)?;
+            notify.watch(root, RecursiveMode::Recursive)?;
+            Ok(notify)
+        });
+        match begun {
+            Ok(notify) => {
+                watcher.notify.replace(Some(notify));
+            }
+            Err(error) => warn!(
+                process = "dev",
+                cause = %error,
+                "cannot watch {}: send SIGHUP to reload (sysctl fs.inotify.max_user_watches bounds what is watched)",
+                root.display()
+            ),
+        }
+        tokio::task::spawn_local(Rc::clone(&watcher).listen(events));
+        tokio::task::spawn_local(reload(changes, commands));
+        watcher
+    }
+
+    /// Waits until the code that is on the disk now has been loaded, or has failed to.
+    pub(super) async fn newest(&self) {
+        if self.notify.borrow().is_some() {
+            self.catch_up().await;
+        }
+        let mut code = self.code.subscribe();
+        let settled = |code: &Code| code.generation >= self.wanted.get() && code.load != Load::Running;
+        // The sender is `self`'s own.
+        let _ = code.wait_for(settled).await;
+    }
+
+    /// Waits until every change made before this call has been seen.
+    async fn catch_up(&self) {
+        let number = self.next_marker.replace(self.next_marker.get() + 1);
+        let path = self.markers.join(number.to_string());
+        if let Err(cause) = File::create(&path).and_then(|_| std::fs::remove_file(&path)) {
+            debug!(process = "dev", cause = %crate::log::cause(&cause), "cannot make a marker");
+            return;
+        }
+        let mut seen = self.seen.subscribe();
+        let came = tokio::time::timeout(MARKER_TIMEOUT, seen.wait_for(|last| *last >= number)).await;
+        if came.is_err() {
+            debug!(process = "dev", "a marker did not come back");
+        }
+    }
+
+    async fn listen(self: Rc<Self>, mut events: mpsc::UnboundedReceiver<notify::Result<Event>>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                Ok(event) if event.need_rescan() => self.noticed(&self.root),
+                Ok(event) => self.event(&event),
+                Err(error) => warn!(process = "dev", cause = %error, "some changes may go unseen"),
+            }
+        }
+    }
+
+    fn event(self: &Rc<Self>, event: &Event) {
+        let appears = match event.kind {
+            EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)) => true,
+            EventKind::Modify(_) | EventKind::Remove(_) => false,
+            EventKind::Access(_) | EventKind::Any | EventKind::Other => return,
+        };
+        for path in &event.paths {
+            if let Ok(marker) = path.strip_prefix(&self.markers) {
+                let number = marker.to_str().and_then(|name| name.parse().ok());
+                self.seen.send_if_modified(|last| match number {
+                    Some(number) if number > *last => {
+                        *last = number;
+                        true
+                    }
+                    _ => false,
+                });
+            } else if is_hidden(&self.root, path) {
+                // .git, and what editors keep beside the file until it is whole.
+            } else if is_code(path) {
+                self.noticed(path);
+            } else if appears && path.is_dir() {
+                // What was in it before it was watched is not reported.
+                if holds_code(path) {
+                    self.noticed(path);
+                    continue;
+                }
+                let (watcher, directory) = (Rc::clone(self), path.clone());
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(QUIET).await;
+                    if holds_code(&directory) {
+                        watcher.noticed(&directory);
+                    }
+                });
+            }
+        }
+    }
+
+    /// From here on a request waits for a generation that begins to load after this.
+    fn noticed(&self, path: &Path) {
+        self.wanted.set(self.code.borrow().generation + 1);
+        let path = path.strip_prefix(&self.root).unwrap_or(path);
+        // The task at the other end lives as long as `self`.
+        let _ = self.changed.send(path.to_owned());
+    }
+}
+
+/// Turns bursts of changes into single reloads.
+async fn reload(mut changes: mpsc::UnboundedReceiver<PathBuf>, commands: mpsc::UnboundedSender<Command>) {
+    while let Some(first) = changes.recv().await {
+        let until = Instant::now() + MAX_QUIET;
+        let mut paths = BTreeSet::from([first]);
+        while let Ok(Some(path)) =
+            tokio::time::timeout_at(until.min(Instant::now() + QUIET), changes.recv()).await
+        {
+            paths.insert(path);
+        }
+        let mut paths = paths.iter();
+        let shown = paths.next().map(|path| path.display().to_string()).unwrap_or_default();
+        match paths.count() {
+            0 => info!(process = "dev", "changed: {shown}"),
+            more => info!(process = "dev", "changed: {shown} and {more} more"),
+        }
+        if commands.send(Command::Reload).is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether a part of the path below `root` begins with a dot.
+fn is_hidden(root: &Path, path: &Path) -> bool {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    below.iter().any(|part| part.as_encoded_bytes().starts_with(b"."))
+}
+
+fn is_code(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "lua")
+}
+
+/// Whether there is a Lua file somewhere in the directory.
+fn holds_code(directory: &Path) -> bool {
+    let (mut open, mut looked_at) = (vec![directory.to_owned()], 0);
+    while let Some(directory) = open.pop() {
+        // One that is gone again holds nothing.
+        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            looked_at += 1;
+            if is_code(&entry.path()) || looked_at > MAX_LOOKED_AT {
+                return true;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_is_what_has_a_dot_in_front_below_the_root() {
+        let root = Path::new("/srv/.cache/app");
+        assert!(!is_hidden(root, Path::new("/srv/.cache/app/lib/x.lua")));
+        assert!(is_hidden(root, Path::new("/srv/.cache/app/.git/x.lua")));
+        assert!(is_hidden(root, Path::new("/srv/.cache/app/lib/.x.lua")));
+    }
+
+    #[test]
+    fn a_directory_holds_code_at_any_depth() {
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("notes.txt"), "").unwrap();
+        assert!(!holds_code(directory.path()));
+        std::fs::write(deep.join("x.lua"), "").unwrap();
+        assert!(holds_code(directory.path()));
+    }
+}
