@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
+use rustix::io::DupFlags;
 use rustix::process::Pid;
 
 /// Which side of a [`fork`] this is.
@@ -36,7 +37,7 @@ pub fn fork() -> io::Result<Fork> {
 }
 
 /// How many threads this process has, as the kernel counts them; 1 where `/proc` is not mounted.
-fn threads() -> usize {
+pub fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count())
 }
 
@@ -73,7 +74,8 @@ pub fn die_with(lifeline: &OwnedFd) -> io::Result<()> {
 }
 
 /// Takes over a descriptor that this process was started with, by moving it to a new number. What
-/// stays under the old number is `/dev/null`, so that no later file takes that place by accident.
+/// stays under the old number is `/dev/null`, so that no later file takes that place by accident; it
+/// is close-on-exec except as one of the standard three.
 ///
 /// # Errors
 /// `EBADF` where the descriptor is not open.
@@ -85,7 +87,8 @@ pub fn take_descriptor(number: u32) -> io::Result<OwnedFd> {
     // SAFETY: the number is open, as fcntl just found, and belongs to nobody else in this process: it
     // came with the process and is taken once. `ManuallyDrop` keeps it open as what dup2 makes of it.
     let mut old = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(raw) });
-    rustix::io::dup2(&null, &mut old)?;
+    let flags = if number < 3 { DupFlags::empty() } else { DupFlags::CLOEXEC };
+    rustix::io::dup3(&null, &mut old, flags)?;
     Ok(moved)
 }
 

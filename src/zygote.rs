@@ -4,7 +4,7 @@
 //! socket, never starts a thread, never runs a request.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -31,8 +31,7 @@ pub fn run(launch: &Launch) -> ExitCode {
     match start(launch) {
         Ok(code) => code,
         Err(error) => {
-            // Standard error is a pipe into the gateway's log.
-            eprintln!("zygote failed: {}", crate::log::cause(&error));
+            say(&format!("zygote failed: {}", crate::log::cause(&error)));
             ExitCode::FAILURE
         }
     }
@@ -59,16 +58,26 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
         }
     };
     let preloaded = launch.preload != Preload::Off;
+    // Collects first, so that a file which was read and forgotten is closed by the time it is looked for.
+    state.settle();
+    if preloaded && sys::threads() > 1 {
+        say("loading the application started a thread, which forked workers would not have");
+        return Err(load_in_workers(launch, control, &[]));
+    }
     if launch.preload == Preload::Auto {
         let shared = Descriptors::open()?.since(&before);
         if !shared.is_empty() {
             return Err(load_in_workers(launch, control, &shared));
         }
     }
-    state.settle();
     let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
     send(&control, &FromZygote::Loaded { preloaded, micros }, None)?;
-    Zygote { control, preloaded, children: BTreeMap::new() }.serve(state)
+    Zygote { control, preloaded, children: BTreeMap::new(), leaving: false }.serve(state)
+}
+
+/// Writes a line on standard error, which is a pipe into the gateway's log. Without a gateway nobody reads it.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A state with the application in it, or an empty one where workers load it.
@@ -86,22 +95,19 @@ fn load(launch: &Launch) -> Result<lua::State, String> {
 /// the error where that is impossible.
 fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) -> io::Error {
     for (number, target) in shared {
-        eprintln!(
-            "loading the application opened {}, which forked workers would share; every worker loads it itself \
-             (move the opening into nibiru.on_worker_start, or set --preload)",
-            target.display()
-        );
+        say(&format!("loading the application opened {}, which forked workers would share", target.display()));
         if let Ok(number) = u32::try_from(*number) {
-            // It is replaced by /dev/null here, and closed by the execution below.
+            // Closed here, and /dev/null in its place by the execution below.
             drop(sys::take_descriptor(number));
         }
     }
+    say("every worker loads the application itself (use nibiru.on_worker_start for what a worker needs of its own, \
+         or set --preload)");
     let again = Launch { preload: Preload::Off, ..launch.clone() };
     Command::new("/proc/self/exe").arg0("nibiru").args(again.arguments()).stdin(OwnedFd::from(control)).exec()
 }
 
-/// The open descriptors of this process that a fork would share for worse: all but directories, devices and the
-/// kernel's own objects.
+/// The open descriptors of this process, with what each leads to.
 struct Descriptors(BTreeSet<(i32, PathBuf)>);
 
 impl Descriptors {
@@ -118,8 +124,13 @@ impl Descriptors {
         Ok(Self(open))
     }
 
+    /// Those that were not there before and that a fork would share for worse: devices have no position,
+    /// and `/proc` shows each process its own.
     fn since(&self, before: &Self) -> Vec<(i32, PathBuf)> {
-        let harmless = |target: &PathBuf| target.starts_with("/dev") || target.starts_with("/proc");
+        let shared_memory = |target: &PathBuf| target.starts_with("/dev/shm");
+        let harmless = |target: &PathBuf| {
+            (target.starts_with("/dev") && !shared_memory(target)) || target.starts_with("/proc")
+        };
         self.0.difference(&before.0).filter(|(_, target)| !harmless(target)).cloned().collect()
     }
 }
@@ -128,8 +139,10 @@ impl Descriptors {
 struct Zygote {
     control: Link,
     preloaded: bool,
-    /// By worker number, which is used again only when its process is reaped; by pid beside it.
+    /// By pid: a worker's number may be in use again before its process is reaped.
     children: BTreeMap<i32, Child>,
+    /// Told to exit; waits for its children, so that none of them is left for process 1 to reap.
+    leaving: bool,
 }
 
 struct Child {
@@ -138,12 +151,15 @@ struct Child {
 }
 
 impl Zygote {
-    fn serve(mut self, mut state: lua::State) -> io::Result<ExitCode> {
+    fn serve(mut self, state: lua::State) -> io::Result<ExitCode> {
         let mut buffer = [0; 64];
         loop {
             let (said, ended) = self.wait()?;
             for pid in ended {
                 self.reap(pid)?;
+            }
+            if self.leaving && self.children.is_empty() {
+                return Ok(ExitCode::SUCCESS);
             }
             if !said {
                 continue;
@@ -154,7 +170,8 @@ impl Zygote {
                 Received::Closed => return Ok(ExitCode::SUCCESS),
             };
             match ToZygote::decode(&mut &buffer[..length]).map_err(io::Error::other)? {
-                ToZygote::Shutdown => return Ok(ExitCode::SUCCESS),
+                ToZygote::Shutdown if self.children.is_empty() => return Ok(ExitCode::SUCCESS),
+                ToZygote::Shutdown => self.leaving = true,
                 ToZygote::Spawn { worker } => {
                     let birth = Birth::new(worker, descriptors, self.preloaded)?;
                     match sys::fork() {
@@ -171,8 +188,6 @@ impl Zygote {
                     }
                 }
             }
-            // Keeps the state alive, and so what workers are forked from.
-            let _ = &mut state;
         }
     }
 

@@ -35,6 +35,10 @@ const READS_IN_A_ROW: usize = 4;
 /// two reads (`client_body_timeout`), so a proxy that passes a body on as it comes is not cut before.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long a client may take no byte of what waits for it. nginx gives its own clients as long
+/// (`send_timeout`), and reads from us whether they do or not.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How long, and for how many bytes, a client may go on sending after its request was answered early.
 /// Closing on unread bytes would make the kernel drop the answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +61,8 @@ struct State {
     out: Vec<u8>,
     /// How much of `out` is written already.
     written: usize,
+    /// When the client last took a byte, or there was last nothing for it to take.
+    last_write: Instant,
     /// Few, so a scan beats a map.
     requests: Vec<(u16, Phase)>,
     ending: Ending,
@@ -101,6 +107,7 @@ impl Connection {
                 server: Server::new(limits),
                 out: Vec::new(),
                 written: 0,
+                last_write: Instant::now(),
                 requests: Vec::new(),
                 ending: Ending::No,
                 unread: false,
@@ -116,14 +123,17 @@ impl Connection {
         let mut stopping = gateway.stopping();
         loop {
             let (interest, deadline) = {
-                let state = self.state.borrow();
+                let mut state = self.state.borrow_mut();
+                if state.is_over(&self.stream, *stopping.borrow()) {
+                    break;
+                }
                 (state.interest(), state.deadline(last_read))
             };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest) => ready,
                 () = self.changed.notified() => Ok(tokio::io::Ready::EMPTY),
                 () = super::sleep_until(deadline) => {
-                    debug!("connection closed: nothing came for too long");
+                    info!("connection closed: the client neither sent nor took a byte for too long");
                     self.state.borrow_mut().ending = Ending::Now;
                     Ok(tokio::io::Ready::EMPTY)
                 }
@@ -140,9 +150,6 @@ impl Connection {
                 if self.read(&gateway) {
                     tokio::task::yield_now().await;
                 }
-            }
-            if self.state.borrow_mut().is_over(&self.stream, *stopping.borrow()) {
-                break;
             }
         }
         self.abandon_all(&gateway);
@@ -195,14 +202,19 @@ impl Connection {
                 Some(Event::Begin { id, role, .. }) if role != Role::Responder => {
                     self.end_with(id, 0, ProtocolStatus::UnknownRole);
                 }
-                Some(Event::Begin { id, .. }) => self.state.borrow_mut().requests.push((id, Phase::Begun)),
+                Some(Event::Begin { id, .. }) => {
+                    let mut state = self.state.borrow_mut();
+                    // Clients send one request after the other, so the one that was refused has all come.
+                    state.unread = false;
+                    state.requests.push((id, Phase::Begun));
+                }
                 Some(Event::Params { id, variables }) => self.params(id, variables, gateway),
                 Some(Event::Stdin { id, bytes }) => self.stdin(id, bytes, gateway),
                 Some(Event::StdinEnd { id }) => self.stdin_end(id, gateway),
                 Some(Event::Refused { id, refusal }) => {
-                    self.refuse(id, refusal.status(), &refusal.to_string(), false);
+                    self.refuse(id, refusal.status(), &refusal.to_string(), true);
                     if refusal.closes() {
-                        self.state.borrow_mut().close_when_written(true);
+                        self.state.borrow_mut().close_when_written();
                     }
                 }
                 Some(Event::Abort { id }) => {
@@ -218,18 +230,17 @@ impl Connection {
     fn params(self: &Rc<Self>, id: u16, variables: crate::cgi::Variables, gateway: &Rc<Gateway>) {
         let head = match Head::parse(variables) {
             Ok(head) => head,
-            Err(error) => return self.refuse(id, error.status(), &error.to_string(), false),
+            Err(error) => return self.refuse(id, error.status(), &error.to_string(), true),
         };
         let limit = gateway.config.max_body;
         if let ContentLength::Known(length) = head.content_length
             && length > limit
         {
-            let head_request = head.head_request;
             return self.refuse(
                 id,
                 413,
                 &format!("the body has {length} bytes, --max-body is {limit}"),
-                head_request,
+                true,
             );
         }
         let arriving = Phase::Arriving(Box::new(Arriving { head, body: Body::new() }));
@@ -256,7 +267,7 @@ impl Connection {
                 }
             }
         };
-        self.refuse(id, refusal.0, &refusal.1, false);
+        self.refuse(id, refusal.0, &refusal.1, true);
     }
 
     fn stdin_end(self: &Rc<Self>, id: u16, gateway: &Rc<Gateway>) {
@@ -272,18 +283,19 @@ impl Connection {
                 id,
                 400,
                 &format!("the body ended after {came} of {promised} bytes"),
-                head.head_request,
+                false,
             );
         }
         let reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
         gateway.submit(Request::new(head.variables, body, reply));
     }
 
-    /// Answers a request that never becomes one for a worker. What the client still sends of it is dropped.
-    fn refuse(self: &Rc<Self>, id: u16, status: u16, message: &str, head_request: bool) {
+    /// Answers a request that never becomes one for a worker. `more`: the client may still be sending it,
+    /// and what comes is dropped.
+    fn refuse(self: &Rc<Self>, id: u16, status: u16, message: &str, more: bool) {
         info!(status, cause = message, "request refused");
-        self.state.borrow_mut().unread = true;
-        let mut reply = Reply::new(Rc::clone(self), id, Rc::new(Ticket::default()), head_request);
+        self.state.borrow_mut().unread = more;
+        let mut reply = Reply::new(Rc::clone(self), id, Rc::new(Ticket::default()), false);
         reply.fail(status, message, (status == 503).then_some(super::RETRY_AFTER));
     }
 
@@ -316,6 +328,9 @@ impl Connection {
     /// Appends response bytes.
     pub(super) fn stdout(&self, id: u16, bytes: &[u8]) {
         let state = &mut *self.state.borrow_mut();
+        if state.out.is_empty() {
+            state.last_write = Instant::now();
+        }
         state.server.stdout(id, bytes, &mut state.out);
     }
 
@@ -335,7 +350,7 @@ impl Connection {
             let state = &mut *self.state.borrow_mut();
             state.take_phase(id);
             if state.server.end(id, app_status, protocol_status, &mut state.out) == AfterEnd::Close {
-                state.close_when_written(false);
+                state.close_when_written();
             }
         }
         self.flush();
@@ -352,7 +367,7 @@ impl Connection {
             let state = &mut *self.state.borrow_mut();
             state.take_phase(id);
             fastcgi::poison(&mut state.out);
-            state.close_when_written(false);
+            state.close_when_written();
         } else {
             self.stderr(id, message.as_bytes());
             return self.end_with(id, 1, ProtocolStatus::RequestComplete);
@@ -365,7 +380,10 @@ impl Connection {
         let state = &mut *self.state.borrow_mut();
         while state.written < state.out.len() {
             match self.stream.try_write(&state.out[state.written..]) {
-                Ok(length) => state.written += length,
+                Ok(length) => {
+                    state.written += length;
+                    state.last_write = Instant::now();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     state.ending = Ending::Now;
@@ -376,6 +394,10 @@ impl Connection {
         if state.written == state.out.len() || state.ending == Ending::Now {
             state.out.clear();
             state.out.shrink_to(KEPT_BUFFER);
+            state.written = 0;
+        } else if state.written >= HIGH_WATER {
+            // A client that never quite catches up must not make the buffer grow with what it has read.
+            state.out.drain(..state.written);
             state.written = 0;
         }
         if !state.is_full() {
@@ -422,14 +444,18 @@ impl State {
         if let Ending::Lingering { until, .. } = self.ending {
             return Some(until);
         }
-        let arriving = self.requests.iter().any(|(_, phase)| !matches!(phase, Phase::Submitted(_)));
-        arriving.then(|| last_read + RECEIVE_TIMEOUT)
+        let submitted = self.requests.iter().filter(|(_, phase)| matches!(phase, Phase::Submitted(_))).count();
+        // A record that has come in part counts as well.
+        let arriving = submitted < self.requests.len() || (self.requests.is_empty() && !self.server.is_idle());
+        let receive = arriving.then(|| last_read + RECEIVE_TIMEOUT);
+        let send = (!self.out.is_empty()).then(|| self.last_write + SEND_TIMEOUT);
+        receive.into_iter().chain(send).min()
     }
 
     /// Whether the connection is to be closed now.
     fn is_over(&mut self, stream: &Stream, stopping: bool) -> bool {
         if stopping && self.ending == Ending::No && self.server.is_idle() {
-            self.close_when_written(false);
+            self.close_when_written();
         }
         if self.ending == Ending::WhenWritten && self.out.is_empty() {
             self.ending = if self.unread {
@@ -442,8 +468,7 @@ impl State {
         matches!(self.ending, Ending::Now | Ending::Lingering { bytes: 0, .. })
     }
 
-    fn close_when_written(&mut self, unread: bool) {
-        self.unread |= unread;
+    fn close_when_written(&mut self) {
         if self.ending == Ending::No {
             self.ending = Ending::WhenWritten;
         }

@@ -7,11 +7,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net as std_unix;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
 
 use super::Gateway;
@@ -34,7 +36,7 @@ pub(super) struct Listener {
     /// As the user named it.
     address: Listen,
     /// The file to remove at the end, where we made it.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ pub(super) fn open_all(config: &Config) -> Result<Vec<Listener>, (Listen, io::Er
             Listen::Systemd => passed_by_systemd(),
         };
         for (socket, file) in opened.map_err(|error| (address.clone(), error))? {
-            listeners.push(Listener { socket, address: address.clone(), _file: file });
+            listeners.push(Listener { socket, address: address.clone(), file });
         }
     }
     Ok(listeners)
@@ -183,28 +185,16 @@ impl Listener {
     }
 
     /// Accepts until the gateway stops; each connection becomes a task of its own.
-    pub(super) async fn accept(self, gateway: Rc<Gateway>, slots: Rc<Semaphore>, allowed: Rc<[IpAddr]>) {
+    pub(super) async fn accept(mut self, gateway: Rc<Gateway>, slots: Arc<Semaphore>, allowed: Rc<[IpAddr]>) {
         let mut stopping = gateway.stopping();
         loop {
             let accepted = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => break,
                 accepted = self.accept_one(&slots) => accepted,
-                _ = stopping.wait_for(|stopping| *stopping) => return,
             };
             match accepted {
-                Ok((stream, slot)) => {
-                    if !is_allowed(&stream, &allowed) {
-                        warn!("connection refused: the peer is not in FCGI_WEB_SERVER_ADDRS");
-                        continue;
-                    }
-                    let connection = Connection::new(stream, limits(&gateway.config));
-                    let gateway = Rc::clone(&gateway);
-                    tokio::task::spawn_local(async move {
-                        gateway.connection_opened();
-                        connection.serve(Rc::clone(&gateway)).await;
-                        drop(slot);
-                        gateway.connection_closed();
-                    });
-                }
+                Ok((stream, slot)) => serve(&gateway, stream, slot, &allowed),
                 Err(error) if is_exhausted(&error) => {
                     warn!(cause = %crate::log::cause(&error), "cannot accept; pausing");
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -213,13 +203,16 @@ impl Listener {
                 Err(error) => debug!(cause = %crate::log::cause(&error), "cannot accept"),
             }
         }
+        // Nobody finds the way in any more; whoever has is served.
+        self.file = None;
+        while let Some(Ok((stream, slot))) = at_once(self.accept_one(&slots)).await {
+            serve(&gateway, stream, slot, &allowed);
+        }
     }
 
-    async fn accept_one(&self, slots: &Rc<Semaphore>) -> io::Result<(Stream, Slot)> {
+    async fn accept_one(&self, slots: &Arc<Semaphore>) -> io::Result<(Stream, OwnedSemaphorePermit)> {
         // A free slot first: a connection beyond --max-connections stays in the kernel's backlog.
-        while slots.available_permits() == 0 {
-            drop(slots.acquire().await);
-        }
+        let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
         let stream = match &self.socket {
             Socket::Unix(socket) => Stream::Unix(socket.accept().await?.0),
             Socket::Tcp(socket) => {
@@ -229,29 +222,39 @@ impl Listener {
                 Stream::Tcp(stream)
             }
         };
-        Ok((stream, Slot::take(slots)))
+        Ok((stream, slot))
     }
 }
 
-/// One of the connections there may be.
-struct Slot(Rc<Semaphore>);
-
-impl Slot {
-    fn take(slots: &Rc<Semaphore>) -> Self {
-        slots.forget_permits(1);
-        Self(Rc::clone(slots))
+/// Gives a connection a task. `slot` is one of the connections there may be.
+fn serve(gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit, allowed: &[IpAddr]) {
+    if !is_allowed(&stream, allowed) {
+        return warn!("connection refused: the peer is not in FCGI_WEB_SERVER_ADDRS");
     }
+    let connection = Connection::new(stream, limits(&gateway.config));
+    let gateway = Rc::clone(gateway);
+    // Counted before the task first runs, so that a stop in between waits for it.
+    gateway.connection_opened();
+    tokio::task::spawn_local(async move {
+        connection.serve(Rc::clone(&gateway)).await;
+        drop(slot);
+        gateway.connection_closed();
+    });
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.add_permits(1);
-    }
+/// What a future gives without waiting, if anything.
+async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Accepts on every listener until the gateway stops.
 pub(super) fn accept_all(listeners: Vec<Listener>, gateway: &Rc<Gateway>) {
-    let slots = Rc::new(Semaphore::new(gateway.config.max_connections));
+    let slots = Arc::new(Semaphore::new(gateway.config.max_connections));
     let allowed = allowed_addresses();
     for listener in listeners {
         info!(
@@ -260,7 +263,7 @@ pub(super) fn accept_all(listeners: Vec<Listener>, gateway: &Rc<Gateway>) {
             workers = gateway.config.workers,
             "listening"
         );
-        tokio::task::spawn_local(listener.accept(Rc::clone(gateway), Rc::clone(&slots), Rc::clone(&allowed)));
+        tokio::task::spawn_local(listener.accept(Rc::clone(gateway), Arc::clone(&slots), Rc::clone(&allowed)));
     }
 }
 

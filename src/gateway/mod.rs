@@ -35,13 +35,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
-use self::pool::{Pool, State};
+use self::pool::{Pool, Ready, State};
 use self::queue::Queue;
-use self::reply::Ticket;
+use self::reply::{Ticket, Untruthful};
 use self::request::Request;
 use self::spool::Spool;
 use self::supervisor::{Notice, Notices, Supervisor};
-use self::worker_link::{Fate, WorkerLink};
+use self::worker_link::{Fate, NotStarted, WorkerLink, WorkerName};
 use crate::config::Config;
 use crate::ipc::message::{MAX_PACKET, ToWorker};
 
@@ -229,23 +229,18 @@ impl Gateway {
             request.reply.stderr(message.as_bytes());
             return request.reply.fail(500, "the application does not load", None);
         }
-        let full = {
-            let mut queue = self.queue.borrow_mut();
-            let idle = self.pool.borrow().has_idle();
-            if idle && queue.is_empty() {
-                queue.put_back(request.came, request);
-                None
-            } else {
-                queue.push(Instant::now(), request).err()
-            }
-        };
-        if let Some(mut request) = full {
-            info!(request = request.request_id, status = 503, "request refused: the queue is full (--queue)");
-            return request.reply.fail(503, "the queue is full", Some(RETRY_AFTER));
+        let came = request.came;
+        let idle = if self.queue.borrow().is_empty() { self.pool.borrow_mut().assign() } else { None };
+        if let Some(worker) = idle {
+            return self.hand(worker, came, request);
         }
-        self.dispatch();
-        if self.queue.borrow().len() == 1 {
-            self.queued.notify_one();
+        let full = self.queue.borrow_mut().push(came, request).err();
+        match full {
+            None => self.queued.notify_one(),
+            Some(mut request) => {
+                info!(request = request.request_id, status = 503, "request refused: the queue is full (--queue)");
+                request.reply.fail(503, "the queue is full", Some(RETRY_AFTER));
+            }
         }
     }
 
@@ -256,16 +251,36 @@ impl Gateway {
             let Some((came, request)) = self.next_wanted() else {
                 return self.pool.borrow_mut().unassign(worker);
             };
-            let link = self.workers.borrow().get(&worker).map(Rc::clone);
-            let started = match link {
-                Some(link) => link.start(request, &mut self.request_packet.borrow_mut()),
-                None => Err(request),
-            };
-            // The worker is ending, which its link will notice; the request has not reached it.
-            if let Err(request) = started {
-                self.queue.borrow_mut().put_back(came, request);
+            self.hand(worker, came, request);
+        }
+    }
+
+    /// Hands a request to a worker that is assigned to it.
+    fn hand(&self, worker: u32, came: Instant, request: Box<Request>) {
+        let link = self.workers.borrow().get(&worker).map(Rc::clone);
+        let started = match link {
+            Some(link) => link.start(request, &mut self.request_packet.borrow_mut()),
+            None => Err(NotStarted::Ended(request)),
+        };
+        match started {
+            Ok(()) => {}
+            // Its link will notice. The books have it busy until then, so another worker is next.
+            Err(NotStarted::Ended(request)) => {
+                self.put_back(came, request);
+                self.dispatch();
+            }
+            Err(NotStarted::Refused(mut request, cause)) => {
+                self.pool.borrow_mut().unassign(worker);
+                warn!(request = request.request_id, cause = %crate::log::cause(&cause), "cannot hand a request to a worker");
+                request.reply.fail(503, "no worker could take the request", Some(RETRY_AFTER));
             }
         }
+    }
+
+    /// Lets a request wait again that no worker has read.
+    fn put_back(&self, came: Instant, request: Box<Request>) {
+        self.queue.borrow_mut().put_back(came, request);
+        self.queued.notify_one();
     }
 
     /// The request that has waited longest and whose client still waits.
@@ -296,45 +311,51 @@ impl Gateway {
 
     // Workers.
 
-    /// A worker is idle.
-    fn worker_ready(&self, link: &WorkerLink) {
-        let (may_work, current) = {
-            let mut pool = self.pool.borrow_mut();
-            (pool.ready(link.number), pool.generation())
-        };
-        if !may_work {
-            link.tell(ToWorker::Drain);
-        } else if link.generation == current {
-            self.dispatch();
-        } else {
-            self.notices.send(Notice::FirstReady { generation: link.generation });
+    /// A worker says that it is ready.
+    fn worker_ready(&self, link: &WorkerLink) -> Result<(), Untruthful> {
+        let WorkerName { worker, generation, .. } = link.name();
+        let ready = self.pool.borrow_mut().ready(worker);
+        match ready {
+            Ready::Work => self.dispatch(),
+            Ready::Proved => self.notices.send(Notice::FirstReady { generation }),
+            Ready::Drain => link.tell(ToWorker::Drain),
+            Ready::Unexpected => return Err(Untruthful("ready twice")),
         }
+        Ok(())
     }
 
-    /// A worker's process is gone, or about to be. Its request, if it had one, is answered or goes back.
-    fn worker_ended(&self, link: &WorkerLink, fate: &Fate) {
-        self.workers.borrow_mut().remove(&link.number);
-        let was = self.pool.borrow_mut().ended(link.number, Instant::now());
-        let (worker, r#gen, pid) = (link.number, link.generation, link.pid);
-        let Some(mut request) = link.take_running() else {
-            if was != Some(State::Draining) {
-                warn!(worker, r#gen, pid, "worker ended by itself");
-            }
+    /// A worker's process is gone: its place is free. What it sent before may still be on its way to its
+    /// client. Harmless the second time.
+    fn worker_gone(&self, link: &WorkerLink) {
+        let WorkerName { worker, generation: r#gen, pid } = link.name();
+        let mut workers = self.workers.borrow_mut();
+        if workers.get(&worker).is_none_or(|known| known.name().pid != pid) {
             return;
-        };
-        request.reply.ticket().set_worker(None);
-        if link.never_read(fate) && !request.reply.ticket().is_abandoned() {
-            warn!(
-                worker,
-                r#gen,
-                pid,
-                request = request.request_id,
-                "worker ended before it read its request; retrying"
-            );
-            self.queue.borrow_mut().put_back(request.came, request);
+        }
+        workers.remove(&worker);
+        let was = self.pool.borrow_mut().ended(worker, Instant::now());
+        if matches!(was, Some(State::Idle | State::Proved)) {
+            warn!(worker, r#gen, pid, "worker ended by itself");
+        }
+        self.notices.send(Notice::PlaceFree);
+    }
+
+    /// All that a worker sent is passed on. The request it leaves, if any, is answered or goes back.
+    fn settle(&self, link: &WorkerLink, fate: &Fate) {
+        let WorkerName { worker, generation: r#gen, pid } = link.name();
+        let Some(mut request) = link.take_running() else { return };
+        let ticket = request.reply.ticket();
+        ticket.set_worker(None);
+        if ticket.is_abandoned() {
+            return;
+        }
+        let id = request.request_id.clone();
+        if link.never_read(fate) {
+            warn!(worker, r#gen, pid, request = id, "worker ended before it read its request; trying another");
+            self.put_back(request.came, request);
             return self.dispatch();
         }
-        warn!(worker, r#gen, pid, request = request.request_id, "worker ended in the middle of its request");
+        warn!(worker, r#gen, pid, request = id, "worker ended in the middle of its request");
         request.reply.fail(502, "the worker ended before it had answered", None);
     }
 
@@ -344,10 +365,13 @@ impl Gateway {
         }
     }
 
-    fn kill_workers(&self) {
-        for link in self.workers.borrow().values() {
-            link.kill();
-        }
+    fn kill(&self, workers: &[u32]) {
+        let known = self.workers.borrow();
+        workers.iter().filter_map(|worker| known.get(worker)).for_each(|link| link.kill());
+    }
+
+    fn kill_all(&self) {
+        self.workers.borrow().values().for_each(|link| link.kill());
     }
 
     // Stopping.

@@ -16,6 +16,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 pub(super) enum State {
     /// Being forked, or running its start hooks.
     Starting,
+    /// Ready, of a generation that does not answer yet.
+    Proved,
     /// Waiting for a request.
     Idle,
     /// Running one.
@@ -30,6 +32,21 @@ struct Seat {
     state: State,
     /// To be told to exit when its request is over.
     retired: bool,
+    /// Whether it has answered a request.
+    answered: bool,
+}
+
+/// What becomes of a worker that says it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// It may have a request.
+    Work,
+    /// It is the first of a generation that does not answer yet.
+    Proved,
+    /// It is to be told to exit.
+    Drain,
+    /// It was ready already, or is not in the books: it breaks the rules.
+    Unexpected,
 }
 
 /// What the pool wants next.
@@ -94,23 +111,35 @@ impl Pool {
 
     /// A worker is being forked.
     pub(super) fn starting(&mut self, worker: u32, generation: u32) {
-        self.seats.insert(worker, Seat { generation, state: State::Starting, retired: false });
+        self.seats.insert(worker, Seat { generation, state: State::Starting, retired: false, answered: false });
     }
 
-    /// A worker waits for a request. Says whether it may have one, or is to be told to exit.
-    pub(super) fn ready(&mut self, worker: u32) -> bool {
-        let Some(seat) = self.seats.get_mut(&worker) else { return false };
-        if seat.state == State::Busy {
-            self.failures = 0;
-            self.not_before = None;
+    /// A worker is ready for a request.
+    pub(super) fn ready(&mut self, worker: u32) -> Ready {
+        let Some(seat) = self.seats.get_mut(&worker) else { return Ready::Unexpected };
+        if !matches!(seat.state, State::Starting | State::Busy) {
+            return Ready::Unexpected;
         }
         if seat.retired {
             seat.state = State::Draining;
-            return false;
+            return Ready::Drain;
+        }
+        if seat.generation != self.generation {
+            seat.state = State::Proved;
+            return Ready::Proved;
         }
         seat.state = State::Idle;
         self.idle.push(worker);
-        true
+        Ready::Work
+    }
+
+    /// A worker has answered a request: starts succeed.
+    pub(super) fn answered(&mut self, worker: u32) {
+        if let Some(seat) = self.seats.get_mut(&worker) {
+            seat.answered = true;
+        }
+        self.failures = 0;
+        self.not_before = None;
     }
 
     /// Gives back a worker that was assigned and got nothing after all.
@@ -119,11 +148,6 @@ impl Pool {
             seat.state = State::Idle;
             self.idle.push(worker);
         }
-    }
-
-    /// Whether a worker waits for a request.
-    pub(super) fn has_idle(&self) -> bool {
-        !self.idle.is_empty()
     }
 
     /// Takes an idle worker for a request.
@@ -138,19 +162,14 @@ impl Pool {
     pub(super) fn ended(&mut self, worker: u32, now: Instant) -> Option<State> {
         let seat = self.seats.remove(&worker)?;
         self.idle.retain(|idle| *idle != worker);
-        if seat.state != State::Draining {
-            self.failed_start(now);
+        if !seat.answered && !seat.retired {
+            self.failures += 1;
+            self.not_before = match self.failures {
+                0 | 1 => None,
+                n => Some(now + (FIRST_BACKOFF * 2u32.saturating_pow(n.min(16) - 2)).min(MAX_BACKOFF)),
+            };
         }
         Some(seat.state)
-    }
-
-    /// Counts a start that failed, also one where there was no worker yet.
-    pub(super) fn failed_start(&mut self, now: Instant) {
-        self.failures += 1;
-        self.not_before = match self.failures {
-            0 | 1 => None,
-            n => Some(now + (FIRST_BACKOFF * 2u32.saturating_pow(n.min(16) - 2)).min(MAX_BACKOFF)),
-        };
     }
 
     /// From now on `size` workers are wanted.
@@ -163,6 +182,18 @@ impl Pool {
         self.generation = generation;
         self.failures = 0;
         self.not_before = None;
+        for (worker, seat) in &mut self.seats {
+            if seat.generation == generation && seat.state == State::Proved {
+                seat.state = State::Idle;
+                self.idle.push(*worker);
+            }
+        }
+    }
+
+    /// Numbers of the workers of a generation that are to leave.
+    pub(super) fn retired(&self, generation: u32) -> Vec<u32> {
+        let of_it = |seat: &Seat| seat.generation == generation && seat.retired;
+        self.seats.iter().filter(|(_, seat)| of_it(seat)).map(|(worker, _)| *worker).collect()
     }
 
     /// Retires every worker that `which` (given its generation) picks; gives the idle ones, which are to
@@ -172,7 +203,7 @@ impl Pool {
         for (worker, seat) in &mut self.seats {
             if which(seat.generation) && !seat.retired {
                 seat.retired = true;
-                if seat.state == State::Idle {
+                if matches!(seat.state, State::Idle | State::Proved) {
                     seat.state = State::Draining;
                     now.push(*worker);
                 }
@@ -191,7 +222,7 @@ mod tests {
         let (mut pool, now) = (Pool::new(size, 1), Instant::now());
         while let Want::Spawn(worker) = pool.want(now) {
             pool.starting(worker, 1);
-            assert!(pool.ready(worker));
+            assert_eq!(pool.ready(worker), Ready::Work);
         }
         (pool, now)
     }
@@ -231,11 +262,19 @@ mod tests {
 
         pool.ready(1);
         pool.assign();
-        pool.ready(1);
+        pool.answered(1);
         pool.ended(1, now);
         assert_eq!(pool.want(now), Want::Spawn(1));
-        pool.starting(1, 1);
-        assert_eq!(pool.failures, 1);
+        assert_eq!(pool.failures, 0, "an end after an answer is no failed start");
+    }
+
+    #[test]
+    fn a_worker_that_is_ready_twice_is_found_out() {
+        let (mut pool, _) = full_pool(1);
+        assert_eq!(pool.ready(1), Ready::Unexpected);
+        assert_eq!(pool.ready(7), Ready::Unexpected);
+        assert_eq!(pool.assign(), Some(1));
+        assert_eq!(pool.assign(), None);
     }
 
     #[test]
@@ -244,11 +283,14 @@ mod tests {
         assert_eq!(pool.assign(), Some(2));
         let first = pool.free_number();
         pool.starting(first, 2);
-        assert!(pool.ready(first));
+        assert_eq!(pool.ready(first), Ready::Proved);
+        assert_eq!(pool.assign(), Some(1), "the old generation answers until the switch");
+        pool.unassign(1);
         pool.switch(2);
         assert_eq!(pool.retire(|generation| generation < 2), [1]);
         assert_eq!(pool.want(now), Want::Spawn(4));
-        assert!(!pool.ready(2), "the busy one is told to exit when it is done");
+        assert_eq!(pool.retired(1), [1, 2]);
+        assert_eq!(pool.ready(2), Ready::Drain, "the busy one is told to exit when it is done");
         assert_eq!(pool.ended(2, now), Some(State::Draining));
         assert_eq!(pool.failures, 0, "an exit that was asked for is no failure");
         assert_eq!(pool.assign(), Some(3));

@@ -3,7 +3,7 @@
 //! One task, one loop over [`Notice`]s. Never touches a request: those are the links' and the queue's.
 
 use std::collections::HashMap;
-use std::process::ExitStatus;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,16 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::pool::Want;
-use super::worker_link::{Fate, WorkerLink};
+use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
 use super::{Code, Command, Error, Gateway, Load, output};
 use crate::ipc::launch::Launch;
 use crate::ipc::message::{Exit, LogLevel, ToWorker};
 
-/// How long after a try that failed the next one waits: to fork, or to launch a zygote whose
-/// predecessor ended by itself.
+/// How long after a try that failed the next one waits: to fork, or to launch a zygote in the place of one that
+/// ended by itself. A launch that fails again waits twice as long each time, up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(10);
 
 /// How long workers have to run their stop hooks once no request is left.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -37,14 +38,12 @@ pub(super) enum Notice {
     FirstReady {
         generation: u32,
     },
-    /// A worker ended; the books know.
+    /// A worker's process is gone; the books know.
+    PlaceFree,
+    /// A worker has ended and its request is settled. With a message where the application or a start hook failed in it.
     WorkerEnded {
         generation: u32,
-    },
-    /// The application or a start hook failed in a worker.
-    StartFailed {
-        generation: u32,
-        message: String,
+        start_failed: Option<String>,
     },
     /// While stopping: the last connection has closed.
     ConnectionsGone,
@@ -78,18 +77,24 @@ pub(super) struct Supervisor {
     current: Option<Zygote>,
     /// The zygote of the generation that is to follow.
     next: Option<Zygote>,
-    /// Workers that are being forked, with the generation of each.
-    births: HashMap<u32, (u32, Birth)>,
+    /// Workers that are being forked, by the launch of their zygote and by number.
+    births: HashMap<(u64, u32), Birth>,
     launches: u64,
     last_generation: u32,
     /// When a zygote that ended by itself is replaced.
     relaunch: Option<Instant>,
+    /// Launches in a row, in the place of one that ended, that came to nothing.
+    failed_launches: u32,
+    /// Generations that have been replaced, with the time when their last workers are killed.
+    leaving: Vec<(Instant, u32)>,
     stop: Stop,
 }
 
 #[derive(Debug)]
 struct Zygote {
     link: ZygoteLink,
+    /// Tells it from its predecessors of the same generation.
+    launch: u64,
     loaded: bool,
 }
 
@@ -118,6 +123,8 @@ impl Supervisor {
             launches: 0,
             last_generation: 0,
             relaunch: None,
+            failed_launches: 0,
+            leaving: Vec::new(),
             stop: Stop::No,
         }
     }
@@ -151,12 +158,24 @@ impl Supervisor {
             self.relaunch = None;
             let generation = self.gateway.pool.borrow().generation();
             self.current = self.launch(generation);
+            if self.current.is_none() {
+                self.put_off_relaunch();
+            }
         }
+        let gateway = &self.gateway;
+        self.leaving.retain(|(until, generation)| {
+            let stays = *until > now;
+            if !stays {
+                gateway.kill(&gateway.pool.borrow().retired(*generation));
+            }
+            stays
+        });
         let stop = match self.stop {
             Stop::No => None,
             Stop::Finishing(until) | Stop::Draining(until) => Some(until),
         };
-        [self.fill(now), self.relaunch, stop].into_iter().flatten().min()
+        let leaving = self.leaving.iter().map(|(until, _)| *until).min();
+        [self.fill(now), self.relaunch, leaving, stop].into_iter().flatten().min()
     }
 
     /// Has every missing worker forked; gives when the next one may be.
@@ -168,7 +187,7 @@ impl Supervisor {
                 Want::Nothing => return None,
                 Want::Wait(time) => return Some(time),
                 Want::Spawn(worker) => {
-                    if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, &zygote.link) {
+                    if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, zygote) {
                         warn!(worker, cause = %crate::log::cause(&cause), "cannot fork a worker");
                         return Some(now + RETRY);
                     }
@@ -179,25 +198,20 @@ impl Supervisor {
 
     fn spawn(
         gateway: &Gateway,
-        births: &mut HashMap<u32, (u32, Birth)>,
+        births: &mut HashMap<(u64, u32), Birth>,
         worker: u32,
-        zygote: &ZygoteLink,
+        zygote: &Zygote,
     ) -> std::io::Result<()> {
-        let birth = Birth::of(worker, zygote)?;
-        births.insert(worker, (zygote.generation, birth));
-        gateway.pool.borrow_mut().starting(worker, zygote.generation);
+        let birth = Birth::of(worker, &zygote.link)?;
+        births.insert((zygote.launch, worker), birth);
+        gateway.pool.borrow_mut().starting(worker, zygote.link.generation);
         Ok(())
     }
 
     fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::Command(Command::Reload) if self.stop == Stop::No => self.reload(),
-            Notice::Command(Command::Reload) => {}
-            Notice::WorkerEnded { generation } => {
-                if self.next.as_ref().is_some_and(|next| next.link.generation == generation) {
-                    self.load_failed(generation, "the first worker ended before it was ready".to_owned());
-                }
-            }
+            Notice::Command(Command::Reload) | Notice::PlaceFree => {}
             Notice::Command(Command::Stop) => self.stop(),
             Notice::ConnectionsGone => {
                 if matches!(self.stop, Stop::Finishing(_)) {
@@ -205,18 +219,27 @@ impl Supervisor {
                 }
             }
             Notice::FirstReady { generation } => self.swap(generation),
-            Notice::StartFailed { generation, message } => self.load_failed(generation, message),
+            Notice::WorkerEnded { generation, start_failed } => {
+                if self.is_next(generation) {
+                    let silent = || "the first worker ended before it was ready".to_owned();
+                    self.next_failed(start_failed.unwrap_or_else(silent));
+                } else if let Some(message) = start_failed {
+                    error!(r#gen = generation, "worker does not start: {message}");
+                }
+            }
             Notice::Zygote { launch, event } => self.zygote_event(launch, event),
         }
     }
 
     // Generations.
 
+    fn is_next(&self, generation: u32) -> bool {
+        self.next.as_ref().is_some_and(|next| next.link.generation == generation)
+    }
+
     /// Launches the zygote of the next generation. It takes over when its first worker is ready.
     fn reload(&mut self) {
-        if let Some(overtaken) = self.next.take() {
-            overtaken.link.kill();
-        }
+        self.discard_next();
         self.last_generation += 1;
         let generation = self.last_generation;
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Running });
@@ -225,7 +248,7 @@ impl Supervisor {
         }
         self.next = self.launch(generation);
         if self.next.is_none() {
-            self.load_failed(generation, "cannot execute the zygote".to_owned());
+            self.next_failed("cannot execute the zygote".to_owned());
         }
     }
 
@@ -233,10 +256,8 @@ impl Supervisor {
         self.launches += 1;
         let (launch, notices) = (self.launches, self.gateway.notices.clone());
         let settings = Launch::new(&self.gateway.config, generation);
-        match ZygoteLink::launch(&settings, launch, move |event| {
-            notices.send(Notice::Zygote { launch, event })
-        }) {
-            Ok(link) => Some(Zygote { link, loaded: false }),
+        match ZygoteLink::launch(&settings, move |event| notices.send(Notice::Zygote { launch, event })) {
+            Ok(link) => Some(Zygote { link, launch, loaded: false }),
             Err(cause) => {
                 error!(cause = %crate::log::cause(&cause), "cannot execute the zygote");
                 None
@@ -244,20 +265,46 @@ impl Supervisor {
         }
     }
 
+    /// Drops a generation that is not to answer, with its zygote and the worker it may have.
+    fn discard_next(&mut self) {
+        let Some(next) = self.next.take() else { return };
+        next.link.kill();
+        let generation = next.link.generation;
+        let all = {
+            let mut pool = self.gateway.pool.borrow_mut();
+            pool.retire(|of| of == generation);
+            pool.retired(generation)
+        };
+        self.gateway.kill(&all);
+        self.forget_births(next.launch);
+    }
+
+    /// Workers that a zygote was asked for and did not announce: their ends of the lifelines close, so one
+    /// that exists all the same dies.
+    fn forget_births(&mut self, launch: u64) {
+        let lost: Vec<_> = self.births.keys().filter(|(of, _)| *of == launch).copied().collect();
+        for key in lost {
+            self.births.remove(&key);
+            self.gateway.pool.borrow_mut().ended(key.1, Instant::now());
+        }
+    }
+
     /// The first worker of a generation is ready: it answers from now on, and the one before it leaves.
     fn swap(&mut self, generation: u32) {
-        if self.next.as_ref().is_none_or(|next| next.link.generation != generation) {
+        if !self.is_next(generation) {
             return;
         }
         let before = std::mem::replace(&mut self.current, self.next.take());
-        let old = {
+        let (old, idle) = {
             let mut pool = self.gateway.pool.borrow_mut();
+            let old = pool.generation();
             pool.switch(generation);
-            pool.retire(|other| other != generation)
+            (old, pool.retire(|other| other != generation))
         };
-        for worker in old {
+        for worker in idle {
             self.gateway.tell(worker, ToWorker::Drain);
         }
+        self.leaving.push((Instant::now() + self.gateway.config.grace + FAREWELL, old));
         if let Some(before) = before {
             before.link.shut_down();
         }
@@ -271,18 +318,13 @@ impl Supervisor {
         self.gateway.dispatch();
     }
 
-    /// A generation does not load. The first one ends the gateway (but not in development); a later one
-    /// leaves its predecessor serving.
-    fn load_failed(&mut self, generation: u32, message: String) {
-        if self.next.as_ref().is_some_and(|next| next.link.generation == generation) {
-            if let Some(next) = self.next.take() {
-                next.link.kill();
-            }
-        } else if generation != self.last_generation {
-            return;
-        }
-        let development = self.gateway.mode.development;
+    /// The next generation does not load, or its first worker does not start. The very first one ends the
+    /// gateway (but not in development); a later one leaves its predecessor serving.
+    fn next_failed(&mut self, message: String) {
+        self.discard_next();
+        let generation = self.last_generation;
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Failed(message.clone()) });
+        let development = self.gateway.mode.development;
         match self.started.take() {
             Some(started) if !development => {
                 let _ = started.send(Err(Error::Load(message)));
@@ -296,104 +338,123 @@ impl Supervisor {
         error!(r#gen = generation, "application does not load: {message}");
         if development {
             self.gateway.load_failed();
-        } else if self.current.is_some() {
-            warn!(r#gen = self.gateway.pool.borrow().generation(), "the generation before goes on serving");
+        } else {
+            let serving = self.gateway.pool.borrow().generation();
+            warn!(r#gen = serving, "the generation before goes on serving");
         }
     }
 
+    // Zygotes.
+
     fn zygote_event(&mut self, launch: u64, event: ZygoteEvent) {
-        let zygote = [&mut self.current, &mut self.next]
-            .into_iter()
-            .flatten()
-            .find(|zygote| zygote.link.launch == launch);
+        let is_it = |zygote: &Option<Zygote>| zygote.as_ref().is_some_and(|zygote| zygote.launch == launch);
+        let (is_current, is_next) = (is_it(&self.current), is_it(&self.next));
         match event {
             ZygoteEvent::Loaded { preloaded, took } => {
-                let Some(zygote) = zygote else { return };
+                let zygote = if is_next { &mut self.next } else { &mut self.current };
+                let Some(zygote) = zygote.as_mut().filter(|zygote| zygote.launch == launch) else { return };
                 zygote.loaded = true;
                 let r#gen = zygote.link.generation;
-                info!(r#gen, preloaded, took_ms = took.as_millis(), app = self.gateway.config.app, "loaded");
-                self.spawn_first_of_next();
+                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                info!(r#gen, preloaded, took_ms, app = self.gateway.config.app, "loaded");
+                if is_next {
+                    self.spawn_first_of_next();
+                } else {
+                    self.failed_launches = 0;
+                }
             }
-            ZygoteEvent::LoadFailed(message) => {
-                let Some(zygote) = zygote else { return };
-                let generation = zygote.link.generation;
-                self.load_failed(generation, message);
+            ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(message),
+            ZygoteEvent::LoadFailed(message) if is_current => {
+                let r#gen = self.gateway.pool.borrow().generation();
+                error!(r#gen, "application does not load any more, so ended workers are not replaced: {message}");
             }
-            ZygoteEvent::Spawned { worker, pid, pidfd } => self.born(worker, pid, pidfd),
+            ZygoteEvent::LoadFailed(_) => {}
+            ZygoteEvent::Spawned { worker, pid, pidfd } => self.born(launch, worker, pid, pidfd),
             ZygoteEvent::SpawnFailed { worker, cause } => {
-                warn!(worker, cause = %crate::log::cause(&cause), "cannot fork a worker");
-                self.births.remove(&worker);
+                let cause = crate::log::cause(&cause);
+                self.births.remove(&(launch, worker));
                 self.gateway.pool.borrow_mut().ended(worker, Instant::now());
+                if is_next {
+                    self.next_failed(format!("cannot fork a worker: {cause}"));
+                } else {
+                    warn!(worker, cause, "cannot fork a worker");
+                }
             }
             ZygoteEvent::Exited { worker, pid, exit: Exit::Status(0) } => {
                 debug!(worker, pid, "worker exited");
             }
-            ZygoteEvent::Exited { worker, pid, exit } => warn!(worker, pid, %exit, "worker ended"),
-            ZygoteEvent::Gone(status) => self.zygote_gone(launch, status),
+            ZygoteEvent::Exited { worker, pid, exit } => warn!(worker, pid, %exit, "worker exited"),
+            ZygoteEvent::Gone(status) => {
+                let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+                if is_next {
+                    self.next_failed(format!("the application ended its process while it was loaded: {status}"));
+                } else if is_current {
+                    self.current_gone(&status);
+                }
+                self.forget_births(launch);
+            }
         }
     }
 
     /// The next generation proves itself with one worker before it gets traffic.
     fn spawn_first_of_next(&mut self) {
-        let Some(next) = self.next.as_ref().filter(|next| next.loaded) else { return };
+        let Some(next) = &self.next else { return };
         let worker = self.gateway.pool.borrow().free_number();
-        if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, &next.link) {
-            let generation = next.link.generation;
-            self.load_failed(generation, format!("cannot fork a worker: {}", crate::log::cause(&cause)));
+        if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, next) {
+            self.next_failed(format!("cannot fork a worker: {}", crate::log::cause(&cause)));
         }
     }
 
-    /// The zygote has forked a worker: attend to it.
-    fn born(&mut self, worker: u32, pid: u32, pidfd: std::os::fd::OwnedFd) {
-        let Some((generation, birth)) = self.births.remove(&worker) else { return };
-        let Birth { link, output, lifeline } = birth;
-        let link = match WorkerLink::new((worker, generation, pid), link, pidfd, lifeline) {
+    /// The zygote of the generation that answers has ended. Its workers go on.
+    fn current_gone(&mut self, status: &str) {
+        let was_loaded = self.current.take().is_some_and(|zygote| zygote.loaded);
+        if matches!(self.stop, Stop::Draining(_)) {
+            return;
+        }
+        let r#gen = self.gateway.pool.borrow().generation();
+        if was_loaded {
+            warn!(r#gen, status, "zygote ended; launching another");
+            self.relaunch = Some(Instant::now());
+        } else {
+            self.put_off_relaunch();
+        }
+    }
+
+    fn put_off_relaunch(&mut self) {
+        let delay = (RETRY * 2u32.saturating_pow(self.failed_launches.min(16))).min(MAX_RETRY);
+        self.failed_launches += 1;
+        self.relaunch = Some(Instant::now() + delay);
+    }
+
+    /// A zygote has forked a worker: attend to it.
+    fn born(&mut self, launch: u64, worker: u32, pid: u32, pidfd: Option<OwnedFd>) {
+        // Where its generation was given up meanwhile, its lifeline is closed and it dies.
+        let Some(birth) = self.births.remove(&(launch, worker)) else { return };
+        let Birth { generation, link, output, lifeline } = birth;
+        // Without a descriptor to spare there is no pidfd, and without a pidfd no attending to it.
+        let attended = pidfd
+            .ok_or_else(|| std::io::Error::other("no descriptor is left for its pidfd"))
+            .and_then(|pidfd| WorkerLink::new((worker, generation, pid), link, pidfd, lifeline));
+        let link = match attended {
             Ok(link) => link,
             Err(cause) => {
                 warn!(worker, pid, cause = %crate::log::cause(&cause), "cannot attend to a worker");
                 self.gateway.pool.borrow_mut().ended(worker, Instant::now());
+                if self.is_next(generation) {
+                    self.next_failed("no descriptor is left for its first worker".to_owned());
+                }
                 return;
             }
         };
         debug!(worker, r#gen = generation, pid, "worker forked");
         self.gateway.workers.borrow_mut().insert(worker, Rc::clone(&link));
-        let printed = Rc::clone(&link);
+        // Weak: what the worker has started may keep the pipe open long after it.
+        let (name, link_of) = (link.name(), Rc::downgrade(&link));
         tokio::task::spawn_local(output::each_line(output, move |line| {
-            printed.log_line(LogLevel::Info, line);
+            let request = link_of.upgrade().and_then(|link| link.request_id());
+            name.log(LogLevel::Info, request.as_deref(), line);
         }));
         tokio::task::spawn_local(attend(Rc::clone(&self.gateway), link));
-    }
-
-    /// A zygote has ended. Its workers go on.
-    fn zygote_gone(&mut self, launch: u64, status: Option<ExitStatus>) {
-        let is_it = |zygote: &Option<Zygote>| zygote.as_ref().is_some_and(|z| z.link.launch == launch);
-        let how = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
-        let generation = if is_it(&self.next) {
-            let generation = self.next.as_ref().map_or(0, |next| next.link.generation);
-            self.load_failed(
-                generation,
-                format!("the application ended its process while it was loaded: {how}"),
-            );
-            generation
-        } else if is_it(&self.current) {
-            let was_loaded = self.current.take().is_some_and(|zygote| zygote.loaded);
-            let generation = self.gateway.pool.borrow().generation();
-            if self.stop == Stop::No || matches!(self.stop, Stop::Finishing(_)) {
-                warn!(r#gen = generation, status = how, "zygote ended; launching another");
-                // At once, unless this one never got as far as to be of use.
-                self.relaunch = Some(Instant::now() + if was_loaded { Duration::ZERO } else { RETRY });
-            }
-            generation
-        } else {
-            return;
-        };
-        // Workers it was asked for and never announced will not come.
-        let lost: Vec<u32> =
-            self.births.iter().filter(|(_, (of, _))| *of == generation).map(|(worker, _)| *worker).collect();
-        for worker in lost {
-            self.births.remove(&worker);
-            self.gateway.pool.borrow_mut().ended(worker, Instant::now());
-        }
     }
 
     // Stopping.
@@ -403,13 +464,11 @@ impl Supervisor {
         if self.stop == Stop::No {
             info!(grace_s = self.gateway.config.grace.as_secs_f32(), "stopping");
             self.stop = Stop::Finishing(Instant::now() + self.gateway.config.grace);
-            if let Some(next) = self.next.take() {
-                next.link.kill();
-            }
+            self.discard_next();
             self.gateway.begin_to_stop();
         } else {
             warn!("stopping now; requests that still run are broken off");
-            self.gateway.kill_workers();
+            self.gateway.kill_all();
             self.stop = Stop::Draining(Instant::now());
         }
     }
@@ -434,14 +493,14 @@ impl Supervisor {
             Stop::Finishing(until) => {
                 if until <= now {
                     warn!("the grace is over; requests that still run are broken off (--grace)");
-                    self.gateway.kill_workers();
+                    self.gateway.kill_all();
                     self.drain();
                 }
                 false
             }
             Stop::Draining(until) => {
                 if until <= now {
-                    self.gateway.kill_workers();
+                    self.gateway.kill_all();
                 }
                 self.gateway.pool.borrow().is_empty() || until <= now
             }
@@ -453,17 +512,16 @@ impl Supervisor {
 async fn attend(gateway: Rc<Gateway>, link: Rc<WorkerLink>) {
     let fate = link.relay(&gateway).await;
     if let Fate::Misbehaved(what) = &fate {
-        error!(
-            worker = link.number,
-            r#gen = link.generation,
-            pid = link.pid,
-            "worker sent {what}; killing it"
-        );
-        link.kill();
+        let WorkerName { worker, generation, pid } = link.name();
+        error!(worker, r#gen = generation, pid, "worker sent {what}; killing it");
     }
-    gateway.worker_ended(&link, &fate);
-    if let Fate::StartFailed(message) = fate {
-        gateway.notices.send(Notice::StartFailed { generation: link.generation, message });
-    }
-    gateway.notices.send(Notice::WorkerEnded { generation: link.generation });
+    // One that closed its link has nothing left to do, whatever keeps it.
+    link.kill();
+    gateway.worker_gone(&link);
+    gateway.settle(&link, &fate);
+    let start_failed = match fate {
+        Fate::StartFailed(message) => Some(message),
+        Fate::Ended { .. } | Fate::Misbehaved(_) => None,
+    };
+    gateway.notices.send(Notice::WorkerEnded { generation: link.name().generation, start_failed });
 }

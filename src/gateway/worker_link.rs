@@ -23,9 +23,7 @@ use crate::ipc::socket::Received;
 /// A worker that runs.
 #[derive(Debug)]
 pub(super) struct WorkerLink {
-    pub(super) number: u32,
-    pub(super) generation: u32,
-    pub(super) pid: u32,
+    name: WorkerName,
     link: AsyncFd<Link>,
     pidfd: AsyncFd<OwnedFd>,
     /// The kernel kills the worker when this closes, so it lives exactly as long as this.
@@ -33,6 +31,37 @@ pub(super) struct WorkerLink {
     running: RefCell<Option<Box<Request>>>,
     /// Whether the worker was sent anything after the request it runs.
     told: Cell<bool>,
+}
+
+/// Which worker this is, in the log and in the books.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WorkerName {
+    pub(super) worker: u32,
+    pub(super) generation: u32,
+    pub(super) pid: u32,
+}
+
+impl WorkerName {
+    /// Logs a line of this worker's, as its own.
+    pub(super) fn log(self, level: LogLevel, request: Option<&str>, line: &str) {
+        let Self { worker, generation: r#gen, pid } = self;
+        let process = "worker";
+        match level {
+            LogLevel::Debug => debug!(process, worker, r#gen, pid, request, "{line}"),
+            LogLevel::Info => info!(process, worker, r#gen, pid, request, "{line}"),
+            LogLevel::Warn => warn!(process, worker, r#gen, pid, request, "{line}"),
+            LogLevel::Error => error!(process, worker, r#gen, pid, request, "{line}"),
+        }
+    }
+}
+
+/// Why a worker did not get a request.
+#[derive(Debug)]
+pub(super) enum NotStarted {
+    /// It has ended, or is about to; the request has not reached it.
+    Ended(Box<Request>),
+    /// The system did not take this request; the worker is as it was.
+    Refused(Box<Request>, io::Error),
 }
 
 /// How a worker ended.
@@ -48,16 +77,14 @@ pub(super) enum Fate {
 
 impl WorkerLink {
     pub(super) fn new(
-        (number, generation, pid): (u32, u32, u32),
+        (worker, generation, pid): (u32, u32, u32),
         link: Link,
         pidfd: OwnedFd,
         lifeline: OwnedFd,
     ) -> io::Result<Rc<Self>> {
         link.set_nonblocking()?;
         Ok(Rc::new(Self {
-            number,
-            generation,
-            pid,
+            name: WorkerName { worker, generation, pid },
             link: readable::watch(link)?,
             pidfd: readable::watch(pidfd)?,
             _lifeline: lifeline,
@@ -66,8 +93,12 @@ impl WorkerLink {
         }))
     }
 
-    /// Hands the worker a request; gives it back where the worker cannot take it any more.
-    pub(super) fn start(&self, request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), Box<Request>> {
+    pub(super) fn name(&self) -> WorkerName {
+        self.name
+    }
+
+    /// Hands the worker, which is idle, a request.
+    pub(super) fn start(&self, request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), NotStarted> {
         packet.clear();
         let body = match request.body.place() {
             Place::Memory(bytes) => RequestBody::Inline(bytes),
@@ -79,11 +110,14 @@ impl WorkerLink {
             Place::Memory(_) => self.link.get_ref().send(packet, &[]),
             Place::File(file) => self.link.get_ref().send(packet, &[file.as_fd()]),
         };
-        if let Err(cause) = sent {
-            debug!(worker = self.number, cause = %crate::log::cause(&cause), "worker takes no request");
-            return Err(request);
+        match sent.map_err(|error| (error.kind(), error)) {
+            Ok(()) => {}
+            Err((io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset, _)) => {
+                return Err(NotStarted::Ended(request));
+            }
+            Err((_, error)) => return Err(NotStarted::Refused(request, error)),
         }
-        request.reply.ticket().set_worker(Some(self.number));
+        request.reply.ticket().set_worker(Some(self.name.worker));
         self.told.set(false);
         *self.running.borrow_mut() = Some(request);
         Ok(())
@@ -118,39 +152,46 @@ impl WorkerLink {
         matches!(fate, Fate::Ended { unread: true }) && !self.told.get()
     }
 
-    /// Relays between the worker and the clients until the worker ends.
+    /// Relays between the worker and the clients until the worker ends and all it sent is passed on.
     pub(super) async fn relay(&self, gateway: &Rc<Gateway>) -> Fate {
         let (mut unread, mut exited) = (false, false);
         loop {
             let room = self.running.borrow().as_ref().and_then(|request| request.reply.room());
-            if let Some(room) = room {
-                room.await;
-            }
-            if !exited {
-                tokio::select! {
+            let received = match room {
+                Some(room) if exited => {
+                    room.await;
+                    continue;
+                }
+                Some(room) => tokio::select! {
+                    () = room => continue,
+                    _ = self.pidfd.readable() => None,
+                },
+                // Its process is gone, but a child of its own may hold the link open: what is in it is all.
+                None if exited => Some(self.receive(self.link.get_ref(), gateway)),
+                None => tokio::select! {
                     biased;
                     ready = self.link.readable() => match ready {
                         Ok(mut ready) => match ready.try_io(|link| self.receive(link.get_ref(), gateway)) {
-                            Ok(Ok(None)) => {}
-                            Ok(Ok(Some(Fate::Ended { .. }))) => return Fate::Ended { unread },
-                            Ok(Ok(Some(fate))) => return fate,
-                            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => unread = true,
-                            Ok(Err(_)) => return Fate::Misbehaved("an oversized packet"),
-                            Err(_would_block) => {}
+                            Ok(received) => Some(received),
+                            Err(_would_block) => continue,
                         },
-                        Err(_) => exited = true,
+                        Err(_) => None,
                     },
-                    _ = self.pidfd.readable() => exited = true,
+                    _ = self.pidfd.readable() => None,
+                },
+            };
+            match received {
+                // A successor need not wait for what this one's last client has still to read.
+                None => {
+                    exited = true;
+                    gateway.worker_gone(self);
                 }
-                continue;
-            }
-            // The process is gone, but a child of its own may hold the link open: what is in it is all there will be.
-            match self.receive(self.link.get_ref(), gateway) {
-                Ok(None) => {}
-                Ok(Some(Fate::Ended { .. })) => return Fate::Ended { unread },
-                Ok(Some(fate)) => return fate,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => unread = true,
-                Err(_) => return Fate::Ended { unread },
+                Some(Ok(None)) => {}
+                Some(Ok(Some(Fate::Ended { .. }))) => return Fate::Ended { unread },
+                Some(Ok(Some(fate))) => return fate,
+                Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => unread = true,
+                Some(Err(_)) if exited => return Fate::Ended { unread },
+                Some(Err(_)) => return Fate::Misbehaved("an oversized packet"),
             }
         }
     }
@@ -183,12 +224,13 @@ impl WorkerLink {
                         Ok(())
                     })?;
                     self.running.borrow_mut().take();
+                    gateway.pool.borrow_mut().answered(self.name.worker);
                 }
                 FromWorker::Ready => {
                     if self.running.borrow().is_some() {
                         return Err(Untruthful("ready in the middle of a request"));
                     }
-                    gateway.worker_ready(self);
+                    gateway.worker_ready(self)?;
                 }
                 FromWorker::Log { level, message } => self.log(level, message, gateway),
                 FromWorker::StartFailed { message } => {
@@ -216,18 +258,6 @@ impl WorkerLink {
         {
             request.reply.stderr(message);
         }
-        self.log_line(level, &String::from_utf8_lossy(message));
-    }
-
-    /// Logs a line of this worker's, as its own.
-    pub(super) fn log_line(&self, level: LogLevel, line: &str) {
-        let (process, worker, r#gen, pid) = ("worker", self.number, self.generation, self.pid);
-        let request = self.request_id();
-        match level {
-            LogLevel::Debug => debug!(process, worker, r#gen, pid, request, "{line}"),
-            LogLevel::Info => info!(process, worker, r#gen, pid, request, "{line}"),
-            LogLevel::Warn => warn!(process, worker, r#gen, pid, request, "{line}"),
-            LogLevel::Error => error!(process, worker, r#gen, pid, request, "{line}"),
-        }
+        self.name.log(level, self.request_id().as_deref(), &String::from_utf8_lossy(message));
     }
 }

@@ -20,8 +20,6 @@ use crate::ipc::socket::Received;
 /// A zygote that runs.
 #[derive(Debug)]
 pub(super) struct ZygoteLink {
-    /// Tells this process from its predecessors of the same generation.
-    pub(super) launch: u64,
     pub(super) generation: u32,
     link: Rc<AsyncFd<Link>>,
     pidfd: OwnedFd,
@@ -35,10 +33,11 @@ pub(super) enum ZygoteEvent {
         took: Duration,
     },
     LoadFailed(String),
+    /// Without a pidfd where no descriptor was left for it.
     Spawned {
         worker: u32,
         pid: u32,
-        pidfd: OwnedFd,
+        pidfd: Option<OwnedFd>,
     },
     SpawnFailed {
         worker: u32,
@@ -57,7 +56,6 @@ impl ZygoteLink {
     /// Executes a zygote. Everything it says is given to `hear`.
     pub(super) fn launch(
         settings: &Launch,
-        launch: u64,
         hear: impl Fn(ZygoteEvent) + 'static,
     ) -> io::Result<Self> {
         let (ours, theirs) = Link::pair()?;
@@ -80,7 +78,7 @@ impl ZygoteLink {
         }));
         let link = Rc::new(readable::watch(ours)?);
         tokio::task::spawn_local(listen(Rc::clone(&link), child, hear));
-        Ok(Self { launch, generation: settings.generation, link, pidfd })
+        Ok(Self { generation: settings.generation, link, pidfd })
     }
 
     /// Asks for a worker. The descriptors: its link, its output pipe, its lifeline.
@@ -110,32 +108,55 @@ impl ZygoteLink {
 /// Hears a zygote out and waits for its end.
 async fn listen(link: Rc<AsyncFd<Link>>, mut child: Child, hear: impl Fn(ZygoteEvent)) {
     let mut buffer = vec![0; MAX_PACKET];
-    while let Ok(mut ready) = link.readable().await {
-        let mut descriptors = Vec::new();
-        match ready.try_io(|link| link.get_ref().receive(&mut buffer, &mut descriptors)) {
-            Ok(Ok(Received::Packet(length))) => {
-                let mut packet = &buffer[..length];
-                let mut descriptors = descriptors.into_iter();
-                while let Ok(message) = FromZygote::decode(&mut packet) {
-                    if let Some(event) = event_of(message, &mut descriptors) {
-                        hear(event);
-                    }
-                    if packet.is_empty() {
-                        break;
-                    }
+    let mut status = None;
+    loop {
+        let received = if status.is_none() {
+            tokio::select! {
+                ready = link.readable() => match ready {
+                    Ok(mut ready) => match ready.try_io(|link| receive(link.get_ref(), &mut buffer, &hear)) {
+                        Ok(received) => received,
+                        Err(_would_block) => continue,
+                    },
+                    Err(error) => Err(error),
+                },
+                // A process that the application started may hold the link open, so its end is no end of ours.
+                ended = child.wait() => {
+                    status = Some(ended.ok());
+                    continue;
                 }
             }
+        } else {
+            receive(link.get_ref(), &mut buffer, &hear)
+        };
+        match received {
+            Ok(true) => {}
             // It ended with an unread `Spawn` in its link; what it said before still follows.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {}
-            Ok(Ok(Received::Closed) | Err(_)) => break,
-            Err(_would_block) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            Ok(false) | Err(_) => break,
         }
     }
-    hear(ZygoteEvent::Gone(child.wait().await.ok()));
+    if status.is_none() {
+        // Its link is closed, or it said what it must not: either way it is of no more use.
+        let _ = child.start_kill();
+        status = Some(child.wait().await.ok());
+    }
+    hear(ZygoteEvent::Gone(status.flatten()));
 }
 
-fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<ZygoteEvent> {
-    Some(match message {
+/// Receives one packet and tells what is in it. False at the end.
+fn receive(link: &Link, buffer: &mut [u8], hear: &impl Fn(ZygoteEvent)) -> io::Result<bool> {
+    let mut descriptors = Vec::new();
+    let Received::Packet(length) = link.receive(buffer, &mut descriptors)? else { return Ok(false) };
+    let (mut packet, mut descriptors) = (&buffer[..length], descriptors.into_iter());
+    while !packet.is_empty() {
+        let message = FromZygote::decode(&mut packet).map_err(io::Error::other)?;
+        hear(event_of(message, &mut descriptors));
+    }
+    Ok(true)
+}
+
+fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> ZygoteEvent {
+    match message {
         FromZygote::Loaded { preloaded, micros } => {
             ZygoteEvent::Loaded { preloaded, took: Duration::from_micros(micros) }
         }
@@ -143,19 +164,20 @@ fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = Owne
             ZygoteEvent::LoadFailed(String::from_utf8_lossy(message).into_owned())
         }
         FromZygote::Spawned { worker, pid } => {
-            ZygoteEvent::Spawned { worker, pid, pidfd: descriptors.next()? }
+            ZygoteEvent::Spawned { worker, pid, pidfd: descriptors.next() }
         }
         FromZygote::SpawnFailed { worker, errno } => {
             let cause = io::Error::from_raw_os_error(errno.cast_signed());
             ZygoteEvent::SpawnFailed { worker, cause }
         }
         FromZygote::Exited { worker, pid, exit } => ZygoteEvent::Exited { worker, pid, exit },
-    })
+    }
 }
 
 /// The three pipes and sockets that a worker is born with, our side of each.
 #[derive(Debug)]
 pub(super) struct Birth {
+    pub(super) generation: u32,
     pub(super) link: Link,
     pub(super) output: OwnedFd,
     pub(super) lifeline: OwnedFd,
@@ -168,6 +190,6 @@ impl Birth {
         let (output, their_output) = io::pipe()?;
         let (their_lifeline, lifeline) = io::pipe()?;
         zygote.spawn(worker, &[their_link.as_fd(), their_output.as_fd(), their_lifeline.as_fd()])?;
-        Ok(Self { link, output: output.into(), lifeline: lifeline.into() })
+        Ok(Self { generation: zygote.generation, link, output: output.into(), lifeline: lifeline.into() })
     }
 }

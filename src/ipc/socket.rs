@@ -36,6 +36,10 @@ impl Link {
     pub fn pair() -> io::Result<(Self, Self)> {
         let (one, other) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        for end in [&one, &other] {
+            // The kernel keeps twice what it is asked for, so a packet fits also where its default is small.
+            rustix::net::sockopt::set_socket_send_buffer_size(end, MAX_PACKET)?;
+        }
         Ok((Self::from(one), Self::from(other)))
     }
 

@@ -5,7 +5,7 @@
 mod outbox;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -45,8 +45,8 @@ pub fn run(birth: Birth, mut state: lua::State) -> ! {
     let status = match live(birth, &mut state) {
         Ok(status) => status,
         Err(error) => {
-            // Standard error is a pipe into the gateway's log.
-            eprintln!("worker failed: {}", crate::log::cause(&error));
+            // Standard error is a pipe into the gateway's log; without a gateway nobody reads it.
+            let _ = writeln!(io::stderr(), "worker failed: {}", crate::log::cause(&error));
             1
         }
     };
