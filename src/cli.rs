@@ -20,6 +20,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve an application over HTTP for development: reload on change, errors in the browser
+    #[command(
+        after_help = "The options of `serve` apply, but --listen and --socket-... are not used, and a stop \
+                            waits a second at most. Files in ROOT/public are served as they are."
+    )]
     Dev(Dev),
     /// Serve an application over FastCGI, for production
     Serve(Serve),
@@ -49,7 +53,7 @@ pub struct Dev {
     /// Address of the HTTP server
     #[arg(long, value_name = "ADDR", env = "NIBIRU_HTTP", default_value = "127.0.0.1:8000")]
     pub http: String,
-    /// The same as for `serve`.
+    /// The same as for `serve`, but that the production server's addresses are not used.
     #[command(flatten)]
     pub serve: Serve,
 }
