@@ -13,26 +13,46 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
+/// Lines that wait for a slow reader of the log: some seconds of a busy server, a few MiB.
+const BUFFERED_LINES: usize = 10_000;
+
+/// Writes what is still to be written when it is dropped, for a second at most.
+#[must_use = "the log is written for as long as this lives"]
+#[derive(Debug)]
+pub struct Guard(#[expect(dead_code, reason = "only its end matters")] WorkerGuard);
+
 /// Starts logging. Call once, before the first event.
-pub fn init(format: Format, level: Level) {
+///
+/// A thread of its own writes, so that a terminal, pipe or disk that takes nothing holds no request up;
+/// what [`BUFFERED_LINES`] cannot hold is dropped.
+pub fn init(format: Format, level: Level) -> Guard {
     let level = match level {
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
         Level::Info => LevelFilter::INFO,
         Level::Debug => LevelFilter::DEBUG,
     };
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(BUFFERED_LINES)
+        .lossy(true)
+        .thread_name("log")
+        .finish(io::stderr());
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .with_ansi(false)
+        // It would be reported on the very stream that does not take it, by a macro that panics.
+        .log_internal_errors(false)
         .event_format(Record(format))
         .finish();
     // Not `init`, which also takes in what libraries write through the `log` crate: none of it is for operators.
     tracing::subscriber::set_global_default(subscriber).expect("the log is started once");
+    Guard(guard)
 }
 
 /// The form of a log line.

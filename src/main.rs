@@ -1,6 +1,7 @@
 //! Tells the process story: which command runs which half of nibiru.
 
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -25,19 +26,19 @@ fn main() -> ExitCode {
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
         Command::Serve(serve) => match configure(serve) {
-            Ok(config) => finish(gateway::serve(config)),
+            Ok((config, _log)) => finish(gateway::serve(config)),
             Err(error) => fail(USAGE, error),
         },
         // The same gateway, with an HTTP front before it.
         Command::Dev(dev) => match configure(dev.serve) {
-            Ok(config) => finish(dev::serve(config, &dev.http)),
+            Ok((config, _log)) => finish(dev::serve(config, &dev.http)),
             Err(error) => fail(USAGE, error),
         },
         // The fork server: loads the application, then forks the workers. Executed by the gateway.
         Command::Zygote(launch) => zygote::run(&launch),
         // No server: the application is loaded and let go.
         Command::Check(serve) => match configure(serve) {
-            Ok(config) => match check::run(&config) {
+            Ok((config, _log)) => match check::run(&config) {
                 Ok(summary) => {
                     println!("{summary}");
                     ExitCode::SUCCESS
@@ -55,11 +56,11 @@ fn main() -> ExitCode {
 }
 
 /// Flags and environment over the file over the defaults; then the log can start.
-fn configure(serve: Serve) -> Result<Config, ConfigError> {
+fn configure(serve: Serve) -> Result<(Config, log::Guard), ConfigError> {
     let file = Options::from_file(serve.config.as_deref())?;
     let config = Config::new(serve.options.or(file.unwrap_or_default()))?;
-    log::init(config.log_format, config.log_level);
-    Ok(config)
+    let log = log::init(config.log_format, config.log_level);
+    Ok((config, log))
 }
 
 fn finish(result: Result<(), gateway::Error>) -> ExitCode {
@@ -71,7 +72,8 @@ fn finish(result: Result<(), gateway::Error>) -> ExitCode {
 }
 
 fn fail(status: u8, error: impl Display) -> ExitCode {
-    eprintln!("nibiru: {error}");
+    // A closed standard error leaves nobody to tell.
+    let _ = writeln!(io::stderr(), "nibiru: {error}");
     ExitCode::from(status)
 }
 

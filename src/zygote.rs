@@ -95,14 +95,19 @@ fn load(launch: &Launch) -> Result<lua::State, String> {
 /// the error where that is impossible.
 fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) -> io::Error {
     for (number, target) in shared {
-        say(&format!("loading the application opened {}, which forked workers would share", target.display()));
+        say(&format!(
+            "loading the application opened {}, which forked workers would share",
+            target.display()
+        ));
         if let Ok(number) = u32::try_from(*number) {
             // Closed here, and /dev/null in its place by the execution below.
             drop(sys::take_descriptor(number));
         }
     }
-    say("every worker loads the application itself (use nibiru.on_worker_start for what a worker needs of its own, \
-         or set --preload)");
+    say(
+        "every worker loads the application itself (use nibiru.on_worker_start for what a worker needs of its own, \
+         or set --preload)",
+    );
     let again = Launch { preload: Preload::Off, ..launch.clone() };
     Command::new("/proc/self/exe").arg0("nibiru").args(again.arguments()).stdin(OwnedFd::from(control)).exec()
 }

@@ -18,6 +18,9 @@ local COMPLETE, BROKEN, ABORTED = 0, 1, 2
 -- Never HTML: a browser that is left to guess may find a script in a body that was meant as text.
 local DEFAULT_TYPE = "Content-Type: text/plain; charset=utf-8\r\n"
 
+-- More than proxies take: nginx's fastcgi_buffer_size is 4 or 8 KiB unless it is raised.
+local MAX_HEAD = host.max_head
+
 local ERROR_BODY = "Internal Server Error\n"
 local ERROR_HEAD = "Status: 500 Internal Server Error\r\n" .. DEFAULT_TYPE .. "Content-Length: " .. #ERROR_BODY .. "\r\n\r\n"
 
@@ -74,6 +77,9 @@ end
 ---@param flush boolean
 local function transmit(request, block, chunk, flush)
   if block then
+    if #block > MAX_HEAD then
+      error(format("the response head has %d bytes, and may have %d", #block, MAX_HEAD), 0)
+    end
     request.head_sent = true
   end
   if chunk then

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 use self::front::Front;
 use self::watcher::Watcher;
-use crate::config::{Config, Listen, LogFormat, SocketMode};
+use crate::config::{Config, Listen, SocketMode};
 use crate::gateway::{self, Code, Command, Error, Mode};
 
 /// The longest that a stop waits for running requests, whatever `--grace` says: whoever presses Ctrl-C
@@ -85,8 +85,12 @@ pub fn serve(config: Config, http: &str) -> Result<(), Error> {
 fn announce(config: &Config, listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?;
     match config.log_format {
-        LogFormat::Text => eprintln!("\n  {} is at  http://{address}/  (Ctrl-C stops it)\n", config.app),
-        LogFormat::Json => info!(process = "dev", app = config.app, "listening on http://{address}/"),
+        crate::log::Format::Text => {
+            eprintln!("\n  {} is at  http://{address}/  (Ctrl-C stops it)\n", config.app)
+        }
+        crate::log::Format::Json => {
+            info!(process = "dev", app = config.app, "listening on http://{address}/")
+        }
     }
     Ok(())
 }

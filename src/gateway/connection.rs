@@ -279,12 +279,7 @@ impl Connection {
             && body.len() < promised
         {
             let came = body.len();
-            return self.refuse(
-                id,
-                400,
-                &format!("the body ended after {came} of {promised} bytes"),
-                false,
-            );
+            return self.refuse(id, 400, &format!("the body ended after {came} of {promised} bytes"), false);
         }
         let reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
         gateway.submit(Request::new(head.variables, body, reply));
@@ -444,9 +439,11 @@ impl State {
         if let Ending::Lingering { until, .. } = self.ending {
             return Some(until);
         }
-        let submitted = self.requests.iter().filter(|(_, phase)| matches!(phase, Phase::Submitted(_))).count();
+        let submitted =
+            self.requests.iter().filter(|(_, phase)| matches!(phase, Phase::Submitted(_))).count();
         // A record that has come in part counts as well.
-        let arriving = submitted < self.requests.len() || (self.requests.is_empty() && !self.server.is_idle());
+        let arriving =
+            submitted < self.requests.len() || (self.requests.is_empty() && !self.server.is_idle());
         let receive = arriving.then(|| last_read + RECEIVE_TIMEOUT);
         let send = (!self.out.is_empty()).then(|| self.last_write + SEND_TIMEOUT);
         receive.into_iter().chain(send).min()

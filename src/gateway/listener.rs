@@ -263,7 +263,11 @@ pub(super) fn accept_all(listeners: Vec<Listener>, gateway: &Rc<Gateway>) {
             workers = gateway.config.workers,
             "listening"
         );
-        tokio::task::spawn_local(listener.accept(Rc::clone(gateway), Arc::clone(&slots), Rc::clone(&allowed)));
+        tokio::task::spawn_local(listener.accept(
+            Rc::clone(gateway),
+            Arc::clone(&slots),
+            Rc::clone(&allowed),
+        ));
     }
 }
 

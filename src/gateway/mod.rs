@@ -238,7 +238,11 @@ impl Gateway {
         match full {
             None => self.queued.notify_one(),
             Some(mut request) => {
-                info!(request = request.request_id, status = 503, "request refused: the queue is full (--queue)");
+                info!(
+                    request = request.request_id,
+                    status = 503,
+                    "request refused: the queue is full (--queue)"
+                );
                 request.reply.fail(503, "the queue is full", Some(RETRY_AFTER));
             }
         }
@@ -351,7 +355,13 @@ impl Gateway {
         }
         let id = request.request_id.clone();
         if link.never_read(fate) {
-            warn!(worker, r#gen, pid, request = id, "worker ended before it read its request; trying another");
+            warn!(
+                worker,
+                r#gen,
+                pid,
+                request = id,
+                "worker ended before it read its request; trying another"
+            );
             self.put_back(request.came, request);
             return self.dispatch();
         }

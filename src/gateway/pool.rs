@@ -111,7 +111,8 @@ impl Pool {
 
     /// A worker is being forked.
     pub(super) fn starting(&mut self, worker: u32, generation: u32) {
-        self.seats.insert(worker, Seat { generation, state: State::Starting, retired: false, answered: false });
+        self.seats
+            .insert(worker, Seat { generation, state: State::Starting, retired: false, answered: false });
     }
 
     /// A worker is ready for a request.

@@ -18,11 +18,6 @@ impl<T> Queue<T> {
         Self { items: VecDeque::new(), capacity, max_age }
     }
 
-    /// How many wait.
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
-    }
-
     /// Whether none waits.
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()

@@ -366,7 +366,10 @@ impl Supervisor {
             ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(message),
             ZygoteEvent::LoadFailed(message) if is_current => {
                 let r#gen = self.gateway.pool.borrow().generation();
-                error!(r#gen, "application does not load any more, so ended workers are not replaced: {message}");
+                error!(
+                    r#gen,
+                    "application does not load any more, so ended workers are not replaced: {message}"
+                );
             }
             ZygoteEvent::LoadFailed(_) => {}
             ZygoteEvent::Spawned { worker, pid, pidfd } => self.born(launch, worker, pid, pidfd),
@@ -387,7 +390,9 @@ impl Supervisor {
             ZygoteEvent::Gone(status) => {
                 let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
                 if is_next {
-                    self.next_failed(format!("the application ended its process while it was loaded: {status}"));
+                    self.next_failed(format!(
+                        "the application ended its process while it was loaded: {status}"
+                    ));
                 } else if is_current {
                     self.current_gone(&status);
                 }

@@ -54,10 +54,7 @@ pub(super) enum ZygoteEvent {
 
 impl ZygoteLink {
     /// Executes a zygote. Everything it says is given to `hear`.
-    pub(super) fn launch(
-        settings: &Launch,
-        hear: impl Fn(ZygoteEvent) + 'static,
-    ) -> io::Result<Self> {
+    pub(super) fn launch(settings: &Launch, hear: impl Fn(ZygoteEvent) + 'static) -> io::Result<Self> {
         let (ours, theirs) = Link::pair()?;
         ours.set_nonblocking()?;
         let (output_reader, output_writer) = io::pipe()?;

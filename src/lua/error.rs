@@ -63,7 +63,8 @@ impl From<mlua::Error> for LoadError {
 
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        if self.traceback.is_empty() { Ok(()) } else { write!(f, "\n{}", self.traceback) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! see it. The functions check nothing that the Lua side has already checked, and none of them raises.
 
 use std::cell::{Cell, RefCell};
+use std::io::{self, Write};
 use std::rc::Rc;
 
 use mlua::{Lua, LuaString, Table};
@@ -66,14 +67,16 @@ impl Host {
     pub(super) fn log(&self, level: Level, message: &[u8]) {
         match self.output.borrow_mut().as_mut() {
             Some(output) => output.log(level, message),
-            None => eprintln!("{}", String::from_utf8_lossy(message)),
+            None => {
+                // Nobody reads a closed one.
+                let _ = writeln!(io::stderr(), "{}", String::from_utf8_lossy(message));
+            }
         }
     }
 
     fn exit(&self, outcome: Option<Outcome>, code: i32) -> ! {
         match self.output.borrow_mut().as_mut() {
             Some(output) => output.exit(outcome, code),
-            // While the application loads there is no request to answer.
             // While the application is loaded: one that exits does not load, whatever status it names.
             None => std::process::exit(EXIT_NOT_LOADED),
         }
@@ -109,6 +112,7 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
     )?;
 
     let shared = Rc::clone(host);
+    table.raw_set("max_head", response::MAX_HEAD)?;
     table.raw_set(
         "send",
         lua.create_function(move |_, (head, body, flush): (Option<LuaString>, Option<LuaString>, bool)| {

@@ -103,9 +103,9 @@ fn a_page_is_served_and_the_log_says_so() {
     let dev = Dev::site();
     let reply = dev.curl([], "/hello?x=1").expect(200);
     assert_eq!(reply.text(), "Hello, World!\n");
+    wait_for("the log names the request", || dev.process.log().contains("GET /hello?x=1 200 in ").then_some(()));
     let log = dev.process.log();
     assert!(log.trim_start().lines().next().unwrap().contains("http://127.0.0.1:"), "{log}");
-    assert!(log.contains("GET /hello?x=1 200 in "), "{log}");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn the_first_request_after_a_save_sees_the_new_code() {
     assert_eq!(dev.curl([], "/").expect(200).text(), "unused");
     app.write("lib/part.lua", &says("used"));
     assert_eq!(dev.curl([], "/").expect(200).text(), "used");
-    assert!(dev.process.log().contains("changed: lib/part.lua"), "{}", dev.process.log());
+    wait_for("the log names the file", || dev.process.log().contains("changed: lib/part.lua").then_some(()));
 }
 
 #[test]
@@ -238,7 +238,8 @@ fn a_failure_is_html_json_or_text_as_the_client_wants() {
     assert_eq!(html.header("content-type"), Some("text/html; charset=utf-8"));
     let page = html.text();
     for part in [
-        "<h1>attempt to index a nil value (local &#39;item&#39;)",
+        // LuaJIT words the rest otherwise.
+        "<h1>attempt to index ",
         "app.lua<span>:4<",
         "a hint",
         "/a?b&amp;c",
@@ -252,7 +253,7 @@ fn a_failure_is_html_json_or_text_as_the_client_wants() {
     assert!(value["traceback"][0].as_str().unwrap().contains("app.lua:4"), "{value}");
     assert_eq!(value["written"], "a hint\n");
     let id = value["request"]["id"].as_str().unwrap();
-    assert!(dev.process.log().contains(id));
+    wait_for("the log names the request", || dev.process.log().contains(id).then_some(()));
 
     let text = dev.curl([], "/").expect(500);
     assert_eq!(text.header("content-type"), Some("text/plain; charset=utf-8"));

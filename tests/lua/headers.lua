@@ -106,4 +106,13 @@ cases[#cases + 1] = {
   log = "start_response was not called before the body",
 }
 
+cases[#cases + 1] = {
+  name = "a head that no proxy would take",
+  app = function()
+    return 200, { ["X-Large"] = ("x"):rep(65536) }, "x"
+  end,
+  status = "500 Internal Server Error",
+  log = "the response head has 65625 bytes, and may have 65536",
+}
+
 return cases
