@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::{Gate, Process, Reply, curl, nibiru, output, repository, signal};
+use crate::support::{Gate, Process, Reply, curl, nibiru, output, repository, signal, wait_for};
 
 /// What browsers send.
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
@@ -103,7 +103,9 @@ fn a_page_is_served_and_the_log_says_so() {
     let dev = Dev::site();
     let reply = dev.curl([], "/hello?x=1").expect(200);
     assert_eq!(reply.text(), "Hello, World!\n");
-    wait_for("the log names the request", || dev.process.log().contains("GET /hello?x=1 200 in ").then_some(()));
+    wait_for("the log names the request", || {
+        dev.process.log().contains("GET /hello?x=1 200 in ").then_some(())
+    });
     let log = dev.process.log();
     assert!(log.trim_start().lines().next().unwrap().contains("http://127.0.0.1:"), "{log}");
 }

@@ -18,5 +18,6 @@ mod nginx;
 mod processes;
 mod protocol;
 mod proxies;
+mod recovery;
 mod truth;
 mod vectors;

@@ -569,7 +569,7 @@ pub(crate) fn descriptors(pid: u32) -> Vec<(u32, String)> {
 }
 
 /// A loopback port below the range that the kernel gives to clients, never handed out twice here.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;

@@ -1,0 +1,258 @@
+//! What went wrong once and must not again: stuck, killed and overtaken processes, slow clients, a log that
+//! takes nothing. Each test is named after what an operator would have seen.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::{Gate, Server, descriptors, free_port, is_stopped, nibiru, runs, signal, wait_for};
+use crate::wire::{Connection, get};
+
+/// An application in a scratch directory that can be rewritten while it is served.
+struct App(TempDir);
+
+impl App {
+    fn new(text: &str) -> Self {
+        let app = Self(tempfile::tempdir().unwrap());
+        app.write(text);
+        app
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.0.path().join("app.lua"), text).unwrap();
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+}
+
+/// An application that answers every request with `text`.
+fn says(text: &str) -> String {
+    format!("return function() return 200, {{}}, '{text}' end\n")
+}
+
+fn answer(socket: &Path) -> String {
+    let response = Connection::open(socket).get("/");
+    assert_eq!(response.status(), 200, "{response:?}");
+    String::from_utf8_lossy(response.body()).into_owned()
+}
+
+#[test]
+fn a_log_on_a_full_disk_stops_no_request() {
+    let app = App::new(
+        "return function(e) if e.PATH_INFO == '/fail' then error('x') end return 200, {}, 'fine' end",
+    );
+    let socket = app.root().join("app.sock");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut child = nibiru()
+        .args(["serve", "--workers", "1", "--log-level", "debug", "--root"])
+        .arg(app.root())
+        .arg("--listen")
+        .arg(format!("unix:{}", socket.display()))
+        .arg("app")
+        .stdout(Stdio::null())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    wait_for("the socket accepts", || UnixStream::connect(&socket).ok());
+    for _ in 0..10 {
+        assert_eq!(Connection::open(&socket).get("/fail").status(), 500);
+        assert_eq!(answer(&socket), "fine");
+    }
+    signal(child.id(), Signal::TERM);
+    let status = wait_for("it stops", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn an_overtaken_reload_never_serves() {
+    let app = App::new(&says("one"));
+    let gate = Gate::new();
+    let server = Server::builder().application(app.root(), "app").workers("1").start();
+    assert_eq!(answer(&server.socket()), "one");
+    let announce = gate.url("").replace("?dir=", "");
+    app.write(&format!(
+        "require('nibiru').on_worker_start(function()\n\
+         \x20 io.open('{announce}/starting', 'w'):close()\n\
+         \x20 while not io.open('{announce}/go') do os.execute('sleep 0.02') end\n\
+         end)\n{}",
+        says("two")
+    ));
+    server.signal(Signal::HUP);
+    gate.announced("starting");
+    app.write("return {");
+    server.signal(Signal::HUP);
+    server.logged(&["application does not load", "gen=3"]);
+    gate.open("go");
+    for _ in 0..50 {
+        assert_eq!(answer(&server.socket()), "one", "{}", server.log());
+    }
+    assert_eq!(server.workers(1).len(), 1);
+    app.write(&says("four"));
+    server.signal(Signal::HUP);
+    wait_for("the mended code answers", || (answer(&server.socket()) == "four").then_some(()));
+}
+
+#[test]
+fn an_old_worker_that_never_ends_is_killed_after_the_grace() {
+    let server = Server::builder().workers("2").arguments(["--grace", "100ms"]).start();
+    let gate = Gate::new();
+    let mut stuck = Connection::open(&server.socket());
+    stuck.send(&get(1, &gate.url("/spin"), true));
+    let worker: u32 = gate.announced("started").parse().unwrap();
+    server.signal(Signal::HUP);
+    wait_for("the old worker is gone", || (!runs(worker)).then_some(()));
+    assert_eq!(stuck.response(1).expect("an answer").status(), 502);
+}
+
+#[test]
+fn a_worker_that_exits_after_every_answer_is_replaced_at_once() {
+    let app = App::new(
+        "return function(environ)\n  environ['nibiru.after_response'](function() os.exit(0) end)\n\
+         \x20 return 200, {}, 'fine'\nend",
+    );
+    let server = Server::builder().application(app.root(), "app").workers("1").start();
+    for _ in 0..30 {
+        assert_eq!(answer(&server.socket()), "fine", "{}", server.log());
+    }
+}
+
+#[test]
+fn a_dead_worker_is_replaced_while_a_client_still_reads_its_answer() {
+    let app = App::new(
+        "return function(environ)\n  if environ.PATH_INFO == '/large' then return 200, {}, ('x'):rep(50e6) end\n\
+         \x20 return 200, {}, 'fine'\nend",
+    );
+    let server = Server::builder().application(app.root(), "app").workers("1").start();
+    let worker = *server.workers(1).first().unwrap();
+    let mut slow = Connection::open(&server.socket());
+    slow.send(&get(1, "/large", true));
+    // Its first record is here, and far more is on its way than any buffer holds.
+    slow.record().unwrap();
+    signal(worker, Signal::KILL);
+    assert_eq!(answer(&server.socket()), "fine");
+    assert!(slow.closes(), "the transfer breaks");
+}
+
+#[test]
+fn a_slow_reader_does_not_make_the_gateway_grow() {
+    let app = App::new(
+        "return function()\n  local n = 0\n\
+         \x20 return 200, {}, function() n = n + 1 if n <= 3000 then return ('x'):rep(65536) end end\nend",
+    );
+    let port = free_port();
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--listen", &format!("tcp:127.0.0.1:{port}")])
+        .start();
+    let before = peak_memory(server.pid());
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(&get(1, "/", false)).unwrap();
+    // Small reads: the client is always behind, and never stands still.
+    let (mut buffer, mut total) = ([0; 2048], 0);
+    while total < 3000 * 65536 {
+        let length = client.read(&mut buffer).unwrap();
+        assert_ne!(length, 0, "{}", server.log());
+        total += length;
+    }
+    let grown = peak_memory(server.pid()) - before;
+    assert!(grown < 8 << 10, "the gateway has grown by {grown} KiB for 192 MiB");
+}
+
+/// In KiB.
+fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_request_that_went_back_to_the_queue_still_expires() {
+    let server = Server::builder().workers("1").arguments(["--queue-timeout", "1s"]).start();
+    let worker = *server.workers(1).first().unwrap();
+    // No successor can come.
+    let zygote = server.zygote();
+    for process in [zygote, worker] {
+        signal(process, Signal::STOP);
+        wait_for("it is stopped", || is_stopped(process).then_some(()));
+    }
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, "/hello", true));
+    connection.settle();
+    signal(worker, Signal::KILL);
+    assert_eq!(connection.response(1).expect("an answer").status(), 503, "{}", server.log());
+    signal(zygote, Signal::CONT);
+    let mut again = Connection::open(&server.socket());
+    assert_eq!(again.get("/hello").status(), 200);
+}
+
+#[test]
+fn a_connection_that_had_a_refused_request_does_not_hold_up_a_stop() {
+    // Longer than any test waits.
+    let mut server = Server::builder().arguments(["--grace", "10m"]).start();
+    let mut connection = Connection::open(&server.socket());
+    assert_eq!(connection.get("/hello").status(), 200);
+    let refused = [
+        crate::wire::begin(1, 1, true),
+        crate::wire::stream(
+            4,
+            1,
+            &[crate::wire::get_params("/"), crate::wire::pair(b"CONTENT_LENGTH", b"x")].concat(),
+        ),
+        crate::wire::stream(5, 1, b""),
+    ];
+    connection.send(&refused.concat());
+    assert_eq!(connection.response(1).expect("an answer").status(), 400);
+    assert_eq!(connection.get("/hello").status(), 200);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn a_file_read_while_loading_prevents_no_preloading_and_one_kept_open_is_named() {
+    let app = App::new(&format!("io.open('app.lua'):read(1)\n{}", says("preloaded")));
+    let server = Server::builder().application(app.root(), "app").start();
+    assert_eq!(answer(&server.socket()), "preloaded");
+    server.logged(&["loaded", "preloaded=true"]);
+
+    let app = App::new(&format!("kept = io.open('app.lua')\n{}", says("loaded")));
+    let server = Server::builder().application(app.root(), "app").workers("2").start();
+    assert_eq!(answer(&server.socket()), "loaded");
+    server.logged(&["app.lua", "which forked workers would share"]);
+    server.logged(&["loaded", "preloaded=false"]);
+    let of_zygote = descriptors(server.zygote());
+    assert!(of_zygote.iter().all(|(_, target)| !target.ends_with("app.lua")), "{of_zygote:?}");
+}
+
+#[test]
+fn reloads_and_kills_leave_no_descriptor_behind() {
+    let server = Server::builder().workers("2").start();
+    let settled = || {
+        server.workers(2);
+        wait_for("all workers answer", || {
+            (Connection::open(&server.socket()).get("/hello").status() == 200).then_some(())
+        });
+        descriptors(server.pid()).len()
+    };
+    let before = settled();
+    for round in 0..20 {
+        let workers = server.workers(2);
+        if round % 2 == 0 {
+            // The second overtakes the first.
+            server.signal(Signal::HUP);
+            server.signal(Signal::HUP);
+        } else {
+            workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
+        }
+        wait_for("the workers are new", || server.workers(2).is_disjoint(&workers).then_some(()));
+    }
+    wait_for("the descriptors are as before", || (settled() <= before).then_some(()));
+}
