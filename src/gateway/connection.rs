@@ -14,19 +14,13 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use super::Gateway;
+use super::outgoing::Outgoing;
 use super::reply::{Reply, Ticket};
 use super::request::Request;
 use super::spool::Body;
 use super::stream::Stream;
 use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{self, AfterEnd, Event, Fault, ProtocolStatus, Role, Server};
-
-/// Bytes that may wait for a client before its worker is no longer read from. Two packets of a worker: one on
-/// its way out, one to follow.
-const HIGH_WATER: usize = 128 * 1024;
-
-/// A buffer that has grown beyond this is given back once it is empty; most responses fit.
-const KEPT_BUFFER: usize = 16 * 1024;
 
 /// Full reads of one connection before the others have their turn: a quarter of a mebibyte, some 100 µs.
 const READS_IN_A_ROW: usize = 4;
@@ -51,16 +45,14 @@ pub(super) struct Connection {
     state: RefCell<State>,
     /// The task has something to look at: bytes to write, or the end.
     changed: Notify,
-    /// The buffer has gone below [`HIGH_WATER`].
+    /// There is room in [`State::out`] again.
     drained: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     server: Server,
-    out: Vec<u8>,
-    /// How much of `out` is written already.
-    written: usize,
+    out: Outgoing,
     /// When the client last took a byte, or there was last nothing for it to take.
     last_write: Instant,
     /// Few, so a scan beats a map.
@@ -105,8 +97,7 @@ impl Connection {
             stream,
             state: RefCell::new(State {
                 server: Server::new(limits),
-                out: Vec::new(),
-                written: 0,
+                out: Outgoing::default(),
                 last_write: Instant::now(),
                 requests: Vec::new(),
                 ending: Ending::No,
@@ -194,7 +185,7 @@ impl Connection {
                     *bytes = bytes.saturating_sub(input.len() as u64);
                     return Ok(());
                 }
-                state.server.receive(&mut input, &mut state.out)?
+                state.server.receive(&mut input, state.out.tail())?
             };
             match event {
                 None => return Ok(()),
@@ -306,8 +297,7 @@ impl Connection {
         let requests = {
             let mut state = self.state.borrow_mut();
             state.ending = Ending::Now;
-            state.out = Vec::new();
-            state.written = 0;
+            state.out.clear();
             std::mem::take(&mut state.requests)
         };
         for (_, phase) in requests {
@@ -326,13 +316,13 @@ impl Connection {
         if state.out.is_empty() {
             state.last_write = Instant::now();
         }
-        state.server.stdout(id, bytes, &mut state.out);
+        state.server.stdout(id, bytes, state.out.tail());
     }
 
     /// Appends bytes for the client's error log.
     pub(super) fn stderr(&self, id: u16, bytes: &[u8]) {
         let state = &mut *self.state.borrow_mut();
-        state.server.stderr(id, bytes, &mut state.out);
+        state.server.stderr(id, bytes, state.out.tail());
     }
 
     /// Ends a request whose answer is complete.
@@ -344,7 +334,7 @@ impl Connection {
         {
             let state = &mut *self.state.borrow_mut();
             state.take_phase(id);
-            if state.server.end(id, app_status, protocol_status, &mut state.out) == AfterEnd::Close {
+            if state.server.end(id, app_status, protocol_status, state.out.tail()) == AfterEnd::Close {
                 state.close_when_written();
             }
         }
@@ -361,7 +351,7 @@ impl Connection {
         if alone {
             let state = &mut *self.state.borrow_mut();
             state.take_phase(id);
-            fastcgi::poison(&mut state.out);
+            fastcgi::poison(state.out.tail());
             state.close_when_written();
         } else {
             self.stderr(id, message.as_bytes());
@@ -373,29 +363,20 @@ impl Connection {
     /// Writes as much as the kernel takes; the task does the rest.
     pub(super) fn flush(&self) {
         let state = &mut *self.state.borrow_mut();
-        while state.written < state.out.len() {
-            match self.stream.try_write(&state.out[state.written..]) {
+        while !state.out.is_empty() {
+            match self.stream.try_write(state.out.unwritten()) {
                 Ok(length) => {
-                    state.written += length;
+                    state.out.wrote(length);
                     state.last_write = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     state.ending = Ending::Now;
-                    break;
+                    state.out.clear();
                 }
             }
         }
-        if state.written == state.out.len() || state.ending == Ending::Now {
-            state.out.clear();
-            state.out.shrink_to(KEPT_BUFFER);
-            state.written = 0;
-        } else if state.written >= HIGH_WATER {
-            // A client that never quite catches up must not make the buffer grow with what it has read.
-            state.out.drain(..state.written);
-            state.written = 0;
-        }
-        if !state.is_full() {
+        if !state.out.is_full() {
             self.drained.notify_waiters();
         }
         if !state.out.is_empty() || state.ending != Ending::No {
@@ -405,14 +386,14 @@ impl Connection {
 
     /// Waits until there is room for more of an answer; `None` where there is.
     pub(super) fn room(self: &Rc<Self>) -> Option<impl Future<Output = ()> + use<>> {
-        if !self.state.borrow().is_full() {
+        if !self.state.borrow().out.is_full() {
             return None;
         }
         let connection = Rc::clone(self);
         Some(async move {
             loop {
                 let drained = connection.drained.notified();
-                if !connection.state.borrow().is_full() {
+                if !connection.state.borrow().out.is_full() {
                     return;
                 }
                 drained.await;
@@ -422,13 +403,9 @@ impl Connection {
 }
 
 impl State {
-    fn is_full(&self) -> bool {
-        self.out.len() - self.written >= HIGH_WATER
-    }
-
     /// What to wait for. A client that does not read its answers is not read from either.
     fn interest(&self) -> Interest {
-        match (self.out.is_empty(), self.is_full()) {
+        match (self.out.is_empty(), self.out.is_full()) {
             (true, _) => Interest::READABLE,
             (false, false) => Interest::READABLE | Interest::WRITABLE,
             (false, true) => Interest::WRITABLE,

@@ -11,6 +11,7 @@
 
 mod connection;
 mod listener;
+mod outgoing;
 mod output;
 mod pool;
 mod queue;
