@@ -7,6 +7,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Options;
 use crate::ipc::launch::Launch;
 
+/// Said once under the help, so that the list of options fits a screen.
+const SETTINGS: &str = "Each option is also an environment variable (NIBIRU_QUEUE_TIMEOUT for --queue-timeout) \
+                        and, --config aside, a key of nibiru.toml. Flags beat the environment beats the file.";
+
 /// The FastCGI application server for Lua.
 #[derive(Debug, Parser)]
 #[command(name = "nibiru", version, max_term_width = 100, infer_subcommands = false)]
@@ -21,13 +25,16 @@ pub struct Cli {
 pub enum Command {
     /// Serve an application over HTTP for development: reload on change, errors in the browser
     #[command(
-        after_help = "The options of `serve` apply, but --listen and --socket-... are not used, and a stop \
+        mut_args(|argument| argument.hide_env(true)),
+        after_help = "The options of `serve` apply, with their variables and keys, but --listen and --socket-... are not used, and a stop \
                             waits a second at most. Files in ROOT/public are served as they are."
     )]
     Dev(Dev),
     /// Serve an application over FastCGI, for production
+    #[command(mut_args(|argument| argument.hide_env(true)), after_help = SETTINGS)]
     Serve(Serve),
     /// Check the configuration and load the application
+    #[command(mut_args(|argument| argument.hide_env(true)), after_help = SETTINGS)]
     Check(Serve),
     /// Send one request to a FastCGI socket, as a proxy would
     Request(Request),
