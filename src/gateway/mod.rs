@@ -11,6 +11,7 @@
 
 mod connection;
 mod listener;
+mod notice;
 mod outgoing;
 mod output;
 mod pool;
@@ -36,12 +37,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
+use self::notice::{Notice, Notices};
 use self::pool::{Pool, Ready, State};
 use self::queue::Queue;
 use self::reply::{Ticket, Untruthful};
 use self::request::Request;
 use self::spool::Spool;
-use self::supervisor::{Notice, Notices, Supervisor};
+use self::supervisor::Supervisor;
 use self::worker_link::{Fate, NotStarted, WorkerLink, WorkerName};
 use crate::config::Config;
 use crate::ipc::message::{MAX_PACKET, ToWorker};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use super::notice::Notice;
 use super::pool::Want;
 use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
@@ -24,45 +25,6 @@ const MAX_RETRY: Duration = Duration::from_secs(10);
 
 /// How long workers have to run their stop hooks once no request is left.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// Something the supervisor has to know.
-#[derive(Debug)]
-pub(super) enum Notice {
-    Command(Command),
-    /// From the zygote of that launch.
-    Zygote {
-        launch: u64,
-        event: ZygoteEvent,
-    },
-    /// A worker of a generation that does not answer yet is ready.
-    FirstReady {
-        generation: u32,
-    },
-    /// A worker's process is gone; the books know.
-    PlaceFree,
-    /// A worker has ended and its request is settled. With a message where the application or a start hook failed in it.
-    WorkerEnded {
-        generation: u32,
-        start_failed: Option<String>,
-    },
-    /// While stopping: the last connection has closed.
-    ConnectionsGone,
-}
-
-/// Sends notices; never fails, since a stopped supervisor has nothing more to know.
-#[derive(Clone, Debug)]
-pub(super) struct Notices(mpsc::UnboundedSender<Notice>);
-
-impl Notices {
-    pub(super) fn channel() -> (Self, mpsc::UnboundedReceiver<Notice>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
-    }
-
-    pub(super) fn send(&self, notice: Notice) {
-        let _ = self.0.send(notice);
-    }
-}
 
 /// The outcome of the very first load.
 pub(super) type Started = oneshot::Sender<Result<(), Error>>;
