@@ -33,6 +33,10 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(90);
 /// (`send_timeout`), and reads from us whether they do or not.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long, while the gateway stops, a client that has just connected may take to send its first request. It
+/// found the way in, so it is served.
+const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
+
 /// How long, and for how many bytes, a client may go on sending after its request was answered early.
 /// Closing on unread bytes would make the kernel drop the answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,6 +62,9 @@ struct State {
     /// Few, so a scan beats a map.
     requests: Vec<(u16, Phase)>,
     ending: Ending,
+    opened: Instant,
+    /// Whether a request has begun on it.
+    used: bool,
     /// Whether the client may still be sending something that nobody waits for.
     unread: bool,
 }
@@ -101,6 +108,8 @@ impl Connection {
                 last_write: Instant::now(),
                 requests: Vec::new(),
                 ending: Ending::No,
+                opened: Instant::now(),
+                used: false,
                 unread: false,
             }),
             changed: Notify::new(),
@@ -118,14 +127,13 @@ impl Connection {
                 if state.is_over(&self.stream, *stopping.borrow()) {
                     break;
                 }
-                (state.interest(), state.deadline(last_read))
+                (state.interest(), state.deadline(last_read, *stopping.borrow()))
             };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest) => ready,
                 () = self.changed.notified() => Ok(tokio::io::Ready::EMPTY),
                 () = super::sleep_until(deadline) => {
-                    info!("connection closed: the client neither sent nor took a byte for too long");
-                    self.state.borrow_mut().ending = Ending::Now;
+                    self.state.borrow_mut().expire(last_read);
                     Ok(tokio::io::Ready::EMPTY)
                 }
                 _ = stopping.wait_for(|stopping| *stopping), if !*stopping.borrow() => {
@@ -197,6 +205,7 @@ impl Connection {
                     let mut state = self.state.borrow_mut();
                     // Clients send one request after the other, so the one that was refused has all come.
                     state.unread = false;
+                    state.used = true;
                     state.requests.push((id, Phase::Begun));
                 }
                 Some(Event::Params { id, variables }) => self.params(id, variables, gateway),
@@ -412,7 +421,8 @@ impl State {
         }
     }
 
-    fn deadline(&self, last_read: Instant) -> Option<Instant> {
+    /// When the client must have done something.
+    fn timeout(&self, last_read: Instant) -> Option<Instant> {
         if let Ending::Lingering { until, .. } = self.ending {
             return Some(until);
         }
@@ -426,10 +436,27 @@ impl State {
         receive.into_iter().chain(send).min()
     }
 
+    /// When to look at the connection again, if nothing happens before.
+    fn deadline(&self, last_read: Instant, stopping: bool) -> Option<Instant> {
+        let fresh = (stopping && !self.used).then(|| self.opened + FIRST_REQUEST_WAIT);
+        self.timeout(last_read).into_iter().chain(fresh).min()
+    }
+
+    /// Ends the connection if its client has had its time.
+    fn expire(&mut self, last_read: Instant) {
+        if self.timeout(last_read).is_some_and(|time| time <= Instant::now()) {
+            info!("connection closed: the client neither sent nor took a byte for too long");
+            self.ending = Ending::Now;
+        }
+    }
+
     /// Whether the connection is to be closed now.
     fn is_over(&mut self, stream: &Stream, stopping: bool) -> bool {
-        if stopping && self.ending == Ending::No && self.server.is_idle() {
-            self.close_when_written();
+        if stopping && self.ending == Ending::No && self.server.is_idle() && !stream.has_unread() {
+            let expected = !self.used && Instant::now() < self.opened + FIRST_REQUEST_WAIT;
+            if !expected {
+                self.close_when_written();
+            }
         }
         if self.ending == Ending::WhenWritten && self.out.is_empty() {
             self.ending = if self.unread {

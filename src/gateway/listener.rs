@@ -8,11 +8,10 @@ use std::os::unix::net as std_unix;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
 
@@ -205,8 +204,30 @@ impl Listener {
         }
         // Nobody finds the way in any more; whoever has is served.
         self.file = None;
-        while let Some(Ok((stream, slot))) = at_once(self.accept_one(&slots)).await {
+        if let Socket::Unix(socket) = &self.socket {
+            // The kernel refuses whoever comes from now on, and keeps whoever waits: nobody falls between
+            // the last accept and the close. A TCP socket would drop them instead.
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+        }
+        while let Some(slot) = Arc::clone(&slots).try_acquire_owned().ok()
+            && let Ok(stream) = self.accept_waiting()
+        {
             serve(&gateway, stream, slot, &allowed);
+        }
+    }
+
+    /// Accepts a connection that waits in the kernel, whether or not tokio has been told of it.
+    fn accept_waiting(&self) -> io::Result<Stream> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match &self.socket {
+            Socket::Unix(socket) => {
+                let stream = std_unix::UnixStream::from(rustix::net::accept_with(socket, flags)?);
+                Ok(Stream::Unix(UnixStream::from_std(stream)?))
+            }
+            Socket::Tcp(socket) => {
+                let stream = std::net::TcpStream::from(rustix::net::accept_with(socket, flags)?);
+                Ok(Stream::Tcp(TcpStream::from_std(stream)?))
+            }
         }
     }
 
@@ -240,16 +261,6 @@ fn serve(gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit, allo
         drop(slot);
         gateway.connection_closed();
     });
-}
-
-/// What a future gives without waiting, if anything.
-async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(value) => Poll::Ready(Some(value)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }
 
 /// Accepts on every listener until the gateway stops.

@@ -42,6 +42,15 @@ impl Stream {
         }
     }
 
+    /// Whether something has arrived that is not read yet, whatever tokio knows of it so far.
+    pub(super) fn has_unread(&self) -> bool {
+        let unread = match self {
+            Self::Unix(stream) => rustix::io::ioctl_fionread(stream),
+            Self::Tcp(stream) => rustix::io::ioctl_fionread(stream),
+        };
+        unread.is_ok_and(|bytes| bytes > 0)
+    }
+
     /// Tells the peer that nothing more comes, and goes on reading.
     pub(super) fn shut_down_write(&self) {
         // The peer may have closed already; then there is nobody to tell.

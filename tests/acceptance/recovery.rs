@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -226,6 +227,32 @@ fn a_connection_that_had_a_refused_request_does_not_hold_up_a_stop() {
     assert_eq!(connection.get("/hello").status(), 200);
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn a_stop_under_load_serves_everyone_who_got_in() {
+    for _ in 0..5 {
+        let mut server = Server::start();
+        let socket = server.socket();
+        assert_eq!(Connection::open(&socket).get("/hello").status(), 200);
+        let served = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    // Until the server lets nobody in any more.
+                    while let Ok(stream) = UnixStream::connect(&socket) {
+                        let mut connection = Connection::from(stream);
+                        connection.send(&get(1, "/hello", false));
+                        assert_eq!(connection.response(1).expect("an answer").status(), 200);
+                        served.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            wait_for("the load is on", || (served.load(Ordering::Relaxed) > 500).then_some(()));
+            server.signal(Signal::TERM);
+            assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+        });
+    }
 }
 
 #[test]

@@ -135,12 +135,17 @@ impl Response {
 #[derive(Debug)]
 pub(crate) struct Connection(UnixStream);
 
-impl Connection {
-    pub(crate) fn open(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).unwrap();
+impl From<UnixStream> for Connection {
+    fn from(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(GIVE_UP)).unwrap();
         stream.set_write_timeout(Some(GIVE_UP)).unwrap();
         Self(stream)
+    }
+}
+
+impl Connection {
+    pub(crate) fn open(socket: &Path) -> Self {
+        Self::from(UnixStream::connect(socket).unwrap())
     }
 
     #[track_caller]
