@@ -3,8 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
@@ -30,8 +29,8 @@ fn serve(mut command: Command, listen: &str) -> Running {
     Running(command.stdout(Stdio::null()).spawn().unwrap())
 }
 
-fn answers(socket: &Path) {
-    let response = Connection::open(socket).get("/");
+fn answers(mut connection: Connection) {
+    let response = connection.get("/");
     assert_eq!((response.status(), response.body()), (200, &b"Hello, World!\n"[..]));
 }
 
@@ -44,7 +43,7 @@ fn a_listening_socket_on_descriptor_0_is_served() {
     let mut command = nibiru();
     command.arg("serve").stdin(Stdio::from(socket));
     let server = serve(command, "fd:0");
-    answers(&path);
+    answers(Connection::open(&path));
     drop(server);
     assert!(path.exists(), "a socket that others made is left to them");
 }
@@ -57,8 +56,9 @@ fn a_socket_that_systemd_passes_is_served() {
     let mut command = Command::new("systemd-socket-activate");
     command.arg("--listen").arg(&path).arg(nibiru().get_program()).arg("serve").stdin(Stdio::null());
     let _server = serve(command, "systemd");
-    wait_for("systemd listens", || path.exists().then_some(()));
-    answers(&path);
+    // The file is there a moment before the socket listens.
+    let stream = wait_for("systemd listens", || UnixStream::connect(&path).ok());
+    answers(Connection::from(stream));
 }
 
 #[test]
