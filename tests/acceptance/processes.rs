@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -274,7 +275,9 @@ fn a_socket_file_that_nobody_listens_on_is_replaced() {
     first.wait();
     assert!(socket.exists());
     let second = Server::builder().arguments(["--listen", &listen]).start();
-    assert_eq!(Connection::open(&socket).get("/hello").status(), 200, "{}", second.log());
+    // It listens there a moment after it listens on its own socket.
+    let stream = wait_for("the second one listens", || UnixStream::connect(&socket).ok());
+    assert_eq!(Connection::from(stream).get("/hello").status(), 200, "{}", second.log());
 }
 
 /// Keeps `count` workers busy at once, so that each has answered a call.

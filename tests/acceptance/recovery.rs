@@ -174,10 +174,13 @@ fn a_slow_reader_does_not_make_the_gateway_grow() {
 /// A connection with the small window of a slow network: the loopback's own is so large that
 /// the server's kernel takes whole responses.
 fn across_a_network(port: u16) -> TcpStream {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
-    rustix::net::connect(&socket, &SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
-    TcpStream::from(socket)
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    wait_for("it listens", || {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+        rustix::net::connect(&socket, &address).ok()?;
+        Some(TcpStream::from(socket))
+    })
 }
 
 /// In KiB.
