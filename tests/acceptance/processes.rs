@@ -108,6 +108,8 @@ fn a_request_that_its_worker_never_read_runs_once_on_another() {
     let server = Server::builder().workers("1").start();
     let gate = Gate::new();
     let worker = *server.workers(1).first().unwrap();
+    // One that is stopped before it is ready holds up the start.
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
     signal(worker, Signal::STOP);
     // A worker that is woken by the request and by the signal at once would still read it.
     wait_for("the worker is stopped", || is_stopped(worker).then_some(()));

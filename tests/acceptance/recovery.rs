@@ -194,6 +194,8 @@ fn peak_memory(pid: u32) -> u64 {
 fn a_request_that_went_back_to_the_queue_still_expires() {
     let server = Server::builder().workers("1").arguments(["--queue-timeout", "1s"]).start();
     let worker = *server.workers(1).first().unwrap();
+    // One that is stopped before it is ready holds up the start.
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
     // No successor can come.
     let zygote = server.zygote();
     for process in [zygote, worker] {
