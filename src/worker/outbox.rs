@@ -1,6 +1,6 @@
 //! A worker's side of its link: collects what the application sends into packets, and notices aborts.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -43,11 +43,11 @@ impl Channel {
         self.draining.get()
     }
 
-    /// Waits for a packet; `None` where the gateway has closed the link.
-    pub(super) fn receive(&self, descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<Vec<u8>>> {
-        let mut buffer = self.received.borrow_mut();
-        Ok(match self.link.receive(&mut buffer, descriptors)? {
-            Received::Packet(length) => Some(buffer[..length].to_vec()),
+    /// Waits for a packet; `None` where the gateway has closed the link. Drop it before the next one.
+    pub(super) fn receive(&self, descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<Ref<'_, [u8]>>> {
+        let received = self.link.receive(&mut self.received.borrow_mut(), descriptors)?;
+        Ok(match received {
+            Received::Packet(length) => Some(Ref::map(self.received.borrow(), |buffer| &buffer[..length])),
             Received::Closed => None,
         })
     }
