@@ -71,6 +71,8 @@ pub fn serve(config: Config, http: &str) -> Result<(), Error> {
             listen: vec![Listen::Unix(socket)],
             socket_mode: SocketMode(0o600),
             socket_owner: None,
+            control: None,
+            exit_idle_time: None,
             grace: config.grace.min(GRACE),
             ..config
         };

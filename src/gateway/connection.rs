@@ -232,7 +232,7 @@ impl Connection {
             Ok(head) => head,
             Err(error) => return self.refuse(id, error.status(), &error.to_string(), true),
         };
-        let limit = gateway.config.max_body;
+        let limit = gateway.config().max_body;
         if let ContentLength::Known(length) = head.content_length
             && length > limit
         {
@@ -251,7 +251,7 @@ impl Connection {
         let refusal = {
             let mut state = self.state.borrow_mut();
             let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
-            let limit = gateway.config.max_body;
+            let limit = gateway.config().max_body;
             let (room, bounded) = match arriving.head.content_length {
                 // What exceeds CONTENT_LENGTH is not the body's, and dropped.
                 ContentLength::Known(length) => (length - arriving.body.len(), true),

@@ -252,7 +252,7 @@ fn serve(gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit, allo
     if !is_allowed(&stream, allowed) {
         return warn!("connection refused: the peer is not in FCGI_WEB_SERVER_ADDRS");
     }
-    let connection = Connection::new(stream, limits(&gateway.config));
+    let connection = Connection::new(stream, limits(&gateway.config()));
     let gateway = Rc::clone(gateway);
     // Counted before the task first runs, so that a stop in between waits for it.
     gateway.connection_opened();
@@ -265,13 +265,13 @@ fn serve(gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit, allo
 
 /// Accepts on every listener until the gateway stops.
 pub(super) fn accept_all(listeners: Vec<Listener>, gateway: &Rc<Gateway>) {
-    let slots = Arc::new(Semaphore::new(gateway.config.max_connections));
+    let slots = Arc::new(Semaphore::new(gateway.config().max_connections));
     let allowed = allowed_addresses();
     for listener in listeners {
         info!(
             address = listener.address(),
-            app = gateway.config.app,
-            workers = gateway.config.workers,
+            app = gateway.config().app,
+            workers = %gateway.config().workers,
             "listening"
         );
         tokio::task::spawn_local(listener.accept(
@@ -306,7 +306,7 @@ fn limits(config: &Config) -> fastcgi::Limits {
     fastcgi::Limits {
         max_params: config.max_params,
         server_connections: config.max_connections,
-        server_requests: config.queue + config.workers as usize,
+        server_requests: config.queue + config.workers.max as usize,
         ..fastcgi::Limits::default()
     }
 }

@@ -122,7 +122,8 @@ impl std::error::Error for Error {}
 /// What the tasks of the gateway share. Every borrow is short: none is held across an `await`.
 #[derive(Debug)]
 struct Gateway {
-    config: Config,
+    /// Replaced as a whole by a reload.
+    config: RefCell<Rc<Config>>,
     mode: Mode,
     queue: RefCell<Queue<Box<Request>>>,
     /// The queue has a new oldest request.
@@ -192,7 +193,7 @@ pub async fn run(
     let gateway = Rc::new(Gateway {
         queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
         queued: Notify::new(),
-        pool: RefCell::new(Pool::new(config.workers, 0)),
+        pool: RefCell::new(Pool::new(config.workers.max, 0)),
         workers: RefCell::new(HashMap::new()),
         spool: Spool::new(&config.spool_dir, config.max_spool),
         notices: notices.clone(),
@@ -201,7 +202,7 @@ pub async fn run(
         scratch: RefCell::new(vec![0; READ_BUFFER]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
         request_packet: RefCell::new(Vec::new()),
-        config,
+        config: RefCell::new(Rc::new(config)),
         mode,
     });
     tokio::task::spawn_local(async move {
@@ -221,6 +222,11 @@ pub async fn run(
 }
 
 impl Gateway {
+    /// The settings that are in force now.
+    fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
+    }
+
     // Requests.
 
     /// Takes a complete request: an idle worker gets it, else it waits.

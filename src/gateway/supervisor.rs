@@ -217,7 +217,7 @@ impl Supervisor {
     fn launch(&mut self, generation: u32) -> Option<Zygote> {
         self.launches += 1;
         let (launch, notices) = (self.launches, self.gateway.notices.clone());
-        let settings = Launch::new(&self.gateway.config, generation);
+        let settings = Launch::new(&self.gateway.config(), generation);
         match ZygoteLink::launch(&settings, move |event| notices.send(Notice::Zygote { launch, event })) {
             Ok(link) => Some(Zygote { link, launch, loaded: false }),
             Err(cause) => {
@@ -266,7 +266,7 @@ impl Supervisor {
         for worker in idle {
             self.gateway.tell(worker, ToWorker::Drain);
         }
-        self.leaving.push((Instant::now() + self.gateway.config.grace + FAREWELL, old));
+        self.leaving.push((Instant::now() + self.gateway.config().grace + FAREWELL, old));
         if let Some(before) = before {
             before.link.shut_down();
         }
@@ -318,7 +318,7 @@ impl Supervisor {
                 zygote.loaded = true;
                 let r#gen = zygote.link.generation;
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                info!(r#gen, preloaded, took_ms, app = self.gateway.config.app, "loaded");
+                info!(r#gen, preloaded, took_ms, app = self.gateway.config().app, "loaded");
                 if is_next {
                     self.spawn_first_of_next();
                 } else {
@@ -429,8 +429,8 @@ impl Supervisor {
     /// The first time: finish what is accepted. The second time: at once.
     fn stop(&mut self) {
         if self.stop == Stop::No {
-            info!(grace_s = self.gateway.config.grace.as_secs_f32(), "stopping");
-            self.stop = Stop::Finishing(Instant::now() + self.gateway.config.grace);
+            info!(grace_s = self.gateway.config().grace.as_secs_f32(), "stopping");
+            self.stop = Stop::Finishing(Instant::now() + self.gateway.config().grace);
             self.discard_next();
             self.gateway.begin_to_stop();
         } else {

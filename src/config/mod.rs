@@ -3,17 +3,23 @@
 //! [`Options`] is the one list of settings: clap reads it from flags and `NIBIRU_…` variables, serde from
 //! the file. Flags beat the environment beats the file beats the defaults, which stand in [`Config::new`].
 
+mod values;
+
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
 use crate::log;
+
+pub use values::{
+    AccessLog, Control, Listen, MAX_WORKERS, Preload, Size, SocketMode, SocketOwner, Time, Timeout, UrlPath,
+    Workers,
+};
 
 /// The file that is read where no `--config` names one and it exists.
 pub const FILE: &str = "nibiru.toml";
@@ -21,9 +27,6 @@ pub const FILE: &str = "nibiru.toml";
 /// The most that `--max-params` may allow: a request's variables and a small body share one packet
 /// between the gateway and a worker (see [`crate::ipc::message::MAX_PACKET`]).
 const MAX_PARAMS_CEILING: u64 = 120 * 1024;
-
-/// The most workers: far beyond what one machine runs, and small enough to catch a slip of the finger.
-const MAX_WORKERS: u32 = 10_000;
 
 /// Every setting, each optional. Also the keys of `nibiru.toml`.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -52,10 +55,60 @@ pub struct Options {
     #[arg(long, value_name = "DIR", env = "NIBIRU_ROOT")]
     pub root: Option<PathBuf>,
 
-    /// Number of workers [number of CPUs]
+    /// Number of workers, or MIN-MAX to scale with the load [number of CPUs]
     #[arg(long, value_name = "N", env = "NIBIRU_WORKERS")]
     #[serde(deserialize_with = "from_text")]
-    pub workers: Option<NonZeroU32>,
+    pub workers: Option<Workers>,
+
+    /// A worker above MIN that is idle for so long ends [60s]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_IDLE_TIMEOUT")]
+    #[serde(deserialize_with = "from_text")]
+    pub idle_timeout: Option<Time>,
+
+    /// How long a request may run; beyond: 504; or off [30s]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_REQUEST_TIMEOUT")]
+    #[serde(deserialize_with = "from_text")]
+    pub request_timeout: Option<Timeout>,
+
+    /// How long after that its worker is killed where it does not stop [2s]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_KILL_AFTER")]
+    #[serde(deserialize_with = "from_text")]
+    pub kill_after: Option<Time>,
+
+    /// A request that runs for longer is logged with its Lua stack [off]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_SLOW_LOG")]
+    #[serde(deserialize_with = "from_text")]
+    pub slow_log: Option<Timeout>,
+
+    /// How long loading and start hooks may take; or off [60s]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_START_TIMEOUT")]
+    #[serde(deserialize_with = "from_text")]
+    pub start_timeout: Option<Timeout>,
+
+    /// Replace a worker after so many requests; 1: a fresh state for each [off]
+    #[arg(long, value_name = "N", env = "NIBIRU_MAX_REQUESTS")]
+    #[serde(deserialize_with = "from_text")]
+    pub max_requests: Option<NonZeroU32>,
+
+    /// Up to so many requests more, by chance [0]
+    #[arg(long, value_name = "N", env = "NIBIRU_MAX_REQUESTS_JITTER")]
+    #[serde(deserialize_with = "from_text")]
+    pub max_requests_jitter: Option<u32>,
+
+    /// Replace a worker that takes more memory (PSS) [off]
+    #[arg(long, value_name = "SIZE", env = "NIBIRU_MAX_MEMORY")]
+    #[serde(deserialize_with = "from_text")]
+    pub max_memory: Option<Size>,
+
+    /// Replace a worker that is older [off]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_MAX_AGE")]
+    #[serde(deserialize_with = "from_text")]
+    pub max_age: Option<Timeout>,
+
+    /// Memory that a worker can have at all [off]
+    #[arg(long, value_name = "SIZE", env = "NIBIRU_MEMORY_LIMIT")]
+    #[serde(deserialize_with = "from_text")]
+    pub memory_limit: Option<Size>,
 
     /// Requests that may wait for a worker; beyond: 503 [1024]
     #[arg(long, value_name = "N", env = "NIBIRU_QUEUE")]
@@ -96,11 +149,31 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub grace: Option<Time>,
 
+    /// End when nobody was connected for so long; for socket activation [off]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_EXIT_IDLE_TIME")]
+    #[serde(deserialize_with = "from_text")]
+    pub exit_idle_time: Option<Timeout>,
+
+    /// Control socket: unix:PATH or off [the first Unix socket's path and .ctl]
+    #[arg(long, value_name = "ADDR", env = "NIBIRU_CONTROL")]
+    #[serde(deserialize_with = "from_text")]
+    pub control: Option<Control>,
+
+    /// Path at which the server itself answers with its status [off]
+    #[arg(long, value_name = "PATH", env = "NIBIRU_STATUS_PATH")]
+    #[serde(deserialize_with = "from_text")]
+    pub status_path: Option<UrlPath>,
+
+    /// File with a line for each request; - for standard output [off]
+    #[arg(long, value_name = "FILE", env = "NIBIRU_ACCESS_LOG")]
+    #[serde(deserialize_with = "from_text")]
+    pub access_log: Option<AccessLog>,
+
     /// Load the application before the fork [auto]
     #[arg(long, value_enum, value_name = "WHEN", env = "NIBIRU_PRELOAD")]
     pub preload: Option<Preload>,
 
-    /// Format of the log [text]
+    /// Format of the log and the access log [text]
     #[arg(long, value_enum, value_name = "FORMAT", env = "NIBIRU_LOG_FORMAT")]
     pub log_format: Option<log::Format>,
 
@@ -133,6 +206,16 @@ impl Options {
             socket_owner: self.socket_owner.or(below.socket_owner),
             root: self.root.or(below.root),
             workers: self.workers.or(below.workers),
+            idle_timeout: self.idle_timeout.or(below.idle_timeout),
+            request_timeout: self.request_timeout.or(below.request_timeout),
+            kill_after: self.kill_after.or(below.kill_after),
+            slow_log: self.slow_log.or(below.slow_log),
+            start_timeout: self.start_timeout.or(below.start_timeout),
+            max_requests: self.max_requests.or(below.max_requests),
+            max_requests_jitter: self.max_requests_jitter.or(below.max_requests_jitter),
+            max_memory: self.max_memory.or(below.max_memory),
+            max_age: self.max_age.or(below.max_age),
+            memory_limit: self.memory_limit.or(below.memory_limit),
             queue: self.queue.or(below.queue),
             queue_timeout: self.queue_timeout.or(below.queue_timeout),
             max_body: self.max_body.or(below.max_body),
@@ -141,6 +224,10 @@ impl Options {
             spool_dir: self.spool_dir.or(below.spool_dir),
             max_spool: self.max_spool.or(below.max_spool),
             grace: self.grace.or(below.grace),
+            exit_idle_time: self.exit_idle_time.or(below.exit_idle_time),
+            control: self.control.or(below.control),
+            status_path: self.status_path.or(below.status_path),
+            access_log: self.access_log.or(below.access_log),
             preload: self.preload.or(below.preload),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
@@ -162,7 +249,27 @@ pub struct Config {
     /// Absolute.
     pub root: PathBuf,
     /// Number of workers.
-    pub workers: u32,
+    pub workers: Workers,
+    /// How long a worker above the least number stays idle.
+    pub idle_timeout: Duration,
+    /// How long a request may run.
+    pub request_timeout: Option<Duration>,
+    /// How long a request that has run too long may take to stop.
+    pub kill_after: Duration,
+    /// How long a request runs before its stack is logged.
+    pub slow_log: Option<Duration>,
+    /// How long a zygote may load, and a worker start.
+    pub start_timeout: Option<Duration>,
+    /// Requests after which a worker is replaced.
+    pub max_requests: Option<u32>,
+    /// The most that chance adds to it.
+    pub max_requests_jitter: u32,
+    /// Bytes of memory (PSS) beyond which a worker is replaced.
+    pub max_memory: Option<u64>,
+    /// Age at which a worker is replaced.
+    pub max_age: Option<Duration>,
+    /// Bytes of memory that a worker can have at all.
+    pub memory_limit: Option<u64>,
     /// Requests that may wait.
     pub queue: usize,
     /// How long each may wait.
@@ -179,6 +286,14 @@ pub struct Config {
     pub max_spool: u64,
     /// How long a stop waits.
     pub grace: Duration,
+    /// How long nobody may be connected before the gateway ends.
+    pub exit_idle_time: Option<Duration>,
+    /// The control socket, where there is to be one.
+    pub control: Option<PathBuf>,
+    /// The path that the gateway answers with its status.
+    pub status_path: Option<String>,
+    /// Where each request leaves a line.
+    pub access_log: Option<AccessLog>,
     /// When the application is loaded.
     pub preload: Preload,
     /// Of the log.
@@ -199,25 +314,37 @@ impl Config {
         if max_params > MAX_PARAMS_CEILING {
             return Err(ConfigError::new("max-params", format!("at most {}K", MAX_PARAMS_CEILING >> 10)));
         }
-        let workers = match options.workers {
-            Some(workers) if workers.get() > MAX_WORKERS => {
-                return Err(ConfigError::new("workers", format!("at most {MAX_WORKERS}")));
-            }
-            Some(workers) => workers.get(),
-            None => std::thread::available_parallelism()
-                .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(MAX_WORKERS)),
+        let workers = options.workers.unwrap_or_else(|| {
+            let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+            Workers::fixed(u32::try_from(cpus).unwrap_or(MAX_WORKERS).min(MAX_WORKERS))
+        });
+        let listen = match options.listen {
+            listen if listen.is_empty() => vec![Listen::Unix(PathBuf::from("nibiru.sock"))],
+            listen => listen,
         };
+        let exit_idle_time = options.exit_idle_time.and_then(|time| time.0);
+        if exit_idle_time.is_some() && listen.iter().any(|address| !address.is_inherited()) {
+            let cause = "only with sockets that somebody else keeps (systemd or fd:N), since nobody could connect again";
+            return Err(ConfigError::new("exit-idle-time", cause));
+        }
         Ok(Self {
             app,
-            listen: if options.listen.is_empty() {
-                vec![Listen::Unix(PathBuf::from("nibiru.sock"))]
-            } else {
-                options.listen
-            },
+            control: control(options.control, &listen),
+            listen,
             socket_mode: options.socket_mode.unwrap_or(SocketMode(0o660)),
             socket_owner: options.socket_owner,
             root,
             workers,
+            idle_timeout: options.idle_timeout.map_or(Duration::from_secs(60), |time| time.0),
+            request_timeout: options.request_timeout.map_or(Some(Duration::from_secs(30)), |time| time.0),
+            kill_after: options.kill_after.map_or(Duration::from_secs(2), |time| time.0),
+            slow_log: options.slow_log.and_then(|time| time.0),
+            start_timeout: options.start_timeout.map_or(Some(Duration::from_secs(60)), |time| time.0),
+            max_requests: options.max_requests.map(NonZeroU32::get),
+            max_requests_jitter: options.max_requests_jitter.unwrap_or(0),
+            max_memory: options.max_memory.map(|size| size.0),
+            max_age: options.max_age.and_then(|time| time.0),
+            memory_limit: options.memory_limit.map(|size| size.0),
             queue: options.queue.unwrap_or(1024),
             queue_timeout: options.queue_timeout.map_or(Duration::from_secs(10), |time| time.0),
             max_body: options.max_body.map_or(64 << 20, |size| size.0),
@@ -226,10 +353,29 @@ impl Config {
             spool_dir,
             max_spool: options.max_spool.map_or(1 << 30, |size| size.0),
             grace: options.grace.map_or(Duration::from_secs(30), |time| time.0),
+            exit_idle_time,
+            status_path: options.status_path.map(|path| path.0),
+            access_log: options.access_log,
             preload: options.preload.unwrap_or(Preload::Auto),
             log_format: options.log_format.unwrap_or(log::Format::Text),
             log_level: options.log_level.unwrap_or(log::Level::Info),
         })
+    }
+}
+
+/// Where the control socket is: beside the first Unix socket unless the operator says otherwise.
+pub fn control(given: Option<Control>, listen: &[Listen]) -> Option<PathBuf> {
+    match given {
+        Some(Control::Unix(path)) => Some(path),
+        Some(Control::Off) => None,
+        None => listen.iter().find_map(|address| match address {
+            Listen::Unix(path) => {
+                let mut path = path.clone().into_os_string();
+                path.push(".ctl");
+                Some(path.into())
+            }
+            _ => None,
+        }),
     }
 }
 
@@ -264,165 +410,6 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
-
-/// Where to listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// A Unix socket at this path.
-    Unix(PathBuf),
-    /// A TCP socket: `HOST:PORT`.
-    Tcp(String),
-    /// A listening socket that this process was started with (0 under spawn-fcgi and mod_fcgid).
-    Fd(u32),
-    /// The sockets that systemd passes.
-    Systemd,
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(PathBuf::from(path))),
-            Some(("tcp", address)) if address.contains(':') => Ok(Self::Tcp(address.to_owned())),
-            Some(("fd", number)) => {
-                number.parse().map(Self::Fd).map_err(|_| format!("{number}: not a descriptor's number"))
-            }
-            None if text == "systemd" => Ok(Self::Systemd),
-            _ => Err("expected unix:PATH, tcp:HOST:PORT, fd:N or systemd".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp(address) => write!(f, "tcp:{address}"),
-            Self::Fd(number) => write!(f, "fd:{number}"),
-            Self::Systemd => f.write_str("systemd"),
-        }
-    }
-}
-
-/// Permissions of a socket file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketMode(pub u32);
-
-impl FromStr for SocketMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8)
-            .ok()
-            .filter(|mode| *mode <= 0o777)
-            .ok_or("expected an octal mode such as 0660")?;
-        if mode & 0o002 == 0 {
-            Ok(Self(mode))
-        } else {
-            Err("a world-writable socket lets every user of the machine send requests as any client; \
-                 use 0660 and a group that the proxy is in"
-                .to_owned())
-        }
-    }
-}
-
-/// `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SocketOwner {
-    /// Whom the file belongs to.
-    pub user: Option<u32>,
-    /// Which group may connect under mode 0660.
-    pub group: Option<u32>,
-}
-
-impl FromStr for SocketOwner {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (user, group) = text.split_once(':').unwrap_or((text, ""));
-        Ok(Self {
-            user: number_of("user", user, "/etc/passwd")?,
-            group: number_of("group", group, "/etc/group")?,
-        })
-    }
-}
-
-/// Looks a name up in `/etc/passwd` or `/etc/group`; both keep the number in the third field.
-fn number_of(kind: &str, name: &str, table: &str) -> Result<Option<u32>, String> {
-    if name.is_empty() {
-        return Ok(None);
-    }
-    if let Ok(number) = name.parse() {
-        return Ok(Some(number));
-    }
-    let text = std::fs::read_to_string(table).map_err(|error| format!("{table}: {}", log::cause(&error)))?;
-    text.lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields[0] == name)
-        .and_then(|fields| fields.get(2)?.parse().ok())
-        .map(Some)
-        .ok_or_else(|| format!("{name}: no such {kind}"))
-}
-
-/// A number of bytes: `65536`, `64K`, `64M`, `1G`; K, M and G are powers of 1024, as in nginx and php.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (digits, shift) = match text.as_bytes().last() {
-            Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
-            Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
-            Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
-            _ => (text, 0),
-        };
-        digits
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(1 << shift))
-            .map(Self)
-            .ok_or_else(|| "expected a size such as 65536, 64K, 64M or 1G".to_owned())
-    }
-}
-
-/// A span of time: `30s`, `100ms`, `2m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Time(pub Duration);
-
-impl FromStr for Time {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|_| "expected a time with its unit, such as 30s, 100ms or 2m".to_owned())
-    }
-}
-
-/// When the application is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preload {
-    /// Before the fork, unless that opens a file or socket that workers would share
-    Auto,
-    /// Before the fork
-    On,
-    /// In every worker
-    Off,
-}
-
-impl fmt::Display for Preload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::On => "on",
-            Self::Off => "off",
-        })
-    }
-}
 
 /// Lets the file write a value as text or as a number: `workers = 4`, `max-body = "64M"`.
 fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
@@ -476,9 +463,9 @@ mod tests {
     #[test]
     fn a_file_sets_what_flags_leave_open() {
         let file = file("app = 'a:b'\nworkers = 3\nmax-body = '2M'\nlisten = 'tcp:[::1]:9000'").unwrap();
-        let flags = Options { workers: NonZeroU32::new(5), ..Options::default() };
+        let flags = Options { workers: Some(Workers::fixed(5)), ..Options::default() };
         let config = Config::new(flags.or(file)).unwrap();
-        assert_eq!((config.app.as_str(), config.workers, config.max_body), ("a:b", 5, 2 << 20));
+        assert_eq!((config.app.as_str(), config.workers.max, config.max_body), ("a:b", 5, 2 << 20));
         assert_eq!(config.listen, [Listen::Tcp("[::1]:9000".to_owned())]);
         assert_eq!(config.queue_timeout, Duration::from_secs(10));
     }
@@ -503,6 +490,36 @@ mod tests {
         for text in ["", "unix:", "/run/a.sock", "tcp:9000", "fd:x", "http:80"] {
             assert!(text.parse::<Listen>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn workers_are_a_number_or_a_range() {
+        for (text, min, max) in [("1", 1, 1), ("0-1", 0, 1), ("2-8", 2, 8), ("3-3", 3, 3)] {
+            assert_eq!(text.parse(), Ok(Workers { min, max }), "{text}");
+        }
+        for text in ["", "0", "0-0", "3-2", "-2", "2-", "1-2-3", "1-10001", "a"] {
+            assert!(text.parse::<Workers>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_control_socket_is_beside_the_first_unix_socket() {
+        let config = |text: &str| Config::new(file(&format!("app = 'a'\n{text}")).unwrap()).unwrap().control;
+        assert_eq!(config(""), Some("nibiru.sock.ctl".into()));
+        assert_eq!(config("listen = ['tcp:[::1]:9000', 'unix:/run/a.sock']"), Some("/run/a.sock.ctl".into()));
+        assert_eq!(config("listen = 'tcp:[::1]:9000'"), None);
+        assert_eq!(config("control = 'off'"), None);
+        assert_eq!(config("control = 'unix:/run/b'\nlisten = 'fd:0'"), Some("/run/b".into()));
+    }
+
+    #[test]
+    fn what_makes_no_sense_together_is_refused() {
+        let problem =
+            |text: &str| Config::new(file(&format!("app = 'a'\n{text}")).unwrap()).unwrap_err().to_string();
+        assert!(problem("exit-idle-time = '1m'").starts_with("exit-idle-time: only with"));
+        assert!(file("request-timeout = '0s'").unwrap_err().contains("or off"));
+        let off = Config::new(file("app = 'a'\nrequest-timeout = 'off'").unwrap()).unwrap();
+        assert_eq!(off.request_timeout, None);
     }
 
     #[test]

@@ -1,0 +1,292 @@
+//! What a single setting may be: parsed from its text, checked, never a bare number with a meaning of its own.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::log;
+
+/// The most workers: far beyond what one machine runs, and small enough to catch a slip of the finger.
+pub const MAX_WORKERS: u32 = 10_000;
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+    /// A TCP socket: `HOST:PORT`.
+    Tcp(String),
+    /// A listening socket that this process was started with (0 under spawn-fcgi and mod_fcgid).
+    Fd(u32),
+    /// The sockets that systemd passes.
+    Systemd,
+}
+
+impl Listen {
+    /// Whether the socket was made by somebody else, who keeps it.
+    pub fn is_inherited(&self) -> bool {
+        matches!(self, Self::Fd(_) | Self::Systemd)
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(PathBuf::from(path))),
+            Some(("tcp", address)) if address.contains(':') => Ok(Self::Tcp(address.to_owned())),
+            Some(("fd", number)) => {
+                number.parse().map(Self::Fd).map_err(|_| format!("{number}: not a descriptor's number"))
+            }
+            None if text == "systemd" => Ok(Self::Systemd),
+            _ => Err("expected unix:PATH, tcp:HOST:PORT, fd:N or systemd".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp:{address}"),
+            Self::Fd(number) => write!(f, "fd:{number}"),
+            Self::Systemd => f.write_str("systemd"),
+        }
+    }
+}
+
+/// Permissions of a socket file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+            .ok_or("expected an octal mode such as 0660")?;
+        if mode & 0o002 == 0 {
+            Ok(Self(mode))
+        } else {
+            Err("a world-writable socket lets every user of the machine send requests as any client; \
+                 use 0660 and a group that the proxy is in"
+                .to_owned())
+        }
+    }
+}
+
+/// `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOwner {
+    /// Whom the file belongs to.
+    pub user: Option<u32>,
+    /// Which group may connect under mode 0660.
+    pub group: Option<u32>,
+}
+
+impl FromStr for SocketOwner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        Ok(Self {
+            user: number_of("user", user, "/etc/passwd")?,
+            group: number_of("group", group, "/etc/group")?,
+        })
+    }
+}
+
+/// Looks a name up in `/etc/passwd` or `/etc/group`; both keep the number in the third field.
+fn number_of(kind: &str, name: &str, table: &str) -> Result<Option<u32>, String> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(number) = name.parse() {
+        return Ok(Some(number));
+    }
+    let text = std::fs::read_to_string(table).map_err(|error| format!("{table}: {}", log::cause(&error)))?;
+    text.lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields[0] == name)
+        .and_then(|fields| fields.get(2)?.parse().ok())
+        .map(Some)
+        .ok_or_else(|| format!("{name}: no such {kind}"))
+}
+
+/// How many workers: `4`, or `2-8` to scale between the two. The lower bound may be 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// Kept also when there is nothing to do.
+    pub min: u32,
+    /// The most at a time; at least 1 and at least `min`.
+    pub max: u32,
+}
+
+impl Workers {
+    /// Always so many.
+    pub fn fixed(count: u32) -> Self {
+        Self { min: count, max: count }
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (min, max) = text.split_once('-').unwrap_or((text, text));
+        match (min.parse(), max.parse()) {
+            (Ok(min), Ok(max)) if max >= 1 && min <= max && max <= MAX_WORKERS => Ok(Self { min, max }),
+            (Ok(_), Ok(max)) if max > MAX_WORKERS => Err(format!("at most {MAX_WORKERS}")),
+            _ => Err("expected a number such as 4, or a range such as 0-8".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == self.max { write!(f, "{}", self.max) } else { write!(f, "{}-{}", self.min, self.max) }
+    }
+}
+
+/// A span of time after which something happens, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout(pub Option<Duration>);
+
+impl FromStr for Timeout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => match text.parse()? {
+                Time(Duration::ZERO) => Err("expected a time above zero, or off".to_owned()),
+                Time(time) => Ok(Self(Some(time))),
+            },
+        }
+    }
+}
+
+/// Where the control socket is, or `off`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+    /// There is none.
+    Off,
+}
+
+impl FromStr for Control {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(PathBuf::from(path))),
+            None if text == "off" => Ok(Self::Off),
+            _ => Err("expected unix:PATH or off".to_owned()),
+        }
+    }
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// Appended to this file; USR1 opens it anew.
+    File(PathBuf),
+}
+
+impl FromStr for AccessLog {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("expected a file, or - for standard output".to_owned()),
+            "-" => Ok(Self::Stdout),
+            path => Ok(Self::File(PathBuf::from(path))),
+        }
+    }
+}
+
+/// The path of a URL: begins with a slash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlPath(pub String);
+
+impl FromStr for UrlPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#%".contains(&byte);
+        if text.starts_with('/') && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("expected a path such as /-/status, without a query".to_owned())
+        }
+    }
+}
+
+/// A number of bytes: `65536`, `64K`, `64M`, `1G`; K, M and G are powers of 1024, as in nginx and php.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, shift) = match text.as_bytes().last() {
+            Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
+            Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
+            Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
+            _ => (text, 0),
+        };
+        digits
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(1 << shift))
+            .map(Self)
+            .ok_or_else(|| "expected a size such as 65536, 64K, 64M or 1G".to_owned())
+    }
+}
+
+/// A span of time: `30s`, `100ms`, `2m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text)
+            .map(Self)
+            .map_err(|_| "expected a time with its unit, such as 30s, 100ms or 2m".to_owned())
+    }
+}
+
+/// When the application is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preload {
+    /// Before the fork, unless that opens a file or socket that workers would share
+    Auto,
+    /// Before the fork
+    On,
+    /// In every worker
+    Off,
+}
+
+impl fmt::Display for Preload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
