@@ -44,7 +44,7 @@ pub enum Command {
 }
 
 /// `serve` and `check`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Serve {
     /// Configuration file [nibiru.toml, where there is one]
     #[arg(long, value_name = "FILE", env = "NIBIRU_CONFIG")]

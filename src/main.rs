@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 
 use nibiru::cli::{Cli, Command, Serve};
 use nibiru::config::{Config, ConfigError, Options};
+use nibiru::gateway::ReadConfig;
 use nibiru::{check, dev, gateway, log, request, zygote};
 
 /// Failed at run time.
@@ -25,8 +26,12 @@ fn main() -> ExitCode {
     };
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
-        Command::Serve(serve) => match configure(serve) {
-            Ok((config, _log)) => finish(gateway::serve(config)),
+        Command::Serve(serve) => match configure(serve.clone()) {
+            // A reload reads the file as it is then, under the same flags and variables.
+            Ok((config, _log)) => {
+                let again = ReadConfig(Box::new(move || read_config(serve.clone())));
+                finish(gateway::serve(config, again))
+            }
             Err(error) => fail(USAGE, error),
         },
         // The same gateway, with an HTTP front before it.
@@ -57,10 +62,14 @@ fn main() -> ExitCode {
 
 /// Flags and environment over the file over the defaults; then the log can start.
 fn configure(serve: Serve) -> Result<(Config, log::Guard), ConfigError> {
-    let file = Options::from_file(serve.config.as_deref())?;
-    let config = Config::new(serve.options.or(file.unwrap_or_default()))?;
+    let config = read_config(serve)?;
     let log = log::init(config.log_format, config.log_level);
     Ok((config, log))
+}
+
+fn read_config(serve: Serve) -> Result<Config, ConfigError> {
+    let file = Options::from_file(serve.config.as_deref())?;
+    Config::new(serve.options.or(file.unwrap_or_default()))
 }
 
 fn finish(result: Result<(), gateway::Error>) -> ExitCode {

@@ -274,11 +274,12 @@ pub(super) fn accept_all(listeners: Vec<Listener>, gateway: &Rc<Gateway>) {
             workers = %gateway.config().workers,
             "listening"
         );
-        tokio::task::spawn_local(listener.accept(
-            Rc::clone(gateway),
-            Arc::clone(&slots),
-            Rc::clone(&allowed),
-        ));
+        gateway.accepting_begins();
+        let (gateway, slots, allowed) = (Rc::clone(gateway), Arc::clone(&slots), Rc::clone(&allowed));
+        tokio::task::spawn_local(async move {
+            listener.accept(Rc::clone(&gateway), slots, allowed).await;
+            gateway.accepting_ends();
+        });
     }
 }
 

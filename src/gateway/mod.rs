@@ -22,6 +22,7 @@ mod request;
 mod spool;
 mod stream;
 mod supervisor;
+mod throttle;
 mod worker_link;
 mod zygote_link;
 
@@ -30,22 +31,24 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use self::notice::{Notice, Notices};
-use self::pool::{Pool, Ready, State};
+use self::pool::{Policy, Pool, Ready, State};
 use self::queue::Queue;
 use self::reply::{Ticket, Untruthful};
 use self::request::Request;
 use self::spool::Spool;
 use self::supervisor::Supervisor;
-use self::worker_link::{Fate, NotStarted, WorkerLink, WorkerName};
-use crate::config::Config;
+use self::throttle::Throttle;
+use self::worker_link::{Fate, Memory, NotStarted, WorkerLink, WorkerName};
+use crate::config::{Config, ConfigError, Workers};
 use crate::ipc::message::{MAX_PACKET, ToWorker};
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
@@ -61,16 +64,40 @@ pub enum Command {
     Reload,
     /// Finish what is accepted and stop; the second time, stop at once.
     Stop,
+    /// More or fewer workers, until the next reload.
+    Scale(Scale),
+}
+
+/// How many workers there are to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// So many.
+    To(Workers),
+    /// One more.
+    Up,
+    /// One fewer, but one at least.
+    Down,
 }
 
 /// Where `dev` differs from `serve`.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Mode {
     /// Failures go to the client as FastCGI STDERR too, and an application that does not load is no
     /// reason to stop: every request is answered with the reason until it does.
     pub development: bool,
     /// Always says how the newest code does.
     pub code: watch::Sender<Code>,
+    /// Reads the settings again, for a reload; without it they stay as they are.
+    pub read_config: Option<ReadConfig>,
+}
+
+/// Reads the settings again from where they came.
+pub struct ReadConfig(pub Box<dyn Fn() -> Result<Config, ConfigError>>);
+
+impl fmt::Debug for ReadConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadConfig")
+    }
 }
 
 /// The newest generation of the code, whether or not it is the one that answers.
@@ -132,8 +159,16 @@ struct Gateway {
     workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
     spool: Rc<Spool>,
     notices: Notices,
+    /// The supervisor has been told that requests wait, and has not looked yet.
+    demand: Cell<bool>,
+    /// The supervisor has been told that workers are to be measured.
+    measuring: Cell<bool>,
+    /// For lines about workers that end or do not start.
+    trouble: RefCell<Throttle>,
     stopping: watch::Sender<bool>,
     connections: Cell<usize>,
+    /// Listening sockets whose tasks still accept.
+    accepting: Cell<usize>,
     /// For reading from clients.
     scratch: RefCell<Vec<u8>>,
     /// For packets from workers.
@@ -143,8 +178,8 @@ struct Gateway {
     request_packet: RefCell<Vec<u8>>,
 }
 
-/// Runs `nibiru serve` until a signal stops it.
-pub fn serve(config: Config) -> Result<(), Error> {
+/// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload.
+pub fn serve(config: Config, read_config: ReadConfig) -> Result<(), Error> {
     block_on(async {
         let (commands, receiver) = mpsc::unbounded_channel();
         tokio::task::spawn_local(async move {
@@ -152,7 +187,8 @@ pub fn serve(config: Config) -> Result<(), Error> {
                 warn!(cause = %crate::log::cause(&error), "signals are not handled");
             }
         });
-        run(config, Mode::default(), receiver).await
+        let mode = Mode { read_config: Some(read_config), ..Mode::default() };
+        run(config, mode, receiver).await
     })
 }
 
@@ -163,16 +199,20 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, 
     LocalSet::new().block_on(&runtime, future)
 }
 
-/// Turns signals into commands: TERM and INT stop, HUP reloads.
+/// Turns signals into commands: TERM and INT stop, HUP reloads, TTIN and TTOU scale.
 pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut more = signal(SignalKind::from_raw(Signal::TTIN.as_raw()))?;
+    let mut fewer = signal(SignalKind::from_raw(Signal::TTOU.as_raw()))?;
     loop {
         let command = tokio::select! {
             _ = terminate.recv() => Command::Stop,
             _ = interrupt.recv() => Command::Stop,
             _ = hangup.recv() => Command::Reload,
+            _ = more.recv() => Command::Scale(Scale::Up),
+            _ = fewer.recv() => Command::Scale(Scale::Down),
         };
         if commands.send(command).is_err() {
             return Ok(());
@@ -193,12 +233,16 @@ pub async fn run(
     let gateway = Rc::new(Gateway {
         queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
         queued: Notify::new(),
-        pool: RefCell::new(Pool::new(config.workers.max, 0)),
+        pool: RefCell::new(Pool::new(policy_of(&config), 0)),
         workers: RefCell::new(HashMap::new()),
         spool: Spool::new(&config.spool_dir, config.max_spool),
         notices: notices.clone(),
+        demand: Cell::new(false),
+        measuring: Cell::new(false),
+        trouble: RefCell::new(Throttle::new(Instant::now())),
         stopping: watch::Sender::new(false),
         connections: Cell::new(0),
+        accepting: Cell::new(0),
         scratch: RefCell::new(vec![0; READ_BUFFER]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
         request_packet: RefCell::new(Vec::new()),
@@ -227,6 +271,26 @@ impl Gateway {
         Rc::clone(&self.config.borrow())
     }
 
+    /// The settings as they are now where they came from; those that cannot change in a running server stay, and are
+    /// named.
+    fn read_config_again(&self) -> Result<Rc<Config>, String> {
+        let old = self.config();
+        let Some(ReadConfig(read)) = &self.mode.read_config else { return Ok(old) };
+        let mut new = read().map_err(|error| error.to_string())?;
+        let fixed = new.keep_what_needs_a_restart(&old);
+        if !fixed.is_empty() {
+            warn!("{} changed; takes effect with a restart", fixed.join(", "));
+        }
+        Ok(Rc::new(new))
+    }
+
+    /// From now on these settings count.
+    fn put_in_force(&self, config: Rc<Config>) {
+        self.queue.borrow_mut().set_bounds(config.queue, config.queue_timeout);
+        self.pool.borrow_mut().set_policy(policy_of(&config));
+        self.config.replace(config);
+    }
+
     // Requests.
 
     /// Takes a complete request: an idle worker gets it, else it waits.
@@ -239,13 +303,19 @@ impl Gateway {
             return request.reply.fail(500, "the application does not load", None);
         }
         let came = request.came;
-        let idle = if self.queue.borrow().is_empty() { self.pool.borrow_mut().assign() } else { None };
+        let idle = if self.queue.borrow().is_empty() { self.pool.borrow_mut().assign(came) } else { None };
         if let Some(worker) = idle {
             return self.hand(worker, came, request);
         }
+        if let Some(wait) = self.pool.borrow().down_for(came) {
+            return Self::refuse_while_down(request, wait);
+        }
         let full = self.queue.borrow_mut().push(came, request).err();
         match full {
-            None => self.queued.notify_one(),
+            None => {
+                self.queued.notify_one();
+                self.ask_for_more();
+            }
             Some(mut request) => {
                 info!(
                     request = request.request_id,
@@ -257,12 +327,39 @@ impl Gateway {
         }
     }
 
+    /// A request waits: the supervisor is to see whether more workers would help, once for all that wait.
+    fn ask_for_more(&self) {
+        let helps = {
+            let pool = self.pool.borrow();
+            pool.can_grow() || pool.has_nobody()
+        };
+        if helps && !self.demand.replace(true) {
+            self.notices.send(Notice::Demand);
+        }
+    }
+
+    /// Workers die before they have answered anything, and the next attempt is `wait` away.
+    fn refuse_while_down(mut request: Box<Request>, wait: Duration) {
+        let retry_after = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(RETRY_AFTER);
+        request.reply.fail(503, "the application does not start", Some(retry_after));
+    }
+
+    /// Answers all that waits, where no worker is there nor about to be.
+    fn refuse_all_while_down(&self) {
+        while let Some(wait) = self.pool.borrow().down_for(Instant::now())
+            && let Some((_, request)) = self.next_wanted()
+        {
+            Self::refuse_while_down(request, wait);
+        }
+    }
+
     /// Hands waiting requests to idle workers, as long as there are both.
     fn dispatch(&self) {
         while !self.queue.borrow().is_empty() {
-            let Some(worker) = self.pool.borrow_mut().assign() else { return };
+            let now = Instant::now();
+            let Some(worker) = self.pool.borrow_mut().assign(now) else { return };
             let Some((came, request)) = self.next_wanted() else {
-                return self.pool.borrow_mut().unassign(worker);
+                return self.pool.borrow_mut().unassign(worker, now);
             };
             self.hand(worker, came, request);
         }
@@ -276,14 +373,18 @@ impl Gateway {
             None => Err(NotStarted::Ended(request)),
         };
         match started {
-            Ok(()) => {}
+            Ok(()) => {
+                if self.pool.borrow_mut().take_changed() {
+                    self.notices.send(Notice::PoolChanged);
+                }
+            }
             // Its link will notice. The books have it busy until then, so another worker is next.
             Err(NotStarted::Ended(request)) => {
                 self.put_back(came, request);
                 self.dispatch();
             }
             Err(NotStarted::Refused(mut request, cause)) => {
-                self.pool.borrow_mut().unassign(worker);
+                self.pool.borrow_mut().unassign(worker, Instant::now());
                 warn!(request = request.request_id, cause = %crate::log::cause(&cause), "cannot hand a request to a worker");
                 request.reply.fail(503, "no worker could take the request", Some(RETRY_AFTER));
             }
@@ -327,11 +428,23 @@ impl Gateway {
     /// A worker says that it is ready.
     fn worker_ready(&self, link: &WorkerLink) -> Result<(), Untruthful> {
         let WorkerName { worker, generation, .. } = link.name();
-        let ready = self.pool.borrow_mut().ready(worker);
+        let now = Instant::now();
+        let ready = self.pool.borrow_mut().ready(worker, now);
         match ready {
-            Ready::Work => self.dispatch(),
+            Ready::Work => {
+                let first = link.is_ready(now);
+                // Whoever is due may leave when it is its successor; what it takes may have to be asked for.
+                if first || (link.is_unmeasured() && !self.measuring.replace(true)) {
+                    self.notices.send(Notice::PoolChanged);
+                }
+                self.dispatch();
+            }
             Ready::Proved => self.notices.send(Notice::FirstReady { generation }),
-            Ready::Drain => link.tell(ToWorker::Drain),
+            Ready::Drain => {
+                link.tell(ToWorker::Drain);
+                // It may have been the one too many.
+                self.dispatch();
+            }
             Ready::Unexpected => return Err(Untruthful("ready twice")),
         }
         Ok(())
@@ -348,9 +461,12 @@ impl Gateway {
         workers.remove(&worker);
         let was = self.pool.borrow_mut().ended(worker, Instant::now());
         if matches!(was, Some(State::Idle | State::Proved)) {
-            warn!(worker, r#gen, pid, "worker ended by itself");
+            self.in_trouble(|left_out| warn!(worker, r#gen, pid, left_out, "worker ended by itself"));
         }
-        self.notices.send(Notice::PlaceFree);
+        self.notices.send(Notice::PoolChanged);
+        drop(workers);
+        // Another may take a request now, where as many ran as may.
+        self.dispatch();
     }
 
     /// All that a worker sent is passed on. The request it leaves, if any, is answered or goes back.
@@ -364,18 +480,41 @@ impl Gateway {
         }
         let id = request.request_id.clone();
         if link.never_read(fate) {
-            warn!(
-                worker,
-                r#gen,
-                pid,
-                request = id,
-                "worker ended before it read its request; trying another"
-            );
+            self.in_trouble(|left_out| {
+                warn!(
+                    worker,
+                    r#gen,
+                    pid,
+                    request = id,
+                    left_out,
+                    "worker ended before it read its request; trying another"
+                );
+            });
             self.put_back(request.came, request);
             return self.dispatch();
         }
-        warn!(worker, r#gen, pid, request = id, "worker ended in the middle of its request");
+        self.in_trouble(|left_out| {
+            warn!(worker, r#gen, pid, request = id, left_out, "worker ended in the middle of its request");
+        });
         request.reply.fail(502, "the worker ended before it had answered", None);
+    }
+
+    /// Logs a line about a worker that ended or does not start, unless there were too many lately. `write` is given how
+    /// many were left out before this one, where any were.
+    fn in_trouble(&self, write: impl FnOnce(Option<u64>)) {
+        if let Some(left_out) = self.trouble.borrow_mut().allow(Instant::now()) {
+            write((left_out > 0).then_some(left_out));
+        }
+    }
+
+    /// A worker says what it takes.
+    fn measured(&self, link: &WorkerLink, memory: Memory) {
+        let WorkerName { worker, generation: r#gen, pid } = link.name();
+        if self.pool.borrow_mut().measured(worker, memory.pss) {
+            let (pss, lua_heap) = (memory.pss, memory.lua_heap);
+            info!(worker, r#gen, pid, pss, lua_heap, "worker is too large and is replaced (--max-memory)");
+            self.notices.send(Notice::PoolChanged);
+        }
     }
 
     fn tell(&self, worker: u32, message: ToWorker<'_>) {
@@ -402,9 +541,23 @@ impl Gateway {
     /// No connection is accepted any more, and each closes when its requests are answered.
     fn begin_to_stop(&self) {
         self.stopping.send_replace(true);
-        if self.connections.get() == 0 {
+        self.look_whether_all_have_left();
+    }
+
+    /// While stopping: whoever waits at a listening socket counts, too, until that socket's task has accepted them all.
+    fn look_whether_all_have_left(&self) {
+        if self.connections.get() == 0 && self.accepting.get() == 0 && *self.stopping.borrow() {
             self.notices.send(Notice::ConnectionsGone);
         }
+    }
+
+    fn accepting_begins(&self) {
+        self.accepting.set(self.accepting.get() + 1);
+    }
+
+    fn accepting_ends(&self) {
+        self.accepting.set(self.accepting.get() - 1);
+        self.look_whether_all_have_left();
     }
 
     fn connection_opened(&self) {
@@ -413,9 +566,20 @@ impl Gateway {
 
     fn connection_closed(&self) {
         self.connections.set(self.connections.get() - 1);
-        if self.connections.get() == 0 && *self.stopping.borrow() {
-            self.notices.send(Notice::ConnectionsGone);
-        }
+        self.look_whether_all_have_left();
+    }
+}
+
+/// What the books have to know of the settings.
+fn policy_of(config: &Config) -> Policy {
+    Policy {
+        min: config.workers.min,
+        max: config.workers.max,
+        idle_timeout: config.idle_timeout,
+        max_requests: config.max_requests,
+        max_requests_jitter: config.max_requests_jitter,
+        max_age: config.max_age,
+        max_memory: config.max_memory,
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
@@ -20,6 +21,9 @@ use crate::ipc::Link;
 use crate::ipc::message::{FromWorker, LogLevel, RequestBody, ToWorker};
 use crate::ipc::socket::Received;
 
+/// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A worker that runs.
 #[derive(Debug)]
 pub(super) struct WorkerLink {
@@ -31,6 +35,21 @@ pub(super) struct WorkerLink {
     running: RefCell<Option<Box<Request>>>,
     /// Whether the worker was sent anything after the request it runs.
     told: Cell<bool>,
+    /// When it was last ready; none before the first time.
+    ready: Cell<Option<Instant>>,
+    memory: Cell<Option<Memory>>,
+    /// When it was last asked what it takes, and whether it has run a request since.
+    asked: Cell<Option<Instant>>,
+    unmeasured: Cell<bool>,
+}
+
+/// What a worker takes, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    /// Its proportional share of the pages it maps: what it has for itself, and its part of what is shared.
+    pub(super) pss: u64,
+    /// What Lua's collector counts.
+    pub(super) lua_heap: u64,
 }
 
 /// Which worker this is, in the log and in the books.
@@ -90,11 +109,46 @@ impl WorkerLink {
             _lifeline: lifeline,
             running: RefCell::new(None),
             told: Cell::new(false),
+            ready: Cell::new(None),
+            memory: Cell::new(None),
+            asked: Cell::new(None),
+            unmeasured: Cell::new(true),
         }))
     }
 
     pub(super) fn name(&self) -> WorkerName {
         self.name
+    }
+
+    /// The worker is ready. Says whether for the first time.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.unmeasured.set(true);
+        self.ready.replace(Some(now)).is_none()
+    }
+
+    /// What it took when it was last asked.
+    pub(super) fn memory(&self) -> Option<Memory> {
+        self.memory.get()
+    }
+
+    pub(super) fn is_unmeasured(&self) -> bool {
+        self.unmeasured.get()
+    }
+
+    /// Asks the worker, which is idle, what it takes, if it has run anything since it was last asked; at most once in
+    /// [`MEASURE_INTERVAL`]. Gives when to try again.
+    pub(super) fn measure(&self, now: Instant) -> Option<Instant> {
+        if !self.unmeasured.get() {
+            return None;
+        }
+        let time = self.asked.get().map(|asked| asked + MEASURE_INTERVAL);
+        if time.is_some_and(|time| time > now) {
+            return time;
+        }
+        self.asked.set(Some(now));
+        self.unmeasured.set(false);
+        self.tell(ToWorker::Measure);
+        None
     }
 
     /// Hands the worker, which is idle, a request.
@@ -231,6 +285,11 @@ impl WorkerLink {
                         return Err(Untruthful("ready in the middle of a request"));
                     }
                     gateway.worker_ready(self)?;
+                }
+                FromWorker::Measured { pss, lua_heap } => {
+                    let memory = Memory { pss, lua_heap };
+                    self.memory.set(Some(memory));
+                    gateway.measured(self, memory);
                 }
                 FromWorker::Log { level, message } => self.log(level, message, gateway),
                 FromWorker::StartFailed { message } => {
