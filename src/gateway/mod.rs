@@ -9,7 +9,10 @@
 //! Owns every FastCGI connection, the queue, the pool's books and the log. Never runs Lua, never waits
 //! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
 
+mod access_log;
 mod connection;
+mod histogram;
+mod journal;
 mod listener;
 mod notice;
 mod outgoing;
@@ -19,13 +22,14 @@ mod queue;
 mod readable;
 mod reply;
 mod request;
+mod request_line;
 mod spool;
 mod stream;
 mod supervisor;
 mod worker_link;
 mod zygote_link;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -35,8 +39,10 @@ use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
-use tracing::{info, warn};
+use tracing::warn;
 
+use self::access_log::AccessLog;
+use self::journal::{Journal, Refused, WorkerEnd};
 use self::notice::{Notice, Notices};
 use self::pool::{Pool, Ready, State};
 use self::queue::Queue;
@@ -45,7 +51,7 @@ use self::request::Request;
 use self::spool::Spool;
 use self::supervisor::Supervisor;
 use self::worker_link::{Fate, NotStarted, WorkerLink, WorkerName};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ipc::message::{MAX_PACKET, ToWorker};
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
@@ -59,6 +65,8 @@ const RETRY_AFTER: u32 = 1;
 pub enum Command {
     /// Load the application afresh and swap to it once it has proved itself.
     Reload,
+    /// Open the access log anew, after its file was renamed.
+    ReopenLogs,
     /// Finish what is accepted and stop; the second time, stop at once.
     Stop,
 }
@@ -99,6 +107,8 @@ pub enum Load {
 pub enum Error {
     /// An address, as the user wrote it, cannot be listened on.
     Listen(String, io::Error),
+    /// The access log cannot be opened.
+    AccessLog(config::AccessLog, io::Error),
     /// The application does not load.
     Load(String),
     /// The system refused something that every start needs.
@@ -110,6 +120,9 @@ impl fmt::Display for Error {
         match self {
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {}", crate::log::cause(error))
+            }
+            Self::AccessLog(target, error) => {
+                write!(f, "cannot open the access log {target}: {}", crate::log::cause(error))
             }
             Self::Load(message) => f.write_str(message),
             Self::System(error) => write!(f, "cannot start: {}", crate::log::cause(error)),
@@ -131,9 +144,9 @@ struct Gateway {
     pool: RefCell<Pool>,
     workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
     spool: Rc<Spool>,
+    journal: Rc<Journal>,
     notices: Notices,
     stopping: watch::Sender<bool>,
-    connections: Cell<usize>,
     /// For reading from clients.
     scratch: RefCell<Vec<u8>>,
     /// For packets from workers.
@@ -163,16 +176,18 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, 
     LocalSet::new().block_on(&runtime, future)
 }
 
-/// Turns signals into commands: TERM and INT stop, HUP reloads.
+/// Turns signals into commands: TERM and INT stop, HUP reloads, USR1 opens logs anew.
 pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut user1 = signal(SignalKind::user_defined1())?;
     loop {
         let command = tokio::select! {
             _ = terminate.recv() => Command::Stop,
             _ = interrupt.recv() => Command::Stop,
             _ = hangup.recv() => Command::Reload,
+            _ = user1.recv() => Command::ReopenLogs,
         };
         if commands.send(command).is_err() {
             return Ok(());
@@ -189,6 +204,13 @@ pub async fn run(
     crate::sys::keep_descriptors_from_children();
     let listeners =
         listener::open_all(&config).map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
+    let access_log = match &config.access_log {
+        Some(target) => Some(
+            AccessLog::open(target, config.log_format)
+                .map_err(|error| Error::AccessLog(target.clone(), error))?,
+        ),
+        None => None,
+    };
     let (notices, receiver) = Notices::channel();
     let gateway = Rc::new(Gateway {
         queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
@@ -196,9 +218,9 @@ pub async fn run(
         pool: RefCell::new(Pool::new(config.workers.max, 0)),
         workers: RefCell::new(HashMap::new()),
         spool: Spool::new(&config.spool_dir, config.max_spool),
+        journal: Rc::new(Journal::new(access_log)),
         notices: notices.clone(),
         stopping: watch::Sender::new(false),
-        connections: Cell::new(0),
         scratch: RefCell::new(vec![0; READ_BUFFER]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
         request_packet: RefCell::new(Vec::new()),
@@ -246,14 +268,7 @@ impl Gateway {
         let full = self.queue.borrow_mut().push(came, request).err();
         match full {
             None => self.queued.notify_one(),
-            Some(mut request) => {
-                info!(
-                    request = request.request_id,
-                    status = 503,
-                    "request refused: the queue is full (--queue)"
-                );
-                request.reply.fail(503, "the queue is full", Some(RETRY_AFTER));
-            }
+            Some(mut request) => request.refuse(Refused::QueueFull, 503, "the queue is full"),
         }
     }
 
@@ -284,14 +299,15 @@ impl Gateway {
             }
             Err(NotStarted::Refused(mut request, cause)) => {
                 self.pool.borrow_mut().unassign(worker);
-                warn!(request = request.request_id, cause = %crate::log::cause(&cause), "cannot hand a request to a worker");
-                request.reply.fail(503, "no worker could take the request", Some(RETRY_AFTER));
+                warn!(worker, request = request.request_id, cause = %crate::log::cause(&cause), "cannot hand over a request");
+                request.refuse(Refused::NotHanded, 503, "no worker could take the request");
             }
         }
     }
 
     /// Lets a request wait again that no worker has read.
-    fn put_back(&self, came: Instant, request: Box<Request>) {
+    fn put_back(&self, came: Instant, mut request: Box<Request>) {
+        request.handed = None;
         self.queue.borrow_mut().put_back(came, request);
         self.queued.notify_one();
     }
@@ -347,6 +363,8 @@ impl Gateway {
         }
         workers.remove(&worker);
         let was = self.pool.borrow_mut().ended(worker, Instant::now());
+        self.journal.worker_ended(was.map_or(WorkerEnd::Died, WorkerEnd::of));
+        self.forget_generations();
         if matches!(was, Some(State::Idle | State::Proved)) {
             warn!(worker, r#gen, pid, "worker ended by itself");
         }
@@ -378,6 +396,15 @@ impl Gateway {
         request.reply.fail(502, "the worker ended before it had answered", None);
     }
 
+    /// Times are kept by generation as long as it has workers or is to have some.
+    fn forget_generations(&self) {
+        let pool = self.pool.borrow();
+        let current = pool.generation();
+        self.journal.forget_generations(|generation| {
+            generation >= current || pool.workers().any(|(_, of, _)| of == generation)
+        });
+    }
+
     fn tell(&self, worker: u32, message: ToWorker<'_>) {
         if let Some(link) = self.workers.borrow().get(&worker) {
             link.tell(message);
@@ -402,18 +429,18 @@ impl Gateway {
     /// No connection is accepted any more, and each closes when its requests are answered.
     fn begin_to_stop(&self) {
         self.stopping.send_replace(true);
-        if self.connections.get() == 0 {
+        if self.journal.open_connections() == 0 {
             self.notices.send(Notice::ConnectionsGone);
         }
     }
 
     fn connection_opened(&self) {
-        self.connections.set(self.connections.get() + 1);
+        self.journal.connection_opened();
     }
 
     fn connection_closed(&self) {
-        self.connections.set(self.connections.get() - 1);
-        if self.connections.get() == 0 && *self.stopping.borrow() {
+        let left = self.journal.connection_closed();
+        if left == 0 && *self.stopping.borrow() {
             self.notices.send(Notice::ConnectionsGone);
         }
     }
@@ -430,12 +457,7 @@ async fn expire(gateway: Rc<Gateway>) {
         loop {
             let expired = gateway.queue.borrow_mut().pop_expired(Instant::now());
             let Some(mut request) = expired else { break };
-            info!(
-                request = request.request_id,
-                status = 503,
-                "request refused: it waited too long (--queue-timeout)"
-            );
-            request.reply.fail(503, "no worker was free in time", Some(RETRY_AFTER));
+            request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
         }
     }
 }

@@ -91,6 +91,11 @@ impl Pool {
         self.seats.is_empty()
     }
 
+    /// Every worker: its number, its generation, what it is doing.
+    pub(super) fn workers(&self) -> impl Iterator<Item = (u32, u32, State)> {
+        self.seats.iter().map(|(worker, seat)| (*worker, seat.generation, seat.state))
+    }
+
     /// Which worker to fork, if any is missing.
     pub(super) fn want(&self, now: Instant) -> Want {
         let current =

@@ -1,16 +1,21 @@
-//! A complete request on its way through the gateway, and the name it has in every log.
+//! A request on its way through the gateway, and the name it has in every log. Tells the journal how it ended.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Instant;
 
+use tracing::info;
+
+use super::journal::{Journal, Refused};
 use super::reply::Reply;
+use super::request_line::RequestLine;
 use super::spool::Body;
 use crate::cgi::Variables;
 
 /// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
 const MAX_REQUEST_ID: usize = 64;
 
-/// One complete request.
+/// One request: complete, but for those that are refused or left while they arrive.
 #[derive(Debug)]
 pub(super) struct Request {
     /// From the proxy where it is sane, else generated; in the logs, and `nibiru.request_id` for the application.
@@ -18,15 +23,79 @@ pub(super) struct Request {
     pub(super) variables: Variables,
     pub(super) body: Body,
     pub(super) reply: Reply,
-    /// When it was complete.
+    /// When it was complete, or refused.
     pub(super) came: Instant,
+    /// Whether all of it has come.
+    pub(super) complete: bool,
+    /// Which worker has it.
+    pub(super) handed: Option<Handed>,
+    /// Why the gateway answers it.
+    pub(super) refused: Option<Refused>,
+    journal: Option<Rc<Journal>>,
+}
+
+/// That a worker was given a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handed {
+    pub(super) at: Instant,
+    pub(super) worker: u32,
+    pub(super) generation: u32,
 }
 
 impl Request {
-    pub(super) fn new(variables: Variables, body: Body, reply: Reply) -> Box<Self> {
+    /// A complete one.
+    pub(super) fn new(variables: Variables, body: Body, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
         let given = variables.get(b"HTTP_X_REQUEST_ID").and_then(sane);
         let request_id = given.map_or_else(generate, str::to_owned);
-        Box::new(Self { request_id, variables, body, reply, came: Instant::now() })
+        Box::new(Self {
+            request_id,
+            variables,
+            body,
+            reply,
+            came: Instant::now(),
+            complete: true,
+            handed: None,
+            refused: None,
+            journal: Some(journal),
+        })
+    }
+
+    /// One that has come in part, and of which no more is wanted.
+    pub(super) fn partial(variables: Variables, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
+        let mut request = Self::new(variables, Body::new(), reply, journal);
+        request.complete = false;
+        request
+    }
+
+    /// Answers it in the application's place; logs why.
+    pub(super) fn refuse(&mut self, why: Refused, status: u16, message: &str) {
+        let line = RequestLine::of(&self.variables);
+        let line = (!line.is_empty()).then(|| tracing::field::display(line));
+        let option = match why {
+            Refused::QueueFull => " (--queue)",
+            Refused::QueueTimeout => " (--queue-timeout)",
+            // The others say it themselves where there is one.
+            _ => "",
+        };
+        info!(request = self.request_id, status, line, "request refused: {message}{option}");
+        self.refused = Some(why);
+        let retry_after = (status == 503).then_some(super::RETRY_AFTER);
+        self.reply.fail(status, message, retry_after);
+    }
+
+    /// Is not for the application: it counts nowhere.
+    pub(super) fn set_aside(&mut self) {
+        self.journal = None;
+    }
+}
+
+/// One that nobody has answered fails by itself.
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.reply.fail(502, "the request was lost", None);
+        if let Some(journal) = self.journal.take() {
+            journal.ended(self);
+        }
     }
 }
 
