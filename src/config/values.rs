@@ -203,6 +203,15 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
+impl fmt::Display for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("on standard output"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
 impl FromStr for AccessLog {
     type Err = String;
 

@@ -9,7 +9,10 @@
 //! Owns every FastCGI connection, the queue, the pool's books and the log. Never runs Lua, never waits
 //! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
 
+mod access_log;
 mod connection;
+mod histogram;
+mod journal;
 mod listener;
 mod notice;
 mod outgoing;
@@ -19,6 +22,7 @@ mod queue;
 mod readable;
 mod reply;
 mod request;
+mod request_line;
 mod spool;
 mod stream;
 mod supervisor;
@@ -39,6 +43,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
+use self::access_log::AccessLog;
+use self::journal::{Journal, Refused, WorkerEnd};
 use self::notice::{Notice, Notices};
 use self::pool::{Policy, Pool, Ready, State};
 use self::queue::Queue;
@@ -48,20 +54,22 @@ use self::spool::Spool;
 use self::supervisor::Supervisor;
 use self::throttle::Throttle;
 use self::worker_link::{Fate, Memory, NotStarted, WorkerLink, WorkerName};
-use crate::config::{Config, ConfigError, Workers};
+use crate::config::{self, Config, ConfigError, Workers};
 use crate::ipc::message::{MAX_PACKET, ToWorker};
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// Seconds after which a client that met a full server may try again: `Retry-After`.
-const RETRY_AFTER: u32 = 1;
+/// When a client that met a full server may try again: `Retry-After`.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the gateway can be told while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Load the application afresh and swap to it once it has proved itself.
     Reload,
+    /// Open the access log anew, after its file was renamed.
+    ReopenLogs,
     /// Finish what is accepted and stop; the second time, stop at once.
     Stop,
     /// More or fewer workers, until the next reload.
@@ -126,6 +134,8 @@ pub enum Load {
 pub enum Error {
     /// An address, as the user wrote it, cannot be listened on.
     Listen(String, io::Error),
+    /// The access log cannot be opened.
+    AccessLog(config::AccessLog, io::Error),
     /// The application does not load.
     Load(String),
     /// The system refused something that every start needs.
@@ -137,6 +147,9 @@ impl fmt::Display for Error {
         match self {
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {}", crate::log::cause(error))
+            }
+            Self::AccessLog(target, error) => {
+                write!(f, "cannot open the access log {target}: {}", crate::log::cause(error))
             }
             Self::Load(message) => f.write_str(message),
             Self::System(error) => write!(f, "cannot start: {}", crate::log::cause(error)),
@@ -158,6 +171,7 @@ struct Gateway {
     pool: RefCell<Pool>,
     workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
     spool: Rc<Spool>,
+    journal: Rc<Journal>,
     notices: Notices,
     /// The supervisor has been told that requests wait, and has not looked yet.
     demand: Cell<bool>,
@@ -166,7 +180,6 @@ struct Gateway {
     /// For lines about workers that end or do not start.
     trouble: RefCell<Throttle>,
     stopping: watch::Sender<bool>,
-    connections: Cell<usize>,
     /// Listening sockets whose tasks still accept.
     accepting: Cell<usize>,
     /// For reading from clients.
@@ -199,13 +212,14 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, 
     LocalSet::new().block_on(&runtime, future)
 }
 
-/// Turns signals into commands: TERM and INT stop, HUP reloads, TTIN and TTOU scale.
+/// Turns signals into commands: TERM and INT stop, HUP reloads, TTIN and TTOU scale, USR1 opens logs anew.
 pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut more = signal(SignalKind::from_raw(Signal::TTIN.as_raw()))?;
     let mut fewer = signal(SignalKind::from_raw(Signal::TTOU.as_raw()))?;
+    let mut user1 = signal(SignalKind::user_defined1())?;
     loop {
         let command = tokio::select! {
             _ = terminate.recv() => Command::Stop,
@@ -213,6 +227,7 @@ pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Re
             _ = hangup.recv() => Command::Reload,
             _ = more.recv() => Command::Scale(Scale::Up),
             _ = fewer.recv() => Command::Scale(Scale::Down),
+            _ = user1.recv() => Command::ReopenLogs,
         };
         if commands.send(command).is_err() {
             return Ok(());
@@ -229,6 +244,13 @@ pub async fn run(
     crate::sys::keep_descriptors_from_children();
     let listeners =
         listener::open_all(&config).map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
+    let access_log = match &config.access_log {
+        Some(target) => Some(
+            AccessLog::open(target, config.log_format)
+                .map_err(|error| Error::AccessLog(target.clone(), error))?,
+        ),
+        None => None,
+    };
     let (notices, receiver) = Notices::channel();
     let gateway = Rc::new(Gateway {
         queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
@@ -236,12 +258,12 @@ pub async fn run(
         pool: RefCell::new(Pool::new(policy_of(&config), 0)),
         workers: RefCell::new(HashMap::new()),
         spool: Spool::new(&config.spool_dir, config.max_spool),
+        journal: Rc::new(Journal::new(access_log)),
         notices: notices.clone(),
         demand: Cell::new(false),
         measuring: Cell::new(false),
         trouble: RefCell::new(Throttle::new(Instant::now())),
         stopping: watch::Sender::new(false),
-        connections: Cell::new(0),
         accepting: Cell::new(0),
         scratch: RefCell::new(vec![0; READ_BUFFER]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
@@ -308,7 +330,8 @@ impl Gateway {
             return self.hand(worker, came, request);
         }
         if let Some(wait) = self.pool.borrow().down_for(came) {
-            return Self::refuse_while_down(request, wait);
+            let mut request = request;
+            return request.refuse_for(Refused::Down, 503, "the application does not start", wait);
         }
         let full = self.queue.borrow_mut().push(came, request).err();
         match full {
@@ -316,14 +339,7 @@ impl Gateway {
                 self.queued.notify_one();
                 self.ask_for_more();
             }
-            Some(mut request) => {
-                info!(
-                    request = request.request_id,
-                    status = 503,
-                    "request refused: the queue is full (--queue)"
-                );
-                request.reply.fail(503, "the queue is full", Some(RETRY_AFTER));
-            }
+            Some(mut request) => request.refuse(Refused::QueueFull, 503, "the queue is full"),
         }
     }
 
@@ -338,18 +354,12 @@ impl Gateway {
         }
     }
 
-    /// Workers die before they have answered anything, and the next attempt is `wait` away.
-    fn refuse_while_down(mut request: Box<Request>, wait: Duration) {
-        let retry_after = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(RETRY_AFTER);
-        request.reply.fail(503, "the application does not start", Some(retry_after));
-    }
-
     /// Answers all that waits, where no worker is there nor about to be.
     fn refuse_all_while_down(&self) {
         while let Some(wait) = self.pool.borrow().down_for(Instant::now())
-            && let Some((_, request)) = self.next_wanted()
+            && let Some((_, mut request)) = self.next_wanted()
         {
-            Self::refuse_while_down(request, wait);
+            request.refuse_for(Refused::Down, 503, "the application does not start", wait);
         }
     }
 
@@ -385,14 +395,15 @@ impl Gateway {
             }
             Err(NotStarted::Refused(mut request, cause)) => {
                 self.pool.borrow_mut().unassign(worker, Instant::now());
-                warn!(request = request.request_id, cause = %crate::log::cause(&cause), "cannot hand a request to a worker");
-                request.reply.fail(503, "no worker could take the request", Some(RETRY_AFTER));
+                warn!(worker, request = request.request_id, cause = %crate::log::cause(&cause), "cannot hand over a request");
+                request.refuse(Refused::NotHanded, 503, "no worker could take the request");
             }
         }
     }
 
     /// Lets a request wait again that no worker has read.
-    fn put_back(&self, came: Instant, request: Box<Request>) {
+    fn put_back(&self, came: Instant, mut request: Box<Request>) {
+        request.handed = None;
         self.queue.borrow_mut().put_back(came, request);
         self.queued.notify_one();
     }
@@ -460,6 +471,8 @@ impl Gateway {
         }
         workers.remove(&worker);
         let was = self.pool.borrow_mut().ended(worker, Instant::now());
+        self.journal.worker_ended(was.map_or(WorkerEnd::Died, WorkerEnd::of));
+        self.forget_generations();
         if matches!(was, Some(State::Idle | State::Proved)) {
             self.in_trouble(|left_out| warn!(worker, r#gen, pid, left_out, "worker ended by itself"));
         }
@@ -517,6 +530,15 @@ impl Gateway {
         }
     }
 
+    /// Times are kept by generation as long as it has workers or is to have some.
+    fn forget_generations(&self) {
+        let pool = self.pool.borrow();
+        let current = pool.generation();
+        self.journal.forget_generations(|generation| {
+            generation >= current || pool.workers().any(|worker| worker.generation == generation)
+        });
+    }
+
     fn tell(&self, worker: u32, message: ToWorker<'_>) {
         if let Some(link) = self.workers.borrow().get(&worker) {
             link.tell(message);
@@ -546,7 +568,7 @@ impl Gateway {
 
     /// While stopping: whoever waits at a listening socket counts, too, until that socket's task has accepted them all.
     fn look_whether_all_have_left(&self) {
-        if self.connections.get() == 0 && self.accepting.get() == 0 && *self.stopping.borrow() {
+        if self.journal.open_connections() == 0 && self.accepting.get() == 0 && *self.stopping.borrow() {
             self.notices.send(Notice::ConnectionsGone);
         }
     }
@@ -561,11 +583,11 @@ impl Gateway {
     }
 
     fn connection_opened(&self) {
-        self.connections.set(self.connections.get() + 1);
+        self.journal.connection_opened();
     }
 
     fn connection_closed(&self) {
-        self.connections.set(self.connections.get() - 1);
+        self.journal.connection_closed();
         self.look_whether_all_have_left();
     }
 }
@@ -594,12 +616,7 @@ async fn expire(gateway: Rc<Gateway>) {
         loop {
             let expired = gateway.queue.borrow_mut().pop_expired(Instant::now());
             let Some(mut request) = expired else { break };
-            info!(
-                request = request.request_id,
-                status = 503,
-                "request refused: it waited too long (--queue-timeout)"
-            );
-            request.reply.fail(503, "no worker was free in time", Some(RETRY_AFTER));
+            request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
         }
     }
 }

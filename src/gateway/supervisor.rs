@@ -281,6 +281,9 @@ impl Supervisor {
             Notice::Command(Command::Reload) if self.stop == Stop::No => self.reload(),
             Notice::Command(Command::Scale(change)) => self.scale(change),
             Notice::Command(Command::Reload) | Notice::PoolChanged | Notice::Demand => {}
+            Notice::Command(Command::ReopenLogs) => {
+                self.gateway.journal.access_log().inspect(|log| log.reopen());
+            }
             Notice::Command(Command::Stop) => self.stop(),
             Notice::ConnectionsGone => {
                 if matches!(self.stop, Stop::Finishing(_)) {
@@ -401,6 +404,7 @@ impl Supervisor {
             before.link.shut_down();
         }
         self.relaunch = None;
+        self.gateway.journal.reloaded(true);
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Done });
         if let Some(started) = self.started.take() {
             let _ = started.send(Ok(()));
@@ -417,6 +421,7 @@ impl Supervisor {
     fn next_failed(&mut self, message: String) {
         self.discard_next();
         self.next_config = None;
+        self.gateway.journal.reloaded(false);
         let generation = self.last_generation;
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Failed(message.clone()) });
         if std::mem::take(&mut self.recovering) {
@@ -583,6 +588,7 @@ impl Supervisor {
             }
         };
         debug!(worker, r#gen = generation, pid, "worker forked");
+        self.gateway.journal.worker_started();
         self.gateway.workers.borrow_mut().insert(worker, Rc::clone(&link));
         // Weak: what the worker has started may keep the pipe open long after it.
         let (name, link_of) = (link.name(), Rc::downgrade(&link));

@@ -3,7 +3,7 @@
 //! Trusts nothing the worker sends: what does not follow the vocabulary, or the rules of a response,
 //! costs the worker its life and its request a 502.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::{debug, error, info, warn};
 
 use super::reply::Untruthful;
-use super::request::Request;
+use super::request::{Handed, Request};
 use super::spool::Place;
 use super::{Gateway, readable};
 use crate::ipc::Link;
@@ -41,6 +41,9 @@ pub(super) struct WorkerLink {
     /// When it was last asked what it takes, and whether it has run a request since.
     asked: Cell<Option<Instant>>,
     unmeasured: Cell<bool>,
+    born: Instant,
+    /// Requests that it has answered to the end.
+    answered: Cell<u64>,
 }
 
 /// What a worker takes, in bytes.
@@ -113,6 +116,8 @@ impl WorkerLink {
             memory: Cell::new(None),
             asked: Cell::new(None),
             unmeasured: Cell::new(true),
+            born: Instant::now(),
+            answered: Cell::new(0),
         }))
     }
 
@@ -152,7 +157,7 @@ impl WorkerLink {
     }
 
     /// Hands the worker, which is idle, a request.
-    pub(super) fn start(&self, request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), NotStarted> {
+    pub(super) fn start(&self, mut request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), NotStarted> {
         packet.clear();
         let body = match request.body.place() {
             Place::Memory(bytes) => RequestBody::Inline(bytes),
@@ -160,6 +165,7 @@ impl WorkerLink {
         };
         let request_id = request.request_id.as_bytes();
         ToWorker::Request { request_id, variables: request.variables.encoded(), body }.encode(packet);
+        let at = Instant::now();
         let sent = match request.body.place() {
             Place::Memory(_) => self.link.get_ref().send(packet, &[]),
             Place::File(file) => self.link.get_ref().send(packet, &[file.as_fd()]),
@@ -172,6 +178,7 @@ impl WorkerLink {
             Err((_, error)) => return Err(NotStarted::Refused(request, error)),
         }
         request.reply.ticket().set_worker(Some(self.name.worker));
+        request.handed = Some(Handed { at, worker: self.name.worker, generation: self.name.generation });
         self.told.set(false);
         *self.running.borrow_mut() = Some(request);
         Ok(())
@@ -189,6 +196,21 @@ impl WorkerLink {
     pub(super) fn kill(&self) {
         // One that has ended already needs no killing.
         let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+    }
+
+    /// When its process was there.
+    pub(super) fn born(&self) -> Instant {
+        self.born
+    }
+
+    /// How many requests it has answered.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.get()
+    }
+
+    /// The request that runs.
+    pub(super) fn running(&self) -> Option<Ref<'_, Request>> {
+        Ref::filter_map(self.running.borrow(), |running| running.as_deref()).ok()
     }
 
     /// The id of the request that runs.
@@ -278,6 +300,7 @@ impl WorkerLink {
                         Ok(())
                     })?;
                     self.running.borrow_mut().take();
+                    self.answered.set(self.answered.get() + 1);
                     gateway.pool.borrow_mut().answered(self.name.worker);
                 }
                 FromWorker::Ready => {
