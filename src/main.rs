@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use nibiru::cli::{Cli, Command, Serve};
+use nibiru::cli::{self, Cli, Command, Serve};
 use nibiru::config::{Config, ConfigError, Options};
+use nibiru::control::{self, Call};
 use nibiru::gateway::ReadConfig;
 use nibiru::{check, dev, gateway, log, request, zygote};
 
@@ -52,6 +53,33 @@ fn main() -> ExitCode {
             },
             Err(error) => fail(USAGE, error),
         },
+        // Clients of a running gateway.
+        Command::Status(status) => match tell(&status.control, "status") {
+            Ok((answer, _)) if status.json => {
+                println!("{answer}");
+                ExitCode::SUCCESS
+            }
+            Ok((answer, _)) => {
+                print!("{}", control::describe(&answer));
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(error.exit_code(FAILED), error),
+        },
+        Command::Reload(control) => match tell(&control, "reload") {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => fail(error.exit_code(NOT_LOADED), error),
+        },
+        Command::Stop(control) => match tell(&control, "stop") {
+            Ok((_, mut call)) => {
+                call.wait_for_the_end();
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(error.exit_code(FAILED), error),
+        },
+        Command::Scale(scale) => match tell(&scale.control, &format!("scale {}", scale.workers)) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => fail(error.exit_code(FAILED), error),
+        },
         // A client: what a proxy would send.
         Command::Request(arguments) => match request::run(&arguments) {
             Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +98,12 @@ fn configure(serve: Serve) -> Result<(Config, log::Guard), ConfigError> {
 fn read_config(serve: Serve) -> Result<Config, ConfigError> {
     let file = Options::from_file(serve.config.as_deref())?;
     Config::new(serve.options.or(file.unwrap_or_default()))
+}
+
+fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call), control::Error> {
+    let path = control::find(server.config.as_deref(), server.control.clone())?;
+    let mut call = Call::new(&path, command)?;
+    Ok((call.answer()?, call))
 }
 
 fn finish(result: Result<(), gateway::Error>) -> ExitCode {

@@ -319,7 +319,7 @@ impl Config {
             Workers::fixed(u32::try_from(cpus).unwrap_or(MAX_WORKERS).min(MAX_WORKERS))
         });
         let listen = match options.listen {
-            listen if listen.is_empty() => vec![Listen::Unix(PathBuf::from("nibiru.sock"))],
+            listen if listen.is_empty() => vec![Listen::default()],
             listen => listen,
         };
         let exit_idle_time = options.exit_idle_time.and_then(|time| time.0);

@@ -26,6 +26,12 @@ pub enum Listen {
     Systemd,
 }
 
+impl Default for Listen {
+    fn default() -> Self {
+        Self::Unix(PathBuf::from("nibiru.sock"))
+    }
+}
+
 impl Listen {
     /// Whether the socket was made by somebody else, who keeps it.
     pub fn is_inherited(&self) -> bool {

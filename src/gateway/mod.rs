@@ -11,6 +11,7 @@
 
 mod access_log;
 mod connection;
+mod control;
 mod histogram;
 mod journal;
 mod listener;
@@ -44,6 +45,7 @@ use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use self::access_log::AccessLog;
+use self::control::Control;
 use self::journal::{Journal, Refused, WorkerEnd};
 use self::notice::{Notice, Notices};
 use self::pool::{Policy, Pool, Ready, State};
@@ -251,6 +253,13 @@ pub async fn run(
         ),
         None => None,
     };
+    let control = match &config.control {
+        Some(path) => Some(
+            Control::open(path)
+                .map_err(|error| Error::Listen(format!("unix:{} (--control)", path.display()), error))?,
+        ),
+        None => None,
+    };
     let (notices, receiver) = Notices::channel();
     let gateway = Rc::new(Gateway {
         queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
@@ -276,6 +285,10 @@ pub async fn run(
             notices.send(Notice::Command(command));
         }
     });
+    // From the beginning, so that a server whose application hangs while it loads can be stopped.
+    if let Some(control) = control {
+        tokio::task::spawn_local(control.serve(Rc::clone(&gateway)));
+    }
     let (started, outcome) = oneshot::channel();
     let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
     // A stop that comes before the first load is complete drops the sender: a start without an outcome.
