@@ -94,17 +94,17 @@ fn row(page: &mut String, worker: &Worker) -> fmt::Result {
         }
         None => page.write_str("<td class=\"n\">")?,
     }
-    write!(page, "<td class=\"n\">{}<td class=\"n\">", worker.requests)?;
+    write!(page, "<td class=\"n\">{}<td class=\"n wide\">", worker.requests)?;
     match worker.p99 {
         Some(time) => write!(page, "{}", Span(time))?,
         None => page.write_char('–')?,
     }
-    write!(page, "<td class=\"n\">{}<td class=\"n\">", Span(worker.age))?;
+    write!(page, "<td class=\"n wide\">{}<td class=\"n\">", Span(worker.age))?;
     match worker.pss {
         Some(bytes) => write!(page, "{}", Size(bytes))?,
         None => page.write_char('–')?,
     }
-    write!(page, "<td class=\"n\">{}<td class=\"n\">", worker.generation)?;
+    write!(page, "<td class=\"n wide\">{}<td class=\"n wide\">", worker.generation)?;
     match worker.pid {
         Some(pid) => writeln!(page, "{pid}"),
         None => writeln!(page, "–"),
