@@ -144,8 +144,7 @@ fn time() -> impl fmt::Display {
 /// The columns after the time; `-` is what there is not.
 impl fmt::Display for Entry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let remote = if self.line.remote.is_empty() { &b"-"[..] } else { self.line.remote };
-        write!(f, "{} \"{}\"", Shown(remote), self.line)?;
+        write!(f, "{} \"{}\"", self.line.remote(), self.line)?;
         match self.status {
             Some(status) => write!(f, " {status}")?,
             None => f.write_str(" -")?,
@@ -192,7 +191,7 @@ impl<'a> From<&Entry<'a>> for Object<'a> {
         };
         Self {
             time: time().to_string(),
-            remote: shown(entry.line.remote),
+            remote: entry.line.remote().to_string(),
             method: shown(entry.line.method),
             uri: entry.line.uri.to_string(),
             protocol: shown(entry.line.protocol),

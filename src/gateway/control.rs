@@ -100,6 +100,7 @@ async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
 async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
     let (name, argument) = command.split_once(' ').unwrap_or((command, ""));
     match name {
+        "status" => serde_json::to_value(gateway.status()).map_err(|error| error.to_string()),
         "reload" => reload(gateway).await,
         "stop" => {
             gateway.notices.send(Notice::Command(Command::Stop));

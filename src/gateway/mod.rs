@@ -25,6 +25,7 @@ mod reply;
 mod request;
 mod request_line;
 mod spool;
+mod status;
 mod stream;
 mod supervisor;
 mod throttle;
@@ -53,6 +54,7 @@ use self::queue::Queue;
 use self::reply::{Ticket, Untruthful};
 use self::request::Request;
 use self::spool::Spool;
+use self::status::Start;
 use self::supervisor::Supervisor;
 use self::throttle::Throttle;
 use self::worker_link::{Fate, Memory, NotStarted, WorkerLink, WorkerName};
@@ -164,6 +166,7 @@ impl std::error::Error for Error {}
 /// What the tasks of the gateway share. Every borrow is short: none is held across an `await`.
 #[derive(Debug)]
 struct Gateway {
+    start: Start,
     /// Replaced as a whole by a reload.
     config: RefCell<Rc<Config>>,
     mode: Mode,
@@ -262,6 +265,7 @@ pub async fn run(
     };
     let (notices, receiver) = Notices::channel();
     let gateway = Rc::new(Gateway {
+        start: Start::now(),
         queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
         queued: Notify::new(),
         pool: RefCell::new(Pool::new(policy_of(&config), 0)),
@@ -330,6 +334,7 @@ impl Gateway {
 
     /// Takes a complete request: an idle worker gets it, else it waits.
     fn submit(&self, request: Box<Request>) {
+        let Some(request) = self.answer_status(request) else { return };
         if self.mode.development
             && let Load::Failed(message) = &self.mode.code.borrow().load
         {

@@ -76,8 +76,6 @@ pub(super) struct Worker {
     pub(super) state: State,
     /// When it was forked.
     pub(super) born: Instant,
-    /// Since when it is in its state.
-    pub(super) since: Instant,
     /// Requests it was given.
     pub(super) requests: u32,
     /// To leave when its request is over or its successor ready.
@@ -170,7 +168,6 @@ impl Pool {
             generation: seat.generation,
             state: seat.state,
             born: seat.born,
-            since: seat.since,
             requests: seat.requests,
             leaving: seat.due || seat.retired,
         })

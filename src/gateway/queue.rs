@@ -28,6 +28,11 @@ impl<T> Queue<T> {
         self.items.len()
     }
 
+    /// How many may.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// How many came at `time` or before.
     pub(super) fn came_before(&self, time: Instant) -> usize {
         self.items.partition_point(|(came, _)| *came <= time)

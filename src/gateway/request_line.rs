@@ -17,7 +17,7 @@ pub(super) struct RequestLine<'a> {
     pub(super) method: &'a [u8],
     pub(super) uri: Uri<'a>,
     pub(super) protocol: &'a [u8],
-    pub(super) remote: &'a [u8],
+    remote: &'a [u8],
 }
 
 /// REQUEST_URI, or what other variables say of it.
@@ -46,6 +46,11 @@ impl<'a> RequestLine<'a> {
             }
         }
         line
+    }
+
+    /// The client's address; `-` where it is not known.
+    pub(super) fn remote(&self) -> Shown<'a> {
+        Shown(if self.remote.is_empty() { b"-" } else { self.remote })
     }
 
     /// Whether nothing is known of the request.

@@ -41,9 +41,6 @@ pub(super) struct WorkerLink {
     /// When it was last asked what it takes, and whether it has run a request since.
     asked: Cell<Option<Instant>>,
     unmeasured: Cell<bool>,
-    born: Instant,
-    /// Requests that it has answered to the end.
-    answered: Cell<u64>,
 }
 
 /// What a worker takes, in bytes.
@@ -116,8 +113,6 @@ impl WorkerLink {
             memory: Cell::new(None),
             asked: Cell::new(None),
             unmeasured: Cell::new(true),
-            born: Instant::now(),
-            answered: Cell::new(0),
         }))
     }
 
@@ -196,16 +191,6 @@ impl WorkerLink {
     pub(super) fn kill(&self) {
         // One that has ended already needs no killing.
         let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
-    }
-
-    /// When its process was there.
-    pub(super) fn born(&self) -> Instant {
-        self.born
-    }
-
-    /// How many requests it has answered.
-    pub(super) fn answered(&self) -> u64 {
-        self.answered.get()
     }
 
     /// The request that runs.
@@ -300,7 +285,6 @@ impl WorkerLink {
                         Ok(())
                     })?;
                     self.running.borrow_mut().take();
-                    self.answered.set(self.answered.get() + 1);
                     gateway.pool.borrow_mut().answered(self.name.worker);
                 }
                 FromWorker::Ready => {

@@ -299,6 +299,35 @@ fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
 }
 
 #[test]
+fn status_shows_what_each_worker_runs_and_what_waits() {
+    let server = Server::builder().workers("1").start();
+    let (worker, gate, mut running) = hold(&server);
+    let mut waiting = Connection::open(&server.socket());
+    waiting.send(&get(1, "/hello", true));
+    waiting.settle();
+    let shown = control(&server, ["status"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    for part in [
+        "site:application",
+        "1: 0 idle, 1 busy",
+        "1 of 1024, the oldest for",
+        "GET /wait?dir=",
+        &worker.to_string(),
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&control(&server, ["status", "--json"]).stdout).unwrap();
+    assert_eq!((&json["queue"]["length"], &json["workers"][0]["pid"]), (&1.into(), &worker.into()));
+    gate.open("go");
+    assert_eq!(running.response(1).expect("an answer").status(), 200);
+    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+    let nobody = output(nibiru().args(["status", "--control", "unix:/nonexistent/nibiru.ctl"]));
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(stderr(&nobody).contains("/nonexistent/nibiru.ctl: no such file"), "{}", stderr(&nobody));
+}
+
+#[test]
 fn stop_ends_when_the_server_has_ended() {
     let mut server = Server::start();
     let (_, gate, mut running) = hold(&server);

@@ -2,6 +2,8 @@
 //!
 //! A client of `gateway/control`, which documents the protocol. Blocking; never more than one command.
 
+mod describe;
+
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::config::{self, ConfigError, Listen, Options};
+
+pub use describe::describe;
 
 /// Why a command came to nothing.
 #[derive(Debug)]
@@ -94,9 +98,4 @@ impl Call {
     fn unreachable(&self, error: io::Error) -> Error {
         Error::Unreachable(self.path.clone(), error)
     }
-}
-
-/// The status as text for people.
-pub fn describe(status: &Value) -> String {
-    format!("{status:#}\n")
 }
