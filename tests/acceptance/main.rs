@@ -21,5 +21,6 @@ mod processes;
 mod protocol;
 mod proxies;
 mod recovery;
+mod reliability;
 mod truth;
 mod vectors;

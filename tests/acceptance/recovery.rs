@@ -5,36 +5,16 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::Signal;
-use tempfile::TempDir;
 
-use crate::support::{Gate, Server, descriptors, free_port, is_stopped, nibiru, runs, signal, wait_for};
+use crate::support::{App, Gate, Server, descriptors, free_port, is_stopped, nibiru, runs, signal, wait_for};
 use crate::wire::{Connection, get};
-
-/// An application in a scratch directory that can be rewritten while it is served.
-struct App(TempDir);
-
-impl App {
-    fn new(text: &str) -> Self {
-        let app = Self(tempfile::tempdir().unwrap());
-        app.write(text);
-        app
-    }
-
-    fn write(&self, text: &str) {
-        fs::write(self.0.path().join("app.lua"), text).unwrap();
-    }
-
-    fn root(&self) -> PathBuf {
-        self.0.path().to_owned()
-    }
-}
 
 /// An application that answers every request with `text`.
 fn says(text: &str) -> String {
