@@ -64,6 +64,8 @@ struct State {
     /// Few, so a scan beats a map.
     requests: Vec<(u16, Phase)>,
     ending: Ending,
+    /// The gateway stops, and this connection has been told so.
+    stopping: bool,
     opened: Instant,
     /// Whether a request has begun on it.
     used: bool,
@@ -113,6 +115,7 @@ impl Connection {
                 last_write: Instant::now(),
                 requests: Vec::new(),
                 ending: Ending::No,
+                stopping: false,
                 opened: Instant::now(),
                 used: false,
                 unread: false,
@@ -129,10 +132,11 @@ impl Connection {
         loop {
             let (interest, deadline) = {
                 let mut state = self.state.borrow_mut();
-                if state.is_over(&self.stream, *stopping.borrow()) {
+                state.stopping = *stopping.borrow();
+                if state.is_over(&self.stream) {
                     break;
                 }
-                (state.interest(), state.deadline(last_read, *stopping.borrow()))
+                (state.interest(), state.deadline(last_read))
             };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest) => ready,
@@ -368,8 +372,16 @@ impl Connection {
             if state.server.end(id, app_status, protocol_status, state.out.tail()) == AfterEnd::Close {
                 state.close_when_written();
             }
+            // Here and not at the next read: a proxy with much to do has sent its next request by then, and the one
+            // after that.
+            state.close_if_stopping(&self.stream);
         }
         self.flush();
+        let state = self.state.borrow();
+        if state.stopping && state.ending == Ending::WhenWritten && state.out.is_empty() {
+            // Follows the answer at once, so that a proxy does not take this connection for one that is kept.
+            self.stream.shut_down_write();
+        }
     }
 
     /// Ends a request whose head is sent and whose body cannot be completed.
@@ -459,8 +471,8 @@ impl State {
     }
 
     /// When to look at the connection again, if nothing happens before.
-    fn deadline(&self, last_read: Instant, stopping: bool) -> Option<Instant> {
-        let fresh = (stopping && !self.used).then(|| self.opened + FIRST_REQUEST_WAIT);
+    fn deadline(&self, last_read: Instant) -> Option<Instant> {
+        let fresh = (self.stopping && !self.used).then(|| self.opened + FIRST_REQUEST_WAIT);
         self.timeout(last_read).into_iter().chain(fresh).min()
     }
 
@@ -473,13 +485,8 @@ impl State {
     }
 
     /// Whether the connection is to be closed now.
-    fn is_over(&mut self, stream: &Stream, stopping: bool) -> bool {
-        if stopping && self.ending == Ending::No && self.server.is_idle() && !stream.has_unread() {
-            let expected = !self.used && Instant::now() < self.opened + FIRST_REQUEST_WAIT;
-            if !expected {
-                self.close_when_written();
-            }
-        }
+    fn is_over(&mut self, stream: &Stream) -> bool {
+        self.close_if_stopping(stream);
         if self.ending == Ending::WhenWritten && self.out.is_empty() {
             self.ending = if self.unread {
                 stream.shut_down_write();
@@ -489,6 +496,16 @@ impl State {
             };
         }
         matches!(self.ending, Ending::Now | Ending::Lingering { bytes: 0, .. })
+    }
+
+    /// While the gateway stops, a connection ends with what has come on it.
+    fn close_if_stopping(&mut self, stream: &Stream) {
+        if self.stopping && self.ending == Ending::No && self.server.is_idle() && !stream.has_unread() {
+            let expected = !self.used && Instant::now() < self.opened + FIRST_REQUEST_WAIT;
+            if !expected {
+                self.close_when_written();
+            }
+        }
     }
 
     fn close_when_written(&mut self) {

@@ -22,5 +22,6 @@ mod processes;
 mod protocol;
 mod proxies;
 mod recovery;
+mod reliability;
 mod truth;
 mod vectors;

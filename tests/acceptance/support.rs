@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _, Seek as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -76,6 +77,29 @@ pub(crate) fn output(command: &mut Command) -> Output {
     Output { status, stdout, stderr }
 }
 
+/// An application in a scratch directory that can be rewritten while it is served: `app.lua`.
+#[derive(Debug)]
+pub(crate) struct App(TempDir);
+
+impl App {
+    pub(crate) fn new(text: &str) -> Self {
+        let app = Self(tempfile::tempdir().unwrap());
+        app.write(text);
+        app
+    }
+
+    /// Whole from the moment it can be read.
+    pub(crate) fn write(&self, text: &str) {
+        let path = self.0.path().join("app.lua");
+        fs::write(path.with_extension("new"), text).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+}
+
 /// What a test and its application meet in: the application announces and waits, the test looks and lets go.
 /// See `tests/apps/gate.lua`.
 #[derive(Debug)]
@@ -138,10 +162,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(name: &'static str, scratch: &Path, mut command: Command) -> Self {
+    pub(crate) fn start(name: &'static str, scratch: &Path, command: Command) -> Self {
+        Self::with_stdin(name, scratch, command, Stdio::null())
+    }
+
+    fn with_stdin(name: &'static str, scratch: &Path, mut command: Command, stdin: Stdio) -> Self {
         let log = scratch.join(format!("{name}.log"));
         let file = fs::File::create(&log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        command.stdin(stdin).stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self { name, child, log, status: None }
     }
@@ -215,7 +243,8 @@ impl Server {
             environment: Vec::new(),
             workers: "2",
             arguments: Vec::new(),
-            closed_descriptors: false,
+            wrapper: Vec::new(),
+            listener: None,
             scratch: tempfile::tempdir().unwrap(),
         }
     }
@@ -293,7 +322,10 @@ pub(crate) struct ServerBuilder {
     environment: Vec<(&'static str, OsString)>,
     workers: &'static str,
     arguments: Vec<OsString>,
-    closed_descriptors: bool,
+    /// The program that starts nibiru, with its arguments.
+    wrapper: Vec<OsString>,
+    /// What it is given as descriptor 0.
+    listener: Option<UnixListener>,
     scratch: TempDir,
 }
 
@@ -321,28 +353,35 @@ impl ServerBuilder {
     }
 
     /// Starts it with descriptors 0, 1 and 2 closed, as some supervisors do.
-    pub(crate) fn closed_descriptors(mut self) -> Self {
-        self.closed_descriptors = true;
+    pub(crate) fn closed_descriptors(self) -> Self {
+        self.through(["sh", "-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"])
+    }
+
+    /// Starts it through a program that in the end executes what follows its arguments.
+    pub(crate) fn through<const N: usize>(mut self, wrapper: [&str; N]) -> Self {
+        self.wrapper = wrapper.map(OsString::from).into();
         self
+    }
+
+    /// Has it listen on this socket too, which is its descriptor 0.
+    pub(crate) fn inherit(mut self, listener: UnixListener) -> Self {
+        self.listener = Some(listener);
+        self.arguments(["--listen", "fd:0"])
     }
 
     /// Waits until the socket accepts.
     #[track_caller]
     pub(crate) fn start(self) -> Server {
         let socket = self.scratch.path().join("app.sock");
-        let program = env!("CARGO_BIN_EXE_nibiru");
-        let mut command = if self.closed_descriptors {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-", program]);
-            shell
-        } else {
-            Command::new(program)
-        };
+        let mut words = self.wrapper.into_iter().chain([env!("CARGO_BIN_EXE_nibiru").into()]);
+        let mut command = Command::new(words.next().expect("nibiru at least"));
+        command.args(words);
         command.arg("serve").arg("--root").arg(&self.root);
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
         command.args(["--workers", self.workers]).args(&self.arguments).arg(self.application);
         command.envs(self.environment);
-        let mut process = Process::start("nibiru", self.scratch.path(), command);
+        let stdin = self.listener.map_or_else(Stdio::null, |listener| OwnedFd::from(listener).into());
+        let mut process = Process::with_stdin("nibiru", self.scratch.path(), command, stdin);
         process.wait_ready(|| UnixStream::connect(&socket).is_ok());
         Server { process, scratch: self.scratch }
     }

@@ -58,10 +58,14 @@ pub(crate) fn stream(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
 
 /// The parameters of a GET for `url` (path and query), as one PARAMS stream's content.
 pub(crate) fn get_params(url: &str) -> Vec<u8> {
+    params("GET", url)
+}
+
+fn params(method: &str, url: &str) -> Vec<u8> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let pairs = [
         ("GATEWAY_INTERFACE", "CGI/1.1"),
-        ("REQUEST_METHOD", "GET"),
+        ("REQUEST_METHOD", method),
         ("REQUEST_URI", url),
         ("SCRIPT_NAME", ""),
         ("PATH_INFO", path),
@@ -80,6 +84,16 @@ pub(crate) fn get(id: u16, url: &str, keep_connection: bool) -> Vec<u8> {
     let mut bytes = begin(id, RESPONDER, keep_connection);
     bytes.extend(stream(PARAMS, id, &get_params(url)));
     bytes.extend(record(STDIN, id, b""));
+    bytes
+}
+
+/// A whole POST of `body`.
+pub(crate) fn post(id: u16, url: &str, body: &[u8], keep_connection: bool) -> Vec<u8> {
+    let mut params = params("POST", url);
+    params.extend(pair(b"CONTENT_LENGTH", body.len().to_string().as_bytes()));
+    let mut bytes = begin(id, RESPONDER, keep_connection);
+    bytes.extend(stream(PARAMS, id, &params));
+    bytes.extend(stream(STDIN, id, body));
     bytes
 }
 
@@ -165,27 +179,44 @@ impl Connection {
     /// The next record; `None` when the server has closed the connection.
     #[track_caller]
     pub(crate) fn record(&mut self) -> Option<Record> {
-        let mut header = [0; 8];
-        match self.0.read_exact(&mut header) {
-            Ok(()) => {}
-            Err(error) if closed(&error) => return None,
+        match self.try_record() {
+            Ok(record) => Some(record),
+            Err(error) if closed(&error) => None,
             Err(error) => panic!("no record: {error}"),
         }
+    }
+
+    /// The next record, or why there is none. A header of another version, which breaks a transfer off, is `InvalidData`.
+    pub(crate) fn try_record(&mut self) -> io::Result<Record> {
+        let mut header = [0; 8];
+        self.0.read_exact(&mut header)?;
         let [version, kind, id1, id0, length1, length0, padding, _] = header;
-        assert_eq!(version, 1, "record header {header:?}");
+        if version != 1 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("record header {header:?}")));
+        }
         let length = usize::from(u16::from_be_bytes([length1, length0]));
         let mut content = vec![0; length + usize::from(padding)];
-        self.0.read_exact(&mut content).unwrap();
+        self.0.read_exact(&mut content)?;
         content.truncate(length);
-        Some(Record { kind, id: u16::from_be_bytes([id1, id0]), content })
+        Ok(Record { kind, id: u16::from_be_bytes([id1, id0]), content })
     }
 
     /// The response to request `id`; `None` when the connection ended before it was whole.
     #[track_caller]
     pub(crate) fn response(&mut self, id: u16) -> Option<Response> {
+        match self.try_response(id) {
+            Ok(response) => Some(response),
+            Err(error) if closed(&error) => None,
+            Err(error) => panic!("no record: {error}"),
+        }
+    }
+
+    /// The response to request `id`, or why there is none.
+    #[track_caller]
+    pub(crate) fn try_response(&mut self, id: u16) -> io::Result<Response> {
         let mut response = Response::default();
         loop {
-            let record = self.record()?;
+            let record = self.try_record()?;
             assert_eq!(record.id, id, "record of another request: {record:?}");
             match record.kind {
                 STDOUT => response.stdout.extend(record.content),
@@ -193,7 +224,7 @@ impl Connection {
                 END_REQUEST => {
                     response.app_status = u32::from_be_bytes(record.content[..4].try_into().unwrap());
                     response.protocol_status = record.content[4];
-                    return Some(response);
+                    return Ok(response);
                 }
                 _ => panic!("unexpected {record:?}"),
             }

@@ -1,0 +1,233 @@
+//! Applications that go wrong: each costs its own request, and its worker at most.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::books::Books;
+use super::clients::{Load, Mix};
+use super::{Row, Scale};
+use crate::support::{App, Gate, Server, is_stopped, signal, wait_for, wait_within};
+use crate::wire::{Connection, get};
+
+/// Ways of `tests/apps/parts/bomb.lua`, with the statuses they may be answered with, and whether the worker is spent
+/// though it answers. Where two statuses are given, the Luas differ: LuaJIT does not count calls through C, so what nests
+/// there takes the system's stack, and the worker dies.
+const ERRORS: [(&str, &[u16], bool); 17] = [
+    ("exit", &[500], true),
+    ("exit_closing_the_state", &[500], true),
+    ("error_in_gc", &[200, 500], false),
+    ("error_in_error_handler", &[500], false),
+    ("error_that_cannot_be_shown", &[500], false),
+    ("error_that_shows_itself_as_a_table", &[500], false),
+    ("error_nil", &[500], false),
+    ("error_of_another_coroutine", &[500], false),
+    ("stack_overflow", &[500], false),
+    ("stack_overflow_in_error_handler", &[500], false),
+    ("c_stack_overflow", &[500, 502], false),
+    ("coroutines_in_coroutines", &[500, 502], false),
+    ("deep_syntax", &[500], false),
+    ("deep_pattern", &[500], false),
+    ("deep_index", &[200, 500], false),
+    ("a_string_too_long", &[200, 500], false),
+    ("too_many_results", &[200, 500], false),
+];
+
+/// Each of them while others ask.
+pub(super) fn errors(scale: Scale) -> Row {
+    let server = Server::start();
+    let books = Books::new();
+    let (mut row, mut wrong) = (Row::default(), BTreeMap::<String, u32>::new());
+    Load::new(&books, Mix::Small).straight(&server).during(|| {
+        for _ in 0..scale.of(1, 20) {
+            for (how, statuses, spent) in ERRORS {
+                let before = server.workers(2);
+                let response = Connection::open(&server.socket()).get(&format!("/bomb/{how}"));
+                row.count += 1;
+                if !statuses.contains(&response.status()) {
+                    *wrong.entry(format!("{how} is {statuses:?}, not {}", response.status())).or_default() +=
+                        1;
+                }
+                if spent || response.status() == 502 {
+                    let gone = || server.workers(2).intersection(&before).count() == 1;
+                    wait_for(&format!("one worker is replaced after {how}"), || gone().then_some(()));
+                } else if server.workers(2) != before {
+                    *wrong.entry(format!("{how} costs no worker")).or_default() += 1;
+                }
+            }
+        }
+    });
+    let account = books.close();
+    row.add(&account);
+    row.promise(account.failures() + account.broken == 0, "nobody else's request fails");
+    wrong.into_iter().for_each(|(what, times)| row.promise(false, format!("{what} ({times} times)")));
+    row.measured(format!("{} ways", ERRORS.len()));
+    row
+}
+
+/// One request wants more memory than its worker may have.
+pub(super) fn memory(scale: Scale) -> Row {
+    let server = Server::builder().arguments(["--memory-limit", "128M"]).start();
+    let books = Books::new();
+    let mut row = Row::default();
+    let mut statuses = BTreeMap::<u16, u32>::new();
+    Load::new(&books, Mix::Small).straight(&server).during(|| {
+        for _ in 0..scale.of(3, 100) {
+            let status = Connection::open(&server.socket()).get("/bomb/memory").status();
+            *statuses.entry(status).or_default() += 1;
+            row.count += 1;
+        }
+    });
+    let account = books.close();
+    row.add(&account);
+    row.promise(account.failures() + account.broken == 0, "nobody else's request fails");
+    row.promise(statuses.keys().all(|status| [500, 502].contains(status)), "a bomb is a 500 or a 502");
+    row.measured(format!("bombs by status: {statuses:?}"));
+    server.workers(2);
+    row
+}
+
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(600);
+const KILL_AFTER: Duration = Duration::from_millis(300);
+
+/// How late a 504 may be.
+const LATENESS: Duration = Duration::from_millis(100);
+
+/// Requests that never end: a loop in Lua, which may be stopped in Lua; C code that does not come back, and a worker that
+/// is stopped by a signal, which are killed.
+pub(super) fn deadlines(scale: Scale) -> Row {
+    let server = Server::builder()
+        .workers("3")
+        .arguments(["--request-timeout", "600ms", "--kill-after", "300ms"])
+        .start();
+    let books = Books::new();
+    let (mut row, mut wrong, mut late) = (Row::default(), Vec::new(), Vec::new());
+    Load::new(&books, Mix::Small).straight(&server).during(|| {
+        for _ in 0..scale.of(2, 60) {
+            for (how, soft) in [("/bomb/loop", true), ("/bomb/stuck_in_c", false), ("stopped", false)] {
+                let gate = Gate::new();
+                let mut connection = Connection::open(&server.socket());
+                let begun = Instant::now();
+                if how == "stopped" {
+                    connection.send(&get(1, &gate.url("/wait"), true));
+                    let worker = gate.announced("started").parse().unwrap();
+                    signal(worker, Signal::STOP);
+                    wait_for("it is stopped", || is_stopped(worker).then_some(()));
+                } else {
+                    connection.send(&get(1, how, true));
+                }
+                let response = connection.try_response(1);
+                let took = begun.elapsed();
+                let status = response.map_or(0, |response| response.status());
+                row.count += 1;
+                if status != 504 {
+                    wrong.push(format!("{how}: {status}"));
+                }
+                // A loop that LuaJIT has compiled hears nobody either.
+                let deadline = REQUEST_TIMEOUT + KILL_AFTER;
+                let least = if soft { REQUEST_TIMEOUT } else { deadline };
+                if took < least {
+                    wrong.push(format!("{how}: early, after {} ms", took.as_millis()));
+                }
+                late.push(took.saturating_sub(if soft && took < deadline {
+                    REQUEST_TIMEOUT
+                } else {
+                    deadline
+                }));
+            }
+        }
+    });
+    let account = books.close();
+    row.add(&account);
+    row.promise(account.failures() + account.broken == 0, "nobody else's request fails");
+    row.promise(wrong.is_empty(), format!("each is a 504 at its time: {wrong:?}"));
+    row.times("lateness", &mut late);
+    row.promise(late.iter().all(|late| *late <= scale.bound(LATENESS)), "no 504 is late by more than 100 ms");
+    row
+}
+
+/// Workers cannot start any more: because of the machine (a file is gone), then because of the code.
+pub(super) fn crashing_start(scale: Scale) -> Row {
+    let app = App::new("");
+    let broken = app.root().join("broken");
+    let attempt = format!(
+        "require('nibiru').on_worker_start(function()\n\
+         \x20 local file = io.open('{0}/attempts', 'a') file:write('x') file:close()\n\
+         \x20 if io.open('{0}/broken') then error('deliberate failure') end\nend)\n",
+        app.root().display()
+    );
+    let crashing = format!("{attempt}return function() return 200, {{}}, 'fine' end\n");
+    app.write(&crashing);
+    let server =
+        Server::builder().application(app.root(), "app").arguments(["--queue-timeout", "300ms"]).start();
+    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    fs::write(&broken, "").unwrap();
+    server.workers(2).iter().for_each(|worker| signal(*worker, Signal::KILL));
+    crashing_and_mended(scale, &app, &server, &[503])
+}
+
+/// Workers die in every request.
+pub(super) fn crashing_requests(scale: Scale) -> Row {
+    let app = App::new("");
+    app.write(&format!(
+        "return function()\n\
+         \x20 local file = io.open('{}/attempts', 'a') file:write('x') file:close()\n\
+         \x20 os.execute('kill -9 $PPID')\nend\n",
+        app.root().display()
+    ));
+    let server =
+        Server::builder().application(app.root(), "app").arguments(["--queue-timeout", "300ms"]).start();
+    crashing_and_mended(scale, &app, &server, &[502, 503])
+}
+
+/// The longest pause between two tries is 10 s; the rest is for loading and starting.
+const MENDED: Duration = Duration::from_secs(20);
+
+/// Asks a server whose application crashes, for some seconds; then mends the code and waits for it to answer.
+fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16]) -> Row {
+    let attempts = || fs::read(app.root().join("attempts")).map_or(0, |attempts| attempts.len());
+    let seconds = scale.of(3, 30);
+    let (begun, before, log_before) = (Instant::now(), attempts(), server.log().len());
+    let (mut row, mut seen) = (Row::default(), BTreeMap::<u16, u32>::new());
+    while begun.elapsed() < Duration::from_secs(seconds.into()) {
+        let response = Connection::open(&server.socket()).get("/");
+        *seen.entry(response.status()).or_default() += 1;
+        row.count += 1;
+        // A client that tries again, as clients do, and not one that burns the CPU.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let tried = attempts() - before;
+    row.measured(format!("{tried} starts or crashes in {seconds} s; by status: {seen:?}"));
+    row.promise(seen.keys().all(|status| statuses.contains(status)), format!("only {statuses:?}"));
+    // 100 ms, doubling, up to 10 s, after a worker or two that failed at once: 2 + log2(seconds / 100 ms) + seconds / 10 s.
+    let most = 4.0 + (f64::from(seconds) / 0.1).log2() + f64::from(seconds) / 10.0;
+    row.promise(tried as f64 <= 2.0 * most, format!("at most {:.0} starts", 2.0 * most));
+    for (kind, lines) in by_kind(&server.log()[log_before..]) {
+        row.promise(
+            lines <= seconds + 2,
+            format!("one line a second of a kind, not {lines} in {seconds} s of {kind:?}"),
+        );
+    }
+    app.write("return function() return 200, {}, 'mended' end\n");
+    let mended = Instant::now();
+    let serves = wait_within(MENDED, || {
+        let response = Connection::open(&server.socket()).get("/");
+        (response.body() == b"mended").then(|| mended.elapsed())
+    });
+    row.promise(serves.is_some(), format!("mended code serves by itself, {} s later", MENDED.as_secs()));
+    row.measured(format!("mended code serves after {:.1} s", serves.unwrap_or(MENDED).as_secs_f32()));
+    row
+}
+
+/// How many lines of each kind, about something wrong, a log has: they are alike but for numbers, and for the names of requests.
+fn by_kind(log: &str) -> BTreeMap<String, u32> {
+    let mut kinds = BTreeMap::new();
+    for line in log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")) {
+        let words = line.split(' ').skip(1).filter(|word| !word.starts_with("request="));
+        let kind = words.collect::<Vec<_>>().join(" ").replace(|c: char| c.is_ascii_digit(), "");
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}

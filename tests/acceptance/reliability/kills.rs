@@ -1,0 +1,177 @@
+//! `kill -9` of each kind of process, under load.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::Signal;
+
+use super::books::{Books, Executions};
+use super::clients::{Load, Mix};
+use super::{Row, Scale};
+use crate::support::{Kind, Proxy, Server, children, runs, signal, wait_for};
+use crate::wire::{Connection, get};
+
+/// Between two kills of a worker.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// A successor that is to be there at once: forking one takes a millisecond.
+const RESPAWN: Duration = Duration::from_millis(100);
+
+/// Promised for a new zygote, and for the end of what a gateway leaves.
+const AFTER_A_KILL: Duration = Duration::from_secs(1);
+
+/// Every 50 ms a worker is killed, whichever it is and whatever it does.
+pub(super) fn workers(scale: Scale) -> Row {
+    let server = Server::builder().workers("4").start();
+    let proxy = Proxy::start(Kind::Nginx, &server);
+    let books = Books::new();
+    let load = Load::new(&books, Mix::Small).straight(&server).through(&proxy);
+    let kills = load.during(|| kill_workers(&server, scale.of(40, 3000), INTERVAL));
+
+    let (mut row, account) = (Row::default(), books.close());
+    row.add(&account);
+    row.measured(format!("{} killed", kills.len()));
+    row.promise(account.failed.keys().all(|status| *status == 502), "every failure is a 502");
+    row.promise(account.broken == 0, "every failure is a whole answer");
+    row.promise(account.failures() <= kills.len() as u64, "a kill fails one request at most");
+    row.promise(account.whole > 10 * account.failures(), "the others go on");
+    let mut times = respawns(&kills, &books.executions());
+    let p99 = row.times("to the successor's first request", &mut times);
+    row.promise(p99 <= scale.bound(RESPAWN), "a successor is at work after 100 ms");
+    row
+}
+
+/// Kills `count` random workers, one an `interval`; gives when and which.
+pub(super) fn kill_workers(server: &Server, count: u32, interval: Duration) -> Vec<(SystemTime, u32)> {
+    let zygote = server.zygote();
+    let mut kills: Vec<(SystemTime, u32)> = Vec::new();
+    for _ in 0..count {
+        let victim = wait_for("there is a worker", || {
+            let workers = children(zygote);
+            let workers: Vec<u32> =
+                workers.into_iter().filter(|pid| kills.last().is_none_or(|(_, last)| last != pid)).collect();
+            fastrand::choice(workers)
+        });
+        kills.push((SystemTime::now(), victim));
+        signal(victim, Signal::KILL);
+        std::thread::sleep(interval);
+    }
+    kills
+}
+
+/// From each kill to the first request of the successor. A successor that was killed before it had any is left out.
+fn respawns(kills: &[(SystemTime, u32)], executions: &Executions) -> Vec<Duration> {
+    let begun: BTreeSet<u32> = executions.first.iter().map(|(_, pid)| *pid).collect();
+    let mut events: Vec<(SystemTime, Option<u32>)> =
+        kills.iter().map(|(time, pid)| (*time, Some(*pid))).collect();
+    events.extend(executions.first.iter().map(|(time, _)| (*time, None)));
+    events.sort();
+    let (mut waiting, mut times) = (VecDeque::new(), Vec::new());
+    for (time, killed) in events {
+        match killed {
+            Some(pid) => {
+                if !begun.contains(&pid) {
+                    waiting.pop_front();
+                }
+                waiting.push_back(time);
+            }
+            None => {
+                times.extend(waiting.pop_front().and_then(|kill: SystemTime| time.duration_since(kill).ok()))
+            }
+        }
+    }
+    times
+}
+
+/// The zygote is killed again and again; at the end a worker too, whom only a new zygote can replace.
+pub(super) fn zygotes(scale: Scale) -> Row {
+    let server = Server::start();
+    let proxy = Proxy::start(Kind::Nginx, &server);
+    let books = Books::new();
+    let load = Load::new(&books, Mix::Small).straight(&server).through(&proxy);
+    let rounds = scale.of(5, 200);
+    let mut times = Vec::new();
+    let workers = server.workers(2);
+    load.during(|| {
+        for _ in 0..rounds {
+            let loads = server.log().matches(" loaded").count();
+            let begun = Instant::now();
+            signal(server.zygote(), Signal::KILL);
+            wait_for("a new zygote has loaded", || {
+                (server.log().matches(" loaded").count() > loads).then_some(())
+            });
+            times.push(begun.elapsed());
+        }
+    });
+
+    let (mut row, account) = (Row::default(), books.close());
+    row.add(&account);
+    row.measured(format!("{rounds} killed"));
+    row.promise(account.failures() + account.broken == 0, "no request fails");
+    row.promise(workers.iter().all(|worker| runs(*worker)), "the workers go on");
+    row.times("to the new zygote", &mut times);
+    row.promise(times.iter().all(|time| *time <= scale.bound(AFTER_A_KILL)), "a new zygote in a second");
+    workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
+    wait_for("the new zygote's workers answer", || {
+        (Connection::open(&server.socket()).get("/hello").status() == 200).then_some(())
+    });
+    server.workers(2);
+    row
+}
+
+/// The gateway is killed, and started again by a parent that keeps the listening socket.
+pub(super) fn gateways(scale: Scale) -> Row {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kept.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let start = || Server::builder().inherit(listener.try_clone().unwrap()).start();
+    let mut server = start();
+    let own = server.socket().display().to_string();
+    let kept = path.display().to_string();
+    let proxy = Proxy::with_edits(Kind::Nginx, &server, |site| site.replace(&own, &kept));
+    let books = Books::new();
+    let load = Load::new(&books, Mix::Uploads).through(&proxy);
+    let rounds = scale.of(3, 60);
+    let (mut ends, mut restarts, mut queued) = (Vec::new(), Vec::new(), 0);
+    load.during(|| {
+        for _ in 0..rounds {
+            let mut tree = server.workers(2);
+            tree.insert(server.zygote());
+            let begun = Instant::now();
+            server.signal(Signal::KILL);
+            server.wait();
+            wait_for("nothing is left", || tree.iter().all(|pid| !runs(*pid)).then_some(()));
+            ends.push(begun.elapsed());
+            // These find nobody, and wait in the kernel.
+            let mut waiting: Vec<Connection> = (0..20)
+                .map(|_| {
+                    let mut connection = Connection::from(UnixStream::connect(&path).unwrap());
+                    connection.send(&get(1, "/hello", false));
+                    connection
+                })
+                .collect();
+            let begun = Instant::now();
+            server = start();
+            for connection in &mut waiting {
+                let response = connection.response(1).expect("whoever waited is answered");
+                assert_eq!((response.status(), response.body()), (200, &b"Hello, World!\n"[..]));
+                queued += 1;
+            }
+            restarts.push(begun.elapsed());
+        }
+    });
+
+    let (mut row, account) = (Row::default(), books.close());
+    row.add(&account);
+    row.count += queued;
+    row.measured(format!("{rounds} killed, {queued} waited and were served"));
+    row.promise(account.failed.keys().all(|status| *status == 502), "what ran in the gateway is nginx's 502");
+    row.times("to the last process's end", &mut ends);
+    row.promise(
+        ends.iter().all(|time| *time <= scale.bound(AFTER_A_KILL)),
+        "no process is left after a second",
+    );
+    row.times("from the restart to the answers", &mut restarts);
+    row
+}

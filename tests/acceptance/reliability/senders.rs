@@ -1,0 +1,192 @@
+//! Clients that send too little, too much or too slowly: they are bounded, and healthy clients do not notice.
+
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::{Row, Scale, memory};
+use crate::support::{Server, descriptors, wait_for, wait_within};
+use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, record};
+
+/// Between nothing else running and a machine full of senders, a healthy client may notice this much.
+const HEALTHY: Duration = Duration::from_millis(50);
+
+/// The gateway's own descriptors: listening sockets, links and pipes of some workers, the event loop.
+const OWN_DESCRIPTORS: usize = 64;
+
+/// More connections than there may be, each with half a request.
+pub(super) fn half_requests(scale: Scale) -> Row {
+    let (wanted, most) = (scale.of(600, 10_000), scale.of(400, 4096));
+    let count = spare_descriptors(wanted as usize);
+    let server = Server::builder().arguments(["--max-connections", &most.to_string()]).start();
+    let mut healthy = Connection::open(&server.socket());
+    let before = latencies(&mut healthy, 200);
+    let memory_before = memory(server.pid());
+
+    // A request's parameters, all but the last byte of their record, and nothing after it.
+    let params = record(PARAMS, 1, &get_params("/hello"));
+    let half = [begin(1, RESPONDER, false), params[..params.len() - 1].to_vec()].concat();
+    let begun = Instant::now();
+    let mut refused = 0;
+    let halves: Vec<UnixStream> = (0..count)
+        .filter_map(|_| {
+            let connected = connect_now(&server.socket());
+            refused += u32::from(connected.is_none());
+            let mut stream = UnixStream::from(connected?);
+            stream.write_all(&half).ok()?;
+            Some(stream)
+        })
+        .collect();
+    let full = wait_within(Duration::from_secs(30), || {
+        (descriptors(server.pid()).len() >= most as usize).then_some(())
+    });
+    let during = latencies(&mut healthy, 200);
+    let (held, grown) = (descriptors(server.pid()).len(), memory(server.pid()).saturating_sub(memory_before));
+
+    let mut row = Row::of(halves.len() as u64);
+    row.promise(full.is_some(), "as many are let in as there may be");
+    row.promise(
+        held <= most as usize + OWN_DESCRIPTORS,
+        format!("{held} descriptors for {most} connections"),
+    );
+    row.promise(grown <= u64::from(most) * 16, format!("16 KiB each at most, not {grown} KiB for {most}"));
+    healthy_enough(&mut row, scale, before, during);
+    row.measured(format!(
+        "{} halves, {refused} beyond the backlog, {held} descriptors, {grown} KiB",
+        halves.len()
+    ));
+    if matches!(scale, Scale::Long(part) if part >= 0.5) {
+        let cut = wait_within(Duration::from_secs(150), || {
+            server.log().contains("the client neither sent nor took a byte").then(|| begun.elapsed())
+        });
+        row.promise(cut.is_some(), "half a request is cut in the end");
+        row.measured(format!("first cut after {} s", cut.unwrap_or_default().as_secs()));
+    }
+    drop(halves);
+    let again = wait_for("the door is open again", || {
+        Some(Connection::open(&server.socket()).get("/hello").status())
+    });
+    row.promise(again == 200, "whoever comes afterwards is answered");
+    row
+}
+
+/// Requests that only begin, more of them than a connection may have, and nobody who reads the refusals.
+pub(super) fn begin_flood(scale: Scale) -> Row {
+    let server = Server::start();
+    let mut healthy = Connection::open(&server.socket());
+    let before = latencies(&mut healthy, 200);
+    let memory_before = memory(server.pid());
+    let floods: Vec<UnixStream> = (0..8).map(|_| UnixStream::connect(server.socket()).unwrap()).collect();
+    let flood: Vec<u8> = (1..=1000).flat_map(|id| begin(id, RESPONDER, true)).collect();
+    let again: Vec<u8> = (0..1000).flat_map(|_| begin(1000, RESPONDER, true)).collect();
+    let rounds = scale.of(50, 5000);
+    let mut sent = 0_u64;
+    let mut during = Vec::new();
+    for (number, mut stream) in floods.iter().enumerate() {
+        stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        for round in 0..rounds {
+            if stream.write_all(if round == 0 { &flood } else { &again }).is_err() {
+                // It is not read from any more, since it does not read.
+                break;
+            }
+            sent += 1000;
+            if number % 2 == 0 {
+                // Every other one reads, and so can go on.
+                drain(stream);
+            }
+        }
+        during.extend(latencies(&mut healthy, 50));
+    }
+    let grown = memory(server.pid()).saturating_sub(memory_before);
+    let mut row = Row::of(sent);
+    row.promise(
+        grown <= 8 * 1024,
+        format!("the gateway grows by 1 MiB a flood at most, not {grown} KiB for eight"),
+    );
+    healthy_enough(&mut row, scale, before, during);
+    row.measured(format!("{grown} KiB more"));
+    drop(floods);
+    row.promise(Connection::open(&server.socket()).get("/hello").status() == 200, "others are answered");
+    row
+}
+
+/// Parameters a byte at a time. Each request is whole in the end, and answered. No total deadline is tried here.
+pub(super) fn slow_parameters(scale: Scale) -> Row {
+    let (count, bytes) = (scale.of(100, 1000), 20);
+    let pause = Duration::from_millis(scale.of(50, 1000).into());
+    let server = Server::start();
+    let mut healthy = Connection::open(&server.socket());
+    let before = latencies(&mut healthy, 200);
+    let mut slow: Vec<Connection> = (0..count).map(|_| Connection::open(&server.socket())).collect();
+    let params = get_params("/hello");
+    let (first, rest) = params.split_at(bytes);
+    slow.iter_mut().for_each(|connection| connection.send(&begin(1, RESPONDER, false)));
+    let mut during = Vec::new();
+    for byte in first {
+        for connection in &mut slow {
+            connection.send(&record(PARAMS, 1, &[*byte]));
+        }
+        let begun = Instant::now();
+        during.extend(latencies(&mut healthy, 20));
+        std::thread::sleep(pause.saturating_sub(begun.elapsed()));
+    }
+    let mut row = Row::of(count.into());
+    for connection in &mut slow {
+        connection.send(&[record(PARAMS, 1, rest), record(PARAMS, 1, b""), record(STDIN, 1, b"")].concat());
+    }
+    let answered = |connection: &mut Connection| {
+        connection.response(1).is_some_and(|response| response.body() == b"Hello, World!\n")
+    };
+    row.lost = slow.iter_mut().map(|connection| u64::from(!answered(connection))).sum();
+    healthy_enough(&mut row, scale, before, during);
+    row.measured(format!("{count} clients, a byte every {} ms", pause.as_millis()));
+    row
+}
+
+fn healthy_enough(row: &mut Row, scale: Scale, mut before: Vec<Duration>, mut during: Vec<Duration>) {
+    row.times("healthy before", &mut before);
+    let p99 = row.times("healthy meanwhile", &mut during);
+    row.promise(p99 <= scale.bound(HEALTHY), "a healthy client's p99 stays within 50 ms");
+}
+
+/// How long a healthy client waits for its answers.
+fn latencies(connection: &mut Connection, count: usize) -> Vec<Duration> {
+    let one = |_| {
+        let begun = Instant::now();
+        assert_eq!(connection.get("/hello").status(), 200);
+        begun.elapsed()
+    };
+    (0..count).map(one).collect()
+}
+
+/// Takes what there is to read.
+fn drain(stream: &UnixStream) {
+    let mut buffer = [0; 65536];
+    while rustix::net::recv(stream.as_fd(), &mut buffer, rustix::net::RecvFlags::DONTWAIT)
+        .is_ok_and(|(_, length)| length > 0)
+    {}
+}
+
+/// Connects where the kernel has room at once.
+fn connect_now(path: &Path) -> Option<OwnedFd> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None)
+            .unwrap();
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).ok()?;
+    rustix::io::ioctl_fionbio(&socket, false).unwrap();
+    Some(socket)
+}
+
+/// How many of `wanted` descriptors this process can have, at its hard limit.
+fn spare_descriptors(wanted: usize) -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let most = limit.maximum.map_or(usize::MAX, |most| usize::try_from(most).unwrap());
+    wanted.min(most.saturating_sub(500))
+}

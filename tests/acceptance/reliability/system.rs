@@ -1,0 +1,252 @@
+//! A system that runs out of room or of its senses: full disks, no descriptors, a clock that steps.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::process::Signal;
+
+use super::books::Books;
+use super::clients::{Load, Mix};
+use super::{Row, Scale};
+use crate::support::{Gate, Server, ServerBuilder, descriptors, signal, wait_for, wait_within};
+use crate::wire::{Connection, get, post};
+
+/// A full system is no reason to be busy.
+const IDLE_CPU: f64 = 0.05;
+
+/// More than the gateway keeps in memory, so it goes to the spool directory.
+const SPOOLED: usize = 200_000;
+
+/// Why a scenario on a small disk of its own cannot be tried.
+fn no_small_disk() -> Option<Row> {
+    (!rustix::process::geteuid().is_root()).then(|| Row::skipped("needs root, to mount a small tmpfs"))
+}
+
+/// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection`: of the shell.
+fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilder {
+    let directory = directory.display();
+    let script = format!("mount -t tmpfs -o size=1m none '{directory}' && exec \"$0\" \"$@\" {redirection}");
+    Server::builder().through(["unshare", "--mount", "sh", "-c", &script])
+}
+
+/// `path` as `server`, in its namespace, sees it.
+fn seen_by(server: &Server, path: &Path) -> PathBuf {
+    let root = PathBuf::from(format!("/proc/{}/root", server.pid()));
+    root.join(path.strip_prefix("/").unwrap())
+}
+
+/// Fills the disk that `file` is on.
+fn fill(file: &Path) {
+    let mut file = fs::File::create(file).unwrap();
+    let full = std::iter::repeat_with(|| file.write_all(&[b'x'; 4096])).find_map(Result::err).unwrap();
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
+}
+
+pub(super) fn full_log(scale: Scale) -> Row {
+    if let Some(row) = no_small_disk() {
+        return row;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    let server = on_small_disk(directory.path(), &format!("2>>'{}'", log.display())).start();
+    let [log, filler] = [log, directory.path().join("fill")].map(|path| seen_by(&server, &path));
+    let books = Books::new();
+    let mut row = Row::default();
+    fill(&filler);
+    // Each has something to log.
+    let mut connection = Connection::open(&server.socket());
+    Load::new(&books, Mix::Small).straight(&server).during(|| {
+        for _ in 0..scale.of(200, 20_000) {
+            row.lost += u64::from(connection.get("/fail/error").status() != 500);
+            row.count += 1;
+        }
+    });
+    let account = books.close();
+    row.add(&account);
+    row.promise(account.failures() + account.broken == 0, "no other request fails");
+    idle(&mut row, &server);
+    let size = fs::metadata(&log).unwrap().len();
+    fs::remove_file(filler).unwrap();
+    let goes_on = wait_within(Duration::from_secs(10), || {
+        connection.get("/fail/error");
+        (fs::metadata(&log).unwrap().len() > size).then_some(())
+    });
+    row.promise(goes_on.is_some(), "the log goes on when there is room again");
+    row
+}
+
+pub(super) fn full_spool(scale: Scale) -> Row {
+    if let Some(row) = no_small_disk() {
+        return row;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let server = on_small_disk(directory.path(), "")
+        .arguments(["--spool-dir", &directory.path().display().to_string()])
+        .start();
+    let filler = seen_by(&server, &directory.path().join("fill"));
+    let body = vec![b'x'; SPOOLED];
+    let upload = || {
+        let mut connection = Connection::open(&server.socket());
+        // It may be refused in the middle.
+        let _ = connection.try_send(&post(1, "/echo", &body, true));
+        let response = connection.response(1).expect("an answer");
+        assert!(response.status() != 200 || response.body() == body, "another body than was sent");
+        response.status()
+    };
+    let books = Books::new();
+    let mut row = Row::default();
+    Load::new(&books, Mix::Small).straight(&server).during(|| {
+        for _ in 0..scale.of(2, 50) {
+            row.promise(upload() == 200, "with room an upload is served");
+            fill(&filler);
+            for _ in 0..10 {
+                let status = upload();
+                row.promise(status == 507, format!("without room it is a 507, not a {status}"));
+                row.count += 1;
+            }
+            fs::remove_file(&filler).unwrap();
+        }
+    });
+    row.promise(upload() == 200, "with room again, it is served again");
+    let account = books.close();
+    row.add(&account);
+    row.promise(account.failures() + account.broken == 0, "no other request fails");
+    row
+}
+
+/// More clients than there are descriptors: those who are in are answered, the others wait; and a worker that dies then is
+/// replaced when there is room.
+pub(super) fn no_descriptors(scale: Scale) -> Row {
+    let limit = scale.of(60, 200);
+    let server = Server::builder().through(["prlimit", &format!("--nofile={limit}:{limit}")]).start();
+    let mut first = Connection::open(&server.socket());
+    assert_eq!(first.get("/hello").status(), 200);
+    let crowd = 2 * limit;
+    let mut row = Row::default();
+    for _ in 0..scale.of(1, 10) {
+        let mut clients: Vec<Connection> = (0..crowd)
+            .map(|_| {
+                let mut client = Connection::open(&server.socket());
+                client.send(&get(1, "/hello", true));
+                client
+            })
+            .collect();
+        server.logged(&["cannot accept"]);
+        wait_for("no descriptor is left", || {
+            (descriptors(server.pid()).len() >= limit as usize - 1).then_some(())
+        });
+        row.promise(first.get("/hello").status() == 200, "who is in is answered");
+        signal(*server.workers(2).first().unwrap(), Signal::KILL);
+        row.promise(first.get("/hello").status() == 200, "who is in is answered by the other worker");
+        idle(&mut row, &server);
+        // Whoever is answered leaves and makes room for the next.
+        for mut client in clients.drain(..) {
+            let answered = client.response(1).is_some_and(|response| response.status() == 200);
+            row.lost += u64::from(!answered);
+            row.count += 1;
+        }
+        server.workers(2);
+    }
+    row
+}
+
+/// Watches the gateway for a second in which it has nothing to do.
+fn idle(row: &mut Row, server: &Server) {
+    let (before, begun) = (cpu(server.pid()), Instant::now());
+    std::thread::sleep(Duration::from_secs(1));
+    let share = (cpu(server.pid()) - before) / begun.elapsed().as_secs_f64();
+    row.promise(share <= IDLE_CPU, format!("it is idle, and takes {:.0} % of a CPU", share * 100.0));
+    row.measured(format!("idle at {:.1} % CPU", share * 100.0));
+}
+
+/// Seconds of CPU that a process has taken.
+fn cpu(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+    let ticks: f64 = fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum();
+    #[expect(clippy::cast_precision_loss, reason = "a hundred")]
+    let per_second = rustix::param::clock_ticks_per_second() as f64;
+    ticks / per_second
+}
+
+/// How long a request may wait for a worker here, and how late the refusal may be.
+const QUEUE_TIMEOUT: Duration = Duration::from_millis(1500);
+const LATENESS: Duration = Duration::from_millis(500);
+
+const DAY: u64 = 86_400;
+
+/// The wall clock steps by a day, forth and back, while requests run and wait; the monotonic one goes on.
+pub(super) fn clock_steps(scale: Scale) -> Row {
+    let Some(library) = faketime() else {
+        return Row::skipped("needs libfaketime (tests/install)");
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let steps = directory.path().join("offset");
+    let step = |days: &str| {
+        fs::write(steps.with_extension("new"), format!("{days}\n")).unwrap();
+        fs::rename(steps.with_extension("new"), &steps).unwrap();
+    };
+    step("+0d");
+    let server = Server::builder()
+        .arguments(["--queue-timeout", "1500ms", "--log-level", "debug"])
+        .environment("LD_PRELOAD", library)
+        .environment("FAKETIME_TIMESTAMP_FILE", &steps)
+        .environment("FAKETIME_NO_CACHE", "1")
+        .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .environment("DONT_FAKE_MONOTONIC", "1")
+        .start();
+    let mut row = Row::default();
+    let mut waits = Vec::new();
+    for round in 0..scale.of(2, 20) {
+        let (days, offset) = if round % 2 == 0 { ("+1d", 2 * DAY) } else { ("-1d", 0) };
+        let held: Vec<(Connection, Gate)> = (0..2).map(|_| hold(&server)).collect();
+        let mut waiting = Connection::open(&server.socket());
+        waiting.send(&get(1, "/hello", true));
+        waiting.settle();
+        let begun = Instant::now();
+        step(days);
+        let refused = waiting.response(1).map_or(0, |response| response.status());
+        waits.push(begun.elapsed());
+        row.promise(refused == 503, format!("who waits is a 503 in the end, not {refused}"));
+        for (mut connection, gate) in held {
+            gate.open("go");
+            let status = connection.response(1).map_or(0, |response| response.status());
+            row.promise(status == 200, format!("who runs is answered, not {status}"));
+        }
+        let clock = Connection::open(&server.socket()).get("/clock");
+        let clock: u64 = String::from_utf8_lossy(clock.body()).parse().unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        row.promise((clock + DAY).abs_diff(now + offset) < 60, "the clock has stepped");
+        let dated = server
+            .log()
+            .lines()
+            .rev()
+            .find_map(|line| humantime::parse_rfc3339(line.split(' ').next()?).ok());
+        let dated = dated.unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        row.promise((dated + DAY).abs_diff(now + offset) < 60, "the log goes on with the new time");
+        row.count += 4;
+    }
+    let early = waits.iter().any(|wait| *wait < QUEUE_TIMEOUT);
+    row.promise(!early, "nothing expires early");
+    let mut late: Vec<Duration> = waits.iter().map(|wait| wait.saturating_sub(QUEUE_TIMEOUT)).collect();
+    row.times("lateness", &mut late);
+    row.promise(late.iter().all(|late| *late <= scale.bound(LATENESS)), "nothing expires late");
+    row
+}
+
+/// A request that keeps a worker until its gate opens.
+fn hold(server: &Server) -> (Connection, Gate) {
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    (connection, gate)
+}
+
+/// The library that tells a process another time, for processes with several threads.
+fn faketime() -> Option<PathBuf> {
+    let libraries = fs::read_dir("/usr/lib").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    libraries.map(|path| path.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())
+}
