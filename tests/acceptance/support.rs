@@ -132,26 +132,6 @@ impl Gate {
     }
 }
 
-/// An application in a scratch directory that can be rewritten while it is served.
-#[derive(Debug)]
-pub(crate) struct App(TempDir);
-
-impl App {
-    pub(crate) fn new(text: &str) -> Self {
-        let app = Self(tempfile::tempdir().unwrap());
-        app.write(text);
-        app
-    }
-
-    pub(crate) fn write(&self, text: &str) {
-        fs::write(self.0.path().join("app.lua"), text).unwrap();
-    }
-
-    pub(crate) fn root(&self) -> PathBuf {
-        self.0.path().to_owned()
-    }
-}
-
 /// A child process with its scratch directory and its output in a file there.
 #[derive(Debug)]
 pub(crate) struct Process {
