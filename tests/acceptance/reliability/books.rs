@@ -18,6 +18,8 @@ const DIGITS: usize = 16;
 pub(super) enum Form {
     /// One packet from worker to gateway, head and all: it is answered whole or not at all.
     Small,
+    /// The same, after some work.
+    Work,
     /// Pieces without a Content-Length.
     Stream,
     /// The request's own body, large enough to be spooled.
@@ -34,7 +36,7 @@ pub(super) struct Asked {
 impl Asked {
     fn times(self) -> usize {
         match self.form {
-            Form::Small => 1 + usize::try_from(self.nonce % 16).unwrap(),
+            Form::Small | Form::Work => 1 + usize::try_from(self.nonce % 16).unwrap(),
             Form::Stream | Form::Upload => 256 * (20 + usize::try_from(self.nonce % 20).unwrap()),
         }
     }
@@ -128,6 +130,7 @@ impl Books {
     pub(super) fn url(&self, asked: Asked) -> String {
         let form = match asked.form {
             Form::Small => "small",
+            Form::Work => "work",
             Form::Stream => "stream",
             Form::Upload => "upload",
         };

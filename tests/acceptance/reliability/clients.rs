@@ -35,11 +35,13 @@ pub(super) enum Mix {
 impl Mix {
     fn form(self) -> Form {
         match self {
+            Self::Small if fastrand::bool() => Form::Work,
             Self::Small => Form::Small,
             Self::Uploads => Form::Upload,
             Self::All => match fastrand::u8(..) {
                 0..8 => Form::Upload,
-                8..16 => Form::Stream,
+                8..24 => Form::Stream,
+                24..40 => Form::Work,
                 _ => Form::Small,
             },
         }
@@ -124,7 +126,7 @@ impl<'a> Load<'a> {
             let url = self.books.url(asked);
             bytes.extend(match asked.form {
                 Form::Upload => post(id, &url, &asked.body(), true),
-                Form::Small | Form::Stream => get(id, &url, true),
+                Form::Small | Form::Work | Form::Stream => get(id, &url, true),
             });
             open.push(Open { id, asked, response: Response::default(), aborted: false });
         }
@@ -192,7 +194,11 @@ impl<'a> Load<'a> {
             let (answer, open) = open.exchange(asked, &self.books.url(asked));
             let outcome = match answer.outcome(asked) {
                 // nginx drops a client for whom it has nothing but an answer that broke off.
-                Outcome::Lost("no answer") if asked.form != Form::Small && open.is_none() => Outcome::Broken,
+                Outcome::Lost("no answer")
+                    if !matches!(asked.form, Form::Small | Form::Work) && open.is_none() =>
+                {
+                    Outcome::Broken
+                }
                 outcome => outcome,
             };
             self.books.record(asked, outcome);
@@ -243,7 +249,7 @@ impl Http {
     fn send(&mut self, asked: Asked, url: &str) -> io::Result<()> {
         let (method, body) = match asked.form {
             Form::Upload => ("POST", asked.body()),
-            Form::Small | Form::Stream => ("GET", Vec::new()),
+            Form::Small | Form::Work | Form::Stream => ("GET", Vec::new()),
         };
         let length =
             if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };

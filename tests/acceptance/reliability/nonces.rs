@@ -13,7 +13,7 @@ use crate::support::{Kind, Proxy, Server, descriptors as open, signal, wait_for,
 use crate::wire::Connection;
 
 /// Between two deaths of a worker.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Every answer carries the nonce of its own request and nothing of another's.
 pub(super) fn nonces(scale: Scale) -> Row {

@@ -95,11 +95,18 @@ pub(super) fn full_spool(scale: Scale) -> Row {
         assert!(response.status() != 200 || response.body() == body, "another body than was sent");
         response.status()
     };
+    let spools = || {
+        let within = |(_, target): &(u32, String)| target.starts_with(&*directory.path().to_string_lossy());
+        let mut processes = server.workers(2).into_iter().chain([server.pid()]);
+        processes.any(|pid| descriptors(pid).iter().any(within))
+    };
     let books = Books::new();
     let mut row = Row::default();
     Load::new(&books, Mix::Small).straight(&server).during(|| {
         for _ in 0..scale.of(2, 50) {
             row.promise(upload() == 200, "with room an upload is served");
+            // Else what it took would become room after the disk was filled.
+            wait_for("the upload is let go", || (!spools()).then_some(()));
             fill(&filler);
             for _ in 0..10 {
                 let status = upload();

@@ -12,8 +12,21 @@ local function record(directory, nonce)
   file:close()
 end
 
+--- Some microseconds of work, in which a worker can be killed whose request has had its effect.
+local function work(rounds)
+  local sum = 0
+  for i = 1, rounds do
+    sum = sum + i % 7
+  end
+  return sum
+end
+
 local bodies = {
   small = function(_, nonce, times)
+    return nonce:rep(times)
+  end,
+  work = function(_, nonce, times)
+    work(50000)
     return nonce:rep(times)
   end,
   -- Without a Content-Length, a piece at a time.
@@ -21,6 +34,7 @@ local bodies = {
     local piece = nonce:rep(256)
     local left = math.floor(times / 256)
     return function()
+      work(5000)
       left = left - 1
       return left >= 0 and piece or nil
     end
