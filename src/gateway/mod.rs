@@ -9,7 +9,9 @@
 //! Owns every FastCGI connection, the queue, the pool's books and the log. Never runs Lua, never waits
 //! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
 
+mod budget;
 mod connection;
+mod idle;
 mod listener;
 mod notice;
 mod outgoing;
@@ -19,9 +21,12 @@ mod queue;
 mod readable;
 mod reply;
 mod request;
+mod socket_file;
+mod sockets;
 mod spool;
 mod stream;
 mod supervisor;
+mod systemd;
 mod worker_link;
 mod zygote_link;
 
@@ -37,6 +42,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
+use self::budget::Budget;
 use self::notice::{Notice, Notices};
 use self::pool::{Pool, Ready, State};
 use self::queue::Queue;
@@ -47,6 +53,8 @@ use self::supervisor::Supervisor;
 use self::worker_link::{Fate, NotStarted, WorkerLink, WorkerName};
 use crate::config::Config;
 use crate::ipc::message::{MAX_PACKET, ToWorker};
+use crate::open_files;
+use crate::title::Title;
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
 const READ_BUFFER: usize = 64 * 1024;
@@ -134,6 +142,12 @@ struct Gateway {
     notices: Notices,
     stopping: watch::Sender<bool>,
     connections: Cell<usize>,
+    /// Listeners that accept, or let in whoever waits.
+    accepting: Cell<usize>,
+    /// When the last connection closed.
+    idle_since: Cell<Instant>,
+    /// The soft limit of open files that the application is to have.
+    open_files: Option<u64>,
     /// For reading from clients.
     scratch: RefCell<Vec<u8>>,
     /// For packets from workers.
@@ -186,19 +200,27 @@ pub async fn run(
     mode: Mode,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
+    let begin = Instant::now();
     crate::sys::keep_descriptors_from_children();
+    Title::take().set(&format!("gateway {}", config.app));
+    systemd::starting(&config.app);
+    let open_files = open_files::raise();
     let listeners =
         listener::open_all(&config).map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
+    let budget = share_out(&config)?;
     let (notices, receiver) = Notices::channel();
     let gateway = Rc::new(Gateway {
         queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
         queued: Notify::new(),
         pool: RefCell::new(Pool::new(config.workers.max, 0)),
         workers: RefCell::new(HashMap::new()),
-        spool: Spool::new(&config.spool_dir, config.max_spool),
+        spool: Spool::new(&config.spool_dir, config.max_spool, budget.spooled),
         notices: notices.clone(),
         stopping: watch::Sender::new(false),
         connections: Cell::new(0),
+        accepting: Cell::new(0),
+        idle_since: Cell::new(begin),
+        open_files,
         scratch: RefCell::new(vec![0; READ_BUFFER]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
         request_packet: RefCell::new(Vec::new()),
@@ -216,12 +238,47 @@ pub async fn run(
     if let Ok(outcome) = outcome.await {
         outcome?;
         tokio::task::spawn_local(expire(Rc::clone(&gateway)));
-        listener::accept_all(listeners, &gateway);
+        listener::accept_all(listeners, budget.connections, &gateway);
+        gateway.ready(begin);
     }
     supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
 }
 
+/// Shares the descriptors that there may be out. Says where they are too few for what is configured.
+fn share_out(config: &Config) -> Result<Budget, Error> {
+    let (limit, workers) = (open_files::limit(), config.workers.max);
+    let open = open_files::count().map_err(Error::System)?;
+    let budget = Budget::new(limit, open, workers, config.max_connections).ok_or_else(|| {
+        let cause =
+            format!("{limit} open files are too few for {workers} workers and a connection (ulimit -n)");
+        Error::System(io::Error::other(cause))
+    })?;
+    if budget.connections < config.max_connections {
+        warn!(
+            limit,
+            connections = budget.connections,
+            "the limit of open files (ulimit -n) is too low for --max-connections {}",
+            config.max_connections
+        );
+    }
+    Ok(budget)
+}
+
 impl Gateway {
+    /// The first generation answers, and connections are accepted.
+    fn ready(self: &Rc<Self>, begin: Instant) {
+        let config = self.config();
+        let workers = config.workers.to_string();
+        let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(app = config.app, workers, took_ms, "ready");
+        systemd::ready(self.pool.borrow().generation(), &workers);
+        tokio::task::spawn_local(systemd::watchdog());
+        self.idle_since.set(Instant::now());
+        if let Some(time) = config.exit_idle_time {
+            tokio::task::spawn_local(idle::stop_when_idle(Rc::clone(self), time));
+        }
+    }
+
     /// The settings that are in force now.
     fn config(&self) -> Rc<Config> {
         Rc::clone(&self.config.borrow())
@@ -402,9 +459,16 @@ impl Gateway {
     /// No connection is accepted any more, and each closes when its requests are answered.
     fn begin_to_stop(&self) {
         self.stopping.send_replace(true);
-        if self.connections.get() == 0 {
-            self.notices.send(Notice::ConnectionsGone);
-        }
+        self.say_when_gone();
+    }
+
+    fn accepting_started(&self) {
+        self.accepting.set(self.accepting.get() + 1);
+    }
+
+    fn accepting_ended(&self) {
+        self.accepting.set(self.accepting.get() - 1);
+        self.say_when_gone();
     }
 
     fn connection_opened(&self) {
@@ -413,9 +477,21 @@ impl Gateway {
 
     fn connection_closed(&self) {
         self.connections.set(self.connections.get() - 1);
-        if self.connections.get() == 0 && *self.stopping.borrow() {
+        if self.connections.get() == 0 {
+            self.idle_since.set(Instant::now());
+            self.say_when_gone();
+        }
+    }
+
+    fn say_when_gone(&self) {
+        if *self.stopping.borrow() && self.connections.get() == 0 && self.accepting.get() == 0 {
             self.notices.send(Notice::ConnectionsGone);
         }
+    }
+
+    /// Whether anybody is connected, or a worker still runs the request of a client that has gone.
+    fn has_work(&self) -> bool {
+        self.connections.get() > 0 || self.workers.borrow().values().any(|link| link.request_id().is_some())
     }
 }
 

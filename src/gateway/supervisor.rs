@@ -14,7 +14,7 @@ use super::notice::Notice;
 use super::pool::Want;
 use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
-use super::{Code, Command, Error, Gateway, Load, output};
+use super::{Code, Command, Error, Gateway, Load, output, systemd};
 use crate::ipc::launch::Launch;
 use crate::ipc::message::{Exit, LogLevel, ToWorker};
 
@@ -207,6 +207,7 @@ impl Supervisor {
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Running });
         if self.started.is_none() {
             info!(r#gen = generation, "reloading");
+            systemd::reloading(generation);
         }
         self.next = self.launch(generation);
         if self.next.is_none() {
@@ -217,7 +218,7 @@ impl Supervisor {
     fn launch(&mut self, generation: u32) -> Option<Zygote> {
         self.launches += 1;
         let (launch, notices) = (self.launches, self.gateway.notices.clone());
-        let settings = Launch::new(&self.gateway.config(), generation);
+        let settings = Launch::new(&self.gateway.config(), generation, self.gateway.open_files);
         match ZygoteLink::launch(&settings, move |event| notices.send(Notice::Zygote { launch, event })) {
             Ok(link) => Some(Zygote { link, launch, loaded: false }),
             Err(cause) => {
@@ -276,6 +277,7 @@ impl Supervisor {
             let _ = started.send(Ok(()));
         } else {
             info!(r#gen = generation, "reloaded");
+            systemd::ready(generation, &self.gateway.config().workers.to_string());
         }
         self.gateway.dispatch();
     }
@@ -298,10 +300,11 @@ impl Supervisor {
             None => {}
         }
         error!(r#gen = generation, "application does not load: {message}");
+        let serving = self.gateway.pool.borrow().generation();
+        systemd::not_reloaded(serving, &self.gateway.config().workers.to_string());
         if development {
             self.gateway.load_failed();
         } else {
-            let serving = self.gateway.pool.borrow().generation();
             warn!(r#gen = serving, "the generation before goes on serving");
         }
     }
@@ -430,6 +433,7 @@ impl Supervisor {
     fn stop(&mut self) {
         if self.stop == Stop::No {
             info!(grace_s = self.gateway.config().grace.as_secs_f32(), "stopping");
+            systemd::stopping();
             self.stop = Stop::Finishing(Instant::now() + self.gateway.config().grace);
             self.discard_next();
             self.gateway.begin_to_stop();

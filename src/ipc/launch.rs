@@ -7,6 +7,10 @@ use std::path::PathBuf;
 
 use crate::config::{Config, Preload};
 
+/// Under which name the zygote is executed. The spaces make room for its titles and its workers', which are written
+/// over its arguments: see [`crate::title`].
+pub const NAME: &str = "nibiru                                                          ";
+
 /// What a zygote needs to know.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Launch {
@@ -19,27 +23,32 @@ pub struct Launch {
     /// Root of the application
     #[arg(long)]
     pub root: PathBuf,
+    /// The soft limit of open files for the application; none is unlimited
+    #[arg(long)]
+    pub open_files: Option<u64>,
     /// The application
     pub app: String,
 }
 
 impl Launch {
-    /// For the application of `config`.
-    pub fn new(config: &Config, generation: u32) -> Self {
-        Self { generation, preload: config.preload, root: config.root.clone(), app: config.app.clone() }
+    /// For the application of `config`, which is to have `open_files` as its limit.
+    pub fn new(config: &Config, generation: u32, open_files: Option<u64>) -> Self {
+        let (root, app) = (config.root.clone(), config.app.clone());
+        Self { generation, preload: config.preload, root, open_files, app }
     }
 
     /// The arguments that parse back into this, the command's name first.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut root = OsString::from("--root=");
         root.push(&self.root);
-        vec![
+        let mut arguments = vec![
             "zygote".into(),
             format!("--generation={}", self.generation).into(),
             format!("--preload={}", self.preload).into(),
             root,
-            "--".into(),
-            self.app.clone().into(),
-        ]
+        ];
+        arguments.extend(self.open_files.map(|limit| format!("--open-files={limit}").into()));
+        arguments.extend(["--".into(), self.app.clone().into()]);
+        arguments
     }
 }
