@@ -21,5 +21,8 @@ mod processes;
 mod protocol;
 mod proxies;
 mod recovery;
+mod sockets;
+mod surroundings;
+mod systemd;
 mod truth;
 mod vectors;

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -121,7 +121,7 @@ impl Process {
     pub(crate) fn start(name: &'static str, scratch: &Path, mut command: Command) -> Self {
         let log = scratch.join(format!("{name}.log"));
         let file = fs::File::create(&log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        command.stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self { name, child, log, status: None }
     }
@@ -195,7 +195,8 @@ impl Server {
             environment: Vec::new(),
             workers: "2",
             arguments: Vec::new(),
-            closed_descriptors: false,
+            shell: "",
+            standard_input: Stdio::null(),
             scratch: tempfile::tempdir().unwrap(),
         }
     }
@@ -273,7 +274,8 @@ pub(crate) struct ServerBuilder {
     environment: Vec<(&'static str, OsString)>,
     workers: &'static str,
     arguments: Vec<OsString>,
-    closed_descriptors: bool,
+    shell: &'static str,
+    standard_input: Stdio,
     scratch: TempDir,
 }
 
@@ -300,9 +302,15 @@ impl ServerBuilder {
         self
     }
 
-    /// Starts it with descriptors 0, 1 and 2 closed, as some supervisors do.
-    pub(crate) fn closed_descriptors(mut self) -> Self {
-        self.closed_descriptors = true;
+    /// Starts it from a shell that does this first, such as `ulimit -n 100`.
+    pub(crate) fn after(mut self, shell: &'static str) -> Self {
+        self.shell = shell;
+        self
+    }
+
+    /// What it gets as descriptor 0.
+    pub(crate) fn standard_input(mut self, descriptor: impl Into<OwnedFd>) -> Self {
+        self.standard_input = Stdio::from(descriptor.into());
         self
     }
 
@@ -311,17 +319,18 @@ impl ServerBuilder {
     pub(crate) fn start(self) -> Server {
         let socket = self.scratch.path().join("app.sock");
         let program = env!("CARGO_BIN_EXE_nibiru");
-        let mut command = if self.closed_descriptors {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-", program]);
-            shell
-        } else {
+        let mut command = if self.shell.is_empty() {
             Command::new(program)
+        } else {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{} && exec \"$0\" \"$@\"", self.shell), program]);
+            shell
         };
         command.arg("serve").arg("--root").arg(&self.root);
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
         command.args(["--workers", self.workers]).args(&self.arguments).arg(self.application);
         command.envs(self.environment);
+        command.stdin(self.standard_input);
         let mut process = Process::start("nibiru", self.scratch.path(), command);
         process.wait_ready(|| UnixStream::connect(&socket).is_ok());
         Server { process, scratch: self.scratch }
@@ -379,7 +388,7 @@ impl Proxy {
                     .replace("/run/nibiru/app.sock", &server.socket().display().to_string()),
             )
         };
-        let command = match kind {
+        let mut command = match kind {
             Kind::Nginx => {
                 let site =
                     fill_in("deploy/nginx/nibiru.conf", ("listen 80;", format!("listen 127.0.0.1:{port};")));
@@ -390,6 +399,7 @@ impl Proxy {
                 caddy(kind, scratch.path(), &site)
             }
         };
+        command.stdin(Stdio::null());
         let mut process = Process::start("proxy", scratch.path(), command);
         process.wait_ready(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self { kind, port, public, process, _scratch: scratch }
@@ -437,7 +447,7 @@ fn nginx(scratch: &Path, site: &str) -> Command {
     let mut main = format!("{user}worker_processes 1;\npid nginx.pid;\nerror_log stderr;\n");
     main.push_str("events {\n    worker_connections 1024;\n}\nhttp {\n    access_log off;\n");
     for kind in ["client_body", "fastcgi", "proxy", "scgi", "uwsgi"] {
-        writeln!(main, "    {kind}_temp_path {kind}_temp;").unwrap();
+        main.push_str(&format!("    {kind}_temp_path {kind}_temp;\n"));
     }
     main.push_str("    include /etc/nginx/mime.types;\n    include nibiru.conf;\n}\n");
     fs::write(scratch.join("nginx.conf"), main).unwrap();
@@ -470,6 +480,41 @@ pub(crate) fn caddy_program(kind: Kind) -> PathBuf {
     let program = repository("target/tools/caddy");
     assert!(program.exists(), "{} is missing: tests/run installs it", program.display());
     program
+}
+
+/// One kept-alive HTTP connection, for loads that curl is too slow for.
+#[derive(Debug)]
+pub(crate) struct HttpClient(TcpStream, Vec<u8>);
+
+impl HttpClient {
+    pub(crate) fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(GIVE_UP)).unwrap();
+        Self(stream, Vec::new())
+    }
+
+    /// The status of one GET, whose answer must have a length and be whole.
+    #[track_caller]
+    pub(crate) fn get(&mut self, path: &str) -> u16 {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.0.write_all(request.as_bytes()).unwrap();
+        let Self(stream, buffer) = self;
+        buffer.clear();
+        loop {
+            if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+                let length: usize = length.expect("a length").parse().unwrap();
+                if buffer.len() >= end + 4 + length {
+                    return head[9..12].parse().unwrap();
+                }
+            }
+            let mut piece = [0; 4096];
+            let length = stream.read(&mut piece).unwrap();
+            assert_ne!(length, 0, "the proxy closed the connection: {}", String::from_utf8_lossy(buffer));
+            buffer.extend_from_slice(&piece[..length]);
+        }
+    }
 }
 
 /// What curl saw of one response.
@@ -549,12 +594,25 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
     pids.filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state != "Z")).collect()
 }
 
+/// How long a process has run on a processor so far.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let fields = stat_fields(pid).unwrap();
+    // Fields 14 and 15 of proc(5), counted from the third.
+    let ticks: u64 = fields[14 - 3..=15 - 3].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
 /// State and parent of a process.
 fn stat(pid: u32) -> Option<(String, u32)> {
+    let fields = stat_fields(pid)?;
+    Some((fields[0].clone(), fields[1].parse().ok()?))
+}
+
+/// From the third field of `/proc/PID/stat` on.
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so count from its end.
-    let mut fields = stat[stat.rfind(')')? + 2..].split(' ');
-    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+    Some(stat[stat.rfind(')')? + 2..].split(' ').map(str::to_owned).collect())
 }
 
 /// What the descriptors of a process point at, by number.

@@ -58,10 +58,14 @@ pub(crate) fn stream(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
 
 /// The parameters of a GET for `url` (path and query), as one PARAMS stream's content.
 pub(crate) fn get_params(url: &str) -> Vec<u8> {
+    params("GET", url)
+}
+
+fn params(method: &str, url: &str) -> Vec<u8> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let pairs = [
         ("GATEWAY_INTERFACE", "CGI/1.1"),
-        ("REQUEST_METHOD", "GET"),
+        ("REQUEST_METHOD", method),
         ("REQUEST_URI", url),
         ("SCRIPT_NAME", ""),
         ("PATH_INFO", path),
@@ -80,6 +84,16 @@ pub(crate) fn get(id: u16, url: &str, keep_connection: bool) -> Vec<u8> {
     let mut bytes = begin(id, RESPONDER, keep_connection);
     bytes.extend(stream(PARAMS, id, &get_params(url)));
     bytes.extend(record(STDIN, id, b""));
+    bytes
+}
+
+/// A whole POST of `body`, on a connection that stays open. Its last record is the empty STDIN.
+pub(crate) fn post(id: u16, url: &str, body: &[u8]) -> Vec<u8> {
+    let mut params = params("POST", url);
+    params.extend(pair(b"CONTENT_LENGTH", body.len().to_string().as_bytes()));
+    let mut bytes = begin(id, RESPONDER, true);
+    bytes.extend(stream(PARAMS, id, &params));
+    bytes.extend(stream(STDIN, id, body));
     bytes
 }
 
