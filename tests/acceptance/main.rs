@@ -23,5 +23,8 @@ mod protocol;
 mod proxies;
 mod recovery;
 mod reliability;
+mod sockets;
+mod surroundings;
+mod systemd;
 mod truth;
 mod vectors;
