@@ -38,13 +38,21 @@ pub enum Command {
     Check(Serve),
     /// Send one request to a FastCGI socket, as a proxy would
     Request(Request),
+    /// Show what a running server is doing
+    Status(Status),
+    /// Load the application and the settings again; ends when the new code answers, or has failed to
+    Reload(Control),
+    /// Stop a running server; ends when it has ended
+    Stop(Control),
+    /// Change the number of workers, until the next reload
+    Scale(Scale),
     /// Load the application and fork workers; the gateway executes this
     #[command(hide = true)]
     Zygote(Launch),
 }
 
 /// `serve` and `check`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Serve {
     /// Configuration file [nibiru.toml, where there is one]
     #[arg(long, value_name = "FILE", env = "NIBIRU_CONFIG")]
@@ -63,6 +71,39 @@ pub struct Dev {
     /// The same as for `serve`, but that the production server's addresses are not used.
     #[command(flatten)]
     pub serve: Serve,
+}
+
+/// `reload` and `stop`: where the server is.
+#[derive(Debug, Args)]
+pub struct Control {
+    /// Control socket: unix:PATH [as --config says, else nibiru.sock.ctl]
+    #[arg(long, value_name = "ADDR", env = "NIBIRU_CONTROL", hide_env = true)]
+    pub control: Option<crate::config::Control>,
+    /// Configuration file of the server [nibiru.toml, where there is one]
+    #[arg(long, value_name = "FILE", env = "NIBIRU_CONFIG", hide_env = true)]
+    pub config: Option<PathBuf>,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where the server is.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// `scale`.
+#[derive(Debug, Args)]
+pub struct Scale {
+    /// Workers: N, or MIN-MAX
+    #[arg(value_name = "N")]
+    pub workers: crate::config::Workers,
+    /// Where the server is.
+    #[command(flatten)]
+    pub control: Control,
 }
 
 /// `request`.

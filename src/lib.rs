@@ -13,6 +13,7 @@ pub mod cgi;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod dev;
 pub mod fastcgi;
 pub mod gateway;

@@ -7,8 +7,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use nibiru::cli::{Cli, Command, Serve};
+use nibiru::cli::{self, Cli, Command, Serve};
 use nibiru::config::{Config, ConfigError, Options};
+use nibiru::control::{self, Call};
+use nibiru::gateway::ReadConfig;
 use nibiru::{check, dev, gateway, log, request, zygote};
 
 /// Failed at run time.
@@ -25,8 +27,12 @@ fn main() -> ExitCode {
     };
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
-        Command::Serve(serve) => match configure(serve) {
-            Ok((config, _log)) => finish(gateway::serve(config)),
+        Command::Serve(serve) => match configure(serve.clone()) {
+            // A reload reads the file as it is then, under the same flags and variables.
+            Ok((config, _log)) => {
+                let again = ReadConfig(Box::new(move || read_config(serve.clone())));
+                finish(gateway::serve(config, again))
+            }
             Err(error) => fail(USAGE, error),
         },
         // The same gateway, with an HTTP front before it.
@@ -47,6 +53,33 @@ fn main() -> ExitCode {
             },
             Err(error) => fail(USAGE, error),
         },
+        // Clients of a running gateway.
+        Command::Status(status) => match tell(&status.control, "status") {
+            Ok((answer, _)) if status.json => {
+                println!("{answer}");
+                ExitCode::SUCCESS
+            }
+            Ok((answer, _)) => {
+                print!("{}", control::describe(&answer));
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(error.exit_code(FAILED), error),
+        },
+        Command::Reload(control) => match tell(&control, "reload") {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => fail(error.exit_code(NOT_LOADED), error),
+        },
+        Command::Stop(control) => match tell(&control, "stop") {
+            Ok((_, mut call)) => {
+                call.wait_for_the_end();
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(error.exit_code(FAILED), error),
+        },
+        Command::Scale(scale) => match tell(&scale.control, &format!("scale {}", scale.workers)) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => fail(error.exit_code(FAILED), error),
+        },
         // A client: what a proxy would send.
         Command::Request(arguments) => match request::run(&arguments) {
             Ok(()) => ExitCode::SUCCESS,
@@ -57,10 +90,20 @@ fn main() -> ExitCode {
 
 /// Flags and environment over the file over the defaults; then the log can start.
 fn configure(serve: Serve) -> Result<(Config, log::Guard), ConfigError> {
-    let file = Options::from_file(serve.config.as_deref())?;
-    let config = Config::new(serve.options.or(file.unwrap_or_default()))?;
+    let config = read_config(serve)?;
     let log = log::init(config.log_format, config.log_level);
     Ok((config, log))
+}
+
+fn read_config(serve: Serve) -> Result<Config, ConfigError> {
+    let file = Options::from_file(serve.config.as_deref())?;
+    Config::new(serve.options.or(file.unwrap_or_default()))
+}
+
+fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call), control::Error> {
+    let path = control::find(server.config.as_deref(), server.control.clone())?;
+    let mut call = Call::new(&path, command)?;
+    Ok((call.answer()?, call))
 }
 
 fn finish(result: Result<(), gateway::Error>) -> ExitCode {

@@ -72,7 +72,8 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     }
     let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
     send(&control, &FromZygote::Loaded { preloaded, micros }, None)?;
-    Zygote { control, preloaded, children: BTreeMap::new(), leaving: false }.serve(state)
+    let memory_limit = launch.memory_limit;
+    Zygote { control, preloaded, memory_limit, children: BTreeMap::new(), leaving: false }.serve(state)
 }
 
 /// Writes a line on standard error, which is a pipe into the gateway's log. Without a gateway nobody reads it.
@@ -144,6 +145,7 @@ impl Descriptors {
 struct Zygote {
     control: Link,
     preloaded: bool,
+    memory_limit: Option<u64>,
     /// By pid: a worker's number may be in use again before its process is reaped.
     children: BTreeMap<i32, Child>,
     /// Told to exit; waits for its children, so that none of them is left for process 1 to reap.
@@ -178,7 +180,7 @@ impl Zygote {
                 ToZygote::Shutdown if self.children.is_empty() => return Ok(ExitCode::SUCCESS),
                 ToZygote::Shutdown => self.leaving = true,
                 ToZygote::Spawn { worker } => {
-                    let birth = Birth::new(worker, descriptors, self.preloaded)?;
+                    let birth = Birth::new(worker, descriptors, self.preloaded, self.memory_limit)?;
                     match sys::fork() {
                         Ok(Fork::Child) => {
                             // The siblings' pidfds and the control link are not the worker's.

@@ -100,16 +100,16 @@ impl fmt::Display for Shown<'_> {
 }
 
 impl Head {
-    /// Checks the variables of a request in the role Responder or Filter.
+    /// Checks the variables of a request in the role Responder or Filter, and takes them over. Where they
+    /// are refused they stay: whoever looks for the cause wants to know which request it was.
     ///
     /// # Errors
     /// When the request is ambiguous or misses what RFC 3875 requires: answer with 400.
-    pub fn parse(variables: Variables) -> Result<Self, BadRequest> {
-        let head = Self::parse_any(variables)?;
-        if head.variables.get(REQUEST_METHOD).is_none() {
+    pub fn parse(variables: &mut Variables) -> Result<Self, BadRequest> {
+        if variables.get(REQUEST_METHOD).is_none() {
             return Err(BadRequest::MissingMethod);
         }
-        Ok(head)
+        Self::parse_any(variables)
     }
 
     /// Checks the variables of a request in the role Authorizer: there is no body, so a CONTENT_LENGTH
@@ -117,7 +117,7 @@ impl Head {
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
-    pub fn parse_authorizer(variables: Variables) -> Result<Self, BadRequest> {
+    pub fn parse_authorizer(variables: &mut Variables) -> Result<Self, BadRequest> {
         let mut head = Self::parse_any(variables)?;
         if head.variables.get(CONTENT_LENGTH).is_some() {
             let kept = head.variables.iter().filter(|(name, _)| *name != CONTENT_LENGTH);
@@ -127,10 +127,11 @@ impl Head {
         Ok(head)
     }
 
-    fn parse_any(variables: Variables) -> Result<Self, BadRequest> {
-        let variables = without_repeats(variables)?;
+    fn parse_any(variables: &mut Variables) -> Result<Self, BadRequest> {
+        let dropped = repeats(variables)?;
         let (mut content_length, mut head_request) = (ContentLength::UntilEnd, false);
-        for (name, value) in &variables {
+        // Neither of the two can have come twice.
+        for (name, value) in &*variables {
             match name {
                 CONTENT_LENGTH => content_length = parse_content_length(value)?,
                 REQUEST_METHOD if !is_token(value) => {
@@ -140,6 +141,7 @@ impl Head {
                 _ => {}
             }
         }
+        let variables = without(std::mem::take(variables), &dropped);
         Ok(Self { variables, content_length, head_request })
     }
 }
@@ -163,10 +165,10 @@ fn parse_content_length(value: &[u8]) -> Result<ContentLength, BadRequest> {
     }
 }
 
-/// Drops `HTTP_PROXY` and all but the last of each name, or refuses.
+/// Finds `HTTP_PROXY` and all but the last of each name, which are to be dropped, or refuses.
 ///
 /// Sorting keeps the cost of many names, all sent by a stranger, at n log n.
-fn without_repeats(variables: Variables) -> Result<Variables, BadRequest> {
+fn repeats(variables: &Variables) -> Result<Vec<usize>, BadRequest> {
     let mut names: Vec<Name<'_>> =
         variables.iter().enumerate().map(|(at, (name, _))| Name::new(name, at)).collect();
     names.sort_unstable_by(|a, b| {
@@ -193,12 +195,17 @@ fn without_repeats(variables: Variables) -> Result<Variables, BadRequest> {
         }
         dropped.push(name.at);
     }
-    if dropped.is_empty() {
-        return Ok(variables);
-    }
     dropped.sort_unstable();
+    Ok(dropped)
+}
+
+/// Drops the variables at these positions, which are sorted.
+fn without(variables: Variables, dropped: &[usize]) -> Variables {
+    if dropped.is_empty() {
+        return variables;
+    }
     let kept = variables.iter().enumerate().filter(|(at, _)| dropped.binary_search(at).is_err());
-    Ok(kept.map(|(_, pair)| pair).fold(Variables::new(), pushed))
+    kept.map(|(_, pair)| pair).fold(Variables::new(), pushed)
 }
 
 fn pushed(mut variables: Variables, (name, value): (&[u8], &[u8])) -> Variables {
@@ -260,7 +267,7 @@ mod tests {
 
     /// A GET request with these variables too.
     fn parse(pairs: &[(&str, &str)]) -> Result<Head, BadRequest> {
-        Head::parse(variables(&[&[("REQUEST_METHOD", "GET")], pairs].concat()))
+        Head::parse(&mut variables(&[&[("REQUEST_METHOD", "GET")], pairs].concat()))
     }
 
     fn message(pairs: &[(&str, &str)]) -> String {
@@ -351,13 +358,13 @@ mod tests {
 
     #[test]
     fn the_method_is_required_and_a_token() {
-        assert_eq!(Head::parse(variables(&[("A", "")])), Err(BadRequest::MissingMethod));
+        assert_eq!(Head::parse(&mut variables(&[("A", "")])), Err(BadRequest::MissingMethod));
         for method in ["", "GE T", "GET\r\n", "G\u{e9}T", "GET/"] {
-            let error = Head::parse(variables(&[("REQUEST_METHOD", method)])).unwrap_err();
+            let error = Head::parse(&mut variables(&[("REQUEST_METHOD", method)])).unwrap_err();
             assert_eq!(error, BadRequest::Method { value: method.into() });
         }
         for (method, is_head) in [("GET", false), ("HEAD", true), ("head", false), ("M-SEARCH", false)] {
-            let head = Head::parse(variables(&[("REQUEST_METHOD", method)])).unwrap();
+            let head = Head::parse(&mut variables(&[("REQUEST_METHOD", method)])).unwrap();
             assert_eq!(head.head_request, is_head, "{method}");
         }
     }
@@ -370,10 +377,10 @@ mod tests {
     #[test]
     fn c20_an_authorizer_has_no_body_and_needs_no_method() {
         let pairs = [("REMOTE_USER", "x"), ("CONTENT_LENGTH", "5")];
-        let head = Head::parse_authorizer(variables(&pairs)).unwrap();
+        let head = Head::parse_authorizer(&mut variables(&pairs)).unwrap();
         assert_eq!(head.content_length, ContentLength::Known(0));
         assert_eq!(head.variables, variables(&pairs[..1]));
-        let error = Head::parse_authorizer(variables(&[("REQUEST_METHOD", " ")])).unwrap_err();
+        let error = Head::parse_authorizer(&mut variables(&[("REQUEST_METHOD", " ")])).unwrap_err();
         assert_eq!(error, BadRequest::Method { value: b" ".to_vec() });
     }
 
@@ -391,6 +398,6 @@ mod tests {
             many.push(format!("{n:08}_THE_END").as_bytes(), b"");
         }
         // A quadratic scan would take minutes.
-        assert_eq!(Head::parse(many).unwrap().variables.iter().count(), 100_001);
+        assert_eq!(Head::parse(&mut many).unwrap().variables.iter().count(), 100_001);
     }
 }

@@ -204,6 +204,14 @@ pub fn failure(status: u16, message: &str, retry_after: Option<u32>) -> Vec<u8> 
     .into_bytes()
 }
 
+/// The head, its empty line included, and the body of a [`failure`].
+pub fn split_failure(response: &[u8]) -> (&[u8], &[u8]) {
+    match Head::parse(response) {
+        Ok(Status::Complete { consumed, .. }) => response.split_at(consumed),
+        Ok(Status::Partial) | Err(_) => (response, &[]),
+    }
+}
+
 /// The reason that goes with a status (RFC 9110 §15 and the IANA registry); empty for one without.
 pub fn reason(status: u16) -> &'static str {
     match status {

@@ -319,7 +319,7 @@ impl Config {
             Workers::fixed(u32::try_from(cpus).unwrap_or(MAX_WORKERS).min(MAX_WORKERS))
         });
         let listen = match options.listen {
-            listen if listen.is_empty() => vec![Listen::Unix(PathBuf::from("nibiru.sock"))],
+            listen if listen.is_empty() => vec![Listen::default()],
             listen => listen,
         };
         let exit_idle_time = options.exit_idle_time.and_then(|time| time.0);
@@ -360,6 +360,35 @@ impl Config {
             log_format: options.log_format.unwrap_or(log::Format::Text),
             log_level: options.log_level.unwrap_or(log::Level::Info),
         })
+    }
+}
+
+impl Config {
+    /// Takes from `old` what a running server cannot change; gives the names of those settings that would differ.
+    pub fn keep_what_needs_a_restart(&mut self, old: &Self) -> Vec<&'static str> {
+        let mut differ = Vec::new();
+        macro_rules! keep {
+            ($($field:ident: $name:literal),+) => {
+                $(if self.$field != old.$field {
+                    self.$field.clone_from(&old.$field);
+                    differ.push($name);
+                })+
+            };
+        }
+        keep!(
+            listen: "listen",
+            socket_mode: "socket-mode",
+            socket_owner: "socket-owner",
+            max_connections: "max-connections",
+            spool_dir: "spool-dir",
+            max_spool: "max-spool",
+            exit_idle_time: "exit-idle-time",
+            control: "control",
+            access_log: "access-log",
+            log_format: "log-format",
+            log_level: "log-level"
+        );
+        differ
     }
 }
 

@@ -26,6 +26,12 @@ pub enum Listen {
     Systemd,
 }
 
+impl Default for Listen {
+    fn default() -> Self {
+        Self::Unix(PathBuf::from("nibiru.sock"))
+    }
+}
+
 impl Listen {
     /// Whether the socket was made by somebody else, who keeps it.
     pub fn is_inherited(&self) -> bool {
@@ -201,6 +207,15 @@ pub enum AccessLog {
     Stdout,
     /// Appended to this file; USR1 opens it anew.
     File(PathBuf),
+}
+
+impl fmt::Display for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("on standard output"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 impl FromStr for AccessLog {

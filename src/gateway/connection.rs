@@ -14,11 +14,13 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use super::Gateway;
+use super::journal::Refused;
 use super::outgoing::Outgoing;
 use super::reply::{Reply, Ticket};
 use super::request::Request;
 use super::spool::Body;
 use super::stream::Stream;
+use crate::cgi::Variables;
 use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{self, AfterEnd, Event, Fault, ProtocolStatus, Role, Server};
 
@@ -87,6 +89,9 @@ struct Arriving {
     head: Head,
     body: Body,
 }
+
+/// Why a request is refused, with which status, in which words.
+struct Cause(Refused, u16, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
@@ -216,7 +221,8 @@ impl Connection {
                 Some(Event::Stdin { id, bytes }) => self.stdin(id, bytes, gateway),
                 Some(Event::StdinEnd { id }) => self.stdin_end(id, gateway),
                 Some(Event::Refused { id, refusal }) => {
-                    self.refuse(id, refusal.status(), &refusal.to_string(), true);
+                    let cause = Cause(Refused::Params, refusal.status(), refusal.to_string());
+                    self.refuse(id, Variables::new(), cause, true, gateway);
                     if refusal.closes() {
                         self.state.borrow_mut().close_when_written();
                     }
@@ -231,28 +237,28 @@ impl Connection {
         }
     }
 
-    fn params(self: &Rc<Self>, id: u16, variables: crate::cgi::Variables, gateway: &Rc<Gateway>) {
-        let head = match Head::parse(variables) {
+    fn params(self: &Rc<Self>, id: u16, mut variables: Variables, gateway: &Rc<Gateway>) {
+        let head = match Head::parse(&mut variables) {
             Ok(head) => head,
-            Err(error) => return self.refuse(id, error.status(), &error.to_string(), true),
+            Err(error) => {
+                let cause = Cause(Refused::Variables, error.status(), error.to_string());
+                return self.refuse(id, variables, cause, true, gateway);
+            }
         };
         let limit = gateway.config().max_body;
         if let ContentLength::Known(length) = head.content_length
             && length > limit
         {
-            return self.refuse(
-                id,
-                413,
-                &format!("the body has {length} bytes, --max-body is {limit}"),
-                true,
-            );
+            let message = format!("the body has {length} bytes, --max-body is {limit}");
+            let cause = Cause(Refused::BodyTooLarge, 413, message);
+            return self.refuse(id, head.variables, cause, true, gateway);
         }
         let arriving = Phase::Arriving(Box::new(Arriving { head, body: Body::new() }));
         self.state.borrow_mut().set_phase(id, arriving);
     }
 
     fn stdin(self: &Rc<Self>, id: u16, bytes: &[u8], gateway: &Rc<Gateway>) {
-        let refusal = {
+        let (variables, cause) = {
             let mut state = self.state.borrow_mut();
             let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
             let limit = gateway.config().max_body;
@@ -262,16 +268,18 @@ impl Connection {
                 ContentLength::UntilEnd => (limit - arriving.body.len(), false),
             };
             let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-            if kept < bytes.len() && !bounded {
-                (413, format!("the body has more than {limit} bytes (--max-body)"))
+            let cause = if kept < bytes.len() && !bounded {
+                let message = format!("the body has more than {limit} bytes (--max-body)");
+                Cause(Refused::BodyTooLarge, 413, message)
             } else {
                 match arriving.body.append(&bytes[..kept], &gateway.spool) {
                     Ok(()) => return,
-                    Err(error) => (error.status(), error.to_string()),
+                    Err(error) => Cause(Refused::Spool, error.status(), error.to_string()),
                 }
-            }
+            };
+            (std::mem::take(&mut arriving.head.variables), cause)
         };
-        self.refuse(id, refusal.0, &refusal.1, true);
+        self.refuse(id, variables, cause, true, gateway);
     }
 
     fn stdin_end(self: &Rc<Self>, id: u16, gateway: &Rc<Gateway>) {
@@ -283,40 +291,54 @@ impl Connection {
             && body.len() < promised
         {
             let came = body.len();
-            return self.refuse(id, 400, &format!("the body ended after {came} of {promised} bytes"), false);
+            let message = format!("the body ended after {came} of {promised} bytes");
+            let cause = Cause(Refused::BodyTooShort, 400, message);
+            return self.refuse(id, head.variables, cause, false, gateway);
         }
         let reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
-        gateway.submit(Request::new(head.variables, body, reply));
+        gateway.submit(Request::new(head.variables, body, reply, Rc::clone(&gateway.journal)));
     }
 
     /// Answers a request that never becomes one for a worker. `more`: the client may still be sending it,
     /// and what comes is dropped.
-    fn refuse(self: &Rc<Self>, id: u16, status: u16, message: &str, more: bool) {
-        info!(status, cause = message, "request refused");
+    fn refuse(self: &Rc<Self>, id: u16, variables: Variables, cause: Cause, more: bool, gateway: &Gateway) {
+        let Cause(why, status, message) = cause;
         self.state.borrow_mut().unread = more;
-        let mut reply = Reply::new(Rc::clone(self), id, Rc::new(Ticket::default()), false);
-        reply.fail(status, message, (status == 503).then_some(super::RETRY_AFTER));
+        let reply = Reply::new(Rc::clone(self), id, Rc::default(), false);
+        Request::partial(variables, reply, Rc::clone(&gateway.journal)).refuse(why, status, &message);
     }
 
     /// The client does not wait for this request's answer any more.
-    fn abandon(&self, id: u16, gateway: &Gateway) {
+    fn abandon(self: &Rc<Self>, id: u16, gateway: &Gateway) {
         let phase = self.state.borrow_mut().take_phase(id);
-        if let Some(Phase::Submitted(ticket)) = phase {
-            gateway.abandoned(&ticket);
+        if let Some(phase) = phase {
+            self.abandoned(id, phase, gateway);
         }
     }
 
-    fn abandon_all(&self, gateway: &Gateway) {
+    fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
+        match phase {
+            // Nothing is known of it.
+            Phase::Begun => {}
+            Phase::Arriving(arriving) => {
+                let ticket = Ticket::default();
+                ticket.abandon();
+                let reply = Reply::new(Rc::clone(self), id, Rc::new(ticket), false);
+                drop(Request::partial(arriving.head.variables, reply, Rc::clone(&gateway.journal)));
+            }
+            Phase::Submitted(ticket) => gateway.abandoned(&ticket),
+        }
+    }
+
+    fn abandon_all(self: &Rc<Self>, gateway: &Gateway) {
         let requests = {
             let mut state = self.state.borrow_mut();
             state.ending = Ending::Now;
             state.out.clear();
             std::mem::take(&mut state.requests)
         };
-        for (_, phase) in requests {
-            if let Phase::Submitted(ticket) = phase {
-                gateway.abandoned(&ticket);
-            }
+        for (id, phase) in requests {
+            self.abandoned(id, phase, gateway);
         }
         self.drained.notify_waiters();
     }

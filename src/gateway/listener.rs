@@ -46,7 +46,7 @@ enum Socket {
 
 /// A Unix socket's file, known by its inode so that a successor's is never removed.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
 }
@@ -65,9 +65,9 @@ pub(super) fn open_all(config: &Config) -> Result<Vec<Listener>, (Listen, io::Er
     let mut listeners = Vec::new();
     for address in &config.listen {
         let opened = match address {
-            Listen::Unix(path) => {
-                open_unix(path, config.socket_mode, config.socket_owner.as_ref()).map(|it| vec![it])
-            }
+            Listen::Unix(path) => bind_unix(path, config.socket_mode, config.socket_owner.as_ref()).and_then(
+                |(socket, file)| Ok(vec![(Socket::Unix(UnixListener::from_std(socket)?), Some(file))]),
+            ),
             Listen::Tcp(address) => open_tcp(address).map(|socket| vec![(socket, None)]),
             Listen::Fd(number) => inherited(*number).map(|socket| vec![(socket, None)]),
             Listen::Systemd => passed_by_systemd(),
@@ -79,11 +79,12 @@ pub(super) fn open_all(config: &Config) -> Result<Vec<Listener>, (Listen, io::Er
     Ok(listeners)
 }
 
-fn open_unix(
+/// Makes a non-blocking listening socket at `path`.
+pub(super) fn bind_unix(
     path: &Path,
     SocketMode(mode): SocketMode,
     owner: Option<&SocketOwner>,
-) -> io::Result<(Socket, Option<SocketFile>)> {
+) -> io::Result<(std_unix::UnixListener, SocketFile)> {
     remove_stale(path)?;
     let address = SocketAddrUnix::new(path)
         .map_err(|_| io::Error::other("the path is too long for a Unix socket (at most 107 bytes)"))?;
@@ -102,8 +103,7 @@ fn open_unix(
         chown(path, owner.user, owner.group)?;
     }
     rustix::net::listen(&socket, BACKLOG)?;
-    let listener = UnixListener::from_std(std_unix::UnixListener::from(socket))?;
-    Ok((Socket::Unix(listener), Some(file)))
+    Ok((std_unix::UnixListener::from(socket), file))
 }
 
 /// Removes the socket of a server that is gone; refuses everything else that is at `path`.
@@ -274,11 +274,12 @@ pub(super) fn accept_all(listeners: Vec<Listener>, gateway: &Rc<Gateway>) {
             workers = %gateway.config().workers,
             "listening"
         );
-        tokio::task::spawn_local(listener.accept(
-            Rc::clone(gateway),
-            Arc::clone(&slots),
-            Rc::clone(&allowed),
-        ));
+        gateway.accepting_begins();
+        let (gateway, slots, allowed) = (Rc::clone(gateway), Arc::clone(&slots), Rc::clone(&allowed));
+        tokio::task::spawn_local(async move {
+            listener.accept(Rc::clone(&gateway), slots, allowed).await;
+            gateway.accepting_ends();
+        });
     }
 }
 

@@ -18,8 +18,10 @@ pub(super) enum Notice {
     FirstReady {
         generation: u32,
     },
-    /// A worker's process is gone; the books know.
-    PlaceFree,
+    /// The books have changed: a worker is gone, is ready for the first time, or is to be replaced.
+    PoolChanged,
+    /// Requests wait.
+    Demand,
     /// A worker has ended and its request is settled. With a message where the application or a start hook failed in it.
     WorkerEnded {
         generation: u32,

@@ -1,6 +1,6 @@
-//! The books of the worker pool: who exists, who is idle, whom to fork next and when. Std only.
+//! The books of the worker pool: who exists, who is idle, whom to fork and whom to let go, and when. Std only.
 //!
-//! Decides; never forks, kills or sends. Time comes in as an argument.
+//! Decides; never forks, kills or sends. Time and chance come in as arguments.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,6 +10,28 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The longest delay between two attempts: short enough that a mended application is back soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
+
+/// From this failure in a row on, workers are forked one at a time and the code may be loaded afresh: one
+/// failure is an accident, and two may be.
+const FAILING: u32 = 3;
+
+/// What the operator wants of the pool.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    /// Workers kept also when there is nothing to do.
+    pub(super) min: u32,
+    /// Workers at most, and so requests that run at the same time.
+    pub(super) max: u32,
+    /// A worker above `min` that is idle for so long ends.
+    pub(super) idle_timeout: Duration,
+    /// Requests after which a worker is replaced, and what chance may add.
+    pub(super) max_requests: Option<u32>,
+    pub(super) max_requests_jitter: u32,
+    /// Age at which a worker is replaced.
+    pub(super) max_age: Option<Duration>,
+    /// Bytes of memory beyond which a worker is replaced.
+    pub(super) max_memory: Option<u64>,
+}
 
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +52,34 @@ pub(super) enum State {
 struct Seat {
     generation: u32,
     state: State,
+    /// When it was forked.
+    born: Instant,
+    /// Since when it is in its state.
+    since: Instant,
+    /// Requests it was given.
+    requests: u32,
+    /// Requests after which it is due.
+    limit: Option<u32>,
+    /// To be replaced; it leaves when its successor is ready.
+    due: bool,
     /// To be told to exit when its request is over.
     retired: bool,
     /// Whether it has answered a request.
     answered: bool,
+}
+
+/// A worker, as the status shows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Worker {
+    pub(super) number: u32,
+    pub(super) generation: u32,
+    pub(super) state: State,
+    /// When it was forked.
+    pub(super) born: Instant,
+    /// Requests it was given.
+    pub(super) requests: u32,
+    /// To leave when its request is over or its successor ready.
+    pub(super) leaving: bool,
 }
 
 /// What becomes of a worker that says it is ready.
@@ -63,22 +109,41 @@ pub(super) enum Want {
 /// The books.
 #[derive(Debug)]
 pub(super) struct Pool {
-    size: u32,
+    policy: Policy,
+    /// Workers wanted now: between `min` and `max`, raised by demand and lowered by idleness.
+    level: u32,
     /// Of the workers that count and that are forked.
     generation: u32,
     /// By worker number; numbers are as small as can be and are used again.
     seats: BTreeMap<u32, Seat>,
-    /// The worker that became idle last is used first: its caches are warm, and idle ones stay swapped out.
+    /// The worker that became idle last is used first: its caches are warm, and the others can be let go.
     idle: Vec<u32>,
+    /// Workers of this generation that run a request, those that are to leave included.
+    busy: u32,
+    /// A worker has become due, and nobody has looked since.
+    changed: bool,
     /// Starts in a row that ended before the worker answered a request.
     failures: u32,
+    /// The generation of the last of them.
+    failed_generation: u32,
     not_before: Option<Instant>,
 }
 
 impl Pool {
-    /// Books for `size` workers; none exists yet.
-    pub(super) fn new(size: u32, generation: u32) -> Self {
-        Self { size, generation, seats: BTreeMap::new(), idle: Vec::new(), failures: 0, not_before: None }
+    /// Books for a pool in which no worker exists yet.
+    pub(super) fn new(policy: Policy, generation: u32) -> Self {
+        Self {
+            level: policy.min,
+            policy,
+            generation,
+            seats: BTreeMap::new(),
+            idle: Vec::new(),
+            busy: 0,
+            changed: false,
+            failures: 0,
+            failed_generation: 0,
+            not_before: None,
+        }
     }
 
     /// The generation that is forked and that answers.
@@ -86,22 +151,61 @@ impl Pool {
         self.generation
     }
 
+    /// The least and the most workers.
+    pub(super) fn bounds(&self) -> (u32, u32) {
+        (self.policy.min, self.policy.max)
+    }
+
     /// Whether no worker is left.
     pub(super) fn is_empty(&self) -> bool {
         self.seats.is_empty()
     }
 
+    /// Every worker, by number.
+    pub(super) fn workers(&self) -> impl Iterator<Item = Worker> + '_ {
+        self.seats.iter().map(|(number, seat)| Worker {
+            number: *number,
+            generation: seat.generation,
+            state: seat.state,
+            born: seat.born,
+            requests: seat.requests,
+            leaving: seat.due || seat.retired,
+        })
+    }
+
+    // Growing.
+
     /// Which worker to fork, if any is missing.
     pub(super) fn want(&self, now: Instant) -> Want {
-        let current =
-            self.seats.values().filter(|seat| seat.generation == self.generation && !seat.retired).count();
-        if current >= self.size as usize {
+        let lasting = self.current().filter(|seat| !seat.due);
+        if lasting.count() >= self.level as usize {
             return Want::Nothing;
         }
+        let starting = || self.current().any(|seat| seat.state == State::Starting);
         match self.not_before {
             Some(time) if time > now => Want::Wait(time),
+            // One tries for all.
+            _ if self.failures >= FAILING && starting() => Want::Nothing,
             _ => Want::Spawn(self.free_number()),
         }
+    }
+
+    /// So many requests wait that a worker more for each of them would be worth its fork. Those that start already
+    /// count.
+    pub(super) fn demand(&mut self, waiting: usize) {
+        let at_work = self.current().filter(|seat| !seat.due && seat.state != State::Starting).count();
+        let needed = u32::try_from(at_work + waiting).unwrap_or(u32::MAX).min(self.policy.max);
+        self.level = self.level.max(needed);
+    }
+
+    /// Whether demand could still raise the number of workers.
+    pub(super) fn can_grow(&self) -> bool {
+        self.level < self.policy.max
+    }
+
+    /// Whether a request need not wait to see whether a worker becomes free: there is none.
+    pub(super) fn has_nobody(&self) -> bool {
+        self.current().next().is_none()
     }
 
     /// The lowest number that no worker has.
@@ -109,29 +213,88 @@ impl Pool {
         (1..).find(|number| !self.seats.contains_key(number)).expect("fewer workers than numbers")
     }
 
-    /// A worker is being forked.
-    pub(super) fn starting(&mut self, worker: u32, generation: u32) {
-        self.seats
-            .insert(worker, Seat { generation, state: State::Starting, retired: false, answered: false });
+    /// A worker is being forked. `chance` is any random number.
+    pub(super) fn starting(&mut self, worker: u32, generation: u32, chance: u32, now: Instant) {
+        let limit = match self.policy.max_requests {
+            // Chance has no place in "a fresh state for each request".
+            Some(1) => Some(1),
+            limit => limit.map(|limit| {
+                let jitter = u64::from(chance) % (u64::from(self.policy.max_requests_jitter) + 1);
+                limit.saturating_add(u32::try_from(jitter).unwrap_or(0))
+            }),
+        };
+        let seat = Seat {
+            generation,
+            state: State::Starting,
+            born: now,
+            since: now,
+            requests: 0,
+            limit,
+            due: false,
+            retired: false,
+            answered: false,
+        };
+        self.seats.insert(worker, seat);
     }
 
+    // Work.
+
     /// A worker is ready for a request.
-    pub(super) fn ready(&mut self, worker: u32) -> Ready {
+    pub(super) fn ready(&mut self, worker: u32, now: Instant) -> Ready {
+        let generation = self.generation;
         let Some(seat) = self.seats.get_mut(&worker) else { return Ready::Unexpected };
         if !matches!(seat.state, State::Starting | State::Busy) {
             return Ready::Unexpected;
         }
-        if seat.retired {
+        let was_busy = seat.state == State::Busy && seat.generation == generation;
+        seat.since = now;
+        // Whoever is to serve one request never gets a second, whether or not a successor is there.
+        let spent = seat.limit == Some(1) && seat.requests >= 1;
+        let ready = if seat.retired || spent {
+            seat.retired = true;
             seat.state = State::Draining;
-            return Ready::Drain;
-        }
-        if seat.generation != self.generation {
+            Ready::Drain
+        } else if seat.generation != generation {
             seat.state = State::Proved;
-            return Ready::Proved;
+            Ready::Proved
+        } else {
+            seat.state = State::Idle;
+            self.idle.push(worker);
+            Ready::Work
+        };
+        self.busy -= u32::from(was_busy);
+        ready
+    }
+
+    /// Takes an idle worker for a request. No more requests run at a time than there may be workers, also while
+    /// some are being replaced.
+    pub(super) fn assign(&mut self, now: Instant) -> Option<u32> {
+        if self.busy >= self.policy.max {
+            return None;
         }
-        seat.state = State::Idle;
-        self.idle.push(worker);
-        Ready::Work
+        let worker = self.idle.pop()?;
+        let seat = self.seats.get_mut(&worker)?;
+        (seat.state, seat.since) = (State::Busy, now);
+        seat.requests = seat.requests.saturating_add(1);
+        // Already now, so that its successor is forked while it runs what may be its last request.
+        if !seat.due && seat.limit.is_some_and(|limit| seat.requests >= limit) {
+            seat.due = true;
+            self.changed = true;
+        }
+        self.busy += 1;
+        Some(worker)
+    }
+
+    /// Gives back a worker that was assigned and got nothing after all.
+    pub(super) fn unassign(&mut self, worker: u32, now: Instant) {
+        if let Some(seat) = self.seats.get_mut(&worker)
+            && seat.state == State::Busy
+        {
+            self.busy -= u32::from(seat.generation == self.generation);
+            (seat.state, seat.since) = (State::Idle, now);
+            seat.requests -= 1;
+            self.idle.push(worker);
+        }
     }
 
     /// A worker has answered a request: starts succeed.
@@ -143,49 +306,165 @@ impl Pool {
         self.not_before = None;
     }
 
-    /// Gives back a worker that was assigned and got nothing after all.
-    pub(super) fn unassign(&mut self, worker: u32) {
-        if let Some(seat) = self.seats.get_mut(&worker) {
-            seat.state = State::Idle;
-            self.idle.push(worker);
-        }
-    }
-
-    /// Takes an idle worker for a request.
-    pub(super) fn assign(&mut self) -> Option<u32> {
-        let worker = self.idle.pop()?;
-        self.seats.get_mut(&worker)?.state = State::Busy;
-        Some(worker)
-    }
-
     /// A worker ended. Says what it was doing. One that ends before it answered a request counts as a failed start, and
     /// from the second in a row on the next fork is put off, longer each time.
     pub(super) fn ended(&mut self, worker: u32, now: Instant) -> Option<State> {
         let seat = self.seats.remove(&worker)?;
         self.idle.retain(|idle| *idle != worker);
+        if seat.state == State::Busy && seat.generation == self.generation {
+            self.busy -= 1;
+        }
         if !seat.answered && !seat.retired {
-            self.failures += 1;
-            self.not_before = match self.failures {
-                0 | 1 => None,
-                n => Some(now + (FIRST_BACKOFF * 2u32.saturating_pow(n.min(16) - 2)).min(MAX_BACKOFF)),
-            };
+            self.failed(seat.generation, now);
         }
         Some(seat.state)
     }
 
-    /// From now on `size` workers are wanted.
-    pub(super) fn resize(&mut self, size: u32) {
-        self.size = size;
+    // Failing.
+
+    /// A start came to nothing.
+    pub(super) fn failed(&mut self, generation: u32, now: Instant) {
+        self.failed_generation = generation;
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = match self.failures {
+            0 | 1 => None,
+            n => Some(now + (FIRST_BACKOFF * 2u32.saturating_pow(n.min(16) - 2)).min(MAX_BACKOFF)),
+        };
     }
 
-    /// Moves to a generation whose first worker is ready.
-    pub(super) fn switch(&mut self, generation: u32) {
+    /// Whether workers of the generation that answers die again and again before they have answered anything.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures >= FAILING && self.failed_generation == self.generation
+    }
+
+    /// Where nobody is there to work, nor about to be: how long until the next attempt.
+    pub(super) fn down_for(&self, now: Instant) -> Option<Duration> {
+        let attempt = self.not_before.filter(|time| *time > now && self.has_nobody())?;
+        Some(attempt - now)
+    }
+
+    // Shrinking and replacing.
+
+    /// Whether a worker has become due since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What a worker takes, in bytes.
+    pub(super) fn measured(&mut self, worker: u32, memory: u64) -> bool {
+        let too_large = self.policy.max_memory.is_some_and(|limit| memory > limit);
+        match self.seats.get_mut(&worker) {
+            Some(seat) if too_large && !seat.due && !seat.retired => {
+                seat.due = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Marks the oldest worker that has reached its age. One at a time: those that were forked together are not
+    /// all replaced together. Gives when to look again.
+    pub(super) fn age(&mut self, now: Instant) -> Option<Instant> {
+        let max_age = self.policy.max_age?;
+        let generation = self.generation;
+        let of_it = |seat: &Seat| seat.generation == generation && !seat.retired;
+        if self.seats.values().any(|seat| of_it(seat) && seat.due) {
+            return None;
+        }
+        let oldest = self.seats.values_mut().filter(|seat| of_it(seat)).min_by_key(|seat| seat.born)?;
+        let time = oldest.born + max_age;
+        if time <= now {
+            oldest.due = true;
+            return None;
+        }
+        Some(time)
+    }
+
+    /// Workers that are no longer needed, to be told to exit at once: those whose successors are ready, those
+    /// beyond the most there may be, those above the least that have been idle for too long. Busy ones among the
+    /// first two follow when their request is over. Also gives when to look again.
+    pub(super) fn surplus(&mut self, now: Instant) -> (Vec<u32>, Option<Instant>) {
+        let mut leaving = Vec::new();
+        loop {
+            let ready = self.current().filter(|seat| seat.state != State::Starting).count();
+            let Some(worker) = (ready > self.level as usize).then(|| self.least_needed()).flatten() else {
+                break;
+            };
+            leaving.extend(self.let_go(worker, now));
+        }
+        let mut again = None;
+        while let Some(worker) = self.idle.first().copied()
+            && self.current().count() > self.policy.min as usize
+        {
+            let Some(seat) = self.seats.get(&worker) else { break };
+            let time = seat.since + self.policy.idle_timeout;
+            if time > now {
+                again = Some(time);
+                break;
+            }
+            self.level = self.level.saturating_sub(1).max(self.policy.min);
+            leaving.extend(self.let_go(worker, now));
+        }
+        (leaving, again)
+    }
+
+    /// A worker that may go first, of more than are wanted: one that is due, or any where there are more than
+    /// there may be; an idle one before a busy one.
+    fn least_needed(&self) -> Option<u32> {
+        let over = self.current().count()
+            > self.policy.max as usize + self.current().filter(|seat| seat.due).count();
+        let candidates = self.seats.iter().filter(|(_, seat)| {
+            seat.generation == self.generation && !seat.retired && seat.state != State::Starting
+        });
+        candidates
+            .filter(|(_, seat)| seat.due || over)
+            .min_by_key(|(number, seat)| (!seat.due, seat.state != State::Idle, **number))
+            .map(|(number, _)| *number)
+    }
+
+    /// Retires a worker of this generation; gives it back where it is to be told to exit now.
+    fn let_go(&mut self, worker: u32, now: Instant) -> Option<u32> {
+        let seat = self.seats.get_mut(&worker)?;
+        seat.retired = true;
+        if seat.state == State::Busy {
+            return None;
+        }
+        (seat.state, seat.since) = (State::Draining, now);
+        self.idle.retain(|idle| *idle != worker);
+        Some(worker)
+    }
+
+    /// Another policy. Workers that exist keep the number of requests they were born with.
+    pub(super) fn set_policy(&mut self, policy: Policy) {
+        self.level = self.level.clamp(policy.min, policy.max);
+        self.policy = policy;
+    }
+
+    /// From now on between `min` and `max` workers are wanted.
+    pub(super) fn resize(&mut self, min: u32, max: u32) {
+        self.set_policy(Policy { min, max, ..self.policy.clone() });
+    }
+
+    /// No worker is wanted any more; gives the idle ones, which are to be told to exit at once.
+    pub(super) fn close(&mut self, now: Instant) -> Vec<u32> {
+        self.resize(0, 0);
+        self.retire(now, |_| true)
+    }
+
+    // Generations.
+
+    /// Moves to a generation whose first worker is ready. `afresh`: what failed before says nothing about it.
+    pub(super) fn switch(&mut self, generation: u32, afresh: bool, now: Instant) {
         self.generation = generation;
-        self.failures = 0;
+        if afresh {
+            self.failures = 0;
+        }
         self.not_before = None;
+        self.idle.clear();
+        self.busy = 0;
         for (worker, seat) in &mut self.seats {
             if seat.generation == generation && seat.state == State::Proved {
-                seat.state = State::Idle;
+                (seat.state, seat.since) = (State::Idle, now);
                 self.idle.push(*worker);
             }
         }
@@ -199,19 +478,24 @@ impl Pool {
 
     /// Retires every worker that `which` (given its generation) picks; gives the idle ones, which are to
     /// be told to exit at once. The busy ones follow when their request is over.
-    pub(super) fn retire(&mut self, which: impl Fn(u32) -> bool) -> Vec<u32> {
-        let mut now = Vec::new();
+    pub(super) fn retire(&mut self, now: Instant, which: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut leaving = Vec::new();
         for (worker, seat) in &mut self.seats {
             if which(seat.generation) && !seat.retired {
                 seat.retired = true;
                 if matches!(seat.state, State::Idle | State::Proved) {
-                    seat.state = State::Draining;
-                    now.push(*worker);
+                    (seat.state, seat.since) = (State::Draining, now);
+                    leaving.push(*worker);
                 }
             }
         }
-        self.idle.retain(|worker| !now.contains(worker));
-        now
+        self.idle.retain(|worker| !leaving.contains(worker));
+        leaving
+    }
+
+    /// The seats of the generation that answers, but for those that are to leave.
+    fn current(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.values().filter(|seat| seat.generation == self.generation && !seat.retired)
     }
 }
 
@@ -219,81 +503,218 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn full_pool(size: u32) -> (Pool, Instant) {
-        let (mut pool, now) = (Pool::new(size, 1), Instant::now());
-        while let Want::Spawn(worker) = pool.want(now) {
-            pool.starting(worker, 1);
-            assert_eq!(pool.ready(worker), Ready::Work);
-        }
+    const POLICY: Policy = Policy {
+        min: 1,
+        max: 1,
+        idle_timeout: Duration::from_secs(60),
+        max_requests: None,
+        max_requests_jitter: 0,
+        max_age: None,
+        max_memory: None,
+    };
+
+    fn range(min: u32, max: u32) -> Policy {
+        Policy { min, max, ..POLICY }
+    }
+
+    fn pool(policy: Policy) -> (Pool, Instant) {
+        let (mut pool, now) = (Pool::new(policy, 1), Instant::now());
+        fill(&mut pool, now);
         (pool, now)
+    }
+
+    /// Forks whatever is wanted; each worker is ready at once. Gives their numbers.
+    fn fill(pool: &mut Pool, now: Instant) -> Vec<u32> {
+        let mut forked = Vec::new();
+        while let Want::Spawn(worker) = pool.want(now) {
+            pool.starting(worker, pool.generation(), 0, now);
+            assert_eq!(pool.ready(worker, now), Ready::Work);
+            forked.push(worker);
+        }
+        forked
+    }
+
+    /// Runs one request on the worker that is next.
+    fn serve(pool: &mut Pool, now: Instant) -> (u32, Ready) {
+        let worker = pool.assign(now).expect("somebody is idle");
+        pool.answered(worker);
+        (worker, pool.ready(worker, now))
     }
 
     #[test]
     fn fills_up_and_numbers_from_one() {
-        let (mut pool, now) = full_pool(3);
-        assert_eq!(pool.seats.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+        let (mut pool, now) = pool(range(3, 3));
+        assert_eq!(pool.workers().map(|worker| worker.number).collect::<Vec<_>>(), [1, 2, 3]);
         pool.ended(2, now);
         assert_eq!(pool.want(now), Want::Spawn(2));
     }
 
     #[test]
     fn the_worker_that_was_idle_last_is_used_first() {
-        let (mut pool, _) = full_pool(2);
-        assert_eq!(pool.assign(), Some(2));
-        pool.ready(2);
-        assert_eq!(pool.assign(), Some(2));
-        assert_eq!(pool.assign(), Some(1));
-        assert_eq!(pool.assign(), None);
+        let (mut pool, now) = pool(range(2, 2));
+        assert_eq!(pool.assign(now), Some(2));
+        pool.ready(2, now);
+        assert_eq!(pool.assign(now), Some(2));
+        assert_eq!(pool.assign(now), Some(1));
+        assert_eq!(pool.assign(now), None);
     }
 
     #[test]
     fn deaths_in_a_row_are_answered_more_and_more_slowly_until_a_request_succeeds() {
-        let (mut pool, now) = full_pool(1);
+        let (mut pool, now) = pool(range(1, 1));
         let mut delays = Vec::new();
         for _ in 0..12 {
             pool.ended(1, now);
-            delays.push(match pool.want(now) {
-                Want::Wait(time) => time - now,
-                _ => Duration::ZERO,
-            });
-            pool.starting(1, 1);
+            delays.push(pool.down_for(now).unwrap_or_default());
+            assert_eq!(pool.want(now + MAX_BACKOFF), Want::Spawn(1));
+            pool.starting(1, 1, 0, now);
         }
         assert_eq!(delays[..3], [Duration::ZERO, FIRST_BACKOFF, FIRST_BACKOFF * 2]);
         assert_eq!(*delays.last().unwrap(), MAX_BACKOFF);
+        assert!(pool.is_failing());
 
-        pool.ready(1);
-        pool.assign();
-        pool.answered(1);
+        pool.ready(1, now);
+        serve(&mut pool, now);
         pool.ended(1, now);
         assert_eq!(pool.want(now), Want::Spawn(1));
-        assert_eq!(pool.failures, 0, "an end after an answer is no failed start");
+        assert!(!pool.is_failing(), "an end after an answer is no failed start");
+    }
+
+    #[test]
+    fn while_starts_fail_one_worker_tries_for_all() {
+        let (mut pool, now) = pool(range(4, 4));
+        (1..=4).for_each(|worker| assert!(pool.ended(worker, now).is_some()));
+        let later = now + MAX_BACKOFF;
+        assert_eq!(pool.want(later), Want::Spawn(1));
+        pool.starting(1, 1, 0, later);
+        assert_eq!(pool.want(later), Want::Nothing);
+        pool.ready(1, later);
+        serve(&mut pool, later);
+        assert_eq!(fill(&mut pool, later), [2, 3, 4]);
     }
 
     #[test]
     fn a_worker_that_is_ready_twice_is_found_out() {
-        let (mut pool, _) = full_pool(1);
-        assert_eq!(pool.ready(1), Ready::Unexpected);
-        assert_eq!(pool.ready(7), Ready::Unexpected);
-        assert_eq!(pool.assign(), Some(1));
-        assert_eq!(pool.assign(), None);
+        let (mut pool, now) = pool(range(1, 1));
+        assert_eq!(pool.ready(1, now), Ready::Unexpected);
+        assert_eq!(pool.ready(7, now), Ready::Unexpected);
+        assert_eq!(pool.assign(now), Some(1));
+        assert_eq!(pool.assign(now), None);
     }
 
     #[test]
     fn a_new_generation_takes_over_and_the_old_one_finishes_its_requests() {
-        let (mut pool, now) = full_pool(2);
-        assert_eq!(pool.assign(), Some(2));
+        let (mut pool, now) = pool(range(2, 2));
+        assert_eq!(pool.assign(now), Some(2));
         let first = pool.free_number();
-        pool.starting(first, 2);
-        assert_eq!(pool.ready(first), Ready::Proved);
-        assert_eq!(pool.assign(), Some(1), "the old generation answers until the switch");
-        pool.unassign(1);
-        pool.switch(2);
-        assert_eq!(pool.retire(|generation| generation < 2), [1]);
+        pool.starting(first, 2, 0, now);
+        assert_eq!(pool.ready(first, now), Ready::Proved);
+        assert_eq!(pool.assign(now), Some(1), "the old generation answers until the switch");
+        pool.unassign(1, now);
+        pool.switch(2, true, now);
+        assert_eq!(pool.retire(now, |generation| generation < 2), [1]);
         assert_eq!(pool.want(now), Want::Spawn(4));
         assert_eq!(pool.retired(1), [1, 2]);
-        assert_eq!(pool.ready(2), Ready::Drain, "the busy one is told to exit when it is done");
+        assert_eq!(pool.ready(2, now), Ready::Drain, "the busy one is told to exit when it is done");
         assert_eq!(pool.ended(2, now), Some(State::Draining));
-        assert_eq!(pool.failures, 0, "an exit that was asked for is no failure");
-        assert_eq!(pool.assign(), Some(3));
+        assert_eq!(pool.want(now), Want::Spawn(2), "an exit that was asked for is no failure");
+        assert_eq!(pool.assign(now), Some(3));
+    }
+
+    #[test]
+    fn waiting_requests_raise_the_number_of_workers_and_idleness_lowers_it() {
+        let (mut pool, now) = pool(range(0, 4));
+        assert_eq!(pool.want(now), Want::Nothing, "nothing to do, nobody there");
+        pool.demand(3);
+        assert_eq!(fill(&mut pool, now), [1, 2, 3]);
+        pool.demand(9);
+        assert_eq!(fill(&mut pool, now), [4], "never more than the most");
+        assert!(!pool.can_grow());
+        // Worker 4 goes on working; the others are never needed again.
+        let later = now + POLICY.idle_timeout;
+        assert_eq!(pool.surplus(later - Duration::from_nanos(1)), (vec![], Some(later)));
+        serve(&mut pool, later);
+        assert_eq!(pool.surplus(later), (vec![1, 2, 3], Some(later + POLICY.idle_timeout)));
+        assert_eq!(pool.want(later), Want::Nothing);
+        assert_eq!(pool.surplus(later + POLICY.idle_timeout), (vec![4], None));
+    }
+
+    #[test]
+    fn a_worker_that_starts_already_counts_for_one_that_waits() {
+        let (mut pool, now) = pool(range(0, 4));
+        pool.demand(1);
+        pool.starting(1, 1, 0, now);
+        pool.demand(1);
+        assert_eq!(pool.want(now), Want::Nothing);
+        pool.demand(2);
+        assert_eq!(pool.want(now), Want::Spawn(2));
+    }
+
+    #[test]
+    fn a_worker_goes_on_after_its_last_request_until_its_successor_is_ready() {
+        let (mut pool, now) = pool(Policy { max_requests: Some(2), ..range(1, 1) });
+        assert_eq!(serve(&mut pool, now), (1, Ready::Work));
+        assert_eq!(pool.want(now), Want::Nothing);
+        assert_eq!(pool.assign(now), Some(1));
+        assert!(pool.take_changed() && !pool.take_changed());
+        assert_eq!(pool.want(now), Want::Spawn(2), "while the last request runs");
+        pool.starting(2, 1, 0, now);
+        assert_eq!(pool.ready(1, now), Ready::Work);
+        assert_eq!(serve(&mut pool, now), (1, Ready::Work), "its successor is not ready");
+        assert_eq!(pool.surplus(now).0, [0; 0]);
+        pool.ready(2, now);
+        assert_eq!(pool.surplus(now).0, [1]);
+        assert_eq!(pool.assign(now), Some(2));
+    }
+
+    #[test]
+    fn with_one_request_each_no_state_is_used_twice_and_no_more_run_at_once() {
+        let (mut pool, now) = pool(Policy { max_requests: Some(1), max_requests_jitter: 9, ..range(2, 2) });
+        assert_eq!((pool.assign(now), pool.assign(now)), (Some(2), Some(1)));
+        assert_eq!(fill(&mut pool, now), [3, 4]);
+        assert_eq!(pool.assign(now), None, "two run already");
+        assert_eq!(pool.surplus(now).0, [0; 0], "the spent ones are busy");
+        assert_eq!(pool.assign(now), None, "two still run");
+        pool.answered(1);
+        assert_eq!(pool.ready(1, now), Ready::Drain);
+        assert_eq!(pool.assign(now), Some(4));
+    }
+
+    #[test]
+    fn workers_of_one_age_are_replaced_one_after_the_other() {
+        let max_age = Duration::from_secs(3600);
+        let (mut pool, now) = pool(Policy { max_age: Some(max_age), ..range(2, 2) });
+        assert_eq!(pool.age(now), Some(now + max_age));
+        let later = now + max_age;
+        assert_eq!(pool.age(later), None);
+        assert_eq!(pool.age(later), None, "one at a time");
+        assert_eq!(fill(&mut pool, later), [3]);
+        assert_eq!(pool.surplus(later).0, [1]);
+        assert_eq!(pool.age(later), None);
+        assert_eq!(fill(&mut pool, later), [4]);
+        assert_eq!(pool.surplus(later).0, [2]);
+        assert_eq!(pool.age(later), Some(later + max_age));
+    }
+
+    #[test]
+    fn a_worker_that_has_grown_is_replaced_once() {
+        let (mut pool, now) = pool(Policy { max_memory: Some(1000), ..range(1, 1) });
+        assert!(!pool.measured(1, 1000));
+        assert!(pool.measured(1, 1001));
+        assert!(!pool.measured(1, 1002));
+        assert_eq!(fill(&mut pool, now), [2]);
+        assert_eq!(pool.surplus(now).0, [1]);
+    }
+
+    #[test]
+    fn fewer_workers_leave_as_they_become_idle() {
+        let (mut pool, now) = pool(range(3, 3));
+        assert_eq!(pool.assign(now), Some(3));
+        pool.resize(1, 1);
+        assert_eq!(pool.surplus(now).0, [1, 2]);
+        assert_eq!(pool.want(now), Want::Nothing);
+        pool.resize(2, 2);
+        assert_eq!(pool.want(now), Want::Spawn(4));
+        assert_eq!(pool.ready(3, now), Ready::Work);
     }
 }

@@ -23,6 +23,31 @@ impl<T> Queue<T> {
         self.items.is_empty()
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// How many may.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many came at `time` or before.
+    pub(super) fn came_before(&self, time: Instant) -> usize {
+        self.items.partition_point(|(came, _)| *came <= time)
+    }
+
+    /// When the item that has waited longest came.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.items.front().map(|(came, _)| *came)
+    }
+
+    /// Other bounds; what waits already stays.
+    pub(super) fn set_bounds(&mut self, capacity: usize, max_age: Duration) {
+        (self.capacity, self.max_age) = (capacity, max_age);
+    }
+
     /// Appends an item; gives it back where the queue is full.
     pub(super) fn push(&mut self, now: Instant, item: T) -> Result<(), T> {
         if self.items.len() >= self.capacity {
@@ -51,7 +76,7 @@ impl<T> Queue<T> {
 
     /// When the oldest item expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.items.front().map(|(came, _)| *came + self.max_age)
+        self.oldest().map(|came| came + self.max_age)
     }
 
     /// Drops every item that `keep` refuses.

@@ -1,12 +1,13 @@
 //! The answer to one request, and the rules that keep it truthful.
 //!
 //! Every failure before the head is a whole response with a 5xx status; every failure after it leaves a
-//! response that no client takes for complete. A reply that is dropped unfinished fails by itself.
+//! response that no client takes for complete. Remembers what it has sent, for the journal.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use super::connection::Connection;
+use super::journal::End;
 use crate::cgi::response;
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request
@@ -52,6 +53,11 @@ pub(super) struct Reply {
     ticket: Rc<Ticket>,
     head_request: bool,
     progress: Progress,
+    /// Of the head that was sent.
+    status: Option<u16>,
+    /// Bytes of body that were sent.
+    sent: u64,
+    broken: bool,
 }
 
 /// The worker's answer breaks the rules; the worker is at fault.
@@ -61,7 +67,16 @@ pub(super) struct Untruthful(pub(super) &'static str);
 impl Reply {
     /// `head_request`: the answer has a head that may promise a body, and never a body.
     pub(super) fn new(connection: Rc<Connection>, id: u16, ticket: Rc<Ticket>, head_request: bool) -> Self {
-        Self { connection, id, ticket, head_request, progress: Progress::Nothing }
+        Self {
+            connection,
+            id,
+            ticket,
+            head_request,
+            progress: Progress::Nothing,
+            status: None,
+            sent: 0,
+            broken: false,
+        }
     }
 
     pub(super) fn ticket(&self) -> &Ticket {
@@ -79,7 +94,7 @@ impl Reply {
         };
         let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
         self.progress = Progress::Head(promised);
-        self.put(block);
+        self.put_head(head.status, block);
         Ok(())
     }
 
@@ -94,7 +109,7 @@ impl Reply {
             }
             Progress::Nothing | Progress::Over => return Err(Untruthful("a response body without a head")),
         }
-        self.put(bytes);
+        self.put_body(bytes);
         Ok(())
     }
 
@@ -122,10 +137,16 @@ impl Reply {
         }
         match progress {
             Progress::Nothing => {
-                self.put(&response::failure(status, message, retry_after));
+                let response = response::failure(status, message, retry_after);
+                let (head, body) = response::split_failure(&response);
+                self.put_head(status, head);
+                self.put_body(body);
                 self.connection.end(self.id);
             }
-            Progress::Head(_) => self.connection.break_off(self.id, message),
+            Progress::Head(_) => {
+                self.broken = true;
+                self.connection.break_off(self.id, message);
+            }
             Progress::Over => {}
         }
     }
@@ -149,15 +170,38 @@ impl Reply {
         if self.ticket.is_abandoned() { None } else { Connection::room(&self.connection) }
     }
 
-    fn put(&self, bytes: &[u8]) {
+    fn put_head(&mut self, status: u16, block: &[u8]) {
         if !self.ticket.is_abandoned() {
+            self.status = Some(status);
+            self.connection.stdout(self.id, block);
+        }
+    }
+
+    fn put_body(&mut self, bytes: &[u8]) {
+        if !self.ticket.is_abandoned() {
+            self.sent += bytes.len() as u64;
             self.connection.stdout(self.id, bytes);
         }
     }
-}
 
-impl Drop for Reply {
-    fn drop(&mut self) {
-        self.fail(502, "the request was lost", None);
+    // For the journal.
+
+    /// The status that was sent.
+    pub(super) fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Bytes of body that were sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// How it ended. A client that leaves once it has everything aborts nothing.
+    pub(super) fn end_of(&self) -> End {
+        match (self.broken, self.ticket.is_abandoned()) {
+            (true, _) => End::Broken,
+            (false, true) => End::Aborted,
+            (false, false) => End::Complete,
+        }
     }
 }

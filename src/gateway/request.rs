@@ -1,16 +1,21 @@
-//! A complete request on its way through the gateway, and the name it has in every log.
+//! A request on its way through the gateway, and the name it has in every log. Tells the journal how it ended.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use tracing::info;
+
+use super::journal::{Journal, Refused};
 use super::reply::Reply;
+use super::request_line::RequestLine;
 use super::spool::Body;
 use crate::cgi::Variables;
 
 /// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
 const MAX_REQUEST_ID: usize = 64;
 
-/// One complete request.
+/// One request: complete, but for those that are refused or left while they arrive.
 #[derive(Debug)]
 pub(super) struct Request {
     /// From the proxy where it is sane, else generated; in the logs, and `nibiru.request_id` for the application.
@@ -18,15 +23,87 @@ pub(super) struct Request {
     pub(super) variables: Variables,
     pub(super) body: Body,
     pub(super) reply: Reply,
-    /// When it was complete.
+    /// When it was complete, or refused.
     pub(super) came: Instant,
+    /// Whether all of it has come.
+    pub(super) complete: bool,
+    /// Which worker has it.
+    pub(super) handed: Option<Handed>,
+    /// Why the gateway answers it.
+    pub(super) refused: Option<Refused>,
+    journal: Option<Rc<Journal>>,
+}
+
+/// That a worker was given a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handed {
+    pub(super) at: Instant,
+    pub(super) worker: u32,
+    pub(super) generation: u32,
 }
 
 impl Request {
-    pub(super) fn new(variables: Variables, body: Body, reply: Reply) -> Box<Self> {
+    /// A complete one.
+    pub(super) fn new(variables: Variables, body: Body, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
         let given = variables.get(b"HTTP_X_REQUEST_ID").and_then(sane);
         let request_id = given.map_or_else(generate, str::to_owned);
-        Box::new(Self { request_id, variables, body, reply, came: Instant::now() })
+        Box::new(Self {
+            request_id,
+            variables,
+            body,
+            reply,
+            came: Instant::now(),
+            complete: true,
+            handed: None,
+            refused: None,
+            journal: Some(journal),
+        })
+    }
+
+    /// One that has come in part, and of which no more is wanted.
+    pub(super) fn partial(variables: Variables, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
+        let mut request = Self::new(variables, Body::new(), reply, journal);
+        request.complete = false;
+        request
+    }
+
+    /// Answers it in the application's place; logs why.
+    pub(super) fn refuse(&mut self, why: Refused, status: u16, message: &str) {
+        self.refuse_for(why, status, message, super::RETRY_AFTER);
+    }
+
+    /// [`Self::refuse`], where a client that gets 503 may try again after so long.
+    pub(super) fn refuse_for(&mut self, why: Refused, status: u16, message: &str, retry_after: Duration) {
+        let line = RequestLine::of(&self.variables);
+        let line = (!line.is_empty()).then(|| tracing::field::display(line));
+        let option = match why {
+            Refused::QueueFull => " (--queue)",
+            Refused::QueueTimeout => " (--queue-timeout)",
+            // The others say it themselves where there is one.
+            _ => "",
+        };
+        if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            info!(request = self.request_id, status, line, left_out, "request refused: {message}{option}");
+        }
+        self.refused = Some(why);
+        let seconds = u32::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        self.reply.fail(status, message, (status == 503).then_some(seconds));
+    }
+
+    /// Is not for the application: it counts nowhere.
+    pub(super) fn set_aside(&mut self) {
+        self.journal = None;
+    }
+}
+
+/// One that nobody has answered fails by itself.
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.reply.fail(502, "the request was lost", None);
+        if let Some(journal) = self.journal.take() {
+            journal.ended(self);
+        }
     }
 }
 

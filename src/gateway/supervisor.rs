@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::notice::Notice;
-use super::pool::Want;
+use super::pool::{State, Want, Worker};
 use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
-use super::{Code, Command, Error, Gateway, Load, output};
+use super::{Code, Command, Error, Gateway, Load, Scale, output};
+use crate::config::{Config, MAX_WORKERS, Workers};
 use crate::ipc::launch::Launch;
 use crate::ipc::message::{Exit, LogLevel, ToWorker};
 
@@ -22,6 +23,10 @@ use crate::ipc::message::{Exit, LogLevel, ToWorker};
 /// ended by itself. A launch that fails again waits twice as long each time, up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(10);
+
+/// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
+/// no longer than that gains nothing; and a burst of short requests is over by then.
+const SCALE_WAIT: Duration = Duration::from_millis(5);
 
 /// How long workers have to run their stop hooks once no request is left.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -43,6 +48,10 @@ pub(super) struct Supervisor {
     births: HashMap<(u64, u32), Birth>,
     launches: u64,
     last_generation: u32,
+    /// The settings that come into force with the next generation.
+    next_config: Option<Rc<Config>>,
+    /// The next generation is loaded because workers of this one fail again and again, not because anyone asked.
+    recovering: bool,
     /// When a zygote that ended by itself is replaced.
     relaunch: Option<Instant>,
     /// Launches in a row, in the place of one that ended, that came to nothing.
@@ -58,6 +67,9 @@ struct Zygote {
     /// Tells it from its predecessors of the same generation.
     launch: u64,
     loaded: bool,
+    /// Whether it forks copies of what it has loaded, and not processes that load for themselves.
+    preloaded: bool,
+    launched: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +96,8 @@ impl Supervisor {
             births: HashMap::new(),
             launches: 0,
             last_generation: 0,
+            next_config: None,
+            recovering: false,
             relaunch: None,
             failed_launches: 0,
             leaving: Vec::new(),
@@ -93,7 +107,8 @@ impl Supervisor {
 
     /// Runs until a stop is complete.
     pub(super) async fn run(mut self) {
-        self.reload();
+        let config = self.gateway.config();
+        self.load_next(config);
         loop {
             let wake = self.act();
             if self.stop != Stop::No && self.is_stopped() {
@@ -119,7 +134,7 @@ impl Supervisor {
         if self.relaunch.is_some_and(|time| time <= now) {
             self.relaunch = None;
             let generation = self.gateway.pool.borrow().generation();
-            self.current = self.launch(generation);
+            self.current = self.launch(generation, &self.gateway.config());
             if self.current.is_none() {
                 self.put_off_relaunch();
             }
@@ -137,7 +152,35 @@ impl Supervisor {
             Stop::Finishing(until) | Stop::Draining(until) => Some(until),
         };
         let leaving = self.leaving.iter().map(|(until, _)| *until).min();
-        [self.fill(now), self.relaunch, leaving, stop].into_iter().flatten().min()
+        let aged = self.gateway.pool.borrow_mut().age(now);
+        let demanded = self.meet_demand(now);
+        let filled = self.fill(now);
+        let late = self.end_late_starts(now);
+        self.gateway.refuse_all_while_down();
+        [aged, demanded, filled, late, self.let_go(now), self.measure(now), self.relaunch, leaving, stop]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Raises the number of workers wanted, where requests have waited for long enough; gives when that may be.
+    fn meet_demand(&self, now: Instant) -> Option<Instant> {
+        self.gateway.demand.set(false);
+        let queue = self.gateway.queue.borrow();
+        let oldest = queue.oldest()?;
+        let mut pool = self.gateway.pool.borrow_mut();
+        if pool.has_nobody() {
+            pool.demand(queue.len());
+            return None;
+        }
+        if !pool.can_grow() {
+            return None;
+        }
+        if let Some(before) = now.checked_sub(SCALE_WAIT) {
+            pool.demand(queue.came_before(before));
+        }
+        // Whoever comes meanwhile asks for itself; whoever waits already is looked at again.
+        Some(if oldest + SCALE_WAIT > now { oldest + SCALE_WAIT } else { now + SCALE_WAIT })
     }
 
     /// Has every missing worker forked; gives when the next one may be.
@@ -148,6 +191,18 @@ impl Supervisor {
             match want {
                 Want::Nothing => return None,
                 Want::Wait(time) => return Some(time),
+                Want::Spawn(_) if self.stop != Stop::No && self.gateway.queue.borrow().is_empty() => {
+                    return None;
+                }
+                // Copies of the code as it was loaded die like the ones before; the files may have been mended since.
+                Want::Spawn(_) if zygote.preloaded && self.gateway.pool.borrow().is_failing() => {
+                    if self.next.is_none() && self.stop == Stop::No {
+                        self.recovering = true;
+                        let config = self.gateway.config();
+                        self.load_next(config);
+                    }
+                    return None;
+                }
                 Want::Spawn(worker) => {
                     if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, zygote) {
                         warn!(worker, cause = %crate::log::cause(&cause), "cannot fork a worker");
@@ -158,6 +213,57 @@ impl Supervisor {
         }
     }
 
+    /// Lets workers go that are not needed any more; gives when to look again.
+    fn let_go(&self, now: Instant) -> Option<Instant> {
+        let (leaving, again) = self.gateway.pool.borrow_mut().surplus(now);
+        for worker in leaving {
+            debug!(worker, "worker is not needed any more");
+            self.gateway.tell(worker, ToWorker::Drain);
+        }
+        again
+    }
+
+    /// Asks idle workers what they take; gives when to look again.
+    fn measure(&self, now: Instant) -> Option<Instant> {
+        self.gateway.measuring.set(false);
+        let idle = |worker: &Worker| worker.state == State::Idle;
+        let idle: Vec<_> =
+            self.gateway.pool.borrow().workers().filter(idle).map(|worker| worker.number).collect();
+        let workers = self.gateway.workers.borrow();
+        let again = idle.iter().filter_map(|worker| workers.get(worker)?.measure(now)).min();
+        self.gateway.measuring.set(again.is_some());
+        again
+    }
+
+    /// Ends zygotes and workers that take too long to start; gives when to look again.
+    fn end_late_starts(&mut self, now: Instant) -> Option<Instant> {
+        let timeout = self.next_config.clone().unwrap_or_else(|| self.gateway.config()).start_timeout?;
+        let due = |since: Instant| if since + timeout > now { Err(since + timeout) } else { Ok(()) };
+        let mut again = None;
+        let mut look_at = |time: Instant| again = Some(again.map_or(time, |other: Instant| other.min(time)));
+        for zygote in [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded) {
+            match due(zygote.launched) {
+                Err(time) => look_at(time),
+                Ok(()) => {
+                    let r#gen = zygote.link.generation;
+                    error!(r#gen, "loading the application takes too long; ending it (--start-timeout)");
+                    zygote.link.kill();
+                }
+            }
+        }
+        for worker in self.gateway.pool.borrow().workers().filter(|worker| worker.state == State::Starting) {
+            match due(worker.born) {
+                Err(time) => look_at(time),
+                Ok(()) => {
+                    let (worker, r#gen) = (worker.number, worker.generation);
+                    error!(worker, r#gen, "worker takes too long to start; killing it (--start-timeout)");
+                    self.gateway.kill(&[worker]);
+                }
+            }
+        }
+        again
+    }
+
     fn spawn(
         gateway: &Gateway,
         births: &mut HashMap<(u64, u32), Birth>,
@@ -166,14 +272,18 @@ impl Supervisor {
     ) -> std::io::Result<()> {
         let birth = Birth::of(worker, &zygote.link)?;
         births.insert((zygote.launch, worker), birth);
-        gateway.pool.borrow_mut().starting(worker, zygote.link.generation);
+        gateway.pool.borrow_mut().starting(worker, zygote.link.generation, chance(), Instant::now());
         Ok(())
     }
 
     fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::Command(Command::Reload) if self.stop == Stop::No => self.reload(),
-            Notice::Command(Command::Reload) | Notice::PlaceFree => {}
+            Notice::Command(Command::Scale(change)) => self.scale(change),
+            Notice::Command(Command::Reload) | Notice::PoolChanged | Notice::Demand => {}
+            Notice::Command(Command::ReopenLogs) => {
+                self.gateway.journal.access_log().inspect(|log| log.reopen());
+            }
             Notice::Command(Command::Stop) => self.stop(),
             Notice::ConnectionsGone => {
                 if matches!(self.stop, Stop::Finishing(_)) {
@@ -186,7 +296,9 @@ impl Supervisor {
                     let silent = || "the first worker ended before it was ready".to_owned();
                     self.next_failed(start_failed.unwrap_or_else(silent));
                 } else if let Some(message) = start_failed {
-                    error!(r#gen = generation, "worker does not start: {message}");
+                    self.gateway.in_trouble(|left_out| {
+                        error!(r#gen = generation, left_out, "worker does not start: {message}");
+                    });
                 }
             }
             Notice::Zygote { launch, event } => self.zygote_event(launch, event),
@@ -199,27 +311,44 @@ impl Supervisor {
         self.next.as_ref().is_some_and(|next| next.link.generation == generation)
     }
 
-    /// Launches the zygote of the next generation. It takes over when its first worker is ready.
+    /// Reads the settings again and launches the zygote of the next generation. It takes over when its first worker is
+    /// ready.
     fn reload(&mut self) {
+        self.recovering = false;
+        match self.gateway.read_config_again() {
+            Ok(config) => self.load_next(config),
+            Err(message) => {
+                self.last_generation += 1;
+                self.next_failed(message);
+            }
+        }
+    }
+
+    fn load_next(&mut self, config: Rc<Config>) {
         self.discard_next();
         self.last_generation += 1;
         let generation = self.last_generation;
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Running });
-        if self.started.is_none() {
+        if self.recovering {
+            debug!(r#gen = generation, "loading the application afresh, since its workers fail");
+        } else if self.started.is_none() {
             info!(r#gen = generation, "reloading");
         }
-        self.next = self.launch(generation);
+        self.next = self.launch(generation, &config);
+        self.next_config = Some(config);
         if self.next.is_none() {
             self.next_failed("cannot execute the zygote".to_owned());
         }
     }
 
-    fn launch(&mut self, generation: u32) -> Option<Zygote> {
+    fn launch(&mut self, generation: u32, config: &Config) -> Option<Zygote> {
         self.launches += 1;
         let (launch, notices) = (self.launches, self.gateway.notices.clone());
-        let settings = Launch::new(&self.gateway.config(), generation);
+        let settings = Launch::new(config, generation);
         match ZygoteLink::launch(&settings, move |event| notices.send(Notice::Zygote { launch, event })) {
-            Ok(link) => Some(Zygote { link, launch, loaded: false }),
+            Ok(link) => {
+                Some(Zygote { link, launch, loaded: false, preloaded: false, launched: Instant::now() })
+            }
             Err(cause) => {
                 error!(cause = %crate::log::cause(&cause), "cannot execute the zygote");
                 None
@@ -234,7 +363,7 @@ impl Supervisor {
         let generation = next.link.generation;
         let all = {
             let mut pool = self.gateway.pool.borrow_mut();
-            pool.retire(|of| of == generation);
+            pool.retire(Instant::now(), |of| of == generation);
             pool.retired(generation)
         };
         self.gateway.kill(&all);
@@ -257,11 +386,15 @@ impl Supervisor {
             return;
         }
         let before = std::mem::replace(&mut self.current, self.next.take());
+        if let Some(config) = self.next_config.take() {
+            self.gateway.put_in_force(config);
+        }
+        let recovering = std::mem::take(&mut self.recovering);
         let (old, idle) = {
-            let mut pool = self.gateway.pool.borrow_mut();
+            let (mut pool, now) = (self.gateway.pool.borrow_mut(), Instant::now());
             let old = pool.generation();
-            pool.switch(generation);
-            (old, pool.retire(|other| other != generation))
+            pool.switch(generation, !recovering, now);
+            (old, pool.retire(now, |other| other != generation))
         };
         for worker in idle {
             self.gateway.tell(worker, ToWorker::Drain);
@@ -271,9 +404,12 @@ impl Supervisor {
             before.link.shut_down();
         }
         self.relaunch = None;
+        self.gateway.journal.reloaded(true);
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Done });
         if let Some(started) = self.started.take() {
             let _ = started.send(Ok(()));
+        } else if recovering {
+            debug!(r#gen = generation, "loaded afresh");
         } else {
             info!(r#gen = generation, "reloaded");
         }
@@ -284,8 +420,19 @@ impl Supervisor {
     /// gateway (but not in development); a later one leaves its predecessor serving.
     fn next_failed(&mut self, message: String) {
         self.discard_next();
+        self.next_config = None;
+        self.gateway.journal.reloaded(false);
         let generation = self.last_generation;
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Failed(message.clone()) });
+        if std::mem::take(&mut self.recovering) {
+            let mut pool = self.gateway.pool.borrow_mut();
+            let serving = pool.generation();
+            pool.failed(serving, Instant::now());
+            self.gateway.in_trouble(|left_out| {
+                error!(r#gen = generation, left_out, "application does not load: {message}");
+            });
+            return;
+        }
         let development = self.gateway.mode.development;
         match self.started.take() {
             Some(started) if !development => {
@@ -306,6 +453,26 @@ impl Supervisor {
         }
     }
 
+    /// More or fewer workers, until the next reload.
+    fn scale(&mut self, change: Scale) {
+        let (min, max) = {
+            let mut pool = self.gateway.pool.borrow_mut();
+            let (min, max) = pool.bounds();
+            let (min, max) = match change {
+                Scale::To(workers) => (workers.min, workers.max),
+                Scale::Up => (min + 1, max + 1),
+                // One worker stays.
+                Scale::Down => {
+                    (min.saturating_sub(1).max(u32::from(min == max)), max.saturating_sub(1).max(1))
+                }
+            };
+            let (min, max) = (min.min(MAX_WORKERS), max.min(MAX_WORKERS));
+            pool.resize(min, max);
+            (min, max)
+        };
+        info!(workers = %Workers { min, max }, "scaled");
+    }
+
     // Zygotes.
 
     fn zygote_event(&mut self, launch: u64, event: ZygoteEvent) {
@@ -315,10 +482,15 @@ impl Supervisor {
             ZygoteEvent::Loaded { preloaded, took } => {
                 let zygote = if is_next { &mut self.next } else { &mut self.current };
                 let Some(zygote) = zygote.as_mut().filter(|zygote| zygote.launch == launch) else { return };
-                zygote.loaded = true;
+                (zygote.loaded, zygote.preloaded) = (true, preloaded);
                 let r#gen = zygote.link.generation;
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                info!(r#gen, preloaded, took_ms, app = self.gateway.config().app, "loaded");
+                if self.recovering {
+                    debug!(r#gen, preloaded, took_ms, "loaded");
+                } else {
+                    let app = &self.next_config.clone().unwrap_or_else(|| self.gateway.config()).app;
+                    info!(r#gen, preloaded, took_ms, app, "loaded");
+                }
                 if is_next {
                     self.spawn_first_of_next();
                 } else {
@@ -348,7 +520,9 @@ impl Supervisor {
             ZygoteEvent::Exited { worker, pid, exit: Exit::Status(0) } => {
                 debug!(worker, pid, "worker exited");
             }
-            ZygoteEvent::Exited { worker, pid, exit } => warn!(worker, pid, %exit, "worker exited"),
+            ZygoteEvent::Exited { worker, pid, exit } => {
+                self.gateway.in_trouble(|left_out| warn!(worker, pid, %exit, left_out, "worker exited"));
+            }
             ZygoteEvent::Gone(status) => {
                 let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
                 if is_next {
@@ -414,6 +588,7 @@ impl Supervisor {
             }
         };
         debug!(worker, r#gen = generation, pid, "worker forked");
+        self.gateway.journal.worker_started();
         self.gateway.workers.borrow_mut().insert(worker, Rc::clone(&link));
         // Weak: what the worker has started may keep the pipe open long after it.
         let (name, link_of) = (link.name(), Rc::downgrade(&link));
@@ -443,11 +618,7 @@ impl Supervisor {
     /// No request is left: let the workers go.
     fn drain(&mut self) {
         self.stop = Stop::Draining(Instant::now() + FAREWELL);
-        let idle = {
-            let mut pool = self.gateway.pool.borrow_mut();
-            pool.resize(0);
-            pool.retire(|_| true)
-        };
+        let idle = self.gateway.pool.borrow_mut().close(Instant::now());
         for worker in idle {
             self.gateway.tell(worker, ToWorker::Drain);
         }
@@ -473,6 +644,14 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// A random number, so that workers which were forked together are not replaced together.
+fn chance() -> u32 {
+    let mut bytes = [0; 4];
+    // Without the kernel's pool of randomness, early at boot, they are.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+    u32::from_ne_bytes(bytes)
 }
 
 /// Attends to one worker from its birth to its end.

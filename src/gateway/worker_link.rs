@@ -3,22 +3,26 @@
 //! Trusts nothing the worker sends: what does not follow the vocabulary, or the rules of a response,
 //! costs the worker its life and its request a 502.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tracing::{debug, error, info, warn};
 
 use super::reply::Untruthful;
-use super::request::Request;
+use super::request::{Handed, Request};
 use super::spool::Place;
 use super::{Gateway, readable};
 use crate::ipc::Link;
 use crate::ipc::message::{FromWorker, LogLevel, RequestBody, ToWorker};
 use crate::ipc::socket::Received;
+
+/// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A worker that runs.
 #[derive(Debug)]
@@ -31,6 +35,21 @@ pub(super) struct WorkerLink {
     running: RefCell<Option<Box<Request>>>,
     /// Whether the worker was sent anything after the request it runs.
     told: Cell<bool>,
+    /// When it was last ready; none before the first time.
+    ready: Cell<Option<Instant>>,
+    memory: Cell<Option<Memory>>,
+    /// When it was last asked what it takes, and whether it has run a request since.
+    asked: Cell<Option<Instant>>,
+    unmeasured: Cell<bool>,
+}
+
+/// What a worker takes, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    /// Its proportional share of the pages it maps: what it has for itself, and its part of what is shared.
+    pub(super) pss: u64,
+    /// What Lua's collector counts.
+    pub(super) lua_heap: u64,
 }
 
 /// Which worker this is, in the log and in the books.
@@ -90,6 +109,10 @@ impl WorkerLink {
             _lifeline: lifeline,
             running: RefCell::new(None),
             told: Cell::new(false),
+            ready: Cell::new(None),
+            memory: Cell::new(None),
+            asked: Cell::new(None),
+            unmeasured: Cell::new(true),
         }))
     }
 
@@ -97,8 +120,39 @@ impl WorkerLink {
         self.name
     }
 
+    /// The worker is ready. Says whether for the first time.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.unmeasured.set(true);
+        self.ready.replace(Some(now)).is_none()
+    }
+
+    /// What it took when it was last asked.
+    pub(super) fn memory(&self) -> Option<Memory> {
+        self.memory.get()
+    }
+
+    pub(super) fn is_unmeasured(&self) -> bool {
+        self.unmeasured.get()
+    }
+
+    /// Asks the worker, which is idle, what it takes, if it has run anything since it was last asked; at most once in
+    /// [`MEASURE_INTERVAL`]. Gives when to try again.
+    pub(super) fn measure(&self, now: Instant) -> Option<Instant> {
+        if !self.unmeasured.get() {
+            return None;
+        }
+        let time = self.asked.get().map(|asked| asked + MEASURE_INTERVAL);
+        if time.is_some_and(|time| time > now) {
+            return time;
+        }
+        self.asked.set(Some(now));
+        self.unmeasured.set(false);
+        self.tell(ToWorker::Measure);
+        None
+    }
+
     /// Hands the worker, which is idle, a request.
-    pub(super) fn start(&self, request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), NotStarted> {
+    pub(super) fn start(&self, mut request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), NotStarted> {
         packet.clear();
         let body = match request.body.place() {
             Place::Memory(bytes) => RequestBody::Inline(bytes),
@@ -106,6 +160,7 @@ impl WorkerLink {
         };
         let request_id = request.request_id.as_bytes();
         ToWorker::Request { request_id, variables: request.variables.encoded(), body }.encode(packet);
+        let at = Instant::now();
         let sent = match request.body.place() {
             Place::Memory(_) => self.link.get_ref().send(packet, &[]),
             Place::File(file) => self.link.get_ref().send(packet, &[file.as_fd()]),
@@ -118,6 +173,7 @@ impl WorkerLink {
             Err((_, error)) => return Err(NotStarted::Refused(request, error)),
         }
         request.reply.ticket().set_worker(Some(self.name.worker));
+        request.handed = Some(Handed { at, worker: self.name.worker, generation: self.name.generation });
         self.told.set(false);
         *self.running.borrow_mut() = Some(request);
         Ok(())
@@ -135,6 +191,11 @@ impl WorkerLink {
     pub(super) fn kill(&self) {
         // One that has ended already needs no killing.
         let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+    }
+
+    /// The request that runs.
+    pub(super) fn running(&self) -> Option<Ref<'_, Request>> {
+        Ref::filter_map(self.running.borrow(), |running| running.as_deref()).ok()
     }
 
     /// The id of the request that runs.
@@ -231,6 +292,11 @@ impl WorkerLink {
                         return Err(Untruthful("ready in the middle of a request"));
                     }
                     gateway.worker_ready(self)?;
+                }
+                FromWorker::Measured { pss, lua_heap } => {
+                    let memory = Memory { pss, lua_heap };
+                    self.memory.set(Some(memory));
+                    gateway.measured(self, memory);
                 }
                 FromWorker::Log { level, message } => self.log(level, message, gateway),
                 FromWorker::StartFailed { message } => {

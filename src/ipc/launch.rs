@@ -16,6 +16,9 @@ pub struct Launch {
     /// When to load the application
     #[arg(long, value_enum)]
     pub preload: Preload,
+    /// Bytes of memory that a worker can have at all
+    #[arg(long)]
+    pub memory_limit: Option<u64>,
     /// Root of the application
     #[arg(long)]
     pub root: PathBuf,
@@ -26,20 +29,26 @@ pub struct Launch {
 impl Launch {
     /// For the application of `config`.
     pub fn new(config: &Config, generation: u32) -> Self {
-        Self { generation, preload: config.preload, root: config.root.clone(), app: config.app.clone() }
+        Self {
+            generation,
+            preload: config.preload,
+            memory_limit: config.memory_limit,
+            root: config.root.clone(),
+            app: config.app.clone(),
+        }
     }
 
     /// The arguments that parse back into this, the command's name first.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut root = OsString::from("--root=");
         root.push(&self.root);
-        vec![
+        let mut arguments: Vec<OsString> = vec![
             "zygote".into(),
             format!("--generation={}", self.generation).into(),
             format!("--preload={}", self.preload).into(),
-            root,
-            "--".into(),
-            self.app.clone().into(),
-        ]
+        ];
+        arguments.extend(self.memory_limit.map(|limit| format!("--memory-limit={limit}").into()));
+        arguments.extend([root, "--".into(), self.app.clone().into()]);
+        arguments
     }
 }

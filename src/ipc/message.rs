@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | gateway → zygote | `Spawn` (with three descriptors), `Shutdown` |
 //! | zygote → gateway | `Loaded`, `LoadFailed`, `Spawned` (with a pidfd), `SpawnFailed`, `Exited` |
-//! | gateway → worker | `Request` (may carry the body's descriptor), `Abort`, `Drain` |
-//! | worker → gateway | `Ready`, `StartFailed`, `Head`, `Body`, `End`, `Log` |
+//! | gateway → worker | `Request` (may carry the body's descriptor), `Abort`, `Measure`, `Drain` |
+//! | worker → gateway | `Ready`, `StartFailed`, `Head`, `Body`, `End`, `Measured`, `Log` |
 //!
 //! A packet holds one or more messages back to back, so a small response is one packet: `Head`, `Body`,
 //! `End`, `Ready`. Integers are little-endian; bytes are led by a `u32` length. The gateway trusts none
@@ -79,6 +79,8 @@ pub enum ToWorker<'a> {
     Abort,
     /// Finish the running request, run the stop hooks, exit.
     Drain,
+    /// Say what you take, between requests.
+    Measure,
 }
 
 /// Where a request's body is.
@@ -107,6 +109,8 @@ pub enum FromWorker<'a> {
     End { complete: bool },
     /// A line (or a traceback) for the log.
     Log { level: LogLevel, message: &'a [u8] },
+    /// What the worker takes, in bytes: its proportional share of memory, and Lua's heap.
+    Measured { pss: u64, lua_heap: u64 },
 }
 
 /// The level of a log line.
@@ -233,6 +237,7 @@ impl<'a> ToWorker<'a> {
             }
             Self::Abort => packet.push(2),
             Self::Drain => packet.push(3),
+            Self::Measure => packet.push(4),
         }
     }
 
@@ -250,6 +255,7 @@ impl<'a> ToWorker<'a> {
             }
             2 => Ok(Self::Abort),
             3 => Ok(Self::Drain),
+            4 => Ok(Self::Measure),
             _ => Err(Malformed),
         }
     }
@@ -277,6 +283,11 @@ impl<'a> FromWorker<'a> {
                 packet.extend_from_slice(&[6, level as u8]);
                 put_bytes(packet, message);
             }
+            Self::Measured { pss, lua_heap } => {
+                packet.push(7);
+                packet.extend_from_slice(&pss.to_le_bytes());
+                packet.extend_from_slice(&lua_heap.to_le_bytes());
+            }
         }
     }
 
@@ -298,6 +309,7 @@ impl<'a> FromWorker<'a> {
                 };
                 Ok(Self::Log { level, message: take_bytes(packet)? })
             }
+            7 => Ok(Self::Measured { pss: take_u64(packet)?, lua_heap: take_u64(packet)? }),
             _ => Err(Malformed),
         }
     }
@@ -350,7 +362,7 @@ fn take_bytes<'a>(packet: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
 mod tests {
     use super::*;
 
-    const FROM_WORKER: [FromWorker<'_>; 7] = [
+    const FROM_WORKER: [FromWorker<'_>; 8] = [
         FromWorker::Ready,
         FromWorker::StartFailed { message: b"app.lua:1: no" },
         FromWorker::Head { block: b"Status: 200 OK\r\n\r\n" },
@@ -358,13 +370,15 @@ mod tests {
         FromWorker::End { complete: true },
         FromWorker::End { complete: false },
         FromWorker::Log { level: LogLevel::Warn, message: b"" },
+        FromWorker::Measured { pss: 1 << 40, lua_heap: 7 },
     ];
 
-    const TO_WORKER: [ToWorker<'_>; 4] = [
+    const TO_WORKER: [ToWorker<'_>; 5] = [
         ToWorker::Request { request_id: b"r1", variables: b"vv", body: RequestBody::Inline(b"body") },
         ToWorker::Request { request_id: b"", variables: b"", body: RequestBody::Spooled { length: 1 << 40 } },
         ToWorker::Abort,
         ToWorker::Drain,
+        ToWorker::Measure,
     ];
 
     const FROM_ZYGOTE: [FromZygote<'_>; 6] = [

@@ -143,6 +143,11 @@ impl State {
         }
     }
 
+    /// Bytes that Lua's collector counts.
+    pub fn heap(&self) -> u64 {
+        self.lua.used_memory() as u64
+    }
+
     /// Puts a function in the application's place.
     #[cfg(test)]
     pub(super) fn set_application(&self, application: Function) {

@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use rustix::process::{Resource, Rlimit};
+
 use crate::cgi::Variables;
 use crate::ipc::Link;
 use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, RequestBody, ToWorker};
@@ -29,14 +31,21 @@ pub struct Birth {
     lifeline: OwnedFd,
     /// Whether the application is in the state already.
     preloaded: bool,
+    /// Bytes of memory that the worker can have at all.
+    memory_limit: Option<u64>,
 }
 
 impl Birth {
     /// Takes over the three descriptors of `Spawn`.
-    pub fn new(worker: u32, descriptors: Vec<OwnedFd>, preloaded: bool) -> io::Result<Self> {
+    pub fn new(
+        worker: u32,
+        descriptors: Vec<OwnedFd>,
+        preloaded: bool,
+        memory_limit: Option<u64>,
+    ) -> io::Result<Self> {
         let [link, output, lifeline] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "Spawn carries three descriptors"))?;
-        Ok(Self { worker, link: Link::from(link), output, lifeline, preloaded })
+        Ok(Self { worker, link: Link::from(link), output, lifeline, preloaded, memory_limit })
     }
 }
 
@@ -60,6 +69,12 @@ fn live(birth: Birth, state: &mut lua::State) -> io::Result<i32> {
     rustix::stdio::dup2_stdout(&birth.output)?;
     rustix::stdio::dup2_stderr(&birth.output)?;
     drop(birth.output);
+    if let Some(limit) = birth.memory_limit {
+        // Of what is written to: the heap, C's and LuaJIT's alike, but not the code and not what is only reserved.
+        // Lua meets the limit as "not enough memory", an error of that request.
+        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+        rustix::process::setrlimit(Resource::Data, limit)?;
+    }
 
     let channel = Rc::new(Channel::new(birth.link));
     if let Err(error) = start(state, birth.worker, birth.preloaded, &channel) {
@@ -96,6 +111,9 @@ fn serve(state: &mut lua::State, channel: &Channel) -> io::Result<()> {
             ToWorker::Drain => return Ok(()),
             // Its request was over by the time this came.
             ToWorker::Abort => {}
+            ToWorker::Measure => {
+                channel.send(&FromWorker::Measured { pss: pss(), lua_heap: state.heap() })?;
+            }
             ToWorker::Request { request_id, variables, body } => {
                 let variables = Variables::from_encoded(variables.to_vec())
                     .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed variables"))?;
@@ -116,6 +134,14 @@ fn serve(state: &mut lua::State, channel: &Channel) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What this process takes, in bytes: pages of its own in full, shared ones in part (`Pss` of proc(5)). 0 where the
+/// kernel does not say.
+fn pss() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }
 
 /// Sixty-four bits from the kernel, so that no two workers of one fork share a random sequence.

@@ -69,10 +69,10 @@ impl Channel {
             FromWorker::StartFailed { message } | FromWorker::Log { message, .. } => message.len(),
             FromWorker::Head { block } => block.len(),
             FromWorker::Body { bytes } => bytes.len(),
-            FromWorker::Ready | FromWorker::End { .. } => 0,
+            FromWorker::Ready | FromWorker::End { .. } | FromWorker::Measured { .. } => 0,
         };
         /// Room for the tags and lengths of this message and of the `End` and `Ready` that may follow.
-        const OVERHEAD: usize = 16;
+        const OVERHEAD: usize = 32;
         if self.packet.borrow().len() + length + OVERHEAD > MAX_PACKET {
             self.flush()?;
         }
@@ -98,6 +98,8 @@ impl Channel {
             match ToWorker::decode(&mut &buffer[..length]) {
                 Ok(ToWorker::Abort) => self.aborted.set(true),
                 Ok(ToWorker::Drain) => self.draining.set(true),
+                // Asked between two requests, and answered there.
+                Ok(ToWorker::Measure) => {}
                 // The gateway sends no request to a worker that runs one.
                 Ok(ToWorker::Request { .. }) | Err(_) => return Err(Gone),
             }

@@ -17,6 +17,7 @@ mod listen;
 mod load;
 mod lua_modules;
 mod nginx;
+mod pool;
 mod processes;
 mod protocol;
 mod proxies;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale};
-use crate::support::{App, Gate, Server, is_stopped, signal, wait_for, wait_within};
+use crate::support::{App, Gate, Server, is_stopped, runs, signal, wait_for, wait_within};
 use crate::wire::{Connection, get};
 
 /// Ways of `tests/apps/parts/bomb.lua`, with the statuses they may be answered with, and whether the worker is spent
@@ -164,7 +164,10 @@ pub(super) fn crashing_start(scale: Scale) -> Row {
         Server::builder().application(app.root(), "app").arguments(["--queue-timeout", "300ms"]).start();
     assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
     fs::write(&broken, "").unwrap();
-    server.workers(2).iter().for_each(|worker| signal(*worker, Signal::KILL));
+    let workers = server.workers(2);
+    workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
+    // One that is about to die may still read a request.
+    wait_for("both are gone", || workers.iter().all(|worker| !runs(*worker)).then_some(()));
     crashing_and_mended(scale, &app, &server, &[503])
 }
 

@@ -249,7 +249,6 @@ fn errors_in_lua_cost_one_request() {
 }
 
 #[test]
-#[ignore = "--memory-limit is not kept yet"]
 fn memory_bombs_cost_one_request() {
     short("memory bombs");
 }
@@ -261,13 +260,11 @@ fn what_does_not_end_is_504_at_its_deadline() {
 }
 
 #[test]
-#[ignore = "a zygote is not launched afresh yet when its workers do not start"]
 fn a_start_hook_that_crashes_is_tried_ever_more_slowly_until_it_is_mended() {
     short("crashing start hook");
 }
 
 #[test]
-#[ignore = "a zygote is not launched afresh yet when its workers crash"]
 fn an_application_that_crashes_is_tried_ever_more_slowly_until_it_is_mended() {
     short("crashing application");
 }

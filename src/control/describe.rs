@@ -1,0 +1,142 @@
+//! The status of a server as text for people: a few lines about the whole, then a line for each worker.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How much of a running request's line is shown.
+const LINE_SHOWN: usize = 60;
+
+/// The status that `nibiru status` received, as text. What a server of another version does not say is left out.
+pub fn describe(status: &Value) -> String {
+    let mut text = String::new();
+    let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    let word = |path: &str| status.pointer(path).and_then(Value::as_str).unwrap_or("?");
+    let stopping = if status["stopping"] == true { ", stopping" } else { "" };
+    let head = format!(
+        "nibiru {}: {}, generation {}, up {}, pid {}{stopping}",
+        word("/version"),
+        word("/app"),
+        number("/generation"),
+        span(&status["uptime"]),
+        number("/pid"),
+    );
+    let (min, max) = (number("/pool/min"), number("/pool/max"));
+    let bounds = if min == max { max.to_string() } else { format!("{min}-{max}") };
+    let workers = format!(
+        "{bounds}: {} idle, {} busy, {} starting, {} leaving",
+        number("/pool/idle"),
+        number("/pool/busy"),
+        number("/pool/starting"),
+        number("/pool/leaving"),
+    );
+    let mut queue = format!("{} of {}", number("/queue/length"), number("/queue/capacity"));
+    if number("/queue/length") > 0 {
+        let _ = write!(queue, ", the oldest for {}", span(&status["queue"]["oldest_wait"]));
+    }
+    let failed = status["requests"]["by_status"]["5xx"].as_u64().unwrap_or(0);
+    let requests = format!(
+        "{} ended, {failed} of them with 5xx; median {}, 99 of 100 within {}",
+        number("/requests/total"),
+        span(&status["service_time"]["p50"]),
+        span(&status["service_time"]["p99"]),
+    );
+    let connections = format!(
+        "{} of {} open, {} so far",
+        number("/connections/open"),
+        number("/connections/max"),
+        number("/connections/accepted")
+    );
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{head}");
+    for (name, line) in
+        [("workers", workers), ("queue", queue), ("requests", requests), ("connections", connections)]
+    {
+        let _ = writeln!(text, "{name:<12} {line}");
+    }
+    let workers = status["workers"].as_array().map_or(&[][..], Vec::as_slice);
+    if !workers.is_empty() {
+        let _ = writeln!(text, "\n worker  gen      pid  state     requests      age    memory  runs");
+    }
+    for worker in workers {
+        let number =
+            |name: &str| worker[name].as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string());
+        let line = format!(
+            "{:>7} {:>4} {:>8}  {:<8} {:>9} {:>8} {:>9}  {}",
+            number("number"),
+            number("generation"),
+            number("pid"),
+            worker["state"].as_str().unwrap_or("?"),
+            number("requests"),
+            span(&worker["age"]),
+            worker["pss"].as_u64().map_or_else(|| "-".to_owned(), size),
+            running(&worker["request"]),
+        );
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+fn running(request: &Value) -> String {
+    let Some(line) = request["line"].as_str() else { return String::new() };
+    let shown: String = line.chars().take(LINE_SHOWN).collect();
+    let more = if shown.len() < line.len() { "…" } else { "" };
+    format!("{shown}{more} for {}", span(&request["time"]))
+}
+
+/// Seconds, as people write them: two units at most.
+fn span(seconds: &Value) -> String {
+    let Some(seconds) = seconds.as_f64().filter(|seconds| (0.0..1e12).contains(seconds)) else {
+        return "-".to_owned();
+    };
+    let time = Duration::from_secs_f64(seconds);
+    match time.as_secs() {
+        0 if seconds < 0.001 => format!("{} µs", time.as_micros()),
+        0 => format!("{} ms", time.as_millis()),
+        1..60 => format!("{seconds:.1} s"),
+        whole @ 60..3600 => format!("{}m {}s", whole / 60, whole % 60),
+        whole @ 3600..86400 => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
+        whole => format!("{}d {}h", whole / 86400, whole % 86400 / 3600),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes >> 10 {
+        kib @ 0..1024 => format!("{kib} KiB"),
+        kib => format!("{}.{} MiB", kib >> 10, (kib & 1023) * 10 >> 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn times_and_sizes_read_well() {
+        let spans = [
+            (json!(0.000_012), "12 µs"),
+            (json!(0.25), "250 ms"),
+            (json!(2.5), "2.5 s"),
+            (json!(75), "1m 15s"),
+            (json!(7265), "2h 1m"),
+            (json!(200_000), "2d 7h"),
+            (json!(null), "-"),
+            (json!(-1), "-"),
+        ];
+        for (seconds, text) in spans {
+            assert_eq!(span(&seconds), text);
+        }
+        assert_eq!((size(2048), size((5 << 20) + (1 << 19))), ("2 KiB".to_owned(), "5.5 MiB".to_owned()));
+    }
+
+    #[test]
+    fn a_server_that_says_less_is_described_all_the_same() {
+        assert!(describe(&json!({})).starts_with("nibiru ?: ?, generation 0, up -, pid 0\n"));
+        let text = describe(
+            &json!({ "workers": [{ "number": 1, "request": { "line": "x".repeat(99), "time": 1 } }] }),
+        );
+        assert!(text.lines().last().unwrap().ends_with("… for 1.0 s"), "{text}");
+    }
+}

@@ -1,0 +1,317 @@
+//! The access log: a line for each request, written by a thread of its own.
+//!
+//! The journal gives it what a request was and how it ended. A disk that is full, slow or gone stops no request:
+//! lines are dropped then, and counted. Never parses what it writes, so what a stranger sent comes escaped.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+use tracing::{info, warn};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use super::journal::End;
+use super::request_line::{RequestLine, Shown};
+use crate::config;
+use crate::log::Format;
+
+/// Lines that wait for a disk that takes nothing: some tenths of a second of a busy server, and a few MiB. More
+/// would only put off what has to be dropped.
+const BUFFERED_LINES: usize = 10_000;
+
+/// Bytes that are written at a time while more lines wait.
+const WRITE_SIZE: usize = 64 * 1024;
+
+/// How long after a file could not be opened the next try waits.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Readable by the group, which is how log collectors get in; addresses of clients are nobody else's business.
+const MODE: u32 = 0o640;
+
+/// Takes lines, and hands them to the thread that writes.
+#[derive(Debug)]
+pub(super) struct AccessLog {
+    format: Format,
+    writer: RefCell<NonBlocking>,
+    /// A line that is being put together; kept, so that it need not grow again.
+    line: RefCell<String>,
+    /// Lines that found no room to wait in.
+    overflown: ErrorCounter,
+    shared: Arc<Shared>,
+    _guard: WorkerGuard,
+}
+
+/// What the thread that writes has in common with the gateway's.
+#[derive(Debug, Default)]
+struct Shared {
+    reopen: AtomicBool,
+    /// Lines that could not be written.
+    lost: AtomicU64,
+}
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    pub(super) line: RequestLine<'a>,
+    pub(super) request: &'a str,
+    pub(super) status: Option<u16>,
+    /// Of the body that was sent.
+    pub(super) bytes: u64,
+    /// Until a worker had it, or until it was given up; none where it was never complete.
+    pub(super) wait: Option<Duration>,
+    pub(super) service: Option<Duration>,
+    /// Number and generation.
+    pub(super) worker: Option<(u32, u32)>,
+    pub(super) end: End,
+}
+
+impl AccessLog {
+    /// Opens the log; an error where its file cannot be opened now.
+    pub(super) fn open(target: &config::AccessLog, format: Format) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let sink = Sink {
+            file: match target {
+                config::AccessLog::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+                config::AccessLog::File(path) => open(path)?,
+            },
+            path: match target {
+                config::AccessLog::Stdout => None,
+                // The gateway's directory is the operator's, whatever the application's may be.
+                config::AccessLog::File(path) => Some(std::path::absolute(path)?),
+            },
+            waiting: Vec::new(),
+            torn: false,
+            failing: false,
+            retry: None,
+            shared: Arc::clone(&shared),
+        };
+        let (writer, guard) = NonBlockingBuilder::default()
+            .buffered_lines_limit(BUFFERED_LINES)
+            .lossy(true)
+            .thread_name("access-log")
+            .finish(sink);
+        let overflown = writer.error_counter();
+        Ok(Self {
+            format,
+            writer: RefCell::new(writer),
+            line: RefCell::default(),
+            overflown,
+            shared,
+            _guard: guard,
+        })
+    }
+
+    /// Hands a request's line over. Never waits.
+    pub(super) fn write(&self, entry: &Entry<'_>) {
+        let line = &mut *self.line.borrow_mut();
+        line.clear();
+        // Neither a string nor the channel can fail: a line without room is dropped, and counted there.
+        let _ = match self.format {
+            Format::Text => writeln!(line, "{} {entry}", time()),
+            Format::Json => {
+                line.push_str(&serde_json::to_string(&Object::from(entry)).unwrap_or_default());
+                line.write_char('\n')
+            }
+        };
+        let _ = self.writer.borrow_mut().write_all(line.as_bytes());
+    }
+
+    /// Opens the file anew, after it was renamed.
+    pub(super) fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Release);
+        // An empty line wakes the thread.
+        let _ = self.writer.borrow_mut().write_all(b"");
+    }
+
+    /// Lines that were dropped since the start.
+    pub(super) fn dropped(&self) -> u64 {
+        self.overflown.dropped_lines() as u64 + self.shared.lost.load(Ordering::Relaxed)
+    }
+}
+
+fn time() -> impl fmt::Display {
+    humantime::format_rfc3339_millis(SystemTime::now())
+}
+
+/// The columns after the time; `-` is what there is not.
+impl fmt::Display for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\"", self.line.remote(), self.line)?;
+        match self.status {
+            Some(status) => write!(f, " {status}")?,
+            None => f.write_str(" -")?,
+        }
+        write!(f, " {}", self.bytes)?;
+        for time in [self.wait, self.service] {
+            match time {
+                Some(time) => write!(f, " {}.{:06}", time.as_secs(), time.subsec_micros())?,
+                None => f.write_str(" -")?,
+            }
+        }
+        match self.worker {
+            Some((worker, generation)) => write!(f, " {worker} {generation}")?,
+            None => f.write_str(" - -")?,
+        }
+        write!(f, " {} {}", self.request, self.end.name())
+    }
+}
+
+/// The same as an object.
+#[derive(Serialize)]
+struct Object<'a> {
+    time: String,
+    remote: String,
+    method: String,
+    uri: String,
+    protocol: String,
+    status: Option<u16>,
+    bytes: u64,
+    queue_wait: Option<f64>,
+    service_time: Option<f64>,
+    worker: Option<u32>,
+    r#gen: Option<u32>,
+    request: &'a str,
+    end: &'static str,
+}
+
+impl<'a> From<&Entry<'a>> for Object<'a> {
+    fn from(entry: &Entry<'a>) -> Self {
+        let shown = |bytes| Shown(bytes).to_string();
+        // Microseconds, as in the text: the digits beyond are noise.
+        let seconds = |time: Duration| {
+            Duration::from_micros(time.as_micros().try_into().unwrap_or(u64::MAX)).as_secs_f64()
+        };
+        Self {
+            time: time().to_string(),
+            remote: entry.line.remote().to_string(),
+            method: shown(entry.line.method),
+            uri: entry.line.uri.to_string(),
+            protocol: shown(entry.line.protocol),
+            status: entry.status,
+            bytes: entry.bytes,
+            queue_wait: entry.wait.map(seconds),
+            service_time: entry.service.map(seconds),
+            worker: entry.worker.map(|(worker, _)| worker),
+            r#gen: entry.worker.map(|(_, generation)| generation),
+            request: entry.request,
+            end: entry.end.name(),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(MODE).open(path)
+}
+
+/// Writes to the file, on the thread of its own. Never gives an error back, which would only end there.
+#[derive(Debug)]
+struct Sink {
+    file: File,
+    /// None for standard output.
+    path: Option<PathBuf>,
+    waiting: Vec<u8>,
+    /// The file ends in the middle of a line.
+    torn: bool,
+    /// The last write failed, and the log says so.
+    failing: bool,
+    /// When to try again to open the file.
+    retry: Option<Instant>,
+    shared: Arc<Shared>,
+}
+
+impl Sink {
+    fn reopen(&mut self) {
+        let Some(path) = &self.path else { return };
+        match open(path) {
+            Ok(file) => {
+                self.file = file;
+                self.torn = false;
+                self.retry = None;
+                info!(path = %path.display(), "access log reopened");
+            }
+            Err(error) => {
+                if self.retry.is_none() {
+                    let cause = crate::log::cause(&error);
+                    warn!(path = %path.display(), cause, "cannot reopen the access log; the file that is open is used");
+                }
+                self.retry = Some(Instant::now() + REOPEN_PAUSE);
+            }
+        }
+    }
+
+    fn write_out(&mut self) {
+        if self.shared.reopen.swap(false, Ordering::AcqRel)
+            || self.retry.is_some_and(|time| time <= Instant::now())
+        {
+            self.reopen();
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        // What a full disk cut off is no part of the next line.
+        let begun = if self.torn { self.file.write_all(b"\n") } else { Ok(()) };
+        let mut rest = &self.waiting[..];
+        let written = begun.and_then(|()| {
+            self.torn = false;
+            while !rest.is_empty() {
+                match self.file.write(rest) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(length) => rest = &rest[length..],
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        match written {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                info!("access log is written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                let lost = rest.iter().filter(|byte| **byte == b'\n').count();
+                self.torn |= rest.len() < self.waiting.len()
+                    && self.waiting[self.waiting.len() - rest.len() - 1] != b'\n';
+                self.shared.lost.fetch_add(lost as u64, Ordering::Relaxed);
+                if !self.failing {
+                    self.failing = true;
+                    warn!(
+                        cause = crate::log::cause(&error),
+                        "cannot write the access log; lines are dropped"
+                    );
+                }
+            }
+        }
+        self.waiting.clear();
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        self.waiting.extend_from_slice(line);
+        if self.waiting.len() >= WRITE_SIZE {
+            self.write_out();
+        }
+        Ok(())
+    }
+
+    /// Nothing more waits.
+    fn flush(&mut self) -> io::Result<()> {
+        self.write_out();
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! The control socket: one command a connection, one JSON object as the answer.
+//!
+//! ```text
+//! → status                     ← {"version":"0.1.0",…}
+//! → reload                     ← {"ok":true,"generation":2}       once the new code answers, or has failed to
+//! → scale 4                    ← {"ok":true,"workers":"4"}
+//! → stop                       ← {"ok":true}                      then the connection stays open until the end
+//! ```
+//!
+//! Mode 0600: whoever may connect may stop the server. Nothing else is asked of a client. Everything that changes
+//! the server goes through its supervisor, as a signal would.
+
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tracing::{debug, warn};
+
+use super::listener::{self, SocketFile};
+use super::notice::Notice;
+use super::{Command, Gateway, Load, Scale};
+use crate::config::{SocketMode, Workers};
+
+/// The longest command.
+const MAX_COMMAND: usize = 256;
+
+/// How long a client may take to send its command: it is a program on this machine that has nothing else to do.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait when a client cannot be accepted, for want of a descriptor.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The socket, and its file for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Control {
+    socket: UnixListener,
+    _file: SocketFile,
+}
+
+impl Control {
+    /// Opens the socket at `path`, for this user alone.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let (socket, file) = listener::bind_unix(path, SocketMode(0o600), None)?;
+        Ok(Self { socket: UnixListener::from_std(socket)?, _file: file })
+    }
+
+    /// Answers until the gateway ends.
+    pub(super) async fn serve(self, gateway: Rc<Gateway>) {
+        loop {
+            match self.socket.accept().await {
+                Ok((stream, _)) => {
+                    let gateway = Rc::clone(&gateway);
+                    tokio::task::spawn_local(async move {
+                        if let Err(error) = answer(stream, &gateway).await {
+                            debug!(cause = %crate::log::cause(&error), "control connection lost");
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!(cause = %crate::log::cause(&error), "cannot accept on the control socket; pausing");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()> {
+    let command = tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut stream)).await??;
+    let answer = match obey(&command, gateway).await {
+        Ok(answer) => answer,
+        Err(error) => json!({ "ok": false, "error": error }),
+    };
+    stream.write_all(format!("{answer}\n").as_bytes()).await?;
+    if command == "stop" {
+        // Its end tells the client that the gateway has ended.
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+/// One line, without its end.
+async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
+    let mut line = Vec::new();
+    loop {
+        if stream.read_buf(&mut line).await? == 0 || line.len() > MAX_COMMAND {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+            line.truncate(end);
+            return String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
+    let (name, argument) = command.split_once(' ').unwrap_or((command, ""));
+    match name {
+        "status" => serde_json::to_value(gateway.status()).map_err(|error| error.to_string()),
+        "reload" => reload(gateway).await,
+        "stop" => {
+            gateway.notices.send(Notice::Command(Command::Stop));
+            Ok(json!({ "ok": true }))
+        }
+        "scale" => {
+            let workers: Workers = argument.parse()?;
+            gateway.notices.send(Notice::Command(Command::Scale(Scale::To(workers))));
+            Ok(json!({ "ok": true, "workers": workers.to_string() }))
+        }
+        _ => Err(format!("{name}: no such command")),
+    }
+}
+
+/// Reloads, and waits for what comes of it; of a reload that overtakes it, if one does.
+async fn reload(gateway: &Gateway) -> Result<Value, String> {
+    if *gateway.stopping.borrow() {
+        return Err("the server is stopping".to_owned());
+    }
+    let mut code = gateway.mode.code.subscribe();
+    let before = code.borrow().generation;
+    gateway.notices.send(Notice::Command(Command::Reload));
+    let mut stopping = gateway.stopping();
+    let outcome = tokio::select! {
+        outcome = code.wait_for(|code| code.generation > before && code.load != Load::Running) => outcome,
+        _ = stopping.wait_for(|stopping| *stopping) => return Err("the server is stopping".to_owned()),
+    };
+    match outcome.map(|code| code.clone()) {
+        Ok(super::Code { generation, load: Load::Done }) => {
+            Ok(json!({ "ok": true, "generation": generation }))
+        }
+        Ok(super::Code { load: Load::Failed(message), .. }) => Err(message),
+        Ok(_) | Err(_) => Err("the server is stopping".to_owned()),
+    }
+}

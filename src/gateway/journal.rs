@@ -1,0 +1,359 @@
+//! The one place that learns how every request ended: counts it, and writes its line of the access log.
+//!
+//! [`Request`] reports itself when it is dropped, however that comes about. Belongs to the gateway's one thread, so
+//! counting is adding to plain numbers; nothing is allocated for a request unless there is an access log.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::time::{Duration, Instant};
+
+use super::access_log::{AccessLog, Entry};
+use super::histogram::Histogram;
+use super::pool::State;
+use super::request::Request;
+use super::request_line::RequestLine;
+use super::throttle::Throttle;
+
+/// Why the gateway itself answered a request that no worker had seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// FastCGI's parameters are broken, or too long (`--max-params`).
+    Params,
+    /// The variables contradict each other, or one that is required is missing.
+    Variables,
+    /// The body is larger than `--max-body`.
+    BodyTooLarge,
+    /// The body ended before its Content-Length.
+    BodyTooShort,
+    /// The body could not be kept (`--max-spool`, a full disk).
+    Spool,
+    /// As many wait as may (`--queue`).
+    QueueFull,
+    /// It waited too long (`--queue-timeout`).
+    QueueTimeout,
+    /// A worker was free, but the system did not let it have the request.
+    NotHanded,
+    /// Workers die before they have answered anything, and the next attempt is still to come.
+    Down,
+}
+
+impl Refused {
+    /// All of them, in the order of a request's life. Each stands at its own place.
+    pub(super) const ALL: [Self; 9] = [
+        Self::Params,
+        Self::Variables,
+        Self::BodyTooLarge,
+        Self::BodyTooShort,
+        Self::Spool,
+        Self::QueueFull,
+        Self::QueueTimeout,
+        Self::NotHanded,
+        Self::Down,
+    ];
+
+    /// Its name in metrics, JSON and the access log.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Params => "params",
+            Self::Variables => "variables",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooShort => "body_too_short",
+            Self::Spool => "spool",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::NotHanded => "not_handed",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// How a request ended, as far as the gateway can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With a whole answer, whatever its status.
+    Complete,
+    /// Its client went away first.
+    Aborted,
+    /// Its answer could not be completed after the head was sent.
+    Broken,
+    /// With the gateway's own answer, and no worker has seen it.
+    Refused(Refused),
+}
+
+impl End {
+    /// Its name in the access log.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Aborted => "aborted",
+            Self::Broken => "broken",
+            Self::Refused(why) => why.name(),
+        }
+    }
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WorkerEnd {
+    /// It was told to.
+    Asked,
+    /// Before it was ready.
+    NotStarted,
+    /// By itself, or it was killed.
+    Died,
+}
+
+impl WorkerEnd {
+    /// All of them. Each stands at its own place.
+    pub(super) const ALL: [Self; 3] = [Self::Asked, Self::NotStarted, Self::Died];
+
+    /// Its name in metrics and JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::NotStarted => "not_started",
+            Self::Died => "died",
+        }
+    }
+
+    /// From what the pool says the worker was doing.
+    pub(super) fn of(state: State) -> Self {
+        match state {
+            State::Draining => Self::Asked,
+            State::Starting => Self::NotStarted,
+            State::Proved | State::Idle | State::Busy => Self::Died,
+        }
+    }
+}
+
+/// Everything that has been counted since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// By the first digit of the status that was sent; at 0 those that got none.
+    pub(super) by_class: [u64; 6],
+    pub(super) aborted: u64,
+    pub(super) broken: u64,
+    /// In the order of [`Refused::ALL`].
+    pub(super) refused: [u64; Refused::ALL.len()],
+    /// Bytes of response bodies.
+    pub(super) body_bytes: u64,
+    pub(super) connections: u64,
+    pub(super) workers_started: u64,
+    /// In the order of [`WorkerEnd::ALL`].
+    pub(super) workers_ended: [u64; WorkerEnd::ALL.len()],
+    pub(super) reloads: u64,
+    pub(super) failed_reloads: u64,
+    generations: Vec<Generation>,
+    /// Of generations that are gone.
+    gone: Times,
+}
+
+/// How long requests waited for a worker and how long the worker took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Times {
+    pub(super) wait: Histogram,
+    pub(super) service: Histogram,
+}
+
+/// The times of one generation. There are rarely more than two, so a scan beats a map.
+#[derive(Debug)]
+struct Generation {
+    number: u32,
+    /// By worker number, which is as small as can be.
+    workers: Vec<Times>,
+}
+
+impl Counts {
+    fn observe(&mut self, generation: u32, worker: u32, wait: Duration, service: Duration) {
+        let position = self.generations.iter().position(|known| known.number == generation);
+        let position = position.unwrap_or_else(|| {
+            self.generations.push(Generation { number: generation, workers: Vec::new() });
+            self.generations.len() - 1
+        });
+        let workers = &mut self.generations[position].workers;
+        let index = worker as usize;
+        if workers.len() <= index {
+            workers.resize(index + 1, Times::default());
+        }
+        workers[index].wait.observe(wait);
+        workers[index].service.observe(service);
+    }
+
+    /// Of all requests that a worker has had, those of generations that are gone included.
+    pub(super) fn times(&self) -> Times {
+        let workers = self.generations.iter().flat_map(|generation| &generation.workers);
+        workers.fold(self.gone, |mut sum, times| {
+            sum.add(times);
+            sum
+        })
+    }
+
+    /// Of the requests that workers of this number and generation have had.
+    pub(super) fn times_of(&self, generation: u32, worker: u32) -> Option<&Times> {
+        self.generations.iter().find(|known| known.number == generation)?.workers.get(worker as usize)
+    }
+
+    /// Of the requests that the workers of one generation have had.
+    pub(super) fn times_of_generation(&self, number: u32) -> Times {
+        let mut sum = Times::default();
+        let of_it = self.generations.iter().filter(|generation| generation.number == number);
+        of_it.flat_map(|generation| &generation.workers).for_each(|times| sum.add(times));
+        sum
+    }
+}
+
+impl Times {
+    fn add(&mut self, other: &Self) {
+        self.wait.add(&other.wait);
+        self.service.add(&other.service);
+    }
+}
+
+/// Counts, and keeps the access log.
+#[derive(Debug)]
+pub(super) struct Journal {
+    counts: RefCell<Counts>,
+    /// Connections that are open.
+    open: Cell<usize>,
+    access_log: Option<AccessLog>,
+    /// For lines about refused requests.
+    refusals: RefCell<Throttle>,
+}
+
+impl Journal {
+    pub(super) fn new(access_log: Option<AccessLog>) -> Self {
+        let refusals = RefCell::new(Throttle::new(Instant::now()));
+        Self { counts: RefCell::default(), open: Cell::new(0), access_log, refusals }
+    }
+
+    pub(super) fn counts(&self) -> Ref<'_, Counts> {
+        self.counts.borrow()
+    }
+
+    pub(super) fn access_log(&self) -> Option<&AccessLog> {
+        self.access_log.as_ref()
+    }
+
+    /// A request has ended.
+    pub(super) fn ended(&self, request: &Request) {
+        let now = Instant::now();
+        let end = match (request.reply.end_of(), request.refused) {
+            (End::Complete, Some(why)) => End::Refused(why),
+            (end, _) => end,
+        };
+        let handed = request.handed;
+        let wait = request.complete.then(|| handed.map_or(now, |handed| handed.at) - request.came);
+        let service = handed.map(|handed| now - handed.at);
+        let (status, bytes) = (request.reply.status(), request.reply.sent());
+        {
+            let counts = &mut *self.counts.borrow_mut();
+            counts.by_class[status.map_or(0, |status| usize::from(status / 100).min(5))] += 1;
+            counts.body_bytes += bytes;
+            match end {
+                End::Complete => {}
+                End::Aborted => counts.aborted += 1,
+                End::Broken => counts.broken += 1,
+                End::Refused(why) => counts.refused[why as usize] += 1,
+            }
+            if let (Some(handed), Some(wait), Some(service)) = (handed, wait, service) {
+                counts.observe(handed.generation, handed.worker, wait, service);
+            }
+        }
+        if let Some(log) = &self.access_log {
+            log.write(&Entry {
+                line: RequestLine::of(&request.variables),
+                request: &request.request_id,
+                status,
+                bytes,
+                wait,
+                service,
+                worker: handed.map(|handed| (handed.worker, handed.generation)),
+                end,
+            });
+        }
+    }
+
+    // Connections.
+
+    pub(super) fn connection_opened(&self) {
+        self.open.set(self.open.get() + 1);
+        self.counts.borrow_mut().connections += 1;
+    }
+
+    /// Says how many are left.
+    pub(super) fn connection_closed(&self) -> usize {
+        self.open.set(self.open.get() - 1);
+        self.open.get()
+    }
+
+    pub(super) fn open_connections(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Whether a refusal may be logged now; if so, how many were not since the last that was. They are counted all the
+    /// same, and an overloaded server does not fill its disk.
+    pub(super) fn may_log_refusal(&self) -> Option<u64> {
+        self.refusals.borrow_mut().allow(Instant::now())
+    }
+
+    // Workers and generations.
+
+    pub(super) fn worker_started(&self) {
+        self.counts.borrow_mut().workers_started += 1;
+    }
+
+    pub(super) fn worker_ended(&self, how: WorkerEnd) {
+        self.counts.borrow_mut().workers_ended[how as usize] += 1;
+    }
+
+    /// A reload, or the first load, has led to a generation that answers, or has not.
+    pub(super) fn reloaded(&self, well: bool) {
+        let counts = &mut *self.counts.borrow_mut();
+        *(if well { &mut counts.reloads } else { &mut counts.failed_reloads }) += 1;
+    }
+
+    /// Adds up the times of every generation that `lives` does not know any more.
+    pub(super) fn forget_generations(&self, lives: impl Fn(u32) -> bool) {
+        let Counts { generations, gone, .. } = &mut *self.counts.borrow_mut();
+        generations.retain(|generation| {
+            let lives = lives(generation.number);
+            if !lives {
+                generation.workers.iter().for_each(|times| gone.add(times));
+            }
+            lives
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_counted_at_its_own_place() {
+        for (place, why) in Refused::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, place);
+        }
+        for (place, how) in WorkerEnd::ALL.into_iter().enumerate() {
+            assert_eq!(how as usize, place);
+        }
+    }
+
+    #[test]
+    fn the_times_of_a_generation_that_is_gone_stay_in_the_sum() {
+        let journal = Journal::new(None);
+        let ms = Duration::from_millis;
+        journal.counts.borrow_mut().observe(1, 2, ms(1), ms(20));
+        journal.counts.borrow_mut().observe(2, 1, ms(2), ms(30));
+        journal.forget_generations(|generation| generation == 2);
+        // What still ends in it afterwards counts as well.
+        journal.counts.borrow_mut().observe(1, 1, ms(3), ms(40));
+        journal.forget_generations(|generation| generation == 2);
+
+        let counts = journal.counts();
+        assert_eq!(counts.times_of_generation(1).service.count(), 0);
+        assert_eq!(counts.times_of_generation(2).service.count(), 1);
+        let times = counts.times();
+        assert_eq!((times.wait.count(), times.wait.sum()), (3, ms(6)));
+        assert_eq!((times.service.count(), times.service.sum()), (3, ms(90)));
+    }
+}

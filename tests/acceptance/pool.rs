@@ -1,0 +1,364 @@
+//! Workers come and go: with the load, with age, with memory, with what the application does to them; and the
+//! commands that steer them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+
+use crate::support::{App, Gate, Server, nibiru, output, runs, signal, wait_for};
+use crate::wire::{Connection, PARAMS, RESPONDER, Response, STDIN, begin, get, get_params, pair, stream};
+
+/// `nibiru COMMAND… --control` of this server.
+fn control<const N: usize>(server: &Server, arguments: [&str; N]) -> Output {
+    output(control_command(server, arguments).env_remove("NIBIRU_CONTROL"))
+}
+
+fn control_command<const N: usize>(server: &Server, arguments: [&str; N]) -> Command {
+    let mut command = nibiru();
+    command.args(arguments).args(["--control", &format!("unix:{}.ctl", server.socket().display())]);
+    command
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn ask(socket: &Path, path: &str) -> Response {
+    Connection::open(socket).get(path)
+}
+
+/// The worker that answers, by pid.
+fn pid(server: &Server) -> u32 {
+    let response = ask(&server.socket(), "/pid");
+    assert_eq!(response.status(), 200, "{response:?}");
+    String::from_utf8_lossy(response.body()).parse().unwrap()
+}
+
+/// A request that holds its worker, whose pid is given, until the gate is opened.
+fn hold(server: &Server) -> (u32, Gate, Connection) {
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/wait"), true));
+    (gate.announced("started").parse().unwrap(), gate, connection)
+}
+
+#[test]
+fn workers_grow_from_none_with_what_waits_and_leave_when_they_are_idle() {
+    let server = Server::builder().workers("0-3").arguments(["--idle-timeout", "300ms"]).start();
+    server.workers(0);
+    let held: Vec<_> = (0..3).map(|_| hold(&server)).collect();
+    let busy: BTreeSet<u32> = held.iter().map(|(worker, ..)| *worker).collect();
+    assert_eq!((busy.len(), server.workers(3)), (3, busy));
+    // There is no fourth.
+    let mut waiting = Connection::open(&server.socket());
+    waiting.send(&get(1, "/hello", true));
+    waiting.settle();
+    for (_, gate, mut connection) in held {
+        gate.open("go");
+        assert_eq!(connection.response(1).expect("an answer").body(), b"waited\n");
+    }
+    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+    server.workers(0);
+    assert_eq!(ask(&server.socket(), "/hello").status(), 200);
+}
+
+#[test]
+fn idle_workers_leave_down_to_the_least() {
+    let server = Server::builder().workers("1-3").arguments(["--idle-timeout", "200ms"]).start();
+    let held: Vec<_> = (0..3).map(|_| hold(&server)).collect();
+    held.iter().for_each(|(_, gate, _)| gate.open("go"));
+    let left = server.workers(1);
+    assert_eq!(BTreeSet::from([pid(&server)]), left);
+}
+
+#[test]
+fn scale_and_signals_change_the_number_of_workers_and_a_reload_changes_it_back() {
+    let server = Server::builder().workers("2").start();
+    server.workers(2);
+    assert!(control(&server, ["scale", "4"]).status.success());
+    server.workers(4);
+    server.signal(Signal::TTOU);
+    server.workers(3);
+    server.signal(Signal::TTIN);
+    server.workers(4);
+    assert!(control(&server, ["scale", "1"]).status.success());
+    server.workers(1);
+    server.signal(Signal::TTOU);
+    server.logged(&["scaled", "workers=\"1\""]);
+    assert_eq!(ask(&server.socket(), "/hello").status(), 200, "the last one stays");
+    assert!(control(&server, ["reload"]).status.success());
+    server.workers(2);
+    let wrong = control(&server, ["scale", "0"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
+}
+
+#[test]
+fn a_worker_is_replaced_after_its_requests_and_no_request_notices() {
+    let server = Server::builder().workers("1").arguments(["--max-requests", "20"]).start();
+    let mut connection = Connection::open(&server.socket());
+    let mut pids = BTreeSet::new();
+    for _ in 0..500 {
+        let response = connection.get("/pid");
+        assert_eq!(response.status(), 200, "{}", server.log());
+        pids.insert(response.body().to_vec());
+    }
+    assert!((5..=25).contains(&pids.len()), "{} workers for 500 requests", pids.len());
+    assert!(!server.log().contains("ended"), "{}", server.log());
+}
+
+#[test]
+fn with_one_request_each_every_request_finds_a_fresh_state() {
+    let app = App::new("local n = 0 return function() n = n + 1 return 200, {}, tostring(n) end");
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("2")
+        .arguments(["--max-requests", "1"])
+        .start();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut connection = Connection::open(&server.socket());
+                for _ in 0..100 {
+                    let response = connection.get("/");
+                    assert_eq!((response.status(), response.body()), (200, &b"1"[..]), "{}", server.log());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_worker_is_replaced_at_its_age() {
+    let server = Server::builder().workers("2").arguments(["--max-age", "500ms"]).start();
+    let first = server.workers(2);
+    wait_for("both are new", || {
+        assert_eq!(ask(&server.socket(), "/hello").status(), 200);
+        first.iter().all(|worker| !runs(*worker)).then_some(())
+    });
+}
+
+#[test]
+fn a_worker_that_has_grown_is_replaced_and_its_request_is_answered() {
+    let app = App::new(
+        "return function(e) if e.PATH_INFO == '/grow' then kept = ('x'):rep(64e6) end return 200, {}, 'fine' end",
+    );
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--max-memory", "32M"])
+        .start();
+    let worker = *server.workers(1).first().unwrap();
+    assert_eq!(ask(&server.socket(), "/").status(), 200);
+    assert!(runs(worker));
+    assert_eq!(ask(&server.socket(), "/grow").status(), 200);
+    wait_for("it is replaced", || (!runs(worker)).then_some(()));
+    server.logged(&["too large", "--max-memory", "pss="]);
+    assert_eq!(ask(&server.socket(), "/").status(), 200);
+}
+
+#[test]
+fn a_memory_limit_fails_the_request_that_exceeds_it_and_no_other() {
+    let app = App::new(
+        "return function(e)\n\
+         \x20 if e.PATH_INFO == '/bomb' then local t = {} while true do t[#t + 1] = ('x'):rep(1e6) .. #t end end\n\
+         \x20 return 200, {}, 'fine'\nend",
+    );
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("2")
+        .arguments(["--memory-limit", "64M"])
+        .start();
+    for _ in 0..3 {
+        let status = ask(&server.socket(), "/bomb").status();
+        assert!([500, 502].contains(&status), "{status}");
+        assert_eq!(ask(&server.socket(), "/").body(), b"fine");
+    }
+}
+
+#[test]
+fn an_application_that_dies_in_every_request_is_503_meanwhile_and_recovers_when_it_is_mended() {
+    let app = App::new("return function() os.execute('kill -9 $PPID') end");
+    let server = Server::builder().application(app.root(), "app").workers("2").start();
+    let first = wait_for("the server knows", || {
+        let response = ask(&server.socket(), "/");
+        match response.status() {
+            502 => None,
+            503 => Some(response),
+            status => panic!("{status}"),
+        }
+    });
+    assert!(first.header("Retry-After").is_some(), "{first:?}");
+    app.write("return function() return 200, {}, 'mended' end");
+    wait_for("it has found the mended code", || {
+        let response = ask(&server.socket(), "/");
+        (response.status() == 200).then(|| assert_eq!(response.body(), b"mended"))
+    });
+    server.workers(2);
+}
+
+#[test]
+fn workers_that_do_not_start_fill_no_log_and_recover_when_the_code_is_mended() {
+    let app = App::new(
+        "require('nibiru').on_worker_start(function() if not io.open('app.ok') then error('no database') end end)\n\
+         return function() return 200, {}, 'fine' end",
+    );
+    let good = app.root().join("app.ok");
+    fs::write(&good, "").unwrap();
+    let server = Server::builder().application(app.root(), "app").workers("4").start();
+    let workers = server.workers(4);
+    fs::remove_file(&good).unwrap();
+    workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
+    wait_for("the server knows", || (ask(&server.socket(), "/").status() == 503).then_some(()));
+    let begin = std::time::Instant::now();
+    let lines_before = server.log().lines().count();
+    wait_for("it has tried more than once", || {
+        (server.log().matches("no database").count() >= 3).then_some(())
+    });
+    let (lines, seconds) =
+        (server.log().lines().filter(|line| line.starts_with("20")).count(), begin.elapsed());
+    let most = lines_before as u64 + 6 + seconds.as_secs();
+    assert!(lines as u64 <= most, "{lines} lines, at most {most} expected:\n{}", server.log());
+    fs::write(&good, "").unwrap();
+    wait_for("it has recovered", || (ask(&server.socket(), "/").status() == 200).then_some(()));
+    server.workers(4);
+}
+
+#[test]
+fn a_reload_answers_when_the_new_code_does_or_says_why_it_does_not_load() {
+    let app = App::new("return function() return 200, {}, 'one' end");
+    let server = Server::builder().application(app.root(), "app").workers("1").start();
+    assert_eq!(ask(&server.socket(), "/").body(), b"one");
+    app.write("return function() return 200, {}, 'two' end");
+    let done = control(&server, ["reload"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert_eq!(ask(&server.socket(), "/").body(), b"two");
+    app.write("local function deep() error('on purpose') end\ndeep()");
+    let failed = control(&server, ["reload"]);
+    assert_eq!(failed.status.code(), Some(3));
+    for part in ["nibiru: ", "app.lua:1: on purpose", "stack traceback:", "in main chunk"] {
+        assert!(stderr(&failed).contains(part), "{}", stderr(&failed));
+    }
+    assert_eq!(ask(&server.socket(), "/").body(), b"two");
+}
+
+#[test]
+fn a_reload_that_never_loads_is_given_up() {
+    let app = App::new("return function() return 200, {}, 'one' end");
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--start-timeout", "1s"])
+        .start();
+    // It listens before it has loaded.
+    assert_eq!(ask(&server.socket(), "/").body(), b"one");
+    for hang in [
+        "while true do end",
+        "require('nibiru').on_worker_start(function() while true do end end) return print",
+    ] {
+        app.write(hang);
+        let failed = control(&server, ["reload"]);
+        assert_eq!(failed.status.code(), Some(3), "{}", stderr(&failed));
+        server.logged(&["takes too long", "--start-timeout"]);
+        assert_eq!(ask(&server.socket(), "/").body(), b"one");
+    }
+}
+
+#[test]
+fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
+    let app = App::new("return function() return 200, {}, 'fine' end");
+    let file = app.root().join("settings.toml");
+    fs::write(&file, "max-body = '10'\nlog-level = 'info'").unwrap();
+    let config = file.display().to_string();
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--config", &config])
+        .start();
+    let post = || {
+        let mut connection = Connection::open(&server.socket());
+        let params = [get_params("/"), pair(b"CONTENT_LENGTH", b"12")].concat();
+        let parts =
+            [begin(1, RESPONDER, true), stream(PARAMS, 1, &params), stream(STDIN, 1, b"twelve bytes")];
+        connection.send(&parts.concat());
+        connection.response(1).expect("an answer").status()
+    };
+    assert_eq!(post(), 413);
+    fs::write(&file, "max-body = '20'\nlog-level = 'debug'").unwrap();
+    assert!(control(&server, ["reload"]).status.success());
+    assert_eq!(post(), 200);
+    server.logged(&["log-level changed", "restart"]);
+    fs::write(&file, "max-bodi = '20'").unwrap();
+    let failed = control(&server, ["reload"]);
+    assert_eq!(failed.status.code(), Some(3));
+    assert!(stderr(&failed).contains("max-bodi"), "{}", stderr(&failed));
+    assert_eq!(post(), 200);
+}
+
+#[test]
+fn status_shows_what_each_worker_runs_and_what_waits() {
+    let server = Server::builder().workers("1").start();
+    let (worker, gate, mut running) = hold(&server);
+    let mut waiting = Connection::open(&server.socket());
+    waiting.send(&get(1, "/hello", true));
+    waiting.settle();
+    let shown = control(&server, ["status"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    for part in [
+        "site:application",
+        "1: 0 idle, 1 busy",
+        "1 of 1024, the oldest for",
+        "GET /wait?dir=",
+        &worker.to_string(),
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&control(&server, ["status", "--json"]).stdout).unwrap();
+    assert_eq!((&json["queue"]["length"], &json["workers"][0]["pid"]), (&1.into(), &worker.into()));
+    gate.open("go");
+    assert_eq!(running.response(1).expect("an answer").status(), 200);
+    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+    let nobody = output(nibiru().args(["status", "--control", "unix:/nonexistent/nibiru.ctl"]));
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(stderr(&nobody).contains("/nonexistent/nibiru.ctl: no such file"), "{}", stderr(&nobody));
+}
+
+#[test]
+fn stop_ends_when_the_server_has_ended() {
+    let mut server = Server::start();
+    let (_, gate, mut running) = hold(&server);
+    let mut stop = control_command(&server, ["stop"]).spawn().unwrap();
+    server.logged(&["stopping"]);
+    assert!(stop.try_wait().unwrap().is_none(), "the running request has not ended");
+    gate.open("go");
+    assert_eq!(running.response(1).expect("an answer").status(), 200);
+    drop(running);
+    assert!(wait_for("stop ends", || stop.try_wait().unwrap()).success());
+    assert_eq!(server.wait().code(), Some(0));
+    let again = control(&server, ["stop"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("cannot reach the server at"), "{}", stderr(&again));
+}
+
+#[test]
+fn the_control_socket_is_for_its_owner_alone_and_survives_nonsense() {
+    use std::io::{Read as _, Write as _};
+    let server = Server::start();
+    let path = server.socket().with_extension("sock.ctl");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    for nonsense in [&b"frobnicate\n"[..], b"scale many\n", b"\xff\xfe\n", b"\n", &[b'x'; 5000], b"reload"] {
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        // It may be refused before all of it is written.
+        let _ = stream.write_all(nonsense);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty() || answer.starts_with(b"{\"ok\":false,\"error\":"), "{answer:?}");
+    }
+    assert!(!server.log().contains("reloading"));
+    assert_eq!(ask(&server.socket(), "/hello").status(), 200);
+}
