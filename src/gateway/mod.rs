@@ -168,6 +168,8 @@ pub fn serve(config: Config) -> Result<(), Error> {
                 warn!(cause = %crate::log::cause(&error), "signals are not handled");
             }
         });
+        // It handles signals before anybody can connect: whoever can may signal as well.
+        tokio::task::yield_now().await;
         run(config, Mode::default(), receiver).await
     })
 }

@@ -7,6 +7,7 @@
 mod support;
 mod wire;
 
+mod access_log;
 mod caddy;
 mod commands;
 mod dev;
@@ -21,5 +22,6 @@ mod processes;
 mod protocol;
 mod proxies;
 mod recovery;
+mod status;
 mod truth;
 mod vectors;
