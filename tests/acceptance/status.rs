@@ -299,3 +299,40 @@ fn a_killed_worker_is_replaced_in_the_status() {
     assert_eq!(now["pool"]["ended"]["died"], 1, "{now}");
     assert_ne!(now["workers"][0]["pid"], worker, "{now}");
 }
+
+/// With the lines of `deploy/` that keep others out, which are there as comments.
+#[test]
+fn the_proxy_keeps_others_out_however_they_spell_the_path() {
+    let server = start("1", &[]);
+    let locked = |kind, allowed: &str| {
+        Proxy::with_edits(kind, &server, |site| {
+            let (before, block) = site.split_once("# nibiru's own status").unwrap();
+            let (block, after) = block.split_once("\n\n").unwrap();
+            let lines = block.lines().filter_map(|line| line.trim_start().strip_prefix('#'));
+            // What is left of the comment itself.
+            let lines = lines.filter(|line| line.trim() != "read it.").collect::<Vec<_>>().join("\n");
+            format!("{before}\n{}\n\n{after}", lines.replace("127.0.0.1", allowed))
+        })
+    };
+    for kind in [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy] {
+        let proxy = locked(kind, "127.0.0.1");
+        let reply = proxy.curl([], &format!("{PATH}?json")).expect(200);
+        assert_eq!(reply.header("Content-Type"), Some("application/json"), "{kind:?}");
+
+        let proxy = locked(kind, "192.0.2.1");
+        proxy.curl([], PATH).expect(403);
+        for spelt in [
+            "/-//status",
+            "//-/status",
+            "/-/./status",
+            "/x/../-/status",
+            "/-/%73tatus",
+            "/-%2fstatus",
+            "/-/STATUS",
+        ] {
+            let reply = proxy.curl([], &format!("{spelt}?json"));
+            assert!(!reply.text().contains("uptime"), "{kind:?} lets {spelt} in: {reply:?}");
+        }
+        proxy.curl([], "/hello").expect(200);
+    }
+}
