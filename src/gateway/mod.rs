@@ -217,6 +217,8 @@ pub fn serve(config: Config, read_config: ReadConfig) -> Result<(), Error> {
                 warn!(cause = %crate::log::cause(&error), "signals are not handled");
             }
         });
+        // It handles signals before anybody can connect: whoever can may signal as well.
+        tokio::task::yield_now().await;
         let mode = Mode { read_config: Some(read_config), ..Mode::default() };
         run(config, mode, receiver).await
     })
