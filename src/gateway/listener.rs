@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
+use super::handover::Taken;
 use super::socket_file::{Found, Permissions, SocketFile};
 use super::stream::Stream;
 use super::{Gateway, readable, sockets};
@@ -64,13 +66,22 @@ enum Trouble {
     NotAgain(String),
 }
 
-/// Opens every socket that the configuration names.
-pub(super) fn open_all(config: &Config) -> Result<Vec<Rc<Listener>>, (Listen, io::Error)> {
+/// Opens every socket that the configuration names, but for those that were taken over.
+pub(super) fn open_all(
+    config: &Config,
+    mut taken: Option<&mut Taken>,
+) -> Result<Vec<Rc<Listener>>, (Listen, io::Error)> {
     let mut listeners = Vec::new();
     for address in &config.listen {
+        let claimed = taken.as_mut().map(|taken| taken.claim(address)).unwrap_or_default();
         let open = || -> io::Result<Vec<Listener>> {
             let made = |socket, file| Listener::new(address, socket, file);
+            let known = |path: &Path| SocketFile::known(path, &Permissions::of(config));
             match address {
+                Listen::Unix(path) if !claimed.is_empty() => {
+                    claimed.into_iter().map(|socket| made(socket, Some(known(path)))).collect()
+                }
+                _ if !claimed.is_empty() => claimed.into_iter().map(|socket| made(socket, None)).collect(),
                 Listen::Unix(path) => {
                     let (socket, file) = SocketFile::bind(path, &Permissions::of(config), true)?;
                     Ok(vec![made(socket, Some(file))?])
@@ -117,18 +128,28 @@ impl Listener {
         Some(format!("tcp:{}", std::net::SocketAddr::try_from(local).ok()?))
     }
 
+    /// As the operator configured it.
+    pub(super) fn configured(&self) -> &Listen {
+        &self.address
+    }
+
     /// The socket itself, for whoever hands it on.
-    #[expect(dead_code, reason = "for the hand-over to a new process")]
     pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(self.socket().get_ref(), 3)?)
     }
 
     /// Another process has this socket now: a stop leaves the file, and whoever waits to be accepted, to it.
-    #[expect(dead_code, reason = "for the hand-over to a new process")]
     pub(super) fn release_file(&self) {
         self.kept.set(true);
         if let Some(file) = &mut *self.file.borrow_mut() {
             file.release();
+        }
+    }
+
+    /// The process that had this socket before lets it go.
+    pub(super) fn keep_file(&self) {
+        if let Some(file) = &mut *self.file.borrow_mut() {
+            file.keep();
         }
     }
 
@@ -174,6 +195,8 @@ impl Listener {
         if !self.kept.get() {
             self.empty(self.socket(), &gateway, &door).await;
         }
+        // The last of the socket: a connect is refused from now on, where nobody else has it.
+        gateway.listeners.borrow_mut().retain(|listener| !Rc::ptr_eq(listener, &self));
         gateway.accepting_ended();
     }
 
@@ -360,6 +383,7 @@ pub(super) fn accept_all(listeners: Vec<Rc<Listener>>, connections: usize, gatew
         info!("listening on {}", listener.address());
         // Counted before the task first runs, so that a stop in between waits for it.
         gateway.accepting_started();
+        gateway.listeners.borrow_mut().push(Rc::clone(&listener));
         tokio::task::spawn_local(listener.accept(Rc::clone(gateway), Rc::clone(&door)));
     }
 }

@@ -13,6 +13,7 @@ mod access_log;
 mod budget;
 mod connection;
 mod control;
+mod handover;
 mod histogram;
 mod idle;
 mod journal;
@@ -41,6 +42,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -53,7 +55,9 @@ use tracing::{info, warn};
 use self::access_log::AccessLog;
 use self::budget::Budget;
 use self::control::Control;
+use self::handover::Taken;
 use self::journal::{Journal, Refused, WorkerEnd};
+use self::listener::Listener;
 use self::notice::{Notice, Notices};
 use self::pool::{Policy, Pool, Ready, State};
 use self::queue::Queue;
@@ -109,6 +113,8 @@ pub struct Mode {
     pub code: watch::Sender<Code>,
     /// Reads the settings again, for a reload; without it they stay as they are.
     pub read_config: Option<ReadConfig>,
+    /// Takes the sockets of the gateway that runs with these settings, if one does, and then lets it go.
+    pub take_over: bool,
 }
 
 /// Reads the settings again from where they came.
@@ -193,6 +199,8 @@ struct Gateway {
     /// For lines about workers that end or do not start.
     trouble: RefCell<Throttle>,
     stopping: watch::Sender<bool>,
+    /// Those that accept.
+    listeners: RefCell<Vec<Rc<Listener>>>,
     /// Listeners that accept, or let in whoever waits.
     accepting: Cell<usize>,
     /// When the last connection closed.
@@ -208,8 +216,9 @@ struct Gateway {
     request_packet: RefCell<Vec<u8>>,
 }
 
-/// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload.
-pub fn serve(config: Config, read_config: ReadConfig) -> Result<(), Error> {
+/// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload. `take_over`: in
+/// the place of the gateway that runs, if one does.
+pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result<(), Error> {
     block_on(async {
         let (commands, receiver) = mpsc::unbounded_channel();
         tokio::task::spawn_local(async move {
@@ -219,7 +228,7 @@ pub fn serve(config: Config, read_config: ReadConfig) -> Result<(), Error> {
         });
         // It handles signals before anybody can connect: whoever can may signal as well.
         tokio::task::yield_now().await;
-        let mode = Mode { read_config: Some(read_config), ..Mode::default() };
+        let mode = Mode { read_config: Some(read_config), take_over, ..Mode::default() };
         run(config, mode, receiver).await
     })
 }
@@ -265,8 +274,9 @@ pub async fn run(
     Title::take().set(&format!("gateway {}", config.app));
     systemd::starting(&config.app);
     let open_files = open_files::raise();
-    let listeners =
-        listener::open_all(&config).map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
+    let mut taken = if mode.take_over { take_over(&config)? } else { None };
+    let listeners = listener::open_all(&config, taken.as_mut())
+        .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
     let budget = share_out(&config)?;
     let access_log = match &config.access_log {
         Some(target) => Some(
@@ -276,10 +286,9 @@ pub async fn run(
         None => None,
     };
     let control = match &config.control {
-        Some(path) => Some(
-            Control::open(path)
-                .map_err(|error| Error::Listen(format!("unix:{} (--control)", path.display()), error))?,
-        ),
+        // Opened when the other gateway is told to go.
+        Some(_) if taken.is_some() => None,
+        Some(path) => Some(Control::open(path).map_err(|error| cannot_control(path, error))?),
         None => None,
     };
     let (notices, receiver) = Notices::channel();
@@ -296,6 +305,7 @@ pub async fn run(
         measuring: Cell::new(false),
         trouble: RefCell::new(Throttle::new(Instant::now())),
         stopping: watch::Sender::new(false),
+        listeners: RefCell::default(),
         accepting: Cell::new(0),
         idle_since: Cell::new(begin),
         open_files,
@@ -321,9 +331,29 @@ pub async fn run(
         outcome?;
         tokio::task::spawn_local(expire(Rc::clone(&gateway)));
         listener::accept_all(listeners, budget.connections, &gateway);
+        if let Some(taken) = taken {
+            gateway.replace(taken)?;
+        }
         gateway.ready(begin);
     }
     supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
+}
+
+/// The sockets of the gateway that runs with these settings, if one does.
+fn take_over(config: &Config) -> Result<Option<Taken>, Error> {
+    let Some(path) = &config.control else {
+        let cause = "there is no control socket to ask for its sockets (--control)";
+        return Err(Error::System(io::Error::other(cause)));
+    };
+    let taken = Taken::from(path).map_err(|error| cannot_control(path, error))?;
+    if taken.is_none() {
+        info!("no server runs yet; nothing to take over");
+    }
+    Ok(taken)
+}
+
+fn cannot_control(path: &Path, error: io::Error) -> Error {
+    Error::Listen(format!("unix:{} (--control)", path.display()), error)
 }
 
 /// Shares the descriptors that there may be out. Says where they are too few for what is configured.
@@ -360,6 +390,18 @@ fn policy_of(config: &Config) -> Policy {
 }
 
 impl Gateway {
+    /// Lets the gateway go whose sockets were taken over. From now on they, and its control socket's path, are ours.
+    fn replace(self: &Rc<Self>, taken: Taken) -> Result<(), Error> {
+        if let Some(path) = &self.config().control {
+            let control = Control::open_over(path).map_err(|error| cannot_control(path, error))?;
+            tokio::task::spawn_local(control.serve(Rc::clone(self)));
+        }
+        self.listeners.borrow().iter().for_each(|listener| listener.keep_file());
+        // One that has ended meanwhile is gone as well.
+        let _ = taken.ready();
+        Ok(())
+    }
+
     /// The first generation answers, and connections are accepted.
     fn ready(self: &Rc<Self>, begin: Instant) {
         let config = self.config();

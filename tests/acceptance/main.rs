@@ -29,4 +29,5 @@ mod status;
 mod surroundings;
 mod systemd;
 mod truth;
+mod upgrade;
 mod vectors;
