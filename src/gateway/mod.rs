@@ -10,6 +10,7 @@
 //! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
 
 mod connection;
+mod deadlines;
 mod listener;
 mod notice;
 mod outgoing;
@@ -216,6 +217,7 @@ pub async fn run(
     if let Ok(outcome) = outcome.await {
         outcome?;
         tokio::task::spawn_local(expire(Rc::clone(&gateway)));
+        tokio::task::spawn_local(deadlines::keep(Rc::clone(&gateway)));
         listener::accept_all(listeners, &gateway);
     }
     supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
@@ -361,6 +363,10 @@ impl Gateway {
         ticket.set_worker(None);
         if ticket.is_abandoned() {
             return;
+        }
+        if link.run().is_some_and(|run| run.is_overdue()) {
+            // Also where it was never read: it has had its time. The log knows.
+            return request.reply.fail(504, deadlines::TOO_LONG, None);
         }
         let id = request.request_id.clone();
         if link.never_read(fate) {

@@ -1,5 +1,6 @@
 //! A complete request on its way through the gateway, and the name it has in every log.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::time::Instant;
 
@@ -27,6 +28,19 @@ impl Request {
         let given = variables.get(b"HTTP_X_REQUEST_ID").and_then(sane);
         let request_id = given.map_or_else(generate, str::to_owned);
         Box::new(Self { request_id, variables, body, reply, came: Instant::now() })
+    }
+}
+
+impl Request {
+    /// How the log names it, as `name_of` in `lua/nibiru/server.lua` does: `GET /path HTTP/1.1 (request 1a2b)`.
+    pub(super) fn line(&self) -> String {
+        let get = |name: &[u8]| self.variables.get(name).map(String::from_utf8_lossy);
+        let method = get(b"REQUEST_METHOD").unwrap_or(Cow::Borrowed("-"));
+        let protocol = get(b"SERVER_PROTOCOL").unwrap_or(Cow::Borrowed("-"));
+        let path =
+            || [b"SCRIPT_NAME".as_slice(), b"PATH_INFO"].map(|name| get(name).unwrap_or_default()).concat();
+        let uri = get(b"REQUEST_URI").unwrap_or_else(|| Cow::Owned(path()));
+        format!("{method} {uri} {protocol} (request {})", self.request_id)
     }
 }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use crate::cgi::Variables;
 use crate::ipc::Link;
+use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, RequestBody, ToWorker};
 use crate::lua;
 use crate::sys;
@@ -68,6 +69,9 @@ fn live(birth: Birth, state: &mut lua::State) -> io::Result<i32> {
         channel.send(&FromWorker::StartFailed { message })?;
         return Ok(START_FAILED);
     }
+    // Before the gateway learns that it can be sent one: unprepared, it would die of it.
+    state.accept_interrupts();
+    sys::on_interrupt(interrupted)?;
     channel.send(&FromWorker::Ready)?;
     let served = serve(state, &channel);
     state.stop_worker();
@@ -86,9 +90,19 @@ fn start(
     state.start_worker(worker, seed(), Box::new(Outbox::new(Rc::clone(channel))))
 }
 
+/// Runs in a signal handler.
+fn interrupted(number: u32) {
+    let Interrupt { kind, serial } = Interrupt::decode(number);
+    let kind = match kind {
+        Kind::Trace => lua::Interrupt::Trace,
+        Kind::Timeout => lua::Interrupt::Timeout,
+    };
+    lua::interrupt(serial.number(), kind);
+}
+
 /// Takes requests until the gateway has no more.
 fn serve(state: &mut lua::State, channel: &Channel) -> io::Result<()> {
-    let mut descriptors = Vec::new();
+    let (mut descriptors, mut serial) = (Vec::new(), Serial::default());
     while !channel.is_draining() {
         descriptors.clear();
         let Some(packet) = channel.receive(&mut descriptors)? else { return Ok(()) };
@@ -106,8 +120,11 @@ fn serve(state: &mut lua::State, channel: &Channel) -> io::Result<()> {
                         lua::Body::File { file: File::from(file), length }
                     }
                 };
+                serial = serial.next();
                 channel.begin();
-                let outcome = state.serve(lua::Request { id: request_id, variables: &variables, body });
+                let request =
+                    lua::Request { serial: serial.number(), id: request_id, variables: &variables, body };
+                let outcome = state.serve(request);
                 channel.end(outcome == lua::Outcome::Complete);
                 // Where there is any, it sends the end first, so that the client has its answer.
                 state.after_response();
