@@ -13,6 +13,7 @@ mod access_log;
 mod budget;
 mod connection;
 mod control;
+mod deadlines;
 mod handover;
 mod histogram;
 mod idle;
@@ -330,6 +331,7 @@ pub async fn run(
     if let Ok(outcome) = outcome.await {
         outcome?;
         tokio::task::spawn_local(expire(Rc::clone(&gateway)));
+        tokio::task::spawn_local(deadlines::keep(Rc::clone(&gateway)));
         listener::accept_all(listeners, budget.connections, &gateway);
         if let Some(taken) = taken {
             gateway.replace(taken)?;
@@ -619,6 +621,10 @@ impl Gateway {
         ticket.set_worker(None);
         if ticket.is_abandoned() {
             return;
+        }
+        if link.run().is_some_and(|run| run.is_overdue()) {
+            // Also where it was never read: it has had its time. The log knows.
+            return request.reply.fail(504, deadlines::TOO_LONG, None);
         }
         let id = request.request_id.clone();
         if link.never_read(fate) {

@@ -10,6 +10,7 @@ mod wire;
 mod access_log;
 mod caddy;
 mod commands;
+mod deadlines;
 mod dev;
 mod docs;
 mod examples;
