@@ -30,11 +30,11 @@ use crate::fastcgi;
 /// default) where that is less.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// How long to wait when no descriptor is left for a connection, before the next try.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait where accepting fails (mostly since no descriptor is left), before the next try.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a lack of descriptors is logged while it lasts.
-const EXHAUSTED_SAY: Duration = Duration::from_secs(1);
+/// How often that is logged while it lasts.
+const ERROR_SAY: Duration = Duration::from_secs(1);
 
 /// How often it is logged that there are as many connections as there may be: a busy server can be at that
 /// limit a thousand times a second.
@@ -182,13 +182,18 @@ impl Listener {
                     shortage.is_over();
                     door.let_in(&gateway, stream, slot);
                 }
-                Err(error) if is_exhausted(&error) => {
-                    shortage.lasts(&error);
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                }
                 // The client was gone before it was accepted.
-                Err(error) => debug!(cause = %crate::log::cause(&error), "cannot accept"),
+                Err(error) if is_of_client(&error) => {
+                    debug!(cause = %crate::log::cause(&error), "cannot accept");
+                }
+                // No descriptor is left, or the socket itself is of no use: both last.
+                Err(error) => {
+                    shortage.lasts(&error);
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                }
             }
+            // Others have their turn, however many clients come.
+            tokio::task::consume_budget().await;
         }
         // Nobody finds the way in any more; whoever has is served.
         *self.file.borrow_mut() = None;
@@ -209,9 +214,15 @@ impl Listener {
             let mut ready = socket.readable().await?;
             // A connection beyond the limit stays in the kernel's backlog.
             let slot = door.slot().await?;
-            // Another process that has the socket may have been faster.
-            if let Ok(stream) = ready.try_io(|socket| self.accept_waiting(socket.get_ref())) {
-                return Ok((stream?, slot));
+            let shut = ready.ready().is_read_closed();
+            match ready.try_io(|socket| self.accept_waiting(socket.get_ref())) {
+                Ok(stream) => return Ok((stream?, slot)),
+                // Ready it stays, and nobody will ever come.
+                Err(_would_block) if shut => {
+                    return Err(io::Error::other("somebody else has shut the socket down"));
+                }
+                // Another process that has the socket was faster.
+                Err(_would_block) => {}
             }
         }
     }
@@ -355,7 +366,7 @@ impl Door {
     }
 }
 
-/// Says that descriptors are short, once a second at most, and when it is over.
+/// Says that accepting fails, once a second at most, and when it is over.
 #[derive(Debug, Default)]
 struct Shortage {
     said: Option<Instant>,
@@ -363,7 +374,7 @@ struct Shortage {
 
 impl Shortage {
     fn lasts(&mut self, error: &io::Error) {
-        if self.said.is_none_or(|said| said.elapsed() >= EXHAUSTED_SAY) {
+        if self.said.is_none_or(|said| said.elapsed() >= ERROR_SAY) {
             self.said = Some(Instant::now());
             warn!(cause = %crate::log::cause(error), "cannot accept; new connections wait");
         }
@@ -388,11 +399,23 @@ pub(super) fn accept_all(listeners: Vec<Rc<Listener>>, connections: usize, gatew
     }
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
+/// Whether an error of `accept` is about the one connection that it would have given: accept(2) names these.
+fn is_of_client(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .map(|errno| Some(errno.raw_os_error()))
-        .contains(&error.raw_os_error())
+    let of_client = [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::NONET,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| of_client.contains(&errno))
 }
 
 fn limits(config: &Config, connections: usize) -> fastcgi::Limits {
