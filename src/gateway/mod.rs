@@ -244,6 +244,7 @@ pub async fn run(
     if let Ok(outcome) = outcome.await {
         outcome?;
         tokio::task::spawn_local(expire(Rc::clone(&gateway)));
+        tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
         listener::accept_all(listeners, &gateway);
     }
     supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
@@ -466,6 +467,13 @@ async fn expire(gateway: Rc<Gateway>) {
             let Some(mut request) = expired else { break };
             request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
         }
+    }
+}
+
+/// Has the access log's lines written.
+async fn gather_lines(journal: Rc<Journal>) {
+    if let Some(log) = journal.access_log() {
+        log.gather().await;
     }
 }
 
