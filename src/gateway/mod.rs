@@ -332,6 +332,7 @@ pub async fn run(
         outcome?;
         tokio::task::spawn_local(expire(Rc::clone(&gateway)));
         tokio::task::spawn_local(deadlines::keep(Rc::clone(&gateway)));
+        tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
         listener::accept_all(listeners, budget.connections, &gateway);
         if let Some(taken) = taken {
             gateway.replace(taken)?;
@@ -748,6 +749,13 @@ async fn expire(gateway: Rc<Gateway>) {
             let Some(mut request) = expired else { break };
             request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
         }
+    }
+}
+
+/// Has the access log's lines written.
+async fn gather_lines(journal: Rc<Journal>) {
+    if let Some(log) = journal.access_log() {
+        log.gather().await;
     }
 }
 

@@ -15,6 +15,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "gateway/queue.rs",
             "gateway/budget.rs",
             "gateway/throttle.rs",
+            "gateway/histogram.rs",
         ],
         &["tokio", "mlua", "rustix", "libc", "tracing", "clap", "serde", "::now()"],
         "the bottom is std only, and is told the time",
