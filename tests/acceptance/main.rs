@@ -9,6 +9,7 @@ mod wire;
 
 mod caddy;
 mod commands;
+mod deadlines;
 mod dev;
 mod docs;
 mod examples;
