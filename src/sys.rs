@@ -1,8 +1,12 @@
 //! System calls that no safe wrapper offers. The only `unsafe` beside mlua's.
-#![allow(unsafe_code, reason = "fork, F_SETSIG and inherited descriptors have no safe wrapper")]
+#![allow(
+    unsafe_code,
+    reason = "fork, F_SETSIG, inherited descriptors, signal handlers and the arguments have no safe wrapper"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -98,4 +102,43 @@ pub fn keep_descriptors_from_children() {
     // SAFETY: the call changes a flag of descriptors and neither opens nor closes one. A kernel before
     // 5.11 refuses it, and the descriptors stay as they were.
     unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+}
+
+/// Takes the memory that holds this process's arguments, which the kernel shows in `/proc/PID/cmdline`: the
+/// strings of `argv`, one after the other, each with its NUL. `None` the second time, and where the kernel does not say
+/// where they are. Whoever writes there changes what `std::env::args` gives.
+pub fn take_arguments() -> Option<&'static mut [u8]> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold anything, so count from its end, after which the third field follows.
+    let mut fields = stat[stat.rfind(')')? + 2..].split_ascii_whitespace();
+    // Fields 48 and 49 of proc(5): `arg_start` and `arg_end`; 0 where the kernel keeps them to itself.
+    let start: usize = fields.nth(48 - 3)?.parse().ok()?;
+    let end: usize = fields.next()?.parse().ok()?;
+    let first = std::ptr::with_exposed_provenance_mut::<u8>(start);
+    if first.is_null() || end <= start || TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: the kernel laid `argv`'s strings out between these addresses when it executed this process: at the
+    // top of the main stack, writable, and there to the end of the process. It is given away once. The standard
+    // library keeps pointers into it and reads through them in `std::env::args` only, which nibiru calls (in
+    // clap) before this and never after; any bytes with the NUL at the end that nobody overwrites are strings.
+    Some(unsafe { std::slice::from_raw_parts_mut(first, end - start) })
+}
+
+/// Lets programs that the application starts die of SIGPIPE, as they expect to (`os.execute("yes | head")`), while
+/// this process goes on and sees its write fail.
+///
+/// Rust has the signal ignored, and what is ignored stays so in a program that is executed. A handler does not.
+pub fn restore_sigpipe_for_programs() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: the handler does nothing, so it may run at any time; SA_RESTART keeps it from interrupting
+    // system calls. An all-zero sigaction has no flags, blocks no signals, and is then given its handler.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        // Fails for signals that do not exist only.
+        libc::sigaction(libc::SIGPIPE, &action, std::ptr::null_mut());
+    }
 }

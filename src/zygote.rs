@@ -16,11 +16,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 
 use crate::config::Preload;
 use crate::ipc::Link;
-use crate::ipc::launch::Launch;
+use crate::ipc::launch::{Launch, NAME};
 use crate::ipc::message::{Exit, FromZygote, MAX_CHUNK, ToZygote};
 use crate::ipc::socket::Received;
 use crate::lua;
+use crate::open_files;
 use crate::sys::{self, Fork};
+use crate::title::{Title, WorkerTitle};
 use crate::worker::{self, Birth};
 
 /// The exit status of a zygote whose application does not load.
@@ -43,6 +45,10 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.
     let _ = rustix::process::setsid();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    sys::restore_sigpipe_for_programs();
+    open_files::set(launch.open_files)?;
+    let mut title = Title::take();
+    title.set(&format!("zygote gen {} {}", launch.generation, launch.app));
     let control = Link::from(sys::take_descriptor(0)?);
     std::env::set_current_dir(&launch.root)?;
 
@@ -72,8 +78,18 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     }
     let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
     send(&control, &FromZygote::Loaded { preloaded, micros }, None)?;
-    let memory_limit = launch.memory_limit;
-    Zygote { control, preloaded, memory_limit, children: BTreeMap::new(), leaving: false }.serve(state)
+    // From here on only workers run the application. The zygote needs a descriptor for each of them.
+    let open_files = open_files::raise();
+    let zygote = Zygote {
+        control,
+        preloaded,
+        generation: launch.generation,
+        memory_limit: launch.memory_limit,
+        open_files,
+        children: BTreeMap::new(),
+        leaving: false,
+    };
+    zygote.serve(state, title)
 }
 
 /// Writes a line on standard error, which is a pipe into the gateway's log. Without a gateway nobody reads it.
@@ -110,7 +126,7 @@ fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) ->
          or set --preload)",
     );
     let again = Launch { preload: Preload::Off, ..launch.clone() };
-    Command::new("/proc/self/exe").arg0("nibiru").args(again.arguments()).stdin(OwnedFd::from(control)).exec()
+    Command::new("/proc/self/exe").arg0(NAME).args(again.arguments()).stdin(OwnedFd::from(control)).exec()
 }
 
 /// The open descriptors of this process, with what each leads to.
@@ -146,6 +162,9 @@ struct Zygote {
     control: Link,
     preloaded: bool,
     memory_limit: Option<u64>,
+    generation: u32,
+    /// The limit of open files that is the application's.
+    open_files: Option<u64>,
     /// By pid: a worker's number may be in use again before its process is reaped.
     children: BTreeMap<i32, Child>,
     /// Told to exit; waits for its children, so that none of them is left for process 1 to reap.
@@ -158,7 +177,7 @@ struct Child {
 }
 
 impl Zygote {
-    fn serve(mut self, state: lua::State) -> io::Result<ExitCode> {
+    fn serve(mut self, state: lua::State, title: Title) -> io::Result<ExitCode> {
         let mut buffer = [0; 64];
         loop {
             let (said, ended) = self.wait()?;
@@ -183,9 +202,12 @@ impl Zygote {
                     let birth = Birth::new(worker, descriptors, self.preloaded, self.memory_limit)?;
                     match sys::fork() {
                         Ok(Fork::Child) => {
+                            let title = WorkerTitle::new(title, worker, self.generation);
+                            // It was this process's before, so it can be.
+                            let _ = open_files::set(self.open_files);
                             // The siblings' pidfds and the control link are not the worker's.
                             drop(self);
-                            worker::run(birth, state);
+                            worker::run(birth, state, title);
                         }
                         Ok(Fork::Parent { child }) => self.announce(worker, child)?,
                         Err(error) => {

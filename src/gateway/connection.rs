@@ -64,13 +64,25 @@ struct State {
     /// Few, so a scan beats a map.
     requests: Vec<(u16, Phase)>,
     ending: Ending,
-    /// The gateway stops, and this connection has been told so.
-    stopping: bool,
     opened: Instant,
     /// Whether a request has begun on it.
     used: bool,
     /// Whether the client may still be sending something that nobody waits for.
     unread: bool,
+    /// The gateway stops: closes once nothing is left to answer.
+    stopping: bool,
+    /// How far the client's side is shut, by us.
+    receiving: Receiving,
+}
+
+/// Whether more is taken from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    Open,
+    /// The kernel takes nothing more; what it took before is still to be read.
+    Shut,
+    /// All of that is read.
+    Done,
 }
 
 /// Where a request of this connection is.
@@ -115,10 +127,11 @@ impl Connection {
                 last_write: Instant::now(),
                 requests: Vec::new(),
                 ending: Ending::No,
-                stopping: false,
                 opened: Instant::now(),
                 used: false,
                 unread: false,
+                stopping: false,
+                receiving: Receiving::Open,
             }),
             changed: Notify::new(),
             drained: Notify::new(),
@@ -139,7 +152,7 @@ impl Connection {
                 (state.interest(), state.deadline(last_read))
             };
             let ready = tokio::select! {
-                ready = self.stream.ready(interest) => ready,
+                ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
                 () = self.changed.notified() => Ok(tokio::io::Ready::EMPTY),
                 () = super::sleep_until(deadline) => {
                     self.state.borrow_mut().expire(last_read);
@@ -169,7 +182,7 @@ impl Connection {
         let mut scratch = gateway.scratch.borrow_mut();
         for _ in 0..READS_IN_A_ROW {
             match self.stream.try_read(&mut scratch) {
-                Ok(0) => self.state.borrow_mut().ending = Ending::Now,
+                Ok(0) => self.state.borrow_mut().no_more_comes(),
                 Ok(length) => {
                     if let Err(fault) = self.receive(&scratch[..length], gateway) {
                         info!(cause = %fault, "connection closed");
@@ -187,7 +200,7 @@ impl Connection {
                 self.flush();
             }
             let state = self.state.borrow();
-            if state.ending == Ending::Now || !state.interest().is_readable() {
+            if state.ending == Ending::Now || !state.interest().is_some_and(Interest::is_readable) {
                 return false;
             }
         }
@@ -372,9 +385,8 @@ impl Connection {
             if state.server.end(id, app_status, protocol_status, state.out.tail()) == AfterEnd::Close {
                 state.close_when_written();
             }
-            // Here and not at the next read: a proxy with much to do has sent its next request by then, and the one
-            // after that.
-            state.close_if_stopping(&self.stream);
+            // Before the client reads the end of this answer, after which it may send the next request.
+            state.leave_if_idle(&self.stream);
         }
         self.flush();
         let state = self.state.borrow();
@@ -447,11 +459,11 @@ impl Connection {
 
 impl State {
     /// What to wait for. A client that does not read its answers is not read from either.
-    fn interest(&self) -> Interest {
-        match (self.out.is_empty(), self.out.is_full()) {
-            (true, _) => Interest::READABLE,
-            (false, false) => Interest::READABLE | Interest::WRITABLE,
-            (false, true) => Interest::WRITABLE,
+    fn interest(&self) -> Option<Interest> {
+        match (self.out.is_empty(), self.out.is_full() || self.receiving == Receiving::Done) {
+            (true, _) => (self.receiving != Receiving::Done).then_some(Interest::READABLE),
+            (false, false) => Some(Interest::READABLE | Interest::WRITABLE),
+            (false, true) => Some(Interest::WRITABLE),
         }
     }
 
@@ -460,14 +472,16 @@ impl State {
         if let Ending::Lingering { until, .. } = self.ending {
             return Some(until);
         }
-        let submitted =
-            self.requests.iter().filter(|(_, phase)| matches!(phase, Phase::Submitted(_))).count();
-        // A record that has come in part counts as well.
-        let arriving =
-            submitted < self.requests.len() || (self.requests.is_empty() && !self.server.is_idle());
-        let receive = arriving.then(|| last_read + RECEIVE_TIMEOUT);
+        let receive = self.is_arriving().then(|| last_read + RECEIVE_TIMEOUT);
         let send = (!self.out.is_empty()).then(|| self.last_write + SEND_TIMEOUT);
         receive.into_iter().chain(send).min()
+    }
+
+    /// Whether a request has come in part; a record that has counts as well.
+    fn is_arriving(&self) -> bool {
+        let submitted =
+            self.requests.iter().filter(|(_, phase)| matches!(phase, Phase::Submitted(_))).count();
+        submitted < self.requests.len() || (self.requests.is_empty() && !self.server.is_idle())
     }
 
     /// When to look at the connection again, if nothing happens before.
@@ -484,9 +498,42 @@ impl State {
         }
     }
 
+    /// The client's side has ended. Unless that is our own doing, nobody is left to read an answer.
+    fn no_more_comes(&mut self) {
+        let lingers = matches!(self.ending, Ending::Lingering { .. });
+        if self.receiving == Receiving::Open || self.is_arriving() || lingers {
+            self.ending = Ending::Now;
+        }
+        self.receiving = Receiving::Done;
+    }
+
+    /// While the gateway stops: closes the connection when there is nothing left to answer.
+    ///
+    /// A kept connection can have its next request sent at any moment. So the client's side is shut first, which
+    /// makes its next write fail; what it wrote before that is here, and is answered. (A TCP client's kernel
+    /// hears of it too late.) Closing at once would lose a request that comes between the look and the close.
+    fn leave_if_idle(&mut self, stream: &Stream) {
+        let idle = |this: &Self| this.server.is_idle() && !stream.has_unread();
+        if !self.stopping || self.ending != Ending::No || !idle(self) {
+            return;
+        }
+        let expected = !self.used && Instant::now() < self.opened + FIRST_REQUEST_WAIT;
+        if expected {
+            return;
+        }
+        // One that still sends what was refused is to get its answer, not a write that fails.
+        if self.receiving == Receiving::Open && !self.unread {
+            stream.take_no_more();
+            self.receiving = Receiving::Shut;
+        }
+        if idle(self) {
+            self.close_when_written();
+        }
+    }
+
     /// Whether the connection is to be closed now.
     fn is_over(&mut self, stream: &Stream) -> bool {
-        self.close_if_stopping(stream);
+        self.leave_if_idle(stream);
         if self.ending == Ending::WhenWritten && self.out.is_empty() {
             self.ending = if self.unread {
                 stream.shut_down_write();
@@ -496,16 +543,6 @@ impl State {
             };
         }
         matches!(self.ending, Ending::Now | Ending::Lingering { bytes: 0, .. })
-    }
-
-    /// While the gateway stops, a connection ends with what has come on it.
-    fn close_if_stopping(&mut self, stream: &Stream) {
-        if self.stopping && self.ending == Ending::No && self.server.is_idle() && !stream.has_unread() {
-            let expected = !self.used && Instant::now() < self.opened + FIRST_REQUEST_WAIT;
-            if !expected {
-                self.close_when_written();
-            }
-        }
     }
 
     fn close_when_written(&mut self) {

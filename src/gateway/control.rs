@@ -20,10 +20,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
 
-use super::listener::{self, SocketFile};
 use super::notice::Notice;
+use super::socket_file::{Permissions, SocketFile};
 use super::{Command, Gateway, Load, Scale};
-use crate::config::{SocketMode, Workers};
+use crate::config::Workers;
 
 /// The longest command.
 const MAX_COMMAND: usize = 256;
@@ -44,8 +44,8 @@ pub(super) struct Control {
 impl Control {
     /// Opens the socket at `path`, for this user alone.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let (socket, file) = listener::bind_unix(path, SocketMode(0o600), None)?;
-        Ok(Self { socket: UnixListener::from_std(socket)?, _file: file })
+        let (socket, file) = SocketFile::bind(path, &Permissions::private(), true)?;
+        Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
     /// Answers until the gateway ends.

@@ -1,201 +1,168 @@
-//! The listening sockets: binds them, accepts connections, removes what it made.
+//! The listening sockets: accepts connections, as many as there is room for, until the gateway stops.
+//!
+//! `sockets` and `socket_file` open them. Looks after the socket files too: one that is removed is made anew.
 
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
-use std::os::unix::net as std_unix;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{debug, info, warn};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, error, info, warn};
 
-use super::Gateway;
 use super::connection::Connection;
+use super::socket_file::{Found, Permissions, SocketFile};
 use super::stream::Stream;
-use crate::config::{Config, Listen, SocketMode, SocketOwner};
+use super::{Gateway, readable, sockets};
+use crate::config::{Config, Listen};
 use crate::fastcgi;
 
 /// Connections that the kernel holds until they are accepted; it takes `net.core.somaxconn` (4096 by
 /// default) where that is less.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// How long to wait when no descriptor is left for a connection, before the next try.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a lack of descriptors is logged while it lasts.
+const EXHAUSTED_SAY: Duration = Duration::from_secs(1);
+
+/// How often it is logged that there are as many connections as there may be: a busy server can be at that
+/// limit a thousand times a second.
+const FULL_SAY: Duration = Duration::from_secs(60);
+
+/// How often to look whether a socket file is still there: one `lstat`.
+const FILE_LOOK: Duration = Duration::from_secs(2);
+
 /// A listening socket.
 #[derive(Debug)]
 pub(super) struct Listener {
-    socket: Socket,
+    /// Another one once its file was removed and made anew.
+    socket: RefCell<Rc<AsyncFd<OwnedFd>>>,
+    family: AddressFamily,
     /// As the user named it.
     address: Listen,
     /// The file to remove at the end, where we made it.
-    file: Option<SocketFile>,
+    file: RefCell<Option<SocketFile>>,
+    /// What was last said about the file.
+    trouble: RefCell<Option<Trouble>>,
+    /// Whether somebody else has this socket too, and accepts from it when we no longer do.
+    kept: Cell<bool>,
 }
 
-#[derive(Debug)]
-enum Socket {
-    Unix(UnixListener),
-    Tcp(TcpListener),
-}
-
-/// A Unix socket's file, known by its inode so that a successor's is never removed.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    inode: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|data| (data.dev(), data.ino()) == self.inode) {
-            // Gone already is as good.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
+/// What can be wrong with a socket file. Said once, until it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Trouble {
+    Other(Found),
+    NotAgain(String),
 }
 
 /// Opens every socket that the configuration names.
-pub(super) fn open_all(config: &Config) -> Result<Vec<Listener>, (Listen, io::Error)> {
+pub(super) fn open_all(config: &Config) -> Result<Vec<Rc<Listener>>, (Listen, io::Error)> {
     let mut listeners = Vec::new();
     for address in &config.listen {
-        let opened = match address {
-            Listen::Unix(path) => bind_unix(path, config.socket_mode, config.socket_owner.as_ref()).and_then(
-                |(socket, file)| Ok(vec![(Socket::Unix(UnixListener::from_std(socket)?), Some(file))]),
-            ),
-            Listen::Tcp(address) => open_tcp(address).map(|socket| vec![(socket, None)]),
-            Listen::Fd(number) => inherited(*number).map(|socket| vec![(socket, None)]),
-            Listen::Systemd => passed_by_systemd(),
+        let open = || -> io::Result<Vec<Listener>> {
+            let made = |socket, file| Listener::new(address, socket, file);
+            match address {
+                Listen::Unix(path) => {
+                    let (socket, file) = SocketFile::bind(path, &Permissions::of(config), true)?;
+                    Ok(vec![made(socket, Some(file))?])
+                }
+                Listen::Tcp(name) => Ok(vec![made(sockets::bind_tcp(name)?, None)?]),
+                Listen::Fd(number) => Ok(vec![made(sockets::inherited(*number)?, None)?]),
+                Listen::Systemd => {
+                    sockets::passed_by_systemd()?.into_iter().map(|socket| made(socket, None)).collect()
+                }
+            }
         };
-        for (socket, file) in opened.map_err(|error| (address.clone(), error))? {
-            listeners.push(Listener { socket, address: address.clone(), file });
-        }
+        listeners.extend(open().map_err(|error| (address.clone(), error))?.into_iter().map(Rc::new));
     }
     Ok(listeners)
 }
 
-/// Makes a non-blocking listening socket at `path`.
-pub(super) fn bind_unix(
-    path: &Path,
-    SocketMode(mode): SocketMode,
-    owner: Option<&SocketOwner>,
-) -> io::Result<(std_unix::UnixListener, SocketFile)> {
-    remove_stale(path)?;
-    let address = SocketAddrUnix::new(path)
-        .map_err(|_| io::Error::other("the path is too long for a Unix socket (at most 107 bytes)"))?;
-    let socket: OwnedFd = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    rustix::net::bind(&socket, &address)?;
-    let data = std::fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), inode: (data.dev(), data.ino()) };
-    // Before `listen`, so that nobody connects under other permissions.
-    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
-    if let Some(owner) = owner {
-        chown(path, owner.user, owner.group)?;
-    }
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok((std_unix::UnixListener::from(socket), file))
-}
-
-/// Removes the socket of a server that is gone; refuses everything else that is at `path`.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let data = match std::fs::symlink_metadata(path) {
-        Ok(data) => data,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !data.file_type().is_socket() {
-        return Err(io::Error::other("the path exists and is not a socket"));
-    }
-    match std_unix::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Err(error) => Err(error),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server is listening there")),
-    }
-}
-
-fn open_tcp(address: &str) -> io::Result<Socket> {
-    let address =
-        address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
-    let socket =
-        if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    Ok(Socket::Tcp(socket.listen(BACKLOG.unsigned_abs())?))
-}
-
-/// A listening socket that this process was started with, under the number it has.
-fn inherited(number: u32) -> io::Result<Socket> {
-    let path = format!("/proc/self/fd/{number}");
-    let target = std::fs::read_link(&path)
-        .map_err(|_| io::Error::other(format!("descriptor {number} is not open")))?;
-    if !target.to_string_lossy().starts_with("socket:") {
-        return Err(io::Error::other(format!("descriptor {number} is not a socket")));
-    }
-    from_descriptor(crate::sys::take_descriptor(number)?)
-}
-
-fn from_descriptor(socket: OwnedFd) -> io::Result<Socket> {
-    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
-        return Err(io::Error::other("not a listening socket"));
-    }
-    rustix::io::ioctl_fionbio(&socket, true)?;
-    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-    if rustix::net::sockopt::socket_domain(&socket)? == AddressFamily::UNIX {
-        Ok(Socket::Unix(UnixListener::from_std(std_unix::UnixListener::from(socket))?))
-    } else {
-        Ok(Socket::Tcp(TcpListener::from_std(std::net::TcpListener::from(socket))?))
-    }
-}
-
-fn passed_by_systemd() -> io::Result<Vec<(Socket, Option<SocketFile>)>> {
-    let mut passed = listenfd::ListenFd::from_env();
-    let mut sockets = Vec::new();
-    for index in 0..passed.len() {
-        if let Some(socket) = passed.take_raw_fd(index)? {
-            let number = u32::try_from(socket).map_err(io::Error::other)?;
-            sockets.push((from_descriptor(crate::sys::take_descriptor(number)?)?, None));
-        }
-    }
-    if sockets.is_empty() {
-        return Err(io::Error::other("systemd passed no socket (LISTEN_FDS is not set for this process)"));
-    }
-    Ok(sockets)
-}
-
 impl Listener {
-    /// The address in the form that the user would write.
+    fn new(address: &Listen, socket: OwnedFd, file: Option<SocketFile>) -> io::Result<Self> {
+        Ok(Self {
+            family: rustix::net::sockopt::socket_domain(&socket)?,
+            socket: RefCell::new(Rc::new(readable::watch(socket)?)),
+            address: address.clone(),
+            file: RefCell::new(file),
+            trouble: RefCell::new(None),
+            kept: Cell::new(*address == Listen::Systemd),
+        })
+    }
+
+    /// The address in the form that the user would write; of an inherited socket, where it leads.
     pub(super) fn address(&self) -> String {
-        match (&self.socket, &self.address) {
-            (Socket::Tcp(socket), Listen::Tcp(_)) => socket
-                .local_addr()
-                .map_or_else(|_| self.address.to_string(), |address| format!("tcp:{address}")),
-            _ => self.address.to_string(),
+        match (&self.address, self.local_address()) {
+            (Listen::Unix(_), _) | (_, None) => self.address.to_string(),
+            (Listen::Tcp(_), Some(local)) => local,
+            (Listen::Fd(_) | Listen::Systemd, Some(local)) => format!("{local} ({})", self.address),
         }
+    }
+
+    fn local_address(&self) -> Option<String> {
+        let local = rustix::net::getsockname(self.socket().get_ref()).ok()?;
+        if self.family == AddressFamily::UNIX {
+            let local = SocketAddrUnix::try_from(local).ok()?;
+            return Some(format!("unix:{}", String::from_utf8_lossy(local.path_bytes()?)));
+        }
+        Some(format!("tcp:{}", std::net::SocketAddr::try_from(local).ok()?))
+    }
+
+    /// The socket itself, for whoever hands it on.
+    #[expect(dead_code, reason = "for the hand-over to a new process")]
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(self.socket().get_ref(), 3)?)
+    }
+
+    /// Another process has this socket now: a stop leaves the file, and whoever waits to be accepted, to it.
+    #[expect(dead_code, reason = "for the hand-over to a new process")]
+    pub(super) fn release_file(&self) {
+        self.kept.set(true);
+        if let Some(file) = &mut *self.file.borrow_mut() {
+            file.release();
+        }
+    }
+
+    fn socket(&self) -> Rc<AsyncFd<OwnedFd>> {
+        Rc::clone(&self.socket.borrow())
     }
 
     /// Accepts until the gateway stops; each connection becomes a task of its own.
-    pub(super) async fn accept(mut self, gateway: Rc<Gateway>, slots: Arc<Semaphore>, allowed: Rc<[IpAddr]>) {
+    async fn accept(self: Rc<Self>, gateway: Rc<Gateway>, door: Rc<Door>) {
         let mut stopping = gateway.stopping();
+        let mut look = tokio::time::interval(FILE_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let has_file = self.file.borrow().is_some();
+        let mut shortage = Shortage::default();
         loop {
+            let socket = self.socket();
             let accepted = tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => break,
-                accepted = self.accept_one(&slots) => accepted,
+                _ = look.tick(), if has_file => {
+                    if let Some(old) = self.look_after_file() {
+                        self.empty(old, &gateway, &door).await;
+                    }
+                    continue;
+                }
+                accepted = self.accept_one(&socket, &door) => accepted,
             };
             match accepted {
-                Ok((stream, slot)) => serve(&gateway, stream, slot, &allowed),
+                Ok((stream, slot)) => {
+                    shortage.is_over();
+                    door.let_in(&gateway, stream, slot);
+                }
                 Err(error) if is_exhausted(&error) => {
-                    warn!(cause = %crate::log::cause(&error), "cannot accept; pausing");
+                    shortage.lasts(&error);
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
                 // The client was gone before it was accepted.
@@ -203,134 +170,212 @@ impl Listener {
             }
         }
         // Nobody finds the way in any more; whoever has is served.
-        self.file = None;
-        if let Socket::Unix(socket) = &self.socket {
-            // The kernel refuses whoever comes from now on, and keeps whoever waits: nobody falls between
-            // the last accept and the close. A TCP socket would drop them instead.
-            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+        *self.file.borrow_mut() = None;
+        if !self.kept.get() {
+            self.empty(self.socket(), &gateway, &door).await;
         }
-        while let Some(slot) = Arc::clone(&slots).try_acquire_owned().ok()
-            && let Ok(stream) = self.accept_waiting()
-        {
-            serve(&gateway, stream, slot, &allowed);
+        gateway.accepting_ended();
+    }
+
+    async fn accept_one(
+        &self,
+        socket: &AsyncFd<OwnedFd>,
+        door: &Door,
+    ) -> io::Result<(Stream, OwnedSemaphorePermit)> {
+        loop {
+            let mut ready = socket.readable().await?;
+            // A connection beyond the limit stays in the kernel's backlog.
+            let slot = door.slot().await?;
+            // Another process that has the socket may have been faster.
+            if let Ok(stream) = ready.try_io(|socket| self.accept_waiting(socket.get_ref())) {
+                return Ok((stream?, slot));
+            }
         }
     }
 
     /// Accepts a connection that waits in the kernel, whether or not tokio has been told of it.
-    fn accept_waiting(&self) -> io::Result<Stream> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match &self.socket {
-            Socket::Unix(socket) => {
-                let stream = std_unix::UnixStream::from(rustix::net::accept_with(socket, flags)?);
-                Ok(Stream::Unix(UnixStream::from_std(stream)?))
-            }
-            Socket::Tcp(socket) => {
-                let stream = std::net::TcpStream::from(rustix::net::accept_with(socket, flags)?);
-                Ok(Stream::Tcp(TcpStream::from_std(stream)?))
-            }
+    fn accept_waiting(&self, socket: &OwnedFd) -> io::Result<Stream> {
+        let accepted = rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        if self.family == AddressFamily::UNIX {
+            return Ok(Stream::Unix(UnixStream::from_std(accepted.into())?));
+        }
+        let stream = TcpStream::from_std(accepted.into())?;
+        // Answers are written whole; waiting for more to send only delays them.
+        stream.set_nodelay(true)?;
+        Ok(Stream::Tcp(stream))
+    }
+
+    /// Lets in whoever waits in a socket that is about to be closed.
+    async fn empty(&self, socket: Rc<AsyncFd<OwnedFd>>, gateway: &Rc<Gateway>, door: &Door) {
+        if self.family == AddressFamily::UNIX && !self.address.is_inherited() {
+            // The kernel refuses whoever comes from now on, and keeps whoever waits: nobody falls between
+            // the last accept and the close. A TCP socket would drop them instead, and an inherited one may
+            // be somebody else's too.
+            let _ = rustix::net::shutdown(socket.get_ref(), rustix::net::Shutdown::Read);
+        }
+        // Bounded, since to an inherited socket ever more may come.
+        for _ in 0..BACKLOG {
+            let Ok(slot) = door.slot().await else { return };
+            let Ok(stream) = self.accept_waiting(socket.get_ref()) else { return };
+            door.let_in(gateway, stream, slot);
         }
     }
 
-    async fn accept_one(&self, slots: &Arc<Semaphore>) -> io::Result<(Stream, OwnedSemaphorePermit)> {
-        // A free slot first: a connection beyond --max-connections stays in the kernel's backlog.
-        let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-        let stream = match &self.socket {
-            Socket::Unix(socket) => Stream::Unix(socket.accept().await?.0),
-            Socket::Tcp(socket) => {
-                let (stream, _) = socket.accept().await?;
-                // Answers are written whole; waiting for more to send only delays them.
-                stream.set_nodelay(true)?;
-                Stream::Tcp(stream)
+    /// Sees to the socket file. Where it was removed and is made anew, gives the socket that it led to before.
+    fn look_after_file(&self) -> Option<Rc<AsyncFd<OwnedFd>>> {
+        let mut file = self.file.borrow_mut();
+        let known = file.as_mut()?;
+        let path = known.path().display().to_string();
+        let found = known.look();
+        let trouble = match found {
+            Found::Ours => None,
+            Found::Nothing => {
+                match known.bind_again().and_then(|(socket, file)| Ok((readable::watch(socket)?, file))) {
+                    Ok((socket, made)) => {
+                        warn!(path, "the socket file was removed; it is made anew");
+                        *file = Some(made);
+                        *self.trouble.borrow_mut() = None;
+                        return Some(self.socket.replace(Rc::new(socket)));
+                    }
+                    // Another server is making a socket in that directory; the next look is soon.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                    Err(error) => Some(Trouble::NotAgain(crate::log::cause(&error))),
+                }
             }
+            other => Some(Trouble::Other(other)),
         };
-        Ok((stream, slot))
+        if *self.trouble.borrow() != trouble {
+            match &trouble {
+                None => info!(path, "the socket file is in its place again"),
+                Some(Trouble::NotAgain(cause)) => {
+                    error!(
+                        path,
+                        cause,
+                        "the socket file was removed, and cannot be made anew yet; no new client can connect"
+                    );
+                }
+                Some(Trouble::Other(Found::Unknown(cause))) => {
+                    error!(path, cause, "nobody can tell whether the socket file is still there");
+                }
+                Some(Trouble::Other(_)) => error!(
+                    path,
+                    "the socket file was replaced by something else; no new client reaches this server until that is removed"
+                ),
+            }
+            *self.trouble.borrow_mut() = trouble;
+        }
+        None
     }
 }
 
-/// Gives a connection a task. `slot` is one of the connections there may be.
-fn serve(gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit, allowed: &[IpAddr]) {
-    if !is_allowed(&stream, allowed) {
-        return warn!("connection refused: the peer is not in FCGI_WEB_SERVER_ADDRS");
+/// Where connections come in, the same for all listeners.
+#[derive(Debug)]
+struct Door {
+    slots: Arc<Semaphore>,
+    /// FastCGI 1.0 §3.2: `FCGI_WEB_SERVER_ADDRS` lists the addresses that may connect over TCP.
+    allowed: Vec<IpAddr>,
+    connections: usize,
+    /// When it was last said that there is no slot.
+    said_full: Cell<Option<Instant>>,
+}
+
+impl Door {
+    fn new(connections: usize) -> Self {
+        let allowed = std::env::var("FCGI_WEB_SERVER_ADDRS").unwrap_or_default();
+        Self {
+            slots: Arc::new(Semaphore::new(connections)),
+            allowed: allowed.split(',').filter_map(|address| address.trim().parse().ok()).collect(),
+            connections,
+            said_full: Cell::new(None),
+        }
     }
-    let connection = Connection::new(stream, limits(&gateway.config()));
-    let gateway = Rc::clone(gateway);
-    // Counted before the task first runs, so that a stop in between waits for it.
-    gateway.connection_opened();
-    tokio::task::spawn_local(async move {
-        connection.serve(Rc::clone(&gateway)).await;
-        drop(slot);
-        gateway.connection_closed();
-    });
+
+    /// Waits for room for one more connection.
+    async fn slot(&self) -> io::Result<OwnedSemaphorePermit> {
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Ok(slot);
+        }
+        if self.said_full.get().is_none_or(|said| said.elapsed() >= FULL_SAY) {
+            self.said_full.set(Some(Instant::now()));
+            warn!(
+                connections = self.connections,
+                "as many connections as there may be; more wait to be accepted (--max-connections)"
+            );
+        }
+        Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)
+    }
+
+    /// Gives a connection a task. `slot` is its room.
+    fn let_in(&self, gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit) {
+        if !self.is_allowed(&stream) {
+            return warn!("connection refused: the peer is not in FCGI_WEB_SERVER_ADDRS");
+        }
+        let connection = Connection::new(stream, limits(&gateway.config(), self.connections));
+        let gateway = Rc::clone(gateway);
+        // Counted before the task first runs, so that a stop in between waits for it.
+        gateway.connection_opened();
+        tokio::task::spawn_local(async move {
+            connection.serve(Rc::clone(&gateway)).await;
+            drop(slot);
+            gateway.connection_closed();
+        });
+    }
+
+    fn is_allowed(&self, stream: &Stream) -> bool {
+        match stream {
+            Stream::Unix(_) => true,
+            Stream::Tcp(_) if self.allowed.is_empty() => true,
+            Stream::Tcp(stream) => {
+                stream.peer_addr().is_ok_and(|peer| self.allowed.contains(&peer.ip().to_canonical()))
+            }
+        }
+    }
+}
+
+/// Says that descriptors are short, once a second at most, and when it is over.
+#[derive(Debug, Default)]
+struct Shortage {
+    said: Option<Instant>,
+}
+
+impl Shortage {
+    fn lasts(&mut self, error: &io::Error) {
+        if self.said.is_none_or(|said| said.elapsed() >= EXHAUSTED_SAY) {
+            self.said = Some(Instant::now());
+            warn!(cause = %crate::log::cause(error), "cannot accept; new connections wait");
+        }
+    }
+
+    fn is_over(&mut self) {
+        if self.said.take().is_some() {
+            info!("connections are accepted again");
+        }
+    }
 }
 
 /// Accepts on every listener until the gateway stops.
-pub(super) fn accept_all(listeners: Vec<Listener>, gateway: &Rc<Gateway>) {
-    let slots = Arc::new(Semaphore::new(gateway.config().max_connections));
-    let allowed = allowed_addresses();
+pub(super) fn accept_all(listeners: Vec<Rc<Listener>>, connections: usize, gateway: &Rc<Gateway>) {
+    let door = Rc::new(Door::new(connections));
     for listener in listeners {
-        info!(
-            address = listener.address(),
-            app = gateway.config().app,
-            workers = %gateway.config().workers,
-            "listening"
-        );
-        gateway.accepting_begins();
-        let (gateway, slots, allowed) = (Rc::clone(gateway), Arc::clone(&slots), Rc::clone(&allowed));
-        tokio::task::spawn_local(async move {
-            listener.accept(Rc::clone(&gateway), slots, allowed).await;
-            gateway.accepting_ends();
-        });
-    }
-}
-
-/// FastCGI 1.0 §3.2: `FCGI_WEB_SERVER_ADDRS` lists the addresses that may connect over TCP.
-fn allowed_addresses() -> Rc<[IpAddr]> {
-    let value = std::env::var("FCGI_WEB_SERVER_ADDRS").unwrap_or_default();
-    value.split(',').filter_map(|address| address.trim().parse().ok()).collect()
-}
-
-fn is_allowed(stream: &Stream, allowed: &[IpAddr]) -> bool {
-    match stream {
-        Stream::Unix(_) => true,
-        Stream::Tcp(_) if allowed.is_empty() => true,
-        Stream::Tcp(stream) => {
-            stream.peer_addr().is_ok_and(|peer| allowed.contains(&peer.ip().to_canonical()))
-        }
+        info!("listening on {}", listener.address());
+        // Counted before the task first runs, so that a stop in between waits for it.
+        gateway.accepting_started();
+        tokio::task::spawn_local(listener.accept(Rc::clone(gateway), Rc::clone(&door)));
     }
 }
 
 fn is_exhausted(error: &io::Error) -> bool {
-    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].map(Some).contains(&error.raw_os_error())
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .map(|errno| Some(errno.raw_os_error()))
+        .contains(&error.raw_os_error())
 }
 
-fn limits(config: &Config) -> fastcgi::Limits {
+fn limits(config: &Config, connections: usize) -> fastcgi::Limits {
     fastcgi::Limits {
         max_params: config.max_params,
-        server_connections: config.max_connections,
+        server_connections: connections,
         server_requests: config.queue + config.workers.max as usize,
         ..fastcgi::Limits::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_socket_of_a_server_that_is_gone_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a.sock");
-        remove_stale(&path).unwrap();
-
-        let listener = std_unix::UnixListener::bind(&path).unwrap();
-        assert_eq!(remove_stale(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(listener);
-        assert!(path.exists());
-        remove_stale(&path).unwrap();
-        assert!(!path.exists());
-
-        std::fs::write(&path, "precious").unwrap();
-        assert!(remove_stale(&path).unwrap_err().to_string().contains("not a socket"));
-        assert!(path.exists());
     }
 }

@@ -10,9 +10,11 @@
 //! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
 
 mod access_log;
+mod budget;
 mod connection;
 mod control;
 mod histogram;
+mod idle;
 mod journal;
 mod listener;
 mod notice;
@@ -24,10 +26,13 @@ mod readable;
 mod reply;
 mod request;
 mod request_line;
+mod socket_file;
+mod sockets;
 mod spool;
 mod status;
 mod stream;
 mod supervisor;
+mod systemd;
 mod throttle;
 mod worker_link;
 mod zygote_link;
@@ -46,6 +51,7 @@ use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use self::access_log::AccessLog;
+use self::budget::Budget;
 use self::control::Control;
 use self::journal::{Journal, Refused, WorkerEnd};
 use self::notice::{Notice, Notices};
@@ -60,6 +66,8 @@ use self::throttle::Throttle;
 use self::worker_link::{Fate, Memory, NotStarted, WorkerLink, WorkerName};
 use crate::config::{self, Config, ConfigError, Workers};
 use crate::ipc::message::{MAX_PACKET, ToWorker};
+use crate::open_files;
+use crate::title::Title;
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
 const READ_BUFFER: usize = 64 * 1024;
@@ -185,8 +193,12 @@ struct Gateway {
     /// For lines about workers that end or do not start.
     trouble: RefCell<Throttle>,
     stopping: watch::Sender<bool>,
-    /// Listening sockets whose tasks still accept.
+    /// Listeners that accept, or let in whoever waits.
     accepting: Cell<usize>,
+    /// When the last connection closed.
+    idle_since: Cell<Instant>,
+    /// The soft limit of open files that the application is to have.
+    open_files: Option<u64>,
     /// For reading from clients.
     scratch: RefCell<Vec<u8>>,
     /// For packets from workers.
@@ -205,6 +217,8 @@ pub fn serve(config: Config, read_config: ReadConfig) -> Result<(), Error> {
                 warn!(cause = %crate::log::cause(&error), "signals are not handled");
             }
         });
+        // It handles signals before anybody can connect: whoever can may signal as well.
+        tokio::task::yield_now().await;
         let mode = Mode { read_config: Some(read_config), ..Mode::default() };
         run(config, mode, receiver).await
     })
@@ -246,9 +260,14 @@ pub async fn run(
     mode: Mode,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
+    let begin = Instant::now();
     crate::sys::keep_descriptors_from_children();
+    Title::take().set(&format!("gateway {}", config.app));
+    systemd::starting(&config.app);
+    let open_files = open_files::raise();
     let listeners =
         listener::open_all(&config).map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
+    let budget = share_out(&config)?;
     let access_log = match &config.access_log {
         Some(target) => Some(
             AccessLog::open(target, config.log_format)
@@ -270,7 +289,7 @@ pub async fn run(
         queued: Notify::new(),
         pool: RefCell::new(Pool::new(policy_of(&config), 0)),
         workers: RefCell::new(HashMap::new()),
-        spool: Spool::new(&config.spool_dir, config.max_spool),
+        spool: Spool::new(&config.spool_dir, config.max_spool, budget.spooled),
         journal: Rc::new(Journal::new(access_log)),
         notices: notices.clone(),
         demand: Cell::new(false),
@@ -278,6 +297,8 @@ pub async fn run(
         trouble: RefCell::new(Throttle::new(Instant::now())),
         stopping: watch::Sender::new(false),
         accepting: Cell::new(0),
+        idle_since: Cell::new(begin),
+        open_files,
         scratch: RefCell::new(vec![0; READ_BUFFER]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
         request_packet: RefCell::new(Vec::new()),
@@ -299,12 +320,60 @@ pub async fn run(
     if let Ok(outcome) = outcome.await {
         outcome?;
         tokio::task::spawn_local(expire(Rc::clone(&gateway)));
-        listener::accept_all(listeners, &gateway);
+        listener::accept_all(listeners, budget.connections, &gateway);
+        gateway.ready(begin);
     }
     supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
 }
 
+/// Shares the descriptors that there may be out. Says where they are too few for what is configured.
+fn share_out(config: &Config) -> Result<Budget, Error> {
+    let (limit, workers) = (open_files::limit(), config.workers.max);
+    let open = open_files::count().map_err(Error::System)?;
+    let budget = Budget::new(limit, open, workers, config.max_connections).ok_or_else(|| {
+        let cause =
+            format!("{limit} open files are too few for {workers} workers and a connection (ulimit -n)");
+        Error::System(io::Error::other(cause))
+    })?;
+    if budget.connections < config.max_connections {
+        warn!(
+            limit,
+            connections = budget.connections,
+            "the limit of open files (ulimit -n) is too low for --max-connections {}",
+            config.max_connections
+        );
+    }
+    Ok(budget)
+}
+
+/// What the books have to know of the settings.
+fn policy_of(config: &Config) -> Policy {
+    Policy {
+        min: config.workers.min,
+        max: config.workers.max,
+        idle_timeout: config.idle_timeout,
+        max_requests: config.max_requests,
+        max_requests_jitter: config.max_requests_jitter,
+        max_age: config.max_age,
+        max_memory: config.max_memory,
+    }
+}
+
 impl Gateway {
+    /// The first generation answers, and connections are accepted.
+    fn ready(self: &Rc<Self>, begin: Instant) {
+        let config = self.config();
+        let workers = config.workers.to_string();
+        let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(app = config.app, workers, took_ms, "ready");
+        systemd::ready(self.pool.borrow().generation(), &workers);
+        tokio::task::spawn_local(systemd::watchdog());
+        self.idle_since.set(Instant::now());
+        if let Some(time) = config.exit_idle_time {
+            tokio::task::spawn_local(idle::stop_when_idle(Rc::clone(self), time));
+        }
+    }
+
     /// The settings that are in force now.
     fn config(&self) -> Rc<Config> {
         Rc::clone(&self.config.borrow())
@@ -581,23 +650,16 @@ impl Gateway {
     /// No connection is accepted any more, and each closes when its requests are answered.
     fn begin_to_stop(&self) {
         self.stopping.send_replace(true);
-        self.look_whether_all_have_left();
+        self.say_when_gone();
     }
 
-    /// While stopping: whoever waits at a listening socket counts, too, until that socket's task has accepted them all.
-    fn look_whether_all_have_left(&self) {
-        if self.journal.open_connections() == 0 && self.accepting.get() == 0 && *self.stopping.borrow() {
-            self.notices.send(Notice::ConnectionsGone);
-        }
-    }
-
-    fn accepting_begins(&self) {
+    fn accepting_started(&self) {
         self.accepting.set(self.accepting.get() + 1);
     }
 
-    fn accepting_ends(&self) {
+    fn accepting_ended(&self) {
         self.accepting.set(self.accepting.get() - 1);
-        self.look_whether_all_have_left();
+        self.say_when_gone();
     }
 
     fn connection_opened(&self) {
@@ -605,21 +667,23 @@ impl Gateway {
     }
 
     fn connection_closed(&self) {
-        self.journal.connection_closed();
-        self.look_whether_all_have_left();
+        if self.journal.connection_closed() == 0 {
+            self.idle_since.set(Instant::now());
+            self.say_when_gone();
+        }
     }
-}
 
-/// What the books have to know of the settings.
-fn policy_of(config: &Config) -> Policy {
-    Policy {
-        min: config.workers.min,
-        max: config.workers.max,
-        idle_timeout: config.idle_timeout,
-        max_requests: config.max_requests,
-        max_requests_jitter: config.max_requests_jitter,
-        max_age: config.max_age,
-        max_memory: config.max_memory,
+    /// While stopping: whoever waits at a listening socket counts, too, until that socket's task has let them all in.
+    fn say_when_gone(&self) {
+        if *self.stopping.borrow() && self.journal.open_connections() == 0 && self.accepting.get() == 0 {
+            self.notices.send(Notice::ConnectionsGone);
+        }
+    }
+
+    /// Whether anybody is connected, or a worker still runs the request of a client that has gone.
+    fn has_work(&self) -> bool {
+        self.journal.open_connections() > 0
+            || self.workers.borrow().values().any(|link| link.request_id().is_some())
     }
 }
 

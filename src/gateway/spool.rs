@@ -14,11 +14,15 @@ pub(super) struct Spool {
     directory: PathBuf,
     limit: u64,
     used: Cell<u64>,
+    /// How many files there may be, and are: each takes a descriptor.
+    max_files: usize,
+    files: Cell<usize>,
 }
 
 impl Spool {
-    pub(super) fn new(directory: &Path, limit: u64) -> Rc<Self> {
-        Rc::new(Self { directory: directory.to_owned(), limit, used: Cell::new(0) })
+    pub(super) fn new(directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
+        let (used, files) = (Cell::new(0), Cell::new(0));
+        Rc::new(Self { directory: directory.to_owned(), limit, used, max_files, files })
     }
 }
 
@@ -42,6 +46,7 @@ struct Spooled {
 impl Drop for Spooled {
     fn drop(&mut self) {
         self.spool.used.set(self.spool.used.get() - self.reserved);
+        self.spool.files.set(self.spool.files.get() - 1);
     }
 }
 
@@ -57,6 +62,8 @@ pub(super) enum Place<'a> {
 pub(super) enum SpoolError {
     /// All bodies together would exceed `--max-spool`.
     Limit(u64),
+    /// There are as many files as descriptors can be spared for.
+    Files(usize),
     /// The file could not be made or written.
     Io(io::Error),
 }
@@ -75,6 +82,9 @@ impl std::fmt::Display for SpoolError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Limit(limit) => write!(f, "spooled bodies exceed {limit} bytes (--max-spool)"),
+            Self::Files(limit) => {
+                write!(f, "{limit} bodies are spooled, and the limit of open files allows no more")
+            }
             Self::Io(error) => write!(f, "cannot spool the body: {}", crate::log::cause(error)),
         }
     }
@@ -98,7 +108,11 @@ impl Body {
             let spooled = match &mut self.file {
                 Some(spooled) => spooled,
                 none => {
+                    if spool.files.get() >= spool.max_files {
+                        return Err(SpoolError::Files(spool.max_files));
+                    }
                     let file = tempfile::tempfile_in(&spool.directory).map_err(SpoolError::Io)?;
+                    spool.files.set(spool.files.get() + 1);
                     let spooled = none.insert(Spooled { file, spool: Rc::clone(spool), reserved: 0 });
                     spooled.write(&std::mem::take(&mut self.memory))?;
                     spooled
@@ -139,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_large_body_is_in_the_file_whole_and_in_order() {
-        let spool = Spool::new(&std::env::temp_dir(), 1 << 20);
+        let spool = Spool::new(&std::env::temp_dir(), 1 << 20, 1);
         let mut body = Body::new();
         let sent: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[n as usize % 2]).collect();
         for piece in sent.chunks(30_000) {
@@ -157,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_over_all_bodies_and_is_given_back() {
-        let spool = Spool::new(&std::env::temp_dir(), 150_000);
+        let spool = Spool::new(&std::env::temp_dir(), 150_000, 9);
         let (mut one, mut two) = (Body::new(), Body::new());
         one.append(&[1; 100_000], &spool).unwrap();
         assert!(matches!(two.append(&[2; 100_000], &spool), Err(SpoolError::Limit(150_000))));
@@ -167,8 +181,19 @@ mod tests {
     }
 
     #[test]
+    fn there_are_never_more_files_than_descriptors_for_them() {
+        let spool = Spool::new(&std::env::temp_dir(), 1 << 20, 1);
+        let (mut one, mut two) = (Body::new(), Body::new());
+        one.append(&[1; 100_000], &spool).unwrap();
+        assert_eq!(two.append(&[2; 100_000], &spool).unwrap_err().status(), 503);
+        drop(one);
+        let mut three = Body::new();
+        three.append(&[3; 100_000], &spool).unwrap();
+    }
+
+    #[test]
     fn a_small_body_stays_in_memory() {
-        let spool = Spool::new(Path::new("/nonexistent"), 0);
+        let spool = Spool::new(Path::new("/nonexistent"), 0, 1);
         let mut body = Body::new();
         body.append(&[0; MAX_INLINE_BODY], &spool).unwrap();
         assert!(matches!(body.place(), Place::Memory(bytes) if bytes.len() == MAX_INLINE_BODY));

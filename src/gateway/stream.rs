@@ -51,6 +51,15 @@ impl Stream {
         unread.is_ok_and(|bytes| bytes > 0)
     }
 
+    /// Makes what the peer writes from now on fail; what it has written can still be read. Over TCP the peer's
+    /// kernel is not told, so there it changes nothing.
+    pub(super) fn take_no_more(&self) {
+        if let Self::Unix(stream) = self {
+            // A peer that has closed already writes nothing more either.
+            let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Read);
+        }
+    }
+
     /// Tells the peer that nothing more comes, and goes on reading.
     pub(super) fn shut_down_write(&self) {
         // The peer may have closed already; then there is nobody to tell.

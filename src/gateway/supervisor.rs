@@ -14,7 +14,7 @@ use super::notice::Notice;
 use super::pool::{State, Want, Worker};
 use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
-use super::{Code, Command, Error, Gateway, Load, Scale, output};
+use super::{Code, Command, Error, Gateway, Load, Scale, output, systemd};
 use crate::config::{Config, MAX_WORKERS, Workers};
 use crate::ipc::launch::Launch;
 use crate::ipc::message::{Exit, LogLevel, ToWorker};
@@ -333,6 +333,7 @@ impl Supervisor {
             debug!(r#gen = generation, "loading the application afresh, since its workers fail");
         } else if self.started.is_none() {
             info!(r#gen = generation, "reloading");
+            systemd::reloading(generation);
         }
         self.next = self.launch(generation, &config);
         self.next_config = Some(config);
@@ -344,7 +345,7 @@ impl Supervisor {
     fn launch(&mut self, generation: u32, config: &Config) -> Option<Zygote> {
         self.launches += 1;
         let (launch, notices) = (self.launches, self.gateway.notices.clone());
-        let settings = Launch::new(config, generation);
+        let settings = Launch::new(config, generation, self.gateway.open_files);
         match ZygoteLink::launch(&settings, move |event| notices.send(Notice::Zygote { launch, event })) {
             Ok(link) => {
                 Some(Zygote { link, launch, loaded: false, preloaded: false, launched: Instant::now() })
@@ -412,6 +413,7 @@ impl Supervisor {
             debug!(r#gen = generation, "loaded afresh");
         } else {
             info!(r#gen = generation, "reloaded");
+            systemd::ready(generation, &self.gateway.config().workers.to_string());
         }
         self.gateway.dispatch();
     }
@@ -445,10 +447,11 @@ impl Supervisor {
             None => {}
         }
         error!(r#gen = generation, "application does not load: {message}");
+        let serving = self.gateway.pool.borrow().generation();
+        systemd::not_reloaded(serving, &self.gateway.config().workers.to_string());
         if development {
             self.gateway.load_failed();
         } else {
-            let serving = self.gateway.pool.borrow().generation();
             warn!(r#gen = serving, "the generation before goes on serving");
         }
     }
@@ -605,6 +608,7 @@ impl Supervisor {
     fn stop(&mut self) {
         if self.stop == Stop::No {
             info!(grace_s = self.gateway.config().grace.as_secs_f32(), "stopping");
+            systemd::stopping();
             self.stop = Stop::Finishing(Instant::now() + self.gateway.config().grace);
             self.discard_next();
             self.gateway.begin_to_stop();

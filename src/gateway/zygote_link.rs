@@ -11,9 +11,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tracing::info;
 
-use super::{output, readable};
+use super::{output, readable, systemd};
 use crate::ipc::Link;
-use crate::ipc::launch::Launch;
+use crate::ipc::launch::{Launch, NAME};
 use crate::ipc::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
 use crate::ipc::socket::Received;
 
@@ -58,8 +58,12 @@ impl ZygoteLink {
         let (ours, theirs) = Link::pair()?;
         ours.set_nonblocking()?;
         let (output_reader, output_writer) = io::pipe()?;
-        let child = Command::new("/proc/self/exe")
-            .arg0("nibiru")
+        let mut command = Command::new("/proc/self/exe");
+        systemd::VARIABLES.iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        let child = command
+            .arg0(NAME)
             .args(settings.arguments())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(output_writer.try_clone()?)

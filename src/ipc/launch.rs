@@ -7,6 +7,10 @@ use std::path::PathBuf;
 
 use crate::config::{Config, Preload};
 
+/// Under which name the zygote is executed. The spaces make room for its titles and its workers', which are written
+/// over its arguments: see [`crate::title`].
+pub const NAME: &str = "nibiru                                                          ";
+
 /// What a zygote needs to know.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Launch {
@@ -22,18 +26,22 @@ pub struct Launch {
     /// Root of the application
     #[arg(long)]
     pub root: PathBuf,
+    /// The soft limit of open files for the application; none is unlimited
+    #[arg(long)]
+    pub open_files: Option<u64>,
     /// The application
     pub app: String,
 }
 
 impl Launch {
-    /// For the application of `config`.
-    pub fn new(config: &Config, generation: u32) -> Self {
+    /// For the application of `config`, which is to have `open_files` as its limit.
+    pub fn new(config: &Config, generation: u32, open_files: Option<u64>) -> Self {
         Self {
             generation,
             preload: config.preload,
             memory_limit: config.memory_limit,
             root: config.root.clone(),
+            open_files,
             app: config.app.clone(),
         }
     }
@@ -46,9 +54,11 @@ impl Launch {
             "zygote".into(),
             format!("--generation={}", self.generation).into(),
             format!("--preload={}", self.preload).into(),
+            root,
         ];
+        arguments.extend(self.open_files.map(|limit| format!("--open-files={limit}").into()));
         arguments.extend(self.memory_limit.map(|limit| format!("--memory-limit={limit}").into()));
-        arguments.extend([root, "--".into(), self.app.clone().into()]);
+        arguments.extend(["--".into(), self.app.clone().into()]);
         arguments
     }
 }

@@ -16,6 +16,7 @@ use crate::ipc::Link;
 use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, RequestBody, ToWorker};
 use crate::lua;
 use crate::sys;
+use crate::title::WorkerTitle;
 
 use self::outbox::{Channel, Outbox};
 
@@ -50,8 +51,8 @@ impl Birth {
 }
 
 /// Lives a worker's life, in the process that was just forked.
-pub fn run(birth: Birth, mut state: lua::State) -> ! {
-    let status = match live(birth, &mut state) {
+pub fn run(birth: Birth, mut state: lua::State, title: WorkerTitle) -> ! {
+    let status = match live(birth, &mut state, title) {
         Ok(status) => status,
         Err(error) => {
             // Standard error is a pipe into the gateway's log; without a gateway nobody reads it.
@@ -64,7 +65,7 @@ pub fn run(birth: Birth, mut state: lua::State) -> ! {
     std::process::exit(status)
 }
 
-fn live(birth: Birth, state: &mut lua::State) -> io::Result<i32> {
+fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<i32> {
     sys::die_with(&birth.lifeline)?;
     rustix::stdio::dup2_stdout(&birth.output)?;
     rustix::stdio::dup2_stderr(&birth.output)?;
@@ -84,7 +85,7 @@ fn live(birth: Birth, state: &mut lua::State) -> io::Result<i32> {
         return Ok(START_FAILED);
     }
     channel.send(&FromWorker::Ready)?;
-    let served = serve(state, &channel);
+    let served = serve(state, &channel, title);
     state.stop_worker();
     served.map(|()| 0)
 }
@@ -102,9 +103,10 @@ fn start(
 }
 
 /// Takes requests until the gateway has no more.
-fn serve(state: &mut lua::State, channel: &Channel) -> io::Result<()> {
+fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> io::Result<()> {
     let mut descriptors = Vec::new();
     while !channel.is_draining() {
+        title.set("idle");
         descriptors.clear();
         let Some(packet) = channel.receive(&mut descriptors)? else { return Ok(()) };
         match ToWorker::decode(&mut &packet[..]).map_err(io::Error::other)? {
@@ -125,6 +127,7 @@ fn serve(state: &mut lua::State, channel: &Channel) -> io::Result<()> {
                     }
                 };
                 channel.begin();
+                title.set("busy");
                 let outcome = state.serve(lua::Request { id: request_id, variables: &variables, body });
                 channel.end(outcome == lua::Outcome::Complete);
                 // Where there is any, it sends the end first, so that the client has its answer.

@@ -7,6 +7,7 @@
 mod support;
 mod wire;
 
+mod access_log;
 mod caddy;
 mod commands;
 mod dev;
@@ -23,5 +24,9 @@ mod protocol;
 mod proxies;
 mod recovery;
 mod reliability;
+mod sockets;
+mod status;
+mod surroundings;
+mod systemd;
 mod truth;
 mod vectors;

@@ -234,7 +234,7 @@ fn a_second_signal_stops_at_once() {
 
 #[test]
 fn starts_with_the_standard_descriptors_closed() {
-    let server = Server::builder().closed_descriptors().start();
+    let server = Server::builder().after("exec <&- >&- 2>&-").start();
     assert_eq!(Connection::open(&server.socket()).get("/hello").body(), b"Hello, World!\n");
     assert_eq!(Connection::open(&server.socket()).get("/fail/error").status(), 500);
     assert_eq!(Connection::open(&server.socket()).get("/fail/killed_before_head").status(), 502);

@@ -5,9 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -332,9 +331,12 @@ impl ServerBuilder {
         self
     }
 
-    /// Starts it with descriptors 0, 1 and 2 closed, as some supervisors do.
-    pub(crate) fn closed_descriptors(self) -> Self {
-        self.through(["sh", "-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"])
+    /// Starts it from a shell that does this first, such as `ulimit -n 100`; nothing where that is empty.
+    pub(crate) fn after(self, shell: &str) -> Self {
+        if shell.is_empty() {
+            return self;
+        }
+        self.through(["sh", "-c", &format!("{shell} && exec \"$0\" \"$@\"")])
     }
 
     /// Starts it through a program that in the end executes what follows its arguments.
@@ -476,7 +478,7 @@ fn nginx(scratch: &Path, site: &str) -> Command {
     let mut main = format!("{user}worker_processes 1;\npid nginx.pid;\nerror_log stderr;\n");
     main.push_str("events {\n    worker_connections 1024;\n}\nhttp {\n    access_log off;\n");
     for kind in ["client_body", "fastcgi", "proxy", "scgi", "uwsgi"] {
-        writeln!(main, "    {kind}_temp_path {kind}_temp;").unwrap();
+        main.push_str(&format!("    {kind}_temp_path {kind}_temp;\n"));
     }
     main.push_str("    include /etc/nginx/mime.types;\n    include nibiru.conf;\n}\n");
     fs::write(scratch.join("nginx.conf"), main).unwrap();
@@ -509,6 +511,41 @@ pub(crate) fn caddy_program(kind: Kind) -> PathBuf {
     let program = repository("target/tools/caddy");
     assert!(program.exists(), "{} is missing: tests/run installs it", program.display());
     program
+}
+
+/// One kept-alive HTTP connection, for loads that curl is too slow for.
+#[derive(Debug)]
+pub(crate) struct HttpClient(TcpStream, Vec<u8>);
+
+impl HttpClient {
+    pub(crate) fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(GIVE_UP)).unwrap();
+        Self(stream, Vec::new())
+    }
+
+    /// The status of one GET, whose answer must have a length and be whole.
+    #[track_caller]
+    pub(crate) fn get(&mut self, path: &str) -> u16 {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.0.write_all(request.as_bytes()).unwrap();
+        let Self(stream, buffer) = self;
+        buffer.clear();
+        loop {
+            if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+                let length: usize = length.expect("a length").parse().unwrap();
+                if buffer.len() >= end + 4 + length {
+                    return head[9..12].parse().unwrap();
+                }
+            }
+            let mut piece = [0; 4096];
+            let length = stream.read(&mut piece).unwrap();
+            assert_ne!(length, 0, "the proxy closed the connection: {}", String::from_utf8_lossy(buffer));
+            buffer.extend_from_slice(&piece[..length]);
+        }
+    }
 }
 
 /// What curl saw of one response.
@@ -588,12 +625,25 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
     pids.filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state != "Z")).collect()
 }
 
+/// How long a process has run on a processor so far.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let fields = stat_fields(pid).unwrap();
+    // Fields 14 and 15 of proc(5), counted from the third.
+    let ticks: u64 = fields[14 - 3..=15 - 3].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
 /// State and parent of a process.
 fn stat(pid: u32) -> Option<(String, u32)> {
+    let fields = stat_fields(pid)?;
+    Some((fields[0].clone(), fields[1].parse().ok()?))
+}
+
+/// From the third field of `/proc/PID/stat` on.
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so count from its end.
-    let mut fields = stat[stat.rfind(')')? + 2..].split(' ');
-    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+    Some(stat[stat.rfind(')')? + 2..].split(' ').map(str::to_owned).collect())
 }
 
 /// What the descriptors of a process point at, by number.

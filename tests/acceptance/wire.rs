@@ -246,6 +246,15 @@ impl Connection {
         assert_eq!((answer.kind, answer.id), (GET_VALUES_RESULT, 0), "{answer:?}");
     }
 
+    /// Whether the transfer breaks: a header with a bad version, or a close, before any end.
+    #[track_caller]
+    pub(crate) fn response_breaks(&mut self) -> bool {
+        let mut rest = Vec::new();
+        // A reset is as good.
+        let _ = self.0.read_to_end(&mut rest);
+        !rest.windows(2).any(|header| header == [1, END_REQUEST])
+    }
+
     /// Whether the server closes the connection, whatever it sends before.
     pub(crate) fn closes(&mut self) -> bool {
         let mut rest = Vec::new();

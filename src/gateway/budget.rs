@@ -1,0 +1,61 @@
+//! The budget of descriptors: how many connections and spooled bodies there may be at a time, so that the pool
+//! never lacks one. Std only; told the limit.
+
+/// What one worker takes here: its link, its pidfd, its output, its lifeline.
+const OF_A_WORKER: usize = 4;
+
+/// What one zygote takes: its link, its output, its pidfd, and the one by which its end is awaited.
+const OF_A_ZYGOTE: usize = 4;
+
+/// During a reload two generations are here.
+const GENERATIONS: usize = 2;
+
+/// For what comes and goes: executing a zygote (ten for a moment), forking a worker (six), log files, the
+/// control socket and who is connected to it, looking into `/proc`, making a socket file anew.
+const SPARE: usize = 40;
+
+/// Of what is left, the part for connections, in quarters. The rest is for bodies over 64 KiB, which need a
+/// file each until their request is over; most connections wait for their next request and have none.
+const QUARTERS_FOR_CONNECTIONS: usize = 3;
+
+/// How many there may be at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Budget {
+    pub(super) connections: usize,
+    /// Bodies in files.
+    pub(super) spooled: usize,
+}
+
+impl Budget {
+    /// Shares out `limit` descriptors, of which `open` are in use, never to be closed. `None` where not one
+    /// connection would be left.
+    pub(super) fn new(limit: usize, open: usize, workers: u32, max_connections: usize) -> Option<Self> {
+        let pool = GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE);
+        let free = limit.saturating_sub(open + SPARE + pool);
+        let connections = max_connections.min(free / 4 * QUARTERS_FOR_CONNECTIONS);
+        (connections > 0).then_some(Self { connections, spooled: free - connections })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_high_limit_leaves_room_for_every_connection_and_a_body_of_each() {
+        let budget = Budget::new(524_288, 20, 64, 4096).unwrap();
+        assert_eq!(budget.connections, 4096);
+        assert!(budget.spooled > 4096);
+    }
+
+    #[test]
+    fn connections_bodies_and_two_generations_fit_the_limit_together() {
+        for limit in 0..2000 {
+            let Some(Budget { connections, spooled }) = Budget::new(limit, 20, 8, 4096) else { continue };
+            assert!(connections >= 1 && spooled >= 1);
+            assert!(20 + SPARE + 2 * 8 * OF_A_WORKER + 2 * OF_A_ZYGOTE + connections + spooled <= limit);
+        }
+        assert_eq!(Budget::new(100, 20, 8, 4096), None);
+        assert_eq!(Budget::new(1000, 20, 8, 10).map(|budget| budget.connections), Some(10));
+    }
+}

@@ -1,0 +1,52 @@
+//! Opens the listening sockets that are not files of ours: TCP, and those that this process was started with.
+
+use std::io;
+use std::net::ToSocketAddrs;
+use std::os::fd::OwnedFd;
+
+use super::listener::BACKLOG;
+
+pub(super) fn bind_tcp(address: &str) -> io::Result<OwnedFd> {
+    let address =
+        address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
+    let socket =
+        if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket.listen(BACKLOG.unsigned_abs())?.into_std()?.into())
+}
+
+/// A listening socket that this process was started with, under the number it has.
+pub(super) fn inherited(number: u32) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{number}");
+    let target = std::fs::read_link(&path)
+        .map_err(|_| io::Error::other(format!("descriptor {number} is not open")))?;
+    if !target.to_string_lossy().starts_with("socket:") {
+        return Err(io::Error::other(format!("descriptor {number} is not a socket")));
+    }
+    take(number)
+}
+
+/// The sockets of a systemd socket unit.
+pub(super) fn passed_by_systemd() -> io::Result<Vec<OwnedFd>> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..passed.len() {
+        if let Some(socket) = passed.take_raw_fd(index)? {
+            sockets.push(take(u32::try_from(socket).map_err(io::Error::other)?)?);
+        }
+    }
+    if sockets.is_empty() {
+        return Err(io::Error::other("systemd passed no socket (LISTEN_FDS is not set for this process)"));
+    }
+    Ok(sockets)
+}
+
+fn take(number: u32) -> io::Result<OwnedFd> {
+    let socket = crate::sys::take_descriptor(number)?;
+    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+        return Err(io::Error::other("not a listening socket"));
+    }
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(socket)
+}

@@ -1,0 +1,110 @@
+//! What `ps` shows of each process: `nibiru: gateway shop.web`, `nibiru: worker 3 gen 2 busy`.
+//!
+//! Written over the arguments that the process was executed with, which the kernel shows in
+//! `/proc/PID/cmdline`. What does not fit is cut off.
+
+use crate::sys;
+
+/// The longest name of a worker's state.
+const STATE_LENGTH: usize = "starting".len();
+
+/// The title of this process.
+#[derive(Debug)]
+pub struct Title {
+    /// Empty where the kernel does not say where it is.
+    area: &'static mut [u8],
+}
+
+impl Title {
+    /// Takes the place of the arguments, which must have been read: `std::env::args` gives rubbish from now on.
+    pub fn take() -> Self {
+        Self { area: sys::take_arguments().unwrap_or_default() }
+    }
+
+    /// Shows `nibiru: ` and `text`.
+    pub fn set(&mut self, text: &str) {
+        let length = self.write(0, b"nibiru: ");
+        let length = self.write(length, text.as_bytes());
+        // Without the last byte, which stays NUL: otherwise the kernel takes the environment for a part of it.
+        let end = self.area.len().saturating_sub(1);
+        self.area[length.min(end)..end].fill(0);
+    }
+
+    /// Writes as much as fits; gives where it ends.
+    fn write(&mut self, at: usize, text: &[u8]) -> usize {
+        let end = (at + text.len()).min(self.area.len().saturating_sub(1));
+        for (place, byte) in self.area[at.min(end)..end].iter_mut().zip(text) {
+            // A name with a newline in it must not look like two processes.
+            *place = if byte.is_ascii_control() { b'?' } else { *byte };
+        }
+        end
+    }
+}
+
+/// The title of a worker, whose last word changes with every request.
+#[derive(Debug)]
+pub struct WorkerTitle {
+    title: Title,
+    /// Where the state stands.
+    state: usize,
+}
+
+impl WorkerTitle {
+    /// Shows a worker that starts.
+    pub fn new(mut title: Title, worker: u32, generation: u32) -> Self {
+        let text = format!("worker {worker} gen {generation} ");
+        title.set(&text);
+        let mut this = Self { title, state: "nibiru: ".len() + text.len() };
+        this.set("starting");
+        this
+    }
+
+    /// Shows what it does now: no more than copying some bytes.
+    pub fn set(&mut self, state: &str) {
+        let mut padded = [0; STATE_LENGTH];
+        let length = state.len().min(STATE_LENGTH);
+        padded[..length].copy_from_slice(&state.as_bytes()[..length]);
+        let end = self.title.area.len().saturating_sub(1);
+        let place = &mut self.title.area[self.state.min(end)..end];
+        let length = place.len().min(STATE_LENGTH);
+        place[..length].copy_from_slice(&padded[..length]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn title(length: usize) -> Title {
+        Title { area: vec![b'x'; length].leak() }
+    }
+
+    #[test]
+    fn a_shorter_text_leaves_nothing_of_a_longer_one() {
+        let mut title = title(32);
+        title.set("gateway shop.web");
+        title.set("gateway a\nb");
+        assert_eq!(&title.area[..20], b"nibiru: gateway a?b\0");
+        assert!(title.area[20..].iter().take(11).all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_off_and_the_last_byte_is_left() {
+        for length in 0..40 {
+            let mut worker = WorkerTitle::new(title(length), 3, 2);
+            worker.set("busy");
+            let last = worker.title.area.iter().rposition(|byte| *byte == b'x');
+            assert_eq!(last, length.checked_sub(1), "{length}");
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_worker_changes_in_place() {
+        let mut worker = WorkerTitle::new(title(64), 3, 2);
+        assert!(worker.title.area.starts_with(b"nibiru: worker 3 gen 2 starting\0"));
+        worker.set("idle");
+        assert!(worker.title.area.starts_with(b"nibiru: worker 3 gen 2 idle\0\0\0\0\0"));
+        worker.set("busy");
+        assert!(worker.title.area.starts_with(b"nibiru: worker 3 gen 2 busy\0\0\0\0\0"));
+    }
+}

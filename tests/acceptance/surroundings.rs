@@ -1,0 +1,154 @@
+//! What each process looks like from outside and what it passes on: its title, its limit of open files, SIGPIPE.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::process::{Resource, Signal, getrlimit};
+use tempfile::TempDir;
+
+use crate::support::{Gate, Server, children, wait_for};
+use crate::wire::{Connection, get};
+
+/// What `ps` shows.
+fn title(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
+}
+
+#[track_caller]
+fn has_title(pid: u32, expected: &str) {
+    wait_for(&format!("{pid} is {expected}, and not {}", title(pid)), || {
+        (title(pid) == expected).then_some(())
+    });
+}
+
+#[test]
+fn every_process_says_in_its_title_what_it_is_and_does() {
+    let server = Server::builder().workers("1").start();
+    has_title(server.pid(), "nibiru: gateway site:application");
+    has_title(server.zygote(), "nibiru: zygote gen 1 site:application");
+    let worker = *server.workers(1).first().unwrap();
+    has_title(worker, "nibiru: worker 1 gen 1 idle");
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    has_title(worker, "nibiru: worker 1 gen 1 busy");
+    gate.open("go");
+    connection.response(1).expect("an answer");
+    has_title(worker, "nibiru: worker 1 gen 1 idle");
+
+    server.signal(Signal::HUP);
+    server.logged(&["reloaded"]);
+    wait_for("the new workers have titles", || {
+        let zygotes = children(server.pid());
+        let workers = zygotes.iter().flat_map(|zygote| children(*zygote));
+        let titles: Vec<String> = workers.map(title).collect();
+        (titles == ["nibiru: worker 2 gen 2 idle"]).then_some(())
+    });
+    for pid in [server.pid(), server.zygote()] {
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "nibiru\n");
+    }
+}
+
+#[test]
+fn a_worker_that_starts_says_so() {
+    let app = app("local gate = os.getenv('GATE')\n\
+         require('nibiru').on_worker_start(function()\n\
+         \x20 while not io.open(gate) do os.execute('sleep 0.02') end\n\
+         end)\n\
+         return function() return 200, {}, 'fine' end");
+    let gate = app.path().join("gate");
+    let mut command = crate::support::nibiru();
+    command.args(["serve", "--workers", "1", "--root"]).arg(app.path()).arg("--listen");
+    command.arg(format!("unix:{}", app.path().join("app.sock").display())).arg("app").env("GATE", &gate);
+    let mut server = command.spawn().unwrap();
+    wait_for("its worker starts", || {
+        let workers: Vec<u32> = children(server.id()).into_iter().flat_map(children).collect();
+        workers.into_iter().find(|worker| title(*worker) == "nibiru: worker 1 gen 1 starting")
+    });
+    crate::support::signal(server.id(), Signal::TERM);
+    server.wait().unwrap();
+}
+
+/// A file name that is longer than any place there is for it.
+#[test]
+fn a_title_that_does_not_fit_is_cut_off() {
+    let name = format!("{}.lua", "x".repeat(200));
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join(&name), "return function() return 200, {}, 'fine' end").unwrap();
+    fs::write(root.path().join("nibiru.toml"), format!("app = '{name}'\n")).unwrap();
+    let socket = root.path().join("app.sock");
+    let mut command = crate::support::nibiru();
+    command.current_dir(root.path()).args(["serve", "--workers", "1", "--listen"]);
+    let mut server = command.arg(format!("unix:{}", socket.display())).spawn().unwrap();
+    wait_for("it listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    assert_eq!(Connection::open(&socket).get("/").status(), 200);
+    assert!(title(server.id()).starts_with("nibiru: gateway xxx"), "{}", title(server.id()));
+    let environment = fs::read_to_string(format!("/proc/{}/environ", server.id())).unwrap();
+    assert!(environment.contains("PATH="), "the environment is untouched");
+    crate::support::signal(server.id(), Signal::TERM);
+    server.wait().unwrap();
+}
+
+fn app(text: &str) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("app.lua"), text).unwrap();
+    root
+}
+
+/// A server of an application in `app`, started after `shell`, and what it answers.
+fn answer(app: &TempDir, shell: &'static str, preload: &str) -> (Server, String) {
+    let root: PathBuf = app.path().to_owned();
+    let server = Server::builder().application(root, "app").workers("1").after(shell);
+    let server = server.arguments(["--preload", preload]).start();
+    let response = Connection::open(&server.socket()).get("/");
+    assert_eq!(response.status(), 200, "{}", server.log());
+    let text = String::from_utf8_lossy(response.body()).into_owned();
+    (server, text)
+}
+
+#[test]
+fn the_gateway_raises_its_limit_of_open_files_and_the_application_keeps_the_one_it_was_given() {
+    let app = app("local function limit()\n\
+         \x20 return io.open('/proc/self/limits'):read('a'):match('Max open files%s+(%S+)')\n\
+         end\n\
+         local loaded = limit()\n\
+         return function() return 200, {}, loaded .. ' ' .. limit() end");
+    let hard = getrlimit(Resource::Nofile).maximum.map_or("unlimited".to_owned(), |limit| limit.to_string());
+    for preload in ["on", "off", "auto"] {
+        let (server, limits) = answer(&app, "ulimit -Sn 300", preload);
+        assert_eq!(limits, "300 300", "{preload}");
+        let own = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+        let line = own.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(line.split_whitespace().nth(3), Some(hard.as_str()));
+    }
+}
+
+#[test]
+fn programs_that_the_application_starts_die_of_sigpipe_and_the_worker_does_not() {
+    let app = app("local function ignored()\n\
+         \x20 local pipe = io.popen('cat /proc/self/status')\n\
+         \x20 local text = pipe:read('*a')\n\
+         \x20 pipe:close()\n\
+         \x20 return text:match('SigIgn:%s+(%x+)')\n\
+         end\n\
+         local loaded = ignored()\n\
+         return function()\n\
+         \x20 os.execute('yes | head -n 1 > /dev/null')\n\
+         \x20 local pipe = io.popen('exec true', 'w')\n\
+         \x20 os.execute('sleep 0.2')\n\
+         \x20 local written = pipe:write(('x'):rep(1000000)) and pipe:flush()\n\
+         \x20 pipe:close()\n\
+         \x20 return 200, {}, loaded .. ' ' .. ignored() .. ' ' .. tostring(written)\n\
+         end");
+    let (server, text) = answer(&app, "", "on");
+    let words: Vec<&str> = text.split(' ').collect();
+    for mask in &words[..2] {
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        assert_eq!(mask & 1 << (Signal::PIPE.as_raw() - 1), 0, "{text}");
+    }
+    assert!(matches!(words[2], "nil" | "false"), "the write fails: {text}");
+    assert!(!server.log().contains("Broken pipe"), "{}", server.log());
+    assert!(!server.log().contains("worker exited"), "{}", server.log());
+}
