@@ -185,6 +185,9 @@ pub(super) fn crashing_requests(scale: Scale) -> Row {
     crashing_and_mended(scale, &app, &server, &[502, 503])
 }
 
+/// The queue lets a request wait for 300 ms here.
+const ANSWERED: Duration = Duration::from_secs(1);
+
 /// The longest pause between two tries is 10 s; the rest is for loading and starting.
 const MENDED: Duration = Duration::from_secs(20);
 
@@ -193,15 +196,22 @@ fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16
     let attempts = || fs::read(app.root().join("attempts")).map_or(0, |attempts| attempts.len());
     let seconds = scale.of(3, 30);
     let (begun, before, log_before) = (Instant::now(), attempts(), server.log().len());
-    let (mut row, mut seen) = (Row::default(), BTreeMap::<u16, u32>::new());
+    let (mut row, mut seen, mut answers) = (Row::default(), BTreeMap::<u16, u32>::new(), Vec::new());
     while begun.elapsed() < Duration::from_secs(seconds.into()) {
+        let asked = Instant::now();
         let response = Connection::open(&server.socket()).get("/");
         *seen.entry(response.status()).or_default() += 1;
         row.count += 1;
+        answers.push(asked.elapsed());
         // A client that tries again, as clients do, and not one that burns the CPU.
         std::thread::sleep(Duration::from_millis(10));
     }
     let tried = attempts() - before;
+    row.times("to an answer", &mut answers);
+    row.promise(
+        answers.iter().all(|time| *time <= scale.bound(ANSWERED)),
+        "an answer within a second, whatever it is",
+    );
     row.measured(format!("{tried} starts or crashes in {seconds} s; by status: {seen:?}"));
     row.promise(seen.keys().all(|status| statuses.contains(status)), format!("only {statuses:?}"));
     // 100 ms, doubling, up to 10 s, after a worker or two that failed at once: 2 + log2(seconds / 100 ms) + seconds / 10 s.

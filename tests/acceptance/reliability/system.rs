@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale};
-use crate::support::{Gate, Server, ServerBuilder, descriptors, signal, wait_for, wait_within};
+use crate::support::{Gate, Server, ServerBuilder, descriptors, runs, signal, wait_for, wait_within};
 use crate::wire::{Connection, get, post};
 
 /// A full system is no reason to be busy.
@@ -147,7 +147,10 @@ pub(super) fn no_descriptors(scale: Scale) -> Row {
             (descriptors(server.pid()).len() >= limit as usize - 1).then_some(())
         });
         row.promise(first.get("/hello").status() == 200, "who is in is answered");
-        signal(*server.workers(2).first().unwrap(), Signal::KILL);
+        let victim = *server.workers(2).first().unwrap();
+        signal(victim, Signal::KILL);
+        // One that is about to end could still read a request, which would be its own.
+        wait_for("it is gone", || (!runs(victim)).then_some(()));
         row.promise(first.get("/hello").status() == 200, "who is in is answered by the other worker");
         idle(&mut row, &server);
         // Whoever is answered leaves and makes room for the next.
@@ -211,9 +214,9 @@ pub(super) fn clock_steps(scale: Scale) -> Row {
         let (days, offset) = if round % 2 == 0 { ("+1d", 2 * DAY) } else { ("-1d", 0) };
         let held: Vec<(Connection, Gate)> = (0..2).map(|_| hold(&server)).collect();
         let mut waiting = Connection::open(&server.socket());
+        let begun = Instant::now();
         waiting.send(&get(1, "/hello", true));
         waiting.settle();
-        let begun = Instant::now();
         step(days);
         let refused = waiting.response(1).map_or(0, |response| response.status());
         waits.push(begun.elapsed());
