@@ -115,8 +115,11 @@ pub(super) async fn keep(gateway: Rc<Gateway>) {
     loop {
         let now = Instant::now();
         let limits = Limits::of(&gateway.config());
-        let links: Vec<_> = gateway.workers.borrow().values().map(Rc::clone).collect();
-        let first = links.iter().filter_map(|link| attend(&gateway, link, &limits, now)).min();
+        let first = {
+            // Let go before the wait: a worker's link must not outlive it here.
+            let links: Vec<_> = gateway.workers.borrow().values().map(Rc::clone).collect();
+            links.iter().filter_map(|link| attend(&gateway, link, &limits, now)).min()
+        };
         let fresh = limits.shortest().map(|shortest| now + shortest);
         tokio::select! {
             () = sleep_until(first.into_iter().chain(fresh).min()) => {}

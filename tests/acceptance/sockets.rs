@@ -142,7 +142,7 @@ fn without_a_free_descriptor_accepting_pauses_and_recovers() {
 fn a_socket_that_somebody_else_has_shut_down_does_not_keep_the_gateway_busy() {
     let directory = tempfile::tempdir().unwrap();
     let kept = std::os::unix::net::UnixListener::bind(directory.path().join("kept.sock")).unwrap();
-    let server = Server::builder().arguments(["--listen", "fd:0"]).inherit(kept.try_clone().unwrap());
+    let server = Server::builder().inherit(kept.try_clone().unwrap());
     let mut server = server.start();
     let mut held = Connection::open(&server.socket());
     assert_eq!(held.get("/hello").status(), 200);
