@@ -32,7 +32,7 @@ pub enum Command {
     Dev(Dev),
     /// Serve an application over FastCGI, for production
     #[command(mut_args(|argument| argument.hide_env(true)), after_help = SETTINGS)]
-    Serve(Serve),
+    Serve(Server),
     /// Check the configuration and load the application
     #[command(mut_args(|argument| argument.hide_env(true)), after_help = SETTINGS)]
     Check(Serve),
@@ -51,7 +51,18 @@ pub enum Command {
     Zygote(Launch),
 }
 
-/// `serve` and `check`.
+/// `serve`.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// Take the sockets over from the server that runs with these settings, and then let it go
+    #[arg(long)]
+    pub take_over: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// `check`, and the settings of `serve` and `dev`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
     /// Configuration file [nibiru.toml, where there is one]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use nibiru::cli::{self, Cli, Command, Serve};
+use nibiru::cli::{self, Cli, Command, Serve, Server};
 use nibiru::config::{Config, ConfigError, Options};
 use nibiru::control::{self, Call};
 use nibiru::gateway::ReadConfig;
@@ -27,11 +27,11 @@ fn main() -> ExitCode {
     };
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
-        Command::Serve(serve) => match configure(serve.clone()) {
+        Command::Serve(Server { serve, take_over }) => match configure(serve.clone()) {
             // A reload reads the file as it is then, under the same flags and variables.
             Ok((config, _log)) => {
                 let again = ReadConfig(Box::new(move || read_config(serve.clone())));
-                finish(gateway::serve(config, again))
+                finish(gateway::serve(config, again, take_over))
             }
             Err(error) => fail(USAGE, error),
         },

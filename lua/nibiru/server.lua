@@ -9,7 +9,7 @@ local host, head, environment, loader, traceback = ...
 local check, callable, describe = head.check, loader.callable, traceback.describe
 local fill, flush_errors = environment.fill, environment.flush_errors
 local send, log = host.send, host.log
-local concat, debug_getmetatable, format = table.concat, debug.getmetatable, string.format
+local concat, debug_getmetatable, find, format = table.concat, debug.getmetatable, string.find, string.format
 local error, next, select, tostring, type, xpcall = error, next, select, tostring, type, xpcall
 
 -- What `serve` gives back; the host maps the numbers to its `Outcome`.
@@ -20,6 +20,9 @@ local DEFAULT_TYPE = "Content-Type: text/plain; charset=utf-8\r\n"
 
 -- More than proxies take: nginx's fastcgi_buffer_size is 4 or 8 KiB unless it is raised.
 local MAX_HEAD = host.max_head
+
+-- What the host raises in a request that reaches its deadline.
+local TIMED_OUT = host.timed_out
 
 local ERROR_BODY = "Internal Server Error\n"
 local ERROR_HEAD = "Status: 500 Internal Server Error\r\n" .. DEFAULT_TYPE .. "Content-Length: " .. #ERROR_BODY .. "\r\n\r\n"
@@ -250,21 +253,27 @@ local function deliver(request, ...)
   finish(request)
 end
 
+---@return function? close  the body's own
+local function close_of(body)
+  local kind = type(body)
+  if kind == "table" or (kind == "userdata" and (debug_getmetatable(body) or {}).__index ~= nil) then
+    return body.close
+  end
+end
+
 --- Calls the body's `close`, and the closing value of a generic `for`, at most once each.
 local function close_body()
   local request = current --[[@as nibiru.Request]]
   local body, closing = request.body, request.closing
+  local close = close_of(body)
+  -- The client need not wait for what the application tidies up. Before the body is forgotten, since a deadline that
+  -- passes while the client is slow to read is met here, and the body is closed all the same.
+  if close ~= nil and request.head_sent and not request.gone then
+    send(nil, nil, true)
+  end
   request.body, request.closing = nil, nil
-  local kind = type(body)
-  if kind == "table" or (kind == "userdata" and (debug_getmetatable(body) or {}).__index ~= nil) then
-    local close = body.close
-    if close ~= nil then
-      -- The client need not wait for what the application tidies up.
-      if request.head_sent and not request.gone then
-        send(nil, nil, true)
-      end
-      close(body)
-    end
+  if close ~= nil then
+    close(body)
   end
   if closing ~= nil then
     local metatable = debug_getmetatable(closing)
@@ -312,7 +321,7 @@ end
 
 -- Hooks and the log ----------------------------------------------------------------------------
 
-local after, after_count = {}, 0
+local after, after_count, after_done = {}, 0, 0
 
 local function after_response(fn)
   if not callable(fn) then
@@ -338,6 +347,16 @@ local function name_of(request)
     tostring(environ.SERVER_PROTOCOL or "-"), tostring(request.id))
 end
 
+--- Logs a problem, but for the deadline: that is in the log already, with its stack.
+---@param request nibiru.Request
+---@param what string
+local function report(request, what, problem)
+  problem = tostring(problem)
+  if not find(problem, TIMED_OUT, 1, true) then
+    log("error", name_of(request) .. what .. problem)
+  end
+end
+
 --- Ends a request that cannot end as its application wished.
 ---@param request nibiru.Request
 ---@param problem any
@@ -345,7 +364,7 @@ local function fail(request, problem)
   if request.gone then
     return
   end
-  log("error", name_of(request) .. ": " .. tostring(problem))
+  report(request, ": ", problem)
   if not request.head_sent then
     request.sent = 0
     transmit(request, ERROR_HEAD, request.method ~= "HEAD" and ERROR_BODY or nil, false)
@@ -359,9 +378,13 @@ local function close(request)
     return
   end
   local ok, problem = xpcall(close_body, describe)
+  if not ok and (request.body ~= nil or request.closing ~= nil) then
+    -- The deadline, which comes once, was met before `close` was called.
+    ok, problem = xpcall(close_body, describe)
+  end
   if not ok then
     -- What the client got is not changed by it, so the response stands.
-    log("error", name_of(request) .. ": error in close: " .. tostring(problem))
+    report(request, ": error in close: ", problem)
   end
 end
 
@@ -428,22 +451,32 @@ function M.serve(environ, serial, length)
   return outcome(request)
 end
 
---- Runs what was registered with `nibiru.after_response`, also what these functions register.
+--- Ends what `serve` did not: an interrupt hit it outside of everything that catches.
+function M.tidy()
+  local request = current
+  if request and not request.over then
+    close(request)
+    request.over = true
+    flush_errors()
+  end
+end
+
+--- Runs what was registered with `nibiru.after_response`, also what these functions register. Called again where
+--- an interrupt hit it between two of them, it goes on.
 function M.after_response()
-  local position = 0
-  if after_count > 0 then
+  if after_count > after_done then
     -- The client has its whole answer before any of this runs.
     send(nil, nil, true)
   end
-  while position < after_count do
-    position = position + 1
-    local ok, problem = xpcall(after[position], describe)
+  while after_done < after_count do
+    after_done = after_done + 1
+    local ok, problem = xpcall(after[after_done], describe)
     if not ok then
-      log("error", name_of(current) .. ": error in after_response: " .. problem)
+      report(current, ": error in after_response: ", problem)
     end
   end
-  if position > 0 then
-    after, after_count = {}, 0
+  if after_done > 0 then
+    after, after_count, after_done = {}, 0, 0
   end
   flush_errors()
   current = nil

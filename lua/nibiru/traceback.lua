@@ -3,7 +3,10 @@
 --- Runs inside message handlers, where the stack may be nearly full and the error may be any value,
 --- so nothing in here may raise.
 
-local debug_traceback = debug.traceback
+local main = ...
+
+local debug_traceback, getinfo = debug.traceback, debug.getinfo
+local running = coroutine.running
 local debug_getmetatable = debug.getmetatable
 local find, gsub, match, sub, format = string.find, string.gsub, string.match, string.sub, string.format
 local concat, sort = table.concat, table.sort
@@ -93,6 +96,29 @@ end
 ---@return string
 function M.here(message)
   return trim(debug_traceback(message, 3))
+end
+
+--- The stack of the code that runs, and of the one that resumed it where that is a coroutine. The host calls
+--- this in the middle of that code.
+---@param problem string  what is raised there next; empty for nothing
+---@return string text     the problem and the stack
+---@return string problem  with its place
+function M.interrupted(problem)
+  local text
+  if problem == "" then
+    text = sub(debug_traceback("", 2), 2)
+  else
+    local place = getinfo(2, "Sl")
+    if place and place.currentline > 0 then
+      problem = format("%s:%d: %s", place.short_src, place.currentline, problem)
+    end
+    text = debug_traceback(problem, 2)
+  end
+  local thread = running()
+  if thread and thread ~= main then
+    text = text .. "\n\t(a coroutine, resumed by)" .. gsub(debug_traceback(main, ""), "^\nstack traceback:", "", 1)
+  end
+  return trim(text), problem
 end
 
 return M

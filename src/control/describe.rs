@@ -104,7 +104,7 @@ fn span(seconds: &Value) -> String {
 fn size(bytes: u64) -> String {
     match bytes >> 10 {
         kib @ 0..1024 => format!("{kib} KiB"),
-        kib => format!("{}.{} MiB", kib >> 10, (kib & 1023) * 10 >> 10),
+        kib => format!("{}.{} MiB", kib >> 10, ((kib & 1023) * 10) >> 10),
     }
 }
 

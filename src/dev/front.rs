@@ -178,13 +178,14 @@ impl Front {
         let mut exchange = Exchange::begin(&self.socket, &request.variables(headers), body).await?;
 
         let (response, first) = exchange.head().await?;
-        if response.status() == StatusCode::INTERNAL_SERVER_ERROR
+        let status = response.status();
+        if matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::GATEWAY_TIMEOUT)
             && self.failure(exchange.stderr(), id).is_some()
         {
             // What the application still writes while it ends belongs to the page, too.
             exchange.finish().await?;
             if let Some(failure) = self.failure(exchange.stderr(), id) {
-                let about = About { method: head.method.as_str(), target, id };
+                let about = About { status, method: head.method.as_str(), target, id };
                 return Ok(page::render(&failure, about, header(ACCEPT)));
             }
         }
@@ -195,7 +196,7 @@ impl Front {
         Ok(response.map(|()| Content::Stream { first, exchange: Box::new(exchange) }))
     }
 
-    /// The failure behind a 500; `None` where it is the application's own response.
+    /// The failure behind a 500 or 504; `None` where it is the application's own response.
     fn failure(&self, stderr: &[u8], id: &str) -> Option<Failure> {
         if stderr.is_empty() {
             return None;

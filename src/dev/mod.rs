@@ -76,7 +76,7 @@ pub fn serve(config: Config, http: &str) -> Result<(), Error> {
             grace: config.grace.min(GRACE),
             ..config
         };
-        gateway::run(config, Mode { development: true, code, read_config: None }, received).await?;
+        gateway::run(config, Mode { development: true, code, ..Mode::default() }, received).await?;
         // Whoever has not read its response by then has had its time.
         let _ = tokio::time::timeout(FAREWELL, front).await;
         Ok(())

@@ -14,6 +14,8 @@ use super::failure::{Excerpt, Failure};
 /// What the page says about the request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct About<'a> {
+    /// Of the response: `500`, or `504` for a request that ran for too long.
+    pub(super) status: StatusCode,
     pub(super) method: &'a str,
     /// Path and query.
     pub(super) target: &'a str,
@@ -28,7 +30,7 @@ pub(super) fn render(failure: &Failure, about: About<'_>, accept: &str) -> Answe
         Format::Json => ("application/json", json(failure, about)),
         Format::Text => ("text/plain; charset=utf-8", text(failure)),
     };
-    let mut answer = answer::whole(StatusCode::INTERNAL_SERVER_ERROR, content_type, page);
+    let mut answer = answer::whole(about.status, content_type, page);
     for (name, value) in [
         (CACHE_CONTROL, "no-store"),
         (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
@@ -91,7 +93,7 @@ fn json(failure: &Failure, about: About<'_>) -> String {
         json!({ "file": excerpt.file.to_string_lossy(), "line": excerpt.line, "lines": lines })
     };
     let page = json!({
-        "status": 500,
+        "status": about.status.as_u16(),
         "error": kind(failure),
         "message": failure.message,
         "traceback": failure.traceback,
@@ -219,7 +221,10 @@ mod tests {
             written: evil.clone(),
             excerpts: vec![Excerpt { file: evil.clone().into(), line: 1, lines: vec![(1, evil.clone())] }],
         };
-        let page = html(&failure, About { method: &evil, target: &evil, id: &evil });
+        let page = html(
+            &failure,
+            About { status: StatusCode::INTERNAL_SERVER_ERROR, method: &evil, target: &evil, id: &evil },
+        );
         assert!(!page.contains("<script"), "{page}");
         assert_eq!(page.matches("&lt;script&gt;&quot;&#39;&amp;").count(), 12, "{page}");
     }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
@@ -23,12 +24,16 @@ use super::request_line::{RequestLine, Shown};
 use crate::config;
 use crate::log::Format;
 
-/// Lines that wait for a disk that takes nothing: some tenths of a second of a busy server, and a few MiB. More
-/// would only put off what has to be dropped.
-const BUFFERED_LINES: usize = 10_000;
+/// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
+/// as the request itself; nobody reads a log faster than this.
+const GATHER: Duration = Duration::from_millis(20);
 
-/// Bytes that are written at a time while more lines wait.
+/// Bytes that are handed over, and written, at a time; what gathers is handed over at once when it is more.
 const WRITE_SIZE: usize = 64 * 1024;
+
+/// Batches of lines that wait for a disk that takes nothing: ten seconds of a server with little to do, and 32 MiB of
+/// a busy one. More would only put off what has to be dropped.
+const BATCHES: usize = 512;
 
 /// How long after a file could not be opened the next try waits.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
@@ -41,9 +46,11 @@ const MODE: u32 = 0o640;
 pub(super) struct AccessLog {
     format: Format,
     writer: RefCell<NonBlocking>,
-    /// A line that is being put together; kept, so that it need not grow again.
-    line: RefCell<String>,
-    /// Lines that found no room to wait in.
+    /// Lines that gather.
+    lines: RefCell<String>,
+    /// There are some, where there were none.
+    gathering: Notify,
+    /// Batches that found no room to wait in.
     overflown: ErrorCounter,
     shared: Arc<Shared>,
     _guard: WorkerGuard,
@@ -53,7 +60,7 @@ pub(super) struct AccessLog {
 #[derive(Debug, Default)]
 struct Shared {
     reopen: AtomicBool,
-    /// Lines that could not be written.
+    /// Lines that could not be written, or handed over.
     lost: AtomicU64,
 }
 
@@ -94,7 +101,7 @@ impl AccessLog {
             shared: Arc::clone(&shared),
         };
         let (writer, guard) = NonBlockingBuilder::default()
-            .buffered_lines_limit(BUFFERED_LINES)
+            .buffered_lines_limit(BATCHES)
             .lossy(true)
             .thread_name("access-log")
             .finish(sink);
@@ -102,30 +109,63 @@ impl AccessLog {
         Ok(Self {
             format,
             writer: RefCell::new(writer),
-            line: RefCell::default(),
+            lines: RefCell::default(),
+            gathering: Notify::new(),
             overflown,
             shared,
             _guard: guard,
         })
     }
 
-    /// Hands a request's line over. Never waits.
+    /// Takes a request's line. Never waits.
     pub(super) fn write(&self, entry: &Entry<'_>) {
-        let line = &mut *self.line.borrow_mut();
-        line.clear();
-        // Neither a string nor the channel can fail: a line without room is dropped, and counted there.
-        let _ = match self.format {
-            Format::Text => writeln!(line, "{} {entry}", time()),
-            Format::Json => {
-                line.push_str(&serde_json::to_string(&Object::from(entry)).unwrap_or_default());
-                line.write_char('\n')
+        let full = {
+            let lines = &mut *self.lines.borrow_mut();
+            if lines.is_empty() {
+                self.gathering.notify_one();
             }
+            // A string takes everything.
+            let _ = match self.format {
+                Format::Text => writeln!(lines, "{} {entry}", time()),
+                Format::Json => {
+                    lines.push_str(&serde_json::to_string(&Object::from(entry)).unwrap_or_default());
+                    lines.write_char('\n')
+                }
+            };
+            lines.len() >= WRITE_SIZE
         };
-        let _ = self.writer.borrow_mut().write_all(line.as_bytes());
+        if full {
+            self.hand_over();
+        }
+    }
+
+    /// Hands lines over when they have gathered, for as long as the gateway lives.
+    pub(super) async fn gather(&self) {
+        loop {
+            self.gathering.notified().await;
+            tokio::time::sleep(GATHER).await;
+            self.hand_over();
+        }
+    }
+
+    /// Hands all lines to the thread; drops and counts them where it has too many already.
+    fn hand_over(&self) {
+        let lines = &mut *self.lines.borrow_mut();
+        if lines.is_empty() {
+            return;
+        }
+        let before = self.overflown.dropped_lines();
+        // The channel does not fail: it counts what it drops.
+        let _ = self.writer.borrow_mut().write_all(lines.as_bytes());
+        if self.overflown.dropped_lines() != before {
+            self.shared.lost.fetch_add(count_lines(lines.as_bytes()), Ordering::Relaxed);
+        }
+        lines.clear();
     }
 
     /// Opens the file anew, after it was renamed.
     pub(super) fn reopen(&self) {
+        self.hand_over();
         self.shared.reopen.store(true, Ordering::Release);
         // An empty line wakes the thread.
         let _ = self.writer.borrow_mut().write_all(b"");
@@ -133,8 +173,19 @@ impl AccessLog {
 
     /// Lines that were dropped since the start.
     pub(super) fn dropped(&self) -> u64 {
-        self.overflown.dropped_lines() as u64 + self.shared.lost.load(Ordering::Relaxed)
+        self.shared.lost.load(Ordering::Relaxed)
     }
+}
+
+/// What has gathered is written, too.
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+fn count_lines(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 fn time() -> impl fmt::Display {
@@ -278,10 +329,9 @@ impl Sink {
             }
             Ok(()) => {}
             Err(error) => {
-                let lost = rest.iter().filter(|byte| **byte == b'\n').count();
                 self.torn |= rest.len() < self.waiting.len()
                     && self.waiting[self.waiting.len() - rest.len() - 1] != b'\n';
-                self.shared.lost.fetch_add(lost as u64, Ordering::Relaxed);
+                self.shared.lost.fetch_add(count_lines(rest), Ordering::Relaxed);
                 if !self.failing {
                     self.failing = true;
                     warn!(
@@ -301,8 +351,8 @@ impl Write for Sink {
         Ok(bytes.len())
     }
 
-    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
-        self.waiting.extend_from_slice(line);
+    fn write_all(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.waiting.extend_from_slice(lines);
         if self.waiting.len() >= WRITE_SIZE {
             self.write_out();
         }

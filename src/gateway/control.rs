@@ -5,6 +5,7 @@
 //! → reload                     ← {"ok":true,"generation":2}       once the new code answers, or has failed to
 //! → scale 4                    ← {"ok":true,"workers":"4"}
 //! → stop                       ← {"ok":true}                      then the connection stays open until the end
+//! → take-over                  see `handover`
 //! ```
 //!
 //! Mode 0600: whoever may connect may stop the server. Nothing else is asked of a client. Everything that changes
@@ -20,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
 
+use super::handover;
 use super::notice::Notice;
 use super::socket_file::{Permissions, SocketFile};
 use super::{Command, Gateway, Load, Scale};
@@ -48,6 +50,12 @@ impl Control {
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
+    /// [`Self::open`], in the place of a gateway that still has its own there.
+    pub(super) fn open_over(path: &Path) -> io::Result<Self> {
+        let (socket, file) = SocketFile::bind_over(path, &Permissions::private())?;
+        Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
+    }
+
     /// Answers until the gateway ends.
     pub(super) async fn serve(self, gateway: Rc<Gateway>) {
         loop {
@@ -71,6 +79,9 @@ impl Control {
 
 async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()> {
     let command = tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut stream)).await??;
+    if command == "take-over" {
+        return handover::give(stream, gateway).await;
+    }
     let answer = match obey(&command, gateway).await {
         Ok(answer) => answer,
         Err(error) => json!({ "ok": false, "error": error }),
@@ -83,8 +94,8 @@ async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()>
     Ok(())
 }
 
-/// One line, without its end.
-async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
+/// Reads one line, without its end.
+pub(super) async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
         if stream.read_buf(&mut line).await? == 0 || line.len() > MAX_COMMAND {

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
+use super::handover::Taken;
 use super::socket_file::{Found, Permissions, SocketFile};
 use super::stream::Stream;
 use super::{Gateway, readable, sockets};
@@ -28,11 +30,11 @@ use crate::fastcgi;
 /// default) where that is less.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// How long to wait when no descriptor is left for a connection, before the next try.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait where accepting fails (mostly since no descriptor is left), before the next try.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a lack of descriptors is logged while it lasts.
-const EXHAUSTED_SAY: Duration = Duration::from_secs(1);
+/// How often that is logged while it lasts.
+const ERROR_SAY: Duration = Duration::from_secs(1);
 
 /// How often it is logged that there are as many connections as there may be: a busy server can be at that
 /// limit a thousand times a second.
@@ -64,13 +66,22 @@ enum Trouble {
     NotAgain(String),
 }
 
-/// Opens every socket that the configuration names.
-pub(super) fn open_all(config: &Config) -> Result<Vec<Rc<Listener>>, (Listen, io::Error)> {
+/// Opens every socket that the configuration names, but for those that were taken over.
+pub(super) fn open_all(
+    config: &Config,
+    mut taken: Option<&mut Taken>,
+) -> Result<Vec<Rc<Listener>>, (Listen, io::Error)> {
     let mut listeners = Vec::new();
     for address in &config.listen {
+        let claimed = taken.as_mut().map(|taken| taken.claim(address)).unwrap_or_default();
         let open = || -> io::Result<Vec<Listener>> {
             let made = |socket, file| Listener::new(address, socket, file);
+            let known = |path: &Path| SocketFile::known(path, &Permissions::of(config));
             match address {
+                Listen::Unix(path) if !claimed.is_empty() => {
+                    claimed.into_iter().map(|socket| made(socket, Some(known(path)))).collect()
+                }
+                _ if !claimed.is_empty() => claimed.into_iter().map(|socket| made(socket, None)).collect(),
                 Listen::Unix(path) => {
                     let (socket, file) = SocketFile::bind(path, &Permissions::of(config), true)?;
                     Ok(vec![made(socket, Some(file))?])
@@ -117,18 +128,28 @@ impl Listener {
         Some(format!("tcp:{}", std::net::SocketAddr::try_from(local).ok()?))
     }
 
+    /// As the operator configured it.
+    pub(super) fn configured(&self) -> &Listen {
+        &self.address
+    }
+
     /// The socket itself, for whoever hands it on.
-    #[expect(dead_code, reason = "for the hand-over to a new process")]
     pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(self.socket().get_ref(), 3)?)
     }
 
     /// Another process has this socket now: a stop leaves the file, and whoever waits to be accepted, to it.
-    #[expect(dead_code, reason = "for the hand-over to a new process")]
     pub(super) fn release_file(&self) {
         self.kept.set(true);
         if let Some(file) = &mut *self.file.borrow_mut() {
             file.release();
+        }
+    }
+
+    /// The process that had this socket before lets it go.
+    pub(super) fn keep_file(&self) {
+        if let Some(file) = &mut *self.file.borrow_mut() {
+            file.keep();
         }
     }
 
@@ -161,19 +182,26 @@ impl Listener {
                     shortage.is_over();
                     door.let_in(&gateway, stream, slot);
                 }
-                Err(error) if is_exhausted(&error) => {
-                    shortage.lasts(&error);
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                }
                 // The client was gone before it was accepted.
-                Err(error) => debug!(cause = %crate::log::cause(&error), "cannot accept"),
+                Err(error) if is_of_client(&error) => {
+                    debug!(cause = %crate::log::cause(&error), "cannot accept");
+                }
+                // No descriptor is left, or the socket itself is of no use: both last.
+                Err(error) => {
+                    shortage.lasts(&error);
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                }
             }
+            // Others have their turn, however many clients come.
+            tokio::task::consume_budget().await;
         }
         // Nobody finds the way in any more; whoever has is served.
         *self.file.borrow_mut() = None;
         if !self.kept.get() {
             self.empty(self.socket(), &gateway, &door).await;
         }
+        // The last of the socket: a connect is refused from now on, where nobody else has it.
+        gateway.listeners.borrow_mut().retain(|listener| !Rc::ptr_eq(listener, &self));
         gateway.accepting_ended();
     }
 
@@ -186,9 +214,15 @@ impl Listener {
             let mut ready = socket.readable().await?;
             // A connection beyond the limit stays in the kernel's backlog.
             let slot = door.slot().await?;
-            // Another process that has the socket may have been faster.
-            if let Ok(stream) = ready.try_io(|socket| self.accept_waiting(socket.get_ref())) {
-                return Ok((stream?, slot));
+            let shut = ready.ready().is_read_closed();
+            match ready.try_io(|socket| self.accept_waiting(socket.get_ref())) {
+                Ok(stream) => return Ok((stream?, slot)),
+                // Ready it stays, and nobody will ever come.
+                Err(_would_block) if shut => {
+                    return Err(io::Error::other("somebody else has shut the socket down"));
+                }
+                // Another process that has the socket was faster.
+                Err(_would_block) => {}
             }
         }
     }
@@ -332,7 +366,7 @@ impl Door {
     }
 }
 
-/// Says that descriptors are short, once a second at most, and when it is over.
+/// Says that accepting fails, once a second at most, and when it is over.
 #[derive(Debug, Default)]
 struct Shortage {
     said: Option<Instant>,
@@ -340,7 +374,7 @@ struct Shortage {
 
 impl Shortage {
     fn lasts(&mut self, error: &io::Error) {
-        if self.said.is_none_or(|said| said.elapsed() >= EXHAUSTED_SAY) {
+        if self.said.is_none_or(|said| said.elapsed() >= ERROR_SAY) {
             self.said = Some(Instant::now());
             warn!(cause = %crate::log::cause(error), "cannot accept; new connections wait");
         }
@@ -360,15 +394,28 @@ pub(super) fn accept_all(listeners: Vec<Rc<Listener>>, connections: usize, gatew
         info!("listening on {}", listener.address());
         // Counted before the task first runs, so that a stop in between waits for it.
         gateway.accepting_started();
+        gateway.listeners.borrow_mut().push(Rc::clone(&listener));
         tokio::task::spawn_local(listener.accept(Rc::clone(gateway), Rc::clone(&door)));
     }
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
+/// Whether an error of `accept` is about the one connection that it would have given: accept(2) names these.
+fn is_of_client(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .map(|errno| Some(errno.raw_os_error()))
-        .contains(&error.raw_os_error())
+    let of_client = [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::NONET,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| of_client.contains(&errno))
 }
 
 fn limits(config: &Config, connections: usize) -> fastcgi::Limits {

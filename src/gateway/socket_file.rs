@@ -93,6 +93,23 @@ impl SocketFile {
         Ok((socket, file))
     }
 
+    /// The file of a socket that another process has made and handed over. That process's, until [`Self::keep`].
+    pub(super) fn known(path: &Path, permissions: &Permissions) -> Self {
+        // Where the file is gone it is not this one, and the next look makes it anew.
+        let identity = std::fs::symlink_metadata(path).map_or((0, 0), |data| identity(&data));
+        Self { path: path.to_owned(), permissions: permissions.clone(), identity, released: true }
+    }
+
+    /// [`Self::bind`], in the place of a server that still listens there: whoever connects reaches one of the two.
+    pub(super) fn bind_over(path: &Path, permissions: &Permissions) -> io::Result<(OwnedFd, Self)> {
+        let mut aside = path.to_owned().into_os_string();
+        aside.push(".new");
+        let (socket, mut file) = Self::bind(Path::new(&aside), permissions, true)?;
+        std::fs::rename(&aside, path)?;
+        file.path = path.to_owned();
+        Ok((socket, file))
+    }
+
     /// Makes the file anew where it was removed, with another socket, under the same name and permissions.
     pub(super) fn bind_again(&self) -> io::Result<(OwnedFd, Self)> {
         Self::bind(&self.path, &self.permissions, false)
@@ -110,6 +127,11 @@ impl SocketFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
             Err(error) => Found::Unknown(crate::log::cause(&error)),
         }
+    }
+
+    /// The file is ours from now on, whoever made it.
+    pub(super) fn keep(&mut self) {
+        self.released = false;
     }
 
     /// Leaves the file to whoever has the socket after us.

@@ -11,15 +11,19 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
+use super::deadlines::{self, Run};
 use super::reply::Untruthful;
 use super::request::{Handed, Request};
 use super::spool::Place;
 use super::{Gateway, readable};
 use crate::ipc::Link;
+use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::message::{FromWorker, LogLevel, RequestBody, ToWorker};
 use crate::ipc::socket::Received;
+use crate::sys;
 
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,6 +37,16 @@ pub(super) struct WorkerLink {
     /// The kernel kills the worker when this closes, so it lives exactly as long as this.
     _lifeline: OwnedFd,
     running: RefCell<Option<Box<Request>>>,
+    /// A request that is answered, while the worker is not ready for the next.
+    answered: RefCell<Option<Box<Request>>>,
+    /// From the moment that a request is handed over until the worker is ready again.
+    run: Cell<Option<Run>>,
+    /// Of the request that was handed over last.
+    serial: Cell<Serial>,
+    /// The running request is answered without its worker, and what that says of it is dropped.
+    given_up: Cell<bool>,
+    /// Wakes the relay that waits for a client which nothing more is sent to.
+    gave_up: Notify,
     /// Whether the worker was sent anything after the request it runs.
     told: Cell<bool>,
     /// When it was last ready; none before the first time.
@@ -108,6 +122,11 @@ impl WorkerLink {
             pidfd: readable::watch(pidfd)?,
             _lifeline: lifeline,
             running: RefCell::new(None),
+            answered: RefCell::new(None),
+            run: Cell::new(None),
+            serial: Cell::default(),
+            given_up: Cell::new(false),
+            gave_up: Notify::new(),
             told: Cell::new(false),
             ready: Cell::new(None),
             memory: Cell::new(None),
@@ -175,6 +194,9 @@ impl WorkerLink {
         request.reply.ticket().set_worker(Some(self.name.worker));
         request.handed = Some(Handed { at, worker: self.name.worker, generation: self.name.generation });
         self.told.set(false);
+        self.given_up.set(false);
+        self.serial.set(self.serial.get().next());
+        self.run.set(Some(Run::new(Instant::now())));
         *self.running.borrow_mut() = Some(request);
         Ok(())
     }
@@ -198,6 +220,58 @@ impl WorkerLink {
         Ref::filter_map(self.running.borrow(), |running| running.as_deref()).ok()
     }
 
+    /// Interrupts the running request, which may be over by the time that this arrives.
+    pub(super) fn interrupt(&self, kind: Kind) {
+        let interrupt = Interrupt { kind, serial: self.serial.get() };
+        // One that has ended needs none, and one that cannot be sent any is killed soon.
+        let _ = sys::interrupt(self.pidfd.get_ref().as_fd(), interrupt.encode());
+    }
+
+    pub(super) fn run(&self) -> Option<Run> {
+        self.run.get()
+    }
+
+    pub(super) fn set_run(&self, run: Run) {
+        self.run.set(Some(run));
+    }
+
+    /// Answers the running request in the worker's place: `504`, or a response that breaks off.
+    pub(super) fn give_up(&self) {
+        self.given_up.set(true);
+        if let Some(request) = &mut *self.running.borrow_mut() {
+            request.reply.fail(504, deadlines::TOO_LONG, None);
+        }
+        self.gave_up.notify_one();
+    }
+
+    pub(super) fn has_given_up(&self) -> bool {
+        self.given_up.get()
+    }
+
+    /// How the log names the request that the worker is busy with.
+    pub(super) fn request_line(&self) -> String {
+        let (running, answered) = (self.running.borrow(), self.answered.borrow());
+        running
+            .as_ref()
+            .or(answered.as_ref())
+            .map_or_else(|| "no request".to_owned(), |request| request.line())
+    }
+
+    /// A line about the worker's request.
+    pub(super) fn log(&self, level: LogLevel, line: &str) {
+        let request = self.request_id();
+        let answered = self.answered.borrow();
+        let id = request.as_deref().or(answered.as_ref().map(|request| &*request.request_id));
+        self.name.log(level, id, line);
+    }
+
+    /// Tells the client of the running request something beside the response.
+    pub(super) fn stderr(&self, message: &str) {
+        if let Some(request) = &*self.running.borrow() {
+            request.reply.stderr(message.as_bytes());
+        }
+    }
+
     /// The id of the request that runs.
     pub(super) fn request_id(&self) -> Option<String> {
         self.running.borrow().as_ref().map(|request| request.request_id.clone())
@@ -218,13 +292,15 @@ impl WorkerLink {
         let (mut unread, mut exited) = (false, false);
         loop {
             let room = self.running.borrow().as_ref().and_then(|request| request.reply.room());
+            let room = room.filter(|_| !self.given_up.get());
             let received = match room {
-                Some(room) if exited => {
-                    room.await;
-                    continue;
-                }
+                Some(room) if exited => tokio::select! {
+                    () = room => continue,
+                    () = self.gave_up.notified() => continue,
+                },
                 Some(room) => tokio::select! {
                     () = room => continue,
+                    () = self.gave_up.notified() => continue,
                     _ = self.pidfd.readable() => None,
                 },
                 // Its process is gone, but a child of its own may hold the link open: what is in it is all.
@@ -284,13 +360,15 @@ impl WorkerLink {
                         request.reply.fail(500, "the application failed", None);
                         Ok(())
                     })?;
-                    self.running.borrow_mut().take();
+                    *self.answered.borrow_mut() = self.running.borrow_mut().take();
                     gateway.pool.borrow_mut().answered(self.name.worker);
                 }
                 FromWorker::Ready => {
                     if self.running.borrow().is_some() {
                         return Err(Untruthful("ready in the middle of a request"));
                     }
+                    self.run.set(None);
+                    self.answered.borrow_mut().take();
                     gateway.worker_ready(self)?;
                 }
                 FromWorker::Measured { pss, lua_heap } => {
@@ -298,7 +376,8 @@ impl WorkerLink {
                     self.memory.set(Some(memory));
                     gateway.measured(self, memory);
                 }
-                FromWorker::Log { level, message } => self.log(level, message, gateway),
+                FromWorker::Log { level, message } => self.log_of_worker(level, message, gateway),
+                FromWorker::Stack { timeout, text } => deadlines::stack(gateway, self, timeout, text)?,
                 FromWorker::StartFailed { message } => {
                     return Ok(Some(Fate::StartFailed(String::from_utf8_lossy(message).into_owned())));
                 }
@@ -312,12 +391,13 @@ impl WorkerLink {
 
     fn with_reply(&self, act: impl FnOnce(&mut Request) -> Result<(), Untruthful>) -> Result<(), Untruthful> {
         match &mut *self.running.borrow_mut() {
+            Some(_) if self.given_up.get() => Ok(()),
             Some(request) => act(request),
             None => Err(Untruthful("an answer without a request")),
         }
     }
 
-    fn log(&self, level: LogLevel, message: &[u8], gateway: &Gateway) {
+    fn log_of_worker(&self, level: LogLevel, message: &[u8], gateway: &Gateway) {
         if let Some(request) = &*self.running.borrow()
             && gateway.mode.development
             && level == LogLevel::Error

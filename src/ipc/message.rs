@@ -5,11 +5,14 @@
 //! | gateway → zygote | `Spawn` (with three descriptors), `Shutdown` |
 //! | zygote → gateway | `Loaded`, `LoadFailed`, `Spawned` (with a pidfd), `SpawnFailed`, `Exited` |
 //! | gateway → worker | `Request` (may carry the body's descriptor), `Abort`, `Measure`, `Drain` |
-//! | worker → gateway | `Ready`, `StartFailed`, `Head`, `Body`, `End`, `Measured`, `Log` |
+//! | worker → gateway | `Ready`, `StartFailed`, `Head`, `Body`, `End`, `Measured`, `Log`, `Stack` |
 //!
 //! A packet holds one or more messages back to back, so a small response is one packet: `Head`, `Body`,
 //! `End`, `Ready`. Integers are little-endian; bytes are led by a `u32` length. The gateway trusts none
 //! of it: a packet that does not decode costs its sender its life, not the gateway.
+//!
+//! What must reach a worker while it runs a request is no message but a signal: [`super::interrupt`]. `Stack` is
+//! its answer.
 
 use std::fmt;
 
@@ -22,7 +25,7 @@ pub const MAX_PACKET: usize = 200 * 1024;
 /// The most bytes of a request body that travel inside `Request`; a longer body is a descriptor.
 pub const MAX_INLINE_BODY: usize = 64 * 1024;
 
-/// The most bytes in one `Body` or `Log`. Two of them never exceed [`MAX_PACKET`].
+/// The most bytes in one `Body`, `Log` or `Stack`. Two of them never exceed [`MAX_PACKET`].
 pub const MAX_CHUNK: usize = 64 * 1024;
 
 /// Gateway → zygote.
@@ -111,6 +114,9 @@ pub enum FromWorker<'a> {
     Log { level: LogLevel, message: &'a [u8] },
     /// What the worker takes, in bytes: its proportional share of memory, and Lua's heap.
     Measured { pss: u64, lua_heap: u64 },
+    /// The Lua stack of the running request, which an interrupt asked for; with `timeout` it was told to
+    /// fail, and the text begins with the error.
+    Stack { timeout: bool, text: &'a [u8] },
 }
 
 /// The level of a log line.
@@ -288,6 +294,10 @@ impl<'a> FromWorker<'a> {
                 packet.extend_from_slice(&pss.to_le_bytes());
                 packet.extend_from_slice(&lua_heap.to_le_bytes());
             }
+            Self::Stack { timeout, text } => {
+                packet.extend_from_slice(&[8, u8::from(timeout)]);
+                put_bytes(packet, text);
+            }
         }
     }
 
@@ -310,6 +320,7 @@ impl<'a> FromWorker<'a> {
                 Ok(Self::Log { level, message: take_bytes(packet)? })
             }
             7 => Ok(Self::Measured { pss: take_u64(packet)?, lua_heap: take_u64(packet)? }),
+            8 => Ok(Self::Stack { timeout: take_bool(packet)?, text: take_bytes(packet)? }),
             _ => Err(Malformed),
         }
     }
@@ -362,7 +373,7 @@ fn take_bytes<'a>(packet: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
 mod tests {
     use super::*;
 
-    const FROM_WORKER: [FromWorker<'_>; 8] = [
+    const FROM_WORKER: [FromWorker<'_>; 9] = [
         FromWorker::Ready,
         FromWorker::StartFailed { message: b"app.lua:1: no" },
         FromWorker::Head { block: b"Status: 200 OK\r\n\r\n" },
@@ -371,6 +382,7 @@ mod tests {
         FromWorker::End { complete: false },
         FromWorker::Log { level: LogLevel::Warn, message: b"" },
         FromWorker::Measured { pss: 1 << 40, lua_heap: 7 },
+        FromWorker::Stack { timeout: true, text: b"stack traceback:" },
     ];
 
     const TO_WORKER: [ToWorker<'_>; 5] = [

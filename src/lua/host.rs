@@ -10,7 +10,7 @@ use std::rc::Rc;
 use mlua::{Lua, LuaString, Table};
 
 use super::body::Reader;
-use super::{Body, Gone, Level, Outcome, Output, Settings};
+use super::{Body, Gone, Interrupt, Level, Outcome, Output, Settings, interrupt};
 use crate::cgi::response;
 
 /// The exit status of a process whose application does not load.
@@ -74,6 +74,15 @@ impl Host {
         }
     }
 
+    /// Called in the middle of Lua code, and never while the output is in use: that runs no Lua.
+    pub(super) fn stack(&self, interrupt: Interrupt, text: &[u8]) {
+        if let Ok(mut output) = self.output.try_borrow_mut()
+            && let Some(output) = output.as_mut()
+        {
+            output.stack(interrupt, text);
+        }
+    }
+
     fn exit(&self, outcome: Option<Outcome>, code: i32) -> ! {
         match self.output.borrow_mut().as_mut() {
             Some(output) => output.exit(outcome, code),
@@ -110,6 +119,8 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
             })
         })?,
     )?;
+
+    table.raw_set("timed_out", interrupt::TIMED_OUT)?;
 
     let shared = Rc::clone(host);
     table.raw_set("max_head", response::MAX_HEAD)?;

@@ -6,9 +6,12 @@
 //! socket, never forks.
 
 mod body;
+#[cfg(not(feature = "luajit"))]
+mod coroutine;
 mod environ;
 mod error;
 mod host;
+mod interrupt;
 mod paths;
 mod state;
 mod target;
@@ -22,6 +25,7 @@ use std::path::PathBuf;
 use crate::cgi::Variables;
 
 pub use error::{Error, LoadError};
+pub use interrupt::interrupt;
 pub use state::State;
 pub use target::Target;
 
@@ -39,6 +43,8 @@ pub struct Settings {
 /// One complete request.
 #[derive(Debug)]
 pub struct Request<'a> {
+    /// Its number, which [`interrupt`] names.
+    pub serial: u32,
     /// Becomes `nibiru.request_id`.
     pub id: &'a [u8],
     /// Checked by the gateway; copied into `environ` as they are.
@@ -85,6 +91,15 @@ pub enum Level {
     Error,
 }
 
+/// What an interrupted request is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// Tell its stack and go on.
+    Trace,
+    /// Tell its stack and fail.
+    Timeout,
+}
+
 /// The client went away; nothing sent from now on has a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone;
@@ -111,6 +126,10 @@ pub trait Output {
 
     /// A message, without a line end of its own; a traceback has several lines.
     fn log(&mut self, level: Level, message: &[u8]);
+
+    /// What an interrupted request was doing: the error, for a timeout, and its stack. Empty where there was no
+    /// memory to say it.
+    fn stack(&mut self, interrupt: Interrupt, text: &[u8]);
 
     /// The application called `os.exit(code)`. The request that was running has been answered and
     /// closed, and ended as `outcome` says; it is `None` between requests and once

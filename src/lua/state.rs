@@ -11,6 +11,7 @@ use mlua::{Function, Lua, LuaString, Table, Value};
 
 use super::environ::Environs;
 use super::host::{self, Host};
+use super::interrupt::Interrupts;
 use super::paths::Paths;
 use super::target::Source;
 use super::{Error, Level, LoadError, Outcome, Output, Request, Settings, Target};
@@ -27,6 +28,8 @@ pub struct State {
     target: Target,
     functions: Functions,
     environs: Environs,
+    /// Last, so that it is there until the state is closed.
+    interrupts: Rc<Interrupts>,
 }
 
 /// The entry points of nibiru's Lua side.
@@ -34,11 +37,13 @@ struct Functions {
     load: Function,
     set_application: Function,
     serve: Function,
+    tidy: Function,
     after_response: Function,
     start_hooks: Function,
     stop_hooks: Function,
     seed: Function,
     flush: Function,
+    interrupted: Function,
 }
 
 impl State {
@@ -55,6 +60,7 @@ impl State {
         let host = Rc::new(Host::default());
         set_paths(&lua, settings)?;
         let functions = embed(&lua, &host, settings)?;
+        let interrupts = Interrupts::new(&lua, Rc::clone(&host), &functions.interrupted)?;
         Ok(Self {
             environs: Environs::new(&lua)?,
             lua,
@@ -62,6 +68,7 @@ impl State {
             root: settings.root.clone(),
             target: settings.target.clone(),
             functions,
+            interrupts,
         })
     }
 
@@ -112,9 +119,15 @@ impl State {
         }
     }
 
-    /// Runs one request to its end. What the application does wrong is dealt with inside: logged, and
+    /// From now on [`super::interrupt`] is about this state.
+    pub fn accept_interrupts(&mut self) {
+        self.interrupts.accept();
+    }
+
+    /// Runs one request to its end; it can be interrupted until [`Self::after_response`] is done. What the application does wrong is dealt with inside: logged, and
     /// answered with `500` while that is possible.
     pub fn serve(&mut self, request: Request<'_>) -> Outcome {
+        self.interrupts.begin(request.serial);
         let (serial, length) = self.host.begin(request.body);
         let outcome = self
             .environs
@@ -122,7 +135,13 @@ impl State {
             .and_then(|environ| self.functions.serve.call::<i64>((environ, serial, length)));
         match outcome {
             Ok(number) => host::outcome(number),
-            Err(error) => self.answer_without_lua(&error),
+            Err(error) => {
+                // An interrupt hit the Lua side outside of what that catches.
+                if let Err(error) = self.functions.tidy.call::<()>(()) {
+                    self.log_failure(&error);
+                }
+                self.answer_without_lua(&error)
+            }
         }
     }
 
@@ -130,7 +149,12 @@ impl State {
     pub fn after_response(&mut self) {
         if let Err(error) = self.functions.after_response.call::<()>(()) {
             self.log_failure(&error);
+            // The functions that are left. What stopped the first call, an interrupt, comes once.
+            if let Err(error) = self.functions.after_response.call::<()>(()) {
+                self.log_failure(&error);
+            }
         }
+        self.interrupts.end();
         self.host.end();
     }
 
@@ -152,6 +176,11 @@ impl State {
     #[cfg(test)]
     pub(super) fn set_application(&self, application: Function) {
         self.functions.set_application.call::<()>(application).expect("the Lua side takes any callable");
+    }
+
+    #[cfg(test)]
+    pub(super) fn interrupts(&self) -> *const Interrupts {
+        Rc::as_ptr(&self.interrupts)
     }
 
     #[cfg(test)]
@@ -197,7 +226,7 @@ macro_rules! run {
 /// application can neither see the inner ones nor put its own in their place.
 fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functions> {
     let host = &host::table(lua, host, settings)?;
-    let traceback = &run!(lua, "traceback.lua", Table, ())?;
+    let traceback = &run!(lua, "traceback.lua", Table, lua.current_thread())?;
     let head = run!(lua, "head.lua", Table, host)?;
     let input = run!(lua, "input.lua", Table, host)?;
     let environ = run!(lua, "environ.lua", Table, (host, input))?;
@@ -216,10 +245,12 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
         load: loader.get("load")?,
         set_application: server.get("set_application")?,
         serve: server.get("serve")?,
+        tidy: server.get("tidy")?,
         after_response: server.get("after_response")?,
         start_hooks: hooks.get("start_worker")?,
         stop_hooks: hooks.get("stop_worker")?,
         seed: process.get("start_worker")?,
         flush: process.get("flush")?,
+        interrupted: traceback.get("interrupted")?,
     })
 }

@@ -10,6 +10,8 @@ use mlua::{BString, Function, Table, Value};
 
 use super::*;
 
+mod interrupts;
+
 /// What came out, in order.
 #[derive(Default)]
 struct Record {
@@ -18,6 +20,7 @@ struct Record {
     chunks: Vec<Vec<u8>>,
     open: bool,
     log: Vec<(Level, String)>,
+    stacks: Vec<(Interrupt, String)>,
     /// How many more bytes of body the client takes before it goes away.
     patience: Option<usize>,
 }
@@ -56,6 +59,10 @@ impl Output for Recorder {
 
     fn log(&mut self, level: Level, message: &[u8]) {
         self.0.borrow_mut().log.push((level, String::from_utf8_lossy(message).into_owned()));
+    }
+
+    fn stack(&mut self, interrupt: Interrupt, text: &[u8]) {
+        self.0.borrow_mut().stacks.push((interrupt, String::from_utf8_lossy(text).into_owned()));
     }
 
     fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> ! {
@@ -131,7 +138,8 @@ fn variables(method: &str, more: &[(BString, BString)]) -> Variables {
 }
 
 fn serve(state: &mut State, method: &str, body: Body) -> Outcome {
-    let outcome = state.serve(Request { id: b"test-id", variables: &variables(method, &[]), body });
+    let outcome =
+        state.serve(Request { serial: 1, id: b"test-id", variables: &variables(method, &[]), body });
     state.after_response();
     outcome
 }
@@ -152,7 +160,8 @@ fn run_case(state: &mut State, recorder: &Recorder, case: &Table, body: Body) ->
     if let Some(memory) = case.get::<Option<usize>>("memory").unwrap() {
         let _ = state.lua().set_memory_limit(state.lua().used_memory() + memory); // LuaJIT keeps its own limit
     }
-    let outcome = state.serve(Request { id: b"test-id", variables: &variables(&method, &more), body });
+    let outcome =
+        state.serve(Request { serial: 1, id: b"test-id", variables: &variables(&method, &more), body });
     let _ = state.lua().set_memory_limit(0);
     state.after_response();
     let record = recorder.take();
@@ -460,6 +469,9 @@ mod exit {
         fn log(&mut self, _: Level, message: &[u8]) {
             let _ = self.0.send(Event::Log(String::from_utf8_lossy(message).into_owned()));
         }
+        fn stack(&mut self, _: Interrupt, _: &[u8]) {
+            unreachable!("nothing interrupts");
+        }
         fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> ! {
             let _ = self.0.send(Event::Exit(outcome, code));
             loop {
@@ -547,6 +559,9 @@ fn bench() {
         fn log(&mut self, _: Level, message: &[u8]) {
             panic!("{}", String::from_utf8_lossy(message));
         }
+        fn stack(&mut self, _: Interrupt, _: &[u8]) {
+            unreachable!("nothing interrupts");
+        }
         fn exit(&mut self, _: Option<Outcome>, code: i32) -> ! {
             std::process::exit(code)
         }
@@ -568,6 +583,7 @@ fn bench() {
                 let from = clock();
                 for _ in 0..ROUNDS {
                     state.serve(Request {
+                        serial: 1,
                         id: b"0123456789abcdef",
                         variables: &variables,
                         body: Body::Memory(vec![]),

@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::cgi::Variables;
 use crate::ipc::Link;
+use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, RequestBody, ToWorker};
 use crate::lua;
 use crate::sys;
@@ -84,6 +85,9 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
         channel.send(&FromWorker::StartFailed { message })?;
         return Ok(START_FAILED);
     }
+    // Before the gateway learns that it can be sent one: unprepared, it would die of it.
+    state.accept_interrupts();
+    sys::on_interrupt(interrupted)?;
     channel.send(&FromWorker::Ready)?;
     let served = serve(state, &channel, title);
     state.stop_worker();
@@ -102,9 +106,19 @@ fn start(
     state.start_worker(worker, seed(), Box::new(Outbox::new(Rc::clone(channel))))
 }
 
+/// Runs in a signal handler.
+fn interrupted(number: u32) {
+    let Interrupt { kind, serial } = Interrupt::decode(number);
+    let kind = match kind {
+        Kind::Trace => lua::Interrupt::Trace,
+        Kind::Timeout => lua::Interrupt::Timeout,
+    };
+    lua::interrupt(serial.number(), kind);
+}
+
 /// Takes requests until the gateway has no more.
 fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> io::Result<()> {
-    let mut descriptors = Vec::new();
+    let (mut descriptors, mut serial) = (Vec::new(), Serial::default());
     while !channel.is_draining() {
         title.set("idle");
         descriptors.clear();
@@ -126,9 +140,12 @@ fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> i
                         lua::Body::File { file: File::from(file), length }
                     }
                 };
+                serial = serial.next();
                 channel.begin();
                 title.set("busy");
-                let outcome = state.serve(lua::Request { id: request_id, variables: &variables, body });
+                let request =
+                    lua::Request { serial: serial.number(), id: request_id, variables: &variables, body };
+                let outcome = state.serve(request);
                 channel.end(outcome == lua::Outcome::Complete);
                 // Where there is any, it sends the end first, so that the client has its answer.
                 state.after_response();

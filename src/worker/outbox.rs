@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::ipc::Link;
 use crate::ipc::message::{FromWorker, MAX_CHUNK, MAX_PACKET, ToWorker};
 use crate::ipc::socket::Received;
-use crate::lua::{Gone, Level, Outcome, Output};
+use crate::lua::{Gone, Interrupt, Level, Outcome, Output};
 
 /// The link with what waits to be sent on it.
 #[derive(Debug)]
@@ -69,6 +69,7 @@ impl Channel {
             FromWorker::StartFailed { message } | FromWorker::Log { message, .. } => message.len(),
             FromWorker::Head { block } => block.len(),
             FromWorker::Body { bytes } => bytes.len(),
+            FromWorker::Stack { text, .. } => text.len(),
             FromWorker::Ready | FromWorker::End { .. } | FromWorker::Measured { .. } => 0,
         };
         /// Room for the tags and lengths of this message and of the `End` and `Ready` that may follow.
@@ -144,6 +145,12 @@ impl Output for Outbox {
         let message = &message[..message.len().min(MAX_CHUNK)];
         // Where the gateway is gone there is no log either.
         let _ = self.channel.send(&FromWorker::Log { level: level.into(), message });
+    }
+
+    fn stack(&mut self, interrupt: Interrupt, text: &[u8]) {
+        let (timeout, text) = (interrupt == Interrupt::Timeout, &text[..text.len().min(MAX_CHUNK)]);
+        // Where the gateway is gone there is no log either.
+        let _ = self.channel.send(&FromWorker::Stack { timeout, text });
     }
 
     fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> ! {

@@ -25,9 +25,19 @@ struct Dev {
 impl Dev {
     #[track_caller]
     fn start(root: &Path, application: &str) -> Self {
+        Self::with([], root, application)
+    }
+
+    #[track_caller]
+    fn with<const N: usize>(arguments: [&str; N], root: &Path, application: &str) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_nibiru"));
-        command.args(["dev", "--http", "127.0.0.1:0", "--root"]).arg(root).arg(application);
+        command
+            .args(["dev", "--http", "127.0.0.1:0"])
+            .args(arguments)
+            .arg("--root")
+            .arg(root)
+            .arg(application);
         command.env("TMPDIR", scratch.path());
         let mut process = Process::start("nibiru", scratch.path(), command);
         let log = scratch.path().join("nibiru.log");
@@ -262,6 +272,23 @@ fn a_failure_is_html_json_or_text_as_the_client_wants() {
     assert!(text.text().contains("app.lua:4: attempt to index"), "{}", text.text());
     let head = dev.curl(["--head"], "/").expect(500);
     assert!(head.body.is_empty());
+}
+
+#[test]
+fn a_request_that_runs_for_too_long_is_504_with_a_page_that_shows_where() {
+    let app = App::new(
+        "local function spin()\n  if jit then jit.off() end\n  while true do end\nend\n\
+         return function(e)\n  if e.PATH_INFO == '/c' then os.execute('exec sleep 20') end\n  spin()\nend\n",
+    );
+    let limits = ["--request-timeout", "1s", "--kill-after", "1s", "--workers", "1"];
+    let dev = Dev::with(limits, &app.path(), "app");
+    let page = dev.curl(["-H", BROWSER], "/").expect(504).text();
+    assert!(page.contains("the request has run for too long (--request-timeout)"), "{page}");
+    assert!(page.contains("while true do end") && page.contains("app.lua:7"), "{page}");
+    let json = dev.curl(["-H", "Accept: application/json"], "/").expect(504).text();
+    assert!(json.contains("\"status\": 504") && json.contains("app.lua:3"), "{json}");
+    let page = dev.curl(["-H", BROWSER], "/c").expect(504).text();
+    assert!(page.contains("did not stop"), "{page}");
 }
 
 #[test]

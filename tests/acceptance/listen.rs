@@ -39,13 +39,15 @@ fn answers(mut connection: Connection) {
 fn a_listening_socket_on_descriptor_0_is_served() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("app.sock");
-    let socket = OwnedFd::from(UnixListener::bind(&path).unwrap());
-    let mut command = nibiru();
-    command.arg("serve").stdin(Stdio::from(socket));
-    let server = serve(command, "fd:0");
-    answers(Connection::open(&path));
-    drop(server);
-    assert!(path.exists(), "a socket that others made is left to them");
+    let socket = UnixListener::bind(&path).unwrap();
+    for _ in 0..2 {
+        let mut command = nibiru();
+        command.arg("serve").stdin(OwnedFd::from(socket.try_clone().unwrap()));
+        let server = serve(command, "fd:0");
+        answers(Connection::open(&path));
+        drop(server);
+        assert!(path.exists(), "a socket that others made is left to them");
+    }
 }
 
 /// systemd-socket-activate does for a command what systemd does for a unit.

@@ -139,6 +139,23 @@ fn without_a_free_descriptor_accepting_pauses_and_recovers() {
 }
 
 #[test]
+fn a_socket_that_somebody_else_has_shut_down_does_not_keep_the_gateway_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = std::os::unix::net::UnixListener::bind(directory.path().join("kept.sock")).unwrap();
+    let server = Server::builder().inherit(kept.try_clone().unwrap());
+    let mut server = server.start();
+    let mut held = Connection::open(&server.socket());
+    assert_eq!(held.get("/hello").status(), 200);
+    rustix::net::shutdown(&kept, rustix::net::Shutdown::Read).unwrap();
+    server.logged(&["cannot accept", "somebody else has shut the socket down"]);
+    rests(&server, Duration::from_secs(1));
+    assert_eq!(held.get("/hello").status(), 200);
+    answers(&server.socket());
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
 fn a_removed_socket_file_is_made_anew_and_nobody_who_waits_is_lost() {
     let server = Server::builder().arguments(["--max-connections", "1", "--socket-mode", "0600"]).start();
     let socket = server.socket();

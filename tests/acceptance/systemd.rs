@@ -227,7 +227,8 @@ fn a_connected_client_or_a_running_request_keeps_an_idle_server() {
     connection.send(&get(1, &gate.url("/wait"), false));
     gate.announced("started");
     drop(connection);
-    std::thread::sleep(Duration::from_millis(500));
+    // A stop would give the worker two seconds, and then kill it.
+    std::thread::sleep(Duration::from_secs(3));
     assert!(server.try_wait().unwrap().is_none(), "it left a request that runs");
     gate.open("go");
     assert_eq!(ends(&mut server).code(), Some(0));

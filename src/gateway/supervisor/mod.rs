@@ -2,6 +2,8 @@
 //!
 //! One task, one loop over [`Notice`]s. Never touches a request: those are the links' and the queue's.
 
+mod upkeep;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -11,7 +13,6 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::notice::Notice;
-use super::pool::{State, Want, Worker};
 use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
 use super::{Code, Command, Error, Gateway, Load, Scale, output, systemd};
@@ -23,10 +24,6 @@ use crate::ipc::message::{Exit, LogLevel, ToWorker};
 /// ended by itself. A launch that fails again waits twice as long each time, up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(10);
-
-/// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
-/// no longer than that gains nothing; and a burst of short requests is over by then.
-const SCALE_WAIT: Duration = Duration::from_millis(5);
 
 /// How long workers have to run their stop hooks once no request is left.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -126,154 +123,6 @@ impl Supervisor {
             zygote.link.shut_down();
         }
         info!("stopped");
-    }
-
-    /// Does what is due; gives when to look again if nothing happens before.
-    fn act(&mut self) -> Option<Instant> {
-        let now = Instant::now();
-        if self.relaunch.is_some_and(|time| time <= now) {
-            self.relaunch = None;
-            let generation = self.gateway.pool.borrow().generation();
-            self.current = self.launch(generation, &self.gateway.config());
-            if self.current.is_none() {
-                self.put_off_relaunch();
-            }
-        }
-        let gateway = &self.gateway;
-        self.leaving.retain(|(until, generation)| {
-            let stays = *until > now;
-            if !stays {
-                gateway.kill(&gateway.pool.borrow().retired(*generation));
-            }
-            stays
-        });
-        let stop = match self.stop {
-            Stop::No => None,
-            Stop::Finishing(until) | Stop::Draining(until) => Some(until),
-        };
-        let leaving = self.leaving.iter().map(|(until, _)| *until).min();
-        let aged = self.gateway.pool.borrow_mut().age(now);
-        let demanded = self.meet_demand(now);
-        let filled = self.fill(now);
-        let late = self.end_late_starts(now);
-        self.gateway.refuse_all_while_down();
-        [aged, demanded, filled, late, self.let_go(now), self.measure(now), self.relaunch, leaving, stop]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Raises the number of workers wanted, where requests have waited for long enough; gives when that may be.
-    fn meet_demand(&self, now: Instant) -> Option<Instant> {
-        self.gateway.demand.set(false);
-        let queue = self.gateway.queue.borrow();
-        let oldest = queue.oldest()?;
-        let mut pool = self.gateway.pool.borrow_mut();
-        if pool.has_nobody() {
-            pool.demand(queue.len());
-            return None;
-        }
-        if !pool.can_grow() {
-            return None;
-        }
-        if let Some(before) = now.checked_sub(SCALE_WAIT) {
-            pool.demand(queue.came_before(before));
-        }
-        // Whoever comes meanwhile asks for itself; whoever waits already is looked at again.
-        Some(if oldest + SCALE_WAIT > now { oldest + SCALE_WAIT } else { now + SCALE_WAIT })
-    }
-
-    /// Has every missing worker forked; gives when the next one may be.
-    fn fill(&mut self, now: Instant) -> Option<Instant> {
-        loop {
-            let zygote = self.current.as_ref().filter(|zygote| zygote.loaded)?;
-            let want = self.gateway.pool.borrow().want(now);
-            match want {
-                Want::Nothing => return None,
-                Want::Wait(time) => return Some(time),
-                Want::Spawn(_) if self.stop != Stop::No && self.gateway.queue.borrow().is_empty() => {
-                    return None;
-                }
-                // Copies of the code as it was loaded die like the ones before; the files may have been mended since.
-                Want::Spawn(_) if zygote.preloaded && self.gateway.pool.borrow().is_failing() => {
-                    if self.next.is_none() && self.stop == Stop::No {
-                        self.recovering = true;
-                        let config = self.gateway.config();
-                        self.load_next(config);
-                    }
-                    return None;
-                }
-                Want::Spawn(worker) => {
-                    if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, zygote) {
-                        warn!(worker, cause = %crate::log::cause(&cause), "cannot fork a worker");
-                        return Some(now + RETRY);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Lets workers go that are not needed any more; gives when to look again.
-    fn let_go(&self, now: Instant) -> Option<Instant> {
-        let (leaving, again) = self.gateway.pool.borrow_mut().surplus(now);
-        for worker in leaving {
-            debug!(worker, "worker is not needed any more");
-            self.gateway.tell(worker, ToWorker::Drain);
-        }
-        again
-    }
-
-    /// Asks idle workers what they take; gives when to look again.
-    fn measure(&self, now: Instant) -> Option<Instant> {
-        self.gateway.measuring.set(false);
-        let idle = |worker: &Worker| worker.state == State::Idle;
-        let idle: Vec<_> =
-            self.gateway.pool.borrow().workers().filter(idle).map(|worker| worker.number).collect();
-        let workers = self.gateway.workers.borrow();
-        let again = idle.iter().filter_map(|worker| workers.get(worker)?.measure(now)).min();
-        self.gateway.measuring.set(again.is_some());
-        again
-    }
-
-    /// Ends zygotes and workers that take too long to start; gives when to look again.
-    fn end_late_starts(&mut self, now: Instant) -> Option<Instant> {
-        let timeout = self.next_config.clone().unwrap_or_else(|| self.gateway.config()).start_timeout?;
-        let due = |since: Instant| if since + timeout > now { Err(since + timeout) } else { Ok(()) };
-        let mut again = None;
-        let mut look_at = |time: Instant| again = Some(again.map_or(time, |other: Instant| other.min(time)));
-        for zygote in [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded) {
-            match due(zygote.launched) {
-                Err(time) => look_at(time),
-                Ok(()) => {
-                    let r#gen = zygote.link.generation;
-                    error!(r#gen, "loading the application takes too long; ending it (--start-timeout)");
-                    zygote.link.kill();
-                }
-            }
-        }
-        for worker in self.gateway.pool.borrow().workers().filter(|worker| worker.state == State::Starting) {
-            match due(worker.born) {
-                Err(time) => look_at(time),
-                Ok(()) => {
-                    let (worker, r#gen) = (worker.number, worker.generation);
-                    error!(worker, r#gen, "worker takes too long to start; killing it (--start-timeout)");
-                    self.gateway.kill(&[worker]);
-                }
-            }
-        }
-        again
-    }
-
-    fn spawn(
-        gateway: &Gateway,
-        births: &mut HashMap<(u64, u32), Birth>,
-        worker: u32,
-        zygote: &Zygote,
-    ) -> std::io::Result<()> {
-        let birth = Birth::of(worker, &zygote.link)?;
-        births.insert((zygote.launch, worker), birth);
-        gateway.pool.borrow_mut().starting(worker, zygote.link.generation, chance(), Instant::now());
-        Ok(())
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -648,14 +497,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// A random number, so that workers which were forked together are not replaced together.
-fn chance() -> u32 {
-    let mut bytes = [0; 4];
-    // Without the kernel's pool of randomness, early at boot, they are.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
-    u32::from_ne_bytes(bytes)
 }
 
 /// Attends to one worker from its birth to its end.

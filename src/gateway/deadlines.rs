@@ -1,0 +1,256 @@
+//! Deadlines of running requests: asks for the stack of a slow one, answers one that has run too long, kills
+//! the worker that does not stop.
+//!
+//! One task for all of them, on the monotonic clock. A request costs a time stamp in its [`Run`], and no timer: one that
+//! starts later cannot be due before the shortest limit has passed from now, so the task sleeps until then, or
+//! until the first that runs now is due. Never waits for a worker.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::reply::Untruthful;
+use super::worker_link::WorkerLink;
+use super::{Gateway, sleep_until};
+use crate::config::Config;
+use crate::ipc::interrupt::Kind;
+use crate::ipc::message::LogLevel;
+
+/// How long a worker may take to tell its stack before it counts as deaf. A Lua instruction takes nanoseconds, so only
+/// code that is no Lua takes longer, or a machine that is too busy to tell.
+const STACK_WAIT: Duration = Duration::from_secs(1);
+
+/// What the client reads.
+pub(super) const TOO_LONG: &str = "the request ran for too long";
+
+/// Why there is no stack, and no stopping.
+const DEAF: &str = "it is in C code, or in Lua code that LuaJIT has compiled";
+
+/// How far a worker's request is past its limits. From the moment it is handed over until the worker is ready again, so
+/// `after_response` counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    started: Instant,
+    look: Look,
+    /// When it was told to stop.
+    overdue: Option<Instant>,
+    killed: bool,
+}
+
+/// Whether its stack was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Not,
+    Asked(Instant),
+    Done,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    AskForStack,
+    DoWithoutStack,
+    TimeOut,
+    Kill,
+}
+
+/// The settings that matter here.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    slow: Option<Duration>,
+    timeout: Option<Duration>,
+    kill_after: Duration,
+}
+
+impl Limits {
+    fn of(config: &Config) -> Self {
+        Self { slow: config.slow_log, timeout: config.request_timeout, kill_after: config.kill_after }
+    }
+
+    /// How soon a request that starts now can be due.
+    fn shortest(&self) -> Option<Duration> {
+        self.slow.into_iter().chain(self.timeout).min()
+    }
+}
+
+impl Run {
+    pub(super) fn new(started: Instant) -> Self {
+        Self { started, look: Look::Not, overdue: None, killed: false }
+    }
+
+    /// Whether it has reached its deadline.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.overdue.is_some()
+    }
+
+    /// What is due next, and when.
+    fn next(&self, limits: &Limits) -> Option<(Instant, Act)> {
+        if let Some(since) = self.overdue {
+            return (!self.killed).then(|| (since + limits.kill_after, Act::Kill));
+        }
+        let look = match self.look {
+            Look::Not => limits.slow.map(|slow| (self.started + slow, Act::AskForStack)),
+            Look::Asked(at) => Some((at + STACK_WAIT, Act::DoWithoutStack)),
+            Look::Done => None,
+        };
+        let timeout = limits.timeout.map(|timeout| (self.started + timeout, Act::TimeOut));
+        look.into_iter().chain(timeout).min_by_key(|(due, _)| *due)
+    }
+
+    /// The run after `act`.
+    fn after(mut self, act: Act, now: Instant) -> Self {
+        match act {
+            Act::AskForStack => self.look = Look::Asked(now),
+            Act::DoWithoutStack => self.look = Look::Done,
+            Act::TimeOut => self.overdue = Some(now),
+            Act::Kill => self.killed = true,
+        }
+        self
+    }
+}
+
+/// Keeps the deadlines for ever.
+pub(super) async fn keep(gateway: Rc<Gateway>) {
+    // A load of the application may have come with other settings.
+    let mut reloads = gateway.mode.code.subscribe();
+    loop {
+        let now = Instant::now();
+        let limits = Limits::of(&gateway.config());
+        let first = {
+            // Let go before the wait: a worker's link must not outlive it here.
+            let links: Vec<_> = gateway.workers.borrow().values().map(Rc::clone).collect();
+            links.iter().filter_map(|link| attend(&gateway, link, &limits, now)).min()
+        };
+        let fresh = limits.shortest().map(|shortest| now + shortest);
+        tokio::select! {
+            () = sleep_until(first.into_iter().chain(fresh).min()) => {}
+            _ = reloads.changed() => {}
+        }
+    }
+}
+
+/// Does what is due for a worker; gives when something is again.
+fn attend(gateway: &Gateway, link: &WorkerLink, limits: &Limits, now: Instant) -> Option<Instant> {
+    loop {
+        let run = link.run()?;
+        let (due, act) = run.next(limits)?;
+        if due > now {
+            return Some(due);
+        }
+        link.set_run(run.after(act, now));
+        let age = seconds(now - run.started);
+        match act {
+            Act::AskForStack => link.interrupt(Kind::Trace),
+            Act::DoWithoutStack => {
+                let message = format!("{} has run for {age} (--slow-log); {DEAF}", link.request_line());
+                link.log(LogLevel::Warn, &message);
+            }
+            Act::TimeOut => time_out(gateway, link, &age),
+            Act::Kill => kill(gateway, link, limits),
+        }
+    }
+}
+
+/// A request has reached its deadline. Its client is answered whatever the worker does, but in development, where
+/// the stack goes to the client as well.
+fn time_out(gateway: &Gateway, link: &WorkerLink, age: &str) {
+    let message = format!("{} has run for {age} (--request-timeout)", link.request_line());
+    link.log(LogLevel::Error, &message);
+    // It has started well, whatever becomes of it now.
+    gateway.pool.borrow_mut().answered(link.name().worker);
+    if !gateway.mode.development {
+        link.give_up();
+    }
+    link.interrupt(Kind::Timeout);
+}
+
+/// A worker goes on with a request that was told to stop.
+fn kill(gateway: &Gateway, link: &WorkerLink, limits: &Limits) {
+    let (line, late) = (link.request_line(), seconds(limits.kill_after));
+    link.log(LogLevel::Error, &format!("{line} has not stopped {late} later (--kill-after): killed"));
+    if gateway.mode.development && !link.has_given_up() {
+        link.stderr(&format!("{line}: {TOO_LONG} (--request-timeout), and did not stop: {DEAF}"));
+    }
+    link.give_up();
+    link.kill();
+}
+
+/// A worker tells the stack of its request.
+pub(super) fn stack(
+    gateway: &Gateway,
+    link: &WorkerLink,
+    timeout: bool,
+    text: &[u8],
+) -> Result<(), Untruthful> {
+    let run = link.run().ok_or(Untruthful("a stack without a request"))?;
+    let (line, text) = (link.request_line(), String::from_utf8_lossy(text));
+    if !timeout {
+        link.set_run(Run { look: Look::Done, ..run });
+        let age = seconds(run.started.elapsed());
+        link.log(LogLevel::Warn, &format!("{line} has run for {age} (--slow-log)\n{text}"));
+        return Ok(());
+    }
+    if !run.is_overdue() {
+        return Err(Untruthful("a stack that nobody asked for"));
+    }
+    let message = format!("{line}: {text}");
+    link.log(LogLevel::Error, &message);
+    if gateway.mode.development {
+        link.stderr(&message);
+        link.give_up();
+    }
+    Ok(())
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1}s", duration.as_secs_f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        slow: Some(Duration::from_secs(2)),
+        timeout: Some(Duration::from_secs(30)),
+        kill_after: Duration::from_secs(5),
+    };
+
+    /// What happens to a request that never ends, with the seconds since its start.
+    fn story(limits: &Limits, answers: bool) -> Vec<(u64, Act)> {
+        let started = Instant::now();
+        let (mut run, mut story) = (Run::new(started), Vec::new());
+        while let Some((due, act)) = run.next(limits) {
+            story.push(((due - started).as_secs(), act));
+            run = run.after(act, due);
+            if answers && act == Act::AskForStack {
+                run.look = Look::Done;
+            }
+        }
+        story
+    }
+
+    #[test]
+    fn a_request_that_never_ends_is_looked_at_then_told_to_stop_then_killed() {
+        let end = [(30, Act::TimeOut), (35, Act::Kill)];
+        assert_eq!(story(&LIMITS, true), [&[(2, Act::AskForStack)][..], &end].concat());
+        let deaf = [(2, Act::AskForStack), (3, Act::DoWithoutStack)];
+        assert_eq!(story(&LIMITS, false), [&deaf[..], &end].concat());
+    }
+
+    #[test]
+    fn limits_that_are_off_are_never_due() {
+        let off = Limits { slow: None, timeout: None, ..LIMITS };
+        assert_eq!((story(&off, true), off.shortest()), (vec![], None));
+        let slow = Limits { timeout: None, ..LIMITS };
+        assert_eq!(story(&slow, true), [(2, Act::AskForStack)]);
+        assert_eq!(LIMITS.shortest(), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_request_past_its_deadline_is_looked_at_no_more() {
+        let limits = Limits { slow: Some(Duration::from_secs(29)), ..LIMITS };
+        let mut run = Run::new(Instant::now()).after(Act::AskForStack, Instant::now());
+        run = run.after(Act::TimeOut, Instant::now());
+        assert_eq!(run.next(&limits).map(|(_, act)| act), Some(Act::Kill));
+    }
+}

@@ -1,0 +1,236 @@
+//! From the settings to a gateway that answers: opens what it needs, starts its tasks, waits for the first load.
+//!
+//! Called by `main` and by `dev`. Decides the order of a start; what happens afterwards is the tasks' affair.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+use tracing::{info, warn};
+
+use super::access_log::AccessLog;
+use super::budget::Budget;
+use super::control::Control;
+use super::handover::Taken;
+use super::journal::Journal;
+use super::notice::{Notice, Notices};
+use super::pool::Pool;
+use super::queue::Queue;
+use super::spool::Spool;
+use super::status::Start;
+use super::supervisor::Supervisor;
+use super::throttle::Throttle;
+use super::{
+    Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, policy_of, systemd,
+};
+use crate::config::Config;
+use crate::ipc::message::MAX_PACKET;
+use crate::open_files;
+use crate::title::Title;
+
+/// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload. `take_over`: in
+/// the place of the gateway that runs, if one does.
+pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result<(), Error> {
+    block_on(async {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = forward_signals(commands).await {
+                warn!(cause = %crate::log::cause(&error), "signals are not handled");
+            }
+        });
+        // It handles signals before anybody can connect: whoever can may signal as well.
+        tokio::task::yield_now().await;
+        let mode = Mode { read_config: Some(read_config), take_over, ..Mode::default() };
+        run(config, mode, receiver).await
+    })
+}
+
+/// Runs a future on the one thread, with everything that the gateway's tasks need.
+pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::System)?;
+    LocalSet::new().block_on(&runtime, future)
+}
+
+/// Turns signals into commands: TERM and INT stop, HUP reloads, TTIN and TTOU scale, USR1 opens logs anew.
+pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut more = signal(SignalKind::from_raw(Signal::TTIN.as_raw()))?;
+    let mut fewer = signal(SignalKind::from_raw(Signal::TTOU.as_raw()))?;
+    let mut user1 = signal(SignalKind::user_defined1())?;
+    loop {
+        let command = tokio::select! {
+            _ = terminate.recv() => Command::Stop,
+            _ = interrupt.recv() => Command::Stop,
+            _ = hangup.recv() => Command::Reload,
+            _ = more.recv() => Command::Scale(Scale::Up),
+            _ = fewer.recv() => Command::Scale(Scale::Down),
+            _ = user1.recv() => Command::ReopenLogs,
+        };
+        if commands.send(command).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs a gateway on the current thread until `commands` stops it.
+pub async fn run(
+    config: Config,
+    mode: Mode,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) -> Result<(), Error> {
+    let begin = Instant::now();
+    crate::sys::keep_descriptors_from_children();
+    Title::take().set(&format!("gateway {}", config.app));
+    systemd::starting(&config.app);
+    let open_files = open_files::raise();
+    let mut taken = if mode.take_over { take_over(&config)? } else { None };
+    let listeners = listener::open_all(&config, taken.as_mut())
+        .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
+    let budget = share_out(&config)?;
+    let access_log = match &config.access_log {
+        Some(target) => Some(
+            AccessLog::open(target, config.log_format)
+                .map_err(|error| Error::AccessLog(target.clone(), error))?,
+        ),
+        None => None,
+    };
+    let control = match &config.control {
+        // Opened when the other gateway is told to go.
+        Some(_) if taken.is_some() => None,
+        Some(path) => Some(Control::open(path).map_err(|error| cannot_control(path, error))?),
+        None => None,
+    };
+    let (notices, receiver) = Notices::channel();
+    let gateway = Rc::new(Gateway {
+        start: Start::now(),
+        queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
+        queued: Notify::new(),
+        pool: RefCell::new(Pool::new(policy_of(&config), 0)),
+        workers: RefCell::new(HashMap::new()),
+        spool: Spool::new(&config.spool_dir, config.max_spool, budget.spooled),
+        journal: Rc::new(Journal::new(access_log)),
+        notices: notices.clone(),
+        demand: Cell::new(false),
+        measuring: Cell::new(false),
+        trouble: RefCell::new(Throttle::new(Instant::now())),
+        stopping: watch::Sender::new(false),
+        listeners: RefCell::default(),
+        accepting: Cell::new(0),
+        idle_since: Cell::new(begin),
+        open_files,
+        scratch: RefCell::new(vec![0; READ_BUFFER]),
+        packet: RefCell::new(vec![0; MAX_PACKET]),
+        request_packet: RefCell::new(Vec::new()),
+        config: RefCell::new(Rc::new(config)),
+        mode,
+    });
+    tokio::task::spawn_local(async move {
+        while let Some(command) = commands.recv().await {
+            notices.send(Notice::Command(command));
+        }
+    });
+    // From the beginning, so that a server whose application hangs while it loads can be stopped.
+    if let Some(control) = control {
+        tokio::task::spawn_local(control.serve(Rc::clone(&gateway)));
+    }
+    let (started, outcome) = oneshot::channel();
+    let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
+    // A stop that comes before the first load is complete drops the sender: a start without an outcome.
+    if let Ok(outcome) = outcome.await {
+        outcome?;
+        tokio::task::spawn_local(dispatch::expire(Rc::clone(&gateway)));
+        tokio::task::spawn_local(deadlines::keep(Rc::clone(&gateway)));
+        tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
+        listener::accept_all(listeners, budget.connections, &gateway);
+        if let Some(taken) = taken {
+            gateway.replace(taken)?;
+        }
+        gateway.ready(begin);
+    }
+    supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
+}
+
+/// The sockets of the gateway that runs with these settings, if one does.
+fn take_over(config: &Config) -> Result<Option<Taken>, Error> {
+    let Some(path) = &config.control else {
+        let cause = "there is no control socket to ask for its sockets (--control)";
+        return Err(Error::System(io::Error::other(cause)));
+    };
+    let taken = Taken::from(path).map_err(|error| cannot_control(path, error))?;
+    if taken.is_none() {
+        info!("no server runs yet; nothing to take over");
+    }
+    Ok(taken)
+}
+
+fn cannot_control(path: &Path, error: io::Error) -> Error {
+    Error::Listen(format!("unix:{} (--control)", path.display()), error)
+}
+
+/// Shares the descriptors that there may be out. Says where they are too few for what is configured.
+fn share_out(config: &Config) -> Result<Budget, Error> {
+    let (limit, workers) = (open_files::limit(), config.workers.max);
+    let open = open_files::count().map_err(Error::System)?;
+    let budget = Budget::new(limit, open, workers, config.max_connections).ok_or_else(|| {
+        let cause =
+            format!("{limit} open files are too few for {workers} workers and a connection (ulimit -n)");
+        Error::System(io::Error::other(cause))
+    })?;
+    if budget.connections < config.max_connections {
+        warn!(
+            limit,
+            connections = budget.connections,
+            "the limit of open files (ulimit -n) is too low for --max-connections {}",
+            config.max_connections
+        );
+    }
+    Ok(budget)
+}
+
+/// Has the access log's lines written.
+async fn gather_lines(journal: Rc<Journal>) {
+    if let Some(log) = journal.access_log() {
+        log.gather().await;
+    }
+}
+
+impl Gateway {
+    /// Lets the gateway go whose sockets were taken over. From now on they, and its control socket's path, are ours.
+    fn replace(self: &Rc<Self>, taken: Taken) -> Result<(), Error> {
+        if let Some(path) = &self.config().control {
+            let control = Control::open_over(path).map_err(|error| cannot_control(path, error))?;
+            tokio::task::spawn_local(control.serve(Rc::clone(self)));
+        }
+        self.listeners.borrow().iter().for_each(|listener| listener.keep_file());
+        // One that has ended meanwhile is gone as well.
+        let _ = taken.ready();
+        Ok(())
+    }
+
+    /// The first generation answers, and connections are accepted.
+    fn ready(self: &Rc<Self>, begin: Instant) {
+        let config = self.config();
+        let workers = config.workers.to_string();
+        let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(app = config.app, workers, took_ms, "ready");
+        systemd::ready(self.pool.borrow().generation(), &workers);
+        tokio::task::spawn_local(systemd::watchdog());
+        self.idle_since.set(Instant::now());
+        if let Some(time) = config.exit_idle_time {
+            tokio::task::spawn_local(idle::stop_when_idle(Rc::clone(self), time));
+        }
+    }
+}

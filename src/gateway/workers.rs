@@ -1,0 +1,139 @@
+//! What workers tell the gateway about themselves, and what becomes of the requests of those that end.
+//!
+//! Called by their links. The books are the pool's, and forking is the supervisor's.
+
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::journal::WorkerEnd;
+use super::notice::Notice;
+use super::pool::{Ready, State};
+use super::reply::Untruthful;
+use super::worker_link::{Fate, Memory, WorkerLink, WorkerName};
+use super::{Gateway, deadlines};
+use crate::ipc::message::ToWorker;
+
+impl Gateway {
+    /// A worker says that it is ready.
+    pub(super) fn worker_ready(&self, link: &WorkerLink) -> Result<(), Untruthful> {
+        let WorkerName { worker, generation, .. } = link.name();
+        let now = Instant::now();
+        let ready = self.pool.borrow_mut().ready(worker, now);
+        match ready {
+            Ready::Work => {
+                let first = link.is_ready(now);
+                // Whoever is due may leave when it is its successor; what it takes may have to be asked for.
+                if first || (link.is_unmeasured() && !self.measuring.replace(true)) {
+                    self.notices.send(Notice::PoolChanged);
+                }
+                self.dispatch();
+            }
+            Ready::Proved => self.notices.send(Notice::FirstReady { generation }),
+            Ready::Drain => {
+                link.tell(ToWorker::Drain);
+                // It may have been the one too many.
+                self.dispatch();
+            }
+            Ready::Unexpected => return Err(Untruthful("ready twice")),
+        }
+        Ok(())
+    }
+
+    /// A worker's process is gone: its place is free. What it sent before may still be on its way to its
+    /// client. Harmless the second time.
+    pub(super) fn worker_gone(&self, link: &WorkerLink) {
+        let WorkerName { worker, generation: r#gen, pid } = link.name();
+        let mut workers = self.workers.borrow_mut();
+        if workers.get(&worker).is_none_or(|known| known.name().pid != pid) {
+            return;
+        }
+        workers.remove(&worker);
+        let was = self.pool.borrow_mut().ended(worker, Instant::now());
+        self.journal.worker_ended(was.map_or(WorkerEnd::Died, WorkerEnd::of));
+        self.forget_generations();
+        if matches!(was, Some(State::Idle | State::Proved)) {
+            self.in_trouble(|left_out| warn!(worker, r#gen, pid, left_out, "worker ended by itself"));
+        }
+        self.notices.send(Notice::PoolChanged);
+        drop(workers);
+        // Another may take a request now, where as many ran as may.
+        self.dispatch();
+    }
+
+    /// All that a worker sent is passed on. The request it leaves, if any, is answered or goes back.
+    pub(super) fn settle(&self, link: &WorkerLink, fate: &Fate) {
+        let WorkerName { worker, generation: r#gen, pid } = link.name();
+        let Some(mut request) = link.take_running() else { return };
+        let ticket = request.reply.ticket();
+        ticket.set_worker(None);
+        if ticket.is_abandoned() {
+            return;
+        }
+        if link.run().is_some_and(|run| run.is_overdue()) {
+            // Also where it was never read: it has had its time. The log knows.
+            return request.reply.fail(504, deadlines::TOO_LONG, None);
+        }
+        let id = request.request_id.clone();
+        if link.never_read(fate) {
+            self.in_trouble(|left_out| {
+                warn!(
+                    worker,
+                    r#gen,
+                    pid,
+                    request = id,
+                    left_out,
+                    "worker ended before it read its request; trying another"
+                );
+            });
+            self.put_back(request.came, request);
+            return self.dispatch();
+        }
+        self.in_trouble(|left_out| {
+            warn!(worker, r#gen, pid, request = id, left_out, "worker ended in the middle of its request");
+        });
+        request.reply.fail(502, "the worker ended before it had answered", None);
+    }
+
+    /// Logs a line about a worker that ended or does not start, unless there were too many lately. `write` is given how
+    /// many were left out before this one, where any were.
+    pub(super) fn in_trouble(&self, write: impl FnOnce(Option<u64>)) {
+        if let Some(left_out) = self.trouble.borrow_mut().allow(Instant::now()) {
+            write((left_out > 0).then_some(left_out));
+        }
+    }
+
+    /// A worker says what it takes.
+    pub(super) fn measured(&self, link: &WorkerLink, memory: Memory) {
+        let WorkerName { worker, generation: r#gen, pid } = link.name();
+        if self.pool.borrow_mut().measured(worker, memory.pss) {
+            let (pss, lua_heap) = (memory.pss, memory.lua_heap);
+            info!(worker, r#gen, pid, pss, lua_heap, "worker is too large and is replaced (--max-memory)");
+            self.notices.send(Notice::PoolChanged);
+        }
+    }
+
+    /// Times are kept by generation as long as it has workers or is to have some.
+    pub(super) fn forget_generations(&self) {
+        let pool = self.pool.borrow();
+        let current = pool.generation();
+        self.journal.forget_generations(|generation| {
+            generation >= current || pool.workers().any(|worker| worker.generation == generation)
+        });
+    }
+
+    pub(super) fn tell(&self, worker: u32, message: ToWorker<'_>) {
+        if let Some(link) = self.workers.borrow().get(&worker) {
+            link.tell(message);
+        }
+    }
+
+    pub(super) fn kill(&self, workers: &[u32]) {
+        let known = self.workers.borrow();
+        workers.iter().filter_map(|worker| known.get(worker)).for_each(|link| link.kill());
+    }
+
+    pub(super) fn kill_all(&self) {
+        self.workers.borrow().values().for_each(|link| link.kill());
+    }
+}

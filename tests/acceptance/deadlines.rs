@@ -1,0 +1,289 @@
+//! Requests that run for too long: the soft deadline, the kill, the slow log.
+//!
+//! Where the worker is to survive, the kill is far away, and the other way round.
+
+use std::time::{Duration, Instant};
+
+use nibiru::ipc::interrupt::{Interrupt, Kind as Interruption, Serial};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+
+use crate::support::{Gate, Kind, Proxy, Server, is_stopped, runs, signal, wait_for};
+use crate::wire::{Connection, Response, STDERR, STDOUT, get};
+
+/// A server whose requests may run for a second, and whose workers are not killed within any test.
+fn soft(workers: &'static str) -> Server {
+    let limits = ["--request-timeout", "1s", "--kill-after", "10m"];
+    Server::builder().workers(workers).arguments(limits).start()
+}
+
+/// A server that kills workers soon.
+fn hard(workers: &'static str) -> Server {
+    let limits = ["--request-timeout", "1s", "--kill-after", "200ms"];
+    Server::builder().workers(workers).arguments(limits).start()
+}
+
+#[track_caller]
+fn expect_504(response: &Response, server: &Server) {
+    assert_eq!(response.status(), 504, "{response:?}\n{}", server.log());
+    assert_eq!(response.body(), b"504 Gateway Timeout: the request ran for too long\n");
+}
+
+#[track_caller]
+fn pid(server: &Server) -> u32 {
+    let response = Connection::open(&server.socket()).get("/pid");
+    assert_eq!(response.status(), 200, "{}", server.log());
+    String::from_utf8_lossy(response.body()).parse().unwrap()
+}
+
+/// `how` gets a `504` from a worker that then goes on serving. Gives the log's lines from the error on.
+#[track_caller]
+fn fails_softly(how: &str) -> String {
+    let (server, gate) = (soft("1"), Gate::new());
+    let before = pid(&server);
+    let response = Connection::open(&server.socket()).get(&gate.url(&format!("/stuck/{how}")));
+    expect_504(&response, &server);
+    server.logged(&["ERROR", &format!("GET /stuck/{how}"), "has run for 1.", "(--request-timeout)"]);
+    let line = server.logged(&[
+        "ERROR",
+        "parts/stuck.lua:",
+        ": the request has run for too long (--request-timeout)",
+    ]);
+    assert!(line.contains(&format!("GET /stuck/{how}")) && line.contains("request="), "{line}");
+    assert_eq!(pid(&server), before, "{}", server.log());
+    let log = server.log();
+    log[log.find(&line).unwrap()..].to_owned()
+}
+
+#[test]
+fn an_endless_loop_is_504_and_its_worker_goes_on() {
+    let log = fails_softly("loop");
+    assert!(log.contains("stack traceback:\n"), "{log}");
+    // The gateway has logged it, with the stack; once is enough.
+    assert_eq!(log.matches("(--request-timeout)").count(), 1, "{log}");
+}
+
+#[test]
+fn an_endless_loop_in_a_coroutine_is_504_and_its_worker_goes_on() {
+    for how in ["resume", "wrap", "nested"] {
+        let log = fails_softly(how);
+        assert!(log.contains("(a coroutine, resumed by)\n"), "{how}: {log}");
+    }
+}
+
+#[test]
+fn the_application_can_catch_the_deadline_and_what_it_says_then_is_logged() {
+    let (server, gate) = (soft("1"), Gate::new());
+    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/caught"));
+    expect_504(&response, &server);
+    let caught = gate.announced("caught");
+    assert!(caught.starts_with("false ") && caught.contains("has run for too long"), "{caught}");
+    server.logged(&["second thoughts"]);
+}
+
+#[test]
+#[cfg(feature = "luajit")]
+fn a_loop_that_luajit_has_compiled_is_504_and_its_worker_is_replaced() {
+    let (server, gate) = (hard("1"), Gate::new());
+    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/compiled"));
+    expect_504(&response, &server);
+    let worker: u32 = gate.announced("started").parse().unwrap();
+    server.logged(&["ERROR", "GET /stuck/compiled", "(--kill-after): killed"]);
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
+    assert_ne!(pid(&server), worker);
+}
+
+#[test]
+fn a_request_stuck_in_c_is_504_its_worker_is_replaced_and_others_are_answered_meanwhile() {
+    let (server, gate) = (hard("2"), Gate::new());
+    let mut stuck = Connection::open(&server.socket());
+    stuck.send(&get(1, &gate.url("/stuck/c"), true));
+    let worker: u32 = gate.announced("started").parse().unwrap();
+    for _ in 0..20 {
+        assert_ne!(pid(&server), worker);
+    }
+    expect_504(&stuck.response(1).expect("an answer"), &server);
+    // The connection is as good as new.
+    assert_eq!(stuck.get("/hello").status(), 200);
+    server.logged(&["ERROR", "GET /stuck/c", "(--kill-after): killed"]);
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
+    server.workers(2);
+}
+
+#[test]
+fn the_client_of_a_stuck_request_does_not_wait_for_the_kill() {
+    let (server, gate) = (soft("1"), Gate::new());
+    let start = Instant::now();
+    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/c"));
+    expect_504(&response, &server);
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    let worker: u32 = gate.announced("started").parse().unwrap();
+    assert!(runs(worker), "{}", server.log());
+    signal(worker, Signal::KILL);
+}
+
+#[test]
+fn a_stopped_worker_is_504_and_replaced() {
+    let (server, gate) = (hard("1"), Gate::new());
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/wait"), true));
+    let worker: u32 = gate.announced("started").parse().unwrap();
+    signal(worker, Signal::STOP);
+    expect_504(&connection.response(1).expect("an answer"), &server);
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
+    assert_ne!(pid(&server), worker);
+}
+
+#[test]
+fn a_request_that_a_stopped_worker_never_read_is_504_and_no_other_runs_it() {
+    let (server, gate) = (hard("1"), Gate::new());
+    let worker = pid(&server);
+    signal(worker, Signal::STOP);
+    wait_for("it is stopped", || is_stopped(worker).then_some(()));
+    let response = Connection::open(&server.socket()).get(&gate.url("/wait"));
+    expect_504(&response, &server);
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
+    assert_ne!(pid(&server), worker);
+    assert_eq!(gate.said("started"), None, "{}", server.log());
+}
+
+#[test]
+fn a_response_past_its_head_breaks_off_and_its_body_is_closed() {
+    let (server, gate) = (soft("1"), Gate::new());
+    let before = pid(&server);
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/stuck/body"), true));
+    let record = connection.record().unwrap();
+    assert_eq!(record.kind, STDOUT, "{record:?}");
+    assert!(connection.closes(), "the transfer breaks");
+    gate.announced("closed");
+    assert_eq!(pid(&server), before, "{}", server.log());
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_its_worker_no_longer_than_the_deadline() {
+    let (server, gate) = (soft("1"), Gate::new());
+    let before = pid(&server);
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/stuck/flood"), true));
+    let start = Instant::now();
+    // Nothing is read from it.
+    server.logged(&["ERROR", "GET /stuck/flood", ": the request has run for too long"]);
+    assert_eq!(pid(&server), before, "{}", server.log());
+    // Clients that read nothing are cut off after a minute in any case.
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+}
+
+#[test]
+fn after_response_has_the_same_deadline() {
+    let (server, gate) = (soft("1"), Gate::new());
+    let before = pid(&server);
+    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/after"));
+    assert_eq!((response.status(), response.body()), (200, &b"done\n"[..]));
+    server.logged(&["ERROR", "GET /stuck/after", ": the request has run for too long"]);
+    assert_eq!(pid(&server), before, "{}", server.log());
+}
+
+#[test]
+fn a_worker_stuck_in_c_after_its_response_is_replaced() {
+    let (server, gate) = (hard("1"), Gate::new());
+    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/after_in_c"));
+    assert_eq!((response.status(), response.body()), (200, &b"done\n"[..]));
+    let worker: u32 = gate.announced("started").parse().unwrap();
+    server.logged(&["ERROR", "GET /stuck/after_in_c", "(--kill-after): killed"]);
+    assert_ne!(pid(&server), worker);
+}
+
+#[test]
+fn a_slow_request_is_logged_with_its_stack_and_goes_on() {
+    let server = Server::builder().workers("1").arguments(["--slow-log", "100ms"]).start();
+    let gate = Gate::new();
+    let mut slow = Connection::open(&server.socket());
+    slow.send(&get(1, &gate.url("/stuck/busy"), true));
+    let line = server.logged(&["WARN", "GET /stuck/busy", "has run for", "(--slow-log)"]);
+    assert!(line.contains("request="), "{line}");
+    wait_for("the stack is logged", || {
+        let log = server.log();
+        let stack = log[log.find(&line).unwrap()..].lines().nth(1).map(str::to_owned);
+        stack.filter(|stack| stack.contains("stack traceback:"))
+    });
+    let log = server.log();
+    assert!(log[log.find(&line).unwrap()..].contains("parts/stuck.lua:"), "{log}");
+    gate.open("go");
+    let response = slow.response(1).expect("an answer");
+    assert_eq!((response.status(), response.body()), (200, &b"busy\n"[..]));
+    assert_eq!(server.log().matches("(--slow-log)").count(), 1, "{}", server.log());
+}
+
+#[test]
+fn a_slow_request_in_c_is_logged_without_a_stack_and_goes_on() {
+    let server = Server::builder().workers("1").arguments(["--slow-log", "100ms"]).start();
+    let gate = Gate::new();
+    let mut slow = Connection::open(&server.socket());
+    slow.send(&get(1, &gate.url("/stuck/busy_in_c"), true));
+    server.logged(&["WARN", "GET /stuck/busy_in_c", "(--slow-log)", "in C code"]);
+    gate.open("go");
+    assert_eq!(slow.response(1).expect("an answer").status(), 200);
+}
+
+#[test]
+fn a_late_interrupt_does_not_hit_the_next_request() {
+    let (server, gate) = (Server::builder().workers("1").start(), Gate::new());
+    let worker = pid(&server);
+    let mut busy = Connection::open(&server.socket());
+    busy.send(&get(1, &gate.url("/stuck/busy"), true));
+    gate.announced("started");
+
+    let pidfd = Pid::from_raw(i32::try_from(worker).unwrap()).unwrap();
+    let pidfd = pidfd_open(pidfd, PidfdFlags::empty()).unwrap();
+    let interrupt = |kind, serial| {
+        let number = Interrupt { kind, serial }.encode();
+        nibiru::sys::interrupt(std::os::fd::AsFd::as_fd(&pidfd), number).unwrap();
+    };
+    let first = Serial::default().next();
+    interrupt(Interruption::Timeout, first);
+    interrupt(Interruption::Timeout, Serial::default());
+    interrupt(Interruption::Timeout, first.next().next());
+    // Signals of one number come in their order, so the others have been there when this one tells the stack.
+    interrupt(Interruption::Trace, first.next());
+    server.logged(&["GET /stuck/busy", "has run for"]);
+    gate.open("go");
+    let response = busy.response(1).expect("an answer");
+    assert_eq!((response.status(), response.body()), (200, &b"busy\n"[..]), "{}", server.log());
+    interrupt(Interruption::Timeout, first.next());
+    assert_eq!(pid(&server), worker, "{}", server.log());
+    assert!(!server.log().contains("too long"), "{}", server.log());
+}
+
+#[test]
+fn behind_nginx_the_client_sees_504_and_nginx_keeps_its_connection() {
+    let (server, gate) = (hard("2"), Gate::new());
+    let proxy = Proxy::start(Kind::Nginx, &server);
+    proxy.curl([], "/hello").expect(200);
+    let connections = server.connections();
+    for how in ["loop", "c"] {
+        let reply = proxy.curl([], &gate.url(&format!("/stuck/{how}"))).expect(504);
+        assert_eq!(reply.text(), "504 Gateway Timeout: the request ran for too long\n");
+    }
+    assert_eq!(server.connections(), connections);
+    let reply = proxy.curl([], &gate.url("/stuck/body"));
+    assert_ne!(reply.exit, 0, "nginx passed a body as whole that broke off: {reply:?}");
+}
+
+#[test]
+fn without_limits_nobody_is_interrupted_and_nothing_goes_to_the_client_but_the_response() {
+    let limits = ["--request-timeout", "off", "--slow-log", "off"];
+    let server = Server::builder().workers("1").arguments(limits).start();
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/stuck/busy"), true));
+    gate.announced("started");
+    gate.open("go");
+    loop {
+        let record = connection.record().unwrap();
+        assert_ne!(record.kind, STDERR);
+        if record.kind != STDOUT {
+            break;
+        }
+    }
+    assert!(!server.log().contains("/stuck/busy"), "{}", server.log());
+}

@@ -1,0 +1,116 @@
+//! Another gateway, of another version perhaps, takes the place of the one that runs, and no client notices.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use rustix::process::Signal;
+
+use crate::support::{App, Kind, Process, Proxy, Reply, Server, nibiru, output, signal, wait_for};
+use crate::wire::{Connection, get};
+
+/// `nibiru serve --take-over` with the settings of `server`.
+fn take_over(server: &Server, app: &App) -> Command {
+    let mut command = nibiru();
+    command.args(["serve", "--take-over", "--workers", "2", "--root"]).arg(app.root());
+    command.arg("--listen").arg(format!("unix:{}", server.socket().display())).arg("app");
+    command
+}
+
+fn says(text: &str) -> String {
+    format!("return function() return 200, {{}}, '{text}' end")
+}
+
+fn answer(socket: &Path) -> String {
+    let response = Connection::open(socket).get("/");
+    String::from_utf8_lossy(response.body()).into_owned()
+}
+
+/// The pid of the gateway that answers on the control socket.
+fn pid(server: &Server) -> u32 {
+    let control = format!("unix:{}.ctl", server.socket().display());
+    let status = output(nibiru().args(["status", "--json", "--control", &control])).stdout;
+    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    status["pid"].as_u64().unwrap().try_into().unwrap()
+}
+
+#[test]
+fn a_new_server_takes_over_under_load_and_nobody_is_refused() {
+    let app = App::new(&says("one"));
+    let mut server = Server::builder().application(app.root(), "app").start();
+    let proxy = Proxy::start(Kind::Nginx, &server);
+    proxy.curl([], "/").expect(200);
+    let (stop, served) = (AtomicBool::new(false), AtomicU32::new(0));
+    let socket = server.socket();
+    let new = std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let stream = UnixStream::connect(&socket).expect("a connect is never refused");
+                    let mut connection = Connection::from(stream);
+                    connection.send(&get(1, "/", false));
+                    assert_eq!(connection.response(1).expect("an answer").status(), 200);
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                Reply::from_curl(proxy.curl_command([], "/").output().unwrap()).expect(200);
+            }
+        });
+        wait_for("the load is on", || (served.load(Ordering::Relaxed) > 500).then_some(()));
+        app.write(&says("two"));
+        let new = Process::start("new", &app.root(), take_over(&server, &app));
+        assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+        let before = served.load(Ordering::Relaxed);
+        wait_for("it goes on", || (served.load(Ordering::Relaxed) > before + 500).then_some(()));
+        stop.store(true, Ordering::Relaxed);
+        new
+    });
+    assert!(server.log().contains("another server has taken over"), "{}", server.log());
+    assert_eq!((answer(&socket).as_str(), pid(&server)), ("two", new.pid()));
+
+    // The files are the new one's now.
+    let mut new = new;
+    signal(new.pid(), Signal::TERM);
+    assert_eq!(new.wait().code(), Some(0), "{}", new.log());
+    assert!(!socket.exists());
+    assert!(!socket.with_extension("sock.ctl").exists());
+    assert_eq!(fs::read_dir(socket.parent().unwrap()).unwrap().count(), 1, "only the log is left");
+}
+
+#[test]
+fn one_that_does_not_start_changes_nothing() {
+    let app = App::new(&says("one"));
+    let server = Server::builder().application(app.root(), "app").start();
+    assert_eq!(answer(&server.socket()), "one");
+    app.write("return {");
+    let failed = output(&mut take_over(&server, &app));
+    assert_eq!(failed.status.code(), Some(3), "{}", String::from_utf8_lossy(&failed.stderr));
+    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
+    // Without the flag nobody is driven away.
+    app.write(&says("two"));
+    let mut plain = nibiru();
+    plain.args(["serve", "--root"]).arg(app.root());
+    let plain = output(plain.arg("--listen").arg(format!("unix:{}", server.socket().display())).arg("app"));
+    let message = String::from_utf8_lossy(&plain.stderr).into_owned();
+    assert!(
+        plain.status.code() == Some(1) && message.contains("another server is listening there"),
+        "{message}"
+    );
+    assert_eq!(answer(&server.socket()), "one");
+}
+
+#[test]
+fn where_nobody_runs_it_is_a_plain_start() {
+    let app = App::new(&says("one"));
+    let mut server = Server::builder().application(app.root(), "app").start();
+    server.signal(Signal::KILL);
+    server.wait();
+    let new = Process::start("new", &app.root(), take_over(&server, &app));
+    wait_for("it answers", || UnixStream::connect(server.socket()).ok());
+    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", new.pid()));
+}
