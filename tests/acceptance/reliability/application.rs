@@ -163,6 +163,7 @@ pub(super) fn crashing_start(scale: Scale) -> Row {
     let server =
         Server::builder().application(app.root(), "app").arguments(["--queue-timeout", "300ms"]).start();
     assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    wait_for("both workers have started", || (attempts(&app) == 2).then_some(()));
     fs::write(&broken, "").unwrap();
     let workers = server.workers(2);
     workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
@@ -193,9 +194,8 @@ const MENDED: Duration = Duration::from_secs(20);
 
 /// Asks a server whose application crashes, for some seconds; then mends the code and waits for it to answer.
 fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16]) -> Row {
-    let attempts = || fs::read(app.root().join("attempts")).map_or(0, |attempts| attempts.len());
     let seconds = scale.of(3, 30);
-    let (begun, before, log_before) = (Instant::now(), attempts(), server.log().len());
+    let (begun, before, log_before) = (Instant::now(), attempts(app), server.log().len());
     let (mut row, mut seen, mut answers) = (Row::default(), BTreeMap::<u16, u32>::new(), Vec::new());
     while begun.elapsed() < Duration::from_secs(seconds.into()) {
         let asked = Instant::now();
@@ -206,7 +206,7 @@ fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16
         // A client that tries again, as clients do, and not one that burns the CPU.
         std::thread::sleep(Duration::from_millis(10));
     }
-    let tried = attempts() - before;
+    let tried = attempts(app) - before;
     row.times("to an answer", &mut answers);
     row.promise(
         answers.iter().all(|time| *time <= scale.bound(ANSWERED)),
@@ -232,6 +232,11 @@ fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16
     row.promise(serves.is_some(), format!("mended code serves by itself, {} s later", MENDED.as_secs()));
     row.measured(format!("mended code serves after {:.1} s", serves.unwrap_or(MENDED).as_secs_f32()));
     row
+}
+
+/// How often a worker has begun: the application leaves a byte each time.
+fn attempts(app: &App) -> usize {
+    fs::read(app.root().join("attempts")).map_or(0, |attempts| attempts.len())
 }
 
 /// How many lines of each kind, about something wrong, a log has: they are alike but for numbers, and for the names of requests.
