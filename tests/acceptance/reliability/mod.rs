@@ -254,7 +254,6 @@ fn memory_bombs_cost_one_request() {
 }
 
 #[test]
-#[ignore = "--request-timeout is not kept yet"]
 fn what_does_not_end_is_504_at_its_deadline() {
     short("deadlines");
 }
