@@ -192,6 +192,8 @@ fn an_application_that_dies_in_every_request_is_503_meanwhile_and_recovers_when_
         }
     });
     assert!(first.header("Retry-After").is_some(), "{first:?}");
+    // At once, and not because it waited for too long.
+    assert!(String::from_utf8_lossy(first.body()).contains("the application does not start"), "{first:?}");
     app.write("return function() return 200, {}, 'mended' end");
     wait_for("it has found the mended code", || {
         let response = ask(&server.socket(), "/");
@@ -325,6 +327,26 @@ fn status_shows_what_each_worker_runs_and_what_waits() {
     let nobody = output(nibiru().args(["status", "--control", "unix:/nonexistent/nibiru.ctl"]));
     assert_eq!(nobody.status.code(), Some(1));
     assert!(stderr(&nobody).contains("/nonexistent/nibiru.ctl: no such file"), "{}", stderr(&nobody));
+}
+
+#[test]
+fn a_request_whose_client_has_gone_while_it_waited_never_runs() {
+    let server = Server::builder().workers("1").start();
+    let (_, gate, mut running) = hold(&server);
+    let gone = Gate::new();
+    let mut leaver = Connection::open(&server.socket());
+    leaver.send(&get(1, &gone.url("/count"), true));
+    leaver.settle();
+    drop(leaver);
+    let queued = || {
+        let json = control(&server, ["status", "--json"]).stdout;
+        serde_json::from_slice::<serde_json::Value>(&json).unwrap()["queue"]["length"].as_u64()
+    };
+    wait_for("it is dropped", || (queued() == Some(0)).then_some(()));
+    gate.open("go");
+    assert_eq!(running.response(1).expect("an answer").status(), 200);
+    assert_eq!(ask(&server.socket(), "/hello").status(), 200);
+    assert_eq!(gone.said("executions"), None);
 }
 
 #[test]
