@@ -192,6 +192,14 @@ impl Counts {
         self.generations.iter().find(|known| known.number == generation)?.workers.get(worker as usize)
     }
 
+    /// Of the requests that each worker has had: generation, number, times. Of generations that are not gone.
+    pub(super) fn times_by_worker(&self) -> impl Iterator<Item = (u32, u32, &Times)> {
+        self.generations.iter().flat_map(|generation| {
+            let numbered = (0..).zip(&generation.workers).filter(|(_, times)| times.service.count() > 0);
+            numbered.map(|(worker, times)| (generation.number, worker, times))
+        })
+    }
+
     /// Of the requests that the workers of one generation have had.
     pub(super) fn times_of_generation(&self, number: u32) -> Times {
         let mut sum = Times::default();

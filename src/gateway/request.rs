@@ -80,6 +80,7 @@ impl Request {
         let option = match why {
             Refused::QueueFull => " (--queue)",
             Refused::QueueTimeout => " (--queue-timeout)",
+            Refused::Params if status == 431 => " (--max-params)",
             // The others say it themselves where there is one.
             _ => "",
         };

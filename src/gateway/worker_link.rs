@@ -150,19 +150,17 @@ impl WorkerLink {
         self.memory.get()
     }
 
-    pub(super) fn is_unmeasured(&self) -> bool {
-        self.unmeasured.get()
-    }
-
-    /// Asks the worker, which is idle, what it takes, if it has run anything since it was last asked; at most once in
+    /// Asks the worker what it takes, if it is `idle` and has run anything since it was last asked; at most once in
     /// [`MEASURE_INTERVAL`]. Gives when to try again.
-    pub(super) fn measure(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn measure(&self, now: Instant, idle: bool) -> Option<Instant> {
         if !self.unmeasured.get() {
             return None;
         }
-        let time = self.asked.get().map(|asked| asked + MEASURE_INTERVAL);
-        if time.is_some_and(|time| time > now) {
-            return time;
+        let due = self.asked.get().map_or(now, |asked| asked + MEASURE_INTERVAL);
+        if due > now {
+            return Some(due);
+        } else if !idle {
+            return Some(now + MEASURE_INTERVAL);
         }
         self.asked.set(Some(now));
         self.unmeasured.set(false);

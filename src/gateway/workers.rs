@@ -23,8 +23,10 @@ impl Gateway {
         match ready {
             Ready::Work => {
                 let first = link.is_ready(now);
-                // Whoever is due may leave when it is its successor; what it takes may have to be asked for.
-                if first || (link.is_unmeasured() && !self.measuring.replace(true)) {
+                // Before it gets its next request, which may keep it busy for long.
+                let again = link.measure(now, true);
+                // Whoever is due may leave when this is its successor; what this takes may have to be asked later.
+                if first || (again.is_some() && !self.measuring.replace(true)) {
                     self.notices.send(Notice::PoolChanged);
                 }
                 self.dispatch();

@@ -253,6 +253,15 @@ fn prometheus_can_read_the_metrics() {
     ] {
         assert!(samples.contains(sample), "{sample} is not in\n{samples}");
     }
+    // Whichever worker had them, in the first generation.
+    for name in ["queue_wait", "service_time"] {
+        let counts = samples.lines().filter(|line| {
+            line.starts_with(&format!("histogram nibiru_worker_{name}_seconds_count"))
+                && line.contains("'generation': '1'")
+        });
+        let sum: f64 = counts.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum();
+        assert!((sum - 3.0).abs() < f64::EPSILON, "{sum} requests in {name} of\n{samples}");
+    }
 }
 
 #[test]

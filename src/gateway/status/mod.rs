@@ -65,6 +65,9 @@ pub(super) struct Status {
     pub(super) pool: PoolStatus,
     /// Each worker.
     pub(super) workers: Vec<Worker>,
+    /// How each worker's requests did, by its number and generation; in the metrics only.
+    #[serde(skip)]
+    pub(super) times: Vec<WorkerTimes>,
     /// Loads of the code since the start, the first one included.
     pub(super) reloads: Reloads,
     /// Absent where there is no access log.
@@ -207,6 +210,17 @@ pub(super) struct Worker {
     pub(super) lua_heap: Option<u64>,
 }
 
+/// The requests of the workers that had one number in one generation.
+#[derive(Clone, Debug)]
+pub(super) struct WorkerTimes {
+    pub(super) worker: u32,
+    pub(super) generation: u32,
+    /// How long they waited for it.
+    pub(super) queue_wait: Latency,
+    /// How long they took.
+    pub(super) service_time: Latency,
+}
+
 /// A request that runs.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Running {
@@ -280,6 +294,15 @@ impl Gateway {
                 ended: WorkerEnd::ALL.map(|how| (how.name(), counts.workers_ended[how as usize])).into(),
             },
             workers,
+            times: counts
+                .times_by_worker()
+                .map(|(generation, worker, Times { wait, service })| WorkerTimes {
+                    worker,
+                    generation,
+                    queue_wait: Latency::of(wait),
+                    service_time: Latency::of(service),
+                })
+                .collect(),
             reloads: Reloads { ok: counts.reloads, failed: counts.failed_reloads },
             access_log: self.journal.access_log().map(|log| AccessLogStatus { dropped: log.dropped() }),
         }

@@ -12,7 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Latency, Status, Worker};
+use super::{Bucket, Latency, Status, Worker, WorkerTimes};
 
 /// The exposition.
 pub(super) fn text(status: Status) -> String {
@@ -104,7 +104,31 @@ impl Metrics<'_> {
         let help = "This worker's share of the memory (PSS)";
         self.of_workers("worker_memory", help, bytes, status, |worker| worker.pss)?;
         let help = "Memory of this worker's Lua state";
-        self.of_workers("worker_lua_heap", help, bytes, status, |worker| worker.lua_heap)
+        self.of_workers("worker_lua_heap", help, bytes, status, |worker| worker.lua_heap)?;
+        let help = "From a complete request to this worker";
+        self.histogram_of_workers("worker_queue_wait", help, status, |times| &times.queue_wait)?;
+        let help = "From this worker to the end of its answer";
+        self.histogram_of_workers("worker_service_time", help, status, |times| &times.service_time)
+    }
+
+    /// A histogram for each number and generation of a worker. Those of generations that are gone are in the totals only.
+    fn histogram_of_workers(
+        &mut self,
+        name: &str,
+        help: &str,
+        status: &Status,
+        latency: impl Fn(&WorkerTimes) -> &Latency,
+    ) -> fmt::Result {
+        if status.times.is_empty() {
+            return Ok(());
+        }
+        let mut encoder =
+            self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for times in &status.times {
+            let labels = [("worker", times.worker), ("generation", times.generation)];
+            encode_histogram(&mut encoder.encode_family(&labels)?, latency(times))?;
+        }
+        Ok(())
     }
 
     /// A gauge of each worker that has it; nothing at all where none has.
@@ -157,12 +181,16 @@ impl Metrics<'_> {
     }
 
     fn histogram(&mut self, name: &str, help: &str, latency: &Latency) -> fmt::Result {
-        let buckets: Vec<(f64, u64)> =
-            latency.buckets.iter().map(|bucket| (bucket.le.unwrap_or(f64::INFINITY), bucket.count)).collect();
-        self.0
-            .encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?
-            .encode_histogram::<NoLabelSet>(latency.sum, latency.count, &buckets, None)
+        let mut encoder =
+            self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        encode_histogram(&mut encoder, latency)
     }
+}
+
+fn encode_histogram(encoder: &mut MetricEncoder<'_>, latency: &Latency) -> fmt::Result {
+    let bound = |bucket: &Bucket| (bucket.le.unwrap_or(f64::INFINITY), bucket.count);
+    let buckets: Vec<(f64, u64)> = latency.buckets.iter().map(bound).collect();
+    encoder.encode_histogram::<NoLabelSet>(latency.sum, latency.count, &buckets, None)
 }
 
 fn encode_counter(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {

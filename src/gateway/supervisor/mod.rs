@@ -67,6 +67,8 @@ struct Zygote {
     /// Whether it forks copies of what it has loaded, and not processes that load for themselves.
     preloaded: bool,
     launched: Instant,
+    /// It has taken too long to load, and is killed.
+    given_up: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,9 +198,14 @@ impl Supervisor {
         let (launch, notices) = (self.launches, self.gateway.notices.clone());
         let settings = Launch::new(config, generation, self.gateway.open_files);
         match ZygoteLink::launch(&settings, move |event| notices.send(Notice::Zygote { launch, event })) {
-            Ok(link) => {
-                Some(Zygote { link, launch, loaded: false, preloaded: false, launched: Instant::now() })
-            }
+            Ok(link) => Some(Zygote {
+                link,
+                launch,
+                loaded: false,
+                preloaded: false,
+                launched: Instant::now(),
+                given_up: false,
+            }),
             Err(cause) => {
                 error!(cause = %crate::log::cause(&cause), "cannot execute the zygote");
                 None
@@ -275,16 +282,18 @@ impl Supervisor {
         self.gateway.journal.reloaded(false);
         let generation = self.last_generation;
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Failed(message.clone()) });
+        let development = self.gateway.mode.development;
+        let serving = self.gateway.pool.borrow().generation();
         if std::mem::take(&mut self.recovering) {
-            let mut pool = self.gateway.pool.borrow_mut();
-            let serving = pool.generation();
-            pool.failed(serving, Instant::now());
+            self.gateway.pool.borrow_mut().failed(serving, Instant::now());
             self.gateway.in_trouble(|left_out| {
                 error!(r#gen = generation, left_out, "application does not load: {message}");
             });
+            if development {
+                self.gateway.load_failed();
+            }
             return;
         }
-        let development = self.gateway.mode.development;
         match self.started.take() {
             Some(started) if !development => {
                 let _ = started.send(Err(Error::Load(message)));
@@ -296,7 +305,6 @@ impl Supervisor {
             None => {}
         }
         error!(r#gen = generation, "application does not load: {message}");
-        let serving = self.gateway.pool.borrow().generation();
         systemd::not_reloaded(serving, &self.gateway.config().workers.to_string());
         if development {
             self.gateway.load_failed();

@@ -18,6 +18,9 @@ use crate::ipc::message::ToWorker;
 /// no longer than that gains nothing; and a burst of short requests is over by then.
 const SCALE_WAIT: Duration = Duration::from_millis(5);
 
+/// How often it is looked again while requests wait for longer than that.
+const SCALE_CHECK: Duration = Duration::from_millis(1);
+
 impl Supervisor {
     /// Does what is due; gives when to look again if nothing happens before.
     pub(super) fn act(&mut self) -> Option<Instant> {
@@ -56,22 +59,19 @@ impl Supervisor {
 
     /// Raises the number of workers wanted, where requests have waited for long enough; gives when that may be.
     fn meet_demand(&self, now: Instant) -> Option<Instant> {
-        self.gateway.demand.set(false);
         let queue = self.gateway.queue.borrow();
-        let oldest = queue.oldest()?;
         let mut pool = self.gateway.pool.borrow_mut();
+        let oldest = queue.oldest();
         if pool.has_nobody() {
             pool.demand(queue.len());
-            return None;
-        }
-        if !pool.can_grow() {
-            return None;
-        }
-        if let Some(before) = now.checked_sub(SCALE_WAIT) {
+        } else if let Some(before) = now.checked_sub(SCALE_WAIT) {
             pool.demand(queue.came_before(before));
         }
-        // Whoever comes meanwhile asks for itself; whoever waits already is looked at again.
-        Some(if oldest + SCALE_WAIT > now { oldest + SCALE_WAIT } else { now + SCALE_WAIT })
+        let again = oldest.filter(|_| pool.can_grow() && !pool.has_nobody());
+        let again = again.map(|oldest| (oldest + SCALE_WAIT).max(now + SCALE_CHECK));
+        // Whoever comes until then need not ask.
+        self.gateway.demand.set(again.is_some());
+        again
     }
 
     /// Has every missing worker forked; gives when the next one may be.
@@ -114,14 +114,12 @@ impl Supervisor {
         again
     }
 
-    /// Asks idle workers what they take; gives when to look again.
+    /// Asks idle workers what they take; gives when to look again. Busy ones are asked when they are ready.
     fn measure(&self, now: Instant) -> Option<Instant> {
-        self.gateway.measuring.set(false);
-        let idle = |worker: &Worker| worker.state == State::Idle;
-        let idle: Vec<_> =
-            self.gateway.pool.borrow().workers().filter(idle).map(|worker| worker.number).collect();
-        let workers = self.gateway.workers.borrow();
-        let again = idle.iter().filter_map(|worker| workers.get(worker)?.measure(now)).min();
+        let (pool, workers) = (self.gateway.pool.borrow(), self.gateway.workers.borrow());
+        let ask = |worker: Worker| workers.get(&worker.number)?.measure(now, worker.state == State::Idle);
+        let again = pool.workers().filter_map(ask).min();
+        // Whoever is ready until then need not ask.
         self.gateway.measuring.set(again.is_some());
         again
     }
@@ -129,30 +127,40 @@ impl Supervisor {
     /// Ends zygotes and workers that take too long to start; gives when to look again.
     fn end_late_starts(&mut self, now: Instant) -> Option<Instant> {
         let timeout = self.next_config.clone().unwrap_or_else(|| self.gateway.config()).start_timeout?;
-        let due = |since: Instant| if since + timeout > now { Err(since + timeout) } else { Ok(()) };
-        let mut again = None;
-        let mut look_at = |time: Instant| again = Some(again.map_or(time, |other: Instant| other.min(time)));
-        for zygote in [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded) {
-            match due(zygote.launched) {
-                Err(time) => look_at(time),
-                Ok(()) => {
-                    let r#gen = zygote.link.generation;
-                    error!(r#gen, "loading the application takes too long; ending it (--start-timeout)");
-                    zygote.link.kill();
-                }
+        let limit = humantime::format_duration(timeout);
+        let is_late = |since: Instant| since + timeout <= now;
+
+        if self.next.as_ref().is_some_and(|next| !next.loaded && is_late(next.launched)) {
+            self.next_failed(format!("loading takes longer than {limit} (--start-timeout)"));
+        }
+        if let Some(zygote) = self.current.as_mut().filter(|zygote| !zygote.loaded && !zygote.given_up)
+            && is_late(zygote.launched)
+        {
+            zygote.given_up = true;
+            error!(r#gen = zygote.link.generation, "loading takes longer than {limit} (--start-timeout)");
+            zygote.link.kill();
+        }
+        let starting = |worker: &Worker| worker.state == State::Starting;
+        let starting: Vec<_> = self.gateway.pool.borrow().workers().filter(starting).collect();
+        for Worker { number: worker, generation: r#gen, .. } in starting.iter().filter(|it| is_late(it.born))
+        {
+            if self.is_next(*r#gen) {
+                self.next_failed(format!(
+                    "its first worker takes longer than {limit} to start (--start-timeout)"
+                ));
+            } else {
+                self.gateway.in_trouble(|left_out| {
+                    error!(
+                        worker,
+                        r#gen, left_out, "worker takes longer than {limit} to start (--start-timeout)"
+                    );
+                });
+                self.gateway.kill(&[*worker]);
             }
         }
-        for worker in self.gateway.pool.borrow().workers().filter(|worker| worker.state == State::Starting) {
-            match due(worker.born) {
-                Err(time) => look_at(time),
-                Ok(()) => {
-                    let (worker, r#gen) = (worker.number, worker.generation);
-                    error!(worker, r#gen, "worker takes too long to start; killing it (--start-timeout)");
-                    self.gateway.kill(&[worker]);
-                }
-            }
-        }
-        again
+        let loading = [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded);
+        let since = loading.map(|zygote| zygote.launched).chain(starting.iter().map(|worker| worker.born));
+        since.map(|since| since + timeout).filter(|time| *time > now).min()
     }
 
     pub(super) fn spawn(
