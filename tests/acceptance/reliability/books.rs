@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use tempfile::TempDir;
 
@@ -110,14 +109,6 @@ pub(super) struct Books {
     outcomes: Mutex<Vec<(u64, Outcome)>>,
 }
 
-/// What the workers did, from the files that they left.
-#[derive(Debug, Default)]
-pub(super) struct Executions {
-    times: HashMap<u64, u32>,
-    /// When each worker first ran a request, with its pid.
-    pub(super) first: Vec<(SystemTime, u32)>,
-}
-
 impl Books {
     pub(super) fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap(), next: AtomicU64::new(1), outcomes: Mutex::default() }
@@ -147,28 +138,21 @@ impl Books {
         self.outcomes.lock().unwrap().len()
     }
 
-    /// What the workers did so far.
-    pub(super) fn executions(&self) -> Executions {
-        let mut executions = Executions::default();
+    /// How often each nonce was run, from the files that the workers left.
+    fn executions(&self) -> HashMap<u64, u32> {
+        let mut executions = HashMap::new();
         for entry in fs::read_dir(self.directory.path()).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            let Some(pid) = name.strip_prefix("ran.").and_then(|rest| rest.split('.').next()) else {
-                continue;
-            };
-            executions.first.push((entry.metadata().unwrap().created().unwrap(), pid.parse().unwrap()));
-            for line in fs::read_to_string(entry.path()).unwrap().lines() {
-                *executions.times.entry(u64::from_str_radix(line, 16).unwrap()).or_default() += 1;
+            for line in fs::read_to_string(entry.unwrap().path()).unwrap().lines() {
+                *executions.entry(u64::from_str_radix(line, 16).unwrap()).or_default() += 1;
             }
         }
-        executions.first.sort();
         executions
     }
 
     /// Closes the books: outcomes against executions.
     pub(super) fn close(&self) -> Account {
         let executions = self.executions();
-        let ran = |nonce: &u64| executions.times.get(nonce).copied().unwrap_or(0);
+        let ran = |nonce: &u64| executions.get(nonce).copied().unwrap_or(0);
         let mut account = Account::default();
         let mut lost = BTreeMap::<&str, u64>::new();
         for (nonce, outcome) in self.outcomes.lock().unwrap().iter() {
@@ -187,7 +171,7 @@ impl Books {
                 Outcome::Lost(how) => *lost.entry(how).or_default() += 1,
             }
         }
-        let twice = executions.times.values().filter(|times| **times > 1).count() as u64;
+        let twice = executions.values().filter(|times| **times > 1).count() as u64;
         if twice > 0 {
             lost.insert("executed twice", twice);
         }

@@ -192,7 +192,8 @@ fn soak() {
     let mut table =
         "| test | count | lost | held or not | measured |\n| --- | --- | --- | --- | --- |\n".to_owned();
     let mut failed = Vec::new();
-    let scenarios = SCENARIOS.iter().filter(|(name, _)| wanted(name));
+    let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| wanted(name)).collect();
+    assert!(!scenarios.is_empty(), "no row's name contains any of {rows:?}");
     for (name, run) in scenarios {
         let begun = Instant::now();
         let row = catch_unwind(AssertUnwindSafe(|| run(Scale::Long(scale)))).unwrap_or_else(|panic| {

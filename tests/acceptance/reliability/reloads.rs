@@ -9,10 +9,14 @@ use super::clients::{Load, Mix};
 use super::{Row, Scale};
 use crate::support::{App, Kind, Proxy, Server, repository, wait_for};
 
+/// Lua that finds the applications of `tests/apps` from another directory.
+pub(super) fn path() -> String {
+    format!("package.path = '{};' .. package.path\n", repository("tests/apps/?.lua").display())
+}
+
 /// The application of `tests/apps`, from a directory in which it can be broken.
-pub(super) fn sound() -> String {
-    let path = repository("tests/apps/?.lua");
-    format!("package.path = '{};' .. package.path\nreturn require('site')\n", path.display())
+fn sound() -> String {
+    format!("{}return require('site')\n", path())
 }
 
 /// Code that does not load, in each way there is.
