@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use super::journal::End;
+use super::outcome::End;
 use super::request_line::{RequestLine, Shown};
 use crate::config;
 use crate::log::Format;

@@ -80,7 +80,12 @@ impl Control {
 async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()> {
     let command = tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut stream)).await??;
     if command == "take-over" {
-        return handover::give(stream, gateway).await;
+        handover::offer(&stream, gateway).await?;
+        // One that does not start closes the connection instead, and nothing has changed.
+        if read_command(&mut stream).await? == "ready" {
+            handover::accepted(gateway);
+        }
+        return Ok(());
     }
     let answer = match obey(&command, gateway).await {
         Ok(answer) => answer,
@@ -95,7 +100,7 @@ async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()>
 }
 
 /// Reads one line, without its end.
-pub(super) async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
+async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
         if stream.read_buf(&mut line).await? == 0 || line.len() > MAX_COMMAND {

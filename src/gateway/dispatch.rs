@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::journal::Refused;
 use super::notice::Notice;
+use super::outcome::Refused;
 use super::reply::Ticket;
 use super::request::Request;
 use super::worker_link::NotStarted;

@@ -25,7 +25,6 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tracing::info;
 
-use super::control::read_command;
 use super::notice::Notice;
 use super::{Command, Gateway};
 use crate::config::Listen;
@@ -44,10 +43,9 @@ fn name_of(address: &Listen) -> String {
     }
 }
 
-/// Gives the sockets away, and stops once the new gateway is ready.
-pub(super) async fn give(mut stream: UnixStream, gateway: &Gateway) -> io::Result<()> {
+/// Sends the sockets to a gateway that asks for them. They stay in use here.
+pub(super) async fn offer(stream: &UnixStream, gateway: &Gateway) -> io::Result<()> {
     let listeners = gateway.listeners.borrow().clone();
-    let sockets = listeners.iter().map(|listener| listener.descriptor()).collect::<io::Result<Vec<_>>>()?;
     let names: Vec<String> = listeners.iter().map(|listener| name_of(listener.configured())).collect();
     let answer = match names.len() {
         _ if *gateway.stopping.borrow() => json!({ "ok": false, "error": "the server is stopping" }),
@@ -55,17 +53,17 @@ pub(super) async fn give(mut stream: UnixStream, gateway: &Gateway) -> io::Resul
         count if count > MAX_SOCKETS => json!({ "ok": false, "error": "too many sockets" }),
         _ => json!({ "ok": true, "sockets": names }),
     };
-    let sockets = if answer["ok"] == true { sockets } else { Vec::new() };
+    let given = if answer["ok"] == true { &listeners[..] } else { &[] };
+    let sockets = given.iter().map(|listener| listener.descriptor()).collect::<io::Result<Vec<_>>>()?;
     stream.writable().await?;
-    stream.try_io(Interest::WRITABLE, || send(&stream, &format!("{answer}\n"), &sockets))?;
-    drop(sockets);
-    if read_command(&mut stream).await? != "ready" {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
+    stream.try_io(Interest::WRITABLE, || send(stream, &format!("{answer}\n"), &sockets))
+}
+
+/// The gateway that asked is ready: leaves the files to it, and stops.
+pub(super) fn accepted(gateway: &Gateway) {
     info!("another server has taken over");
-    listeners.iter().for_each(|listener| listener.release_file());
+    gateway.listeners.borrow().iter().for_each(|listener| listener.release_file());
     gateway.notices.send(Notice::Command(Command::Stop));
-    Ok(())
 }
 
 fn send(stream: impl AsFd, line: &str, sockets: &[OwnedFd]) -> io::Result<()> {

@@ -26,10 +26,6 @@ use super::{Gateway, readable, sockets};
 use crate::config::{Config, Listen};
 use crate::fastcgi;
 
-/// Connections that the kernel holds until they are accepted; it takes `net.core.somaxconn` (4096 by
-/// default) where that is less.
-pub(super) const BACKLOG: i32 = 4096;
-
 /// How long to wait where accepting fails (mostly since no descriptor is left), before the next try.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -248,7 +244,7 @@ impl Listener {
             let _ = rustix::net::shutdown(socket.get_ref(), rustix::net::Shutdown::Read);
         }
         // Bounded, since to an inherited socket ever more may come.
-        for _ in 0..BACKLOG {
+        for _ in 0..sockets::BACKLOG {
             let Ok(slot) = door.slot().await else { return };
             let Ok(stream) = self.accept_waiting(socket.get_ref()) else { return };
             door.let_in(gateway, stream, slot);

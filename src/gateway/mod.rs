@@ -22,6 +22,7 @@ mod idle;
 mod journal;
 mod listener;
 mod notice;
+mod outcome;
 mod outgoing;
 mod output;
 mod pool;

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::connection::Connection;
-use super::journal::End;
+use super::outcome::End;
 use crate::cgi::response;
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::journal::{Journal, Refused};
+use super::journal::Journal;
+use super::outcome::Refused;
 use super::reply::Reply;
 use super::request_line::RequestLine;
 use super::spool::Body;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tracing::warn;
 
-use super::listener::BACKLOG;
+use super::sockets::BACKLOG;
 use crate::config::{Config, SocketMode, SocketOwner};
 
 /// How long a start waits for another one that makes a socket in the same directory, which takes a millisecond. Then it

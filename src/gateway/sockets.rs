@@ -4,7 +4,9 @@ use std::io;
 use std::net::ToSocketAddrs;
 use std::os::fd::OwnedFd;
 
-use super::listener::BACKLOG;
+/// Connections that the kernel holds until they are accepted; it takes `net.core.somaxconn` (4096 by
+/// default) where that is less.
+pub(super) const BACKLOG: i32 = 4096;
 
 pub(super) fn bind_tcp(address: &str) -> io::Result<OwnedFd> {
     let address =

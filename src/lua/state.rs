@@ -172,6 +172,11 @@ impl State {
         self.lua.used_memory() as u64
     }
 
+    /// Lets the heap grow to so many bytes; beyond, Lua raises "not enough memory". LuaJIT knows no such limit.
+    pub fn limit_heap(&self, bytes: u64) {
+        let _ = self.lua.set_memory_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
     /// Puts a function in the application's place.
     #[cfg(test)]
     pub(super) fn set_application(&self, application: Function) {

@@ -24,6 +24,9 @@ use self::outbox::{Channel, Outbox};
 /// The exit status of a worker whose application or start hook failed.
 const START_FAILED: i32 = 3;
 
+/// The part of `--memory-limit` that is kept for what is not Lua's: an eighth.
+const HEADROOM: u64 = 8;
+
 /// What the gateway gives a worker for its life.
 #[derive(Debug)]
 pub struct Birth {
@@ -72,10 +75,11 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     rustix::stdio::dup2_stderr(&birth.output)?;
     drop(birth.output);
     if let Some(limit) = birth.memory_limit {
-        // Of what is written to: the heap, C's and LuaJIT's alike, but not the code and not what is only reserved.
-        // Lua meets the limit as "not enough memory", an error of that request.
-        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
-        rustix::process::setrlimit(Resource::Data, limit)?;
+        // A wall for all that is written to: Lua's heap, that of C modules, nibiru's own. Whoever runs into it mostly ends.
+        let wall = Rlimit { current: Some(limit), maximum: Some(limit) };
+        rustix::process::setrlimit(Resource::Data, wall)?;
+        // Lua meets its limit first, as an error of that request, and leaves room to say so.
+        state.limit_heap(limit - limit / HEADROOM);
     }
 
     let channel = Rc::new(Channel::new(birth.link));

@@ -172,11 +172,15 @@ fn a_memory_limit_fails_the_request_that_exceeds_it_and_no_other() {
         .workers("2")
         .arguments(["--memory-limit", "64M"])
         .start();
+    let before = server.workers(2);
     for _ in 0..3 {
         let status = ask(&server.socket(), "/bomb").status();
-        assert!([500, 502].contains(&status), "{status}");
+        // LuaJIT has no limit of its own: it runs into the process's, which may end it.
+        let expected: &[u16] = if cfg!(feature = "luajit") { &[500, 502] } else { &[500] };
+        assert!(expected.contains(&status), "{status}");
         assert_eq!(ask(&server.socket(), "/").body(), b"fine");
     }
+    assert!(cfg!(feature = "luajit") || server.workers(2) == before, "a worker was lost");
 }
 
 #[test]
@@ -297,6 +301,7 @@ fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
     let failed = control(&server, ["reload"]);
     assert_eq!(failed.status.code(), Some(3));
     assert!(stderr(&failed).contains("max-bodi"), "{}", stderr(&failed));
+    server.logged(&["cannot reload", "max-bodi"]);
     assert_eq!(post(), 200);
 }
 

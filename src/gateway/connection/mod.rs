@@ -17,7 +17,7 @@ use tracing::{debug, info};
 
 use self::state::{Arriving, Ending, Phase, Receiving, State};
 use super::Gateway;
-use super::journal::Refused;
+use super::outcome::Refused;
 use super::outgoing::Outgoing;
 use super::reply::{Reply, Ticket};
 use super::request::Request;

@@ -13,7 +13,8 @@ use serde::{Serialize, Serializer};
 
 use super::Gateway;
 use super::histogram::{BOUNDS, Histogram};
-use super::journal::{Counts, Refused, Times, WorkerEnd};
+use super::journal::{Counts, Times, WorkerEnd};
+use super::outcome::Refused;
 use super::pool::{self, State};
 use super::request_line::RequestLine;
 use super::worker_link::WorkerLink;

@@ -169,8 +169,13 @@ impl Supervisor {
         match self.gateway.read_config_again() {
             Ok(config) => self.load_next(config),
             Err(message) => {
+                self.discard_next();
                 self.last_generation += 1;
-                self.next_failed(message);
+                let generation = self.last_generation;
+                error!(r#gen = generation, "cannot reload: {message}");
+                self.gateway.mode.code.send_replace(Code { generation, load: Load::Failed(message) });
+                self.gateway.journal.reloaded(false);
+                self.predecessor_goes_on();
             }
         }
     }
@@ -305,12 +310,17 @@ impl Supervisor {
             None => {}
         }
         error!(r#gen = generation, "application does not load: {message}");
-        systemd::not_reloaded(serving, &self.gateway.config().workers.to_string());
         if development {
             self.gateway.load_failed();
         } else {
-            warn!(r#gen = serving, "the generation before goes on serving");
+            self.predecessor_goes_on();
         }
+    }
+
+    fn predecessor_goes_on(&self) {
+        let serving = self.gateway.pool.borrow().generation();
+        systemd::not_reloaded(serving, &self.gateway.config().workers.to_string());
+        warn!(r#gen = serving, "the generation before goes on serving");
     }
 
     /// More or fewer workers, until the next reload.

@@ -56,14 +56,14 @@ pub(super) fn workers(scale: Scale) -> Row {
 /// Kills `count` random workers, one an `interval`; gives when and which.
 pub(super) fn kill_workers(server: &Server, count: u32, interval: Duration) -> Vec<(SystemTime, u32)> {
     let zygote = server.zygote();
-    let mut kills: Vec<(SystemTime, u32)> = Vec::new();
+    let (mut kills, mut killed) = (Vec::new(), BTreeSet::new());
     for _ in 0..count {
+        // One that was killed may take a while to be gone, on a busy machine, and has but one successor.
         let victim = wait_for("there is a worker", || {
-            let workers = children(zygote);
-            let workers: Vec<u32> =
-                workers.into_iter().filter(|pid| kills.last().is_none_or(|(_, last)| last != pid)).collect();
-            fastrand::choice(workers)
+            let workers = children(zygote).into_iter().filter(|pid| !killed.contains(pid));
+            fastrand::choice(workers.collect::<Vec<u32>>())
         });
+        killed.insert(victim);
         kills.push((SystemTime::now(), victim));
         signal(victim, Signal::KILL);
         std::thread::sleep(interval);
