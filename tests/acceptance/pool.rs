@@ -301,7 +301,7 @@ fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
     let failed = control(&server, ["reload"]);
     assert_eq!(failed.status.code(), Some(3));
     assert!(stderr(&failed).contains("max-bodi"), "{}", stderr(&failed));
-    server.logged(&["cannot reload", "max-bodi"]);
+    server.logged(&["cannot reload", "settings.toml"]);
     assert_eq!(post(), 200);
 }
 
