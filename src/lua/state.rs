@@ -28,6 +28,8 @@ pub struct State {
     target: Target,
     functions: Functions,
     environs: Environs,
+    /// Bytes that the heap may have, where there is a limit.
+    heap_limit: Option<u64>,
     /// Last, so that it is there until the state is closed.
     interrupts: Rc<Interrupts>,
 }
@@ -63,6 +65,7 @@ impl State {
         let interrupts = Interrupts::new(&lua, Rc::clone(&host), &functions.interrupted)?;
         Ok(Self {
             environs: Environs::new(&lua)?,
+            heap_limit: None,
             lua,
             host,
             root: settings.root.clone(),
@@ -172,9 +175,23 @@ impl State {
         self.lua.used_memory() as u64
     }
 
-    /// Lets the heap grow to so many bytes; beyond, Lua raises "not enough memory". LuaJIT knows no such limit.
-    pub fn limit_heap(&self, bytes: u64) {
+    /// Lets the heap grow to so many bytes; beyond, Lua raises "not enough memory".
+    pub fn limit_heap(&mut self, bytes: u64) {
+        // Where this Lua cannot be limited, the process's own limit is the only one.
         let _ = self.lua.set_memory_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.heap_limit = Some(bytes);
+    }
+
+    /// Whether so much of the limit is taken that the next request may not find enough. A request that ran into the limit
+    /// leaves its garbage behind, and LuaJIT does not collect for want of memory.
+    pub fn is_nearly_full(&self) -> bool {
+        self.heap_limit.is_some_and(|limit| self.heap() > limit / 4 * 3)
+    }
+
+    /// Collects all garbage.
+    pub fn collect(&self) {
+        // A finaliser that raises is the application's own affair; the collection is done all the same.
+        let _ = self.lua.gc_collect();
     }
 
     /// Puts a function in the application's place.

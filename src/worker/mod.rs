@@ -153,6 +153,11 @@ fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> i
                 channel.end(outcome == lua::Outcome::Complete);
                 // Where there is any, it sends the end first, so that the client has its answer.
                 state.after_response();
+                if state.is_nearly_full() {
+                    // The client need not wait for it.
+                    channel.flush()?;
+                    state.collect();
+                }
                 channel.send(&FromWorker::Ready)?;
             }
         }
