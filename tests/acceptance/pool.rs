@@ -178,7 +178,7 @@ fn a_memory_limit_fails_the_request_that_exceeds_it_and_no_other() {
     let before = server.workers(2);
     for _ in 0..3 {
         let status = ask(&server.socket(), "/bomb").status();
-        // LuaJIT has no limit of its own: it runs into the process's, which may end it.
+        // LuaJIT may run into the process's own limit, which may end it.
         let expected: &[u16] = if cfg!(feature = "luajit") { &[500, 502] } else { &[500] };
         assert!(expected.contains(&status), "{status}");
         assert_eq!(ask(&server.socket(), "/").body(), b"fine");
