@@ -2,6 +2,7 @@
 //!
 //! One task, one loop over [`Notice`]s. Never touches a request: those are the links' and the queue's.
 
+mod stop;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use self::stop::{FAREWELL, Stop};
 use super::notice::Notice;
 use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
@@ -24,9 +26,6 @@ use crate::ipc::message::{Exit, LogLevel, ToWorker};
 /// ended by itself. A launch that fails again waits twice as long each time, up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(10);
-
-/// How long workers have to run their stop hooks once no request is left.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The outcome of the very first load.
 pub(super) type Started = oneshot::Sender<Result<(), Error>>;
@@ -69,15 +68,6 @@ struct Zygote {
     launched: Instant,
     /// It has taken too long to load, and is killed.
     given_up: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    No,
-    /// Accepted requests are finished, until then.
-    Finishing(Instant),
-    /// Workers run their stop hooks, until then.
-    Draining(Instant),
 }
 
 impl Supervisor {
@@ -467,53 +457,6 @@ impl Supervisor {
             name.log(LogLevel::Info, request.as_deref(), line);
         }));
         tokio::task::spawn_local(attend(Rc::clone(&self.gateway), link));
-    }
-
-    // Stopping.
-
-    /// The first time: finish what is accepted. The second time: at once.
-    fn stop(&mut self) {
-        if self.stop == Stop::No {
-            info!(grace_s = self.gateway.config().grace.as_secs_f32(), "stopping");
-            systemd::stopping();
-            self.stop = Stop::Finishing(Instant::now() + self.gateway.config().grace);
-            self.discard_next();
-            self.gateway.begin_to_stop();
-        } else {
-            warn!("stopping now; requests that still run are broken off");
-            self.gateway.kill_all();
-            self.stop = Stop::Draining(Instant::now());
-        }
-    }
-
-    /// No request is left: let the workers go.
-    fn drain(&mut self) {
-        self.stop = Stop::Draining(Instant::now() + FAREWELL);
-        let idle = self.gateway.pool.borrow_mut().close(Instant::now());
-        for worker in idle {
-            self.gateway.tell(worker, ToWorker::Drain);
-        }
-    }
-
-    fn is_stopped(&mut self) -> bool {
-        let now = Instant::now();
-        match self.stop {
-            Stop::No => false,
-            Stop::Finishing(until) => {
-                if until <= now {
-                    warn!("the grace is over; requests that still run are broken off (--grace)");
-                    self.gateway.kill_all();
-                    self.drain();
-                }
-                false
-            }
-            Stop::Draining(until) => {
-                if until <= now {
-                    self.gateway.kill_all();
-                }
-                self.gateway.pool.borrow().is_empty() || until <= now
-            }
-        }
     }
 }
 
