@@ -49,8 +49,8 @@ pub(super) struct WorkerLink {
     gave_up: Notify,
     /// Whether the worker was sent anything after the request it runs.
     told: Cell<bool>,
-    /// When it was last ready; none before the first time.
-    ready: Cell<Option<Instant>>,
+    /// Whether it has been ready.
+    proved: Cell<bool>,
     memory: Cell<Option<Memory>>,
     /// When it was last asked what it takes, and whether it has run a request since.
     asked: Cell<Option<Instant>>,
@@ -128,7 +128,7 @@ impl WorkerLink {
             given_up: Cell::new(false),
             gave_up: Notify::new(),
             told: Cell::new(false),
-            ready: Cell::new(None),
+            proved: Cell::new(false),
             memory: Cell::new(None),
             asked: Cell::new(None),
             unmeasured: Cell::new(true),
@@ -140,9 +140,9 @@ impl WorkerLink {
     }
 
     /// The worker is ready. Says whether for the first time.
-    pub(super) fn is_ready(&self, now: Instant) -> bool {
+    pub(super) fn became_ready(&self) -> bool {
         self.unmeasured.set(true);
-        self.ready.replace(Some(now)).is_none()
+        !self.proved.replace(true)
     }
 
     /// What it took when it was last asked.

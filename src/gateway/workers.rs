@@ -22,7 +22,7 @@ impl Gateway {
         let ready = self.pool.borrow_mut().ready(worker, now);
         match ready {
             Ready::Work => {
-                let first = link.is_ready(now);
+                let first = link.became_ready();
                 // Before it gets its next request, which may keep it busy for long.
                 let again = link.measure(now, true);
                 // Whoever is due may leave when this is its successor; what this takes may have to be asked later.
