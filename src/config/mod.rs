@@ -17,8 +17,8 @@ use serde::de::{self, Deserializer};
 use crate::log;
 
 pub use values::{
-    AccessLog, Control, Listen, MAX_WORKERS, Preload, Size, SocketMode, SocketOwner, Time, Timeout, UrlPath,
-    Workers,
+    AccessLog, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap, Size, SocketMode,
+    SocketOwner, Time, Timeout, UrlPath, Workers,
 };
 
 /// The file that is read where no `--config` names one and it exists.
@@ -120,6 +120,26 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub queue_timeout: Option<Time>,
 
+    /// How long a request's parameters may take to arrive; beyond: closed [30s]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_HEADER_TIMEOUT")]
+    #[serde(deserialize_with = "from_text")]
+    pub header_timeout: Option<Time>,
+
+    /// How long a body may bring nothing, or come too slowly; beyond: 408 [90s]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_BODY_TIMEOUT")]
+    #[serde(deserialize_with = "from_text")]
+    pub body_timeout: Option<Time>,
+
+    /// How long a client may take nothing of its answer; beyond: closed [60s]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_SEND_TIMEOUT")]
+    #[serde(deserialize_with = "from_text")]
+    pub send_timeout: Option<Time>,
+
+    /// How long a response may stream in all; beyond: broken off [off]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_STREAM_TIMEOUT")]
+    #[serde(deserialize_with = "from_text")]
+    pub stream_timeout: Option<Timeout>,
+
     /// Size of a request body; beyond: 413 [64M]
     #[arg(long, value_name = "SIZE", env = "NIBIRU_MAX_BODY")]
     #[serde(deserialize_with = "from_text")]
@@ -143,6 +163,20 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "NIBIRU_MAX_SPOOL")]
     #[serde(deserialize_with = "from_text")]
     pub max_spool: Option<Size>,
+
+    /// How the proxy is told to send a file itself [off]
+    #[arg(long, value_enum, value_name = "HEADER", env = "NIBIRU_SENDFILE")]
+    pub sendfile: Option<Sendfile>,
+
+    /// Files under DIR are under PREFIX for the proxy; repeatable
+    #[arg(long, value_name = "DIR=PREFIX", env = "NIBIRU_SENDFILE_MAP", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_more")]
+    pub sendfile_map: Vec<SendfileMap>,
+
+    /// Headers with orders for the proxy that the application may send [none]
+    #[arg(long, value_name = "NAME", env = "NIBIRU_PROXY_HEADERS", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_more")]
+    pub proxy_headers: Vec<ProxyHeader>,
 
     /// How long a stop or reload waits for running requests [30s]
     #[arg(long, value_name = "TIME", env = "NIBIRU_GRACE")]
@@ -201,7 +235,7 @@ impl Options {
     pub fn or(self, below: Self) -> Self {
         Self {
             app: self.app.or(below.app),
-            listen: if self.listen.is_empty() { below.listen } else { self.listen },
+            listen: first_given(self.listen, below.listen),
             socket_mode: self.socket_mode.or(below.socket_mode),
             socket_owner: self.socket_owner.or(below.socket_owner),
             root: self.root.or(below.root),
@@ -218,11 +252,18 @@ impl Options {
             memory_limit: self.memory_limit.or(below.memory_limit),
             queue: self.queue.or(below.queue),
             queue_timeout: self.queue_timeout.or(below.queue_timeout),
+            header_timeout: self.header_timeout.or(below.header_timeout),
+            body_timeout: self.body_timeout.or(below.body_timeout),
+            send_timeout: self.send_timeout.or(below.send_timeout),
+            stream_timeout: self.stream_timeout.or(below.stream_timeout),
             max_body: self.max_body.or(below.max_body),
             max_params: self.max_params.or(below.max_params),
             max_connections: self.max_connections.or(below.max_connections),
             spool_dir: self.spool_dir.or(below.spool_dir),
             max_spool: self.max_spool.or(below.max_spool),
+            sendfile: self.sendfile.or(below.sendfile),
+            sendfile_map: first_given(self.sendfile_map, below.sendfile_map),
+            proxy_headers: first_given(self.proxy_headers, below.proxy_headers),
             grace: self.grace.or(below.grace),
             exit_idle_time: self.exit_idle_time.or(below.exit_idle_time),
             control: self.control.or(below.control),
@@ -233,6 +274,10 @@ impl Options {
             log_level: self.log_level.or(below.log_level),
         }
     }
+}
+
+fn first_given<T>(list: Vec<T>, below: Vec<T>) -> Vec<T> {
+    if list.is_empty() { below } else { list }
 }
 
 /// Every setting, decided.
@@ -274,6 +319,14 @@ pub struct Config {
     pub queue: usize,
     /// How long each may wait.
     pub queue_timeout: Duration,
+    /// How long a request's parameters may take, from its first byte.
+    pub header_timeout: Duration,
+    /// How long a body may bring nothing, and after which it must have come fast enough.
+    pub body_timeout: Duration,
+    /// How long a client may take no byte of what waits for it.
+    pub send_timeout: Duration,
+    /// How long a response may stream in all.
+    pub stream_timeout: Option<Duration>,
     /// Bytes of one request body.
     pub max_body: u64,
     /// Bytes of one request's parameters.
@@ -284,6 +337,12 @@ pub struct Config {
     pub spool_dir: PathBuf,
     /// Bytes of all spooled bodies together.
     pub max_spool: u64,
+    /// How the proxy is told to send a file itself.
+    pub sendfile: Sendfile,
+    /// Where the proxy finds the application's files.
+    pub sendfile_map: Vec<SendfileMap>,
+    /// Headers with orders for the proxy that the application may send.
+    pub proxy_headers: Vec<ProxyHeader>,
     /// How long a stop waits.
     pub grace: Duration,
     /// How long nobody may be connected before the gateway ends.
@@ -327,6 +386,15 @@ impl Config {
             let cause = "only with sockets that somebody else keeps (systemd or fd:N), since nobody could connect again";
             return Err(ConfigError::new("exit-idle-time", cause));
         }
+        let sendfile = options.sendfile.unwrap_or(Sendfile::Off);
+        if sendfile == Sendfile::Off && !options.sendfile_map.is_empty() {
+            return Err(ConfigError::new("sendfile-map", "only with sendfile"));
+        }
+        if sendfile == Sendfile::XAccelRedirect && options.sendfile_map.is_empty() {
+            let cause =
+                "x-accel-redirect needs sendfile-map: nginx is told a location of its own, not a path";
+            return Err(ConfigError::new("sendfile", cause));
+        }
         Ok(Self {
             app,
             control: control(options.control, &listen),
@@ -347,11 +415,18 @@ impl Config {
             memory_limit: options.memory_limit.map(|size| size.0),
             queue: options.queue.unwrap_or(1024),
             queue_timeout: options.queue_timeout.map_or(Duration::from_secs(10), |time| time.0),
+            header_timeout: options.header_timeout.map_or(Duration::from_secs(30), |time| time.0),
+            body_timeout: options.body_timeout.map_or(Duration::from_secs(90), |time| time.0),
+            send_timeout: options.send_timeout.map_or(Duration::from_secs(60), |time| time.0),
+            stream_timeout: options.stream_timeout.and_then(|time| time.0),
             max_body: options.max_body.map_or(64 << 20, |size| size.0),
             max_params: usize::try_from(max_params).expect("checked against the ceiling"),
             max_connections: options.max_connections.map_or(4096, |n| n.get() as usize),
             spool_dir,
             max_spool: options.max_spool.map_or(1 << 30, |size| size.0),
+            sendfile,
+            sendfile_map: options.sendfile_map,
+            proxy_headers: options.proxy_headers,
             grace: options.grace.map_or(Duration::from_secs(30), |time| time.0),
             exit_idle_time,
             status_path: options.status_path.map(|path| path.0),
@@ -382,6 +457,9 @@ impl Config {
             max_connections: "max-connections",
             spool_dir: "spool-dir",
             max_spool: "max-spool",
+            sendfile: "sendfile",
+            sendfile_map: "sendfile-map",
+            proxy_headers: "proxy-headers",
             exit_idle_time: "exit-idle-time",
             control: "control",
             access_log: "access-log",
@@ -450,8 +528,13 @@ where
     Scalar::deserialize(deserializer)?.to_string().parse().map(Some).map_err(de::Error::custom)
 }
 
-/// Lets the file write `listen` as one address or a list.
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Listen>, D::Error> {
+/// Lets the file write a list of one as that one: `listen = "unix:app.sock"`.
+fn one_or_more<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr,
+    T::Err: fmt::Display,
+{
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum OneOrMore {
@@ -547,6 +630,10 @@ mod tests {
             |text: &str| Config::new(file(&format!("app = 'a'\n{text}")).unwrap()).unwrap_err().to_string();
         assert!(problem("exit-idle-time = '1m'").starts_with("exit-idle-time: only with"));
         assert!(file("request-timeout = '0s'").unwrap_err().contains("or off"));
+        assert!(problem("sendfile-map = '/srv=/files'").starts_with("sendfile-map: only with sendfile"));
+        assert!(problem("sendfile = 'x-accel-redirect'").contains("needs sendfile-map"));
+        assert!(file("sendfile-map = '/srv'").unwrap_err().contains("DIR=PREFIX"));
+        assert!(file("proxy-headers = ['Set-Cookie']").unwrap_err().contains("X-Accel-Redirect"));
         let off = Config::new(file("app = 'a'\nrequest-timeout = 'off'").unwrap()).unwrap();
         assert_eq!(off.request_timeout, None);
     }

@@ -284,6 +284,91 @@ impl FromStr for Time {
     }
 }
 
+/// How the proxy is told to send a file in the application's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sendfile {
+    /// Not at all: the worker reads the file
+    Off,
+    /// nginx: a location of its own
+    XAccelRedirect,
+    /// Caddy, Apache, lighttpd: a path
+    XSendfile,
+}
+
+impl fmt::Display for Sendfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// Files in this directory of ours are under this prefix for the proxy: `/srv/app/files=/files`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendfileMap {
+    /// Absolute, without a slash at its end.
+    pub directory: String,
+    /// A location of the proxy's, or a directory as the proxy sees it; without a slash at its end.
+    pub prefix: String,
+}
+
+impl FromStr for SendfileMap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let absolute = |part: &str| {
+            let harmless = part.starts_with('/') && !part.split('/').any(|name| name == "..");
+            (harmless && !part.bytes().any(|byte| byte.is_ascii_control()))
+                .then(|| part.trim_end_matches('/').to_owned())
+        };
+        text.split_once('=')
+            .and_then(|(directory, prefix)| {
+                Some(Self { directory: absolute(directory)?, prefix: absolute(prefix)? })
+            })
+            .ok_or_else(|| "expected DIR=PREFIX, both absolute, such as /srv/app/files=/files".to_owned())
+    }
+}
+
+impl fmt::Display for SendfileMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/={}/", self.directory, self.prefix)
+    }
+}
+
+/// A response header by which an application gives its proxy orders: to send any file that the proxy can read, to
+/// cache, to send slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyHeader(pub &'static str);
+
+impl ProxyHeader {
+    /// All there are. X-Accel-Buffering is none of them: it concerns this one response only.
+    pub const ALL: [Self; 6] = [
+        Self("X-Accel-Redirect"),
+        Self("X-Accel-Expires"),
+        Self("X-Accel-Limit-Rate"),
+        Self("X-Accel-Charset"),
+        Self("X-Sendfile"),
+        Self("X-LIGHTTPD-send-file"),
+    ];
+}
+
+impl FromStr for ProxyHeader {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|header| header.0.eq_ignore_ascii_case(text));
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(|header| header.0).join(", ");
+            format!("expected one of {names}")
+        })
+    }
+}
+
+impl fmt::Display for ProxyHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
 /// When the application is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
