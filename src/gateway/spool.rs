@@ -430,7 +430,7 @@ mod tests {
         run(async {
             let spool = Spool::new(Path::new("/nonexistent"), 1 << 30, 1);
             let mut body = Body::new();
-            body.append(&[0; WRITE], &spool).unwrap();
+            body.append(&[0; WRITE + 1], &spool).unwrap();
             let error = written(&mut body, &spool).await.unwrap_err();
             assert_eq!(error.status(), 503);
             assert!(error.to_string().starts_with("cannot spool the body: "));
