@@ -90,7 +90,8 @@ impl Reply {
         }
         let head = match response::Head::parse(block) {
             Ok(response::Status::Complete { head, consumed }) if consumed == block.len() => head,
-            _ => return Err(Untruthful("a malformed response head")),
+            Ok(_) => return Err(Untruthful("a malformed response head")),
+            Err(bad) => return Err(Untruthful(bad.what())),
         };
         let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
         self.progress = Progress::Head(promised);
@@ -140,7 +141,9 @@ impl Reply {
                 let response = response::failure(status, message, retry_after);
                 let (head, body) = response::split_failure(&response);
                 self.put_head(status, head);
-                self.put_body(body);
+                if !self.head_request {
+                    self.put_body(body);
+                }
                 self.connection.end(self.id);
             }
             Progress::Head(_) => {
