@@ -129,8 +129,8 @@ impl Reply {
         }
     }
 
-    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by
-    /// breaking it off otherwise.
+    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by breaking it off where the
+    /// client still waits for something. One that has kept its promise stands.
     pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
         let progress = std::mem::replace(&mut self.progress, Progress::Over);
         if self.ticket.is_abandoned() {
@@ -146,6 +146,8 @@ impl Reply {
                 }
                 self.connection.end(self.id);
             }
+            // The client has all that the head promised. Breaking the transfer now would reach some clients and not others.
+            Progress::Head(Some(0)) => self.connection.end(self.id),
             Progress::Head(_) => {
                 self.broken = true;
                 self.connection.break_off(self.id, message);
