@@ -54,14 +54,20 @@ impl Http {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// The next response, as far as it comes; `None` where the connection closes before one begins.
+    /// The next response, as far as it comes; `None` where the connection closes before one begins. What does not begin as a
+    /// response has status 0.
     #[track_caller]
     pub(crate) fn answer(&mut self, head_request: bool) -> Option<Answer> {
         let status = self.line()?;
-        let text = String::from_utf8_lossy(&status).into_owned();
-        assert!(text.starts_with("HTTP/1."), "no response begins with {text:?}");
-        let status = text[9..12].parse().unwrap();
-        let mut answer = Answer { status, fields: Vec::new(), body: Vec::new(), whole: false };
+        let mut answer = Answer { status: 0, fields: Vec::new(), body: Vec::new(), whole: false };
+        let code = status
+            .strip_prefix(b"HTTP/1.")
+            .and_then(|rest| str::from_utf8(rest.get(2..5)?).ok()?.parse().ok());
+        let Some(code) = code else {
+            answer.body = status;
+            return Some(answer);
+        };
+        answer.status = code;
         loop {
             let Some(line) = self.line() else { return Some(answer) };
             if line.is_empty() {
@@ -72,7 +78,7 @@ impl Http {
             answer.fields.push((name, line[colon + 1..].to_vec()));
         }
         // RFC 9112 §6.3, in its order.
-        if head_request || matches!(status, 100..=199 | 204 | 304) {
+        if head_request || matches!(answer.status, 100..=199 | 204 | 304) {
             answer.whole = true;
         } else if answer.is_chunked() {
             answer.whole = self.chunks(&mut answer.body);

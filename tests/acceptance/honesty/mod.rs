@@ -157,7 +157,7 @@ fn every_client_sees_what_the_table_says() {
     let proxies = proxies(&server);
     let mut wrong = Vec::new();
     for (row, paths) in paths() {
-        let logged = server.log().len();
+        let (logged, wrongs) = (server.log().len(), wrong.len());
         for path in &paths {
             for ((name, proxy), expected) in proxies.iter().zip(row.seen) {
                 let seen = see(proxy, row, path);
@@ -168,6 +168,8 @@ fn every_client_sees_what_the_table_says() {
                     ));
                 }
             }
+        }
+        if wrong.len() == wrongs {
             wait_for(&format!("the log of {:?} says {:?}", row.what, row.log), || {
                 server.log()[logged..].contains(row.log).then_some(())
             });
