@@ -114,8 +114,8 @@ local function check_name(name)
   return small
 end
 
--- What has one value only (RFC 9110, RFC 9111, RFC 6266). Of two, nginx takes the last (1.23 and newer the first), Caddy
--- sends both, and clients choose as they like: so nobody could say which type, or which target, the response has.
+-- What has one value only (RFC 9110, RFC 9111, RFC 6266). Of two types nginx 1.22 sends the last and Caddy both; of two
+-- targets both send both, and clients choose as they like: so nobody could say which the response has.
 local single = {
   ["age"] = true,
   ["content-disposition"] = true,
