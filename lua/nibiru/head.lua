@@ -1,4 +1,4 @@
---- The one place that checks what an application says in a response head: status and headers.
+--- The one place that checks what an application says in a response head: status, headers, and what they say of the body.
 ---
 --- Called by `start_response` and the short form. Hands back finished CGI header lines, or a message
 --- that names the culprit. Never sends anything.
@@ -6,7 +6,7 @@
 local host = ...
 
 local find, format, lower, match, sub = string.find, string.format, string.lower, string.match, string.sub
-local next, tonumber, tostring, type = next, tonumber, tostring, type
+local error, next, tonumber, tostring, type = error, next, tonumber, tostring, type
 local integer_type = math.type or function() end
 local huge, log = math.huge, host.log
 
@@ -141,6 +141,16 @@ end
 
 local told = {}
 
+--- Logs something of which one line is enough.
+---@param what string  names it
+---@param message string
+function M.tell_once(what, message)
+  if not told[what] then
+    told[what] = true
+    log("warn", message .. " (each worker says so once)")
+  end
+end
+
 --- Frameworks that bring a server of their own, and examples of event streams, ask for what changes nothing behind a proxy.
 --- That is left out, and logged once by each worker; whatever would change how the body is read is an error.
 ---@param harmless table<string, true>?  values, in lower case; every one where there is no table
@@ -149,11 +159,7 @@ local function left_out(harmless)
     if harmless and not harmless[lower(match(value, "^[ \t]*(.-)[ \t]*$"))] then
       return hop_by_hop(head, name) .. ", got " .. show(value)
     end
-    local small = lower(name)
-    if not told[small] then
-      told[small] = true
-      log("warn", "header " .. name .. ": " .. value .. " is left out: the connection is the proxy's (each worker says so once)")
-    end
+    M.tell_once(lower(name), "header " .. name .. ": " .. value .. " is left out: the connection is the proxy's")
     return nil, true
   end
 end
@@ -316,6 +322,22 @@ local function add_map(head, headers)
     end
   end
   return nil
+end
+
+--- Whether a response with this status never has a body (RFC 9110 §6.4.1, §15.3.6).
+---@param code integer
+---@return boolean
+function M.bodiless(code)
+  return code == 204 or code == 205 or code == 304
+end
+
+--- Raises an error where a whole body is not what its head promises.
+---@param head nibiru.Head
+---@param length integer  of the body
+function M.check_length(head, length)
+  if head.length and head.length ~= length then
+    error(format("the body has %d bytes, but its Content-Length is %s", length, head.length_text), 0)
+  end
 end
 
 --- Checks a status and its headers.

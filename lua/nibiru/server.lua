@@ -6,7 +6,8 @@
 
 local host, head, environment, loader, traceback = ...
 
-local check, callable, describe = head.check, loader.callable, traceback.describe
+local bodiless, check, check_length, tell_once = head.bodiless, head.check, head.check_length, head.tell_once
+local callable, describe = loader.callable, traceback.describe
 local fill, flush_errors = environment.fill, environment.flush_errors
 local send, log = host.send, host.log
 local concat, debug_getmetatable, find, format = table.concat, debug.getmetatable, string.find, string.format
@@ -50,23 +51,15 @@ local application
 -- The response ------------------------------------------------------------------------------------
 
 -- RFC 9110: these never carry a body, so none is sent and none is missed.
-local function bodiless(code)
-  return code == 204 or code == 205 or code == 304
-end
-
 local function has_no_body(request)
   return request.method == "HEAD" or bodiless(request.head.code)
 end
 
-local told_of_body = false
-
 --- A body has no place in this response. With HEAD that is usual, otherwise the application may not know it.
 ---@param request nibiru.Request
 local function drop_body(request)
-  local code = request.head.code
-  if not told_of_body and request.method ~= "HEAD" and bodiless(code) then
-    told_of_body = true
-    log("warn", format("a response with status %d has no body; the one given is dropped (each worker says so once)", code))
+  if request.method ~= "HEAD" then
+    tell_once("body", format("a response with status %d has no body; the one given is dropped", request.head.code))
   end
 end
 
@@ -141,15 +134,6 @@ local function send_chunk(request, chunk)
     return
   end
   transmit(request, not request.head_sent and final_head(request) or nil, chunk, true)
-end
-
---- Of a body that is known whole.
----@param given nibiru.Head
----@param length integer
-local function check_length(given, length)
-  if given.length and given.length ~= length then
-    error(format("the body has %d bytes, but its Content-Length is %s", length, given.length_text), 0)
-  end
 end
 
 --- The whole body at once; or, after `write`, the rest of it.
