@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 
+mod http;
 mod support;
 mod wire;
 
@@ -14,6 +15,7 @@ mod deadlines;
 mod dev;
 mod docs;
 mod examples;
+mod honesty;
 mod layering;
 mod listen;
 mod load;

@@ -61,7 +61,8 @@ pub(crate) fn get_params(url: &str) -> Vec<u8> {
     params("GET", url)
 }
 
-fn params(method: &str, url: &str) -> Vec<u8> {
+/// The parameters of any request for `url`.
+pub(crate) fn params(method: &str, url: &str) -> Vec<u8> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let pairs = [
         ("GATEWAY_INTERFACE", "CGI/1.1"),
