@@ -6,7 +6,7 @@
 local host = ...
 
 local find, format, lower, match, sub = string.find, string.format, string.lower, string.match, string.sub
-local next, tonumber, tostring, type = next, tonumber, tostring, type
+local ipairs, next, tonumber, tostring, type = ipairs, next, tonumber, tostring, type
 local integer_type = math.type or function() end
 local huge = math.huge
 
@@ -14,6 +14,8 @@ local huge = math.huge
 ---@field block string    header lines, each with its CRLF; without Content-Length and the blank line
 ---@field code integer    200..599
 ---@field typed boolean   whether there is a Content-Type
+---@field encoded boolean? whether there is a Content-Encoding
+---@field ordered boolean? whether the application itself tells the proxy what to send
 ---@field length integer? the application's Content-Length
 ---@field length_text string?
 
@@ -118,6 +120,15 @@ local function hop_by_hop(_, name)
   return "header " .. name .. " is hop-by-hop: it belongs to the connection, which the proxy owns"
 end
 
+-- What a header says of its head just by being there.
+local marks = {
+  ["content-encoding"] = "encoded",
+  ["content-type"] = "typed",
+  ["x-accel-redirect"] = "ordered",
+  ["x-lighttpd-send-file"] = "ordered",
+  ["x-sendfile"] = "ordered",
+}
+
 -- Header names with a rule of their own: each function returns a problem, or nil and whether the line
 -- is kept out of the block.
 local rules = {
@@ -136,10 +147,6 @@ local rules = {
   ["status"] = function()
     return "header Status is not allowed: the status is given apart from the headers"
   end,
-  ["content-type"] = function(head)
-    head.typed = true
-    return nil, false
-  end,
   ["content-length"] = function(head, _, value)
     if head.length then
       return "header Content-Length is given twice"
@@ -153,6 +160,21 @@ local rules = {
   end,
 }
 
+-- Headers with orders for the proxy, unless `--proxy-headers` names them. Left out and not refused, so that an
+-- application that was written for another server goes on; said once, since it would be said with every response.
+local left_out = {}
+local function leave_out(_, name)
+  local small = lower(name)
+  if not left_out[small] then
+    left_out[small] = true
+    host.log("warn", format("header %s is left out: it gives the proxy orders (--proxy-headers %s lets it pass)", name, name))
+  end
+  return nil, true
+end
+for _, name in ipairs(host.guarded_headers) do
+  rules[lower(name)] = leave_out
+end
+
 ---@param head nibiru.Head
 ---@param name any
 ---@param value any
@@ -160,8 +182,9 @@ local rules = {
 local function add(head, name, value)
   local small = lower_names[name]
   if small and value ~= nil and last_values[name] == value then
-    if small == "content-type" then
-      head.typed = true
+    local mark = marks[small]
+    if mark then
+      head[mark] = true
     end
     head.block = head.block .. last_lines[name]
     return nil
@@ -195,6 +218,10 @@ local function add(head, name, value)
     if problem or apart then
       return problem
     end
+  end
+  local mark = marks[small]
+  if mark then
+    head[mark] = true
   end
   local line = name .. ": " .. value .. "\r\n"
   if lower_names[name] and #value <= LONGEST_KEPT then

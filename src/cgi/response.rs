@@ -36,6 +36,7 @@ pub struct Head<'a> {
     pub content_length: Option<u64>,
     /// All lines, without the empty one.
     lines: &'a [u8],
+    extensions: bool,
 }
 
 /// What is wrong with a head: the application's fault, so the request fails with 500.
@@ -80,7 +81,7 @@ impl<'a> Head<'a> {
     /// When `bytes` is no head, as soon as that can be seen.
     pub fn parse(bytes: &'a [u8]) -> Result<Status<'a>, BadHead> {
         let (mut rest, mut number) = (bytes, 0);
-        let (mut status, mut location, mut content_length) = (None, false, None);
+        let (mut status, mut location, mut content_length, mut extensions) = (None, false, None, false);
         while let Some((line, after)) = split_line(rest) {
             if bytes.len() - after.len() > MAX_HEAD {
                 return Err(BadHead::TooLong);
@@ -91,7 +92,7 @@ impl<'a> Head<'a> {
                 // Location alone the client is redirected, with 302.
                 let default: (u16, &[u8]) = if location { (302, b"") } else { (200, b"") };
                 let (status, reason) = status.unwrap_or(default);
-                let head = Self { status, reason, content_length, lines };
+                let head = Self { status, reason, content_length, lines, extensions };
                 return Ok(Status::Complete { head, consumed: bytes.len() - after.len() });
             }
             rest = after;
@@ -105,6 +106,8 @@ impl<'a> Head<'a> {
                 content_length = Some(parsed.ok_or(BadHead::ContentLength)?);
             } else if name.eq_ignore_ascii_case(b"Location") {
                 location = true;
+            } else {
+                extensions |= matches!(name, [b'X' | b'x', b'-', ..]);
             }
         }
         if bytes.len() >= MAX_HEAD { Err(BadHead::TooLong) } else { Ok(Status::Partial) }
@@ -118,6 +121,11 @@ impl<'a> Head<'a> {
     /// The value of the first field of that name, in whatever case.
     pub fn field(&self, name: &str) -> Option<&'a [u8]> {
         self.fields().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// Whether there are fields whose names begin with `X-`, as all those do by which proxies take orders.
+    pub fn has_extensions(&self) -> bool {
+        self.extensions
     }
 
     /// Whether a body may follow: not with 1xx, 204 and 304 (RFC 9110 §6.4.1). Nor does one follow the head
