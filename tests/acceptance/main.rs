@@ -13,6 +13,7 @@ mod commands;
 mod deadlines;
 mod dev;
 mod docs;
+mod downloads;
 mod examples;
 mod layering;
 mod listen;
