@@ -113,6 +113,9 @@ return {
   { name = "304 reads nothing", app = function(environ)
       return 304, {}, environ["wsgi.file_wrapper"](object({ "a" }))
     end, status = "304 Not Modified", head = "|", chunks = {}, after = closed_once },
+  { name = "304 promises no length", app = function(environ)
+      return 304, {}, environ["wsgi.file_wrapper"](this)
+    end, status = "304 Not Modified", head = "|", chunks = {} },
   { name = "an object is read and closed once", app = wrapping({}, function() return object({ "a", "b" }) end),
     head = text .. "|", chunks = { "a", "b" }, after = closed_once },
   { name = "an object that ends with an empty string", app = wrapping({}, function() return object({ "a", "", "b" }) end), body = "a", after = closed_once },

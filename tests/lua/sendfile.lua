@@ -28,8 +28,6 @@ return {
     head = order .. text .. "|", chunks = {} },
   { name = "the longest directory counts", app = wrapping(200, {}, "../apps/site.lua"),
     head = "X-Accel-Redirect: /apps/site.lua|" .. text .. "|", chunks = {} },
-  { name = "a sibling whose name begins alike", app = wrapping(200, {}, "../install"),
-    head = "X-Accel-Redirect: /-/tests/install|" .. text .. "|", chunks = {} },
 
   { name = "outside the map it is read", app = wrapping(200, {}, "../../rustfmt.toml"),
     head = text .. "Content-Length: " .. length_of("rustfmt.toml") .. "||" },
