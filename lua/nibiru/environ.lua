@@ -1,14 +1,11 @@
 --- The server's own keys in `environ`: what PEP 3333 calls the WSGI variables, and the objects behind
 --- them. The CGI variables are already there when `fill` runs, and none of them can displace these.
 
-local host, input = ...
+local host, input, file = ...
 
-local log, new_input = host.log, input.new
-local error, find, format, select, setmetatable, sub = error, string.find, string.format, select, setmetatable, string.sub
+local file_wrapper, log, new_input = file.wrapper, host.log, input.new
+local error, find, format, select, sub = error, string.find, string.format, select, string.sub
 local tostring, type = tostring, type
-
--- What `file_wrapper` reads at once when nothing else is asked for: the size of a pipe's buffer.
-local BLOCK_SIZE = 65536
 
 local version = { 1, 0 }
 
@@ -61,36 +58,6 @@ function errors:flush()
     log("error", line)
   end
   return self
-end
-
-local FileBody = {}
-FileBody.__index = FileBody
-
-function FileBody:__call()
-  local chunk, problem = self.file:read(self.block_size)
-  if chunk == nil and problem ~= nil then
-    -- A failed read must not look like the end of the file.
-    error("cannot read the wrapped file: " .. tostring(problem), 0)
-  end
-  if chunk ~= "" then
-    return chunk
-  end
-end
-
-function FileBody:close()
-  if self.file.close then
-    self.file:close()
-  end
-end
-
-local function file_wrapper(file, block_size)
-  local kind = type(file)
-  if (kind ~= "userdata" and kind ~= "table") or not file.read then
-    error("file must be a file handle, got " .. kind, 2)
-  elseif block_size ~= nil and (type(block_size) ~= "number" or block_size < 1 or block_size % 1 ~= 0) then
-    error("block_size must be a whole number of bytes", 2)
-  end
-  return setmetatable({ file = file, block_size = block_size or BLOCK_SIZE }, FileBody)
 end
 
 ---@param environ table

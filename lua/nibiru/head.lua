@@ -6,7 +6,7 @@
 local host = ...
 
 local find, format, lower, match, sub = string.find, string.format, string.lower, string.match, string.sub
-local error, next, tonumber, tostring, type = error, next, tonumber, tostring, type
+local error, ipairs, next, tonumber, tostring, type = error, ipairs, next, tonumber, tostring, type
 local integer_type = math.type or function() end
 local huge, log = math.huge, host.log
 
@@ -15,7 +15,7 @@ local huge, log = math.huge, host.log
 ---@field code integer    200..599
 ---@field length integer? the application's Content-Length
 ---@field length_text string?
----@field ["content-type"] boolean  whether there is one; the same for every other name in `single`
+---@field ["content-type"] boolean  whether there is one; the same for every other name in `noted`
 
 local M = {}
 
@@ -114,9 +114,15 @@ local function check_name(name)
   return small
 end
 
--- What has one value only (RFC 9110, RFC 9111, RFC 6266). Of two types nginx 1.22 sends the last and Caddy both; of two
+-- Names of which a head remembers that it has them; those that are `true` may come once only.
+--
+-- They have one value (RFC 9110, RFC 9111, RFC 6266). Of two types nginx 1.22 sends the last and Caddy both; of two
 -- targets both send both, and clients choose as they like: so nobody could say which the response has.
-local single = {
+local noted = {
+  ["content-encoding"] = false,
+  ["x-accel-redirect"] = false,
+  ["x-lighttpd-send-file"] = false,
+  ["x-sendfile"] = false,
   ["age"] = true,
   ["content-disposition"] = true,
   ["content-location"] = true,
@@ -196,6 +202,16 @@ local rules = {
   end,
 }
 
+-- Headers with orders for the proxy, unless `--proxy-headers` names them. Left out and not refused, so that an
+-- application that was written for another server goes on; said once, since it would be said with every response.
+local function leave_out(_, name)
+  M.tell_once(lower(name), format("header %s is left out: it gives the proxy orders (--proxy-headers %s lets it pass)", name, name))
+  return nil, true
+end
+for _, name in ipairs(host.guarded_headers) do
+  rules[lower(name)] = leave_out
+end
+
 ---@param head nibiru.Head
 ---@param name any
 ---@param value any
@@ -203,8 +219,9 @@ local rules = {
 local function add(head, name, value)
   local small = lower_names[name]
   if small and value ~= nil and last_values[name] == value then
-    if single[small] then
-      if head[small] then
+    local once = noted[small]
+    if once ~= nil then
+      if once and head[small] then
         return given_twice(name)
       end
       head[small] = true
@@ -235,11 +252,9 @@ local function add(head, name, value)
   if control then
     return "header " .. name .. " contains " .. control .. ": " .. show(value)
   end
-  if single[small] then
-    if head[small] then
-      return given_twice(name)
-    end
-    head[small] = true
+  local once = noted[small]
+  if once and head[small] then
+    return given_twice(name)
   end
   local rule = rules[small]
   if rule then
@@ -247,6 +262,9 @@ local function add(head, name, value)
     if problem or apart then
       return problem
     end
+  end
+  if once ~= nil then
+    head[small] = true
   end
   local line = name .. ": " .. value .. "\r\n"
   if lower_names[name] and #value <= LONGEST_KEPT then

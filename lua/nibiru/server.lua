@@ -4,10 +4,11 @@
 --- Called by the host once per request. The host only carries bytes; PEP 3333's rules live here and
 --- in `head`. Library functions are locals because an application may replace the global ones.
 
-local host, head, environment, loader, traceback = ...
+local host, head, environment, file, loader, traceback = ...
 
 local bodiless, check, check_length, tell_once = head.bodiless, head.check, head.check_length, head.tell_once
 local callable, describe = loader.callable, traceback.describe
+local is_file, prepare_file = file.is_file, file.prepare
 local fill, flush_errors = environment.fill, environment.flush_errors
 local send, log = host.send, host.log
 local concat, debug_getmetatable, find, format = table.concat, debug.getmetatable, string.find, string.format
@@ -209,6 +210,26 @@ local function send_iterated(request, next_chunk, state, control)
   end
 end
 
+--- A file, by blocks; or nothing but a head, by which the proxy sends it.
+---@param request nibiru.Request
+---@param body nibiru.FileBody
+local function send_file(request, body)
+  local given = started(request)
+  if not request.head_sent then
+    local order = prepare_file(body, given)
+    if order then
+      given.length = nil
+      given.block = given.block .. order
+      return transmit(request, final_head(request), nil, false)
+    end
+  end
+  -- A head without a body needs nothing from the file; `finish` sends it.
+  if not has_no_body(request) then
+    body.left = given.length and given.length - request.sent
+    send_iterated(request, body)
+  end
+end
+
 ---@param body table
 ---@return string
 local function join(body)
@@ -258,12 +279,18 @@ local function deliver(request, ...)
   local kind = type(body)
   if kind == "string" then
     send_whole(request, body)
+  elseif kind == "table" and is_file(body) then
+    send_file(request, body)
   elseif callable(body) then
     send_iterated(request, body, state, control)
   elseif kind == "table" then
     send_whole(request, join(body))
   elseif kind == "nil" then
-    error(request.head and "the application returned no body (nil)" or "the application returned nothing and did not call start_response", 0)
+    if not request.head then
+      error("the application returned nothing and did not call start_response", 0)
+    end
+    -- What gives nil and a reason, such as `file_wrapper`, may have been returned as it was.
+    error("the application returned no body (nil)" .. (type(state) == "string" and ": " .. state or ""), 0)
   else
     bad_body("a " .. kind)
   end

@@ -20,7 +20,7 @@
 ---@field ["wsgi.multithread"] false
 ---@field ["wsgi.multiprocess"] true
 ---@field ["wsgi.run_once"] boolean
----@field ["wsgi.file_wrapper"] fun(file: file*, block_size?: integer): nibiru.Body
+---@field ["wsgi.file_wrapper"] nibiru.FileWrapper
 ---@field ["nibiru.request_id"] string
 ---@field ["nibiru.after_response"] fun(fn: fun()) runs `fn` once the client has the response
 ---@field [string] any  every other parameter of the proxy, `HTTP_*` among them
@@ -70,6 +70,10 @@ function Errors:flush() end
 ---@alias nibiru.Status string|integer  "200 OK", "200" or 200
 ---@alias nibiru.Headers { [1]: string, [2]: string|number }[]|table<string, string|number|(string|number)[]>
 ---@alias nibiru.Body string|string[]|fun(): string?
+--- A body that is sent in blocks and closed; of a path also by the proxy. `nil`, a message and the system's number where
+--- a path is no file that can be opened.
+---@alias nibiru.FileWrapper fun(file: string|file*|nibiru.Readable, block_size?: integer): body: nibiru.Body?, problem: string?, number: integer?
+---@alias nibiru.Readable { read: fun(self: any, count: integer): string?, close?: fun(self: any) }
 ---@alias nibiru.Write fun(chunk: string)
 ---@alias nibiru.StartResponse fun(status: nibiru.Status, headers: nibiru.Headers, exc_info?: any): nibiru.Write
 

@@ -36,6 +36,7 @@ pub struct Head<'a> {
     pub content_length: Option<u64>,
     /// All lines, without the empty one.
     lines: &'a [u8],
+    extensions: bool,
 }
 
 /// What is wrong with a head: the application's fault, so the request fails with 500.
@@ -105,7 +106,7 @@ impl<'a> Head<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Status<'a>, BadHead> {
         let (mut rest, mut number) = (bytes, 0);
         let (mut status, mut content_length) = (None, None);
-        let (mut location, mut content_type) = (false, false);
+        let (mut location, mut content_type, mut extensions) = (false, false, false);
         while let Some((line, after)) = split_line(rest) {
             if bytes.len() - after.len() > MAX_HEAD {
                 return Err(BadHead::TooLong);
@@ -121,7 +122,7 @@ impl<'a> Head<'a> {
                 if status == 204 && content_length.is_some() {
                     return Err(BadHead::ContentLength);
                 }
-                let head = Self { status, reason, content_length, lines };
+                let head = Self { status, reason, content_length, lines, extensions };
                 return Ok(Status::Complete { head, consumed: bytes.len() - after.len() });
             }
             rest = after;
@@ -140,6 +141,8 @@ impl<'a> Head<'a> {
             } else if name.eq_ignore_ascii_case(b"Transfer-Encoding") {
                 // CGI has no transfer codings: a client that believed this would read other bytes as the body.
                 return Err(BadHead::TransferEncoding);
+            } else {
+                extensions |= matches!(name, [b'X' | b'x', b'-', ..]);
             }
         }
         if bytes.len() >= MAX_HEAD { Err(BadHead::TooLong) } else { Ok(Status::Partial) }
@@ -153,6 +156,11 @@ impl<'a> Head<'a> {
     /// The value of the first field of that name, in whatever case.
     pub fn field(&self, name: &str) -> Option<&'a [u8]> {
         self.fields().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// Whether there are fields whose names begin with `X-`, as all those do by which proxies take orders.
+    pub fn has_extensions(&self) -> bool {
+        self.extensions
     }
 
     /// Whether a body may follow: not with 204 and 304 (RFC 9110 §6.4.1), nor with 205 (§15.3.6). Nor does one follow the

@@ -18,7 +18,7 @@ use crate::log;
 
 pub use values::{
     AccessLog, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap, Size, SocketMode,
-    SocketOwner, Time, Timeout, UrlPath, Workers,
+    SocketOwner, Time, Timeout, UrlPath, Workers, proxy_headers,
 };
 
 /// The file that is read where no `--config` names one and it exists.

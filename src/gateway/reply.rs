@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::connection::Connection;
 use super::outcome::End;
-use crate::cgi::response;
+use crate::cgi::{ProxyHeaders, response};
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request
 /// came on and whoever holds the request share one.
@@ -84,7 +84,7 @@ impl Reply {
     }
 
     /// Sends the head: a CGI header block, as the worker wrote it.
-    pub(super) fn head(&mut self, block: &[u8]) -> Result<(), Untruthful> {
+    pub(super) fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<(), Untruthful> {
         if self.progress != Progress::Nothing {
             return Err(Untruthful("a second response head"));
         }
@@ -93,6 +93,9 @@ impl Reply {
             Ok(_) => return Err(Untruthful("a malformed response head")),
             Err(bad) => return Err(Untruthful(bad.what())),
         };
+        if !orders.permit(&head) {
+            return Err(Untruthful("a header with orders for the proxy that is not allowed"));
+        }
         let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
         self.progress = Progress::Head(promised);
         self.put_head(head.status, block);

@@ -348,7 +348,9 @@ impl WorkerLink {
         while !packet.is_empty() {
             let message = FromWorker::decode(&mut packet).map_err(|_| Untruthful("a malformed message"))?;
             match message {
-                FromWorker::Head { block } => self.with_reply(|request| request.reply.head(block))?,
+                FromWorker::Head { block } => {
+                    self.with_reply(|request| request.reply.head(block, &gateway.proxy_headers))?;
+                }
                 FromWorker::Body { bytes } => self.with_reply(|request| request.reply.body(bytes))?,
                 FromWorker::End { complete } => {
                     self.with_reply(|request| {

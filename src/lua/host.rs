@@ -4,14 +4,17 @@
 //! see it. The functions check nothing that the Lua side has already checked, and none of them raises.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::rc::Rc;
 
 use mlua::{Lua, LuaString, Table};
 
 use super::body::Reader;
 use super::{Body, Gone, Interrupt, Level, Outcome, Output, Settings, interrupt};
-use crate::cgi::response;
+use crate::cgi::{proxy, response};
 
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;
@@ -156,9 +159,58 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
         })?,
     )?;
 
+    let guarded = settings.proxy_headers.guarded();
+    table.raw_set("guarded_headers", lua.create_sequence_from(guarded.iter().copied())?)?;
+    files(lua, settings, &table)?;
     input(lua, host, &table)?;
     text(lua, &table)?;
     Ok(table)
+}
+
+/// The function behind `wsgi.file_wrapper`: gives the absolute path of a file, and the header line by which the proxy
+/// sends it where the proxy can; or nil, what is wrong, and the system's number for that.
+fn files(lua: &Lua, settings: &Settings, table: &Table) -> mlua::Result<()> {
+    let (root, sendfile) = (settings.root.clone(), settings.proxy_headers.sendfile().cloned());
+    table.raw_set(
+        "locate",
+        lua.create_function(move |lua, path: LuaString| {
+            let path = absolute(&root, &path.as_bytes());
+            match find(&path) {
+                Ok(path) => {
+                    let address = sendfile.as_ref().and_then(|sendfile| {
+                        let line = [sendfile.header().as_bytes(), b": ", &sendfile.address(&path)?, b"\r\n"];
+                        Some(line.concat())
+                    });
+                    let address = address.map(|line| lua.create_string(line)).transpose()?;
+                    Ok((Some(lua.create_string(path)?), address, None))
+                }
+                Err(error) => {
+                    let cause = error.to_string();
+                    let cause = cause.split(" (os error").next().unwrap_or_default();
+                    let problem = [b"cannot open ", &path[..], b": ", cause.as_bytes()].concat();
+                    Ok((None, Some(lua.create_string(problem)?), error.raw_os_error()))
+                }
+            }
+        })?,
+    )
+}
+
+fn absolute(root: &Path, path: &[u8]) -> Vec<u8> {
+    if path.starts_with(b"/") { path.to_owned() } else { [root.as_os_str().as_bytes(), b"/", path].concat() }
+}
+
+/// The path of a file that ends: no directory, and no pipe, which would be waited for. Without steps in it, so that
+/// the file which is opened is the one that the proxy is told of.
+fn find(path: &[u8]) -> io::Result<Vec<u8>> {
+    let path = proxy::normalise(path).ok_or_else(|| io::Error::other("Above the root directory"))?;
+    let metadata = std::fs::metadata(OsStr::from_bytes(&path))?;
+    if metadata.is_dir() {
+        Err(io::Error::from_raw_os_error(rustix::io::Errno::ISDIR.raw_os_error()))
+    } else if metadata.is_file() {
+        Ok(path)
+    } else {
+        Err(io::Error::other("Not a regular file"))
+    }
 }
 
 /// The functions behind `wsgi.input`.

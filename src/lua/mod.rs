@@ -22,7 +22,7 @@ mod tests;
 use std::fs::File;
 use std::path::PathBuf;
 
-use crate::cgi::Variables;
+use crate::cgi::{ProxyHeaders, Variables};
 
 pub use error::{Error, LoadError};
 pub use interrupt::interrupt;
@@ -38,6 +38,8 @@ pub struct Settings {
     pub target: Target,
     /// Which generation of the code this is, counted from 1.
     pub generation: u32,
+    /// What the application may tell the proxy.
+    pub proxy_headers: ProxyHeaders,
 }
 
 /// One complete request.

@@ -252,9 +252,10 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
     let traceback = &run!(lua, "traceback.lua", Table, lua.current_thread())?;
     let head = run!(lua, "head.lua", Table, host)?;
     let input = run!(lua, "input.lua", Table, host)?;
-    let environ = run!(lua, "environ.lua", Table, (host, input))?;
+    let file = run!(lua, "file.lua", Table, host)?;
+    let environ = run!(lua, "environ.lua", Table, (host, input, &file))?;
     let loader = &run!(lua, "loader.lua", Table, traceback)?;
-    let server = run!(lua, "server.lua", Table, (host, head, environ, loader, traceback))?;
+    let server = run!(lua, "server.lua", Table, (host, head, environ, file, loader, traceback))?;
     let process = run!(lua, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, "init.lua", (Table, Table), (host, traceback))?;
     lua.register_module("nibiru", nibiru)?;

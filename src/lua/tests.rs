@@ -81,11 +81,16 @@ fn lua_tests() -> PathBuf {
 }
 
 fn settings(target: &str) -> Settings {
-    Settings { root: lua_tests(), target: target.parse().unwrap(), generation: 7 }
+    let (root, target) = (lua_tests(), target.parse().unwrap());
+    Settings { root, target, generation: 7, proxy_headers: ProxyHeaders::default() }
 }
 
 fn started(target: &str) -> (State, Recorder) {
-    let mut state = State::new(&settings(target)).unwrap();
+    started_with(&settings(target))
+}
+
+fn started_with(settings: &Settings) -> (State, Recorder) {
+    let mut state = State::new(settings).unwrap();
     state.load().unwrap();
     state.settle();
     let recorder = Recorder::default();
@@ -216,7 +221,11 @@ fn run_case(state: &mut State, recorder: &Recorder, case: &Table, body: Body) ->
 }
 
 fn run_table(file: &str) {
-    let (mut state, recorder) = started("harness.lua");
+    run_table_with(&settings("harness.lua"), file);
+}
+
+fn run_table_with(settings: &Settings, file: &str) {
+    let (mut state, recorder) = started_with(settings);
     let path = lua_tests().join(file);
     let cases: Table = state.lua().load(path.clone()).eval().unwrap_or_else(|error| panic!("{error}"));
     let mut failed = Vec::new();
@@ -253,7 +262,19 @@ macro_rules! tables {
     };
 }
 
-tables! { status headers body length start_response failing environ input errors_and_log text utf8 }
+tables! { status headers body length start_response failing environ input errors_and_log text utf8 files }
+
+#[test]
+fn sendfile() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let directories =
+        [tests.clone(), tests.join("apps")].map(|path| path.into_os_string().into_encoded_bytes());
+    let map = directories.iter().map(Vec::as_slice).zip([&b"/-/tests"[..], b"/apps"]);
+    let sendfile = crate::cgi::Sendfile::new("X-Accel-Redirect", crate::cgi::Form::Uri, map);
+    let guarded = vec!["X-Accel-Redirect", "X-Accel-Expires"];
+    let proxy_headers = ProxyHeaders::new(guarded, Some(sendfile));
+    run_table_with(&Settings { proxy_headers, ..settings("harness.lua") }, "sendfile.lua");
+}
 
 /// Fails, and does not skip, where a package is missing: that C modules load is a promise.
 fn load_c_module(module: &str, package: &str) {
@@ -288,8 +309,7 @@ fn load_error(files: &[(&str, &str)], target: &str) -> LoadError {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    let settings =
-        Settings { root: directory.path().to_owned(), target: target.parse().unwrap(), generation: 1 };
+    let settings = Settings { root: directory.path().to_owned(), ..settings(target) };
     let mut error = State::new(&settings).unwrap().load().expect_err(target);
     error.message = error.message.replace(&directory.path().display().to_string(), "ROOT");
     error
@@ -359,8 +379,7 @@ fn finds_the_callable_in_the_promised_order() {
         let directory = tempfile::tempdir().unwrap();
         let say = "local function say(text) return function() return 200, {}, text end end\n";
         fs::write(directory.path().join("a.lua"), format!("{say}{text}")).unwrap();
-        let settings =
-            Settings { root: directory.path().to_owned(), target: target.parse().unwrap(), generation: 1 };
+        let settings = Settings { root: directory.path().to_owned(), ..settings(target) };
         let mut state = State::new(&settings).unwrap();
         state.load().unwrap();
         let recorder = Recorder::default();

@@ -399,6 +399,21 @@ fn files_in_public_are_served_and_nothing_outside_it() {
     assert_eq!(dev.curl(["--request", "POST"], "/a%20b.css").expect(200).text(), "the application");
 }
 
+/// The front would pass the order on, and the browser has no use for it.
+#[test]
+fn a_file_that_production_leaves_to_its_proxy_is_sent_by_the_worker() {
+    let app = App::new(
+        "return function(environ) return 200, {}, environ['wsgi.file_wrapper']('files/a b.txt') end\n",
+    );
+    app.write("files/a b.txt", "the file");
+    app.write("nibiru.toml", "sendfile = 'x-accel-redirect'\nsendfile-map = '/=/-/files'\n");
+    let toml = app.path().join("nibiru.toml");
+    let dev = Dev::with(["--config", toml.to_str().unwrap()], &app.path(), "app");
+    let reply = dev.curl([], "/").expect(200);
+    assert_eq!((reply.text().as_str(), reply.header("X-Accel-Redirect")), ("the file", None));
+    assert_eq!(reply.header("Content-Length"), Some("8"));
+}
+
 #[test]
 fn an_occupied_port_is_1_and_the_message_names_it() {
     let app = App::new(&says("never seen"));

@@ -14,6 +14,7 @@ mod commands;
 mod deadlines;
 mod dev;
 mod docs;
+mod downloads;
 mod examples;
 mod honesty;
 mod layering;

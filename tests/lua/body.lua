@@ -164,8 +164,8 @@ local cases = {
         return nil, "disk on fire"
       end })
     end, body = "a", log = "cannot read the wrapped file: disk on fire" },
-  { name = "file_wrapper of no file", app = function(environ) environ["wsgi.file_wrapper"]("path") end,
-    log = "file must be a file handle, got string" },
+  { name = "file_wrapper of no file", app = function(environ) environ["wsgi.file_wrapper"](5) end,
+    log = "file must be a file handle or a path, got number" },
 
   { name = "HEAD with a known body keeps its length", method = "HEAD", app = starting(function() return "hello" end),
     head = text .. "Content-Length: 5||", chunks = {} },

@@ -73,7 +73,7 @@ impl Gateway {
         };
         request.set_aside();
         // Both are our own, and right.
-        let _ = request.reply.head(head.as_bytes());
+        let _ = request.reply.head(head.as_bytes(), &self.proxy_headers);
         let _ = request.reply.body(body.as_bytes());
         let _ = request.reply.end();
         None
