@@ -16,6 +16,7 @@ local huge = math.huge
 ---@field typed boolean   whether there is a Content-Type
 ---@field length integer? the application's Content-Length
 ---@field length_text string?
+---@field grants boolean?   it lets an Authorizer's request go on, and is sent without a body
 
 local M = {}
 

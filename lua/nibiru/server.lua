@@ -4,9 +4,9 @@
 --- Called by the host once per request. The host only carries bytes; PEP 3333's rules live here and
 --- in `head`. Library functions are locals because an application may replace the global ones.
 
-local host, head, environment, loader, traceback = ...
+local host, head, environment, loader, traceback, authorizer = ...
 
-local check, callable, describe = head.check, loader.callable, traceback.describe
+local callable, describe = loader.callable, traceback.describe
 local fill, flush_errors = environment.fill, environment.flush_errors
 local send, log = host.send, host.log
 local concat, debug_getmetatable, find, format = table.concat, debug.getmetatable, string.find, string.format
@@ -34,6 +34,7 @@ local ERROR_HEAD = "Status: 500 Internal Server Error\r\n" .. DEFAULT_TYPE .. "C
 ---@field id string
 ---@field method any            as the proxy sent it, whatever the application does to environ
 ---@field uri any
+---@field check fun(status: any, headers: any): nibiru.Head?, string?  the rules for a head in the request's role
 ---@field head nibiru.Head?     what start_response was given last
 ---@field head_sent boolean
 ---@field sent integer          body bytes sent
@@ -111,7 +112,10 @@ local function send_chunk(request, chunk)
     return
   end
   local given = started(request)
-  if has_no_body(request) then
+  if given.grants then
+    -- Consent is given at the end: an error on the way there must deny.
+    return
+  elseif has_no_body(request) then
     if not request.head_sent then
       transmit(request, final_head(request), nil, true)
     end
@@ -131,6 +135,8 @@ local function send_whole(request, body)
   local given = started(request)
   if request.head_sent then
     return send_chunk(request, body)
+  elseif given.grants then
+    return transmit(request, given.block .. "\r\n", nil, false)
   end
   if has_no_body(request) then
     -- An application may answer HEAD without making the body, so an empty one says nothing of its length.
@@ -227,7 +233,7 @@ local function deliver(request, ...)
     local kind = type(body)
     if kind == "number" or (kind == "string" and (type(state) == "table" or control ~= nil)) then
       -- The short form: status, headers, then any body.
-      local given, problem = check(body, state)
+      local given, problem = request.check(body, state)
       local _
       _, _, body, state, control, closing = ...
       request.body, request.closing = body, closing
@@ -312,7 +318,7 @@ local function start(request, status, headers, exc_info)
       error(exc_info, 0)
     end
   end
-  local given, problem = check(status, headers)
+  local given, problem = request.check(status, headers)
   if not given then
     error(problem, 3)
   end
@@ -411,15 +417,16 @@ end
 
 --- Serves one request to its end.
 ---@param environ table    the request's variables and `nibiru.request_id`
----@param serial integer   the host's number for the request's body
----@param length integer   of that body
+---@param ... any          what else `fill` is told of it
 ---@return integer outcome
-function M.serve(environ, serial, length)
+function M.serve(environ, ...)
+  local role = fill(environ, ...)
   local request = {
     environ = environ,
     id = environ["nibiru.request_id"],
     method = environ.REQUEST_METHOD,
     uri = environ.REQUEST_URI,
+    check = role == "authorizer" and authorizer.check or head.check,
     head = nil,
     head_sent = false,
     sent = 0,
@@ -436,7 +443,6 @@ function M.serve(environ, serial, length)
       write(request, chunk)
     end
   end
-  fill(environ, serial, length)
   environ["nibiru.after_response"] = after_response
   current = request
   local ok, problem = xpcall(run, describe)

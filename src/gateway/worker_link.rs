@@ -21,7 +21,7 @@ use super::spool::Place;
 use super::{Gateway, readable};
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
-use crate::ipc::message::{FromWorker, LogLevel, RequestBody, ToWorker};
+use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::ipc::socket::Received;
 use crate::sys;
 
@@ -176,7 +176,8 @@ impl WorkerLink {
             Place::File(_) => RequestBody::Spooled { length: request.body.len() },
         };
         let request_id = request.request_id.as_bytes();
-        ToWorker::Request { request_id, variables: request.variables.encoded(), body }.encode(packet);
+        let variables = request.variables.encoded();
+        ToWorker::Request { request_id, variables, body, role: Role::Responder }.encode(packet);
         let at = Instant::now();
         let sent = match request.body.place() {
             Place::Memory(_) => self.link.get_ref().send(packet, &[]),
