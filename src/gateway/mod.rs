@@ -25,6 +25,7 @@ mod notice;
 mod outcome;
 mod outgoing;
 mod output;
+mod pace;
 mod pool;
 mod queue;
 mod readable;

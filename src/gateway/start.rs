@@ -23,7 +23,7 @@ use super::journal::Journal;
 use super::notice::{Notice, Notices};
 use super::pool::Pool;
 use super::queue::Queue;
-use super::spool::Spool;
+use super::spool::{self, Spool};
 use super::status::Start;
 use super::supervisor::Supervisor;
 use super::throttle::Throttle;
@@ -57,9 +57,16 @@ pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result
 
 /// Runs a future on the one thread, with everything that the gateway's tasks need.
 pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::System)?;
-    LocalSet::new().block_on(&runtime, future)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(spool::THREADS)
+        .thread_name("spool")
+        .build()
+        .map_err(Error::System)?;
+    let output = LocalSet::new().block_on(&runtime, future);
+    // A write to a disk that hangs is not waited for.
+    runtime.shutdown_background();
+    output
 }
 
 /// Turns signals into commands: TERM and INT stop, HUP reloads, TTIN and TTOU scale, USR1 opens logs anew.

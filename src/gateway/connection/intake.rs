@@ -4,23 +4,39 @@
 //! reads and writes nothing itself.
 
 use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tracing::info;
 
 use super::Connection;
-use super::state::{Arriving, Ending, Phase};
+use super::state::{Arriving, Due, Ending, Phase, Timeouts};
 use crate::cgi::Variables;
 use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{Event, Fault, ProtocolStatus, Role};
 use crate::gateway::Gateway;
 use crate::gateway::outcome::Refused;
+use crate::gateway::pace::Pace;
 use crate::gateway::reply::{Reply, Ticket};
 use crate::gateway::request::Request;
-use crate::gateway::spool::Body;
+use crate::gateway::spool::{Body, SpoolError};
 
 /// Why a request is refused, with which status, in which words.
 struct Cause(Refused, u16, String);
 
+impl From<SpoolError> for Cause {
+    fn from(error: SpoolError) -> Self {
+        Self(Refused::Spool, error.status(), error.to_string())
+    }
+}
+
 impl Connection {
-    pub(super) fn receive(self: &Rc<Self>, mut input: &[u8], gateway: &Rc<Gateway>) -> Result<(), Fault> {
+    pub(super) fn receive(
+        self: &Rc<Self>,
+        mut input: &[u8],
+        now: Instant,
+        gateway: &Rc<Gateway>,
+    ) -> Result<(), Fault> {
         loop {
             let event = {
                 let state = &mut *self.state.borrow_mut();
@@ -41,10 +57,10 @@ impl Connection {
                     // Clients send one request after the other, so the one that was refused has all come.
                     state.unread = false;
                     state.used = true;
-                    state.requests.push((id, Phase::Begun));
+                    state.requests.push((id, Phase::Begun(now)));
                 }
-                Some(Event::Params { id, variables }) => self.params(id, variables, gateway),
-                Some(Event::Stdin { id, bytes }) => self.stdin(id, bytes, gateway),
+                Some(Event::Params { id, variables }) => self.params(id, variables, now, gateway),
+                Some(Event::Stdin { id, bytes }) => self.stdin(id, bytes, now, gateway),
                 Some(Event::StdinEnd { id }) => self.stdin_end(id, gateway),
                 Some(Event::Refused { id, refusal }) => {
                     let cause = Cause(Refused::Params, refusal.status(), refusal.to_string());
@@ -63,7 +79,7 @@ impl Connection {
         }
     }
 
-    fn params(self: &Rc<Self>, id: u16, mut variables: Variables, gateway: &Rc<Gateway>) {
+    fn params(self: &Rc<Self>, id: u16, mut variables: Variables, now: Instant, gateway: &Rc<Gateway>) {
         let head = match Head::parse(&mut variables) {
             Ok(head) => head,
             Err(error) => {
@@ -79,14 +95,15 @@ impl Connection {
             let cause = Cause(Refused::BodyTooLarge, 413, message);
             return self.refuse(id, head.variables, cause, true, gateway);
         }
-        let arriving = Phase::Arriving(Box::new(Arriving { head, body: Body::new() }));
-        self.state.borrow_mut().set_phase(id, arriving);
+        let arriving = Arriving { head, body: Body::new(), pace: Pace::new(now), ended: false };
+        self.state.borrow_mut().set_phase(id, Phase::Arriving(Box::new(arriving)));
     }
 
-    fn stdin(self: &Rc<Self>, id: u16, bytes: &[u8], gateway: &Rc<Gateway>) {
-        let (variables, cause) = {
+    fn stdin(self: &Rc<Self>, id: u16, bytes: &[u8], now: Instant, gateway: &Rc<Gateway>) {
+        let cause = {
             let mut state = self.state.borrow_mut();
             let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
+            arriving.pace.moved(bytes.len(), now);
             let limit = gateway.config().max_body;
             let (room, bounded) = match arriving.head.content_length {
                 // What exceeds CONTENT_LENGTH is not the body's, and dropped.
@@ -94,35 +111,123 @@ impl Connection {
                 ContentLength::UntilEnd => (limit - arriving.body.len(), false),
             };
             let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-            let cause = if kept < bytes.len() && !bounded {
+            if kept < bytes.len() && !bounded {
                 let message = format!("the body has more than {limit} bytes (--max-body)");
                 Cause(Refused::BodyTooLarge, 413, message)
             } else {
                 match arriving.body.append(&bytes[..kept], &gateway.spool) {
                     Ok(()) => return,
-                    Err(error) => Cause(Refused::Spool, error.status(), error.to_string()),
+                    Err(error) => Cause::from(error),
                 }
-            };
-            (std::mem::take(&mut arriving.head.variables), cause)
+            }
         };
-        self.refuse(id, variables, cause, true, gateway);
+        self.refuse_arriving(id, gateway, |_| cause);
     }
 
     fn stdin_end(self: &Rc<Self>, id: u16, gateway: &Rc<Gateway>) {
+        let promised = {
+            let mut state = self.state.borrow_mut();
+            let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
+            match arriving.head.content_length {
+                ContentLength::Known(promised) if arriving.body.len() < promised => promised,
+                _ => {
+                    arriving.ended = true;
+                    if !arriving.body.finish(&gateway.spool) {
+                        return;
+                    }
+                    drop(state);
+                    return self.submit(id, gateway);
+                }
+            }
+        };
+        self.refuse_arriving(id, gateway, |arriving| {
+            let message = format!("the body ended after {} of {promised} bytes", arriving.body.len());
+            Cause(Refused::BodyTooShort, 400, message)
+        });
+    }
+
+    /// All of a request is here.
+    fn submit(self: &Rc<Self>, id: u16, gateway: &Rc<Gateway>) {
         let ticket = Rc::new(Ticket::default());
         let phase = self.state.borrow_mut().set_phase(id, Phase::Submitted(Rc::clone(&ticket)));
         let Some(Phase::Arriving(arriving)) = phase else { return };
-        let Arriving { head, body } = *arriving;
-        if let ContentLength::Known(promised) = head.content_length
-            && body.len() < promised
-        {
-            let came = body.len();
-            let message = format!("the body ended after {came} of {promised} bytes");
-            let cause = Cause(Refused::BodyTooShort, 400, message);
-            return self.refuse(id, head.variables, cause, false, gateway);
-        }
+        let Arriving { head, body, .. } = *arriving;
         let reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
         gateway.submit(Request::new(head.variables, body, reply, Rc::clone(&gateway.journal)));
+    }
+
+    /// Ready when a part of a body was written, or could not be.
+    pub(super) fn poll_spooled(
+        &self,
+        context: &mut Context<'_>,
+        gateway: &Gateway,
+    ) -> Poll<(u16, Result<bool, SpoolError>)> {
+        for (id, arriving) in self.state.borrow_mut().spooling() {
+            if let Poll::Ready(kept) = arriving.body.poll_written(context, &gateway.spool) {
+                return Poll::Ready((id, kept));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A part of a body was written; all of it where it is `kept` now.
+    pub(super) fn spooled(self: &Rc<Self>, id: u16, kept: Result<bool, SpoolError>, gateway: &Rc<Gateway>) {
+        match kept {
+            Ok(true) => self.submit(id, gateway),
+            Ok(false) => {}
+            Err(error) => self.refuse_arriving(id, gateway, |_| Cause::from(error)),
+        }
+    }
+
+    /// Does what is due, for clients and disks that have had their time.
+    pub(super) fn expire(self: &Rc<Self>, gateway: &Rc<Gateway>) {
+        let timeouts = Timeouts::of(&gateway.config());
+        let due = || self.state.borrow_mut().due(&timeouts, Instant::now());
+        while let Some(due) = due() {
+            match due {
+                Due::Close(why) => return self.close_late(why, gateway),
+                Due::Params(id) => {
+                    // §3.3: there can be no output before the end of PARAMS. Alone on its connection it ends with that.
+                    if self.state.borrow().requests.len() == 1 {
+                        let why = "the parameters took too long (--header-timeout)";
+                        return self.close_late(why, gateway);
+                    }
+                    self.end_with(id, 1, ProtocolStatus::RequestComplete);
+                }
+                Due::Body(id) => {
+                    self.refuse_arriving(id, gateway, |arriving| {
+                        let came = arriving.body.len();
+                        let message =
+                            format!("the body came too slowly: {came} bytes so far (--body-timeout)");
+                        Cause(Refused::BodyTimeout, 408, message)
+                    });
+                    let mut state = self.state.borrow_mut();
+                    if state.requests.is_empty() {
+                        // RFC 9110 §15.5.9: 408 closes the connection, on which the rest may still come.
+                        state.close_when_written();
+                    }
+                }
+                Due::Spool(id) => self.refuse_arriving(id, gateway, |_| Cause::from(SpoolError::Stalled)),
+            }
+        }
+    }
+
+    /// Ends the connection of a client that has had its time.
+    fn close_late(&self, why: &str, gateway: &Gateway) {
+        if let Some(left_out) = gateway.journal.may_log_refusal() {
+            let left_out = (left_out > 0).then_some(left_out);
+            info!(left_out, "connection closed: {why}");
+        }
+        self.state.borrow_mut().ending = Ending::Now;
+    }
+
+    /// Refuses a request whose body is on its way.
+    fn refuse_arriving(self: &Rc<Self>, id: u16, gateway: &Gateway, cause: impl FnOnce(&Arriving) -> Cause) {
+        let phase = self.state.borrow_mut().take_phase(id);
+        let Some(Phase::Arriving(arriving)) = phase else { return };
+        let cause = cause(&arriving);
+        let more = !arriving.ended;
+        self.refuse(id, arriving.head.variables, cause, more, gateway);
     }
 
     /// Answers a request that never becomes one for a worker. `more`: the client may still be sending it,
@@ -145,7 +250,7 @@ impl Connection {
     fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
         match phase {
             // Nothing is known of it.
-            Phase::Begun => {}
+            Phase::Begun(_) => {}
             Phase::Arriving(arriving) => {
                 let ticket = Ticket::default();
                 ticket.abandon();

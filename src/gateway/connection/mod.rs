@@ -8,17 +8,19 @@ mod intake;
 mod state;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-use tokio::io::Interest;
+use tokio::io::{Interest, Ready};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
-use self::state::{Ending, Receiving, State};
+use self::state::{Ending, Receiving, State, Timeouts};
 use super::Gateway;
 use super::outgoing::Outgoing;
+use super::pace::Pace;
 use super::stream::Stream;
 use crate::fastcgi::{self, AfterEnd, ProtocolStatus, Server};
 
@@ -38,15 +40,19 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: Stream, limits: fastcgi::Limits) -> Rc<Self> {
+        let now = Instant::now();
         Rc::new(Self {
             stream,
             state: RefCell::new(State {
                 server: Server::new(limits),
                 out: Outgoing::default(),
-                last_write: Instant::now(),
+                taking: Pace::new(now),
                 requests: Vec::new(),
                 ending: Ending::No,
-                opened: Instant::now(),
+                opened: now,
+                last_read: now,
+                stray_since: None,
+                reading: true,
                 used: false,
                 unread: false,
                 stopping: false,
@@ -59,37 +65,41 @@ impl Connection {
 
     /// Serves the connection to its end. Whatever runs for it then is aborted.
     pub(super) async fn serve(self: Rc<Self>, gateway: Rc<Gateway>) {
-        let mut last_read = Instant::now();
         let mut stopping = gateway.stopping();
         loop {
-            let (interest, deadline) = {
+            let (interest, deadline, spooling) = {
                 let mut state = self.state.borrow_mut();
                 state.stopping = *stopping.borrow();
                 if state.is_over(&self.stream) {
                     break;
                 }
-                (state.interest(), state.deadline(last_read))
+                let interest = state.interest();
+                let reading = interest.is_some_and(Interest::is_readable);
+                if reading != state.reading {
+                    state.note_reading(reading, Instant::now());
+                }
+                let timeouts = Timeouts::of(&gateway.config());
+                (interest, state.deadline(&timeouts), state.spooling().next().is_some())
             };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
-                () = self.changed.notified() => Ok(tokio::io::Ready::EMPTY),
+                () = self.changed.notified() => Ok(Ready::EMPTY),
+                (id, kept) = poll_fn(|context| self.poll_spooled(context, &gateway)), if spooling => {
+                    self.spooled(id, kept, &gateway);
+                    Ok(Ready::EMPTY)
+                }
                 () = super::sleep_until(deadline) => {
-                    self.state.borrow_mut().expire(last_read);
-                    Ok(tokio::io::Ready::EMPTY)
+                    self.expire(&gateway);
+                    Ok(Ready::EMPTY)
                 }
-                _ = stopping.wait_for(|stopping| *stopping), if !*stopping.borrow() => {
-                    Ok(tokio::io::Ready::EMPTY)
-                }
+                _ = stopping.wait_for(|stopping| *stopping), if !*stopping.borrow() => Ok(Ready::EMPTY),
             };
             let Ok(ready) = ready else { break };
             if ready.is_writable() {
                 self.flush();
             }
-            if ready.is_readable() || ready.is_read_closed() {
-                last_read = Instant::now();
-                if self.read(&gateway) {
-                    tokio::task::yield_now().await;
-                }
+            if (ready.is_readable() || ready.is_read_closed()) && self.read(&gateway) {
+                tokio::task::yield_now().await;
             }
         }
         self.abandon_all(&gateway);
@@ -99,14 +109,16 @@ impl Connection {
     /// waits noticeably. Says whether there may be more.
     fn read(self: &Rc<Self>, gateway: &Rc<Gateway>) -> bool {
         let mut scratch = gateway.scratch.borrow_mut();
+        let now = Instant::now();
         for _ in 0..READS_IN_A_ROW {
             match self.stream.try_read(&mut scratch) {
                 Ok(0) => self.state.borrow_mut().no_more_comes(),
                 Ok(length) => {
-                    if let Err(fault) = self.receive(&scratch[..length], gateway) {
+                    if let Err(fault) = self.receive(&scratch[..length], now, gateway) {
                         info!(cause = %fault, "connection closed");
                         self.state.borrow_mut().ending = Ending::Now;
                     }
+                    self.state.borrow_mut().note_read(now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) => {
@@ -132,7 +144,7 @@ impl Connection {
     pub(super) fn stdout(&self, id: u16, bytes: &[u8]) {
         let state = &mut *self.state.borrow_mut();
         if state.out.is_empty() {
-            state.last_write = Instant::now();
+            state.taking = Pace::new(Instant::now());
         }
         state.server.stdout(id, bytes, state.out.tail());
     }
@@ -192,7 +204,9 @@ impl Connection {
             match self.stream.try_write(state.out.unwritten()) {
                 Ok(length) => {
                     state.out.wrote(length);
-                    state.last_write = Instant::now();
+                    if !state.out.is_empty() {
+                        state.taking.moved(length, Instant::now());
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
