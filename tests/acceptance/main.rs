@@ -25,6 +25,7 @@ mod protocol;
 mod proxies;
 mod recovery;
 mod reliability;
+mod roles;
 mod sockets;
 mod status;
 mod surroundings;
