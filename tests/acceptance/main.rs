@@ -4,10 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 
+mod front_ends;
 mod support;
 mod wire;
 
 mod access_log;
+mod authorizer;
 mod caddy;
 mod commands;
 mod deadlines;

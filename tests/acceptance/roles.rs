@@ -36,7 +36,8 @@ fn filter(params: &[(&str, &str)], body: &[u8], data: &[u8]) -> Vec<u8> {
 fn consent_is_a_status_and_variables_and_nothing_else() {
     let server = builder().start();
     let mut connection = Connection::open(&server.socket());
-    let consent = "Status: 200 OK\r\nVariable-TEST_USER: alice\r\nVariable-TEST_SEEN: AUTHORIZER,bob\r\n\r\n";
+    let consent =
+        "Status: 200 OK\r\nVariable-REMOTE_USER: alice\r\nVariable-TEST_SEEN: AUTHORIZER,bob\r\n\r\n";
     let seen = [("REQUEST_METHOD", "GET"), ("FCGI_APACHE_ROLE", "AUTHORIZER"), ("REMOTE_USER", "bob")];
     for _ in 0..2 {
         let response = answer(&mut connection, &authorizer(&seen));
@@ -90,7 +91,7 @@ fn whatever_goes_wrong_denies_with_a_whole_response() {
         let response = answer(&mut Connection::open(&server.socket()), &decision_on(uri));
         assert_eq!(response.status(), status, "{uri}: {response:?}");
         assert!(
-            !response.body().is_empty() && response.header("Variable-TEST_USER").is_none(),
+            !response.body().is_empty() && response.header("Variable-REMOTE_USER").is_none(),
             "{response:?}"
         );
     }
@@ -245,6 +246,6 @@ fn the_roles_share_a_connection() {
     }
     let [responder, authorizer, filter] = outputs.map(|output| String::from_utf8(output).unwrap());
     assert!(responder.contains("nibiru.role=responder\n"), "{responder}");
-    assert!(authorizer.contains("Variable-TEST_USER: alice\r\n"), "{authorizer}");
+    assert!(authorizer.contains("Variable-REMOTE_USER: alice\r\n"), "{authorizer}");
     assert!(filter.ends_with("\r\n\r\nDATA"), "{filter}");
 }

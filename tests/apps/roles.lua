@@ -9,40 +9,40 @@ local LATE = {
 }
 
 local decisions = {
-  ["/open"] = function(environ)
+  open = function(environ)
     return 200, {
       { "Content-Type", "text/html" },
-      { "Variable-TEST_USER", "alice" },
+      { "Variable-REMOTE_USER", "alice" },
       { "Variable-TEST_SEEN", ("%s,%s"):format(environ.FCGI_APACHE_ROLE or "-", environ.REMOTE_USER or "-") },
       { "Set-Cookie", "from=authorizer" },
       { "Content-Length", "6" },
     }, "ignore"
   end,
-  ["/login"] = function()
+  login = function()
     return 401, { ["WWW-Authenticate"] = 'Basic realm="nibiru"', ["Variable-SECRET"] = "no" }, "Who are you?\n"
   end,
-  ["/forbidden"] = function()
+  forbidden = function()
     return 403, {}, "You may not.\n"
   end,
-  ["/error"] = function()
+  error = function()
     error("the authorizer fails")
   end,
-  ["/late"] = function()
-    return 200, { ["Variable-TEST_USER"] = "alice" }, setmetatable({}, LATE)
+  late = function()
+    return 200, { ["Variable-REMOTE_USER"] = "alice" }, setmetatable({}, LATE)
   end,
-  ["/killed"] = gate.die,
-  ["/busy"] = function(environ)
+  killed = gate.die,
+  busy = function(environ)
     local directory = gate.directory(environ)
     gate.announce(directory, "busy")
     gate.wait(directory, "go")
-    return 200, {}, ""
+    return 200, { ["Variable-REMOTE_USER"] = "alice" }, ""
   end,
 }
 
 local function authorize(environ)
   -- What FastCGI leaves out for an authorizer is not there.
   assert(not environ.CONTENT_LENGTH and environ["wsgi.input"]:read() == "", "there is a body")
-  local decide = decisions[(environ.REQUEST_URI or "/open"):match("^[^?]*")]
+  local decide = decisions[(environ.REQUEST_URI or "/open"):match("^[^?]*/(%w+)")]
   if decide then
     return decide(environ)
   end
