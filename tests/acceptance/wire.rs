@@ -183,6 +183,12 @@ impl Connection {
         let _ = self.0.shutdown(Shutdown::Write);
     }
 
+    /// Reads so many bytes of whatever comes.
+    #[track_caller]
+    pub(crate) fn take(&mut self, count: usize) {
+        self.0.read_exact(&mut vec![0; count]).unwrap();
+    }
+
     /// The next record; `None` when the server has closed the connection.
     #[track_caller]
     pub(crate) fn record(&mut self) -> Option<Record> {

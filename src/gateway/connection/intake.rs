@@ -223,6 +223,7 @@ impl Connection {
                     let mut state = self.state.borrow_mut();
                     if state.requests.is_empty() {
                         // RFC 9110 §15.5.9: 408 closes the connection, on which the rest may still come.
+                        state.late = true;
                         state.close_when_written();
                     }
                 }

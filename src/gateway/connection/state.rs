@@ -27,7 +27,7 @@ const KEPT_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a client may go on sending after its request was answered early, and how long it may
-/// be silent. Closing on unread bytes would make the kernel drop the answer. nginx's `lingering_time` and
+/// be silent, or go on at all where it was too slow before. Closing on unread bytes would make the kernel drop the answer. nginx's `lingering_time` and
 /// `lingering_timeout`.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) used: bool,
     /// Whether the client may still be sending something that nobody waits for.
     pub(super) unread: bool,
+    /// Whether the client was answered because it had had its time.
+    pub(super) late: bool,
     /// The gateway stops: closes once nothing is left to answer.
     pub(super) stopping: bool,
     /// How far the client's side is shut, by us.
@@ -360,7 +362,8 @@ impl State {
         if self.ending == Ending::WhenWritten && self.out.is_empty() {
             self.ending = if self.unread {
                 stream.shut_down_write();
-                Ending::Lingering { until: Instant::now() + LINGER_TIMEOUT, bytes: LINGER_BYTES }
+                let time = if self.late { LINGER_SILENCE } else { LINGER_TIMEOUT };
+                Ending::Lingering { until: Instant::now() + time, bytes: LINGER_BYTES }
             } else {
                 Ending::Now
             };
