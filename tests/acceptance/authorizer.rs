@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::front_ends::{FrontEnd, Kind};
-use crate::support::{Gate, Reply, Server, ServerBuilder, repository};
+use crate::support::{Gate, Kind as ProxyKind, Proxy, Reply, Server, ServerBuilder, repository};
 
 /// The authorizer and the application of most tests here.
 fn roles() -> ServerBuilder {
@@ -131,4 +131,30 @@ fn apache_says_which_question_it_asks() {
     assert!(!reply.text().contains("Who are you?"), "{reply:?}");
     assert_eq!(reply.headers("WWW-Authenticate"), ["Basic realm=\"members\""]);
     front_end.curl(["--user", "bob:guess"], "/members/error.html").expect(500);
+}
+
+/// nginx has no such role; what it asks with auth_request comes to a responder.
+#[test]
+fn the_same_application_answers_nginxs_auth_request() {
+    let authorizer = Server::builder()
+        .application(repository("examples/authorizer"), "app")
+        .environment("AUTHORIZER_TOKENS", "alice:a1b2")
+        .start();
+    let server = roles().start();
+    let asked = std::fs::read_to_string(repository("deploy/nginx/authorizer.conf")).unwrap();
+    let asked = asked.replace("/run/nibiru/auth.sock", &authorizer.socket().display().to_string());
+    let proxy = Proxy::with_edits(ProxyKind::Nginx, &server, |site| {
+        format!("{}{asked}}}\n", site.trim_end().strip_suffix('}').expect("the server block is last"))
+    });
+    let token = ["--header", "Cookie: token=a1b2", "--data", "a body"];
+    let reply = proxy.curl(token, "/members/page?a=1").expect(200);
+    assert!(reply.text().contains("REMOTE_USER=alice\n"), "{}", reply.text());
+    assert!(reply.text().contains("CONTENT_LENGTH=6\n"), "{}", reply.text());
+    assert_eq!(reply.header("Variable-REMOTE_USER"), None);
+    let denied = proxy.curl(["--data", "a body"], "/members/page").expect(401);
+    assert_eq!(denied.header("WWW-Authenticate"), Some("Bearer realm=\"members\""));
+    // Nobody asks it from outside.
+    proxy.curl(token, "/-/authorize").expect(404);
+    authorizer.signal(Signal::KILL);
+    proxy.curl(token, "/members/page").expect(500);
 }

@@ -162,6 +162,16 @@ fn a_filter_reads_its_body_and_its_data_wherever_they_lie() {
 }
 
 #[test]
+fn the_most_variables_and_two_bodies_in_memory_still_fit_a_packet() {
+    let server = builder().arguments(["--max-params", "120K"]).start();
+    let mut connection = Connection::open(&server.socket());
+    let (long, half) = ("v".repeat(119 * 1024), vec![b'x'; 32 * 1024]);
+    assert_eq!(answer(&mut connection, &filter(&[("HTTP_LONG", &long)], &half, &half)).status(), 200);
+    let more = vec![b'x'; 64 * 1024];
+    assert_eq!(answer(&mut connection, &filter(&[("HTTP_LONG", &long)], &more, &more)).status(), 200);
+}
+
+#[test]
 fn data_may_come_before_the_body_has_ended() {
     let server = builder().start();
     let mut connection = Connection::open(&server.socket());
