@@ -70,7 +70,9 @@ fn whatever_goes_wrong_lets_nobody_through() {
     behind_each(
         || roles().workers("1").arguments(["--queue-timeout", "2s"]),
         |front_end| {
-            for (name, status) in [("error", 500), ("late", 500), ("killed", 502), ("nowhere", 404)] {
+            for (name, status) in
+                [("error", 500), ("late", 500), ("killed", 502), ("unfinished", 502), ("nowhere", 404)]
+            {
                 let path = format!("/files/{name}.html");
                 front_end.protect(&path, "secret");
                 let reply = front_end.curl([], &path).expect(status);

@@ -85,9 +85,14 @@ fn a_denial_is_a_whole_response_in_one_record_without_variables() {
 #[test]
 fn whatever_goes_wrong_denies_with_a_whole_response() {
     let server = builder().workers("1").arguments(["--queue", "1"]).start();
-    for (uri, status) in
-        [("/forbidden", 403), ("/error", 500), ("/late", 500), ("/nowhere", 404), ("/killed", 502)]
-    {
+    for (uri, status) in [
+        ("/forbidden", 403),
+        ("/error", 500),
+        ("/late", 500),
+        ("/nowhere", 404),
+        ("/killed", 502),
+        ("/unfinished", 502),
+    ] {
         let response = answer(&mut Connection::open(&server.socket()), &decision_on(uri));
         assert_eq!(response.status(), status, "{uri}: {response:?}");
         assert!(

@@ -31,6 +31,10 @@ local decisions = {
     return 200, { ["Variable-REMOTE_USER"] = "alice" }, setmetatable({}, LATE)
   end,
   killed = gate.die,
+  -- The head has left the worker by then.
+  unfinished = function()
+    return 200, { ["Variable-REMOTE_USER"] = "alice" }, { "", close = gate.die }
+  end,
   busy = function(environ)
     local directory = gate.directory(environ)
     gate.announce(directory, "busy")
