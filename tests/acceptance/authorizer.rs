@@ -93,6 +93,19 @@ fn whatever_goes_wrong_lets_nobody_through() {
 }
 
 #[test]
+fn the_deadline_lets_nobody_through() {
+    behind_each(
+        || roles().arguments(["--request-timeout", "100ms", "--kill-after", "100ms"]),
+        |front_end| {
+            let gate = Gate::new();
+            front_end.protect("/files/busy.html", "secret");
+            let reply = front_end.curl([], &gate.url("/files/busy.html")).expect(504);
+            assert!(!reply.text().contains("secret"), "{reply:?}");
+        },
+    );
+}
+
+#[test]
 fn a_server_that_dies_or_is_not_there_lets_nobody_through() {
     behind_each(roles, |front_end| {
         let gate = Gate::new();
