@@ -115,6 +115,23 @@ function M.flush_errors()
   end
 end
 
+--- One truth about the body. Whoever does not know its length before it ends (a chunked upload) sends none, or -1; it is
+--- known by now. What the client said of it, and of a coding that is undone, is the proxy's business and may contradict.
+---@param environ table
+---@param length integer
+local function tell_length(environ, length)
+  local given = environ.CONTENT_LENGTH
+  if given == "-1" or (length > 0 and (given == nil or given == "")) then
+    environ.CONTENT_LENGTH = format("%d", length)
+  end
+  if environ.HTTP_CONTENT_LENGTH ~= nil then
+    environ.HTTP_CONTENT_LENGTH = nil
+  end
+  if environ.HTTP_TRANSFER_ENCODING ~= nil then
+    environ.HTTP_TRANSFER_ENCODING = nil
+  end
+end
+
 --- Adds the server's keys.
 ---@param environ table
 ---@param serial integer  the host's number for the request's body; that of its data is the next
@@ -123,6 +140,7 @@ end
 ---@param data_length integer?  of a Filter's data
 ---@return string role  its name
 function M.fill(environ, serial, length, role, data_length)
+  tell_length(environ, length)
   environ["wsgi.version"] = version
   environ["wsgi.url_scheme"] = scheme(environ)
   environ["wsgi.input"] = new_input(serial, length)

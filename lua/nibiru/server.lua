@@ -6,6 +6,7 @@
 
 local host, head, environment, loader, traceback, authorizer = ...
 
+local bodiless, check_length, tell_once = head.bodiless, head.check_length, head.tell_once
 local callable, describe = loader.callable, traceback.describe
 local fill, flush_errors = environment.fill, environment.flush_errors
 local send, log = host.send, host.log
@@ -52,8 +53,15 @@ local application
 
 -- RFC 9110: these never carry a body, so none is sent and none is missed.
 local function has_no_body(request)
-  local code = request.head.code
-  return request.method == "HEAD" or code == 204 or code == 304
+  return request.method == "HEAD" or bodiless(request.head.code)
+end
+
+--- A body has no place in this response. With HEAD that is usual, otherwise the application may not know it.
+---@param request nibiru.Request
+local function drop_body(request)
+  if request.method ~= "HEAD" then
+    tell_once("body", format("a response with status %d has no body; the one given is dropped", request.head.code))
+  end
 end
 
 ---@param request nibiru.Request
@@ -62,11 +70,14 @@ end
 local function final_head(request, length)
   local given = request.head
   local code, block = given.code, given.block
-  if not given.typed and code ~= 204 and code ~= 304 then
+  if not given["content-type"] and not bodiless(code) then
     block = block .. DEFAULT_TYPE
   end
-  -- RFC 9110 §8.6: no Content-Length in a 204.
-  if code ~= 204 then
+  if code == 205 then
+    -- RFC 9110 §15.3.6: no content. Proxies know only 204 and 304, so without this they wait for one.
+    return block .. "Content-Length: 0\r\n\r\n"
+  elseif code ~= 204 then
+    -- RFC 9110 §8.6: no Content-Length in a 204.
     if given.length then
       return block .. "Content-Length: " .. given.length_text .. "\r\n\r\n"
     elseif length then
@@ -115,15 +126,17 @@ local function send_chunk(request, chunk)
   if given.grants then
     -- Consent is given at the end: an error on the way there must deny.
     return
-  elseif has_no_body(request) then
+  end
+  local length = given.length
+  if length and request.sent + #chunk > length and not bodiless(given.code) then
+    error(format("the body is longer than its Content-Length of %s", given.length_text), 0)
+  end
+  if has_no_body(request) then
     if not request.head_sent then
+      drop_body(request)
       transmit(request, final_head(request), nil, true)
     end
     return
-  end
-  local length = given.length
-  if length and request.sent + #chunk > length then
-    error(format("the body is longer than its Content-Length of %s", given.length_text), 0)
   end
   transmit(request, not request.head_sent and final_head(request) or nil, chunk, true)
 end
@@ -139,13 +152,18 @@ local function send_whole(request, body)
     return transmit(request, given.block .. "\r\n", nil, false)
   end
   if has_no_body(request) then
-    -- An application may answer HEAD without making the body, so an empty one says nothing of its length.
-    local length = request.method == "HEAD" and given.code ~= 304 and #body > 0 and #body or nil
+    local length
+    if body ~= "" then
+      drop_body(request)
+      -- An application may answer HEAD without making the body, so only one that is there says anything of its length.
+      if not bodiless(given.code) then
+        length = #body
+        check_length(given, length)
+      end
+    end
     return transmit(request, final_head(request, length), nil, false)
   end
-  if given.length and given.length ~= #body then
-    error(format("the body has %d bytes, but its Content-Length is %s", #body, given.length_text), 0)
-  end
+  check_length(given, #body)
   return transmit(request, final_head(request, #body), body ~= "" and body or nil, false)
 end
 

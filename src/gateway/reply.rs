@@ -99,7 +99,8 @@ impl Reply {
         }
         let head = match response::Head::parse(block) {
             Ok(response::Status::Complete { head, consumed }) if consumed == block.len() => head,
-            _ => return Err(Untruthful("a malformed response head")),
+            Ok(_) => return Err(Untruthful("a malformed response head")),
+            Err(bad) => return Err(Untruthful(bad.what())),
         };
         let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
         self.progress = Progress::Head(promised);
@@ -138,8 +139,8 @@ impl Reply {
         }
     }
 
-    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by
-    /// breaking it off otherwise.
+    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by breaking it off where the
+    /// client still waits for something. One that has kept its promise stands.
     pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
         let mut progress = std::mem::replace(&mut self.progress, Progress::Over);
         if self.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty()) {
@@ -154,10 +155,14 @@ impl Reply {
                 let response = response::failure(status, message, retry_after);
                 let (head, body) = response::split_failure(&response);
                 self.put_head(status, head);
-                self.put_body(body);
+                if !self.head_request {
+                    self.put_body(body);
+                }
                 self.let_go();
                 self.connection.end(self.id);
             }
+            // The client has all that the head promised. Breaking the transfer now would reach some clients and not others.
+            Progress::Head(Some(0)) => self.connection.end(self.id),
             Progress::Head(_) => {
                 self.broken = true;
                 self.connection.break_off(self.id, message);

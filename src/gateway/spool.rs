@@ -3,6 +3,7 @@
 //! Nothing here waits for a disk. Files are made and written by a few threads of their own, and what those have not
 //! taken yet is bounded: from whoever sends faster nothing is read meanwhile.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,12 +23,16 @@ use crate::ipc::message::MAX_INLINE_BODY;
 /// Threads that write. A disk that hangs holds them all, and with them uploads alone; more would make no disk faster.
 pub(super) const THREADS: usize = 4;
 
-/// Bytes that are written at once, and that may wait while as many are being written.
-const WRITE: usize = 128 * 1024;
+/// Bytes that are written at once, and that may wait while others are being written. What is read from a client in one
+/// piece comes on top.
+const WRITE: usize = MAX_INLINE_BODY;
 
 /// Writes that run or wait for a thread. Each holds its bytes until it ends, also when its client has gone: 8 MiB
 /// together.
 const WRITES: u32 = 64;
+
+/// Buffers that are kept for the next writes: 2 MiB.
+const SPARE_BUFFERS: usize = 16;
 
 /// Where bodies are spooled, and how much of them there may be.
 #[derive(Debug)]
@@ -35,6 +40,7 @@ pub(super) struct Spool {
     directory: Arc<Path>,
     space: Arc<Space>,
     writes: Arc<Semaphore>,
+    spare: RefCell<Vec<Vec<u8>>>,
 }
 
 /// What all files may take together, and what they take. Only the gateway's thread takes; a file that ends in another
@@ -52,11 +58,21 @@ impl Spool {
     pub(super) fn new(directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
         let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));
         let space = Arc::new(Space { limit, used, max_files, files });
-        Rc::new(Self {
-            directory: directory.into(),
-            space,
-            writes: Arc::new(Semaphore::new(WRITES as usize)),
-        })
+        let (writes, spare) = (Arc::new(Semaphore::new(WRITES as usize)), RefCell::default());
+        Rc::new(Self { directory: directory.into(), space, writes, spare })
+    }
+
+    /// An empty buffer with room for a write.
+    fn buffer(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(2 * WRITE))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS {
+            buffer.clear();
+            spare.push(buffer);
+        }
     }
 
     /// Writes `bytes` at the end of `file`, or of a new one. Gives both back.
@@ -117,8 +133,6 @@ impl Drop for Claim {
 pub(super) struct Body {
     /// What is neither in the file nor on its way there.
     memory: Vec<u8>,
-    /// A buffer for later.
-    spare: Vec<u8>,
     length: u64,
     /// The most bytes that stay in memory.
     in_memory: usize,
@@ -198,8 +212,8 @@ impl Body {
 
     /// One that moves into a file beyond so many bytes, at most [`MAX_INLINE_BODY`].
     pub(super) fn within(in_memory: usize) -> Self {
-        let (memory, spare) = (Vec::new(), Vec::new());
-        Self { memory, spare, length: 0, in_memory, finished: false, file: Spooled::No, claim: None }
+        let memory = Vec::new();
+        Self { memory, length: 0, in_memory, finished: false, file: Spooled::No, claim: None }
     }
 
     /// Bytes so far.
@@ -251,9 +265,8 @@ impl Body {
         let written = ready!(write.as_mut().poll(context));
         self.file = Spooled::No;
         Poll::Ready(match written {
-            Ok((file, mut bytes)) => {
-                bytes.clear();
-                self.spare = bytes;
+            Ok((file, bytes)) => {
+                spool.give_back(bytes);
                 self.file = Spooled::File(file);
                 self.write(spool);
                 Ok(())
@@ -282,7 +295,8 @@ impl Body {
         if !due || matches!(self.file, Spooled::Writing(..)) {
             return;
         }
-        let bytes = std::mem::replace(&mut self.memory, std::mem::take(&mut self.spare));
+        let next = if self.finished { Vec::new() } else { spool.buffer() };
+        let bytes = std::mem::replace(&mut self.memory, next);
         let file = match std::mem::replace(&mut self.file, Spooled::No) {
             Spooled::File(file) => Some(file),
             Spooled::No | Spooled::Writing(..) => None,
@@ -426,7 +440,7 @@ mod tests {
         run(async {
             let spool = Spool::new(Path::new("/nonexistent"), 1 << 30, 1);
             let mut body = Body::new();
-            body.append(&[0; WRITE], &spool).unwrap();
+            body.append(&[0; WRITE + 1], &spool).unwrap();
             let error = written(&mut body, &spool).await.unwrap_err();
             assert_eq!(error.status(), 503);
             assert!(error.to_string().starts_with("cannot spool the body: "));

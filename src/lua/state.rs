@@ -149,7 +149,8 @@ impl State {
                 if let Err(error) = self.functions.tidy.call::<()>(()) {
                     self.log_failure(&error);
                 }
-                self.answer_without_lua(&error)
+                let head_request = request.variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
+                self.answer_without_lua(&error, head_request)
             }
         }
     }
@@ -217,12 +218,12 @@ impl State {
     }
 
     /// The Lua side catches everything it can; what is left is memory running out in its own frames.
-    fn answer_without_lua(&self, error: &mlua::Error) -> Outcome {
+    fn answer_without_lua(&self, error: &mlua::Error, head_request: bool) -> Outcome {
         self.log_failure(error);
         if self.host.head_sent() {
             return Outcome::Broken;
         }
-        match self.host.send(Some(ERROR_HEAD), Some(ERROR_BODY), false) {
+        match self.host.send(Some(ERROR_HEAD), (!head_request).then_some(ERROR_BODY), false) {
             Ok(()) => Outcome::Complete,
             Err(_) => Outcome::Aborted,
         }

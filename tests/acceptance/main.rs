@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 
 mod front_ends;
+mod http;
 mod support;
 mod wire;
 
@@ -16,6 +17,7 @@ mod deadlines;
 mod dev;
 mod docs;
 mod examples;
+mod honesty;
 mod layering;
 mod listen;
 mod load;

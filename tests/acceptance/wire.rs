@@ -69,7 +69,8 @@ pub(crate) fn pairs(pairs: &[(&str, &str)]) -> Vec<u8> {
     pairs.iter().flat_map(|(name, value)| pair(name.as_bytes(), value.as_bytes())).collect()
 }
 
-fn params(method: &str, url: &str) -> Vec<u8> {
+/// The parameters of any request for `url`.
+pub(crate) fn params(method: &str, url: &str) -> Vec<u8> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     pairs(&[
         ("GATEWAY_INTERFACE", "CGI/1.1"),

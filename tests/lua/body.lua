@@ -119,6 +119,16 @@ local cases = {
       write("b")
       return { "c", "d" }
     end, chunks = { "a", "b", "cd" }, head = "Content-Type: text/plain; charset=utf-8||" },
+  { name = "write of nothing, and no body", app = function(_, start_response)
+      start_response(200, {})("")
+      return {}
+    end, chunks = {}, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 0||" },
+  { name = "write whose error the application catches", app = function(_, start_response)
+      local write = start_response(200, { { "Content-Length", 2 } })
+      write("ab")
+      assert(not pcall(write, "c"))
+      return {}
+    end, chunks = { "ab" }, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 2||" },
   { name = "write and then an iterator", app = function(_, start_response)
       start_response(200, {})("a")
       return giving("b", "c")
@@ -165,13 +175,41 @@ local cases = {
     end, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 12||", chunks = {} },
   { name = "HEAD with an iterator", method = "HEAD", app = starting(function() return giving("a", "b") end),
     head = text .. "|", chunks = {} },
+  { name = "HEAD with an iterator keeps its Content-Length", method = "HEAD", app = function()
+      return 200, { ["Content-Length"] = 7 }, giving("a", "b")
+    end, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 7||", chunks = {} },
+  { name = "HEAD with write", method = "HEAD", app = function(_, start_response)
+      start_response(200, { { "Content-Length", 2 } })("ab")
+      return ""
+    end, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 2||", chunks = {} },
   { name = "HEAD that fails", method = "HEAD", app = function() error("no") end, status = "500 Internal Server Error",
     head = "Content-Type: text/plain; charset=utf-8|Content-Length: 22||", chunks = {}, log = "HEAD /path?a=1" },
+  -- Of bodies that have no place, the first in a state is logged.
   { name = "204 sends neither type nor length nor body", app = function() return 204, {}, "ignored" end,
-    status = "204 No Content", head = "|", chunks = {} },
+    status = "204 No Content", head = "|", chunks = {}, log = "a response with status 204 has no body; the one given is dropped" },
+  { name = "204 with a body, again", app = function() return 204, {}, "ignored" end, head = "|", chunks = {} },
+  { name = "204 with a type keeps it", app = function() return 204, { ["Content-Type"] = "text/css" }, "" end,
+    head = "Content-Type: text/css||", chunks = {} },
+  { name = "204 with an iterator closes it", app = function() return 204, {}, closing({}, { __call = giving("a") })() end,
+    head = "|", chunks = {}, after = closed_once },
+  { name = "204 with write", app = function(_, start_response)
+      local write = start_response(204, {})
+      write("a")
+      write("b")
+      return "c"
+    end, head = "|", chunks = {} },
+  { name = "204 with a longer Content-Length", app = function() return 204, { ["Content-Length"] = 9 }, "" end, head = "|", chunks = {} },
+  { name = "HEAD of a 204 with a body", method = "HEAD", app = function() return 204, {}, "ignored" end, head = "|", chunks = {} },
+  { name = "205 has a length of 0 and no body", app = function() return 205, {}, "ignored" end,
+    status = "205 Reset Content", head = "Content-Length: 0||", chunks = {} },
+  { name = "205 with a Content-Length", app = function() return 205, { ["Content-Length"] = 5 }, giving("hello") end,
+    head = "Content-Length: 0||", chunks = {} },
   { name = "204 with a Content-Length", app = function() return 204, { ["Content-Length"] = 0 }, "" end, head = "|" },
   { name = "304 keeps the Content-Length it was given", app = function() return 304, { ["Content-Length"] = 9 }, "" end,
     head = "Content-Length: 9||", chunks = {} },
+  { name = "304 keeps its validators", app = function()
+      return 304, { { "ETag", '"v1"' }, { "Last-Modified", "Tue, 24 Nov 2026 12:00:00 GMT" } }, "ignored"
+    end, head = 'ETag: "v1"|Last-Modified: Tue, 24 Nov 2026 12:00:00 GMT||', chunks = {} },
   { name = "304 with an iterator", app = function() return 304, {}, giving("a") end, head = "|", chunks = {} },
 
   { name = "nil", app = starting(function() end), status = "500 Internal Server Error", log = "returned no body (nil)" },

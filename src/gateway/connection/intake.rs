@@ -255,7 +255,8 @@ impl Connection {
     fn refuse(self: &Rc<Self>, id: u16, variables: Variables, cause: Cause, more: bool, gateway: &Gateway) {
         let Cause(why, status, message) = cause;
         self.state.borrow_mut().unread = more;
-        let reply = Reply::new(Rc::clone(self), id, Rc::default(), false);
+        let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
+        let reply = Reply::new(Rc::clone(self), id, Rc::default(), head_request);
         Request::partial(variables, reply, Rc::clone(&gateway.journal)).refuse(why, status, &message);
     }
 
