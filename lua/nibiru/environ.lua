@@ -9,6 +9,9 @@ local tostring, type = tostring, type
 
 local version = { 1, 0 }
 
+-- FastCGI 1.0 §6, by its numbers, which the host uses too.
+local roles = { "responder", "authorizer", "filter" }
+
 local partial_line = ""
 
 -- One for all requests: it writes to the log under whichever request is running.
@@ -98,9 +101,12 @@ end
 
 --- Adds the server's keys.
 ---@param environ table
----@param serial integer  the host's number for the request's body
+---@param serial integer  the host's number for the request's body; that of its data is the next
 ---@param length integer  of that body
-function M.fill(environ, serial, length)
+---@param role integer
+---@param data_length integer?  of a Filter's data
+---@return string role  its name
+function M.fill(environ, serial, length, role, data_length)
   tell_length(environ, length)
   environ["wsgi.version"] = version
   environ["wsgi.url_scheme"] = scheme(environ)
@@ -110,6 +116,11 @@ function M.fill(environ, serial, length)
   environ["wsgi.multiprocess"] = true
   environ["wsgi.run_once"] = false
   environ["wsgi.file_wrapper"] = file_wrapper
+  environ["nibiru.role"] = roles[role]
+  if data_length then
+    environ["nibiru.filter_data"] = new_input(serial + 1, data_length, "nibiru.filter_data")
+  end
+  return roles[role]
 end
 
 return M

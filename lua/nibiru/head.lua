@@ -15,6 +15,7 @@ local huge, log = math.huge, host.log
 ---@field code integer    200..599
 ---@field length integer? the application's Content-Length
 ---@field length_text string?
+---@field grants boolean?   it lets an Authorizer's request go on, and is sent without a body
 ---@field ["content-type"] boolean  whether there is one; the same for every other name in `noted`
 
 local M = {}

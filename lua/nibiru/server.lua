@@ -4,9 +4,9 @@
 --- Called by the host once per request. The host only carries bytes; PEP 3333's rules live here and
 --- in `head`. Library functions are locals because an application may replace the global ones.
 
-local host, head, environment, file, loader, traceback = ...
+local host, head, environment, file, loader, traceback, authorizer = ...
 
-local bodiless, check, check_length, tell_once = head.bodiless, head.check, head.check_length, head.tell_once
+local bodiless, check_length, tell_once = head.bodiless, head.check_length, head.tell_once
 local callable, describe = loader.callable, traceback.describe
 local is_file, prepare_file = file.is_file, file.prepare
 local fill, flush_errors = environment.fill, environment.flush_errors
@@ -36,6 +36,7 @@ local ERROR_HEAD = "Status: 500 Internal Server Error\r\n" .. DEFAULT_TYPE .. "C
 ---@field id string
 ---@field method any            as the proxy sent it, whatever the application does to environ
 ---@field uri any
+---@field check fun(status: any, headers: any): nibiru.Head?, string?  the rules for a head in the request's role
 ---@field head nibiru.Head?     what start_response was given last
 ---@field head_sent boolean
 ---@field sent integer          body bytes sent
@@ -123,6 +124,10 @@ local function send_chunk(request, chunk)
     return
   end
   local given = started(request)
+  if given.grants then
+    -- Consent is given at the end: an error on the way there must deny.
+    return
+  end
   local length = given.length
   if length and request.sent + #chunk > length and not bodiless(given.code) then
     error(format("the body is longer than its Content-Length of %s", given.length_text), 0)
@@ -144,6 +149,8 @@ local function send_whole(request, body)
   local given = started(request)
   if request.head_sent then
     return send_chunk(request, body)
+  elseif given.grants then
+    return transmit(request, given.block .. "\r\n", nil, false)
   end
   if has_no_body(request) then
     local length
@@ -265,7 +272,7 @@ local function deliver(request, ...)
     local kind = type(body)
     if kind == "number" or (kind == "string" and (type(state) == "table" or control ~= nil)) then
       -- The short form: status, headers, then any body.
-      local given, problem = check(body, state)
+      local given, problem = request.check(body, state)
       local _
       _, _, body, state, control, closing = ...
       request.body, request.closing = body, closing
@@ -356,7 +363,7 @@ local function start(request, status, headers, exc_info)
       error(exc_info, 0)
     end
   end
-  local given, problem = check(status, headers)
+  local given, problem = request.check(status, headers)
   if not given then
     error(problem, 3)
   end
@@ -455,15 +462,16 @@ end
 
 --- Serves one request to its end.
 ---@param environ table    the request's variables and `nibiru.request_id`
----@param serial integer   the host's number for the request's body
----@param length integer   of that body
+---@param ... any          what else `fill` is told of it
 ---@return integer outcome
-function M.serve(environ, serial, length)
+function M.serve(environ, ...)
+  local role = fill(environ, ...)
   local request = {
     environ = environ,
     id = environ["nibiru.request_id"],
     method = environ.REQUEST_METHOD,
     uri = environ.REQUEST_URI,
+    check = role == "authorizer" and authorizer.check or head.check,
     head = nil,
     head_sent = false,
     sent = 0,
@@ -480,7 +488,6 @@ function M.serve(environ, serial, length)
       write(request, chunk)
     end
   end
-  fill(environ, serial, length)
   environ["nibiru.after_response"] = after_response
   current = request
   local ok, problem = xpcall(run, describe)

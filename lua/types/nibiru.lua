@@ -2,7 +2,7 @@
 --- Annotations for lua-language-server: what nibiru hands to an application. Never loaded.
 
 ---@class nibiru.Environ
----@field REQUEST_METHOD string
+---@field REQUEST_METHOD string  an authorizer may lack it, and has none of the next two
 ---@field SCRIPT_NAME string
 ---@field PATH_INFO string
 ---@field QUERY_STRING string
@@ -22,6 +22,8 @@
 ---@field ["wsgi.run_once"] boolean
 ---@field ["wsgi.file_wrapper"] nibiru.FileWrapper
 ---@field ["nibiru.request_id"] string
+---@field ["nibiru.role"] "responder"|"authorizer"|"filter"
+---@field ["nibiru.filter_data"]? nibiru.Input  what a filter is to change
 ---@field ["nibiru.after_response"] fun(fn: fun()) runs `fn` once the client has the response
 ---@field [string] any  every other parameter of the proxy, `HTTP_*` among them
 

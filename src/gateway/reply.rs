@@ -53,6 +53,8 @@ pub(super) struct Reply {
     ticket: Rc<Ticket>,
     head_request: bool,
     progress: Progress,
+    /// A head that waits for what follows it, where [`Self::hold_head`] asked for that.
+    held: Option<Vec<u8>>,
     /// Of the head that was sent.
     status: Option<u16>,
     /// Bytes of body that were sent.
@@ -73,10 +75,17 @@ impl Reply {
             ticket,
             head_request,
             progress: Progress::Nothing,
+            held: None,
             status: None,
             sent: 0,
             broken: false,
         }
+    }
+
+    /// Sends no head before the body or the end that follows it; for an Authorizer. Its consent is no head that something
+    /// can go wrong after, and Apache takes of a denial's body what is in one record with the head.
+    pub(super) fn hold_head(&mut self) {
+        self.held = Some(Vec::new());
     }
 
     pub(super) fn ticket(&self) -> &Ticket {
@@ -122,6 +131,7 @@ impl Reply {
         match self.progress {
             Progress::Head(None | Some(0)) => {
                 self.progress = Progress::Over;
+                self.let_go();
                 if !self.ticket.is_abandoned() {
                     self.connection.end(self.id);
                 }
@@ -135,7 +145,11 @@ impl Reply {
     /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by breaking it off where the
     /// client still waits for something. One that has kept its promise stands.
     pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
-        let progress = std::mem::replace(&mut self.progress, Progress::Over);
+        let mut progress = std::mem::replace(&mut self.progress, Progress::Over);
+        if self.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty()) {
+            // It has not been sent.
+            progress = Progress::Nothing;
+        }
         if self.ticket.is_abandoned() {
             return;
         }
@@ -147,6 +161,7 @@ impl Reply {
                 if !self.head_request {
                     self.put_body(body);
                 }
+                self.let_go();
                 self.connection.end(self.id);
             }
             // The client has all that the head promised. Breaking the transfer now would reach some clients and not others.
@@ -181,14 +196,33 @@ impl Reply {
     fn put_head(&mut self, status: u16, block: &[u8]) {
         if !self.ticket.is_abandoned() {
             self.status = Some(status);
-            self.connection.stdout(self.id, block);
+            match &mut self.held {
+                Some(held) => held.extend_from_slice(block),
+                None => self.connection.stdout(self.id, block),
+            }
         }
     }
 
     fn put_body(&mut self, bytes: &[u8]) {
         if !self.ticket.is_abandoned() {
             self.sent += bytes.len() as u64;
-            self.connection.stdout(self.id, bytes);
+            match &mut self.held {
+                Some(held) if !held.is_empty() => {
+                    held.extend_from_slice(bytes);
+                    self.let_go();
+                }
+                _ => self.connection.stdout(self.id, bytes),
+            }
+        }
+    }
+
+    /// Sends what was held.
+    fn let_go(&mut self) {
+        if let Some(held) = &mut self.held
+            && !self.ticket.is_abandoned()
+        {
+            self.connection.stdout(self.id, held);
+            held.clear();
         }
     }
 

@@ -134,6 +134,8 @@ pub(super) struct Body {
     /// What is neither in the file nor on its way there.
     memory: Vec<u8>,
     length: u64,
+    /// The most bytes that stay in memory.
+    in_memory: usize,
     /// No more comes.
     finished: bool,
     file: Spooled,
@@ -205,7 +207,13 @@ impl fmt::Display for SpoolError {
 
 impl Body {
     pub(super) fn new() -> Self {
-        Self { memory: Vec::new(), length: 0, finished: false, file: Spooled::No, claim: None }
+        Self::within(MAX_INLINE_BODY)
+    }
+
+    /// One that moves into a file beyond so many bytes, at most [`MAX_INLINE_BODY`].
+    pub(super) fn within(in_memory: usize) -> Self {
+        let memory = Vec::new();
+        Self { memory, length: 0, in_memory, finished: false, file: Spooled::No, claim: None }
     }
 
     /// Bytes so far.
@@ -213,12 +221,12 @@ impl Body {
         self.length
     }
 
-    /// Appends a piece. The first byte over 64 KiB moves the body into a file.
+    /// Appends a piece. The first byte over 64 KiB, or what [`Self::within`] said, moves the body into a file.
     pub(super) fn append(&mut self, bytes: &[u8], spool: &Spool) -> Result<(), SpoolError> {
         let more = bytes.len() as u64;
         match &self.claim {
             Some(claim) => claim.grow(more)?,
-            None if self.memory.len() + bytes.len() > MAX_INLINE_BODY => {
+            None if self.memory.len() + bytes.len() > self.in_memory => {
                 let claim = Claim::new(&spool.space)?;
                 claim.grow(self.length + more)?;
                 self.claim = Some(claim);
@@ -231,11 +239,10 @@ impl Body {
         Ok(())
     }
 
-    /// No more comes. Says whether all of it is where it stays.
-    pub(super) fn finish(&mut self, spool: &Spool) -> bool {
+    /// No more comes.
+    pub(super) fn finish(&mut self, spool: &Spool) {
         self.finished = true;
         self.write(spool);
-        self.is_kept()
     }
 
     /// Whether no more is wanted until a thread has written what it has.
@@ -248,13 +255,12 @@ impl Body {
         if let Spooled::Writing(_, since) = self.file { Some(since) } else { None }
     }
 
-    /// Ready when something of it was written: says whether now all of it is where it stays. Never ready where nothing
-    /// is being written.
+    /// Ready when something of it was written. Never ready where nothing is being written.
     pub(super) fn poll_written(
         &mut self,
         context: &mut Context<'_>,
         spool: &Spool,
-    ) -> Poll<Result<bool, SpoolError>> {
+    ) -> Poll<Result<(), SpoolError>> {
         let Spooled::Writing(write, _) = &mut self.file else { return Poll::Pending };
         let written = ready!(write.as_mut().poll(context));
         self.file = Spooled::No;
@@ -263,7 +269,7 @@ impl Body {
                 spool.give_back(bytes);
                 self.file = Spooled::File(file);
                 self.write(spool);
-                Ok(self.is_kept())
+                Ok(())
             }
             Err(error) => Err(SpoolError::Io(error)),
         })
@@ -277,7 +283,8 @@ impl Body {
         }
     }
 
-    fn is_kept(&self) -> bool {
+    /// Whether no more comes and all of it is where it stays.
+    pub(super) fn is_kept(&self) -> bool {
         self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing_since().is_none())
     }
 
@@ -318,7 +325,8 @@ mod tests {
     }
 
     async fn written(body: &mut Body, spool: &Spool) -> Result<bool, SpoolError> {
-        poll_fn(|context| body.poll_written(context, spool)).await
+        poll_fn(|context| body.poll_written(context, spool)).await?;
+        Ok(body.is_kept())
     }
 
     /// A body of these pieces, sent as fast as it may.
@@ -330,9 +338,9 @@ mod tests {
             }
             body.append(piece, spool).unwrap();
         }
-        let mut kept = body.finish(spool);
-        while !kept {
-            kept = written(&mut body, spool).await.unwrap();
+        body.finish(spool);
+        while !body.is_kept() {
+            written(&mut body, spool).await.unwrap();
         }
         body
     }
@@ -385,7 +393,9 @@ mod tests {
         body.append(&[0; MAX_INLINE_BODY], &spool).unwrap();
         assert!(matches!(body.place(), Place::Memory(bytes) if bytes.len() == MAX_INLINE_BODY));
         assert_eq!(body.append(b"x", &spool).unwrap_err().status(), 503);
-        assert!(body.finish(&spool));
+        body.finish(&spool);
+        assert!(body.is_kept());
+        assert_eq!(Body::within(1).append(b"xx", &spool).unwrap_err().status(), 503);
     }
 
     #[test]

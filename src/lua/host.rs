@@ -19,15 +19,20 @@ use crate::cgi::{proxy, response};
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;
 
+/// How many bodies a request has at most.
+const MOST_BODIES: u64 = 2;
+
 /// Shared between the state and the functions it gave to Lua.
 #[derive(Default)]
 pub(super) struct Host {
     /// None until the worker starts: the zygote has nobody to send to.
     output: RefCell<Option<Box<dyn Output>>>,
     head_sent: Cell<bool>,
-    /// Counts requests, so that a `wsgi.input` that outlives its own cannot read the next one's body.
+    /// Counts bodies, so that an input that outlives its request cannot read the next one's: the number of the first
+    /// in `bodies`.
     serial: Cell<u64>,
-    body: RefCell<Option<Reader>>,
+    /// Of the request that is running: its body, and a Filter's data.
+    bodies: RefCell<Vec<Reader>>,
 }
 
 impl Host {
@@ -35,18 +40,21 @@ impl Host {
         *self.output.borrow_mut() = Some(output);
     }
 
-    /// Makes `body` the one that is read; gives its serial number and length.
-    pub(super) fn begin(&self, body: Body) -> (u64, u64) {
-        self.serial.set(self.serial.get() + 1);
+    /// Makes these the bodies that are read; gives the serial number of the first. The second's is the next.
+    pub(super) fn begin(&self, body: Body, data: Option<Body>) -> u64 {
         self.head_sent.set(false);
-        let length = body.length();
-        *self.body.borrow_mut() = Some(Reader::new(body));
-        (self.serial.get(), length)
+        let mut bodies = self.bodies.borrow_mut();
+        // A request may have been left without its end.
+        bodies.clear();
+        self.serial.set(self.serial.get() + MOST_BODIES);
+        bodies.push(Reader::new(body));
+        bodies.extend(data.map(Reader::new));
+        self.serial.get()
     }
 
-    /// Frees the body; a `wsgi.input` that is still around is closed from now on.
+    /// Frees the bodies; an input that is still around is closed from now on.
     pub(super) fn end(&self) {
-        *self.body.borrow_mut() = None;
+        self.bodies.borrow_mut().clear();
     }
 
     pub(super) fn head_sent(&self) -> bool {
@@ -95,7 +103,8 @@ impl Host {
     }
 
     fn with_reader<T>(&self, serial: u64, read: impl FnOnce(&mut Reader) -> T) -> Option<T> {
-        (serial == self.serial.get()).then(|| self.body.borrow_mut().as_mut().map(read)).flatten()
+        let position = usize::try_from(serial.checked_sub(self.serial.get())?).ok()?;
+        self.bodies.borrow_mut().get_mut(position).map(read)
     }
 }
 
@@ -213,7 +222,7 @@ fn find(path: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The functions behind `wsgi.input`.
+/// The functions behind `wsgi.input` and `nibiru.filter_data`, which name a body by its serial number.
 fn input(lua: &Lua, host: &Rc<Host>, table: &Table) -> mlua::Result<()> {
     let shared = Rc::clone(host);
     table.raw_set(

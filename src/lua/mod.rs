@@ -53,9 +53,25 @@ pub struct Request<'a> {
     pub variables: &'a Variables,
     /// What `wsgi.input` reads.
     pub body: Body,
+    /// What the application is to do with it.
+    pub role: Role,
 }
 
-/// The body of a request, complete.
+/// `nibiru.role`.
+#[derive(Debug)]
+pub enum Role {
+    /// Answer the request.
+    Responder,
+    /// Say whether it may go on.
+    Authorizer,
+    /// Answer it with a changed version of some data.
+    Filter {
+        /// What `nibiru.filter_data` reads.
+        data: Body,
+    },
+}
+
+/// A body of a request, complete.
 #[derive(Debug)]
 pub enum Body {
     /// Small enough to travel with the request.

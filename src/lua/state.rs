@@ -14,7 +14,7 @@ use super::host::{self, Host};
 use super::interrupt::Interrupts;
 use super::paths::Paths;
 use super::target::Source;
-use super::{Error, Level, LoadError, Outcome, Output, Request, Settings, Target};
+use super::{Body, Error, Level, LoadError, Outcome, Output, Request, Role, Settings, Target};
 
 /// What the client gets when not even the Lua side could answer. The very bytes of `server.lua`.
 const ERROR_HEAD: &[u8] = b"Status: 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\n\r\n";
@@ -131,11 +131,17 @@ impl State {
     /// answered with `500` while that is possible.
     pub fn serve(&mut self, request: Request<'_>) -> Outcome {
         self.interrupts.begin(request.serial);
-        let (serial, length) = self.host.begin(request.body);
-        let outcome = self
-            .environs
-            .table(&self.lua, request.id, request.variables)
-            .and_then(|environ| self.functions.serve.call::<i64>((environ, serial, length)));
+        // `environ.lua` knows the roles by these numbers.
+        let (role, data) = match request.role {
+            Role::Responder => (1, None),
+            Role::Authorizer => (2, None),
+            Role::Filter { data } => (3, Some(data)),
+        };
+        let (length, data_length) = (request.body.length(), data.as_ref().map(Body::length));
+        let serial = self.host.begin(request.body, data);
+        let outcome = self.environs.table(&self.lua, request.id, request.variables).and_then(|environ| {
+            self.functions.serve.call::<i64>((environ, serial, length, role, data_length))
+        });
         match outcome {
             Ok(number) => host::outcome(number),
             Err(error) => {
@@ -255,7 +261,8 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
     let file = run!(lua, "file.lua", Table, host)?;
     let environ = run!(lua, "environ.lua", Table, (host, input, &file))?;
     let loader = &run!(lua, "loader.lua", Table, traceback)?;
-    let server = run!(lua, "server.lua", Table, (host, head, environ, file, loader, traceback))?;
+    let authorizer = run!(lua, "authorizer.lua", Table, &head)?;
+    let server = run!(lua, "server.lua", Table, (host, head, environ, file, loader, traceback, authorizer))?;
     let process = run!(lua, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, "init.lua", (Table, Table), (host, traceback))?;
     lua.register_module("nibiru", nibiru)?;

@@ -143,14 +143,26 @@ fn variables(method: &str, more: &[(BString, BString)]) -> Variables {
 }
 
 fn serve(state: &mut State, method: &str, body: Body) -> Outcome {
-    let outcome =
-        state.serve(Request { serial: 1, id: b"test-id", variables: &variables(method, &[]), body });
+    let variables = variables(method, &[]);
+    let outcome = state.serve(Request {
+        serial: 1,
+        id: b"test-id",
+        variables: &variables,
+        body,
+        role: Role::Responder,
+    });
     state.after_response();
     outcome
 }
 
 /// One row of a table in `tests/lua/`; `harness.lua` there describes its fields.
-fn run_case(state: &mut State, recorder: &Recorder, case: &Table, body: Body) -> Result<(), String> {
+fn run_case(
+    state: &mut State,
+    recorder: &Recorder,
+    case: &Table,
+    body: Body,
+    data: Option<Body>,
+) -> Result<(), String> {
     let text = |table: &Table, key: &str| -> Option<String> {
         table.get::<Option<mlua::LuaString>>(key).unwrap().map(|s| s.to_string_lossy())
     };
@@ -165,8 +177,13 @@ fn run_case(state: &mut State, recorder: &Recorder, case: &Table, body: Body) ->
     if let Some(memory) = case.get::<Option<usize>>("memory").unwrap() {
         let _ = state.lua().set_memory_limit(state.lua().used_memory() + memory); // LuaJIT keeps its own limit
     }
-    let outcome =
-        state.serve(Request { serial: 1, id: b"test-id", variables: &variables(&method, &more), body });
+    let variables = variables(&method, &more);
+    let role = match (data, text(case, "role").as_deref()) {
+        (Some(data), _) => Role::Filter { data },
+        (None, Some("authorizer")) => Role::Authorizer,
+        (None, _) => Role::Responder,
+    };
+    let outcome = state.serve(Request { serial: 1, id: b"test-id", variables: &variables, body, role });
     let _ = state.lua().set_memory_limit(0);
     state.after_response();
     let record = recorder.take();
@@ -233,15 +250,17 @@ fn run_table_with(settings: &Settings, file: &str) {
     for case in cases.sequence_values::<Table>() {
         let case = case.unwrap();
         let name: String = case.get("name").unwrap();
-        let input: Option<mlua::LuaString> = case.get("input").unwrap();
         // Whatever reads a body must not feel where it lies.
-        let bodies = match input.map(|s| s.as_bytes().to_vec()) {
-            Some(input) => vec![spooled(&input), Body::Memory(input)],
-            None => vec![Body::Memory(vec![])],
+        let both = |key: &str| {
+            let bytes = case.get::<Option<mlua::LuaString>>(key).unwrap()?.as_bytes().to_vec();
+            Some([spooled(&bytes), Body::Memory(bytes)].map(Some))
         };
-        for body in bodies {
+        let (bodies, data) = (both("input"), both("data"));
+        let ways = if bodies.is_some() || data.is_some() { 2 } else { 1 };
+        for (body, data) in bodies.unwrap_or_default().into_iter().zip(data.unwrap_or_default()).take(ways) {
             count += 1;
-            if let Err(wrong) = run_case(&mut state, &recorder, &case, body) {
+            let body = body.unwrap_or(Body::Memory(vec![]));
+            if let Err(wrong) = run_case(&mut state, &recorder, &case, body, data) {
                 failed.push(format!("{name}:\n  {wrong}"));
                 break;
             }
@@ -262,7 +281,7 @@ macro_rules! tables {
     };
 }
 
-tables! { status headers body length start_response failing environ input errors_and_log text utf8 files }
+tables! { status headers body length start_response failing environ input errors_and_log text utf8 files roles }
 
 #[test]
 fn sendfile() {
@@ -606,6 +625,7 @@ fn bench() {
                         id: b"0123456789abcdef",
                         variables: &variables,
                         body: Body::Memory(vec![]),
+                        role: Role::Responder,
                     });
                     state.after_response();
                 }

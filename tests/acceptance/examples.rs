@@ -1,6 +1,8 @@
 //! The examples do what their first lines say.
 
+use crate::front_ends::{self, FrontEnd};
 use crate::support::{Kind, Proxy, Server, repository};
+use crate::wire::{Connection, DATA, FILTER, PARAMS, STDIN, begin, pairs, stream};
 
 #[test]
 fn hello_says_hello() {
@@ -30,4 +32,52 @@ fn the_guestbook_keeps_an_entry_and_escapes_it() {
     proxy.curl(["--data", "name=nobody"], "/").expect(400);
     proxy.curl([], "/elsewhere").expect(404);
     proxy.curl(["--request", "DELETE"], "/").expect(405);
+}
+
+#[test]
+fn the_authorizer_lets_through_who_has_a_token() {
+    for kind in [front_ends::Kind::Apache, front_ends::Kind::Lighttpd] {
+        let builder = Server::builder()
+            .application(repository("examples/authorizer"), "app")
+            .environment("AUTHORIZER_TOKENS", "alice:a1b2 bob:c3d4");
+        let front_end = FrontEnd::start(kind, builder);
+        front_end.protect("/files/minutes.html", "the minutes");
+        for token in ["Authorization: Bearer c3d4", "Cookie: a=b; token=a1b2", "Cookie: token=a1b2;a=b"] {
+            let reply = front_end.curl(["--header", token], "/files/minutes.html").expect(200);
+            assert_eq!(reply.text(), "the minutes", "{kind:?} {token}");
+        }
+        for token in [
+            "Authorization: Bearer alice",
+            "Authorization: Bearer",
+            "Cookie: atoken=a1b2",
+            "Cookie: token=",
+            "X: y",
+        ] {
+            let reply = front_end.curl(["--header", token], "/files/minutes.html").expect(401);
+            assert_eq!(reply.text(), "Please bring a token.\n", "{kind:?} {token}");
+            assert_eq!(reply.header("WWW-Authenticate"), Some("Bearer realm=\"members\""));
+        }
+    }
+}
+
+#[test]
+fn the_filter_makes_a_page_of_a_file() {
+    let server = Server::builder().application(repository("examples/filter"), "app").start();
+    let mut connection = Connection::open(&server.socket());
+    let variables =
+        [("REQUEST_METHOD", "GET"), ("FCGI_DATA_LENGTH", "100006"), ("FCGI_DATA_LAST_MOD", "1700000000")];
+    let file = format!("<a> &\n{}", "x".repeat(100_000));
+    let request = [
+        begin(1, FILTER, true),
+        stream(PARAMS, 1, &pairs(&variables)),
+        stream(STDIN, 1, b""),
+        stream(DATA, 1, file.as_bytes()),
+    ];
+    connection.send(&request.concat());
+    let response = connection.response(1).expect("an answer");
+    assert_eq!(response.header("Last-Modified").as_deref(), Some("Tue, 14 Nov 2023 22:13:20 GMT"));
+    let page = format!("<!doctype html>\n<pre>\n&lt;a> &amp;\n{}</pre>\n", "x".repeat(100_000));
+    assert!(response.body() == page.as_bytes(), "{}", String::from_utf8_lossy(response.body()));
+    // As a responder, it says what it is.
+    assert_eq!(connection.get("/").status(), 500);
 }

@@ -4,11 +4,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 
+mod front_ends;
 mod http;
 mod support;
 mod wire;
 
 mod access_log;
+mod authorizer;
 mod caddy;
 mod commands;
 mod deadlines;
@@ -28,6 +30,7 @@ mod protocol;
 mod proxies;
 mod recovery;
 mod reliability;
+mod roles;
 mod slow_clients;
 mod sockets;
 mod status;
