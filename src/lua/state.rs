@@ -253,7 +253,8 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
     let input = run!(lua, "input.lua", Table, host)?;
     let environ = run!(lua, "environ.lua", Table, (host, input))?;
     let loader = &run!(lua, "loader.lua", Table, traceback)?;
-    let server = run!(lua, "server.lua", Table, (host, head, environ, loader, traceback))?;
+    let after = run!(lua, "after_response.lua", Table, (host, loader, traceback))?;
+    let server = run!(lua, "server.lua", Table, (host, head, environ, loader, traceback, after))?;
     let process = run!(lua, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, "init.lua", (Table, Table), (host, traceback))?;
     lua.register_module("nibiru", nibiru)?;
