@@ -7,6 +7,7 @@
 mod support;
 mod wire;
 
+mod aborts;
 mod access_log;
 mod caddy;
 mod commands;
@@ -27,6 +28,7 @@ mod recovery;
 mod reliability;
 mod sockets;
 mod status;
+mod streams;
 mod surroundings;
 mod systemd;
 mod truth;
