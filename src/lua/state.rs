@@ -150,6 +150,7 @@ impl State {
 
     /// Runs the functions registered with `nibiru.after_response`; call it once the response is out.
     pub fn after_response(&mut self) {
+        self.host.answered();
         if let Err(error) = self.functions.after_response.call::<()>(()) {
             self.log_failure(&error);
             // The functions that are left. What stopped the first call, an interrupt, comes once.

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{GIVE_UP, Gate, Kind, Proxy, Server, wait_for, wait_within};
 use crate::wire::{Connection, STDOUT, get};
@@ -192,7 +192,57 @@ fn straight_over_fastcgi_a_closed_connection_stops_a_stream() {
     }
 }
 
+#[test]
+fn a_stream_that_sleeps_is_woken_when_its_client_goes() {
+    let server = patient();
+    let nginx = Proxy::start(Kind::Nginx, &server);
+    for how in ["sleep", "sleep_first"] {
+        for proxied in [true, false] {
+            let gate = Gate::new();
+            let url = gate.url(&format!("/flow/{how}"));
+            if proxied {
+                let _client = Http::get(nginx.port(), &url);
+                gate.announced("asleep");
+            } else {
+                let mut connection = Connection::open(&server.socket());
+                connection.send(&get(1, &url, true));
+                gate.announced("asleep");
+            }
+            stopped_and_closed(&server, &gate, how);
+            assert_eq!(gate.said("slept").as_deref(), Some("false\n"));
+        }
+    }
+}
+
+#[test]
+fn sleep_takes_its_time_where_nobody_goes() {
+    let (server, gate) = (patient(), Gate::new());
+    let begun = Instant::now();
+    let response = Connection::open(&server.socket()).get(&gate.url("/flow/sleep_after"));
+    assert_eq!(response.body(), b"true\n");
+    assert_eq!(gate.announced("after"), "true");
+    assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
+}
+
 // Deadlines.
+
+#[test]
+fn a_request_that_sleeps_is_looked_at_and_reaches_its_deadline() {
+    let limits = ["--slow-log", "200ms", "--request-timeout", "1s", "--kill-after", "10m"];
+    let server = Server::builder().workers("1").arguments(limits).start();
+    let gate = Gate::new();
+    let response = Connection::open(&server.socket()).get(&gate.url("/flow/sleep_first"));
+    assert_eq!(response.status(), 504, "{}", server.log());
+    server.logged(&["parts/flow.lua:", "in function"]);
+    server.logged(&[
+        "ERROR",
+        "GET /flow/sleep_first",
+        ": the request has run for too long (--request-timeout)",
+    ]);
+    assert_eq!(gate.announced("started"), pid(&server), "the same worker goes on");
+    assert!(!server.log().contains("in C code"), "{}", server.log());
+    assert_eq!(gate.said("slept"), None);
+}
 
 #[test]
 fn a_stream_that_moves_on_lives_longer_than_the_request_timeout() {

@@ -1,6 +1,7 @@
 -- Answers in pieces, in the way that the path names: /flow/HOW?dir=PATH. Announces "started" with its pid first, and says
 -- in "closed", "write" and "after" what became of it.
 local gate = require("gate")
+local nibiru = require("nibiru")
 
 --- Adds a line to the file `name`, so that a test can count them.
 local function add(directory, name, line)
@@ -158,6 +159,35 @@ function ways.poll_first(directory)
     nap()
     return ""
   end)
+end
+
+--- Says something, then sleeps for longer than any test runs.
+function ways.sleep(directory)
+  local first = true
+  return 200, UNBUFFERED, body(directory, function()
+    if first then
+      first = false
+      return "first\n"
+    end
+    gate.announce(directory, "asleep")
+    add(directory, "slept", tostring(nibiru.sleep(3600)))
+    return "nobody hears this\n"
+  end)
+end
+
+--- Sleeps before it says anything.
+function ways.sleep_first(directory)
+  gate.announce(directory, "asleep")
+  add(directory, "slept", tostring(nibiru.sleep(3600)))
+  return 200, {}, body(directory, function() end)
+end
+
+--- Sleeps for a moment in all places that have nobody to go away.
+function ways.sleep_after(directory, environ)
+  environ["nibiru.after_response"](function()
+    gate.announce(directory, "after", tostring(nibiru.sleep(0.05)))
+  end)
+  return 200, {}, tostring(nibiru.sleep(0.05)) .. "\n"
 end
 
 --- Waits for "go" before it says anything.
