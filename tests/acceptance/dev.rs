@@ -363,6 +363,14 @@ fn a_client_that_goes_away_ends_its_request() {
     curl.kill().unwrap();
     curl.wait().unwrap();
     gate.announced("closed");
+
+    // Also where nothing is sent.
+    let (dev, gate) = (Dev::site(), Gate::new());
+    let (mut curl, _output) = dev.begin(&gate.url("/flow/sleep"));
+    gate.announced("asleep");
+    curl.kill().unwrap();
+    curl.wait().unwrap();
+    gate.announced("closed");
 }
 
 #[test]

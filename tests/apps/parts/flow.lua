@@ -254,8 +254,7 @@ end)
 function ways.after_stuck(directory, environ)
   environ["nibiru.after_response"](function()
     gate.announce(directory, "after")
-    while true do
-    end
+    nibiru.sleep(3600)
   end)
   return ways.slowly(directory)
 end
