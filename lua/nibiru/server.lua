@@ -4,7 +4,7 @@
 --- Called by the host once per request. The host only carries bytes; PEP 3333's rules live here and
 --- in `head`. Library functions are locals because an application may replace the global ones.
 
-local host, head, environment, file, loader, traceback, authorizer = ...
+local host, head, environment, file, loader, traceback, authorizer, after = ...
 
 local bodiless, check_length, tell_once = head.bodiless, head.check_length, head.tell_once
 local callable, describe = loader.callable, traceback.describe
@@ -120,7 +120,11 @@ end
 ---@param request nibiru.Request
 ---@param chunk string
 local function send_chunk(request, chunk)
-  if chunk == "" or request.gone then
+  if request.gone then
+    return
+  elseif chunk == "" then
+    -- Nothing to send: this is how an application that waits asks whether its client does.
+    request.gone = not send(nil, nil, true)
     return
   end
   local given = started(request)
@@ -370,20 +374,6 @@ local function start(request, status, headers, exc_info)
   request.head = given
 end
 
--- Hooks and the log ----------------------------------------------------------------------------
-
-local after, after_count, after_done = {}, 0, 0
-
-local function after_response(fn)
-  if not callable(fn) then
-    error("fn must be a function, got " .. type(fn), 2)
-  elseif not current then
-    error("after_response must be called while a request runs", 2)
-  end
-  after_count = after_count + 1
-  after[after_count] = fn
-end
-
 -- Serving -----------------------------------------------------------------------------------------
 
 ---@param request nibiru.Request
@@ -406,6 +396,11 @@ local function report(request, what, problem)
   if not find(problem, TIMED_OUT, 1, true) then
     log("error", name_of(request) .. what .. problem)
   end
+end
+
+--- Logs what a function of `after_response` raised.
+local function report_after(problem)
+  report(current --[[@as nibiru.Request]], ": error in after_response: ", problem)
 end
 
 --- Ends a request that cannot end as its application wished.
@@ -488,8 +483,9 @@ function M.serve(environ, ...)
       write(request, chunk)
     end
   end
-  environ["nibiru.after_response"] = after_response
+  environ["nibiru.after_response"] = after.register
   current = request
+  after.begin()
   local ok, problem = xpcall(run, describe)
   if ok then
     request.whole_sent = true
@@ -512,23 +508,10 @@ function M.tidy()
   end
 end
 
---- Runs what was registered with `nibiru.after_response`, also what these functions register. Called again where
---- an interrupt hit it between two of them, it goes on.
+--- Runs what was registered with `nibiru.after_response`. Called again where an interrupt hit it between two
+--- functions, it goes on.
 function M.after_response()
-  if after_count > after_done then
-    -- The client has its whole answer before any of this runs.
-    send(nil, nil, true)
-  end
-  while after_done < after_count do
-    after_done = after_done + 1
-    local ok, problem = xpcall(after[after_done], describe)
-    if not ok then
-      report(current, ": error in after_response: ", problem)
-    end
-  end
-  if after_done > 0 then
-    after, after_count, after_done = {}, 0, 0
-  end
+  after.run(report_after)
   flush_errors()
   current = nil
 end

@@ -96,6 +96,11 @@ function nibiru.on_worker_start(fn) end
 ---@param fn fun()
 function nibiru.on_worker_stop(fn) end
 
+--- Waits. While a request runs, it ends at once when its client goes away.
+---@param seconds number
+---@return boolean here  false where the client has gone
+function nibiru.sleep(seconds) end
+
 ---@class nibiru.Log
 ---@field debug fun(message: string, fields?: table<string, any>)
 ---@field info fun(message: string, fields?: table<string, any>)

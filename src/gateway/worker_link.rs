@@ -354,8 +354,11 @@ impl WorkerLink {
 
     /// One packet. `Some` where the worker says that it ends.
     fn packet(&self, mut packet: &[u8], gateway: &Rc<Gateway>) -> Result<Option<Fate>, Untruthful> {
+        let mut moved = false;
         while !packet.is_empty() {
             let message = FromWorker::decode(&mut packet).map_err(|_| Untruthful("a malformed message"))?;
+            moved |=
+                matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. } | FromWorker::End { .. });
             match message {
                 FromWorker::Head { block } => {
                     self.with_reply(|request| request.reply.head(block, &gateway.proxy_headers))?;
@@ -395,7 +398,19 @@ impl WorkerLink {
         if let Some(request) = &*self.running.borrow() {
             request.reply.flush();
         }
+        if moved {
+            self.moved();
+        }
         Ok(None)
+    }
+
+    /// The answer has moved on. One that is whole in its first packet costs no look at the clock.
+    fn moved(&self) {
+        if let Some(run) = self.run.get()
+            && (run.streams() || self.running.borrow().is_some())
+        {
+            self.run.set(Some(run.moved(Instant::now())));
+        }
     }
 
     fn with_reply(&self, act: impl FnOnce(&mut Request) -> Result<(), Untruthful>) -> Result<(), Untruthful> {

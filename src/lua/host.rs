@@ -9,8 +9,10 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use mlua::{Lua, LuaString, Table};
+use rustix::event::Timespec;
 
 use super::body::Reader;
 use super::{Body, Gone, Interrupt, Level, Outcome, Output, Settings, interrupt};
@@ -22,12 +24,17 @@ const EXIT_NOT_LOADED: i32 = 3;
 /// How many bodies a request has at most.
 const MOST_BODIES: u64 = 2;
 
+/// How long the kernel is asked to wait at a time: what it takes in any case. The Lua side asks again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+
 /// Shared between the state and the functions it gave to Lua.
 #[derive(Default)]
 pub(super) struct Host {
     /// None until the worker starts: the zygote has nobody to send to.
     output: RefCell<Option<Box<dyn Output>>>,
     head_sent: Cell<bool>,
+    /// A request runs whose answer is not over.
+    answers: Cell<bool>,
     /// Counts bodies, so that an input that outlives its request cannot read the next one's: the number of the first
     /// in `bodies`.
     serial: Cell<u64>,
@@ -43,6 +50,7 @@ impl Host {
     /// Makes these the bodies that are read; gives the serial number of the first. The second's is the next.
     pub(super) fn begin(&self, body: Body, data: Option<Body>) -> u64 {
         self.head_sent.set(false);
+        self.answers.set(true);
         let mut bodies = self.bodies.borrow_mut();
         // A request may have been left without its end.
         bodies.clear();
@@ -50,6 +58,11 @@ impl Host {
         bodies.push(Reader::new(body));
         bodies.extend(data.map(Reader::new));
         self.serial.get()
+    }
+
+    /// The answer of the request is over.
+    pub(super) fn answered(&self) {
+        self.answers.set(false);
     }
 
     /// Frees the bodies; an input that is still around is closed from now on.
@@ -72,6 +85,22 @@ impl Host {
             output.body(body)?;
         }
         if flush { output.flush() } else { Ok(()) }
+    }
+
+    /// Waits for so many seconds, or until a signal comes, whose work is done in Lua code, or the client goes away. Gives
+    /// what is left of the time, and whether the client is still there; outside of a request nobody can go.
+    fn sleep(&self, seconds: f64) -> (f64, bool) {
+        let began = Instant::now();
+        let time = Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_WAIT.as_secs_f64()));
+        let here = match self.output.borrow_mut().as_mut() {
+            Some(output) if self.answers.get() => output.wait(time).is_ok(),
+            _ => {
+                // Not std's, which goes on after a signal.
+                let _ = rustix::event::poll(&mut [], Timespec::try_from(time).ok().as_ref());
+                true
+            }
+        };
+        (seconds - began.elapsed().as_secs_f64(), here)
     }
 
     /// Before there is an output, to stderr: the zygote's is the log's pipe already.
@@ -159,6 +188,9 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
             Ok(())
         })?,
     )?;
+
+    let shared = Rc::clone(host);
+    table.raw_set("sleep", lua.create_function(move |_, seconds: f64| Ok(shared.sleep(seconds)))?)?;
 
     let shared = Rc::clone(host);
     table.raw_set(

@@ -21,6 +21,7 @@ mod tests;
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cgi::{ProxyHeaders, Variables};
 
@@ -141,6 +142,12 @@ pub trait Output {
     /// # Errors
     /// See [`Output::head`].
     fn flush(&mut self) -> Result<(), Gone>;
+
+    /// Waits for so long, or until a signal comes or the client goes away, while a request runs.
+    ///
+    /// # Errors
+    /// The client has gone.
+    fn wait(&mut self, time: Duration) -> Result<(), Gone>;
 
     /// A message, without a line end of its own; a traceback has several lines.
     fn log(&mut self, level: Level, message: &[u8]);

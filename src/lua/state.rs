@@ -157,6 +157,7 @@ impl State {
 
     /// Runs the functions registered with `nibiru.after_response`; call it once the response is out.
     pub fn after_response(&mut self) {
+        self.host.answered();
         if let Err(error) = self.functions.after_response.call::<()>(()) {
             self.log_failure(&error);
             // The functions that are left. What stopped the first call, an interrupt, comes once.
@@ -262,7 +263,9 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
     let environ = run!(lua, "environ.lua", Table, (host, input, &file))?;
     let loader = &run!(lua, "loader.lua", Table, traceback)?;
     let authorizer = run!(lua, "authorizer.lua", Table, &head)?;
-    let server = run!(lua, "server.lua", Table, (host, head, environ, file, loader, traceback, authorizer))?;
+    let after = run!(lua, "after_response.lua", Table, (host, loader, traceback))?;
+    let server =
+        run!(lua, "server.lua", Table, (host, head, environ, file, loader, traceback, authorizer, after))?;
     let process = run!(lua, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, "init.lua", (Table, Table), (host, traceback))?;
     lua.register_module("nibiru", nibiru)?;

@@ -57,6 +57,10 @@ impl Output for Recorder {
         Ok(())
     }
 
+    fn wait(&mut self, _: std::time::Duration) -> Result<(), Gone> {
+        if self.0.borrow().patience == Some(0) { Err(Gone) } else { Ok(()) }
+    }
+
     fn log(&mut self, level: Level, message: &[u8]) {
         self.0.borrow_mut().log.push((level, String::from_utf8_lossy(message).into_owned()));
     }
@@ -504,6 +508,9 @@ mod exit {
         fn flush(&mut self) -> Result<(), Gone> {
             Ok(())
         }
+        fn wait(&mut self, _: Duration) -> Result<(), Gone> {
+            Ok(())
+        }
         fn log(&mut self, _: Level, message: &[u8]) {
             let _ = self.0.send(Event::Log(String::from_utf8_lossy(message).into_owned()));
         }
@@ -592,6 +599,9 @@ fn bench() {
             Ok(())
         }
         fn flush(&mut self) -> Result<(), Gone> {
+            Ok(())
+        }
+        fn wait(&mut self, _: std::time::Duration) -> Result<(), Gone> {
             Ok(())
         }
         fn log(&mut self, _: Level, message: &[u8]) {

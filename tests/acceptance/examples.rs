@@ -1,5 +1,7 @@
 //! The examples do what their first lines say.
 
+use std::io::{BufRead, BufReader};
+
 use crate::front_ends::{self, FrontEnd};
 use crate::support::{Kind, Proxy, Server, repository};
 use crate::wire::{Connection, DATA, FILTER, PARAMS, STDIN, begin, pairs, stream};
@@ -80,4 +82,29 @@ fn the_filter_makes_a_page_of_a_file() {
     assert!(response.body() == page.as_bytes(), "{}", String::from_utf8_lossy(response.body()));
     // As a responder, it says what it is.
     assert_eq!(connection.get("/").status(), 500);
+}
+
+#[test]
+fn events_come_one_by_one_and_stop_when_the_page_is_closed() {
+    let server = Server::builder().application(repository("examples/events"), "app").workers("1").start();
+    let proxy = Proxy::start(Kind::Nginx, &server);
+    let page = proxy.curl([], "/").expect(200);
+    assert!(page.text().contains("new EventSource(\"events\")"));
+    let mut browser = proxy.curl_command([], "/events").spawn().unwrap();
+    let mut lines = BufReader::new(browser.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+    assert!(head.iter().any(|line| line == "Content-Type: text/event-stream"), "{head:?}");
+    for _ in 0..3 {
+        let (event, end) = (lines.next().unwrap(), lines.next().unwrap());
+        assert!(
+            event.starts_with("data: ") && event.ends_with(" UTC") && end.is_empty(),
+            "{event:?} {end:?}"
+        );
+    }
+    browser.kill().unwrap();
+    browser.wait().unwrap();
+    // The only worker is free again.
+    proxy.curl([], "/").expect(200);
+    proxy.curl(["--request", "POST"], "/events").expect(405);
+    proxy.curl([], "/elsewhere").expect(404);
 }

@@ -9,6 +9,7 @@ mod http;
 mod support;
 mod wire;
 
+mod aborts;
 mod access_log;
 mod authorizer;
 mod caddy;
@@ -34,6 +35,7 @@ mod roles;
 mod slow_clients;
 mod sockets;
 mod status;
+mod streams;
 mod surroundings;
 mod systemd;
 mod truth;

@@ -1,5 +1,7 @@
 -- Every form of a body, right and wrong, and who gets to see its `close`.
 
+local nibiru = require("nibiru")
+
 local function starting(body)
   return function(_, start_response)
     start_response(200, { { "X-A", "1" } })
@@ -141,6 +143,18 @@ local cases = {
       start_response(200, {})("a")
       error("must not get here")
     end },
+
+  { name = "sleep", app = function() return 200, {}, tostring(nibiru.sleep(0)) end, body = "true" },
+  { name = "sleep ends when the client goes", patience = 0, app = function()
+      assert(nibiru.sleep(3600) == false)
+      return 200, {}, ""
+    end, status = "200 OK" },
+  { name = "sleep of no number", app = function() nibiru.sleep("1") end,
+    status = "500 Internal Server Error", log = "seconds must be a number, got string" },
+  { name = "sleep of a negative number", app = function() nibiru.sleep(-1) end,
+    status = "500 Internal Server Error", log = "seconds must not be negative, got -1" },
+  { name = "sleep of what is no time", app = function() nibiru.sleep(0 / 0) end,
+    status = "500 Internal Server Error", log = "seconds must not be negative" },
 
   { name = "file_wrapper", app = function(environ, start_response)
       start_response(200, {})
