@@ -85,6 +85,11 @@ pub enum Refusal {
     },
     /// STDIN or DATA came before the end of PARAMS.
     EarlyBody,
+    /// As many requests share the connection as may: [`Limits::max_requests`](super::Limits::max_requests).
+    TooManyRequests {
+        /// The limit, in requests.
+        limit: usize,
+    },
 }
 
 impl Refusal {
@@ -93,13 +98,14 @@ impl Refusal {
         match self {
             Self::Truncated | Self::Nul | Self::EarlyBody => 400,
             Self::TooManyBytes { .. } | Self::TooManyPairs { .. } => 431,
+            Self::TooManyRequests { .. } => 503,
         }
     }
 
     /// Whether the connection closes after the answer.
     ///
     /// A client that encodes wrongly is not trusted with another request. A request that is merely too
-    /// large is the browser's doing, not the client's.
+    /// large is the browser's doing, not the client's; one too many leaves its neighbours alone.
     pub fn closes(self) -> bool {
         self.status() == 400
     }
@@ -113,6 +119,9 @@ impl fmt::Display for Refusal {
             Self::TooManyBytes { limit } => write!(f, "PARAMS is longer than {limit} bytes"),
             Self::TooManyPairs { limit } => write!(f, "PARAMS has more than {limit} pairs"),
             Self::EarlyBody => write!(f, "the body came before the end of PARAMS"),
+            Self::TooManyRequests { limit } => {
+                write!(f, "{limit} requests share the connection already")
+            }
         }
     }
 }

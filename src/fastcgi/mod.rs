@@ -42,7 +42,8 @@
 //! - Versions other than 1: none was ever published.
 //! - STDIN before the end of PARAMS: no client is known to send it, and until CONTENT_LENGTH is known a
 //!   body has no bound. Such a request is refused with 400.
-//! - CANT_MPX_CONN: requests share a connection. One more than [`Limits::max_requests`] is OVERLOADED.
+//! - CANT_MPX_CONN: requests share a connection. One more than [`Limits::max_requests`] is
+//!   answered with 503.
 //! - Management records from the server unasked: nginx gives up a connection on which it did not expect bytes.
 //! - Waiting for an answer to be read: the caller bounds its output, since it alone knows the socket.
 

@@ -16,13 +16,13 @@ pub struct Limits {
     pub max_params: usize,
     /// Pairs of PARAMS in one request; more is answered with 431.
     pub max_pairs: usize,
-    /// Requests at a time on this connection; one more is refused as OVERLOADED.
+    /// Requests at a time on this connection; one more is answered with 503.
     pub max_requests: usize,
     /// Records in a row, without a request that begins among them, that are ignored.
     pub max_ignored: usize,
     /// Answer to FCGI_MAX_CONNS: connections that the whole server takes.
     pub server_connections: usize,
-    /// Answer to FCGI_MAX_REQS: requests at a time that the whole server takes.
+    /// Requests at a time that the whole server takes: FCGI_MAX_REQS, unless one connection takes fewer.
     pub server_requests: usize,
 }
 
@@ -35,6 +35,10 @@ pub const MAX_PAIRS: usize = 1024;
 
 /// With [`MAX_PARAMS`] this bounds what one client can make a connection hold: 8 MiB.
 pub const MAX_REQUESTS: usize = 64;
+
+/// Requests beyond [`Limits::max_requests`] that wait for the end of their PARAMS to be answered with 503. The next one
+/// is OVERLOADED at once, for which HAProxy gives the whole connection up. One costs less than 100 bytes.
+pub(super) const MAX_REFUSED: usize = 64;
 
 /// When an answer comes before the body has been read, the rest of the body arrives for a request that
 /// has ended. 4096 records of 8 KiB, as Apache sends them, are 32 MiB: more than the buffers between any
@@ -261,13 +265,18 @@ impl Server {
             record::write_end_request(id, 0, ProtocolStatus::UnknownRole, out);
             return Ok(None);
         };
-        if self.requests.len() >= self.limits.max_requests {
+        let limit = self.limits.max_requests;
+        if self.requests.len() >= limit + MAX_REFUSED {
             record::write_end_request(id, 0, ProtocolStatus::Overloaded, out);
             return Ok(None);
         }
+        let phase = if self.requests.len() < limit {
+            Phase::Params(Decoder::new(self.limits.max_params, self.limits.max_pairs))
+        } else {
+            Phase::Refusing(Refusal::TooManyRequests { limit })
+        };
         let keep_open = flags & record::KEEP_CONN != 0;
-        let decoder = Decoder::new(self.limits.max_params, self.limits.max_pairs);
-        self.requests.push(Request::new(id, role, keep_open, decoder));
+        self.requests.push(Request::new(id, role, keep_open, phase));
         self.ignored = 0;
         Ok(Some(Event::Begin { id, role, keep_open }))
     }
@@ -321,7 +330,9 @@ impl Server {
         let Some(query) = record::gather(&mut self.gathered, piece) else { return Ok(None) };
         let known: [(&[u8], usize); 3] = [
             (b"FCGI_MAX_CONNS", self.limits.server_connections),
-            (b"FCGI_MAX_REQS", self.limits.server_requests),
+            // §4.1 means the whole application. HAProxy, the one client that is known to ask, takes it for one
+            // connection's, so it must not be more than a connection has.
+            (b"FCGI_MAX_REQS", self.limits.server_requests.min(self.limits.max_requests)),
             (b"FCGI_MPXS_CONNS", 1),
         ];
         let mut asked = [false; 3];
@@ -384,12 +395,12 @@ enum Phase {
 }
 
 impl Request {
-    fn new(id: u16, role: Role, keep_open: bool, decoder: Decoder) -> Self {
+    fn new(id: u16, role: Role, keep_open: bool, phase: Phase) -> Self {
         Self {
             id,
             role,
             keep_open,
-            phase: Phase::Params(decoder),
+            phase,
             // An Authorizer gets no body (§6.3), and mod_fcgid sends not even the record that would end it.
             stdin_open: role != Role::Authorizer,
             data_open: role == Role::Filter,

@@ -3,6 +3,8 @@
 /// Why the gateway itself answered a request that no worker had seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
+    /// As many requests share its connection as may.
+    ConnectionFull,
     /// FastCGI's parameters are broken, or too long (`--max-params`).
     Params,
     /// The variables contradict each other, or one that is required is missing.
@@ -27,7 +29,8 @@ pub(super) enum Refused {
 
 impl Refused {
     /// All of them, in the order of a request's life. Each stands at its own place.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
+        Self::ConnectionFull,
         Self::Params,
         Self::Variables,
         Self::BodyTooLarge,
@@ -43,6 +46,7 @@ impl Refused {
     /// Its name in metrics, JSON and the access log.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::ConnectionFull => "connection_full",
             Self::Params => "params",
             Self::Variables => "variables",
             Self::BodyTooLarge => "body_too_large",

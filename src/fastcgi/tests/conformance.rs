@@ -298,10 +298,28 @@ fn c13_responses_interleave_by_record() {
 #[test]
 fn c13_one_request_too_many_is_refused_and_the_others_live() {
     let limits = Limits { max_requests: 2, ..Limits::default() };
-    let wire = Wire::new().begin(1).begin(2).begin(3).params(3, &[]).stdin_end(3).params(1, &[]).stdin_end(1);
+    let wire = Wire::new()
+        .begin(1)
+        .begin(2)
+        .begin(3)
+        .params(3, &[("A", "1")])
+        .stdin(3, b"x")
+        .stdin_end(3)
+        .params(1, &[])
+        .stdin_end(1);
     let outcome = check_within(limits, &wire.request(3).0, answer);
-    assert_eq!(outcome.replies[0], "end 3 0 Overloaded");
-    assert_eq!(outcome.replies.last().unwrap(), "end 3 0 RequestComplete");
+    assert_eq!(outcome.seen[3], "refused 3 TooManyRequests { limit: 2 }");
+    assert!(outcome.replies[0].starts_with("stdout 3 Status: 503"), "{:?}", outcome.replies);
+    assert_eq!(outcome.replies[1], "end 3 0 RequestComplete");
+    assert!(outcome.replies[4].starts_with("stdout 3 Status: 200"), "{:?}", outcome.replies);
+}
+
+#[test]
+fn c13_those_that_are_refused_are_bounded_too() {
+    let limits = Limits { max_requests: 2, ..Limits::default() };
+    let wire = (1..=2 + 64 + 1).fold(Wire::new(), Wire::begin);
+    let outcome = check_within(limits, &wire.0, wait);
+    assert_eq!(outcome.replies, ["end 67 0 Overloaded"]);
 }
 
 #[test]
@@ -437,6 +455,13 @@ fn c22_c23_values_are_answered_at_any_time_and_the_connection_lives() {
     let all = "values FCGI_MAX_CONNS=10 FCGI_MAX_REQS=20 FCGI_MPXS_CONNS=1";
     assert_eq!(outcome.replies, [all, "values FCGI_MAX_REQS=20", "values", "values"]);
     assert_eq!(outcome.seen, ["begin 1 Responder keep=true", "params 1", "stdin 1 x", "stdin end 1"]);
+}
+
+#[test]
+fn c22_max_reqs_is_not_more_than_one_connection_takes() {
+    let limits = Limits { server_requests: 5000, ..Limits::default() };
+    let outcome = check_within(limits, &Wire::new().get_values(&["FCGI_MAX_REQS"]).0, wait);
+    assert_eq!(outcome.replies, ["values FCGI_MAX_REQS=64"]);
 }
 
 #[test]

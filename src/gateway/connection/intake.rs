@@ -13,7 +13,7 @@ use super::Connection;
 use super::state::{Arriving, Due, Ending, Incoming, Phase, Source, Timeouts};
 use crate::cgi::Variables;
 use crate::cgi::request::{ContentLength, Head};
-use crate::fastcgi::{Event, Fault, ProtocolStatus, Role};
+use crate::fastcgi::{Event, Fault, ProtocolStatus, Refusal, Role};
 use crate::gateway::Gateway;
 use crate::gateway::outcome::Refused;
 use crate::gateway::pace::Pace;
@@ -62,7 +62,11 @@ impl Connection {
                 Some(Event::StdinEnd { id }) => self.take_end(id, Source::Stdin, gateway),
                 Some(Event::DataEnd { id }) => self.take_end(id, Source::Data, gateway),
                 Some(Event::Refused { id, refusal }) => {
-                    let cause = Cause(Refused::Params, refusal.status(), refusal.to_string());
+                    let why = match refusal {
+                        Refusal::TooManyRequests { .. } => Refused::ConnectionFull,
+                        _ => Refused::Params,
+                    };
+                    let cause = Cause(why, refusal.status(), refusal.to_string());
                     self.refuse(id, Variables::new(), cause, true, gateway);
                     if refusal.closes() {
                         self.state.borrow_mut().close_when_written();
