@@ -1,7 +1,7 @@
 //! Request heads: from the variables that a client sent to a head that is safe to act on (RFC 3875 §4.1).
 //!
 //! Called by the gateway once PARAMS is complete. Never looks at a body and never changes a value: what
-//! is wrong is refused, not repaired.
+//! is wrong is refused, not repaired. What is absent because it is empty is added as empty.
 
 use std::{error, fmt};
 
@@ -111,7 +111,13 @@ impl Head {
         if variables.get(REQUEST_METHOD).is_none() {
             return Err(BadRequest::MissingMethod);
         }
-        Self::parse_any(variables)
+        let mut head = Self::parse_any(variables)?;
+        for name in EMPTY_WHERE_ABSENT {
+            if head.variables.get(name).is_none() {
+                head.variables.push(name, b"");
+            }
+        }
+        Ok(head)
     }
 
     /// Checks the variables of a request in the role Authorizer: there is no body, so a CONTENT_LENGTH
@@ -164,6 +170,10 @@ impl Head {
 const CONTENT_LENGTH: &[u8] = b"CONTENT_LENGTH";
 const FCGI_DATA_LENGTH: &[u8] = b"FCGI_DATA_LENGTH";
 const REQUEST_METHOD: &[u8] = b"REQUEST_METHOD";
+
+/// What an application joins to paths without a look whether it is there. RFC 3875 wants the query string defined in any case
+/// (§4.1.7); HAProxy sends nothing that is empty.
+const EMPTY_WHERE_ABSENT: [&[u8]; 3] = [b"SCRIPT_NAME", b"PATH_INFO", b"QUERY_STRING"];
 
 /// A client's `Proxy` header would arrive under the name that HTTP libraries take their proxy from
 /// (CVE-2016-5385, "httpoxy"); there is no such request header, so nothing is lost.
@@ -281,15 +291,23 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).fold(Variables::new(), pushed)
     }
 
-    /// A GET request with these variables too.
+    /// A GET request with these variables too, before anything is added.
     fn parse(pairs: &[(&str, &str)]) -> Result<Head, BadRequest> {
-        Head::parse(&mut variables(&[&[("REQUEST_METHOD", "GET")], pairs].concat()))
+        Head::parse_any(&mut variables(&[&[("REQUEST_METHOD", "GET")], pairs].concat()))
     }
 
     fn message(pairs: &[(&str, &str)]) -> String {
         let error = parse(pairs).unwrap_err();
         assert_eq!(error.status(), 400);
         error.to_string()
+    }
+
+    #[test]
+    fn what_haproxy_leaves_out_since_it_is_empty_is_there() {
+        let head = Head::parse(&mut variables(&[("REQUEST_METHOD", "GET"), ("PATH_INFO", "/a")])).unwrap();
+        let expected =
+            [("REQUEST_METHOD", "GET"), ("PATH_INFO", "/a"), ("SCRIPT_NAME", ""), ("QUERY_STRING", "")];
+        assert_eq!(head.variables, variables(&expected));
     }
 
     #[test]
@@ -435,6 +453,6 @@ mod tests {
             many.push(format!("{n:08}_THE_END").as_bytes(), b"");
         }
         // A quadratic scan would take minutes.
-        assert_eq!(Head::parse(&mut many).unwrap().variables.iter().count(), 100_001);
+        assert_eq!(Head::parse(&mut many).unwrap().variables.iter().count(), 100_004);
     }
 }
