@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use crate::support::{Gate, Kind, Proxy, Reply, Server};
-use crate::wire::Connection;
+use crate::wire::{ABORT_REQUEST, Connection, STDERR, STDOUT, get, record};
 
 /// Through every proxy: a whole page with this status, from nibiru and not from the proxy.
 #[track_caller]
@@ -59,6 +59,8 @@ fn a_header_with_a_line_break_is_a_500_page_and_no_header() {
 fn a_worker_killed_in_a_body_with_a_length_breaks_the_transfer() {
     let server = Server::start();
     for proxy in Proxy::each(&server) {
+        // Workers that die before they have answered anything would count as failing.
+        proxy.curl([], "/hello").expect(200);
         let reply = killed_in_body(&proxy, "/fail/killed_in_body_with_length");
         assert_ne!(reply.exit, 0, "{:?} passed a short body as whole: {reply:?}", proxy.kind);
     }
@@ -67,8 +69,9 @@ fn a_worker_killed_in_a_body_with_a_length_breaks_the_transfer() {
 #[test]
 fn a_worker_killed_in_a_body_without_a_length_breaks_the_transfer() {
     let server = Server::start();
-    for kind in [Kind::Nginx, Kind::NewCaddy] {
+    for kind in [Kind::Nginx, Kind::NewCaddy, Kind::HaProxy] {
         let proxy = Proxy::start(kind, &server);
+        proxy.curl([], "/hello").expect(200);
         let reply = killed_in_body(&proxy, "/fail/killed_in_body_without_length");
         assert_ne!(reply.exit, 0, "{kind:?} passed a short body as whole: {reply:?}");
     }
@@ -90,16 +93,37 @@ fn caddy_2_6_passes_a_broken_body_without_a_length_as_whole_and_logs_it() {
 #[test]
 fn another_request_on_the_same_connection_survives_a_broken_one() {
     let server = Server::start();
-    let (broken, held) = (Gate::new(), Gate::new());
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&crate::wire::get(1, &held.url("/wait"), true));
-    held.announced("started");
-    connection.send(&crate::wire::get(2, &broken.url("/fail/killed_in_body_without_length"), true));
-    broken.open("seen1");
-    let first = connection.response(2).expect("the broken request ends, the connection does not");
-    assert_ne!(first.app_status, 0, "{first:?}");
+    let (mut connection, held) = broken_beside_another(&server);
     held.open("go");
     assert_eq!(connection.response(1).expect("the other request goes on").body(), b"waited\n");
+    assert!(connection.response_breaks(), "the connection breaks with what is left on it");
+}
+
+#[test]
+fn a_client_that_gives_a_broken_request_up_keeps_the_connection() {
+    let server = Server::start();
+    let (mut connection, held) = broken_beside_another(&server);
+    connection.send(&record(ABORT_REQUEST, 2, b""));
+    connection.response(2).expect("the end of the broken request");
+    held.open("go");
+    assert_eq!(connection.response(1).expect("the other request goes on").body(), b"waited\n");
+    assert_eq!(connection.get("/hello").body(), b"Hello, World!\n");
+}
+
+/// A connection on which request 1 waits at a gate, and the answer to request 2 has broken off. It has no end: that would
+/// look complete.
+fn broken_beside_another(server: &Server) -> (Connection, Gate) {
+    let (broken, held) = (Gate::new(), Gate::new());
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &held.url("/wait"), true));
+    held.announced("started");
+    connection.send(&get(2, &broken.url("/fail/killed_in_body_without_length"), true));
+    broken.open("seen1");
+    let kinds = std::iter::from_fn(|| connection.record().map(|record| (record.id, record.kind)));
+    let first = kinds.take_while(|record| *record != (2, STDERR)).collect::<Vec<_>>();
+    assert!(first.iter().all(|record| *record == (2, STDOUT)), "{first:?}");
+    connection.settle();
+    (connection, held)
 }
 
 /// Asks for `path`, lets the worker die once the first chunk has come, and gives what curl made of it.

@@ -54,6 +54,7 @@ impl Connection {
                     // Clients send one request after the other, so the one that was refused has all come.
                     state.unread = false;
                     state.used = true;
+                    state.shared |= !state.requests.is_empty();
                     state.requests.push((id, Phase::Begun(now, role)));
                 }
                 Some(Event::Params { id, variables }) => self.params(id, variables, now, gateway),
@@ -231,6 +232,11 @@ impl Connection {
                         state.close_when_written();
                     }
                 }
+                Due::Break => {
+                    self.state.borrow_mut().break_transfer();
+                    self.flush();
+                }
+                Due::Broken(id) => self.end_with(id, 1, ProtocolStatus::RequestComplete),
                 Due::Spool(id) => self.refuse_arriving(id, gateway, |_| Cause::from(SpoolError::Stalled)),
             }
         }
@@ -274,8 +280,8 @@ impl Connection {
 
     fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
         match phase {
-            // Nothing is known of it.
-            Phase::Begun(..) => {}
+            // Nothing is known of it, or all is said.
+            Phase::Begun(..) | Phase::Broken(_) => {}
             Phase::Arriving(arriving) => {
                 let ticket = Ticket::default();
                 ticket.abandon();

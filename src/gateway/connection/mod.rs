@@ -17,7 +17,7 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
-use self::state::{Ending, Receiving, State, Timeouts};
+use self::state::{Ending, Phase, Receiving, State, Timeouts};
 use super::Gateway;
 use super::outgoing::Outgoing;
 use super::pace::Pace;
@@ -54,6 +54,8 @@ impl Connection {
                 stray_since: None,
                 reading: true,
                 used: false,
+                shared: false,
+                last_end: now,
                 unread: false,
                 late: false,
                 stopping: false,
@@ -168,6 +170,10 @@ impl Connection {
             if state.server.end(id, app_status, protocol_status, state.out.tail()) == AfterEnd::Close {
                 state.close_when_written();
             }
+            if state.has_broken() {
+                state.last_end = Instant::now();
+                self.changed.notify_one();
+            }
             // Before the client reads the end of this answer, after which it may send the next request.
             state.leave_if_idle(&self.stream);
         }
@@ -179,21 +185,23 @@ impl Connection {
         }
     }
 
-    /// Ends a request whose head is sent and whose body cannot be completed.
+    /// Leaves a request whose head is sent and whose body cannot be completed.
     ///
-    /// Where nothing else runs on the connection, a header with a bad version and the close tell the
-    /// client that the transfer broke; END_REQUEST or a clean close would look complete. Where other
-    /// requests share the connection, only this one can end, with an application status that says so.
+    /// A header with a bad version and the close tell the client that the transfer broke; END_REQUEST, with whatever
+    /// status, or a clean close would look complete. Where requests share the connection, that waits until nothing else
+    /// happens on it, or for the client to lose patience.
     pub(super) fn break_off(&self, id: u16, message: &str) {
-        let alone = self.state.borrow().server.active() <= 1;
-        if alone {
+        {
             let state = &mut *self.state.borrow_mut();
-            state.take_phase(id);
-            fastcgi::poison(state.out.tail());
-            state.close_when_written();
-        } else {
-            self.stderr(id, message.as_bytes());
-            return self.end_with(id, 1, ProtocolStatus::RequestComplete);
+            let now = Instant::now();
+            if state.shared {
+                state.server.stderr(id, message.as_bytes(), state.out.tail());
+                state.set_phase(id, Phase::Broken(now));
+                state.last_end = now;
+                self.changed.notify_one();
+            } else {
+                state.break_transfer();
+            }
         }
         self.flush();
     }

@@ -10,7 +10,7 @@ use tokio::io::Interest;
 
 use crate::cgi::request::{ContentLength, Head};
 use crate::config::Config;
-use crate::fastcgi::{Role, Server};
+use crate::fastcgi::{self, Role, Server};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pace::Pace;
 use crate::gateway::reply::Ticket;
@@ -25,6 +25,15 @@ const KEPT_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 /// How long, while the gateway stops, a client that has just connected may take to send its first request. It
 /// found the way in, so it is served.
 const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
+
+/// How long an answer that broke off beside others has no end, which would look complete. A proxy that reads nothing of an answer
+/// for so long has given it up (60 s is the habit: nginx's `fastcgi_read_timeout`, HAProxy's `timeout server` in `deploy/`);
+/// the id must be free again one day.
+const BROKEN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long nothing else may have happened on a connection that requests have shared before it breaks with the answers that
+/// did: the close costs a request that its client is just sending, so it waits for one that sends none.
+const BROKEN_QUIET: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a client may go on sending after its request was answered early, and how long it may
 /// be silent, or go on at all where it was too slow before. Closing on unread bytes would make the kernel drop the answer. nginx's `lingering_time` and
@@ -51,6 +60,10 @@ pub(super) struct State {
     pub(super) reading: bool,
     /// Whether a request has begun on it.
     pub(super) used: bool,
+    /// Whether one has begun while another had not ended.
+    pub(super) shared: bool,
+    /// When an answer last ended beside, or as, one that broke off.
+    pub(super) last_end: Instant,
     /// Whether the client may still be sending something that nobody waits for.
     pub(super) unread: bool,
     /// Whether the client was answered because it had had its time.
@@ -94,6 +107,8 @@ pub(super) enum Phase {
     Arriving(Box<Arriving>),
     /// In the queue or with a worker.
     Submitted(Rc<Ticket>),
+    /// Its answer broke off then, and its client must not take what came for all.
+    Broken(Instant),
 }
 
 #[derive(Debug)]
@@ -184,6 +199,10 @@ pub(super) enum Due {
     Body(u16),
     /// The disk does not take the body of a request.
     Spool(u16),
+    /// Nobody can be waiting any more for an answer that broke off.
+    Broken(u16),
+    /// Nothing happens but that clients wait for answers that broke off.
+    Break,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +236,7 @@ impl State {
                 match phase {
                     Phase::Begun(since, _) => *since = now,
                     Phase::Arriving(arriving) => arriving.pace = Pace::new(now),
-                    Phase::Submitted(_) => {}
+                    Phase::Submitted(_) | Phase::Broken(_) => {}
                 }
             }
         }
@@ -233,7 +252,7 @@ impl State {
 
     /// Whether a request has come in part.
     pub(super) fn is_arriving(&self) -> bool {
-        self.requests.iter().any(|(_, phase)| !matches!(phase, Phase::Submitted(_)))
+        self.requests.iter().any(|(_, phase)| matches!(phase, Phase::Begun(..) | Phase::Arriving(_)))
     }
 
     /// Requests with bodies on their way to their files.
@@ -275,6 +294,10 @@ impl State {
                 None => self.reading.then(|| arriving.pace.deadline(timeouts.body)),
             },
             Phase::Submitted(_) => None,
+            Phase::Broken(_) if self.has_only_broken() => {
+                Some(self.last_read.max(self.last_end) + BROKEN_QUIET)
+            }
+            Phase::Broken(since) => Some(*since + BROKEN_TIMEOUT),
         }
     }
 
@@ -301,6 +324,9 @@ impl State {
             };
         }
         let reading = self.reading;
+        if self.has_only_broken() && past(self.last_read.max(self.last_end), BROKEN_QUIET) {
+            return Some(Due::Break);
+        }
         self.requests.iter_mut().find_map(|(id, phase)| match phase {
             Phase::Begun(since, _) => (reading && past(*since, timeouts.header)).then_some(Due::Params(*id)),
             Phase::Arriving(arriving) => match arriving.writing_since() {
@@ -309,6 +335,7 @@ impl State {
                 None => None,
             },
             Phase::Submitted(_) => None,
+            Phase::Broken(since) => past(*since, BROKEN_TIMEOUT).then_some(Due::Broken(*id)),
         })
     }
 
@@ -326,7 +353,7 @@ impl State {
         let awaited = |phase: &Phase| match phase {
             Phase::Begun(..) => true,
             Phase::Arriving(arriving) => !arriving.has_ended(),
-            Phase::Submitted(_) => false,
+            Phase::Submitted(_) | Phase::Broken(_) => false,
         };
         self.requests.iter().any(|(_, phase)| awaited(phase))
             || (self.requests.is_empty() && !self.server.is_idle())
@@ -369,6 +396,22 @@ impl State {
             };
         }
         matches!(self.ending, Ending::Now | Ending::Lingering { bytes: 0, .. })
+    }
+
+    /// Breaks the transfer off, and the connection with it.
+    pub(super) fn break_transfer(&mut self) {
+        self.requests.clear();
+        fastcgi::poison(self.out.tail());
+        self.close_when_written();
+    }
+
+    /// Whether any answer has broken off and has no end yet.
+    pub(super) fn has_broken(&self) -> bool {
+        self.requests.iter().any(|(_, phase)| matches!(phase, Phase::Broken(_)))
+    }
+
+    fn has_only_broken(&self) -> bool {
+        !self.requests.is_empty() && self.requests.iter().all(|(_, phase)| matches!(phase, Phase::Broken(_)))
     }
 
     pub(super) fn close_when_written(&mut self) {
