@@ -297,16 +297,25 @@ impl WorkerLink {
     /// Relays between the worker and the clients until the worker ends and all it sent is passed on.
     pub(super) async fn relay(&self, gateway: &Rc<Gateway>) -> Fate {
         let (mut unread, mut exited) = (false, false);
+        // There was room when it was this answer's turn; one packet may follow, whoever waits for room meanwhile.
+        let mut has_room = false;
         loop {
             let room = self.running.borrow().as_ref().and_then(|request| request.reply.room());
-            let room = room.filter(|_| !self.given_up.get());
+            let room = room.filter(|_| !self.given_up.get() && !has_room);
+            has_room = false;
             let received = match room {
                 Some(room) if exited => tokio::select! {
-                    () = room => continue,
+                    () = room => {
+                        has_room = true;
+                        continue;
+                    }
                     () = self.gave_up.notified() => continue,
                 },
                 Some(room) => tokio::select! {
-                    () = room => continue,
+                    () = room => {
+                        has_room = true;
+                        continue;
+                    }
                     () = self.gave_up.notified() => continue,
                     _ = self.pidfd.readable() => None,
                 },

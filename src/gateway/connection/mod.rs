@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::io::{Interest, Ready};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, info};
 
 use self::state::{Ending, Phase, Receiving, State, Timeouts};
@@ -36,6 +36,8 @@ pub(super) struct Connection {
     changed: Notify,
     /// There is room in [`State::out`] again.
     drained: Notify,
+    /// Held by the answer that has the next room; the others wait in the order in which they came.
+    turn: Semaphore,
 }
 
 impl Connection {
@@ -63,6 +65,7 @@ impl Connection {
             }),
             changed: Notify::new(),
             drained: Notify::new(),
+            turn: Semaphore::new(1),
         })
     }
 
@@ -232,13 +235,17 @@ impl Connection {
         }
     }
 
-    /// Waits until there is room for more of an answer; `None` where there is.
+    /// Waits until there is room for more of an answer; `None` where there is. Answers that share the connection take
+    /// turns, so that one which always has more to send does not keep the others from it.
     pub(super) fn room(self: &Rc<Self>) -> Option<impl Future<Output = ()> + use<>> {
-        if !self.state.borrow().out.is_full() {
+        let nobody_waits = self.turn.available_permits() > 0;
+        if nobody_waits && !self.state.borrow().out.is_full() {
             return None;
         }
         let connection = Rc::clone(self);
         Some(async move {
+            // Never closed, so this is never an error.
+            let _turn = connection.turn.acquire().await;
             loop {
                 let drained = connection.drained.notified();
                 if !connection.state.borrow().out.is_full() {
