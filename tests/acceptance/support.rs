@@ -1,4 +1,4 @@
-//! What every test of this binary shares: nibiru, nginx and both Caddys as child processes on a scratch
+//! What every test of this binary shares: nibiru, nginx, both Caddys and HAProxy as child processes on a scratch
 //! directory, curl, and waiting for conditions.
 //!
 //! Never sleeps for luck: a wait polls its condition, and its bound only says when to give up.
@@ -378,9 +378,11 @@ pub(crate) enum Kind {
     OldCaddy,
     /// The Caddy that `tests/run` puts into `target/tools`.
     NewCaddy,
+    /// HAProxy from the distribution.
+    HaProxy,
 }
 
-/// A running nginx or Caddy with the files of `deploy/`.
+/// A running nginx, Caddy or HAProxy with the files of `deploy/`.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
@@ -392,9 +394,9 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// nginx and both Caddys in front of `server`.
-    pub(crate) fn each(server: &Server) -> [Self; 3] {
-        [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy].map(|kind| Self::start(kind, server))
+    /// Every kind in front of `server`.
+    pub(crate) fn each(server: &Server) -> [Self; 4] {
+        [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy, Kind::HaProxy].map(|kind| Self::start(kind, server))
     }
 
     #[track_caller]
@@ -402,7 +404,7 @@ impl Proxy {
         Self::with_edits(kind, server, |site| site)
     }
 
-    /// As [`Self::start`], with `edit` applied to the site's file (`nibiru.conf` or `Caddyfile`).
+    /// As [`Self::start`], with `edit` applied to the site's file (`nibiru.conf`, `Caddyfile` or `haproxy.cfg`).
     #[track_caller]
     pub(crate) fn with_edits(kind: Kind, server: &Server, edit: impl Fn(String) -> String) -> Self {
         let scratch = tempfile::tempdir().unwrap();
@@ -430,6 +432,10 @@ impl Proxy {
                 let site = fill_in("deploy/caddy/Caddyfile", ("\n:80 {", format!("\nhttp://:{port} {{")));
                 caddy(kind, scratch.path(), &site)
             }
+            Kind::HaProxy => {
+                let listen = ("bind :80", format!("bind 127.0.0.1:{port}"));
+                haproxy(scratch.path(), &fill_in("deploy/haproxy/haproxy.cfg", listen))
+            }
         };
         let mut process = Process::start("proxy", scratch.path(), command);
         process.wait_ready(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -442,6 +448,10 @@ impl Proxy {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// One request with curl; `arguments` come before the address.
@@ -502,9 +512,21 @@ fn caddy(kind: Kind, scratch: &Path, site: &str) -> Command {
     command
 }
 
+/// HAProxy as whoever runs the test, who may use the socket.
+fn haproxy(scratch: &Path, site: &str) -> Command {
+    let user = "    user haproxy\n    group haproxy\n";
+    assert!(site.contains(user), "haproxy.cfg has no user");
+    fs::write(scratch.join("haproxy.cfg"), site.replace(user, "")).unwrap();
+    // Debian keeps it where only root has it on the PATH.
+    let program = if Path::new("/usr/sbin/haproxy").exists() { "/usr/sbin/haproxy" } else { "haproxy" };
+    let mut command = Command::new(program);
+    command.arg("-db").arg("-f").arg(scratch.join("haproxy.cfg"));
+    command
+}
+
 /// The program of either Caddy.
 pub(crate) fn caddy_program(kind: Kind) -> PathBuf {
-    assert_ne!(kind, Kind::Nginx);
+    assert!(matches!(kind, Kind::OldCaddy | Kind::NewCaddy));
     if kind == Kind::OldCaddy {
         return "caddy".into();
     }

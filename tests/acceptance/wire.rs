@@ -1,6 +1,7 @@
 //! FastCGI as a proxy speaks it, written down a second time on purpose: the tests must not share a
 //! mistake with the encoder of the product.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -105,6 +106,40 @@ pub(crate) fn post(id: u16, url: &str, body: &[u8], keep_connection: bool) -> Ve
     bytes
 }
 
+/// The records of a request, with those of its streams cut into smaller ones at random.
+pub(crate) fn in_pieces(mut request: &[u8], random: &mut fastrand::Rng) -> Vec<Vec<u8>> {
+    let mut pieces = Vec::new();
+    while let [_, kind, id1, id0, length1, length0, padding, ..] = *request {
+        let length = usize::from(u16::from_be_bytes([length1, length0]));
+        let (mut content, id) = (&request[8..8 + length], u16::from_be_bytes([id1, id0]));
+        request = &request[8 + length + usize::from(padding)..];
+        while matches!(kind, PARAMS | STDIN) && content.len() > 1 {
+            let at = random.usize(1..=content.len()).min(random.usize(1..40_000));
+            let (piece, rest) = content.split_at(at);
+            pieces.push(record(kind, id, piece));
+            content = rest;
+        }
+        if !content.is_empty() || length == 0 {
+            pieces.push(record(kind, id, content));
+        }
+    }
+    pieces
+}
+
+/// All records of all scripts; those of one in their order.
+pub(crate) fn interleaved(scripts: Vec<Vec<Vec<u8>>>, random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut scripts: Vec<_> = scripts.into_iter().map(|script| script.into_iter().peekable()).collect();
+    let mut bytes = Vec::new();
+    while !scripts.is_empty() {
+        let which = random.usize(..scripts.len());
+        bytes.extend(scripts[which].next().unwrap_or_default());
+        if scripts[which].peek().is_none() {
+            drop(scripts.swap_remove(which));
+        }
+    }
+    bytes
+}
+
 /// A record that the server sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -122,6 +157,20 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// Takes a record of it. Says whether it was the last.
+    fn add(&mut self, record: &Record) -> bool {
+        match record.kind {
+            STDOUT => self.stdout.extend_from_slice(&record.content),
+            STDERR => {}
+            END_REQUEST => {
+                self.app_status = u32::from_be_bytes(record.content[..4].try_into().unwrap());
+                self.protocol_status = record.content[4];
+            }
+            _ => panic!("unexpected {record:?}"),
+        }
+        record.kind == END_REQUEST
+    }
+
     pub(crate) fn head(&self) -> String {
         String::from_utf8_lossy(self.split().0).into_owned()
     }
@@ -175,9 +224,24 @@ impl Connection {
         self.0.write_all(bytes).unwrap();
     }
 
+    /// The same connection, for a thread that sends while another reads.
+    pub(crate) fn sender(&self) -> Self {
+        Self(self.0.try_clone().unwrap())
+    }
+
     /// Sends what the server may stop listening to half way.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)
+    }
+
+    /// Ends it for whoever else has it, too.
+    pub(crate) fn hang_up(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+
+    /// Bytes that have come and are not read yet.
+    pub(crate) fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.0).unwrap()
     }
 
     pub(crate) fn finish_sending(&self) {
@@ -232,15 +296,20 @@ impl Connection {
         loop {
             let record = self.try_record()?;
             assert_eq!(record.id, id, "record of another request: {record:?}");
-            match record.kind {
-                STDOUT => response.stdout.extend(record.content),
-                STDERR => {}
-                END_REQUEST => {
-                    response.app_status = u32::from_be_bytes(record.content[..4].try_into().unwrap());
-                    response.protocol_status = record.content[4];
-                    return Ok(response);
-                }
-                _ => panic!("unexpected {record:?}"),
+            if response.add(&record) {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// The next response that is whole, of requests that share this connection; `open` has what there is of the others.
+    #[track_caller]
+    pub(crate) fn any_response(&mut self, open: &mut BTreeMap<u16, Response>) -> (u16, Response) {
+        loop {
+            let record = self.record().expect("the server closed the connection");
+            let response = open.entry(record.id).or_default();
+            if response.add(&record) {
+                return (record.id, open.remove(&record.id).unwrap_or_default());
             }
         }
     }

@@ -1,0 +1,339 @@
+//! What only HAProxy does: it shares connections among requests where it is told to, asks for values, sends ABORT_REQUEST.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+
+use crate::support::{Gate, Kind, Proxy, Reply, Server, wait_for};
+use crate::wire::{ABORT_REQUEST, BEGIN_REQUEST, GET_VALUES, STDIN};
+
+/// Requests at a time on one connection that nibiru takes.
+const MOST: usize = 64;
+
+/// HAProxy that puts all requests on one connection, as far as nibiru says that it takes them.
+fn sharing(server: &Server) -> Proxy {
+    Proxy::with_edits(Kind::HaProxy, server, shared)
+}
+
+/// With the commented lines of `haproxy.cfg`. On one thread, since threads do not share connections that are in use.
+pub(crate) fn shared(site: String) -> String {
+    for line in ["    # option mpxs-conns\n", "    # option max-reqs 64\n", "    # option get-values\n"] {
+        assert!(site.contains(line), "haproxy.cfg has no {line}");
+    }
+    site.replace("    # option ", "    option ").replace("\nglobal\n", "\nglobal\n    nbthread 1\n")
+}
+
+/// Asks for a path at a gate; the gate has been reached when this returns.
+fn wait_at(proxy: &Proxy, gate: &Gate) -> Child {
+    let child = proxy.curl_command([], &gate.url("/wait")).spawn().unwrap();
+    gate.announced("started");
+    child
+}
+
+fn reply(child: Child) -> Reply {
+    Reply::from_curl(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn requests_that_run_at_the_same_time_share_one_connection() {
+    let server = Server::builder().workers("8").start();
+    let relay = Relay::start(&server.socket());
+    let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
+        shared(site).replace(&server.socket().display().to_string(), &relay.path.display().to_string())
+    });
+    let gates: Vec<Gate> = (0..8).map(|_| Gate::new()).collect();
+    let waiting: Vec<Child> = gates.iter().map(|gate| wait_at(&proxy, gate)).collect();
+    assert_eq!(server.connections().len(), 1, "eight requests run");
+    for (gate, child) in gates.iter().zip(waiting).rev() {
+        gate.open("go");
+        assert_eq!(reply(child).expect(200).text(), "waited\n");
+    }
+    let records = relay.records();
+    assert_eq!(records[0].0, GET_VALUES, "HAProxy asks first");
+    assert!(records[0].2.windows(13).any(|name| name == b"FCGI_MAX_REQS"), "{:?}", records[0]);
+    let mut ids: Vec<u16> =
+        records.iter().filter(|record| record.0 == BEGIN_REQUEST).map(|record| record.1).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 8, "each request has an id of its own");
+}
+
+#[test]
+fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let server = Server::builder().workers("4").start();
+    let proxy = sharing(&server);
+    let (gate, scratch) = (Gate::new(), tempfile::tempdir().unwrap());
+    let held = wait_at(&proxy, &gate);
+    let sizes = [0, 1, 100, 16_000, 17_000, 65_536, 65_537, 300_000, 1_000_000, 5_000_000, 2, 70_000];
+    let uploads: Vec<(Vec<u8>, Child)> = sizes
+        .into_iter()
+        .map(|size| {
+            let mut body = vec![0; size];
+            random.fill(&mut body);
+            let file = scratch.path().join(size.to_string());
+            std::fs::write(&file, &body).unwrap();
+            let data = format!("@{}", file.display());
+            (body, proxy.curl_command(["--data-binary", &data], "/echo").spawn().unwrap())
+        })
+        .collect();
+    for (body, child) in uploads {
+        let reply = reply(child).expect(200);
+        assert!(reply.body == body, "a body of {} bytes changed on its way", body.len());
+    }
+    assert_eq!(server.connections().len(), 1);
+    gate.open("go");
+    reply(held).expect(200);
+}
+
+#[test]
+fn a_client_that_leaves_while_it_sends_is_an_abort_and_its_neighbours_are_answered() {
+    let server = Server::builder().workers("2").start();
+    let relay = Relay::start(&server.socket());
+    let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
+        shared(site).replace(&server.socket().display().to_string(), &relay.path.display().to_string())
+    });
+    let stays = Gate::new();
+    let neighbour = wait_at(&proxy, &stays);
+    let mut leaving = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+    leaving.write_all(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n").unwrap();
+    leaving.write_all(&[b'x'; 100_000]).unwrap();
+    let came = |kind: u8| relay.records().iter().filter(|record| record.0 == kind).count();
+    wait_for("a part of the body has come", || (came(STDIN) > 1).then_some(()));
+    drop(leaving);
+    wait_for("HAProxy aborts the request", || (came(ABORT_REQUEST) == 1).then_some(()));
+    stays.open("go");
+    assert_eq!(reply(neighbour).expect(200).text(), "waited\n");
+    proxy.curl([], "/hello").expect(200);
+    assert_eq!(server.connections().len(), 1, "it goes on");
+}
+
+/// Its request is whole, and HAProxy 2.6 does not tell: it drops what still comes. Without `keep-conn` it closes the
+/// connection, which is as good as an abort. When this fails, that has changed: say so in `docs/how-to/haproxy.md`.
+#[test]
+fn a_client_that_leaves_while_its_request_runs_is_noticed_without_keep_conn() {
+    let server = Server::builder().workers("2").arguments(["--access-log", "-"]).start();
+    for kept in [true, false] {
+        let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
+            if kept { site } else { site.replace("    option keep-conn", "    no option keep-conn") }
+        });
+        let gate = Gate::new();
+        let mut leaving = wait_at(&proxy, &gate);
+        leaving.kill().unwrap();
+        leaving.wait().unwrap();
+        if kept {
+            // Long after HAProxy has seen it: it has answered another client on another connection.
+            proxy.curl([], "/hello").expect(200);
+            proxy.curl([], "/hello").expect(200);
+            assert!(!server.log().contains(" aborted "), "{}", server.log());
+        } else {
+            server.logged(&["/wait", "aborted"]);
+        }
+        gate.open("go");
+    }
+}
+
+#[test]
+fn a_killed_worker_costs_its_own_request_alone() {
+    let server = Server::builder().workers("3").start();
+    let proxy = sharing(&server);
+    let gate = Gate::new();
+    let neighbour = wait_at(&proxy, &gate);
+    for _ in 0..3 {
+        proxy.curl([], "/hello").expect(200);
+        assert!(proxy.curl([], "/fail/killed_before_head").expect(502).text().contains("worker"));
+    }
+    assert_eq!(server.connections().len(), 1);
+    gate.open("go");
+    assert_eq!(reply(neighbour).expect(200).text(), "waited\n");
+}
+
+/// See `docs/explanation/truth.md`: END_REQUEST would be a complete answer to HAProxy, so there is none.
+#[test]
+fn an_answer_that_breaks_off_beside_another_breaks_once_that_is_over() {
+    let server = Server::builder().workers("2").start();
+    let proxy = sharing(&server);
+    let (held, broken) = (Gate::new(), Gate::new());
+    let neighbour = wait_at(&proxy, &held);
+    let url = broken.url("/fail/killed_in_body_without_length");
+    broken.open("seen1");
+    let child = proxy.curl_command([], &url).spawn().unwrap();
+    server.logged(&["worker ended in the middle of its request"]);
+    assert_eq!(server.connections().len(), 1);
+    held.open("go");
+    reply(neighbour).expect(200);
+    let broken = reply(child);
+    assert_ne!(broken.exit, 0, "HAProxy passed a short body as whole: {broken:?}");
+    proxy.curl([], "/hello").expect(200);
+}
+
+#[test]
+fn haproxy_opens_another_connection_before_one_has_too_many_requests() {
+    let server = Server::builder().workers("1").start();
+    let proxy = sharing(&server);
+    let statuses = crowd(&server, &proxy, MOST + 30, MOST + 30);
+    assert_eq!(statuses, vec![200; MOST + 30]);
+    assert_eq!(server.connections().len(), 2);
+}
+
+#[test]
+fn requests_beyond_what_a_connection_takes_are_503_where_haproxy_does_not_ask() {
+    let server = Server::builder().workers("1").start();
+    let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
+        shared(site).replace("option max-reqs 64", "option max-reqs 200").replace("option get-values", "")
+    });
+    let statuses = crowd(&server, &proxy, MOST + 30, MOST);
+    assert_eq!(statuses.iter().filter(|status| **status == 503).count(), 30, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), MOST, "{statuses:?}");
+    assert_eq!(server.connections().len(), 1);
+    assert!(server.log().contains("64 requests share the connection"));
+}
+
+/// Keeps the one worker busy while `count` requests come; lets it go once all are known of, `queued` of them waiting for it
+/// or running. Their statuses.
+fn crowd(server: &Server, proxy: &Proxy, count: usize, queued: usize) -> Vec<u16> {
+    let gate = Gate::new();
+    let first = wait_at(proxy, &gate);
+    let others: Vec<Child> = (1..count).map(|_| proxy.curl_command([], "/hello").spawn().unwrap()).collect();
+    let status = || {
+        let mut command = crate::support::nibiru();
+        let control = format!("unix:{}.ctl", server.socket().display());
+        let output = crate::support::output(command.args(["status", "--json", "--control", &control]));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let refused = count - queued;
+    wait_for("all requests have come", || {
+        let text: String = status().split_whitespace().collect();
+        (number(&text, "\"queue\":{\"length\":") == queued - 1
+            && number(&text, "\"connection_full\":") == refused)
+            .then_some(())
+    });
+    gate.open("go");
+    std::iter::once(first).chain(others).map(|child| reply(child).status).collect()
+}
+
+/// The number after `key`.
+fn number(text: &str, key: &str) -> usize {
+    let at = text.find(key).unwrap_or_else(|| panic!("no {key} in {text}")) + key.len();
+    let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_nobody() {
+    let server = Server::start();
+    let proxy = Proxy::start(Kind::HaProxy, &server);
+    let (_gate, _slow) = slow_client(&server, &proxy);
+    for _ in 0..5 {
+        proxy.curl(["--max-time", "30"], "/hello").expect(200);
+    }
+}
+
+/// HAProxy reads a connection only as fast as the slowest client on it. When this fails, that has changed: say so in
+/// `docs/how-to/haproxy.md`.
+#[test]
+fn a_client_that_does_not_read_holds_up_all_that_share_its_connection() {
+    let server = Server::start();
+    let proxy = sharing(&server);
+    let (_gate, slow) = slow_client(&server, &proxy);
+    let held_up = proxy.curl(["--max-time", "2"], "/hello");
+    assert_eq!(held_up.status, 0, "{held_up:?}");
+    drop(slow);
+    proxy.curl([], "/hello").expect(200);
+}
+
+/// A client that asks for 64 MiB and reads nothing, when all buffers on the way to it are full.
+fn slow_client(server: &Server, proxy: &Proxy) -> (Gate, TcpStream) {
+    let gate = Gate::new();
+    let url = gate.url("/nonce") + "&n=0000000000000001&f=small&k=4194304";
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+    client.write_all(format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    // The worker, which is asleep in a write, takes no more time; a while of that, and nothing moves any more.
+    let spent = || -> u128 {
+        let workers = server.workers(2);
+        let haproxy = crate::support::processor_time(proxy.pid());
+        workers.into_iter().map(crate::support::processor_time).chain([haproxy]).map(|t| t.as_millis()).sum()
+    };
+    let mut last = (0, 0);
+    wait_for("all buffers are full", || {
+        let now = spent();
+        last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
+        (last.1 > 100).then_some(())
+    });
+    (gate, client)
+}
+
+#[test]
+fn a_chunked_upload_passes_up_to_a_buffer_and_is_refused_beyond() {
+    let server = Server::start();
+    let proxy = Proxy::start(Kind::HaProxy, &server);
+    let chunked = |length: usize| {
+        let body = "x".repeat(length);
+        proxy.curl(["-H", "Transfer-Encoding: chunked", "--data-binary", &body], "/echo")
+    };
+    assert_eq!(chunked(10_000).expect(200).text(), "x".repeat(10_000));
+    let refused = chunked(100_000);
+    assert!(matches!(refused.status, 400..=599), "{refused:?}");
+    eprintln!("beyond a buffer: {}", refused.status);
+}
+
+/// Passes a socket's connections on, and remembers what came from the proxy.
+struct Relay {
+    path: PathBuf,
+    seen: Arc<Mutex<Vec<u8>>>,
+    _scratch: TempDir,
+}
+
+impl Relay {
+    fn start(to: &Path) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("relay.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (to, kept) = (to.to_owned(), Arc::clone(&seen));
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let near = near.unwrap();
+                let far = UnixStream::connect(&to).unwrap();
+                let (from_far, to_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+                let kept = Arc::clone(&kept);
+                std::thread::spawn(move || pass(near, far, |bytes| kept.lock().unwrap().extend(bytes)));
+                std::thread::spawn(move || pass(from_far, to_near, |_| {}));
+            }
+        });
+        Self { path, seen, _scratch: scratch }
+    }
+
+    /// What HAProxy has sent: type, id and content. The test sees to it that it is all on one connection.
+    fn records(&self) -> Vec<(u8, u16, Vec<u8>)> {
+        let seen = self.seen.lock().unwrap();
+        let (mut rest, mut records) = (&seen[..], Vec::new());
+        while let [_, kind, id1, id0, length1, length0, padding, _, content @ ..] = rest {
+            let length = usize::from(u16::from_be_bytes([*length1, *length0]));
+            let Some(content) = content.get(..length) else { break };
+            records.push((*kind, u16::from_be_bytes([*id1, *id0]), content.to_vec()));
+            rest = rest.get(8 + length + usize::from(*padding)..).unwrap_or_default();
+        }
+        records
+    }
+}
+
+/// Until one side closes.
+fn pass(mut from: UnixStream, mut to: UnixStream, note: impl Fn(&[u8])) {
+    let mut buffer = [0; 65_536];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        note(&buffer[..length]);
+        if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+    let _ = from.shutdown(std::net::Shutdown::Both);
+}

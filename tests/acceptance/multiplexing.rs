@@ -1,0 +1,118 @@
+//! Many requests on one FastCGI connection, spoken by the test itself: each gets its own answer, and none waits for more
+//! than what was ready before it.
+
+use std::collections::BTreeMap;
+
+use crate::support::{Gate, Server, wait_for};
+use crate::wire::{Connection, END_REQUEST, Record, get, in_pieces, interleaved, post};
+
+/// As many as nibiru takes on one connection.
+const MOST: u16 = 64;
+
+/// What a small answer that is ready may have to let pass on its connection: what the kernel has taken (208 KiB), what waits to be
+/// written (128 KiB and a packet), and a packet of each download (64 KiB), twice over.
+const AHEAD: usize = 1 << 20;
+
+#[test]
+fn sixty_four_bodies_that_come_in_pieces_among_each_other_go_to_their_own_requests() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let server = Server::builder().workers("4").start();
+    let bodies: BTreeMap<u16, Vec<u8>> = (1..=MOST).map(|id| (id, body(&mut random, id))).collect();
+    let posts = bodies.iter().map(|(id, body)| in_pieces(&post(*id, "/echo", body, true), &mut random));
+    let bytes = interleaved(posts.collect(), &mut random);
+
+    let mut connection = Connection::open(&server.socket());
+    let mut sender = connection.sender();
+    std::thread::scope(|scope| {
+        scope.spawn(move || sender.send(&bytes));
+        let mut open = BTreeMap::new();
+        for _ in 0..MOST {
+            let (id, response) = connection.any_response(&mut open);
+            assert_eq!((response.status(), response.app_status), (200, 0), "request {id}");
+            assert!(response.body() == bodies[&id], "the body of request {id} changed on its way");
+        }
+        assert!(open.is_empty(), "records without a request: {open:?}");
+    });
+    assert_eq!(server.connections().len(), 1);
+}
+
+/// Empty, one byte, and up to some that go through a file; the last is several records long.
+fn body(random: &mut fastrand::Rng, id: u16) -> Vec<u8> {
+    let length = match id {
+        1 => 0,
+        2 => 1,
+        MOST => 3_000_000,
+        _ if id % 8 == 0 => random.usize(65_537..200_000),
+        _ => random.usize(2..5000),
+    };
+    let mut body = vec![0; length];
+    random.fill(&mut body);
+    body
+}
+
+#[test]
+fn downloads_do_not_keep_a_small_answer_that_is_ready_from_their_connection() {
+    const LENGTH: usize = 8 << 20;
+    let server = Server::builder().workers("3").start();
+    let mut most = 0;
+    for _ in 0..5 {
+        let (small, downloads) = (Gate::new(), Gate::new());
+        let mut connection = Connection::open(&server.socket());
+        connection.send(&get(3, &small.url("/wait"), true));
+        small.announced("started");
+        for id in [1, 2] {
+            let url = downloads.url("/nonce") + &format!("&n={id:016x}&f=small&k={}", LENGTH / 16);
+            connection.send(&get(id, &url, true));
+        }
+        // Nothing is read, so both wait for room; behind them the answer of the third worker, which has given it away.
+        wait_for("the downloads have begun", || (connection.unread() > 100_000).then_some(()));
+        small.open("go");
+        wait_for("the third worker is idle", || {
+            server.workers(3).into_iter().any(|pid| title(pid).ends_with(" idle")).then_some(())
+        });
+        let mut passed = 0;
+        loop {
+            let Record { kind, id, content } = connection.record().expect("the connection stays");
+            match (id, kind) {
+                (3, END_REQUEST) => break,
+                (3, _) => {}
+                (_, _) => passed += content.len(),
+            }
+        }
+        most = most.max(passed);
+    }
+    assert!(most <= AHEAD, "{most} bytes of downloads went before a small answer");
+}
+
+/// What a process says of itself in `ps`.
+fn title(pid: u32) -> String {
+    let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&title).trim_end_matches('\0').to_owned()
+}
+
+#[test]
+fn one_request_too_many_on_a_connection_is_503_and_the_others_are_answered() {
+    let server = Server::builder().workers("1").start();
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    for id in 2..=MOST {
+        connection.send(&get(id, "/hello", true));
+    }
+    // Its body comes when it is refused already.
+    connection.send(&post(MOST + 1, "/echo", &[b'x'; 100_000], true));
+    let refused = connection.response(MOST + 1).expect("the refusal");
+    assert_eq!((refused.status(), refused.protocol_status), (503, 0), "{refused:?}");
+    assert!(refused.header("Retry-After").is_some(), "{refused:?}");
+    gate.open("go");
+    let mut open = BTreeMap::new();
+    for _ in 1..=MOST {
+        let (id, response) = connection.any_response(&mut open);
+        assert_eq!(response.status(), 200, "request {id}");
+    }
+    assert_eq!(connection.get("/hello").status(), 200);
+    server.logged(&["request refused", "64 requests share the connection"]);
+}
