@@ -52,6 +52,8 @@ pub(super) struct WorkerLink {
     told: Cell<bool>,
     /// Whether it has been ready.
     proved: Cell<bool>,
+    /// Its process is gone, and its number perhaps another's: what it still says is for its client alone.
+    gone: Cell<bool>,
     memory: Cell<Option<Memory>>,
     /// When it was last asked what it takes, and whether it has run a request since.
     asked: Cell<Option<Instant>>,
@@ -130,6 +132,7 @@ impl WorkerLink {
             gave_up: Notify::new(),
             told: Cell::new(false),
             proved: Cell::new(false),
+            gone: Cell::new(false),
             memory: Cell::new(None),
             asked: Cell::new(None),
             unmeasured: Cell::new(true),
@@ -337,6 +340,7 @@ impl WorkerLink {
                 // A successor need not wait for what this one's last client has still to read.
                 None => {
                     exited = true;
+                    self.gone.set(true);
                     gateway.worker_gone(self);
                 }
                 Some(Ok(None)) => {}
@@ -382,7 +386,9 @@ impl WorkerLink {
                         Ok(())
                     })?;
                     *self.answered.borrow_mut() = self.running.borrow_mut().take();
-                    gateway.pool.borrow_mut().answered(self.name.worker);
+                    if !self.gone.get() {
+                        gateway.pool.borrow_mut().answered(self.name.worker);
+                    }
                 }
                 FromWorker::Ready => {
                     if self.running.borrow().is_some() {
@@ -390,8 +396,11 @@ impl WorkerLink {
                     }
                     self.run.set(None);
                     self.answered.borrow_mut().take();
-                    gateway.worker_ready(self)?;
+                    if !self.gone.get() {
+                        gateway.worker_ready(self)?;
+                    }
                 }
+                FromWorker::Measured { .. } if self.gone.get() => {}
                 FromWorker::Measured { pss, lua_heap } => {
                     let memory = Memory { pss, lua_heap };
                     self.memory.set(Some(memory));

@@ -280,3 +280,30 @@ fn reloads_and_kills_leave_no_descriptor_behind() {
     }
     wait_for("the descriptors are as before", || (settled() <= before).then_some(()));
 }
+
+#[test]
+fn what_a_dead_worker_had_still_to_say_is_for_its_client_alone() {
+    let server = Server::builder().workers("1").start();
+    let gate = Gate::new();
+    // More than the connection takes without being read; the rest waits in the worker's link.
+    let url = gate.url("/nonce") + &format!("&n=0000000000000001&f=small&k={}", 450_000 / 16);
+    let mut slow = Connection::open(&server.socket());
+    slow.send(&get(1, &url, true));
+    wait_for("its answer has begun", || (slow.unread() > 100_000).then_some(()));
+    let worker = server.workers(1);
+    let idle = |pid: &u32| {
+        let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&title).contains(" idle")
+    };
+    wait_for("the worker has sent everything", || worker.iter().all(idle).then_some(()));
+    worker.iter().for_each(|pid| signal(*pid, Signal::KILL));
+    wait_for("its successor is ready", || {
+        let now = server.workers(1);
+        (now.is_disjoint(&worker) && now.iter().all(idle)).then_some(())
+    });
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    let response = slow.response(1).expect("all of the answer");
+    assert_eq!(response.body().len(), 450_000);
+    assert_eq!(slow.get("/hello").status(), 200);
+    assert!(!server.log().contains("ready twice"), "{}", server.log());
+}
