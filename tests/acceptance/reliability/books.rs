@@ -21,7 +21,9 @@ pub(super) enum Form {
     Work,
     /// Pieces without a Content-Length.
     Stream,
-    /// The request's own body, large enough to be spooled.
+    /// The request's own body, a short one.
+    Post,
+    /// The same, large enough to be spooled.
     Upload,
 }
 
@@ -32,10 +34,17 @@ pub(super) struct Asked {
     pub(super) form: Form,
 }
 
+impl Form {
+    /// Whether it sends a body.
+    pub(super) fn posts(self) -> bool {
+        matches!(self, Self::Post | Self::Upload)
+    }
+}
+
 impl Asked {
     fn times(self) -> usize {
         match self.form {
-            Form::Small | Form::Work => 1 + usize::try_from(self.nonce % 16).unwrap(),
+            Form::Small | Form::Work | Form::Post => 1 + usize::try_from(self.nonce % 16).unwrap(),
             Form::Stream | Form::Upload => 256 * (20 + usize::try_from(self.nonce % 20).unwrap()),
         }
     }
@@ -106,7 +115,8 @@ impl Answer {
 pub(super) struct Books {
     directory: TempDir,
     next: AtomicU64,
-    outcomes: Mutex<Vec<(u64, Outcome)>>,
+    /// Each with its way.
+    outcomes: Mutex<Vec<(u64, &'static str, Outcome)>>,
 }
 
 impl Books {
@@ -123,14 +133,14 @@ impl Books {
             Form::Small => "small",
             Form::Work => "work",
             Form::Stream => "stream",
-            Form::Upload => "upload",
+            Form::Post | Form::Upload => "upload",
         };
         let (directory, times) = (self.directory.path().display(), asked.times());
         format!("/nonce?dir={directory}&n={:0DIGITS$x}&k={times}&f={form}", asked.nonce)
     }
 
-    pub(super) fn record(&self, asked: Asked, outcome: Outcome) {
-        self.outcomes.lock().unwrap().push((asked.nonce, outcome));
+    pub(super) fn record(&self, way: &'static str, asked: Asked, outcome: Outcome) {
+        self.outcomes.lock().unwrap().push((asked.nonce, way, outcome));
     }
 
     /// Requests that are over.
@@ -154,28 +164,30 @@ impl Books {
         let executions = self.executions();
         let ran = |nonce: &u64| executions.get(nonce).copied().unwrap_or(0);
         let mut account = Account::default();
-        let mut lost = BTreeMap::<&str, u64>::new();
-        for (nonce, outcome) in self.outcomes.lock().unwrap().iter() {
+        let mut lost = BTreeMap::<String, u64>::new();
+        for (nonce, way, outcome) in self.outcomes.lock().unwrap().iter() {
             account.count += 1;
+            *account.ways.entry(way).or_default() += 1;
             match outcome {
                 Outcome::Whole if ran(nonce) == 0 => {
-                    *lost.entry("an answer that nobody gave").or_default() += 1
+                    *lost.entry(format!("an answer that nobody gave ({way})")).or_default() += 1
                 }
                 Outcome::Whole => account.whole += 1,
                 Outcome::Failed(status) => {
                     *account.failed.entry(*status).or_default() += 1;
+                    *account.failed_by_way.entry((way, *status)).or_default() += 1;
                     account.failed_after_running += u64::from(ran(nonce) > 0);
                 }
                 Outcome::Broken => account.broken += 1,
                 Outcome::Aborted => account.aborted += 1,
-                Outcome::Lost(how) => *lost.entry(how).or_default() += 1,
+                Outcome::Lost(how) => *lost.entry(format!("{how} ({way})")).or_default() += 1,
             }
         }
         let twice = executions.values().filter(|times| **times > 1).count() as u64;
         if twice > 0 {
-            lost.insert("executed twice", twice);
+            lost.insert("executed twice".to_owned(), twice);
         }
-        account.lost = lost.into_iter().map(|(how, times)| (how.to_owned(), times)).collect();
+        account.lost = lost.into_iter().collect();
         account
     }
 }
@@ -184,9 +196,12 @@ impl Books {
 #[derive(Debug, Default)]
 pub(super) struct Account {
     pub(super) count: u64,
+    /// All of them, by their way.
+    pub(super) ways: BTreeMap<&'static str, u64>,
     pub(super) whole: u64,
     /// Whole answers that say they failed, by status.
     pub(super) failed: BTreeMap<u16, u64>,
+    pub(super) failed_by_way: BTreeMap<(&'static str, u16), u64>,
     /// Those among them whose application had begun.
     pub(super) failed_after_running: u64,
     /// Answers that visibly broke off.

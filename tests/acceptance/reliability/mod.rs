@@ -9,6 +9,8 @@ mod books;
 mod clients;
 mod kills;
 mod nonces;
+mod over_fastcgi;
+mod over_http;
 mod reloads;
 mod senders;
 mod system;

@@ -6,39 +6,93 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::books::Books;
-use super::clients::{Load, Mix};
+use super::clients::{Load, Mix, Way};
 use super::kills::kill_workers;
 use super::{Row, Scale};
-use crate::support::{Kind, Proxy, Server, descriptors as open, signal, wait_for, wait_within};
+use crate::haproxy;
+use crate::support::{Kind, Proxy, Server, descriptors as open, repository, signal, wait_for, wait_within};
 use crate::wire::Connection;
 
 /// Between two deaths of a worker.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Every answer carries the nonce of its own request and nothing of another's.
+/// HAProxy that puts many requests on a connection.
+const SHARED: &str = "HAProxy, shared connections";
+
+/// Between two reloads.
+const KILLS_BETWEEN_RELOADS: u64 = 50;
+
+/// Every answer carries the nonce of its own request and nothing of another's, whichever way the request came.
 pub(super) fn nonces(scale: Scale) -> Row {
     let server = Server::builder().workers("4").start();
-    let proxy = Proxy::start(Kind::Nginx, &server);
+    let params = std::fs::read_to_string(repository("deploy/nginx/nibiru_params")).unwrap();
+    let params = params.replace("fastcgi_keep_conn on;", "fastcgi_keep_conn off;");
+    let proxies = [
+        ("nginx", Proxy::start(Kind::Nginx, &server)),
+        (
+            "nginx, no keep-alive",
+            Proxy::with_edits(Kind::Nginx, &server, |site| {
+                site.replace("    keepalive 32;", "")
+                    .replace("    keepalive_requests 100000;", "")
+                    .replace("        include nibiru_params;", &params)
+            }),
+        ),
+        ("Caddy", Proxy::start(Kind::NewCaddy, &server)),
+        ("HAProxy", Proxy::start(Kind::HaProxy, &server)),
+        (SHARED, Proxy::with_edits(Kind::HaProxy, &server, haproxy::shared)),
+    ];
     let books = Books::new();
     let goal = scale.of(20_000, 1_000_000) as usize;
     let begun = Instant::now();
-    let kills = Load::new(&books, Mix::All).straight(&server).through(&proxy).during(|| {
-        let mut kills = 0;
+    let socket = server.socket();
+    let load = Load::new(&books, Mix::All).with(2, &Way::Kept(socket.clone()));
+    let load = load.with(2, &Way::OneShot(socket.clone())).with(2, &Way::Interleaved(socket));
+    let load = proxies.iter().fold(load, |load, (name, proxy)| load.with(2, &Way::Http(name, proxy.port())));
+    let (kills, reloads) = load.during(|| {
+        let (mut kills, mut reloads) = (0, 0);
         while books.over() < goal {
             let before = books.over();
             kill_workers(&server, 1, INTERVAL);
             kills += 1;
+            if kills % KILLS_BETWEEN_RELOADS == 0 {
+                reload(&server);
+                reloads += 1;
+            }
             wait_for("the clients come on", || (books.over() > before).then_some(()));
         }
-        kills
+        (kills, reloads)
     });
     let (mut row, account) = (Row::default(), books.close());
     row.add(&account);
-    row.measured(format!("{kills} killed"));
+    row.measured(format!("{kills} killed, {reloads} reloads"));
     row.measured(format!("{:.0} requests/s", account.count as f64 / begun.elapsed().as_secs_f64()));
-    row.promise(account.failed.keys().all(|status| *status == 502), "every failure is a 502");
-    row.promise(account.failures() + account.broken <= kills, "a kill costs one request at most");
+    let ways = &account.ways;
+    let named: Vec<String> = ways.iter().map(|(way, count)| format!("{count} {way}")).collect();
+    row.measured(named.join(", "));
+    row.promise(ways.len() == 8, "every way is taken");
+    // They never reach nibiru: see docs/how-to/haproxy.md.
+    let own = |status: &(&str, u16)| *status == (SHARED, 500);
+    let failed = &account.failed_by_way;
+    let haproxys: u64 = failed.iter().filter(|(how, _)| own(how)).map(|(_, count)| count).sum();
+    row.measured(format!("{haproxys} of the 500 are HAProxy's own"));
+    let others: Vec<_> = failed.keys().filter(|how| how.1 != 502 && !own(how)).collect();
+    row.promise(others.is_empty(), format!("every failure is a 502: {others:?}"));
+    let cost = account.failures() - haproxys + account.broken;
+    row.promise(cost <= kills, "a kill costs one request at most");
+    if !row.holds() {
+        println!("{}", server.log());
+        for (name, proxy) in &proxies {
+            println!("--- {name}\n{}", proxy.log());
+        }
+    }
     row
+}
+
+/// Has new workers of a new generation, all of which answer, before the next is killed.
+fn reload(server: &Server) {
+    let before = server.workers(4);
+    server.signal(Signal::HUP);
+    wait_for("the workers are new", || server.workers(4).is_disjoint(&before).then_some(()));
 }
 
 /// After all that, every process holds what it held when it was fresh.

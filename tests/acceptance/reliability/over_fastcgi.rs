@@ -1,0 +1,178 @@
+//! Clients that speak FastCGI to nibiru itself: several requests at once on kept connections, whole or in pieces among each
+//! other, and one request a connection.
+
+use std::io;
+use std::path::Path;
+
+use super::books::{Answer, Asked, FOREIGN, Outcome};
+use super::clients::Client;
+use crate::wire::{
+    ABORT_REQUEST, Connection, END_REQUEST, Response, STDOUT, get, in_pieces, interleaved as interleave,
+    post, record,
+};
+
+/// Requests at a time on one connection, where each is sent whole.
+const SHARE: u16 = 4;
+
+/// The same, at most, where they are sent in pieces.
+const MANY: u16 = 24;
+
+/// Several requests at once, each sent whole.
+pub(super) fn kept(client: &Client<'_>, socket: &Path, go_on: impl Fn() -> bool) {
+    let mut connection = None;
+    while go_on() {
+        let mut open = connection.take().unwrap_or_else(|| Connection::open(socket));
+        let batch = Batch::new(client, 1..=SHARE, true);
+        if batch.exchange(client, &mut open, false).is_ok() {
+            connection = Some(open);
+        }
+    }
+}
+
+/// A connection for each request.
+pub(super) fn one_shot(client: &Client<'_>, socket: &Path, go_on: impl Fn() -> bool) {
+    while go_on() {
+        let mut connection = Connection::open(socket);
+        let batch = Batch::new(client, 1..=1, false);
+        if batch.exchange(client, &mut connection, false).is_ok() {
+            assert!(connection.closes(), "the connection of a request that does not keep it is kept");
+        }
+    }
+}
+
+/// Many requests at once, in pieces among each other, under ids that are never small.
+pub(super) fn interleaved(client: &Client<'_>, socket: &Path, go_on: impl Fn() -> bool) {
+    let mut connection = None;
+    while go_on() {
+        let mut open = connection.take().unwrap_or_else(|| Connection::open(socket));
+        let first = fastrand::u16(1..u16::MAX - MANY);
+        let batch = Batch::new(client, first..=first + fastrand::u16(1..MANY), true);
+        if batch.exchange(client, &mut open, true).is_ok() {
+            connection = Some(open);
+        }
+    }
+}
+
+/// Requests that are sent at once on one connection.
+struct Batch {
+    /// The records of each, in their order.
+    scripts: Vec<Vec<Vec<u8>>>,
+    open: Vec<Open>,
+    /// Leaves when it has seen so many records.
+    patience: u8,
+}
+
+/// A request of them that has not ended.
+struct Open {
+    id: u16,
+    asked: Asked,
+    response: Response,
+    aborted: bool,
+}
+
+impl Batch {
+    fn new(client: &Client<'_>, ids: impl Iterator<Item = u16>, keep_connection: bool) -> Self {
+        let (mut scripts, mut open) = (Vec::new(), Vec::new());
+        for id in ids {
+            let asked = client.books.ask(client.mix.form());
+            let url = client.books.url(asked);
+            let bytes = if asked.form.posts() {
+                post(id, &url, &asked.body(), keep_connection)
+            } else {
+                get(id, &url, keep_connection)
+            };
+            let aborted = client.mix.leaves(4);
+            scripts.push(vec![bytes]);
+            open.push(Open { id, asked, response: Response::default(), aborted });
+        }
+        let patience = if client.mix.leaves(4) { fastrand::u8(..12) } else { u8::MAX };
+        Self { scripts, open, patience }
+    }
+
+    /// An error where the connection is of no more use.
+    fn exchange(
+        mut self,
+        client: &Client<'_>,
+        connection: &mut Connection,
+        in_records: bool,
+    ) -> io::Result<()> {
+        let mut random = fastrand::Rng::new();
+        for (script, Open { id, aborted, .. }) in self.scripts.iter_mut().zip(&self.open) {
+            if in_records {
+                *script = in_pieces(&script[0], &mut random);
+            }
+            if *aborted {
+                // Anywhere but before its begin.
+                script.insert(random.usize(1..=script.len()), record(ABORT_REQUEST, *id, b""));
+            }
+        }
+        let bytes = if in_records {
+            interleave(std::mem::take(&mut self.scripts), &mut random)
+        } else {
+            self.scripts.concat().concat()
+        };
+        let mut sender = connection.sender();
+        let result = if in_records {
+            // Answers come before all is sent, and who reads none of them is not read from either.
+            std::thread::scope(|scope| {
+                scope.spawn(move || sender.try_send(&bytes));
+                let result = self.answers(client, connection);
+                if result.is_err() {
+                    connection.hang_up();
+                }
+                result
+            })
+        } else {
+            sender.try_send(&bytes).and_then(|()| self.answers(client, connection))
+        };
+        // What is still open has its answer in part, or none.
+        let left = matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted);
+        for Open { asked, response, aborted, .. } in self.open {
+            client.books.record(client.way, asked, outcome(&response, false, asked, left || aborted));
+        }
+        result
+    }
+
+    /// Takes records until no request is open; `Interrupted` where the client has had enough before.
+    fn answers(&mut self, client: &Client<'_>, connection: &mut Connection) -> io::Result<()> {
+        while !self.open.is_empty() {
+            if self.patience == 0 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            self.patience = if self.patience == u8::MAX { u8::MAX } else { self.patience - 1 };
+            let record = connection.try_record()?;
+            let at = self.open.iter().position(|request| request.id == record.id);
+            let at = at.unwrap_or_else(|| panic!("a record of a request that nobody asks: {record:?}"));
+            match record.kind {
+                STDOUT => self.open[at].response.stdout.extend(record.content),
+                END_REQUEST => {
+                    let Open { asked, response, aborted, .. } = self.open.swap_remove(at);
+                    let complete = record.content[..5] == [0; 5];
+                    client.books.record(client.way, asked, outcome(&response, complete, asked, aborted));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What came of a request that was perhaps `given_up`: whatever there is of its answer must be its own.
+fn outcome(response: &Response, complete: bool, asked: Asked, given_up: bool) -> Outcome {
+    match answer_of(response, complete).outcome(asked) {
+        outcome if !given_up || outcome == FOREIGN => outcome,
+        _ => Outcome::Aborted,
+    }
+}
+
+fn answer_of(response: &Response, complete: bool) -> Answer {
+    let has_head = response.stdout.windows(4).any(|window| window == b"\r\n\r\n");
+    let length = response.header("Content-Length").and_then(|length| length.parse::<usize>().ok());
+    Answer {
+        status: if has_head { response.status() } else { 0 },
+        nonce: response.header("X-Nonce"),
+        body: response.body().to_vec(),
+        // A body short of its length says by itself that it broke off.
+        complete: complete && length.is_none_or(|length| length == response.body().len()),
+    }
+}
