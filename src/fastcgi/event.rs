@@ -105,9 +105,10 @@ impl Refusal {
     /// Whether the connection closes after the answer.
     ///
     /// A client that encodes wrongly is not trusted with another request. A request that is merely too
-    /// large is the browser's doing, not the client's; one too many leaves its neighbours alone.
+    /// large is the browser's doing, not the client's, and so is a NUL: HAProxy passes it on from a header. One too many
+    /// leaves its neighbours alone.
     pub fn closes(self) -> bool {
-        self.status() == 400
+        matches!(self, Self::Truncated | Self::EarlyBody)
     }
 }
 

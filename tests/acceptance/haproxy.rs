@@ -155,6 +155,25 @@ fn a_killed_worker_costs_its_own_request_alone() {
     assert_eq!(reply(neighbour).expect(200).text(), "waited\n");
 }
 
+/// HAProxy passes it on.
+#[test]
+fn a_nul_in_a_header_costs_its_own_request_alone() {
+    let server = Server::builder().workers("2").start();
+    let proxy = sharing(&server);
+    let gate = Gate::new();
+    let neighbour = wait_at(&proxy, &gate);
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+    client
+        .write_all(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nX-A: a\0b\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("NUL"), "{answer}");
+    assert_eq!(server.connections().len(), 1);
+    gate.open("go");
+    assert_eq!(reply(neighbour).expect(200).text(), "waited\n");
+}
+
 /// See `docs/explanation/truth.md`: END_REQUEST would be a complete answer to HAProxy, so there is none.
 #[test]
 fn an_answer_that_breaks_off_beside_another_breaks_once_that_is_over() {

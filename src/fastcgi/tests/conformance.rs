@@ -109,7 +109,7 @@ fn c5_a_length_past_the_end_is_refused_with_400_and_close() {
 fn c6_a_nul_in_a_name_or_value_is_refused_with_400() {
     for (name, value) in [("A\0B", "1"), ("\0", ""), ("A", "1\0"), ("A", "\0")] {
         let outcome = check(&Wire::new().begin(1).params(1, &[("X", "1"), (name, value)]).0, answer);
-        assert_eq!(outcome.seen[1..], ["refused 1 Nul", "Close"]);
+        assert_eq!(outcome.seen[1..], ["refused 1 Nul", "KeepOpen"]);
     }
 }
 
@@ -345,7 +345,7 @@ fn c16_nothing_is_refused_before_the_end_of_params() {
     let refusals = [
         (Wire::new().begin(1).params(1, &[("A", &long)]), "TooManyBytes { limit: 100 }", "KeepOpen"),
         (Wire::new().begin(1).params(1, &many), "TooManyPairs { limit: 3 }", "KeepOpen"),
-        (Wire::new().begin(1).params(1, &[("A", "\0")]), "Nul", "Close"),
+        (Wire::new().begin(1).params(1, &[("A", "\0")]), "Nul", "KeepOpen"),
         (Wire::new().begin(1).stdin(1, b"x").params(1, &[("A", "1")]), "EarlyBody", "Close"),
         (Wire::new().begin(1).raw(DATA, 1, b"x", 0).params(1, &[("A", "1")]), "EarlyBody", "Close"),
     ];
