@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::http::Http;
-use crate::support::{App, Gate, Proxy, Server};
+use crate::support::{App, Gate, Kind, Proxy, Server};
 use crate::wire::{self, Connection};
 
 /// Tells what it was told of the body's length, by whom, and the body.
@@ -74,132 +74,136 @@ const FROM_PROXY: &[FromProxy] = &[
 ];
 
 /// What an HTTP client sends: a name for it, the bytes after `POST / HTTP/1.1` and a Host; and what comes of it through nginx,
-/// Caddy 2.6.2 and Caddy 2.11.7.
-type FromClient = (&'static str, &'static str, [&'static str; 3]);
+/// Caddy 2.6.2, Caddy 2.11.7 and HAProxy 2.6.
+type FromClient = (&'static str, &'static str, [&'static str; 4]);
 
 const FROM_CLIENT: &[FromClient] = &[
     (
         "`Content-Length: 5`",
         "Content-Length: 5\r\n\r\nhello",
-        ["length 5, body hello", "length 5, body hello", "length 5, body hello"],
+        ["length 5, body hello", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "`Content-Length: 5` between blanks",
         "Content-Length: \t5  \r\n\r\nhello",
-        ["400", "length 5, body hello", "length 5, body hello"],
+        ["400", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "`Content-Length` twice, the same",
         "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
-        ["400", "length 5, body hello", "length 5, body hello"],
+        ["400", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "`Content-Length` twice, 5 and 3",
         "Content-Length: 5\r\nContent-Length: 3\r\n\r\nhello",
-        ["400", "400", "400"],
+        ["400", "400", "400", "400"],
     ),
-    ("`Content-Length: 5, 5`", "Content-Length: 5, 5\r\n\r\nhello", ["400", "400", "400"]),
-    ("`Content-Length: +5`", "Content-Length: +5\r\n\r\nhello", ["400", "400", "400"]),
-    ("`Content-Length: -1`", "Content-Length: -1\r\n\r\n", ["400", "400", "400"]),
-    ("`Content-Length: 0x5`", "Content-Length: 0x5\r\n\r\nhello", ["400", "400", "400"]),
-    ("an empty `Content-Length`", "Content-Length: \r\n\r\n", ["400", "length 0, body ", "400"]),
-    ("`Content-Length : 5`", "Content-Length : 5\r\n\r\nhello", ["400", "400", "400"]),
+    (
+        "`Content-Length: 5, 5`",
+        "Content-Length: 5, 5\r\n\r\nhello",
+        ["400", "400", "400", "length 5, body hello"],
+    ),
+    ("`Content-Length: +5`", "Content-Length: +5\r\n\r\nhello", ["400", "400", "400", "400"]),
+    ("`Content-Length: -1`", "Content-Length: -1\r\n\r\n", ["400", "400", "400", "400"]),
+    ("`Content-Length: 0x5`", "Content-Length: 0x5\r\n\r\nhello", ["400", "400", "400", "400"]),
+    ("an empty `Content-Length`", "Content-Length: \r\n\r\n", ["400", "length 0, body ", "400", "400"]),
+    ("`Content-Length : 5`", "Content-Length : 5\r\n\r\nhello", ["400", "400", "400", "400"]),
     (
         "`Content-Length: 5` and `Content_Length: 3`",
         "Content-Length: 5\r\nContent_Length: 3\r\n\r\nhello",
-        ["length 5, body hello", "length 5, body hello", "length 5, body hello"],
+        ["length 5, body hello", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "chunked",
         "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        ["length 5, body hello", "length 5, body hello", "length 5, body hello"],
+        ["length 5, body hello", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "chunked, and a `Content-Length: 3`",
         "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        ["400", "length 5, body hello", "length 5, body hello"],
+        ["400", "length 5, body hello", "length 5, body hello", "length 5, body hello, then a close"],
     ),
     (
         "`Transfer-Encoding: CHUNKED`",
         "Transfer-Encoding: CHUNKED\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        ["length 5, body hello", "length 5, body hello", "length 5, body hello"],
+        ["length 5, body hello", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "`Transfer-Encoding: chunked` twice",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        ["400", "501", "501"],
+        ["400", "501", "501", "400"],
     ),
     (
         "`Transfer-Encoding: gzip, chunked`",
         "Transfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        ["501", "501", "501"],
+        ["501", "501", "501", "422"],
     ),
     (
         "`Transfer-Encoding: identity` and a length",
         "Transfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello",
-        ["501", "501", "501"],
+        ["501", "501", "501", "400"],
     ),
     (
         "`Transfer-Encoding: xchunked` and a length",
         "Transfer-Encoding: xchunked\r\nContent-Length: 5\r\n\r\nhello",
-        ["501", "501", "501"],
+        ["501", "501", "501", "400"],
     ),
     (
         "`Transfer-Encoding : chunked` and a length",
         "Transfer-Encoding : chunked\r\nContent-Length: 5\r\n\r\nhello",
-        ["400", "400", "400"],
+        ["400", "400", "400", "400"],
     ),
     (
         "`Transfer_Encoding: chunked` and a length",
         "Transfer_Encoding: chunked\r\nContent-Length: 5\r\n\r\nhello",
-        ["length 5, body hello", "length 5, body hello", "length 5, body hello"],
+        ["length 5, body hello", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "`Transfer-Encoding:` VT `chunked` and a length",
         "Transfer-Encoding: \u{b}chunked\r\nContent-Length: 5\r\n\r\nhello",
-        ["501", "501", "400"],
+        ["501", "501", "400", "400"],
     ),
     (
         "a chunk of size `+5`",
         "Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
-        ["400", "502", "411"],
+        ["400", "502", "411", "400"],
     ),
     (
         "a chunk of size `0x5`",
         "Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
-        ["400", "502", "411"],
+        ["400", "502", "411", "400"],
     ),
     (
         "a chunk with an extension",
         "Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n\r\n",
-        ["length 5, body hello", "length 5, body hello", "length 5, body hello"],
+        ["length 5, body hello", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "a chunk longer than its size",
         "Transfer-Encoding: chunked\r\n\r\n3\r\nhello\r\n0\r\n\r\n",
-        ["400", "502", "411"],
+        ["400", "502", "411", "400"],
     ),
     (
         "a chunk of 2^64 + 5 bytes",
         "Transfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello\r\n0\r\n\r\n",
-        ["400", "502", "411"],
+        ["400", "502", "411", "400"],
     ),
     (
         "chunked, with `X-Late` and `Content-Length` behind",
         "Trailer: X-Late\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Late: 1\r\nContent-Length: 3\r\n\r\n",
-        ["length 5, body hello", "length 5, body hello", "length 5, body hello"],
+        ["length 5, body hello", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "a header that continues",
         "X-A: a\r\n Content-Length: 3\r\nContent-Length: 5\r\n\r\nhello",
-        ["400", "length 5, body hello", "length 5, body hello"],
+        ["400", "length 5, body hello", "length 5, body hello", "length 5, body hello"],
     ),
     (
         "CR within a header",
         "X-A: a\rContent-Length: 3\r\nContent-Length: 5\r\n\r\nhello",
-        ["400", "400", "400"],
+        ["400", "400", "400", "400"],
     ),
-    ("NUL within a header", "X-A: a\0b\r\nContent-Length: 5\r\n\r\nhello", ["400", "400", "400"]),
+    ("NUL within a header", "X-A: a\0b\r\nContent-Length: 5\r\n\r\nhello", ["400", "400", "400", "400"]),
 ];
 
 #[test]
@@ -236,7 +240,11 @@ fn a_client_that_contradicts_itself_smuggles_nothing_past_any_proxy() {
     let (mut wrong, mut answered) = (Vec::new(), 0);
     for (position, proxy) in Proxy::each(&server).iter().enumerate() {
         for (what, request, expected) in FROM_CLIENT {
-            let seen = asked(proxy, request);
+            let mut seen = asked(proxy, request);
+            if proxy.kind == Kind::HaProxy && seen == "400, and more" {
+                // The refusal is nibiru's; HAProxy has the next request answered too, where it is fast enough.
+                seen = "400".to_owned();
+            }
             answered += usize::from(seen.starts_with("length"));
             if seen != expected[position] {
                 wrong.push(format!(
@@ -285,7 +293,7 @@ pub(super) fn tables() -> [String; 2] {
         let _ = writeln!(proxy, "| {what} | {} |", seen.trim_end());
     }
     let mut client =
-        "| the client sends | nginx | Caddy 2.6.2 | Caddy 2.11.7 |\n| --- | --- | --- | --- |\n".to_owned();
+        "| the client sends | nginx | Caddy 2.6.2 | Caddy 2.11.7 | HAProxy 2.6 |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for (what, _, seen) in FROM_CLIENT {
         let _ = writeln!(client, "| {what} | {} |", seen.map(str::trim_end).join(" | "));
     }
