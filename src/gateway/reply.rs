@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::connection::Connection;
 use super::outcome::End;
+use super::request::Request;
 use crate::cgi::response;
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request
@@ -15,6 +16,8 @@ use crate::cgi::response;
 #[derive(Debug, Default)]
 pub(super) struct Ticket {
     abandoned: Cell<bool>,
+    /// Of what was handed to the connection something is lost.
+    broken: Cell<bool>,
     worker: Cell<Option<u32>>,
 }
 
@@ -27,6 +30,11 @@ impl Ticket {
 
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.get()
+    }
+
+    /// The client gets no more of the answer, which is the server's fault.
+    pub(super) fn set_broken(&self) {
+        self.broken.set(true);
     }
 
     pub(super) fn set_worker(&self, worker: Option<u32>) {
@@ -184,6 +192,13 @@ impl Reply {
         }
     }
 
+    /// Keeps the request until what was sent for it is written, where that is not soon: so long its client can still go
+    /// away first.
+    pub(super) fn keep_until_written(request: Box<Request>) {
+        let connection = Rc::clone(&request.reply.connection);
+        connection.keep_until_written(request);
+    }
+
     // For the journal.
 
     /// The status that was sent.
@@ -198,7 +213,7 @@ impl Reply {
 
     /// How it ended. A client that leaves once it has everything aborts nothing.
     pub(super) fn end_of(&self) -> End {
-        match (self.broken, self.ticket.is_abandoned()) {
+        match (self.broken || self.ticket.broken.get(), self.ticket.is_abandoned()) {
             (true, _) => End::Broken,
             (false, true) => End::Aborted,
             (false, false) => End::Complete,

@@ -366,7 +366,9 @@ impl WorkerLink {
                         return Err(Untruthful("ready in the middle of a request"));
                     }
                     self.run.set(None);
-                    self.answered.borrow_mut().take();
+                    if let Some(request) = self.answered.borrow_mut().take() {
+                        request.answered();
+                    }
                     gateway.worker_ready(self)?;
                 }
                 FromWorker::Measured { pss, lua_heap } => {

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 
+mod disks;
 mod support;
 mod wire;
 
@@ -25,6 +26,7 @@ mod protocol;
 mod proxies;
 mod recovery;
 mod reliability;
+mod slow_readers;
 mod sockets;
 mod status;
 mod surroundings;

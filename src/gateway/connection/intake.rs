@@ -10,7 +10,7 @@ use std::time::Instant;
 use tracing::info;
 
 use super::Connection;
-use super::state::{Arriving, Due, Ending, Phase, Timeouts};
+use super::state::{Arriving, Due, Ending, Phase, Timeouts, Undelivered};
 use crate::cgi::Variables;
 use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{Event, Fault, ProtocolStatus, Role};
@@ -208,6 +208,8 @@ impl Connection {
                     }
                 }
                 Due::Spool(id) => self.refuse_arriving(id, gateway, |_| Cause::from(SpoolError::Stalled)),
+                Due::Slow => self.begin_to_spill(gateway),
+                Due::Lost => self.lose_spilled("the disk did not give it back in time", gateway),
             }
         }
     }
@@ -247,7 +249,7 @@ impl Connection {
         }
     }
 
-    fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
+    pub(super) fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
         match phase {
             // Nothing is known of it.
             Phase::Begun(_) => {}
@@ -262,12 +264,16 @@ impl Connection {
     }
 
     pub(super) fn abandon_all(self: &Rc<Self>, gateway: &Gateway) {
-        let requests = {
+        let (requests, undelivered) = {
             let mut state = self.state.borrow_mut();
             state.ending = Ending::Now;
             state.out.clear();
-            std::mem::take(&mut state.requests)
+            state.overflow = None;
+            (std::mem::take(&mut state.requests), std::mem::take(&mut state.undelivered))
         };
+        for Undelivered { request, .. } in undelivered {
+            request.reply.ticket().abandon();
+        }
         for (id, phase) in requests {
             self.abandoned(id, phase, gateway);
         }
