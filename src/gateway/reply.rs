@@ -65,6 +65,8 @@ pub(super) struct Reply {
     status: Option<u16>,
     /// Bytes of body that were sent.
     sent: u64,
+    /// Where the end of a complete answer waits in a file: see [`Connection::end_in_file`].
+    end_in_file: Option<u64>,
     broken: bool,
 }
 
@@ -83,6 +85,7 @@ impl Reply {
             progress: Progress::Nothing,
             status: None,
             sent: 0,
+            end_in_file: None,
             broken: false,
         }
     }
@@ -127,6 +130,7 @@ impl Reply {
             Progress::Head(None | Some(0)) => {
                 self.progress = Progress::Over;
                 if !self.ticket.is_abandoned() {
+                    self.end_in_file = self.connection.end_in_file();
                     self.connection.end(self.id);
                 }
                 Ok(())
@@ -192,11 +196,13 @@ impl Reply {
         }
     }
 
-    /// Keeps the request until what was sent for it is written, where that is not soon: so long its client can still go
+    /// Keeps the request until its answer is written, where the end of that waits in a file: so long its client can still go
     /// away first.
     pub(super) fn keep_until_written(request: Box<Request>) {
-        let connection = Rc::clone(&request.reply.connection);
-        connection.keep_until_written(request);
+        if let Some(end) = request.reply.end_in_file {
+            let connection = Rc::clone(&request.reply.connection);
+            connection.keep_until_written(end, request);
+        }
     }
 
     // For the journal.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tracing::{debug, warn};
 
 use super::Connection;
-use super::state::{Phase, Receiving, State, Undelivered};
+use super::state::{Ending, Phase, Receiving, State, Undelivered};
 use crate::fastcgi;
 use crate::gateway::Gateway;
 use crate::gateway::pace::Pace;
@@ -109,11 +109,23 @@ impl Connection {
         self.flush();
     }
 
-    /// Keeps a request whose answer is complete until that is written; drops it where that is not for long.
-    pub(in crate::gateway) fn keep_until_written(&self, request: Box<Request>) {
+    /// Where a client is slow: how many bytes will have been written to it when it has all that is here.
+    pub(in crate::gateway) fn end_in_file(&self) -> Option<u64> {
+        let out = &self.state.borrow().out;
+        out.is_spilling().then(|| out.appended())
+    }
+
+    /// Keeps a request until so many bytes are written, unless they are or never will be.
+    pub(in crate::gateway) fn keep_until_written(&self, end: u64, request: Box<Request>) {
         let state = &mut *self.state.borrow_mut();
-        if state.out.is_spilling() && !request.reply.ticket().is_abandoned() {
-            state.undelivered.push(Undelivered { end: state.out.appended(), request });
+        if state.out.sent() >= end {
+            return;
+        }
+        match state.ending {
+            Ending::Now => {
+                request.reply.ticket().abandon();
+            }
+            _ => state.undelivered.push(Undelivered { end, request }),
         }
     }
 }

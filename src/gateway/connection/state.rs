@@ -48,7 +48,7 @@ pub(super) struct State {
     pub(super) out: Outgoing,
     /// The file behind it, while the client is slow.
     pub(super) overflow: Option<Overflow>,
-    /// In the order in which they were made.
+    /// Those whose answers wait in a file.
     pub(super) undelivered: Vec<Undelivered>,
     /// How fast the client takes what waits for it.
     pub(super) taking: Pace,
