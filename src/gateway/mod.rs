@@ -63,6 +63,7 @@ use self::spool::Spool;
 use self::status::Start;
 use self::throttle::Throttle;
 use self::worker_link::WorkerLink;
+use crate::cgi::ProxyHeaders;
 use crate::config::Config;
 
 pub use self::command::{Code, Command, Error, Load, Mode, ReadConfig, Scale};
@@ -84,6 +85,8 @@ struct Gateway {
     pool: RefCell<Pool>,
     workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
     spool: Rc<Spool>,
+    /// What a response may tell the proxy. Stays as it is while the server runs, as its settings do.
+    proxy_headers: ProxyHeaders,
     journal: Rc<Journal>,
     notices: Notices,
     /// The supervisor has been told that requests wait, and has not looked yet.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::connection::Connection;
 use super::outcome::End;
 use super::request::Request;
-use crate::cgi::response;
+use crate::cgi::{ProxyHeaders, response};
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request
 /// came on and whoever holds the request share one.
@@ -61,6 +61,8 @@ pub(super) struct Reply {
     ticket: Rc<Ticket>,
     head_request: bool,
     progress: Progress,
+    /// A head that waits for what follows it, where [`Self::hold_head`] asked for that.
+    held: Option<Vec<u8>>,
     /// Of the head that was sent.
     status: Option<u16>,
     /// Bytes of body that were sent.
@@ -83,6 +85,7 @@ impl Reply {
             ticket,
             head_request,
             progress: Progress::Nothing,
+            held: None,
             status: None,
             sent: 0,
             end_in_file: None,
@@ -90,19 +93,29 @@ impl Reply {
         }
     }
 
+    /// Sends no head before the body or the end that follows it; for an Authorizer. Its consent is no head that something
+    /// can go wrong after, and Apache takes of a denial's body what is in one record with the head.
+    pub(super) fn hold_head(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
     pub(super) fn ticket(&self) -> &Ticket {
         &self.ticket
     }
 
     /// Sends the head: a CGI header block, as the worker wrote it.
-    pub(super) fn head(&mut self, block: &[u8]) -> Result<(), Untruthful> {
+    pub(super) fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<(), Untruthful> {
         if self.progress != Progress::Nothing {
             return Err(Untruthful("a second response head"));
         }
         let head = match response::Head::parse(block) {
             Ok(response::Status::Complete { head, consumed }) if consumed == block.len() => head,
-            _ => return Err(Untruthful("a malformed response head")),
+            Ok(_) => return Err(Untruthful("a malformed response head")),
+            Err(bad) => return Err(Untruthful(bad.what())),
         };
+        if !orders.permit(&head) {
+            return Err(Untruthful("a header with orders for the proxy that is not allowed"));
+        }
         let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
         self.progress = Progress::Head(promised);
         self.put_head(head.status, block);
@@ -129,6 +142,7 @@ impl Reply {
         match self.progress {
             Progress::Head(None | Some(0)) => {
                 self.progress = Progress::Over;
+                self.let_go();
                 if !self.ticket.is_abandoned() {
                     self.end_in_file = self.connection.end_in_file();
                     self.connection.end(self.id);
@@ -140,10 +154,14 @@ impl Reply {
         }
     }
 
-    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by
-    /// breaking it off otherwise.
+    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by breaking it off where the
+    /// client still waits for something. One that has kept its promise stands.
     pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
-        let progress = std::mem::replace(&mut self.progress, Progress::Over);
+        let mut progress = std::mem::replace(&mut self.progress, Progress::Over);
+        if self.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty()) {
+            // It has not been sent.
+            progress = Progress::Nothing;
+        }
         if self.ticket.is_abandoned() {
             return;
         }
@@ -152,7 +170,15 @@ impl Reply {
                 let response = response::failure(status, message, retry_after);
                 let (head, body) = response::split_failure(&response);
                 self.put_head(status, head);
-                self.put_body(body);
+                if !self.head_request {
+                    self.put_body(body);
+                }
+                self.let_go();
+                self.connection.end(self.id);
+            }
+            // The client has all that the head promised. Breaking the transfer now would reach some clients and not others.
+            Progress::Head(Some(0)) => {
+                self.end_in_file = self.connection.end_in_file();
                 self.connection.end(self.id);
             }
             Progress::Head(_) => {
@@ -185,14 +211,33 @@ impl Reply {
     fn put_head(&mut self, status: u16, block: &[u8]) {
         if !self.ticket.is_abandoned() {
             self.status = Some(status);
-            self.connection.stdout(self.id, block);
+            match &mut self.held {
+                Some(held) => held.extend_from_slice(block),
+                None => self.connection.stdout(self.id, block),
+            }
         }
     }
 
     fn put_body(&mut self, bytes: &[u8]) {
         if !self.ticket.is_abandoned() {
             self.sent += bytes.len() as u64;
-            self.connection.stdout(self.id, bytes);
+            match &mut self.held {
+                Some(held) if !held.is_empty() => {
+                    held.extend_from_slice(bytes);
+                    self.let_go();
+                }
+                _ => self.connection.stdout(self.id, bytes),
+            }
+        }
+    }
+
+    /// Sends what was held.
+    fn let_go(&mut self) {
+        if let Some(held) = &mut self.held
+            && !self.ticket.is_abandoned()
+        {
+            self.connection.stdout(self.id, held);
+            held.clear();
         }
     }
 

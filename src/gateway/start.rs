@@ -30,7 +30,7 @@ use super::throttle::Throttle;
 use super::{
     Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, policy_of, systemd,
 };
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ipc::message::MAX_PACKET;
 use crate::open_files;
 use crate::title::Title;
@@ -128,6 +128,7 @@ pub async fn run(
         pool: RefCell::new(Pool::new(policy_of(&config), 0)),
         workers: RefCell::new(HashMap::new()),
         spool: Spool::new(&config.spool_dir, config.max_spool, budget.spooled),
+        proxy_headers: config::proxy_headers(config.sendfile, &config.sendfile_map, &config.proxy_headers),
         journal: Rc::new(Journal::new(access_log)),
         notices: notices.clone(),
         demand: Cell::new(false),

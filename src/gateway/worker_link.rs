@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,12 @@ use tracing::{debug, error, info, warn};
 use super::deadlines::{self, Run};
 use super::reply::Untruthful;
 use super::request::{Handed, Request};
-use super::spool::Place;
+use super::spool::{Body, Place};
 use super::{Gateway, readable};
+use crate::fastcgi;
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
-use crate::ipc::message::{FromWorker, LogLevel, RequestBody, ToWorker};
+use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::ipc::socket::Received;
 use crate::sys;
 
@@ -171,16 +172,24 @@ impl WorkerLink {
     /// Hands the worker, which is idle, a request.
     pub(super) fn start(&self, mut request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), NotStarted> {
         packet.clear();
-        let body = match request.body.place() {
-            Place::Memory(bytes) => RequestBody::Inline(bytes),
-            Place::File(_) => RequestBody::Spooled { length: request.body.len() },
+        let (body, file) = packed(&request.body);
+        let (role, data_file) = match &request.data {
+            Some(data) => {
+                let (data, file) = packed(data);
+                (Role::Filter { data }, file)
+            }
+            None if request.role == fastcgi::Role::Authorizer => (Role::Authorizer, None),
+            None => (Role::Responder, None),
         };
         let request_id = request.request_id.as_bytes();
-        ToWorker::Request { request_id, variables: request.variables.encoded(), body }.encode(packet);
+        let variables = request.variables.encoded();
+        ToWorker::Request { request_id, variables, body, role }.encode(packet);
         let at = Instant::now();
-        let sent = match request.body.place() {
-            Place::Memory(_) => self.link.get_ref().send(packet, &[]),
-            Place::File(file) => self.link.get_ref().send(packet, &[file.as_fd()]),
+        let link = self.link.get_ref();
+        let sent = match (file, data_file) {
+            (None, None) => link.send(packet, &[]),
+            (Some(file), None) | (None, Some(file)) => link.send(packet, &[file]),
+            (Some(file), Some(data_file)) => link.send(packet, &[file, data_file]),
         };
         match sent.map_err(|error| (error.kind(), error)) {
             Ok(()) => {}
@@ -345,10 +354,15 @@ impl WorkerLink {
 
     /// One packet. `Some` where the worker says that it ends.
     fn packet(&self, mut packet: &[u8], gateway: &Rc<Gateway>) -> Result<Option<Fate>, Untruthful> {
+        let mut moved = false;
         while !packet.is_empty() {
             let message = FromWorker::decode(&mut packet).map_err(|_| Untruthful("a malformed message"))?;
+            moved |=
+                matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. } | FromWorker::End { .. });
             match message {
-                FromWorker::Head { block } => self.with_reply(|request| request.reply.head(block))?,
+                FromWorker::Head { block } => {
+                    self.with_reply(|request| request.reply.head(block, &gateway.proxy_headers))?;
+                }
                 FromWorker::Body { bytes } => self.with_reply(|request| request.reply.body(bytes))?,
                 FromWorker::End { complete } => {
                     self.with_reply(|request| {
@@ -386,7 +400,19 @@ impl WorkerLink {
         if let Some(request) = &*self.running.borrow() {
             request.reply.flush();
         }
+        if moved {
+            self.moved();
+        }
         Ok(None)
+    }
+
+    /// The answer has moved on. One that is whole in its first packet costs no look at the clock.
+    fn moved(&self) {
+        if let Some(run) = self.run.get()
+            && (run.streams() || self.running.borrow().is_some())
+        {
+            self.run.set(Some(run.moved(Instant::now())));
+        }
     }
 
     fn with_reply(&self, act: impl FnOnce(&mut Request) -> Result<(), Untruthful>) -> Result<(), Untruthful> {
@@ -405,5 +431,13 @@ impl WorkerLink {
             request.reply.stderr(message);
         }
         self.name.log(level, self.request_id().as_deref(), &String::from_utf8_lossy(message));
+    }
+}
+
+/// How a body travels to a worker, and its descriptor where that goes along.
+fn packed(body: &Body) -> (RequestBody<'_>, Option<BorrowedFd<'_>>) {
+    match body.place() {
+        Place::Memory(bytes) => (RequestBody::Inline(bytes), None),
+        Place::File(file) => (RequestBody::Spooled { length: body.len() }, Some(file.as_fd())),
     }
 }

@@ -1,9 +1,9 @@
-//! Disks that are full or that hang, for one server: in a mount namespace of its own, so that nobody else sees them.
+//! Disks that are full or that hang.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::support::{Server, ServerBuilder, output};
 
@@ -20,22 +20,8 @@ pub(crate) fn none_here() -> Option<&'static str> {
 
 /// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection`: of the shell.
 pub(crate) fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilder {
-    mounted(&format!("mount -t tmpfs -o size=1m none '{}'", directory.display()), redirection)
-}
-
-/// nibiru in a mount namespace of its own, where `directory` is a disk that can be frozen; the disk is the file `image`.
-/// None where files cannot be mounted.
-pub(crate) fn on_disk_that_freezes(directory: &Path, image: &Path) -> Option<ServerBuilder> {
-    fs::File::create(image).unwrap().set_len(64 << 20).unwrap();
-    let made = output(Command::new("mkfs.ext4").arg("-q").arg(image).stdin(Stdio::null()));
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let mount = format!("mount -o loop '{}' '{}'", image.display(), directory.display());
-    let tried = output(Command::new("unshare").args(["--mount", "sh", "-c", &mount]));
-    tried.status.success().then(|| mounted(&mount, ""))
-}
-
-fn mounted(mount: &str, redirection: &str) -> ServerBuilder {
-    let script = format!("{mount} && exec \"$0\" \"$@\" {redirection}");
+    let directory = directory.display();
+    let script = format!("mount -t tmpfs -o size=1m none '{directory}' && exec \"$0\" \"$@\" {redirection}");
     Server::builder().through(["unshare", "--mount", "sh", "-c", &script])
 }
 
@@ -52,31 +38,63 @@ pub(crate) fn fill(file: &Path) {
     assert_eq!(full.kind(), ErrorKind::StorageFull);
 }
 
-/// A disk that takes no write until this is dropped: whoever writes hangs, and cannot be killed.
+/// A disk of its own that can be made to hang.
 #[derive(Debug)]
-pub(crate) struct Frozen(PathBuf);
+pub(crate) struct Disk {
+    directory: PathBuf,
+    _scratch: tempfile::TempDir,
+}
 
-impl Frozen {
-    /// The disk that is mounted on `directory`, as this process sees it.
-    pub(crate) fn new(directory: PathBuf) -> Self {
-        // What fails half way is thawed as well.
-        let frozen = Self(directory);
-        frozen.run("-f");
-        frozen
+impl Disk {
+    /// None where this machine allows no such thing.
+    pub(crate) fn new() -> Option<Self> {
+        let scratch = tempfile::tempdir().unwrap();
+        let (image, directory) = (scratch.path().join("image"), scratch.path().join("disk"));
+        fs::create_dir(&directory).unwrap();
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        assert!(output(program("mkfs.ext4").args(["-q", "-F"]).arg(&image)).status.success());
+        let mounted = output(program("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
+        if !mounted.status.success() {
+            eprintln!("skipped: cannot mount a file: {}", String::from_utf8_lossy(&mounted.stderr));
+            return None;
+        }
+        Some(Self { directory, _scratch: scratch })
     }
 
-    fn run(&self, how: &str) {
-        let done = output(Command::new("fsfreeze").arg(how).arg(&self.0).stdin(Stdio::null()));
-        let complaint = String::from_utf8_lossy(&done.stderr).into_owned();
-        if !done.status.success() {
-            eprintln!("fsfreeze {how}: {complaint}");
-        }
-        assert!(done.status.success() || std::thread::panicking(), "fsfreeze {how}: {complaint}");
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// From now on, until the guard is dropped, whoever writes to it waits and cannot even be killed. So the guard has to be
+    /// gone before the server is.
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
+        let frozen = Frozen(&self.directory);
+        assert!(output(program("fsfreeze").arg("-f").arg(&self.directory)).status.success());
+        frozen
     }
 }
 
-impl Drop for Frozen {
+impl Drop for Disk {
     fn drop(&mut self) {
-        self.run("-u");
+        // Lazily: a process that is just ending may still hold a file.
+        let _ = output(program("umount").arg("--lazy").arg(&self.directory));
     }
+}
+
+/// A [`Disk`] that hangs.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Frozen<'a>(&'a Path);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = output(program("fsfreeze").arg("-u").arg(self.0)).status.success();
+        assert!(thawed || std::thread::panicking(), "the disk still hangs");
+    }
+}
+
+/// A program that Debian keeps where only root has it on the PATH.
+fn program(name: &str) -> Command {
+    let path = Path::new("/usr/sbin").join(name);
+    Command::new(if path.exists() { path } else { name.into() })
 }

@@ -5,16 +5,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 
 mod disks;
+mod front_ends;
+mod http;
 mod support;
 mod wire;
 
+mod aborts;
 mod access_log;
+mod authorizer;
 mod caddy;
 mod commands;
 mod deadlines;
 mod dev;
 mod docs;
+mod downloads;
 mod examples;
+mod honesty;
 mod layering;
 mod listen;
 mod load;
@@ -26,11 +32,15 @@ mod protocol;
 mod proxies;
 mod recovery;
 mod reliability;
+mod roles;
+mod slow_clients;
 mod slow_readers;
 mod sockets;
 mod status;
+mod streams;
 mod surroundings;
 mod systemd;
 mod truth;
 mod upgrade;
+mod uploads;
 mod vectors;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::disks::{self, Frozen, fill, on_disk_that_freezes, on_small_disk, seen_by};
+use crate::disks::{self, Disk, fill, on_small_disk, seen_by};
 use crate::support::{
     App, GIVE_UP, Kind, Proxy, Server, ServerBuilder, across_a_network, descriptors, wait_for,
 };
@@ -328,18 +328,11 @@ fn on_a_full_disk_a_slow_reader_merely_holds_its_worker() {
 
 #[test]
 fn a_disk_that_hangs_holds_up_only_the_workers_of_slow_readers() {
-    if let Some(why) = disks::none_here() {
-        return eprintln!("skipped: {why}");
-    }
-    let (app, scratch) = (App::new(APP), tempfile::tempdir().unwrap());
-    let directory = scratch.path().join("spool");
-    fs::create_dir(&directory).unwrap();
-    let Some(builder) = on_disk_that_freezes(&directory, &scratch.path().join("image")) else {
-        return eprintln!("skipped: no file can be mounted as a disk here");
-    };
-    let builder = builder.arguments(["--spool-dir", directory.to_str().unwrap()]);
+    let Some(disk) = Disk::new() else { return };
+    let (app, directory) = (App::new(APP), disk.directory().display().to_string());
+    let builder = Server::builder().arguments(["--spool-dir", &directory]);
     let server = serving(&app, builder, "3").start();
-    let frozen = Frozen::new(seen_by(&server, &directory));
+    let frozen = disk.freeze();
     let mut one = reader(&server, &url("/unknown", PIECES));
     let gone = reader(&server, &url("/known", PIECES));
     wait_for("both are to be spooled", || (status(&server)["spool"]["files"] == 2).then_some(()));

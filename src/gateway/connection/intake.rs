@@ -10,7 +10,7 @@ use std::time::Instant;
 use tracing::info;
 
 use super::Connection;
-use super::state::{Arriving, Due, Ending, Phase, Timeouts, Undelivered};
+use super::state::{Arriving, Due, Ending, Incoming, Phase, Source, Timeouts, Undelivered};
 use crate::cgi::Variables;
 use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{Event, Fault, ProtocolStatus, Role};
@@ -20,6 +20,7 @@ use crate::gateway::pace::Pace;
 use crate::gateway::reply::{Reply, Ticket};
 use crate::gateway::request::Request;
 use crate::gateway::spool::{Body, SpoolError};
+use crate::ipc::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
 
 /// Why a request is refused, with which status, in which words.
 struct Cause(Refused, u16, String);
@@ -48,20 +49,18 @@ impl Connection {
             };
             match event {
                 None => return Ok(()),
-                // The application sees the Responder role; the others are refused as a role that is not known.
-                Some(Event::Begin { id, role, .. }) if role != Role::Responder => {
-                    self.end_with(id, 0, ProtocolStatus::UnknownRole);
-                }
-                Some(Event::Begin { id, .. }) => {
+                Some(Event::Begin { id, role, .. }) => {
                     let mut state = self.state.borrow_mut();
                     // Clients send one request after the other, so the one that was refused has all come.
                     state.unread = false;
                     state.used = true;
-                    state.requests.push((id, Phase::Begun(now)));
+                    state.requests.push((id, Phase::Begun(now, role)));
                 }
                 Some(Event::Params { id, variables }) => self.params(id, variables, now, gateway),
-                Some(Event::Stdin { id, bytes }) => self.stdin(id, bytes, now, gateway),
-                Some(Event::StdinEnd { id }) => self.stdin_end(id, gateway),
+                Some(Event::Stdin { id, bytes }) => self.take(id, Source::Stdin, bytes, now, gateway),
+                Some(Event::Data { id, bytes }) => self.take(id, Source::Data, bytes, now, gateway),
+                Some(Event::StdinEnd { id }) => self.take_end(id, Source::Stdin, gateway),
+                Some(Event::DataEnd { id }) => self.take_end(id, Source::Data, gateway),
                 Some(Event::Refused { id, refusal }) => {
                     let cause = Cause(Refused::Params, refusal.status(), refusal.to_string());
                     self.refuse(id, Variables::new(), cause, true, gateway);
@@ -73,49 +72,59 @@ impl Connection {
                     self.abandon(id, gateway);
                     self.end_with(id, 0, ProtocolStatus::RequestComplete);
                 }
-                // Only the Filter role has them.
-                Some(Event::Data { .. } | Event::DataEnd { .. }) => {}
             }
         }
     }
 
     fn params(self: &Rc<Self>, id: u16, mut variables: Variables, now: Instant, gateway: &Rc<Gateway>) {
-        let head = match Head::parse(&mut variables) {
-            Ok(head) => head,
+        let Some(&mut Phase::Begun(_, role)) = self.state.borrow_mut().phase(id) else { return };
+        let parsed = match role {
+            Role::Responder => Head::parse(&mut variables).map(|head| (head, None)),
+            Role::Authorizer => Head::parse_authorizer(&mut variables).map(|head| (head, None)),
+            Role::Filter => Head::parse_filter(&mut variables).map(|(head, data)| (head, Some(data))),
+        };
+        let (head, data) = match parsed {
+            Ok(parsed) => parsed,
             Err(error) => {
                 let cause = Cause(Refused::Variables, error.status(), error.to_string());
                 return self.refuse(id, variables, cause, true, gateway);
             }
         };
         let limit = gateway.config().max_body;
-        if let ContentLength::Known(length) = head.content_length
-            && length > limit
-        {
-            let message = format!("the body has {length} bytes, --max-body is {limit}");
-            let cause = Cause(Refused::BodyTooLarge, 413, message);
-            return self.refuse(id, head.variables, cause, true, gateway);
+        for (source, promised) in [(Source::Stdin, Some(head.content_length)), (Source::Data, data)] {
+            if let Some(ContentLength::Known(length)) = promised
+                && length > limit
+            {
+                let message = format!("{source} has {length} bytes, --max-body is {limit}");
+                let cause = Cause(Refused::BodyTooLarge, 413, message);
+                return self.refuse(id, head.variables, cause, true, gateway);
+            }
         }
-        let arriving = Arriving { head, body: Body::new(), pace: Pace::new(now), ended: false };
+        let in_memory = if data.is_some() { MAX_INLINE_BODY_OF_TWO } else { MAX_INLINE_BODY };
+        let incoming = |promised| Incoming { promised, body: Body::within(in_memory), ended: false };
+        let (stdin, data) = (incoming(head.content_length), data.map(|data| Box::new(incoming(data))));
+        let arriving = Arriving { head, role, stdin, data, pace: Pace::new(now) };
         self.state.borrow_mut().set_phase(id, Phase::Arriving(Box::new(arriving)));
     }
 
-    fn stdin(self: &Rc<Self>, id: u16, bytes: &[u8], now: Instant, gateway: &Rc<Gateway>) {
+    fn take(self: &Rc<Self>, id: u16, source: Source, bytes: &[u8], now: Instant, gateway: &Rc<Gateway>) {
         let cause = {
             let mut state = self.state.borrow_mut();
             let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
             arriving.pace.moved(bytes.len(), now);
+            let Some(Incoming { promised, body, .. }) = arriving.from(source) else { return };
             let limit = gateway.config().max_body;
-            let (room, bounded) = match arriving.head.content_length {
+            let (room, bounded) = match promised {
                 // What exceeds CONTENT_LENGTH is not the body's, and dropped.
-                ContentLength::Known(length) => (length - arriving.body.len(), true),
-                ContentLength::UntilEnd => (limit - arriving.body.len(), false),
+                ContentLength::Known(length) => (*length - body.len(), true),
+                ContentLength::UntilEnd => (limit - body.len(), false),
             };
             let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
             if kept < bytes.len() && !bounded {
-                let message = format!("the body has more than {limit} bytes (--max-body)");
+                let message = format!("{source} has more than {limit} bytes (--max-body)");
                 Cause(Refused::BodyTooLarge, 413, message)
             } else {
-                match arriving.body.append(&bytes[..kept], &gateway.spool) {
+                match body.append(&bytes[..kept], &gateway.spool) {
                     Ok(()) => return,
                     Err(error) => Cause::from(error),
                 }
@@ -124,15 +133,17 @@ impl Connection {
         self.refuse_arriving(id, gateway, |_| cause);
     }
 
-    fn stdin_end(self: &Rc<Self>, id: u16, gateway: &Rc<Gateway>) {
-        let promised = {
+    fn take_end(self: &Rc<Self>, id: u16, source: Source, gateway: &Rc<Gateway>) {
+        let (came, promised) = {
             let mut state = self.state.borrow_mut();
             let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
-            match arriving.head.content_length {
-                ContentLength::Known(promised) if arriving.body.len() < promised => promised,
+            let Some(Incoming { promised, body, ended }) = arriving.from(source) else { return };
+            *ended = true;
+            match *promised {
+                ContentLength::Known(promised) if body.len() < promised => (body.len(), promised),
                 _ => {
-                    arriving.ended = true;
-                    if !arriving.body.finish(&gateway.spool) {
+                    body.finish(&gateway.spool);
+                    if !arriving.is_kept() {
                         return;
                     }
                     drop(state);
@@ -140,10 +151,8 @@ impl Connection {
                 }
             }
         };
-        self.refuse_arriving(id, gateway, |arriving| {
-            let message = format!("the body ended after {} of {promised} bytes", arriving.body.len());
-            Cause(Refused::BodyTooShort, 400, message)
-        });
+        let message = format!("{source} ended after {came} of {promised} bytes");
+        self.refuse_arriving(id, gateway, |_| Cause(Refused::BodyTooShort, 400, message));
     }
 
     /// All of a request is here.
@@ -151,9 +160,14 @@ impl Connection {
         let ticket = Rc::new(Ticket::default());
         let phase = self.state.borrow_mut().set_phase(id, Phase::Submitted(Rc::clone(&ticket)));
         let Some(Phase::Arriving(arriving)) = phase else { return };
-        let Arriving { head, body, .. } = *arriving;
-        let reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
-        gateway.submit(Request::new(head.variables, body, reply, Rc::clone(&gateway.journal)));
+        let Arriving { head, role, stdin, data, .. } = *arriving;
+        let mut reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
+        if role == Role::Authorizer {
+            reply.hold_head();
+        }
+        let mut request = Request::new(head.variables, stdin.body, reply, Rc::clone(&gateway.journal));
+        (request.role, request.data) = (role, data.map(|data| data.body));
+        gateway.submit(request);
     }
 
     /// Ready when a part of a body was written, or could not be.
@@ -163,8 +177,13 @@ impl Connection {
         gateway: &Gateway,
     ) -> Poll<(u16, Result<bool, SpoolError>)> {
         for (id, arriving) in self.state.borrow_mut().spooling() {
-            if let Poll::Ready(kept) = arriving.body.poll_written(context, &gateway.spool) {
-                return Poll::Ready((id, kept));
+            let written =
+                arriving.writing().find_map(|body| match body.poll_written(context, &gateway.spool) {
+                    Poll::Ready(written) => Some(written),
+                    Poll::Pending => None,
+                });
+            if let Some(written) = written {
+                return Poll::Ready((id, written.map(|()| arriving.is_kept())));
             }
         }
         Poll::Pending
@@ -196,7 +215,7 @@ impl Connection {
                 }
                 Due::Body(id) => {
                     self.refuse_arriving(id, gateway, |arriving| {
-                        let came = arriving.body.len();
+                        let came = arriving.len();
                         let message =
                             format!("the body came too slowly: {came} bytes so far (--body-timeout)");
                         Cause(Refused::BodyTimeout, 408, message)
@@ -204,6 +223,7 @@ impl Connection {
                     let mut state = self.state.borrow_mut();
                     if state.requests.is_empty() {
                         // RFC 9110 §15.5.9: 408 closes the connection, on which the rest may still come.
+                        state.late = true;
                         state.close_when_written();
                     }
                 }
@@ -228,7 +248,7 @@ impl Connection {
         let phase = self.state.borrow_mut().take_phase(id);
         let Some(Phase::Arriving(arriving)) = phase else { return };
         let cause = cause(&arriving);
-        let more = !arriving.ended;
+        let more = !arriving.has_ended();
         self.refuse(id, arriving.head.variables, cause, more, gateway);
     }
 
@@ -237,7 +257,8 @@ impl Connection {
     fn refuse(self: &Rc<Self>, id: u16, variables: Variables, cause: Cause, more: bool, gateway: &Gateway) {
         let Cause(why, status, message) = cause;
         self.state.borrow_mut().unread = more;
-        let reply = Reply::new(Rc::clone(self), id, Rc::default(), false);
+        let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
+        let reply = Reply::new(Rc::clone(self), id, Rc::default(), head_request);
         Request::partial(variables, reply, Rc::clone(&gateway.journal)).refuse(why, status, &message);
     }
 
@@ -252,7 +273,7 @@ impl Connection {
     pub(super) fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
         match phase {
             // Nothing is known of it.
-            Phase::Begun(_) => {}
+            Phase::Begun(..) => {}
             Phase::Arriving(arriving) => {
                 let ticket = Ticket::default();
                 ticket.abandon();

@@ -59,6 +59,7 @@ impl Connection {
                 reading: true,
                 used: false,
                 unread: false,
+                late: false,
                 stopping: false,
                 receiving: Receiving::Open,
             }),

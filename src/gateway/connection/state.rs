@@ -2,14 +2,15 @@
 //!
 //! Decides; reads and writes nothing.
 
+use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 
-use crate::cgi::request::Head;
+use crate::cgi::request::{ContentLength, Head};
 use crate::config::Config;
-use crate::fastcgi::Server;
+use crate::fastcgi::{Role, Server};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pace::Pace;
 use crate::gateway::reply::Ticket;
@@ -27,7 +28,7 @@ const KEPT_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a client may go on sending after its request was answered early, and how long it may
-/// be silent. Closing on unread bytes would make the kernel drop the answer. nginx's `lingering_time` and
+/// be silent, or go on at all where it was too slow before. Closing on unread bytes would make the kernel drop the answer. nginx's `lingering_time` and
 /// `lingering_timeout`.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
@@ -68,6 +69,8 @@ pub(super) struct State {
     pub(super) used: bool,
     /// Whether the client may still be sending something that nobody waits for.
     pub(super) unread: bool,
+    /// Whether the client was answered because it had had its time.
+    pub(super) late: bool,
     /// The gateway stops: closes once nothing is left to answer.
     pub(super) stopping: bool,
     /// How far the client's side is shut, by us.
@@ -102,7 +105,7 @@ impl Timeouts {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// Its parameters have been on their way since then.
-    Begun(Instant),
+    Begun(Instant, Role),
     /// Its body is on its way, to us or to its file.
     Arriving(Box<Arriving>),
     /// In the queue or with a worker.
@@ -112,10 +115,78 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Arriving {
     pub(super) head: Head,
-    pub(super) body: Body,
+    pub(super) role: Role,
+    pub(super) stdin: Incoming,
+    /// Of a Filter.
+    pub(super) data: Option<Box<Incoming>>,
     pub(super) pace: Pace,
-    /// All of it has come; a part is still being written.
+}
+
+/// STDIN or DATA.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) promised: ContentLength,
+    pub(super) body: Body,
+    /// All of it has come; a part may still be written.
     pub(super) ended: bool,
+}
+
+/// Which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Stdin,
+    Data,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stdin => "the body",
+            Self::Data => "the data to filter",
+        })
+    }
+}
+
+impl Arriving {
+    pub(super) fn from(&mut self, source: Source) -> Option<&mut Incoming> {
+        match source {
+            Source::Stdin => Some(&mut self.stdin),
+            Source::Data => self.data.as_deref_mut(),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Incoming> {
+        std::iter::once(&self.stdin).chain(self.data.as_deref())
+    }
+
+    /// The bodies that are on their way to their files.
+    pub(super) fn writing(&mut self) -> impl Iterator<Item = &mut Body> {
+        let all = std::iter::once(&mut self.stdin).chain(self.data.as_deref_mut());
+        all.map(|incoming| &mut incoming.body).filter(|body| body.writing_since().is_some())
+    }
+
+    /// Since when a thread has had something to write.
+    fn writing_since(&self) -> Option<Instant> {
+        self.all().filter_map(|incoming| incoming.body.writing_since()).min()
+    }
+
+    fn is_full(&self) -> bool {
+        self.all().any(|incoming| incoming.body.is_full())
+    }
+
+    /// Bytes so far.
+    pub(super) fn len(&self) -> u64 {
+        self.all().map(|incoming| incoming.body.len()).sum()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.all().all(|incoming| incoming.ended)
+    }
+
+    /// Whether all has come and is where it stays.
+    pub(super) fn is_kept(&self) -> bool {
+        self.all().all(|incoming| incoming.body.is_kept())
+    }
 }
 
 /// A request whose answer is complete, and not written yet.
@@ -173,7 +244,7 @@ impl State {
         if reading && !self.reading {
             for (_, phase) in &mut self.requests {
                 match phase {
-                    Phase::Begun(since) => *since = now,
+                    Phase::Begun(since, _) => *since = now,
                     Phase::Arriving(arriving) => arriving.pace = Pace::new(now),
                     Phase::Submitted(_) => {}
                 }
@@ -194,12 +265,10 @@ impl State {
         self.requests.iter().any(|(_, phase)| !matches!(phase, Phase::Submitted(_)))
     }
 
-    /// Bodies on their way to their files.
+    /// Requests with bodies on their way to their files.
     pub(super) fn spooling(&mut self) -> impl Iterator<Item = (u16, &mut Arriving)> {
         self.requests.iter_mut().filter_map(|(id, phase)| match phase {
-            Phase::Arriving(arriving) if arriving.body.writing_since().is_some() => {
-                Some((*id, &mut **arriving))
-            }
+            Phase::Arriving(arriving) if arriving.writing_since().is_some() => Some((*id, &mut **arriving)),
             _ => None,
         })
     }
@@ -210,7 +279,7 @@ impl State {
 
     fn has_full_body(&self) -> bool {
         self.requests.iter().any(|(_, phase)| match phase {
-            Phase::Arriving(arriving) => arriving.body.is_full(),
+            Phase::Arriving(arriving) => arriving.is_full(),
             _ => false,
         })
     }
@@ -237,8 +306,8 @@ impl State {
 
     fn deadline_of(&self, phase: &Phase, timeouts: &Timeouts) -> Option<Instant> {
         match phase {
-            Phase::Begun(since) => self.reading.then(|| *since + timeouts.header),
-            Phase::Arriving(arriving) => match arriving.body.writing_since() {
+            Phase::Begun(since, _) => self.reading.then(|| *since + timeouts.header),
+            Phase::Arriving(arriving) => match arriving.writing_since() {
                 Some(since) => Some(since + timeouts.body),
                 None => self.reading.then(|| arriving.pace.deadline(timeouts.body)),
             },
@@ -283,8 +352,8 @@ impl State {
         }
         let reading = self.reading;
         self.requests.iter_mut().find_map(|(id, phase)| match phase {
-            Phase::Begun(since) => (reading && past(*since, timeouts.header)).then_some(Due::Params(*id)),
-            Phase::Arriving(arriving) => match arriving.body.writing_since() {
+            Phase::Begun(since, _) => (reading && past(*since, timeouts.header)).then_some(Due::Params(*id)),
+            Phase::Arriving(arriving) => match arriving.writing_since() {
                 Some(since) => past(since, timeouts.body).then_some(Due::Spool(*id)),
                 None if reading && arriving.pace.is_too_slow(timeouts.body, now) => Some(Due::Body(*id)),
                 None => None,
@@ -305,8 +374,8 @@ impl State {
     /// Whether something has come in part that can never become whole.
     fn awaits_more(&self) -> bool {
         let awaited = |phase: &Phase| match phase {
-            Phase::Begun(_) => true,
-            Phase::Arriving(arriving) => !arriving.ended,
+            Phase::Begun(..) => true,
+            Phase::Arriving(arriving) => !arriving.has_ended(),
             Phase::Submitted(_) => false,
         };
         self.requests.iter().any(|(_, phase)| awaited(phase))
@@ -343,7 +412,8 @@ impl State {
         if self.ending == Ending::WhenWritten && self.out.is_empty() {
             self.ending = if self.unread {
                 stream.shut_down_write();
-                Ending::Lingering { until: Instant::now() + LINGER_TIMEOUT, bytes: LINGER_BYTES }
+                let time = if self.late { LINGER_SILENCE } else { LINGER_TIMEOUT };
+                Ending::Lingering { until: Instant::now() + time, bytes: LINGER_BYTES }
             } else {
                 Ending::Now
             };

@@ -17,11 +17,11 @@ use crate::ipc::message::MAX_INLINE_BODY;
 pub(in crate::gateway) struct Body {
     /// What is neither in the file nor on its way there.
     memory: Vec<u8>,
-    /// A buffer for later.
-    spare: Vec<u8>,
     /// Bytes in the file.
     written: u64,
     length: u64,
+    /// The most bytes that stay in memory.
+    in_memory: usize,
     /// No more comes.
     finished: bool,
     file: Spooled,
@@ -93,8 +93,13 @@ impl fmt::Display for SpoolError {
 
 impl Body {
     pub(in crate::gateway) fn new() -> Self {
-        let (memory, spare) = (Vec::new(), Vec::new());
-        Self { memory, spare, written: 0, length: 0, finished: false, file: Spooled::No, claim: None }
+        Self::within(MAX_INLINE_BODY)
+    }
+
+    /// One that moves into a file beyond so many bytes, at most [`MAX_INLINE_BODY`].
+    pub(in crate::gateway) fn within(in_memory: usize) -> Self {
+        let memory = Vec::new();
+        Self { memory, written: 0, length: 0, in_memory, finished: false, file: Spooled::No, claim: None }
     }
 
     /// Bytes so far.
@@ -102,12 +107,12 @@ impl Body {
         self.length
     }
 
-    /// Appends a piece. The first byte over 64 KiB moves the body into a file.
+    /// Appends a piece. The first byte over 64 KiB, or what [`Self::within`] said, moves the body into a file.
     pub(in crate::gateway) fn append(&mut self, bytes: &[u8], spool: &Spool) -> Result<(), SpoolError> {
         let more = bytes.len() as u64;
         match &self.claim {
             Some(claim) => claim.grow(more)?,
-            None if self.memory.len() + bytes.len() > MAX_INLINE_BODY => {
+            None if self.memory.len() + bytes.len() > self.in_memory => {
                 let claim = Claim::new(&spool.space, Use::Body)?;
                 claim.grow(self.length + more)?;
                 self.claim = Some(claim);
@@ -120,11 +125,10 @@ impl Body {
         Ok(())
     }
 
-    /// No more comes. Says whether all of it is where it stays.
-    pub(in crate::gateway) fn finish(&mut self, spool: &Spool) -> bool {
+    /// No more comes.
+    pub(in crate::gateway) fn finish(&mut self, spool: &Spool) {
         self.finished = true;
         self.write(spool);
-        self.is_kept()
     }
 
     /// Whether no more is wanted until a thread has written what it has.
@@ -137,13 +141,12 @@ impl Body {
         if let Spooled::Writing(.., since) = self.file { Some(since) } else { None }
     }
 
-    /// Ready when something of it was written: says whether now all of it is where it stays. Never ready where nothing
-    /// is being written.
+    /// Ready when something of it was written. Never ready where nothing is being written.
     pub(in crate::gateway) fn poll_written(
         &mut self,
         context: &mut Context<'_>,
         spool: &Spool,
-    ) -> Poll<Result<bool, SpoolError>> {
+    ) -> Poll<Result<(), SpoolError>> {
         let Spooled::Writing(write, bytes, _) = &mut self.file else { return Poll::Pending };
         let written = ready!(write.as_mut().poll(context));
         let bytes = std::mem::take(bytes);
@@ -152,11 +155,10 @@ impl Body {
             Ok(file) => {
                 self.written += bytes.len() as u64;
                 // The job that shared them is over.
-                self.spare = Arc::try_unwrap(bytes).unwrap_or_default();
-                self.spare.clear();
+                spool.give_back(Arc::try_unwrap(bytes).unwrap_or_default());
                 self.file = Spooled::File(file);
                 self.write(spool);
-                Ok(self.is_kept())
+                Ok(())
             }
             Err(error) => Err(SpoolError::Io(error)),
         })
@@ -170,7 +172,8 @@ impl Body {
         }
     }
 
-    fn is_kept(&self) -> bool {
+    /// Whether no more comes and all of it is where it stays.
+    pub(in crate::gateway) fn is_kept(&self) -> bool {
         self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing_since().is_none())
     }
 
@@ -181,7 +184,8 @@ impl Body {
         if !due || matches!(self.file, Spooled::Writing(..)) {
             return;
         }
-        let bytes = Arc::new(std::mem::replace(&mut self.memory, std::mem::take(&mut self.spare)));
+        let next = if self.finished { Vec::new() } else { spool.buffer() };
+        let bytes = Arc::new(std::mem::replace(&mut self.memory, next));
         let file = match std::mem::replace(&mut self.file, Spooled::No) {
             Spooled::File(file) => Some(file),
             Spooled::No | Spooled::Writing(..) => None,
@@ -210,7 +214,8 @@ mod tests {
     }
 
     async fn written(body: &mut Body, spool: &Spool) -> Result<bool, SpoolError> {
-        poll_fn(|context| body.poll_written(context, spool)).await
+        poll_fn(|context| body.poll_written(context, spool)).await?;
+        Ok(body.is_kept())
     }
 
     /// A body of these pieces, sent as fast as it may.
@@ -222,9 +227,9 @@ mod tests {
             }
             body.append(piece, spool).unwrap();
         }
-        let mut kept = body.finish(spool);
-        while !kept {
-            kept = written(&mut body, spool).await.unwrap();
+        body.finish(spool);
+        while !body.is_kept() {
+            written(&mut body, spool).await.unwrap();
         }
         body
     }
@@ -277,7 +282,9 @@ mod tests {
         body.append(&[0; MAX_INLINE_BODY], &spool).unwrap();
         assert!(matches!(body.place(), Place::Memory(bytes) if bytes.len() == MAX_INLINE_BODY));
         assert_eq!(body.append(b"x", &spool).unwrap_err().status(), 503);
-        assert!(body.finish(&spool));
+        body.finish(&spool);
+        assert!(body.is_kept());
+        assert_eq!(Body::within(1).append(b"xx", &spool).unwrap_err().status(), 503);
     }
 
     #[test]
@@ -322,7 +329,7 @@ mod tests {
         run(async {
             let spool = Spool::new(Path::new("/nonexistent"), 1 << 30, 1);
             let mut body = Body::new();
-            body.append(&[0; WRITE], &spool).unwrap();
+            body.append(&[0; WRITE + 1], &spool).unwrap();
             let error = written(&mut body, &spool).await.unwrap_err();
             assert_eq!(error.status(), 503);
             assert!(error.to_string().starts_with("cannot spool the body: "));

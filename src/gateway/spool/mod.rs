@@ -7,6 +7,7 @@
 mod body;
 mod overflow;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -21,17 +22,22 @@ use tokio::task::spawn_blocking;
 
 pub(super) use self::body::{Body, Place, SpoolError};
 pub(super) use self::overflow::{Done, Overflow};
+use crate::ipc::message::MAX_INLINE_BODY;
 
 /// Threads that write and read. A disk that hangs holds them all, and with them uploads and the answers of slow clients
 /// alone; more would make no disk faster.
 pub(super) const THREADS: usize = 4;
 
-/// Bytes that are written at once.
-const WRITE: usize = 128 * 1024;
+/// Bytes of a body that are written at once, and that may wait while others are being written. What is read from a client in
+/// one piece comes on top.
+const WRITE: usize = MAX_INLINE_BODY;
 
 /// Writes and reads that run or wait for a thread. Each holds its bytes until it ends, also when its client has gone:
-/// 8 MiB together.
+/// some 8 MiB together.
 const JOBS: u32 = 64;
+
+/// Buffers that are kept for the next writes of bodies: 2 MiB.
+const SPARE_BUFFERS: usize = 16;
 
 /// Answers take space and descriptors only up to the whole divided by this, so that slow readers make no upload fail: an
 /// answer for which there is no room merely waits with its worker.
@@ -43,6 +49,7 @@ pub(super) struct Spool {
     directory: Arc<Path>,
     space: Arc<Space>,
     jobs: Arc<Semaphore>,
+    spare: RefCell<Vec<Vec<u8>>>,
 }
 
 /// What all files may take together, and what they take. Only the gateway's thread takes; a file that ends in another
@@ -71,12 +78,26 @@ impl Spool {
     pub(super) fn new(directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
         let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));
         let space = Arc::new(Space { limit, used, max_files, files });
-        Rc::new(Self { directory: directory.into(), space, jobs: Arc::new(Semaphore::new(JOBS as usize)) })
+        let (jobs, spare) = (Arc::new(Semaphore::new(JOBS as usize)), RefCell::default());
+        Rc::new(Self { directory: directory.into(), space, jobs, spare })
     }
 
     /// Bytes that are in use, and files.
     pub(super) fn used(&self) -> (u64, usize) {
         (self.space.used.load(Ordering::Relaxed), self.space.files.load(Ordering::Relaxed))
+    }
+
+    /// An empty buffer with room for a write.
+    fn buffer(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(2 * WRITE))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS {
+            buffer.clear();
+            spare.push(buffer);
+        }
     }
 
     /// Writes `bytes` to `file`, or to a new one, from `at` on. Gives the file.
