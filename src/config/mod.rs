@@ -159,10 +159,15 @@ pub struct Options {
     #[arg(long, value_name = "DIR", env = "NIBIRU_SPOOL_DIR")]
     pub spool_dir: Option<PathBuf>,
 
-    /// Size of all kept bodies together; beyond: 503 [1G]
+    /// Size of all kept bodies and answers together; beyond: 503 [1G]
     #[arg(long, value_name = "SIZE", env = "NIBIRU_MAX_SPOOL")]
     #[serde(deserialize_with = "from_text")]
     pub max_spool: Option<Size>,
+
+    /// How much of a slow client's answer is kept so that its worker is free; or 0 [64M]
+    #[arg(long, value_name = "SIZE", env = "NIBIRU_SPOOL_RESPONSE")]
+    #[serde(deserialize_with = "from_text")]
+    pub spool_response: Option<Size>,
 
     /// How the proxy is told to send a file itself [off]
     #[arg(long, value_enum, value_name = "HEADER", env = "NIBIRU_SENDFILE", hide_short_help = true)]
@@ -273,6 +278,7 @@ impl Options {
             max_connections: self.max_connections.or(below.max_connections),
             spool_dir: self.spool_dir.or(below.spool_dir),
             max_spool: self.max_spool.or(below.max_spool),
+            spool_response: self.spool_response.or(below.spool_response),
             sendfile: self.sendfile.or(below.sendfile),
             sendfile_map: first_given(self.sendfile_map, below.sendfile_map),
             proxy_headers: first_given(self.proxy_headers, below.proxy_headers),
@@ -347,8 +353,10 @@ pub struct Config {
     pub max_connections: usize,
     /// Exists.
     pub spool_dir: PathBuf,
-    /// Bytes of all spooled bodies together.
+    /// Bytes of all spooled bodies and answers together.
     pub max_spool: u64,
+    /// Bytes of answers that are spooled for one connection.
+    pub spool_response: u64,
     /// How the proxy is told to send a file itself.
     pub sendfile: Sendfile,
     /// Where the proxy finds the application's files.
@@ -436,6 +444,7 @@ impl Config {
             max_connections: options.max_connections.map_or(4096, |n| n.get() as usize),
             spool_dir,
             max_spool: options.max_spool.map_or(1 << 30, |size| size.0),
+            spool_response: options.spool_response.map_or(64 << 20, |size| size.0),
             sendfile,
             sendfile_map: options.sendfile_map,
             proxy_headers: options.proxy_headers,

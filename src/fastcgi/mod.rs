@@ -56,5 +56,5 @@ mod server;
 mod tests;
 
 pub use event::{AfterEnd, Event, Fault, Refusal};
-pub use record::{ProtocolStatus, Role, poison};
+pub use record::{ProtocolStatus, Role, poison, whole_records};
 pub use server::{Limits, MAX_IGNORED, MAX_PAIRS, MAX_PARAMS, MAX_REQUESTS, Server};

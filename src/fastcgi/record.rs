@@ -212,6 +212,20 @@ pub fn poison(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; HEADER_LENGTH]);
 }
 
+/// How many of the first `limit` bytes are whole records. `bytes` begin with one.
+pub fn whole_records(bytes: &[u8], limit: usize) -> usize {
+    let mut whole = 0;
+    while let Some([_, _, _, _, high, low, padding, _]) = bytes[whole..].first_chunk::<HEADER_LENGTH>() {
+        let content = usize::from(u16::from_be_bytes([*high, *low]));
+        let end = whole + HEADER_LENGTH + content + usize::from(*padding);
+        if end > limit.min(bytes.len()) {
+            break;
+        }
+        whole = end;
+    }
+    whole
+}
+
 /// Appends `bytes` as records of a stream. No bytes: no record, since an empty one would end the stream.
 pub(super) fn write_stream(record_type: RecordType, request_id: u16, bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() + bytes.len().div_ceil(FULL_CONTENT) * (HEADER_LENGTH + ALIGNMENT));
@@ -357,6 +371,21 @@ mod tests {
             };
             assert_eq!(header.record_type.to_byte(), byte);
             assert_eq!(Header::decode(&header.encode()), Ok(header));
+        }
+    }
+
+    #[test]
+    fn records_that_are_whole_are_told_from_one_that_is_not() {
+        let mut bytes = Vec::new();
+        let mut ends = vec![0];
+        for content in [&b""[..], b"1", b"12345678", &[7; 300]] {
+            write_record(RecordType::Stdout, 1, content, &mut bytes);
+            ends.push(bytes.len());
+        }
+        for limit in 0..=bytes.len() + 1 {
+            let end = ends.iter().copied().filter(|end| *end <= limit).max();
+            assert_eq!(Some(whole_records(&bytes, limit)), end);
+            assert_eq!(Some(whole_records(&bytes[..limit.min(bytes.len())], usize::MAX)), end);
         }
     }
 

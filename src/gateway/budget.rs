@@ -1,4 +1,4 @@
-//! The budget of descriptors: how many connections and spooled bodies there may be at a time, so that the pool
+//! The budget of descriptors: how many connections and spooled files there may be at a time, so that the pool
 //! never lacks one. Std only; told the limit.
 
 /// What one worker takes here: its link, its pidfd, its output, its lifeline.
@@ -14,7 +14,7 @@ const GENERATIONS: usize = 2;
 /// control socket and who is connected to it, looking into `/proc`, making a socket file anew.
 const SPARE: usize = 40;
 
-/// Of what is left, the part for connections, in quarters. The rest is for bodies over 64 KiB, which need a
+/// Of what is left, the part for connections, in quarters. The rest is for bodies over 64 KiB and slow clients' answers, a
 /// file each until their request is over; most connections wait for their next request and have none.
 const QUARTERS_FOR_CONNECTIONS: usize = 3;
 
@@ -22,7 +22,7 @@ const QUARTERS_FOR_CONNECTIONS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Budget {
     pub(super) connections: usize,
-    /// Bodies in files.
+    /// Bodies and answers in files.
     pub(super) spooled: usize,
 }
 

@@ -173,7 +173,7 @@ impl Journal {
         };
         let handed = request.handed;
         let wait = request.complete.then(|| handed.map_or(now, |handed| handed.at) - request.came);
-        let service = handed.map(|handed| now - handed.at);
+        let service = handed.map(|handed| request.done.unwrap_or(now) - handed.at);
         let (status, bytes) = (request.reply.status(), request.reply.sent());
         {
             let counts = &mut *self.counts.borrow_mut();

@@ -39,8 +39,13 @@ impl Pace {
     /// Whether the span is over and less has moved in it than must. Where enough has, another begins with the last
     /// byte, so that whoever falls silent has the limit from then on.
     pub(super) fn is_too_slow(&mut self, limit: Duration, now: Instant) -> bool {
+        self.is_slower_than(MIN_RATE, limit, now)
+    }
+
+    /// The same with another rate than [`MIN_RATE`].
+    pub(super) fn is_slower_than(&mut self, rate: u64, limit: Duration, now: Instant) -> bool {
         // Rounded up in favour of the client: less than a second's worth is asked for in part of a second.
-        let least = u128::from(MIN_RATE) * limit.as_millis() / 1000;
+        let least = u128::from(rate) * limit.as_millis() / 1000;
         while now >= self.deadline(limit) {
             let silent = self.last == self.since;
             if silent || u128::from(self.bytes) < least {

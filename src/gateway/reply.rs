@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::connection::Connection;
 use super::outcome::End;
+use super::request::Request;
 use crate::cgi::{ProxyHeaders, response};
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request
@@ -15,6 +16,8 @@ use crate::cgi::{ProxyHeaders, response};
 #[derive(Debug, Default)]
 pub(super) struct Ticket {
     abandoned: Cell<bool>,
+    /// Of what was handed to the connection something is lost.
+    broken: Cell<bool>,
     worker: Cell<Option<u32>>,
 }
 
@@ -27,6 +30,11 @@ impl Ticket {
 
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.get()
+    }
+
+    /// The client gets no more of the answer, which is the server's fault.
+    pub(super) fn set_broken(&self) {
+        self.broken.set(true);
     }
 
     pub(super) fn set_worker(&self, worker: Option<u32>) {
@@ -59,6 +67,8 @@ pub(super) struct Reply {
     status: Option<u16>,
     /// Bytes of body that were sent.
     sent: u64,
+    /// Where the end of a complete answer waits in a file: see [`Connection::end_in_file`].
+    end_in_file: Option<u64>,
     broken: bool,
 }
 
@@ -78,6 +88,7 @@ impl Reply {
             held: None,
             status: None,
             sent: 0,
+            end_in_file: None,
             broken: false,
         }
     }
@@ -133,6 +144,7 @@ impl Reply {
                 self.progress = Progress::Over;
                 self.let_go();
                 if !self.ticket.is_abandoned() {
+                    self.end_in_file = self.connection.end_in_file();
                     self.connection.end(self.id);
                 }
                 Ok(())
@@ -165,7 +177,10 @@ impl Reply {
                 self.connection.end(self.id);
             }
             // The client has all that the head promised. Breaking the transfer now would reach some clients and not others.
-            Progress::Head(Some(0)) => self.connection.end(self.id),
+            Progress::Head(Some(0)) => {
+                self.end_in_file = self.connection.end_in_file();
+                self.connection.end(self.id);
+            }
             Progress::Head(_) => {
                 self.broken = true;
                 self.connection.break_off(self.id, message);
@@ -226,6 +241,15 @@ impl Reply {
         }
     }
 
+    /// Keeps the request until its answer is written, where the end of that waits in a file: so long its client can still go
+    /// away first.
+    pub(super) fn keep_until_written(request: Box<Request>) {
+        if let Some(end) = request.reply.end_in_file {
+            let connection = Rc::clone(&request.reply.connection);
+            connection.keep_until_written(end, request);
+        }
+    }
+
     // For the journal.
 
     /// The status that was sent.
@@ -240,7 +264,7 @@ impl Reply {
 
     /// How it ended. A client that leaves once it has everything aborts nothing.
     pub(super) fn end_of(&self) -> End {
-        match (self.broken, self.ticket.is_abandoned()) {
+        match (self.broken || self.ticket.broken.get(), self.ticket.is_abandoned()) {
             (true, _) => End::Broken,
             (false, true) => End::Aborted,
             (false, false) => End::Complete,

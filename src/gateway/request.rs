@@ -35,6 +35,8 @@ pub(super) struct Request {
     pub(super) complete: bool,
     /// Which worker has it.
     pub(super) handed: Option<Handed>,
+    /// When its worker was done with it, where its client has not taken the answer yet.
+    pub(super) done: Option<Instant>,
     /// Why the gateway answers it.
     pub(super) refused: Option<Refused>,
     journal: Option<Rc<Journal>>,
@@ -63,6 +65,7 @@ impl Request {
             came: Instant::now(),
             complete: true,
             handed: None,
+            done: None,
             refused: None,
             journal: Some(journal),
         })
@@ -98,6 +101,13 @@ impl Request {
         self.refused = Some(why);
         let seconds = u32::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
         self.reply.fail(status, message, (status == 503).then_some(seconds));
+    }
+
+    /// Its worker is done with it. It ends when its client has what waits for it, too.
+    pub(super) fn answered(mut self: Box<Self>) {
+        self.done = Some(Instant::now());
+        (self.body, self.data) = (Body::new(), None);
+        Reply::keep_until_written(self);
     }
 
     /// Is not for the application: it counts nowhere.

@@ -395,7 +395,9 @@ impl WorkerLink {
                         return Err(Untruthful("ready in the middle of a request"));
                     }
                     self.run.set(None);
-                    self.answered.borrow_mut().take();
+                    if let Some(request) = self.answered.borrow_mut().take() {
+                        request.answered();
+                    }
                     if !self.gone.get() {
                         gateway.worker_ready(self)?;
                     }

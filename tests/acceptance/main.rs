@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 
+mod disks;
 mod front_ends;
 mod http;
 mod support;
@@ -35,6 +36,7 @@ mod recovery;
 mod reliability;
 mod roles;
 mod slow_clients;
+mod slow_readers;
 mod sockets;
 mod status;
 mod streams;

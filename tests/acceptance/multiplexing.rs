@@ -44,7 +44,7 @@ fn body(random: &mut fastrand::Rng, id: u16) -> Vec<u8> {
         1 => 0,
         2 => 1,
         MOST => 3_000_000,
-        _ if id % 8 == 0 => random.usize(65_537..200_000),
+        _ if id.is_multiple_of(8) => random.usize(65_537..200_000),
         _ => random.usize(2..5000),
     };
     let mut body = vec![0; length];

@@ -3,17 +3,17 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::Signal;
 
-use crate::support::{App, Gate, Server, descriptors, free_port, is_stopped, nibiru, runs, signal, wait_for};
+use crate::support::{
+    App, Gate, Server, across_a_network, descriptors, free_port, is_stopped, nibiru, runs, signal, wait_for,
+};
 use crate::wire::{Connection, get};
 
 /// An application that answers every request with `text`.
@@ -149,18 +149,6 @@ fn a_slow_reader_does_not_make_the_gateway_grow() {
     }
     let grown = peak_memory(server.pid()) - before;
     assert!(grown < 16 << 10, "the gateway has grown by {grown} KiB for 50 MiB");
-}
-
-/// A connection with the small window of a slow network: the loopback's own is so large that
-/// the server's kernel takes whole responses.
-fn across_a_network(port: u16) -> TcpStream {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_for("it listens", || {
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
-        rustix::net::connect(&socket, &address).ok()?;
-        Some(TcpStream::from(socket))
-    })
 }
 
 /// In KiB.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
@@ -533,6 +534,18 @@ pub(crate) fn caddy_program(kind: Kind) -> PathBuf {
     let program = repository("target/tools/caddy");
     assert!(program.exists(), "{} is missing: tests/run installs it", program.display());
     program
+}
+
+/// A connection with the small window of a slow network: the loopback's own is so large that
+/// the server's kernel takes whole responses.
+pub(crate) fn across_a_network(port: u16) -> TcpStream {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    wait_for("it listens", || {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+        rustix::net::connect(&socket, &address).ok()?;
+        Some(TcpStream::from(socket))
+    })
 }
 
 /// One kept-alive HTTP connection, for loads that curl is too slow for.

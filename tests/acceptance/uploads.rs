@@ -2,12 +2,10 @@
 //! only the requests that need it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::support::{App, Kind, Proxy, Server, output, wait_for};
+use crate::disks::Disk;
+use crate::support::{App, Kind, Proxy, Server, wait_for};
 use crate::wire::{self, Connection, PARAMS, RESPONDER, STDIN, begin, record};
 
 /// Answers with the length and a checksum of what it was sent, read in pieces, by lines, and once more from the start.
@@ -148,67 +146,16 @@ fn all_bodies_together_take_no_more_than_they_may() {
     assert_eq!(third.response(3).unwrap().status(), 200);
 }
 
-/// A disk of its own that can be made to hang.
-#[derive(Debug)]
-struct Disk {
-    directory: PathBuf,
-    frozen: AtomicBool,
-    _scratch: tempfile::TempDir,
-}
-
-impl Disk {
-    /// None where this machine allows no such thing.
-    fn new() -> Option<Self> {
-        let scratch = tempfile::tempdir().unwrap();
-        let (image, directory) = (scratch.path().join("image"), scratch.path().join("disk"));
-        fs::create_dir(&directory).unwrap();
-        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        assert!(output(program("mkfs.ext4").args(["-q", "-F"]).arg(&image)).status.success());
-        let mounted = output(program("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
-        if !mounted.status.success() {
-            eprintln!("skipped: cannot mount a file: {}", String::from_utf8_lossy(&mounted.stderr));
-            return None;
-        }
-        Some(Self { directory, frozen: AtomicBool::new(false), _scratch: scratch })
-    }
-
-    /// From now on whoever writes to it waits.
-    fn freeze(&self) {
-        self.frozen.store(true, Ordering::Relaxed);
-        assert!(output(program("fsfreeze").arg("-f").arg(&self.directory)).status.success());
-    }
-
-    fn thaw(&self) {
-        if self.frozen.swap(false, Ordering::Relaxed) {
-            assert!(output(program("fsfreeze").arg("-u").arg(&self.directory)).status.success());
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.thaw();
-        // Lazily: a process that is just ending may still hold a file.
-        let _ = output(program("umount").arg("--lazy").arg(&self.directory));
-    }
-}
-
-/// A program that Debian keeps where only root has it on the PATH.
-fn program(name: &str) -> Command {
-    let path = Path::new("/usr/sbin").join(name);
-    Command::new(if path.exists() { path } else { name.into() })
-}
-
 #[test]
 fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
     let Some(disk) = Disk::new() else { return };
     let app = App::new(SUMS);
-    let directory = disk.directory.display().to_string();
+    let directory = disk.directory().display().to_string();
     let server =
         Server::builder().application(app.root(), "app").arguments(["--spool-dir", &directory]).start();
     let socket = server.socket();
     let body = body(2_000_000);
-    disk.freeze();
+    let frozen = disk.freeze();
     let uploads: Vec<_> = (0..12)
         .map(|_| {
             let (socket, whole) = (socket.clone(), wire::post(1, "/", &body, false));
@@ -235,7 +182,7 @@ fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
         assert_eq!(String::from_utf8_lossy(response.body()), sums(&body[..60_000]));
     }
     assert!(uploads.iter().all(|upload| !upload.is_finished()), "nothing can be kept on a frozen disk");
-    disk.thaw();
+    drop(frozen);
     for upload in uploads {
         assert_eq!(upload.join().unwrap(), sums(&body));
     }
@@ -245,17 +192,17 @@ fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
 fn an_upload_that_the_disk_does_not_take_in_time_is_503() {
     let Some(disk) = Disk::new() else { return };
     let app = App::new(SUMS);
-    let directory = disk.directory.display().to_string();
+    let directory = disk.directory().display().to_string();
     let arguments = ["--spool-dir", &directory, "--body-timeout", "1s"];
     let server = Server::builder().application(app.root(), "app").arguments(arguments).start();
-    disk.freeze();
+    let frozen = disk.freeze();
     let mut connection = Connection::open(&server.socket());
     let whole = wire::post(1, "/", &body(100_000), true);
     connection.send(&whole);
     assert_eq!(connection.response(1).unwrap().status(), 503);
     server.logged(&["status=503", "could not be spooled in time"]);
     assert_eq!(connection.get("/").status(), 200, "the connection goes on");
-    disk.thaw();
+    drop(frozen);
     connection.send(&whole);
     assert_eq!(connection.response(1).unwrap().status(), 200);
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tracing::info;
 
 use super::Connection;
-use super::state::{Arriving, Due, Ending, Incoming, Phase, Source, Timeouts};
+use super::state::{Arriving, Due, Ending, Incoming, Phase, Source, Timeouts, Undelivered};
 use crate::cgi::Variables;
 use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{Event, Fault, ProtocolStatus, Refusal, Role};
@@ -122,7 +122,8 @@ impl Connection {
             let (room, bounded) = match promised {
                 // What exceeds CONTENT_LENGTH is not the body's, and dropped.
                 ContentLength::Known(length) => (*length - body.len(), true),
-                ContentLength::UntilEnd => (limit - body.len(), false),
+                // A reload may have lowered the limit below what is here.
+                ContentLength::UntilEnd => (limit.saturating_sub(body.len()), false),
             };
             let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
             if kept < bytes.len() && !bounded {
@@ -238,6 +239,8 @@ impl Connection {
                 }
                 Due::Broken(id) => self.end_with(id, 1, ProtocolStatus::RequestComplete),
                 Due::Spool(id) => self.refuse_arriving(id, gateway, |_| Cause::from(SpoolError::Stalled)),
+                Due::Slow => self.begin_to_spill(gateway),
+                Due::Lost => self.lose_spilled("the disk did not give it back in time", gateway),
             }
         }
     }
@@ -278,7 +281,7 @@ impl Connection {
         }
     }
 
-    fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
+    pub(super) fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
         match phase {
             // Nothing is known of it, or all is said.
             Phase::Begun(..) | Phase::Broken(_) => {}
@@ -293,12 +296,16 @@ impl Connection {
     }
 
     pub(super) fn abandon_all(self: &Rc<Self>, gateway: &Gateway) {
-        let requests = {
+        let (requests, undelivered) = {
             let mut state = self.state.borrow_mut();
             state.ending = Ending::Now;
             state.out.clear();
-            std::mem::take(&mut state.requests)
+            state.overflow = None;
+            (std::mem::take(&mut state.requests), std::mem::take(&mut state.undelivered))
         };
+        for Undelivered { request, .. } in undelivered {
+            request.reply.ticket().abandon();
+        }
         for (id, phase) in requests {
             self.abandoned(id, phase, gateway);
         }

@@ -5,6 +5,7 @@
 //! except through [`Connection::room`]. What the bytes mean is `intake`'s to say.
 
 mod intake;
+mod spill;
 mod state;
 
 use std::cell::RefCell;
@@ -17,7 +18,7 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, info};
 
-use self::state::{Ending, Phase, Receiving, State, Timeouts};
+use self::state::{Ending, Phase, Receiving, State, Timeouts, Undelivered};
 use super::Gateway;
 use super::outgoing::Outgoing;
 use super::pace::Pace;
@@ -48,7 +49,10 @@ impl Connection {
             state: RefCell::new(State {
                 server: Server::new(limits),
                 out: Outgoing::default(),
+                overflow: None,
+                undelivered: Vec::new(),
                 taking: Pace::new(now),
+                blocked: None,
                 requests: Vec::new(),
                 ending: Ending::No,
                 opened: now,
@@ -73,7 +77,10 @@ impl Connection {
     pub(super) async fn serve(self: Rc<Self>, gateway: Rc<Gateway>) {
         let mut stopping = gateway.stopping();
         loop {
-            let (interest, deadline, spooling) = {
+            if self.state.borrow().overflow.is_some() {
+                self.move_spilled(&gateway);
+            }
+            let (interest, deadline, spooling, spilling) = {
                 let mut state = self.state.borrow_mut();
                 state.stopping = *stopping.borrow();
                 if state.is_over(&self.stream) {
@@ -85,13 +92,18 @@ impl Connection {
                     state.note_reading(reading, Instant::now());
                 }
                 let timeouts = Timeouts::of(&gateway.config());
-                (interest, state.deadline(&timeouts), state.spooling().next().is_some())
+                let spooling = state.spooling().next().is_some();
+                (interest, state.deadline(&timeouts), spooling, state.overflow.is_some())
             };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
                 () = self.changed.notified() => Ok(Ready::EMPTY),
                 (id, kept) = poll_fn(|context| self.poll_spooled(context, &gateway)), if spooling => {
                     self.spooled(id, kept, &gateway);
+                    Ok(Ready::EMPTY)
+                }
+                done = poll_fn(|context| self.poll_spilled(context)), if spilling => {
+                    self.spilled(done, &gateway);
                     Ok(Ready::EMPTY)
                 }
                 () = super::sleep_until(deadline) => {
@@ -211,13 +223,26 @@ impl Connection {
 
     /// Writes as much as the kernel takes; the task does the rest.
     pub(super) fn flush(&self) {
+        let delivered = self.write();
+        // They tell the journal.
+        drop(delivered);
+    }
+
+    /// Gives the requests whose answers are written now.
+    fn write(&self) -> Vec<Undelivered> {
         let state = &mut *self.state.borrow_mut();
-        while !state.out.is_empty() {
+        while !state.out.unwritten().is_empty() {
             match self.stream.try_write(state.out.unwritten()) {
                 Ok(length) => {
                     state.out.wrote(length);
-                    if !state.out.is_empty() {
-                        state.taking.moved(length, Instant::now());
+                    if state.out.is_empty() {
+                        state.blocked = None;
+                    } else {
+                        let now = Instant::now();
+                        state.taking.moved(length, now);
+                        if let Some(blocked) = &mut state.blocked {
+                            blocked.moved(length, now);
+                        }
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -233,13 +258,15 @@ impl Connection {
         if !state.out.is_empty() || state.ending != Ending::No {
             self.changed.notify_one();
         }
+        state.take_delivered()
     }
 
     /// Waits until there is room for more of an answer; `None` where there is. Answers that share the connection take
-    /// turns, so that one which always has more to send does not keep the others from it.
+    /// turns, so that one which always has more to send does not keep the others from it. Whoever waits long has the
+    /// client found slow.
     pub(super) fn room(self: &Rc<Self>) -> Option<impl Future<Output = ()> + use<>> {
         let nobody_waits = self.turn.available_permits() > 0;
-        if nobody_waits && !self.state.borrow().out.is_full() {
+        if nobody_waits && !self.is_held_up() {
             return None;
         }
         let connection = Rc::clone(self);
@@ -248,11 +275,22 @@ impl Connection {
             let _turn = connection.turn.acquire().await;
             loop {
                 let drained = connection.drained.notified();
-                if !connection.state.borrow().out.is_full() {
+                if !connection.is_held_up() {
                     return;
                 }
                 drained.await;
             }
         })
+    }
+
+    /// Whether there is no room; from then on it counts how fast the client makes some.
+    fn is_held_up(&self) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        let full = state.out.is_full();
+        if full && state.blocked.is_none() {
+            state.blocked = Some(Pace::new(Instant::now()));
+            self.changed.notify_one();
+        }
+        full
     }
 }

@@ -14,7 +14,8 @@ use crate::fastcgi::{self, Role, Server};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pace::Pace;
 use crate::gateway::reply::Ticket;
-use crate::gateway::spool::Body;
+use crate::gateway::request::Request;
+use crate::gateway::spool::{Body, Overflow};
 use crate::gateway::stream::Stream;
 
 /// How long a kept connection may wait for its next request. Proxies close theirs after a minute (nginx's
@@ -42,12 +43,27 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
 const LINGER_BYTES: u64 = 256 << 20;
 
+/// A client is slow when in such a time, within which no more of its answer could be made, it has taken less than
+/// [`SLOW_RATE`]: what is made from then on goes to a file. A proxy that is merely held up for a moment, as any process
+/// is on a busy machine, never makes the disk write.
+const SLOW_READER: Duration = Duration::from_millis(250);
+
+/// Bytes a second. What a gigabit network carries takes a worker along for a moment; what a mobile phone takes would hold
+/// it for minutes. A proxy that keeps the answer itself takes ten times as much.
+const SLOW_RATE: u64 = 16 << 20;
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) server: Server,
     pub(super) out: Outgoing,
+    /// The file behind it, while the client is slow.
+    pub(super) overflow: Option<Overflow>,
+    /// Those whose answers wait in a file.
+    pub(super) undelivered: Vec<Undelivered>,
     /// How fast the client takes what waits for it.
     pub(super) taking: Pace,
+    /// The same since more of an answer could have been made, and there was no room for it.
+    pub(super) blocked: Option<Pace>,
     /// Few, so a scan beats a map.
     pub(super) requests: Vec<(u16, Phase)>,
     pub(super) ending: Ending,
@@ -188,6 +204,14 @@ impl Arriving {
     }
 }
 
+/// A request whose answer is complete, and not written yet.
+#[derive(Debug)]
+pub(super) struct Undelivered {
+    /// How many bytes the connection will have written by then.
+    pub(super) end: u64,
+    pub(super) request: Box<Request>,
+}
+
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
@@ -203,6 +227,10 @@ pub(super) enum Due {
     Broken(u16),
     /// Nothing happens but that clients wait for answers that broke off.
     Break,
+    /// The client holds up whoever makes its answer.
+    Slow,
+    /// The disk does not give back what waits for the client.
+    Lost,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,8 +250,9 @@ impl State {
     /// than its body can be kept.
     pub(super) fn interest(&self) -> Option<Interest> {
         let closed = self.receiving == Receiving::Done || self.has_full_body();
-        match (self.out.is_empty(), self.out.is_full() || closed) {
-            (true, _) => (!closed).then_some(Interest::READABLE),
+        match (self.out.unwritten().is_empty(), self.out.is_behind() || closed) {
+            (true, true) => None,
+            (true, false) => Some(Interest::READABLE),
             (false, false) => Some(Interest::READABLE | Interest::WRITABLE),
             (false, true) => Some(Interest::WRITABLE),
         }
@@ -263,6 +292,10 @@ impl State {
         })
     }
 
+    fn reading_spilled_since(&self) -> Option<Instant> {
+        self.overflow.as_ref().and_then(Overflow::reading_since)
+    }
+
     fn has_full_body(&self) -> bool {
         self.requests.iter().any(|(_, phase)| match phase {
             Phase::Arriving(arriving) => arriving.is_full(),
@@ -276,14 +309,18 @@ impl State {
             return Some(until.min(self.last_read + LINGER_SILENCE));
         }
         let requests = self.requests.iter().filter_map(|(_, phase)| self.deadline_of(phase, timeouts));
-        let send = (!self.out.is_empty()).then(|| self.taking.deadline(timeouts.send));
+        let send = (!self.out.unwritten().is_empty()).then(|| self.taking.deadline(timeouts.send));
+        let blocked = self.blocked.map(|blocked| blocked.deadline(SLOW_READER));
+        let disk = self.reading_spilled_since().map(|since| since + timeouts.send);
         let stray = self.stray_since.map(|since| since + timeouts.header);
         let silent = self.requests.is_empty().then(|| match self.used {
-            true => self.last_read + KEPT_TIMEOUT,
-            false if self.stopping => self.opened + FIRST_REQUEST_WAIT,
-            false => self.opened + timeouts.header,
+            // One that still takes its answer has been silent for a reason.
+            true => self.out.is_empty().then(|| self.last_read + KEPT_TIMEOUT),
+            false if self.stopping => Some(self.opened + FIRST_REQUEST_WAIT),
+            false => Some(self.opened + timeouts.header),
         });
-        requests.chain(send).chain(stray).chain(silent).min()
+        let silent = silent.flatten();
+        requests.chain(send).chain(blocked).chain(disk).chain(stray).chain(silent).min()
     }
 
     fn deadline_of(&self, phase: &Phase, timeouts: &Timeouts) -> Option<Instant> {
@@ -308,15 +345,28 @@ impl State {
             let over = now >= until || past(self.last_read, LINGER_SILENCE);
             return over.then_some(Due::Close("the client went on sending after its answer"));
         }
-        if !self.out.is_empty() && self.taking.is_too_slow(timeouts.send, now) {
+        if !self.out.unwritten().is_empty() && self.taking.is_too_slow(timeouts.send, now) {
             return Some(Due::Close("the client took its answer too slowly (--send-timeout)"));
+        }
+        if self.reading_spilled_since().is_some_and(|since| past(since, timeouts.send)) {
+            return Some(Due::Lost);
+        }
+        if let Some(blocked) = &mut self.blocked
+            && now >= blocked.deadline(SLOW_READER)
+        {
+            let slow = blocked.is_slower_than(SLOW_RATE, SLOW_READER, now);
+            // Looked at again: it may become slow, or there may be room in the spool by then.
+            self.blocked = self.out.is_full().then(|| Pace::new(now));
+            if slow && self.blocked.is_some() && !self.out.is_spilling() {
+                return Some(Due::Slow);
+            }
         }
         if self.stray_since.is_some_and(|since| past(since, timeouts.header)) {
             return Some(Due::Close("the client took too long for a record (--header-timeout)"));
         }
         if self.requests.is_empty() {
             return if self.used {
-                past(self.last_read, KEPT_TIMEOUT)
+                (self.out.is_empty() && past(self.last_read, KEPT_TIMEOUT))
                     .then_some(Due::Close("the client sent nothing for two hours"))
             } else {
                 past(self.opened, timeouts.header)

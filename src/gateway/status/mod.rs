@@ -56,6 +56,8 @@ pub(super) struct Status {
     pub(super) queue: QueueStatus,
     /// Connections of proxies.
     pub(super) connections: Connections,
+    /// What is kept in files.
+    pub(super) spool: SpoolStatus,
     /// Since the start, but for those that run.
     pub(super) requests: Requests,
     /// How long requests waited for a worker, of those that got one.
@@ -109,6 +111,17 @@ pub(super) struct Connections {
     pub(super) max: usize,
     /// Since the start.
     pub(super) accepted: u64,
+}
+
+/// Request bodies and slow clients' answers in files.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct SpoolStatus {
+    /// Bytes that are in use now.
+    pub(super) bytes: u64,
+    /// How many there may be.
+    pub(super) max: u64,
+    /// Files that are open now.
+    pub(super) files: usize,
 }
 
 /// Requests that have ended.
@@ -262,6 +275,7 @@ impl Gateway {
         let in_state = |state| workers.iter().filter(|worker| worker.state == state).count();
         let queue = self.queue.borrow();
         let (min, max) = self.pool.borrow().bounds();
+        let (spooled, files) = self.spool.used();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -281,6 +295,7 @@ impl Gateway {
                 max: config.max_connections,
                 accepted: counts.connections,
             },
+            spool: SpoolStatus { bytes: spooled, max: config.max_spool, files },
             requests: Requests::of(&counts),
             queue_wait: Latency::of(&times.wait),
             service_time: Latency::of(&times.service),

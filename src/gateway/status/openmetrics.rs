@@ -33,7 +33,7 @@ impl Collector for Exposition {
         let status = &self.0;
         metrics.about(status)?;
         metrics.requests(status)?;
-        metrics.queue_and_connections(status)?;
+        metrics.queue_connections_and_spool(status)?;
         metrics.workers(status)
     }
 }
@@ -70,7 +70,7 @@ impl Metrics<'_> {
         dropped.map_or(Ok(()), |dropped| self.counter("access_log_dropped_lines", help, None, dropped))
     }
 
-    fn queue_and_connections(&mut self, status: &Status) -> fmt::Result {
+    fn queue_connections_and_spool(&mut self, status: &Status) -> fmt::Result {
         let (queue, connections) = (&status.queue, &status.connections);
         self.gauge("queue_length", "Requests that wait for a worker", None, &queue.length)?;
         self.gauge("queue_capacity", "Requests that may wait for a worker", None, &queue.capacity)?;
@@ -78,7 +78,10 @@ impl Metrics<'_> {
         self.gauge("queue_oldest_wait", help, Some(&Unit::Seconds), &queue.oldest_wait)?;
         self.gauge("connections", "Connections that are open", None, &connections.open)?;
         self.gauge("connections_max", "Connections that may be open", None, &connections.max)?;
-        self.counter("accepted_connections", "Connections since the start", None, connections.accepted)
+        self.counter("accepted_connections", "Connections since the start", None, connections.accepted)?;
+        let (bytes, spool) = (Some(&Unit::Bytes), &status.spool);
+        self.gauge("spool", "Request bodies and slow clients' answers in files", bytes, &spool.bytes)?;
+        self.gauge("spool_max", "As much as there may be of them", bytes, &spool.max)
     }
 
     fn workers(&mut self, status: &Status) -> fmt::Result {

@@ -1,8 +1,7 @@
 //! A system that runs out of room or of its senses: full disks, no descriptors, a clock that steps.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
@@ -10,7 +9,8 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale};
-use crate::support::{Gate, Server, ServerBuilder, descriptors, runs, signal, wait_for, wait_within};
+use crate::disks::{self, fill, on_small_disk, seen_by};
+use crate::support::{Gate, Server, descriptors, runs, signal, wait_for, wait_within};
 use crate::wire::{Connection, get, post};
 
 /// A full system is no reason to be busy.
@@ -19,34 +19,9 @@ const IDLE_CPU: f64 = 0.05;
 /// More than the gateway keeps in memory, so it goes to the spool directory.
 const SPOOLED: usize = 200_000;
 
-/// Why a scenario on a small disk of its own cannot be tried.
-fn no_small_disk() -> Option<Row> {
-    (!rustix::process::geteuid().is_root()).then(|| Row::skipped("needs root, to mount a small tmpfs"))
-}
-
-/// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection`: of the shell.
-fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilder {
-    let directory = directory.display();
-    let script = format!("mount -t tmpfs -o size=1m none '{directory}' && exec \"$0\" \"$@\" {redirection}");
-    Server::builder().through(["unshare", "--mount", "sh", "-c", &script])
-}
-
-/// `path` as `server`, in its namespace, sees it.
-fn seen_by(server: &Server, path: &Path) -> PathBuf {
-    let root = PathBuf::from(format!("/proc/{}/root", server.pid()));
-    root.join(path.strip_prefix("/").unwrap())
-}
-
-/// Fills the disk that `file` is on.
-fn fill(file: &Path) {
-    let mut file = fs::File::create(file).unwrap();
-    let full = std::iter::repeat_with(|| file.write_all(&[b'x'; 4096])).find_map(Result::err).unwrap();
-    assert_eq!(full.kind(), ErrorKind::StorageFull);
-}
-
 pub(super) fn full_log(scale: Scale) -> Row {
-    if let Some(row) = no_small_disk() {
-        return row;
+    if let Some(why) = disks::none_here() {
+        return Row::skipped(why);
     }
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
@@ -78,8 +53,8 @@ pub(super) fn full_log(scale: Scale) -> Row {
 }
 
 pub(super) fn full_spool(scale: Scale) -> Row {
-    if let Some(row) = no_small_disk() {
-        return row;
+    if let Some(why) = disks::none_here() {
+        return Row::skipped(why);
     }
     let directory = tempfile::tempdir().unwrap();
     let server = on_small_disk(directory.path(), "")

@@ -1,138 +1,24 @@
 //! Request bodies: in memory while they are small, in a file without a name from then on.
 //!
-//! Nothing here waits for a disk. Files are made and written by a few threads of their own, and what those have not
-//! taken yet is bounded: from whoever sends faster nothing is read meanwhile.
+//! From whoever sends faster than the disk takes it nothing is read meanwhile: [`Body::is_full`].
 
-use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
-use std::pin::Pin;
-use std::rc::Rc;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
-
+use super::{Claim, Job, Spool, Use, WRITE};
 use crate::ipc::message::MAX_INLINE_BODY;
-
-/// Threads that write. A disk that hangs holds them all, and with them uploads alone; more would make no disk faster.
-pub(super) const THREADS: usize = 4;
-
-/// Bytes that are written at once, and that may wait while others are being written. What is read from a client in one
-/// piece comes on top.
-const WRITE: usize = MAX_INLINE_BODY;
-
-/// Writes that run or wait for a thread. Each holds its bytes until it ends, also when its client has gone: 8 MiB
-/// together.
-const WRITES: u32 = 64;
-
-/// Buffers that are kept for the next writes: 2 MiB.
-const SPARE_BUFFERS: usize = 16;
-
-/// Where bodies are spooled, and how much of them there may be.
-#[derive(Debug)]
-pub(super) struct Spool {
-    directory: Arc<Path>,
-    space: Arc<Space>,
-    writes: Arc<Semaphore>,
-    spare: RefCell<Vec<Vec<u8>>>,
-}
-
-/// What all files may take together, and what they take. Only the gateway's thread takes; a file that ends in another
-/// gives back.
-#[derive(Debug)]
-struct Space {
-    limit: u64,
-    used: AtomicU64,
-    /// Each takes a descriptor.
-    max_files: usize,
-    files: AtomicUsize,
-}
-
-impl Spool {
-    pub(super) fn new(directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
-        let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));
-        let space = Arc::new(Space { limit, used, max_files, files });
-        let (writes, spare) = (Arc::new(Semaphore::new(WRITES as usize)), RefCell::default());
-        Rc::new(Self { directory: directory.into(), space, writes, spare })
-    }
-
-    /// An empty buffer with room for a write.
-    fn buffer(&self) -> Vec<u8> {
-        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(2 * WRITE))
-    }
-
-    fn give_back(&self, mut buffer: Vec<u8>) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < SPARE_BUFFERS {
-            buffer.clear();
-            spare.push(buffer);
-        }
-    }
-
-    /// Writes `bytes` at the end of `file`, or of a new one. Gives both back.
-    fn write(&self, file: Option<File>, bytes: Vec<u8>, claim: Arc<Claim>) -> Writing {
-        let (writes, directory) = (Arc::clone(&self.writes), Arc::clone(&self.directory));
-        Box::pin(async move {
-            let permit = writes.acquire_owned().await.map_err(io::Error::other)?;
-            // What it takes is given back when it ends, also where nobody waits for it any more.
-            let write = move || {
-                let mut file = file.map_or_else(|| tempfile::tempfile_in(directory), Ok)?;
-                file.write_all(&bytes)?;
-                drop((permit, claim));
-                Ok((file, bytes))
-            };
-            spawn_blocking(write).await.map_err(io::Error::other)?
-        })
-    }
-}
-
-/// A write that is on its way.
-type Writing = Pin<Box<dyn Future<Output = io::Result<(File, Vec<u8>)>>>>;
-
-/// One file's part of the space, for as long as its body or a write for it lives.
-#[derive(Debug)]
-struct Claim {
-    space: Arc<Space>,
-    bytes: AtomicU64,
-}
-
-impl Claim {
-    fn new(space: &Arc<Space>) -> Result<Arc<Self>, SpoolError> {
-        if space.files.load(Ordering::Relaxed) >= space.max_files {
-            return Err(SpoolError::Files(space.max_files));
-        }
-        space.files.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self { space: Arc::clone(space), bytes: AtomicU64::new(0) }))
-    }
-
-    fn grow(&self, bytes: u64) -> Result<(), SpoolError> {
-        if self.space.used.load(Ordering::Relaxed) + bytes > self.space.limit {
-            return Err(SpoolError::Limit(self.space.limit));
-        }
-        self.space.used.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.space.used.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.space.files.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// A body that is arriving or has arrived.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(in crate::gateway) struct Body {
     /// What is neither in the file nor on its way there.
     memory: Vec<u8>,
+    /// Bytes in the file.
+    written: u64,
     length: u64,
     /// The most bytes that stay in memory.
     in_memory: usize,
@@ -147,9 +33,9 @@ pub(super) struct Body {
 enum Spooled {
     /// None so far, or none any more.
     No,
-    File(File),
-    /// A thread has it, since then.
-    Writing(Writing, Instant),
+    File(Arc<File>),
+    /// A thread has it, and these bytes, since then.
+    Writing(Job<Arc<File>>, Arc<Vec<u8>>, Instant),
 }
 
 impl fmt::Debug for Spooled {
@@ -164,14 +50,14 @@ impl fmt::Debug for Spooled {
 
 /// Where a complete body is.
 #[derive(Debug)]
-pub(super) enum Place<'a> {
+pub(in crate::gateway) enum Place<'a> {
     Memory(&'a [u8]),
     File(&'a File),
 }
 
 /// Why a body could not be kept; only its request fails.
 #[derive(Debug)]
-pub(super) enum SpoolError {
+pub(in crate::gateway) enum SpoolError {
     /// All bodies together would exceed `--max-spool`.
     Limit(u64),
     /// There are as many files as descriptors can be spared for.
@@ -184,7 +70,7 @@ pub(super) enum SpoolError {
 
 impl SpoolError {
     /// The status to answer with.
-    pub(super) fn status(&self) -> u16 {
+    pub(in crate::gateway) fn status(&self) -> u16 {
         match self {
             Self::Io(error) if error.kind() == io::ErrorKind::StorageFull => 507,
             _ => 503,
@@ -195,9 +81,9 @@ impl SpoolError {
 impl fmt::Display for SpoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Limit(limit) => write!(f, "spooled bodies exceed {limit} bytes (--max-spool)"),
+            Self::Limit(limit) => write!(f, "the spool exceeds {limit} bytes (--max-spool)"),
             Self::Files(limit) => {
-                write!(f, "{limit} bodies are spooled, and the limit of open files allows no more")
+                write!(f, "{limit} files are spooled, and the limit of open files allows no more")
             }
             Self::Stalled => write!(f, "the body could not be spooled in time"),
             Self::Io(error) => write!(f, "cannot spool the body: {}", crate::log::cause(error)),
@@ -206,28 +92,28 @@ impl fmt::Display for SpoolError {
 }
 
 impl Body {
-    pub(super) fn new() -> Self {
+    pub(in crate::gateway) fn new() -> Self {
         Self::within(MAX_INLINE_BODY)
     }
 
     /// One that moves into a file beyond so many bytes, at most [`MAX_INLINE_BODY`].
-    pub(super) fn within(in_memory: usize) -> Self {
+    pub(in crate::gateway) fn within(in_memory: usize) -> Self {
         let memory = Vec::new();
-        Self { memory, length: 0, in_memory, finished: false, file: Spooled::No, claim: None }
+        Self { memory, written: 0, length: 0, in_memory, finished: false, file: Spooled::No, claim: None }
     }
 
     /// Bytes so far.
-    pub(super) fn len(&self) -> u64 {
+    pub(in crate::gateway) fn len(&self) -> u64 {
         self.length
     }
 
     /// Appends a piece. The first byte over 64 KiB, or what [`Self::within`] said, moves the body into a file.
-    pub(super) fn append(&mut self, bytes: &[u8], spool: &Spool) -> Result<(), SpoolError> {
+    pub(in crate::gateway) fn append(&mut self, bytes: &[u8], spool: &Spool) -> Result<(), SpoolError> {
         let more = bytes.len() as u64;
         match &self.claim {
             Some(claim) => claim.grow(more)?,
             None if self.memory.len() + bytes.len() > self.in_memory => {
-                let claim = Claim::new(&spool.space)?;
+                let claim = Claim::new(&spool.space, Use::Body)?;
                 claim.grow(self.length + more)?;
                 self.claim = Some(claim);
             }
@@ -240,33 +126,36 @@ impl Body {
     }
 
     /// No more comes.
-    pub(super) fn finish(&mut self, spool: &Spool) {
+    pub(in crate::gateway) fn finish(&mut self, spool: &Spool) {
         self.finished = true;
         self.write(spool);
     }
 
     /// Whether no more is wanted until a thread has written what it has.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::gateway) fn is_full(&self) -> bool {
         matches!(self.file, Spooled::Writing(..)) && self.memory.len() >= WRITE
     }
 
     /// Since when a thread has had something of it to write.
-    pub(super) fn writing_since(&self) -> Option<Instant> {
-        if let Spooled::Writing(_, since) = self.file { Some(since) } else { None }
+    pub(in crate::gateway) fn writing_since(&self) -> Option<Instant> {
+        if let Spooled::Writing(.., since) = self.file { Some(since) } else { None }
     }
 
     /// Ready when something of it was written. Never ready where nothing is being written.
-    pub(super) fn poll_written(
+    pub(in crate::gateway) fn poll_written(
         &mut self,
         context: &mut Context<'_>,
         spool: &Spool,
     ) -> Poll<Result<(), SpoolError>> {
-        let Spooled::Writing(write, _) = &mut self.file else { return Poll::Pending };
+        let Spooled::Writing(write, bytes, _) = &mut self.file else { return Poll::Pending };
         let written = ready!(write.as_mut().poll(context));
+        let bytes = std::mem::take(bytes);
         self.file = Spooled::No;
         Poll::Ready(match written {
-            Ok((file, bytes)) => {
-                spool.give_back(bytes);
+            Ok(file) => {
+                self.written += bytes.len() as u64;
+                // The job that shared them is over.
+                spool.give_back(Arc::try_unwrap(bytes).unwrap_or_default());
                 self.file = Spooled::File(file);
                 self.write(spool);
                 Ok(())
@@ -276,7 +165,7 @@ impl Body {
     }
 
     /// Where the complete body is.
-    pub(super) fn place(&self) -> Place<'_> {
+    pub(in crate::gateway) fn place(&self) -> Place<'_> {
         match &self.file {
             Spooled::File(file) => Place::File(file),
             Spooled::No | Spooled::Writing(..) => Place::Memory(&self.memory),
@@ -284,7 +173,7 @@ impl Body {
     }
 
     /// Whether no more comes and all of it is where it stays.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(in crate::gateway) fn is_kept(&self) -> bool {
         self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing_since().is_none())
     }
 
@@ -296,12 +185,13 @@ impl Body {
             return;
         }
         let next = if self.finished { Vec::new() } else { spool.buffer() };
-        let bytes = std::mem::replace(&mut self.memory, next);
+        let bytes = Arc::new(std::mem::replace(&mut self.memory, next));
         let file = match std::mem::replace(&mut self.file, Spooled::No) {
             Spooled::File(file) => Some(file),
             Spooled::No | Spooled::Writing(..) => None,
         };
-        self.file = Spooled::Writing(spool.write(file, bytes, Arc::clone(claim)), Instant::now());
+        let job = spool.write(file, self.written, Arc::clone(&bytes), Arc::clone(claim));
+        self.file = Spooled::Writing(job, bytes, Instant::now());
     }
 }
 
@@ -309,8 +199,11 @@ impl Body {
 mod tests {
     use std::future::poll_fn;
     use std::io::{Read, Seek};
+    use std::path::Path;
+    use std::rc::Rc;
 
     use super::*;
+    use crate::gateway::spool::JOBS;
 
     fn run<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
@@ -318,10 +211,6 @@ mod tests {
 
     fn spool(limit: u64, max_files: usize) -> Rc<Spool> {
         Spool::new(&std::env::temp_dir(), limit, max_files)
-    }
-
-    fn used(spool: &Spool) -> (u64, usize) {
-        (spool.space.used.load(Ordering::Relaxed), spool.space.files.load(Ordering::Relaxed))
     }
 
     async fn written(body: &mut Body, spool: &Spool) -> Result<bool, SpoolError> {
@@ -352,14 +241,14 @@ mod tests {
             run(async {
                 let spool = spool(1 << 30, 1);
                 let body = body(sent.chunks(piece), &spool).await;
-                assert_eq!((body.len(), used(&spool)), (2_000_000, (2_000_000, 1)));
+                assert_eq!((body.len(), spool.used()), (2_000_000, (2_000_000, 1)));
                 let Place::File(mut file) = body.place() else { panic!("kept in memory") };
                 let mut kept = Vec::new();
                 file.rewind().unwrap();
                 file.read_to_end(&mut kept).unwrap();
                 assert!(kept == sent);
                 drop(body);
-                assert_eq!(used(&spool), (0, 0));
+                assert_eq!(spool.used(), (0, 0));
             });
         }
     }
@@ -403,7 +292,7 @@ mod tests {
         run(async {
             let spool = spool(1 << 30, 1);
             // Nobody writes.
-            let all = Arc::clone(&spool.writes).acquire_many_owned(WRITES).await.unwrap();
+            let all = Arc::clone(&spool.jobs).acquire_many_owned(JOBS).await.unwrap();
             let (mut body, mut held) = (Body::new(), 0);
             while !body.is_full() {
                 body.append(&[7; 65_536], &spool).unwrap();
@@ -428,8 +317,8 @@ mod tests {
             // Once a thread has it.
             let _ = poll_fn(|context| Poll::Ready(body.poll_written(context, &spool))).await;
             drop(body);
-            let _all = spool.writes.acquire_many(WRITES).await.unwrap();
-            while used(&spool) != (0, 0) {
+            let _all = spool.jobs.acquire_many(JOBS).await.unwrap();
+            while spool.used() != (0, 0) {
                 tokio::task::yield_now().await;
             }
         });

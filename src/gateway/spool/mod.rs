@@ -1,0 +1,208 @@
+//! Files without a name for what there is no room in memory for: request bodies (`body`) and answers that wait for slow
+//! clients (`overflow`).
+//!
+//! Nothing here waits for a disk. Files are made, written and read by a few threads of their own, and what those have
+//! not taken yet is bounded.
+
+mod body;
+mod overflow;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+pub(super) use self::body::{Body, Place, SpoolError};
+pub(super) use self::overflow::{Done, Overflow};
+use crate::ipc::message::MAX_INLINE_BODY;
+
+/// Threads that write and read. A disk that hangs holds them all, and with them uploads and the answers of slow clients
+/// alone; more would make no disk faster.
+pub(super) const THREADS: usize = 4;
+
+/// Bytes of a body that are written at once, and that may wait while others are being written. What is read from a client in
+/// one piece comes on top.
+const WRITE: usize = MAX_INLINE_BODY;
+
+/// Writes and reads that run or wait for a thread. Each holds its bytes until it ends, also when its client has gone:
+/// some 8 MiB together.
+const JOBS: u32 = 64;
+
+/// Buffers that are kept for the next writes of bodies: 2 MiB.
+const SPARE_BUFFERS: usize = 16;
+
+/// Answers take space and descriptors only up to the whole divided by this, so that slow readers make no upload fail: an
+/// answer for which there is no room merely waits with its worker.
+const PART_FOR_ANSWERS: u8 = 2;
+
+/// Where files are made, and how much of them there may be.
+#[derive(Debug)]
+pub(super) struct Spool {
+    directory: Arc<Path>,
+    space: Arc<Space>,
+    jobs: Arc<Semaphore>,
+    spare: RefCell<Vec<Vec<u8>>>,
+}
+
+/// What all files may take together, and what they take. Only the gateway's thread takes; a file that ends in another
+/// gives back.
+#[derive(Debug)]
+struct Space {
+    limit: u64,
+    used: AtomicU64,
+    /// Each takes a descriptor.
+    max_files: usize,
+    files: AtomicUsize,
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Body,
+    Answer,
+}
+
+/// A write or a read that is on its way. Where nobody waits for it any more it goes on to its end, and gives back only
+/// then what it takes.
+type Job<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
+
+impl Spool {
+    pub(super) fn new(directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
+        let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let space = Arc::new(Space { limit, used, max_files, files });
+        let (jobs, spare) = (Arc::new(Semaphore::new(JOBS as usize)), RefCell::default());
+        Rc::new(Self { directory: directory.into(), space, jobs, spare })
+    }
+
+    /// Bytes that are in use, and files.
+    pub(super) fn used(&self) -> (u64, usize) {
+        (self.space.used.load(Ordering::Relaxed), self.space.files.load(Ordering::Relaxed))
+    }
+
+    /// An empty buffer with room for a write.
+    fn buffer(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(2 * WRITE))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+
+    /// Writes `bytes` to `file`, or to a new one, from `at` on. Gives the file.
+    fn write(
+        &self,
+        file: Option<Arc<File>>,
+        at: u64,
+        bytes: Arc<Vec<u8>>,
+        claim: Arc<Claim>,
+    ) -> Job<Arc<File>> {
+        let directory = Arc::clone(&self.directory);
+        self.run(move || {
+            let _claim = claim;
+            let file = file.map_or_else(|| tempfile::tempfile_in(directory).map(Arc::new), Ok)?;
+            file.write_all_at(&bytes, at)?;
+            Ok(file)
+        })
+    }
+
+    /// Reads so many bytes of `file`, from `at` on.
+    fn read(&self, file: Arc<File>, at: u64, length: usize, claim: Arc<Claim>) -> Job<Vec<u8>> {
+        self.run(move || {
+            let _claim = claim;
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, at)?;
+            Ok(bytes)
+        })
+    }
+
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Job<T> {
+        let jobs = Arc::clone(&self.jobs);
+        Box::pin(async move {
+            let permit = jobs.acquire_owned().await.map_err(io::Error::other)?;
+            let work = move || {
+                let done = work();
+                drop(permit);
+                done
+            };
+            spawn_blocking(work).await.map_err(io::Error::other)?
+        })
+    }
+}
+
+/// One file's part of the space, for as long as whoever has it, or a job for it, lives.
+#[derive(Debug)]
+struct Claim {
+    space: Arc<Space>,
+    used_for: Use,
+    bytes: AtomicU64,
+}
+
+impl Claim {
+    fn new(space: &Arc<Space>, used_for: Use) -> Result<Arc<Self>, SpoolError> {
+        let limit = match used_for {
+            Use::Body => space.max_files,
+            Use::Answer => space.max_files / usize::from(PART_FOR_ANSWERS),
+        };
+        if space.files.load(Ordering::Relaxed) >= limit {
+            return Err(SpoolError::Files(limit));
+        }
+        space.files.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { space: Arc::clone(space), used_for, bytes: AtomicU64::new(0) }))
+    }
+
+    fn grow(&self, bytes: u64) -> Result<(), SpoolError> {
+        let limit = match self.used_for {
+            Use::Body => self.space.limit,
+            Use::Answer => self.space.limit / u64::from(PART_FOR_ANSWERS),
+        };
+        if self.space.used.load(Ordering::Relaxed) + bytes > limit {
+            return Err(SpoolError::Limit(limit));
+        }
+        self.space.used.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.space.used.fetch_sub(self.bytes(), Ordering::Relaxed);
+        self.space.files.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_leave_half_of_everything_to_bodies() {
+        let spool = Spool::new(&std::env::temp_dir(), 1000, 4);
+        let answer = Claim::new(&spool.space, Use::Answer).unwrap();
+        answer.grow(500).unwrap();
+        assert!(matches!(answer.grow(1), Err(SpoolError::Limit(500))));
+        let _second = Claim::new(&spool.space, Use::Answer).unwrap();
+        assert!(matches!(Claim::new(&spool.space, Use::Answer), Err(SpoolError::Files(2))));
+        let body = Claim::new(&spool.space, Use::Body).unwrap();
+        body.grow(500).unwrap();
+        assert!(body.grow(1).is_err());
+        drop((answer, body));
+        assert_eq!(spool.used(), (0, 1));
+    }
+}

@@ -1,0 +1,100 @@
+//! Disks that are full or that hang.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{Server, ServerBuilder, output};
+
+/// Why there can be no disks of a test's own, where there cannot.
+pub(crate) fn none_here() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root, to mount a disk");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut mount = Command::new("unshare");
+    mount.args(["--mount", "mount", "-t", "tmpfs", "none"]).arg(directory.path());
+    (!output(&mut mount).status.success()).then_some("nothing can be mounted here")
+}
+
+/// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection`: of the shell.
+pub(crate) fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilder {
+    let directory = directory.display();
+    let script = format!("mount -t tmpfs -o size=1m none '{directory}' && exec \"$0\" \"$@\" {redirection}");
+    Server::builder().through(["unshare", "--mount", "sh", "-c", &script])
+}
+
+/// `path` as `server`, in its namespace, sees it.
+pub(crate) fn seen_by(server: &Server, path: &Path) -> PathBuf {
+    let root = PathBuf::from(format!("/proc/{}/root", server.pid()));
+    root.join(path.strip_prefix("/").unwrap())
+}
+
+/// Fills the disk that `file` is on.
+pub(crate) fn fill(file: &Path) {
+    let mut file = fs::File::create(file).unwrap();
+    let full = std::iter::repeat_with(|| file.write_all(&[b'x'; 4096])).find_map(Result::err).unwrap();
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
+}
+
+/// A disk of its own that can be made to hang.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    directory: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+impl Disk {
+    /// None where this machine allows no such thing.
+    pub(crate) fn new() -> Option<Self> {
+        let scratch = tempfile::tempdir().unwrap();
+        let (image, directory) = (scratch.path().join("image"), scratch.path().join("disk"));
+        fs::create_dir(&directory).unwrap();
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        assert!(output(program("mkfs.ext4").args(["-q", "-F"]).arg(&image)).status.success());
+        let mounted = output(program("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
+        if !mounted.status.success() {
+            eprintln!("skipped: cannot mount a file: {}", String::from_utf8_lossy(&mounted.stderr));
+            return None;
+        }
+        Some(Self { directory, _scratch: scratch })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// From now on, until the guard is dropped, whoever writes to it waits and cannot even be killed. So the guard has to be
+    /// gone before the server is.
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
+        let frozen = Frozen(&self.directory);
+        assert!(output(program("fsfreeze").arg("-f").arg(&self.directory)).status.success());
+        frozen
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a process that is just ending may still hold a file.
+        let _ = output(program("umount").arg("--lazy").arg(&self.directory));
+    }
+}
+
+/// A [`Disk`] that hangs.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Frozen<'a>(&'a Path);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = output(program("fsfreeze").arg("-u").arg(self.0)).status.success();
+        assert!(thawed || std::thread::panicking(), "the disk still hangs");
+    }
+}
+
+/// A program that Debian keeps where only root has it on the PATH.
+fn program(name: &str) -> Command {
+    let path = Path::new("/usr/sbin").join(name);
+    Command::new(if path.exists() { path } else { name.into() })
+}

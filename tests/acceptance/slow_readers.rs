@@ -1,0 +1,350 @@
+//! Clients that take their answers slowly: they hold no worker, they get every byte, and what cannot be kept for them
+//! merely waits.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::disks::{self, Disk, fill, on_small_disk, seen_by};
+use crate::support::{
+    App, GIVE_UP, Kind, Proxy, Server, ServerBuilder, across_a_network, descriptors, wait_for,
+};
+use crate::wire::{Connection, END_REQUEST, Record, STDERR, STDOUT, get, post};
+
+const STATUS: &str = "/-/status";
+
+/// Bytes of a piece of an answer, each of which is another.
+const PIECE: usize = 65_536;
+
+/// 8 MiB: far more than sockets and buffers hold.
+const PIECES: usize = 128;
+
+/// `/known`, `/unknown` (without Content-Length) and `/dies` (after the last piece), each with `?pieces=N`; `/upload`.
+const APP: &str = "return function(environ)
+  local path, count = environ.PATH_INFO, tonumber(environ.QUERY_STRING:match('pieces=(%d+)'))
+  if path == '/upload' then return 200, {}, tostring(#environ['wsgi.input']:read('a')) end
+  if not count then return 200, {}, 'fine' end
+  local headers, piece = {}, -1
+  if path == '/known' then headers['Content-Length'] = ('%d'):format(count * 65536) end
+  return 200, headers, function()
+    piece = piece + 1
+    if piece < count then return (('%016d'):format(piece)):rep(4096) end
+    if path == '/dies' then os.execute('kill -9 $PPID') end
+  end
+end";
+
+fn body(pieces: usize) -> Vec<u8> {
+    (0..pieces).flat_map(|piece| format!("{piece:016}").repeat(PIECE / 16).into_bytes()).collect()
+}
+
+fn url(path: &str, pieces: usize) -> String {
+    format!("{path}?pieces={pieces}")
+}
+
+/// A server with the application, still to be started. Nobody runs into a deadline here unless the test is about that.
+fn serving(app: &App, builder: ServerBuilder, workers: &'static str) -> ServerBuilder {
+    builder.application(app.root(), "app").workers(workers).arguments([
+        "--status-path",
+        STATUS,
+        "--request-timeout",
+        "off",
+        "--queue-timeout",
+        "10m",
+    ])
+}
+
+fn start(workers: &'static str, arguments: &[&str]) -> (App, Server) {
+    let app = App::new(APP);
+    let mut builder = serving(&app, Server::builder(), workers);
+    for argument in arguments {
+        builder = builder.arguments([argument]);
+    }
+    let server = builder.start();
+    (app, server)
+}
+
+/// A client that asks, and reads nothing yet.
+fn reader(server: &Server, path: &str) -> Connection {
+    let mut reader = Connection::open(&server.socket());
+    reader.send(&get(1, path, false));
+    reader
+}
+
+fn status(server: &Server) -> Value {
+    let answer = Connection::open(&server.socket()).get(&format!("{STATUS}?json"));
+    serde_json::from_slice(answer.body()).unwrap()
+}
+
+fn spooled(server: &Server) -> u64 {
+    status(server)["spool"]["bytes"].as_u64().unwrap()
+}
+
+/// Waits until nobody's answer is in a file any more.
+#[track_caller]
+fn given_back(server: &Server) {
+    wait_for("nothing is spooled", || {
+        let spool = &status(server)["spool"];
+        (spool["bytes"] == 0 && spool["files"] == 0).then_some(())
+    });
+    wait_for("no file is open", || {
+        let deleted = |(_, target): &(u32, String)| target.ends_with("(deleted)");
+        (!descriptors(server.pid()).iter().any(deleted)).then_some(())
+    });
+}
+
+#[track_caller]
+fn healthy(server: &Server) {
+    assert_eq!(Connection::open(&server.socket()).get("/").body(), b"fine", "{}", server.log());
+}
+
+/// How many workers have a request.
+fn busy(server: &Server) -> u64 {
+    status(server)["pool"]["busy"].as_u64().unwrap()
+}
+
+#[test]
+fn slow_readers_hold_no_worker_and_get_every_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("access.log");
+    let (_app, server) = start("1", &["--access-log", log.to_str().unwrap()]);
+    let path = |reader| if reader % 2 == 0 { "/known" } else { "/unknown" };
+    let mut readers: Vec<_> = (0..6).map(|number| reader(&server, &url(path(number), PIECES))).collect();
+    healthy(&server);
+    wait_for("all answers are made", || (busy(&server) == 0).then_some(()));
+    assert!(spooled(&server) > (6 * 7) << 20, "{}", status(&server));
+    let expected = body(PIECES);
+    for reader in &mut readers {
+        let response = reader.response(1).expect("a whole response");
+        assert!(response.body() == expected, "other bytes than were sent");
+        assert!(reader.closes());
+    }
+    given_back(&server);
+    let lines = wait_for("every request has a line", || {
+        let text = fs::read_to_string(&log).unwrap();
+        (text.matches("?pieces").count() == 6).then_some(text)
+    });
+    assert_eq!(lines.matches(&format!(" 200 {} ", PIECES * PIECE)).count(), 6, "{lines}");
+    assert!(lines.lines().all(|line| line.ends_with(" complete")), "{lines}");
+}
+
+#[test]
+fn slow_readers_behind_either_caddy_hold_no_worker() {
+    let (_app, server) = start("1", &[]);
+    for kind in [Kind::OldCaddy, Kind::NewCaddy] {
+        let proxy = Proxy::start(kind, &server);
+        let expected = body(2 * PIECES);
+        for path in ["/known", "/unknown"] {
+            let mut client = across_a_network(proxy.port());
+            client.set_read_timeout(Some(GIVE_UP)).unwrap();
+            // HTTP/1.0 has no chunks, so that the body ends with the connection.
+            write!(client, "GET {} HTTP/1.0\r\nHost: localhost\r\n\r\n", url(path, 2 * PIECES)).unwrap();
+            wait_for("its answer is spooled", || (spooled(&server) > 0).then_some(()));
+            assert_eq!(proxy.curl([], "/").expect(200).text(), "fine");
+            wait_for("its answer is made", || (busy(&server) == 0).then_some(()));
+            let mut response = Vec::new();
+            client.read_to_end(&mut response).unwrap();
+            let end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+            assert!(response[end + 4..] == expected, "{kind:?}, {path}: other bytes than were sent");
+            given_back(&server);
+        }
+    }
+}
+
+#[test]
+fn an_answer_beyond_the_bound_waits_with_its_worker_and_is_whole() {
+    let (_app, server) = start("2", &["--spool-response", "1M"]);
+    let mut reader = reader(&server, &url("/unknown", PIECES));
+    wait_for("the bound is reached", || (spooled(&server) > (900 << 10)).then_some(()));
+    healthy(&server);
+    assert_eq!(busy(&server), 1, "the rest is still to be made");
+    assert!(spooled(&server) <= 1 << 20);
+    let response = reader.response(1).expect("a whole response");
+    assert!(response.body() == body(PIECES));
+    given_back(&server);
+}
+
+#[test]
+fn with_spooling_off_a_slow_reader_merely_holds_its_worker() {
+    let (_app, server) = start("2", &["--spool-response", "0"]);
+    let mut reader = reader(&server, &url("/known", PIECES));
+    wait_for("the answer is being made", || (busy(&server) == 1).then_some(()));
+    // Longer than it takes to find a client slow.
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!((spooled(&server), busy(&server)), (0, 1));
+    healthy(&server);
+    assert!(reader.response(1).expect("a whole response").body() == body(PIECES));
+}
+
+#[test]
+fn slow_readers_leave_room_for_uploads() {
+    let (_app, server) = start("4", &["--max-spool", "2M"]);
+    let mut readers: Vec<_> = (0..3).map(|_| reader(&server, &url("/known", PIECES))).collect();
+    wait_for("answers have what they may", || (spooled(&server) > 800 << 10).then_some(()));
+    let upload = vec![b'x'; 900 << 10];
+    let mut client = Connection::open(&server.socket());
+    for _ in 0..3 {
+        client.send(&post(1, "/upload", &upload, true));
+        assert_eq!(client.response(1).expect("an answer").body(), upload.len().to_string().as_bytes());
+    }
+    assert!(spooled(&server) <= 2 << 20);
+    for reader in &mut readers {
+        assert!(reader.response(1).expect("a whole response").body() == body(PIECES));
+    }
+    given_back(&server);
+}
+
+#[test]
+fn an_endless_answer_stops_at_the_bound_and_ends_with_its_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("access.log");
+    let arguments = ["--spool-response", "2M", "--access-log", log.to_str().unwrap()];
+    let (_app, server) = start("1", &arguments);
+    let endless = reader(&server, &url("/unknown", 1 << 30));
+    wait_for("the bound is reached", || (spooled(&server) > 1900 << 10).then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(spooled(&server) <= 2 << 20);
+    drop(endless);
+    healthy(&server);
+    given_back(&server);
+    // One that is made, and whose client goes away before it has it.
+    let gone = reader(&server, &url("/known", 24));
+    wait_for("it is made", || (spooled(&server) > 0 && busy(&server) == 0).then_some(()));
+    drop(gone);
+    given_back(&server);
+    wait_for("both count as aborted", || (status(&server)["requests"]["aborted"] == 2).then_some(()));
+    wait_for("the access log says so", || {
+        let text = fs::read_to_string(&log).unwrap();
+        (text.lines().filter(|line| line.ends_with(" aborted")).count() == 2).then_some(())
+    });
+}
+
+#[test]
+fn a_worker_that_dies_leaves_a_slow_reader_what_it_had_sent_and_a_broken_transfer() {
+    let (_app, server) = start("1", &[]);
+    let mut reader = reader(&server, &url("/dies", PIECES));
+    server.logged(&["worker ended in the middle of its request"]);
+    healthy(&server);
+    assert!(spooled(&server) > 0);
+    let mut stdout = Vec::new();
+    let broken = loop {
+        match reader.try_record() {
+            Ok(Record { kind: STDOUT, content, .. }) => stdout.extend(content),
+            Ok(Record { kind: END_REQUEST, .. }) => panic!("it looks complete"),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    // A header of another version, at the end of a record.
+    assert_eq!(broken.kind(), io::ErrorKind::InvalidData, "{broken}");
+    let end = stdout.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    assert!(stdout[end + 4..] == body(PIECES));
+    given_back(&server);
+}
+
+#[test]
+fn two_requests_on_one_connection_are_spooled_together() {
+    let (_app, server) = start("2", &[]);
+    let mut reader = Connection::open(&server.socket());
+    reader.send(&[get(1, &url("/known", PIECES), true), get(2, &url("/unknown", PIECES), true)].concat());
+    wait_for("both answers are made", || (spooled(&server) > 0 && busy(&server) == 0).then_some(()));
+    healthy(&server);
+    let mut stdout = [Vec::new(), Vec::new()];
+    let mut ended = 0;
+    while ended < 2 {
+        let Record { kind, id, content } = reader.record().expect("a record");
+        match kind {
+            STDOUT => stdout[usize::from(id) - 1].extend(content),
+            END_REQUEST => ended += 1,
+            STDERR => {}
+            _ => panic!("an unexpected record"),
+        }
+    }
+    for stdout in stdout {
+        let end = stdout.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        assert!(stdout[end + 4..] == body(PIECES), "other bytes than were sent");
+    }
+    given_back(&server);
+    // As it was before.
+    assert_eq!(reader.get("/").body(), b"fine");
+}
+
+#[test]
+fn a_stop_waits_until_a_slow_reader_has_everything() {
+    let app = App::new(APP);
+    let mut server = serving(&app, Server::builder(), "1").arguments(["--grace", "10m"]).start();
+    let mut reader = reader(&server, &url("/unknown", PIECES));
+    wait_for("its answer is made", || (spooled(&server) > 0 && busy(&server) == 0).then_some(()));
+    server.signal(Signal::TERM);
+    server.logged(&["stopping"]);
+    assert!(reader.response(1).expect("a whole response").body() == body(PIECES));
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn an_answer_that_is_lost_with_its_file_breaks_and_never_looks_complete() {
+    let (_app, server) = start("1", &[]);
+    let mut reader = reader(&server, &url("/unknown", PIECES));
+    wait_for("its answer is made", || (spooled(&server) > 0 && busy(&server) == 0).then_some(()));
+    let deleted = |(number, target): (u32, String)| target.ends_with("(deleted)").then_some(number);
+    let file = descriptors(server.pid()).into_iter().find_map(deleted).expect("a file");
+    let path = format!("/proc/{}/fd/{file}", server.pid());
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(1 << 20).unwrap();
+    let broken = reader.try_response(1).unwrap_err();
+    assert_eq!(broken.kind(), io::ErrorKind::InvalidData, "{broken}");
+    server.logged(&["connection broken off", "lost"]);
+    given_back(&server);
+    wait_for("it counts as broken", || (status(&server)["requests"]["broken"] == 1).then_some(()));
+    healthy(&server);
+}
+
+#[test]
+fn on_a_full_disk_a_slow_reader_merely_holds_its_worker() {
+    if let Some(why) = disks::none_here() {
+        return eprintln!("skipped: {why}");
+    }
+    let (app, directory) = (App::new(APP), tempfile::tempdir().unwrap());
+    let spool = directory.path().display().to_string();
+    let builder = on_small_disk(directory.path(), "").arguments(["--spool-dir", &spool]);
+    let server = serving(&app, builder, "2").start();
+    let filler = seen_by(&server, &directory.path().join("fill"));
+    fill(&filler);
+    let mut one = reader(&server, &url("/unknown", PIECES));
+    server.logged(&["cannot spool the answer of a slow client"]);
+    healthy(&server);
+    assert_eq!(busy(&server), 1);
+    assert!(one.response(1).expect("a whole response").body() == body(PIECES));
+    // One that fills the disk by itself.
+    fs::remove_file(filler).unwrap();
+    given_back(&server);
+    let mut two = reader(&server, &url("/unknown", PIECES));
+    wait_for("it has what there is", || (spooled(&server) > 800 << 10).then_some(()));
+    healthy(&server);
+    assert!(two.response(1).expect("a whole response").body() == body(PIECES));
+    given_back(&server);
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_only_the_workers_of_slow_readers() {
+    let Some(disk) = Disk::new() else { return };
+    let (app, directory) = (App::new(APP), disk.directory().display().to_string());
+    let builder = Server::builder().arguments(["--spool-dir", &directory]);
+    let server = serving(&app, builder, "3").start();
+    let frozen = disk.freeze();
+    let mut one = reader(&server, &url("/unknown", PIECES));
+    let gone = reader(&server, &url("/known", PIECES));
+    wait_for("both are to be spooled", || (status(&server)["spool"]["files"] == 2).then_some(()));
+    for _ in 0..100 {
+        healthy(&server);
+    }
+    assert_eq!(busy(&server), 2);
+    drop(gone);
+    wait_for("the worker of who has gone is free", || (busy(&server) == 1).then_some(()));
+    // What the disk has not taken comes out of memory.
+    assert!(one.response(1).expect("a whole response").body() == body(PIECES));
+    assert_eq!(status(&server)["spool"]["files"], 2, "the disk still has what it was given");
+    drop(frozen);
+    given_back(&server);
+}
