@@ -89,7 +89,8 @@ pub(super) fn memory(scale: Scale) -> Row {
     row
 }
 
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(600);
+/// Others, who ask for what takes a millisecond, must be answered within it on a machine that does much else.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 const KILL_AFTER: Duration = Duration::from_millis(300);
 
 /// How late a 504 may be.

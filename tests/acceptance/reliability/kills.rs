@@ -55,12 +55,13 @@ pub(super) fn workers(scale: Scale) -> Row {
 
 /// Kills `count` random workers, one an `interval`; gives when and which.
 pub(super) fn kill_workers(server: &Server, count: u32, interval: Duration) -> Vec<(SystemTime, u32)> {
-    let zygote = server.zygote();
     let (mut kills, mut killed) = (Vec::new(), BTreeSet::new());
     for _ in 0..count {
         // One that was killed may take a while to be gone, on a busy machine, and has but one successor.
         let victim = wait_for("there is a worker", || {
-            let workers = children(zygote).into_iter().filter(|pid| !killed.contains(pid));
+            // Of any zygote: a reload that was asked for may still be to come.
+            let workers = children(server.pid()).into_iter().flat_map(children);
+            let workers = workers.filter(|pid| !killed.contains(pid));
             fastrand::choice(workers.collect::<Vec<u32>>())
         });
         killed.insert(victim);
