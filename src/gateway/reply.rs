@@ -1,11 +1,12 @@
-//! The answer to one request, and the rules that keep it truthful.
+//! The answer to one request, on its way to the connection that the request came on.
 //!
-//! Every failure before the head is a whole response with a 5xx status; every failure after it leaves a
-//! response that no client takes for complete. Remembers what it has sent, for the journal.
+//! [`super::answer`] says what may be sent. Every failure before the head is a whole response with a 5xx status; every
+//! failure after it leaves a response that no client takes for complete. Remembers what it has sent, for the journal.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::answer::{Answer, Failure, Part, Untruthful};
 use super::connection::Connection;
 use super::outcome::End;
 use crate::cgi::response;
@@ -34,35 +35,19 @@ impl Ticket {
     }
 }
 
-/// How far the answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// Nothing is sent.
-    Nothing,
-    /// The head is sent; this many bytes of body are still promised, if a number was.
-    Head(Option<u64>),
-    /// It has ended, well or not.
-    Over,
-}
-
 /// Writes the answer to one request onto its connection.
 #[derive(Debug)]
 pub(super) struct Reply {
     connection: Rc<Connection>,
     id: u16,
     ticket: Rc<Ticket>,
-    head_request: bool,
-    progress: Progress,
+    answer: Answer,
     /// Of the head that was sent.
     status: Option<u16>,
     /// Bytes of body that were sent.
     sent: u64,
     broken: bool,
 }
-
-/// The worker's answer breaks the rules; the worker is at fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Untruthful(pub(super) &'static str);
 
 impl Reply {
     /// `head_request`: the answer has a head that may promise a body, and never a body.
@@ -71,8 +56,7 @@ impl Reply {
             connection,
             id,
             ticket,
-            head_request,
-            progress: Progress::Nothing,
+            answer: Answer::new(head_request),
             status: None,
             sent: 0,
             broken: false,
@@ -85,75 +69,58 @@ impl Reply {
 
     /// Sends the head: a CGI header block, as the worker wrote it.
     pub(super) fn head(&mut self, block: &[u8]) -> Result<(), Untruthful> {
-        if self.progress != Progress::Nothing {
-            return Err(Untruthful("a second response head"));
+        if let Part::Send(status) = self.answer.head(block)? {
+            self.put_head(status, block);
         }
-        let head = match response::Head::parse(block) {
-            Ok(response::Status::Complete { head, consumed }) if consumed == block.len() => head,
-            _ => return Err(Untruthful("a malformed response head")),
-        };
-        let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
-        self.progress = Progress::Head(promised);
-        self.put_head(head.status, block);
         Ok(())
     }
 
     /// Sends a piece of the body.
     pub(super) fn body(&mut self, bytes: &[u8]) -> Result<(), Untruthful> {
-        match &mut self.progress {
-            Progress::Head(None) => {}
-            Progress::Head(Some(promised)) => {
-                *promised = promised
-                    .checked_sub(bytes.len() as u64)
-                    .ok_or(Untruthful("a response body longer than its Content-Length"))?;
-            }
-            Progress::Nothing | Progress::Over => return Err(Untruthful("a response body without a head")),
+        if let Part::Send(()) = self.answer.body(bytes.len())? {
+            self.put_body(bytes);
         }
-        self.put_body(bytes);
         Ok(())
     }
 
-    /// Ends a complete answer; one that falls short of its promise is broken off.
+    /// Ends a complete answer; one that falls short of its promise is an error, and to be broken off.
     pub(super) fn end(&mut self) -> Result<(), Untruthful> {
-        match self.progress {
-            Progress::Head(None | Some(0)) => {
-                self.progress = Progress::Over;
-                if !self.ticket.is_abandoned() {
-                    self.connection.end(self.id);
-                }
-                Ok(())
-            }
-            Progress::Head(Some(_)) => Err(Untruthful("a response body shorter than its Content-Length")),
-            Progress::Nothing | Progress::Over => Err(Untruthful("an end without a response head")),
+        if let Part::Send(()) = self.answer.end()?
+            && !self.ticket.is_abandoned()
+        {
+            self.connection.end(self.id);
         }
+        Ok(())
     }
 
     /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by
-    /// breaking it off otherwise.
+    /// breaking it off otherwise. What the worker still says of it is dropped.
     pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
-        let progress = std::mem::replace(&mut self.progress, Progress::Over);
+        let failure = self.answer.fail();
         if self.ticket.is_abandoned() {
             return;
         }
-        match progress {
-            Progress::Nothing => {
+        match failure {
+            Failure::Whole { body } => {
                 let response = response::failure(status, message, retry_after);
-                let (head, body) = response::split_failure(&response);
+                let (head, bytes) = response::split_failure(&response);
                 self.put_head(status, head);
-                self.put_body(body);
+                if body {
+                    self.put_body(bytes);
+                }
                 self.connection.end(self.id);
             }
-            Progress::Head(_) => {
+            Failure::BreakOff => {
                 self.broken = true;
                 self.connection.break_off(self.id, message);
             }
-            Progress::Over => {}
+            Failure::None => {}
         }
     }
 
     /// Sends a message that belongs to no response, as FastCGI's STDERR, with a line end of its own.
     pub(super) fn stderr(&self, message: &[u8]) {
-        if self.progress != Progress::Over && !self.ticket.is_abandoned() {
+        if !self.answer.is_over() && !self.ticket.is_abandoned() {
             self.connection.stderr(self.id, &[message, b"\n"].concat());
         }
     }

@@ -145,7 +145,7 @@ fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> i
                     }
                 };
                 serial = serial.next();
-                channel.begin();
+                channel.begin(serial);
                 title.set("busy");
                 let request =
                     lua::Request { serial: serial.number(), id: request_id, variables: &variables, body };
