@@ -14,6 +14,7 @@ mod deadlines;
 mod dev;
 mod docs;
 mod examples;
+mod hostile;
 mod layering;
 mod listen;
 mod load;
