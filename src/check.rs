@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::cgi::ProxyHeaders;
 use crate::config::Config;
 use crate::lua;
 
@@ -10,7 +11,9 @@ pub fn run(config: &Config) -> Result<String, String> {
     let target = config.app.parse::<lua::Target>().map_err(|error| error.to_string())?;
     std::env::set_current_dir(&config.root)
         .map_err(|error| format!("{}: {}", config.root.display(), crate::log::cause(&error)))?;
-    let settings = lua::Settings { root: config.root.clone(), target, generation: 1 };
+    // It answers nobody, so there is no proxy either.
+    let proxy_headers = ProxyHeaders::default();
+    let settings = lua::Settings { root: config.root.clone(), target, generation: 1, proxy_headers };
     let begin = Instant::now();
     lua::State::new(&settings)
         .map_err(|error| error.to_string())?

@@ -100,7 +100,12 @@ fn say(line: &str) {
 /// A state with the application in it, or an empty one where workers load it.
 fn load(launch: &Launch) -> Result<lua::State, String> {
     let target = launch.app.parse::<lua::Target>().map_err(|error| error.to_string())?;
-    let settings = lua::Settings { root: launch.root.clone(), target, generation: launch.generation };
+    let settings = lua::Settings {
+        root: launch.root.clone(),
+        target,
+        generation: launch.generation,
+        proxy_headers: launch.proxy_headers(),
+    };
     let mut state = lua::State::new(&settings).map_err(|error| error.to_string())?;
     if launch.preload != Preload::Off {
         state.load().map_err(|error| error.to_string())?;

@@ -1,16 +1,16 @@
 --- The server's own keys in `environ`: what PEP 3333 calls the WSGI variables, and the objects behind
 --- them. The CGI variables are already there when `fill` runs, and none of them can displace these.
 
-local host, input = ...
+local host, input, file = ...
 
-local log, new_input = host.log, input.new
-local error, find, format, select, setmetatable, sub = error, string.find, string.format, select, setmetatable, string.sub
+local file_wrapper, log, new_input = file.wrapper, host.log, input.new
+local error, find, format, select, sub = error, string.find, string.format, select, string.sub
 local tostring, type = tostring, type
 
--- What `file_wrapper` reads at once when nothing else is asked for: the size of a pipe's buffer.
-local BLOCK_SIZE = 65536
-
 local version = { 1, 0 }
+
+-- FastCGI 1.0 §6, by its numbers, which the host uses too.
+local roles = { "responder", "authorizer", "filter" }
 
 local partial_line = ""
 
@@ -63,36 +63,6 @@ function errors:flush()
   return self
 end
 
-local FileBody = {}
-FileBody.__index = FileBody
-
-function FileBody:__call()
-  local chunk, problem = self.file:read(self.block_size)
-  if chunk == nil and problem ~= nil then
-    -- A failed read must not look like the end of the file.
-    error("cannot read the wrapped file: " .. tostring(problem), 0)
-  end
-  if chunk ~= "" then
-    return chunk
-  end
-end
-
-function FileBody:close()
-  if self.file.close then
-    self.file:close()
-  end
-end
-
-local function file_wrapper(file, block_size)
-  local kind = type(file)
-  if (kind ~= "userdata" and kind ~= "table") or not file.read then
-    error("file must be a file handle, got " .. kind, 2)
-  elseif block_size ~= nil and (type(block_size) ~= "number" or block_size < 1 or block_size % 1 ~= 0) then
-    error("block_size must be a whole number of bytes", 2)
-  end
-  return setmetatable({ file = file, block_size = block_size or BLOCK_SIZE }, FileBody)
-end
-
 ---@param environ table
 ---@return string
 local function scheme(environ)
@@ -112,11 +82,32 @@ function M.flush_errors()
   end
 end
 
+--- One truth about the body. Whoever does not know its length before it ends (a chunked upload) sends none, or -1; it is
+--- known by now. What the client said of it, and of a coding that is undone, is the proxy's business and may contradict.
+---@param environ table
+---@param length integer
+local function tell_length(environ, length)
+  local given = environ.CONTENT_LENGTH
+  if given == "-1" or (length > 0 and (given == nil or given == "")) then
+    environ.CONTENT_LENGTH = format("%d", length)
+  end
+  if environ.HTTP_CONTENT_LENGTH ~= nil then
+    environ.HTTP_CONTENT_LENGTH = nil
+  end
+  if environ.HTTP_TRANSFER_ENCODING ~= nil then
+    environ.HTTP_TRANSFER_ENCODING = nil
+  end
+end
+
 --- Adds the server's keys.
 ---@param environ table
----@param serial integer  the host's number for the request's body
+---@param serial integer  the host's number for the request's body; that of its data is the next
 ---@param length integer  of that body
-function M.fill(environ, serial, length)
+---@param role integer
+---@param data_length integer?  of a Filter's data
+---@return string role  its name
+function M.fill(environ, serial, length, role, data_length)
+  tell_length(environ, length)
   environ["wsgi.version"] = version
   environ["wsgi.url_scheme"] = scheme(environ)
   environ["wsgi.input"] = new_input(serial, length)
@@ -125,6 +116,11 @@ function M.fill(environ, serial, length)
   environ["wsgi.multiprocess"] = true
   environ["wsgi.run_once"] = false
   environ["wsgi.file_wrapper"] = file_wrapper
+  environ["nibiru.role"] = roles[role]
+  if data_length then
+    environ["nibiru.filter_data"] = new_input(serial + 1, data_length, "nibiru.filter_data")
+  end
+  return roles[role]
 end
 
 return M

@@ -1,4 +1,4 @@
---- The one place that checks what an application says in a response head: status and headers.
+--- The one place that checks what an application says in a response head: status, headers, and what they say of the body.
 ---
 --- Called by `start_response` and the short form. Hands back finished CGI header lines, or a message
 --- that names the culprit. Never sends anything.
@@ -6,16 +6,17 @@
 local host = ...
 
 local find, format, lower, match, sub = string.find, string.format, string.lower, string.match, string.sub
-local next, tonumber, tostring, type = next, tonumber, tostring, type
+local error, ipairs, next, tonumber, tostring, type = error, ipairs, next, tonumber, tostring, type
 local integer_type = math.type or function() end
-local huge = math.huge
+local huge, log = math.huge, host.log
 
 ---@class nibiru.Head
 ---@field block string    header lines, each with its CRLF; without Content-Length and the blank line
 ---@field code integer    200..599
----@field typed boolean   whether there is a Content-Type
 ---@field length integer? the application's Content-Length
 ---@field length_text string?
+---@field grants boolean?   it lets an Authorizer's request go on, and is sent without a body
+---@field ["content-type"] boolean  whether there is one; the same for every other name in `noted`
 
 local M = {}
 
@@ -114,35 +115,84 @@ local function check_name(name)
   return small
 end
 
+-- Names of which a head remembers that it has them; those that are `true` may come once only.
+--
+-- They have one value (RFC 9110, RFC 9111, RFC 6266). Of two types nginx 1.22 sends the last and Caddy both; of two
+-- targets both send both, and clients choose as they like: so nobody could say which the response has.
+local noted = {
+  ["content-encoding"] = false,
+  ["x-accel-redirect"] = false,
+  ["x-lighttpd-send-file"] = false,
+  ["x-sendfile"] = false,
+  ["age"] = true,
+  ["content-disposition"] = true,
+  ["content-location"] = true,
+  ["content-range"] = true,
+  ["content-type"] = true,
+  ["date"] = true,
+  ["etag"] = true,
+  ["expires"] = true,
+  ["last-modified"] = true,
+  ["location"] = true,
+  ["retry-after"] = true,
+  ["server"] = true,
+}
+
+local function given_twice(name)
+  return "header " .. name .. " is given twice"
+end
+
 local function hop_by_hop(_, name)
   return "header " .. name .. " is hop-by-hop: it belongs to the connection, which the proxy owns"
+end
+
+local told = {}
+
+--- Logs something of which one line is enough.
+---@param what string  names it
+---@param message string
+function M.tell_once(what, message)
+  if not told[what] then
+    told[what] = true
+    log("warn", message .. " (each worker says so once)")
+  end
+end
+
+--- Frameworks that bring a server of their own, and examples of event streams, ask for what changes nothing behind a proxy.
+--- That is left out, and logged once by each worker; whatever would change how the body is read is an error.
+---@param harmless table<string, true>?  values, in lower case; every one where there is no table
+local function left_out(harmless)
+  return function(head, name, value)
+    if harmless and not harmless[lower(match(value, "^[ \t]*(.-)[ \t]*$"))] then
+      return hop_by_hop(head, name) .. ", got " .. show(value)
+    end
+    M.tell_once(lower(name), "header " .. name .. ": " .. value .. " is left out: the connection is the proxy's")
+    return nil, true
+  end
 end
 
 -- Header names with a rule of their own: each function returns a problem, or nil and whether the line
 -- is kept out of the block.
 local rules = {
   -- PEP 3333, "Other HTTP Features": applications must not use hop-by-hop headers.
-  ["connection"] = hop_by_hop,
-  ["keep-alive"] = hop_by_hop,
+  ["connection"] = left_out({ ["close"] = true, ["keep-alive"] = true }),
+  ["keep-alive"] = left_out(),
   ["proxy-authenticate"] = hop_by_hop,
   ["proxy-authorization"] = hop_by_hop,
   ["proxy-connection"] = hop_by_hop,
   ["te"] = hop_by_hop,
   ["trailer"] = hop_by_hop,
   ["trailers"] = hop_by_hop,
-  ["transfer-encoding"] = hop_by_hop,
+  -- A body in another coding (`gzip`) would reach the client as what it is not.
+  ["transfer-encoding"] = left_out({ ["chunked"] = true, ["identity"] = true }),
   ["upgrade"] = hop_by_hop,
   -- In CGI this header is the status, which the first argument already gives.
   ["status"] = function()
     return "header Status is not allowed: the status is given apart from the headers"
   end,
-  ["content-type"] = function(head)
-    head.typed = true
-    return nil, false
-  end,
   ["content-length"] = function(head, _, value)
     if head.length then
-      return "header Content-Length is given twice"
+      return given_twice("Content-Length")
     end
     -- 15 digits stay exact in the doubles of Lua 5.1 and LuaJIT.
     if #value > 15 or not find(value, "^%d+$") then
@@ -153,6 +203,16 @@ local rules = {
   end,
 }
 
+-- Headers with orders for the proxy, unless `--proxy-headers` names them. Left out and not refused, so that an
+-- application that was written for another server goes on; said once, since it would be said with every response.
+local function leave_out(_, name)
+  M.tell_once(lower(name), format("header %s is left out: it gives the proxy orders (--proxy-headers %s lets it pass)", name, name))
+  return nil, true
+end
+for _, name in ipairs(host.guarded_headers) do
+  rules[lower(name)] = leave_out
+end
+
 ---@param head nibiru.Head
 ---@param name any
 ---@param value any
@@ -160,8 +220,12 @@ local rules = {
 local function add(head, name, value)
   local small = lower_names[name]
   if small and value ~= nil and last_values[name] == value then
-    if small == "content-type" then
-      head.typed = true
+    local once = noted[small]
+    if once ~= nil then
+      if once and head[small] then
+        return given_twice(name)
+      end
+      head[small] = true
     end
     head.block = head.block .. last_lines[name]
     return nil
@@ -189,12 +253,19 @@ local function add(head, name, value)
   if control then
     return "header " .. name .. " contains " .. control .. ": " .. show(value)
   end
+  local once = noted[small]
+  if once and head[small] then
+    return given_twice(name)
+  end
   local rule = rules[small]
   if rule then
     local problem, apart = rule(head, name, value)
     if problem or apart then
       return problem
     end
+  end
+  if once ~= nil then
+    head[small] = true
   end
   local line = name .. ": " .. value .. "\r\n"
   if lower_names[name] and #value <= LONGEST_KEPT then
@@ -272,6 +343,22 @@ local function add_map(head, headers)
   return nil
 end
 
+--- Whether a response with this status never has a body (RFC 9110 §6.4.1, §15.3.6).
+---@param code integer
+---@return boolean
+function M.bodiless(code)
+  return code == 204 or code == 205 or code == 304
+end
+
+--- Raises an error where a whole body is not what its head promises.
+---@param head nibiru.Head
+---@param length integer  of the body
+function M.check_length(head, length)
+  if head.length and head.length ~= length then
+    error(format("the body has %d bytes, but its Content-Length is %s", length, head.length_text), 0)
+  end
+end
+
 --- Checks a status and its headers.
 ---@param status string|number
 ---@param headers table
@@ -286,7 +373,7 @@ function M.check(status, headers)
     return nil, "headers must be a table, got " .. show(headers)
   end
   ---@type nibiru.Head
-  local head = { block = line, code = code, typed = false, length = nil, length_text = nil }
+  local head = { block = line, code = code, ["content-type"] = false, length = nil, length_text = nil }
   local problem
   if headers[1] ~= nil then
     problem = add_list(head, headers)

@@ -37,6 +37,23 @@ function M.on_worker_stop(fn)
   stopping[#stopping + 1] = fn
 end
 
+--- Waits. While a request runs that is not answered yet, it ends at once when the client goes away.
+---@param seconds number
+---@return boolean here  false where the client has gone
+function M.sleep(seconds)
+  if type(seconds) ~= "number" then
+    error("seconds must be a number, got " .. type(seconds), 2)
+  elseif not (seconds >= 0) then
+    error("seconds must not be negative, got " .. tostring(seconds), 2)
+  end
+  local left, here = host.sleep(seconds)
+  -- A signal ends the wait early, so that what it asks for is done here.
+  while here and left > 0 do
+    left, here = host.sleep(left)
+  end
+  return here
+end
+
 --- One `key=value`, with the value quoted where it would not stay one word.
 local function field(key, value)
   local text = tostring(value)

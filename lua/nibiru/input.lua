@@ -1,4 +1,4 @@
---- `wsgi.input`: the request's body, read like a Lua file handle.
+--- `wsgi.input`: the request's body, read like a Lua file handle. `nibiru.filter_data`, a Filter's data, is another.
 ---
 --- The bytes stay with the host, in memory or in a file, and are fetched by position; so an application
 --- that reads a large upload in pieces never holds all of it. Never gives more than the body.
@@ -9,10 +9,11 @@ local error, format, select, setmetatable, sub, type = error, string.format, sel
 local unpack = table.unpack or unpack
 
 ---@class nibiru.Input
----@field private serial integer  the request it belongs to; the host refuses any other
+---@field private serial integer  of the body; the host refuses one of another request
 ---@field private size integer
 ---@field private position integer
 ---@field private closed boolean
+---@field private name? string  where it is not `wsgi.input`
 local Input = {}
 Input.__index = Input
 Input.__name = "wsgi.input"
@@ -197,16 +198,17 @@ function Input:close()
 end
 
 function Input:__tostring()
-  return "wsgi.input (" .. self.size .. " bytes)"
+  return (self.name or "wsgi.input") .. " (" .. self.size .. " bytes)"
 end
 
 local M = {}
 
 ---@param serial integer
 ---@param size integer
+---@param name? string
 ---@return nibiru.Input
-function M.new(serial, size)
-  return setmetatable({ serial = serial, size = size, position = 0, closed = false }, Input)
+function M.new(serial, size, name)
+  return setmetatable({ serial = serial, size = size, position = 0, closed = false, name = name }, Input)
 end
 
 return M

@@ -4,9 +4,11 @@
 --- Called by the host once per request. The host only carries bytes; PEP 3333's rules live here and
 --- in `head`. Library functions are locals because an application may replace the global ones.
 
-local host, head, environment, loader, traceback = ...
+local host, head, environment, file, loader, traceback, authorizer, after = ...
 
-local check, callable, describe = head.check, loader.callable, traceback.describe
+local bodiless, check_length, tell_once = head.bodiless, head.check_length, head.tell_once
+local callable, describe = loader.callable, traceback.describe
+local is_file, prepare_file = file.is_file, file.prepare
 local fill, flush_errors = environment.fill, environment.flush_errors
 local send, log = host.send, host.log
 local concat, debug_getmetatable, find, format = table.concat, debug.getmetatable, string.find, string.format
@@ -34,6 +36,7 @@ local ERROR_HEAD = "Status: 500 Internal Server Error\r\n" .. DEFAULT_TYPE .. "C
 ---@field id string
 ---@field method any            as the proxy sent it, whatever the application does to environ
 ---@field uri any
+---@field check fun(status: any, headers: any): nibiru.Head?, string?  the rules for a head in the request's role
 ---@field head nibiru.Head?     what start_response was given last
 ---@field head_sent boolean
 ---@field sent integer          body bytes sent
@@ -51,8 +54,15 @@ local application
 
 -- RFC 9110: these never carry a body, so none is sent and none is missed.
 local function has_no_body(request)
-  local code = request.head.code
-  return request.method == "HEAD" or code == 204 or code == 304
+  return request.method == "HEAD" or bodiless(request.head.code)
+end
+
+--- A body has no place in this response. With HEAD that is usual, otherwise the application may not know it.
+---@param request nibiru.Request
+local function drop_body(request)
+  if request.method ~= "HEAD" then
+    tell_once("body", format("a response with status %d has no body; the one given is dropped", request.head.code))
+  end
 end
 
 ---@param request nibiru.Request
@@ -61,11 +71,14 @@ end
 local function final_head(request, length)
   local given = request.head
   local code, block = given.code, given.block
-  if not given.typed and code ~= 204 and code ~= 304 then
+  if not given["content-type"] and not bodiless(code) then
     block = block .. DEFAULT_TYPE
   end
-  -- RFC 9110 §8.6: no Content-Length in a 204.
-  if code ~= 204 then
+  if code == 205 then
+    -- RFC 9110 §15.3.6: no content. Proxies know only 204 and 304, so without this they wait for one.
+    return block .. "Content-Length: 0\r\n\r\n"
+  elseif code ~= 204 then
+    -- RFC 9110 §8.6: no Content-Length in a 204.
     if given.length then
       return block .. "Content-Length: " .. given.length_text .. "\r\n\r\n"
     elseif length then
@@ -107,19 +120,28 @@ end
 ---@param request nibiru.Request
 ---@param chunk string
 local function send_chunk(request, chunk)
-  if chunk == "" or request.gone then
+  if request.gone then
+    return
+  elseif chunk == "" then
+    -- Nothing to send: this is how an application that waits asks whether its client does.
+    request.gone = not send(nil, nil, true)
     return
   end
   local given = started(request)
-  if has_no_body(request) then
-    if not request.head_sent then
-      transmit(request, final_head(request), nil, true)
-    end
+  if given.grants then
+    -- Consent is given at the end: an error on the way there must deny.
     return
   end
   local length = given.length
-  if length and request.sent + #chunk > length then
+  if length and request.sent + #chunk > length and not bodiless(given.code) then
     error(format("the body is longer than its Content-Length of %s", given.length_text), 0)
+  end
+  if has_no_body(request) then
+    if not request.head_sent then
+      drop_body(request)
+      transmit(request, final_head(request), nil, true)
+    end
+    return
   end
   transmit(request, not request.head_sent and final_head(request) or nil, chunk, true)
 end
@@ -131,15 +153,22 @@ local function send_whole(request, body)
   local given = started(request)
   if request.head_sent then
     return send_chunk(request, body)
+  elseif given.grants then
+    return transmit(request, given.block .. "\r\n", nil, false)
   end
   if has_no_body(request) then
-    -- An application may answer HEAD without making the body, so an empty one says nothing of its length.
-    local length = request.method == "HEAD" and given.code ~= 304 and #body > 0 and #body or nil
+    local length
+    if body ~= "" then
+      drop_body(request)
+      -- An application may answer HEAD without making the body, so only one that is there says anything of its length.
+      if not bodiless(given.code) then
+        length = #body
+        check_length(given, length)
+      end
+    end
     return transmit(request, final_head(request, length), nil, false)
   end
-  if given.length and given.length ~= #body then
-    error(format("the body has %d bytes, but its Content-Length is %s", #body, given.length_text), 0)
-  end
+  check_length(given, #body)
   return transmit(request, final_head(request, #body), body ~= "" and body or nil, false)
 end
 
@@ -192,6 +221,26 @@ local function send_iterated(request, next_chunk, state, control)
   end
 end
 
+--- A file, by blocks; or nothing but a head, by which the proxy sends it.
+---@param request nibiru.Request
+---@param body nibiru.FileBody
+local function send_file(request, body)
+  local given = started(request)
+  if not request.head_sent then
+    local order = prepare_file(body, given)
+    if order then
+      given.length = nil
+      given.block = given.block .. order
+      return transmit(request, final_head(request), nil, false)
+    end
+  end
+  -- A head without a body needs nothing from the file; `finish` sends it.
+  if not has_no_body(request) then
+    body.left = given.length and given.length - request.sent
+    send_iterated(request, body)
+  end
+end
+
 ---@param body table
 ---@return string
 local function join(body)
@@ -227,7 +276,7 @@ local function deliver(request, ...)
     local kind = type(body)
     if kind == "number" or (kind == "string" and (type(state) == "table" or control ~= nil)) then
       -- The short form: status, headers, then any body.
-      local given, problem = check(body, state)
+      local given, problem = request.check(body, state)
       local _
       _, _, body, state, control, closing = ...
       request.body, request.closing = body, closing
@@ -241,12 +290,18 @@ local function deliver(request, ...)
   local kind = type(body)
   if kind == "string" then
     send_whole(request, body)
+  elseif kind == "table" and is_file(body) then
+    send_file(request, body)
   elseif callable(body) then
     send_iterated(request, body, state, control)
   elseif kind == "table" then
     send_whole(request, join(body))
   elseif kind == "nil" then
-    error(request.head and "the application returned no body (nil)" or "the application returned nothing and did not call start_response", 0)
+    if not request.head then
+      error("the application returned nothing and did not call start_response", 0)
+    end
+    -- What gives nil and a reason, such as `file_wrapper`, may have been returned as it was.
+    error("the application returned no body (nil)" .. (type(state) == "string" and ": " .. state or ""), 0)
   else
     bad_body("a " .. kind)
   end
@@ -312,25 +367,11 @@ local function start(request, status, headers, exc_info)
       error(exc_info, 0)
     end
   end
-  local given, problem = check(status, headers)
+  local given, problem = request.check(status, headers)
   if not given then
     error(problem, 3)
   end
   request.head = given
-end
-
--- Hooks and the log ----------------------------------------------------------------------------
-
-local after, after_count, after_done = {}, 0, 0
-
-local function after_response(fn)
-  if not callable(fn) then
-    error("fn must be a function, got " .. type(fn), 2)
-  elseif not current then
-    error("after_response must be called while a request runs", 2)
-  end
-  after_count = after_count + 1
-  after[after_count] = fn
 end
 
 -- Serving -----------------------------------------------------------------------------------------
@@ -355,6 +396,11 @@ local function report(request, what, problem)
   if not find(problem, TIMED_OUT, 1, true) then
     log("error", name_of(request) .. what .. problem)
   end
+end
+
+--- Logs what a function of `after_response` raised.
+local function report_after(problem)
+  report(current --[[@as nibiru.Request]], ": error in after_response: ", problem)
 end
 
 --- Ends a request that cannot end as its application wished.
@@ -411,15 +457,16 @@ end
 
 --- Serves one request to its end.
 ---@param environ table    the request's variables and `nibiru.request_id`
----@param serial integer   the host's number for the request's body
----@param length integer   of that body
+---@param ... any          what else `fill` is told of it
 ---@return integer outcome
-function M.serve(environ, serial, length)
+function M.serve(environ, ...)
+  local role = fill(environ, ...)
   local request = {
     environ = environ,
     id = environ["nibiru.request_id"],
     method = environ.REQUEST_METHOD,
     uri = environ.REQUEST_URI,
+    check = role == "authorizer" and authorizer.check or head.check,
     head = nil,
     head_sent = false,
     sent = 0,
@@ -436,9 +483,9 @@ function M.serve(environ, serial, length)
       write(request, chunk)
     end
   end
-  fill(environ, serial, length)
-  environ["nibiru.after_response"] = after_response
+  environ["nibiru.after_response"] = after.register
   current = request
+  after.begin()
   local ok, problem = xpcall(run, describe)
   if ok then
     request.whole_sent = true
@@ -461,23 +508,10 @@ function M.tidy()
   end
 end
 
---- Runs what was registered with `nibiru.after_response`, also what these functions register. Called again where
---- an interrupt hit it between two of them, it goes on.
+--- Runs what was registered with `nibiru.after_response`. Called again where an interrupt hit it between two
+--- functions, it goes on.
 function M.after_response()
-  if after_count > after_done then
-    -- The client has its whole answer before any of this runs.
-    send(nil, nil, true)
-  end
-  while after_done < after_count do
-    after_done = after_done + 1
-    local ok, problem = xpcall(after[after_done], describe)
-    if not ok then
-      report(current, ": error in after_response: ", problem)
-    end
-  end
-  if after_done > 0 then
-    after, after_count, after_done = {}, 0, 0
-  end
+  after.run(report_after)
   flush_errors()
   current = nil
 end

@@ -2,7 +2,7 @@
 --- Annotations for lua-language-server: what nibiru hands to an application. Never loaded.
 
 ---@class nibiru.Environ
----@field REQUEST_METHOD string
+---@field REQUEST_METHOD string  an authorizer may lack it, and has none of the next two
 ---@field SCRIPT_NAME string
 ---@field PATH_INFO string
 ---@field QUERY_STRING string
@@ -20,8 +20,10 @@
 ---@field ["wsgi.multithread"] false
 ---@field ["wsgi.multiprocess"] true
 ---@field ["wsgi.run_once"] boolean
----@field ["wsgi.file_wrapper"] fun(file: file*, block_size?: integer): nibiru.Body
+---@field ["wsgi.file_wrapper"] nibiru.FileWrapper
 ---@field ["nibiru.request_id"] string
+---@field ["nibiru.role"] "responder"|"authorizer"|"filter"
+---@field ["nibiru.filter_data"]? nibiru.Input  what a filter is to change
 ---@field ["nibiru.after_response"] fun(fn: fun()) runs `fn` once the client has the response
 ---@field [string] any  every other parameter of the proxy, `HTTP_*` among them
 
@@ -70,6 +72,10 @@ function Errors:flush() end
 ---@alias nibiru.Status string|integer  "200 OK", "200" or 200
 ---@alias nibiru.Headers { [1]: string, [2]: string|number }[]|table<string, string|number|(string|number)[]>
 ---@alias nibiru.Body string|string[]|fun(): string?
+--- A body that is sent in blocks and closed; of a path also by the proxy. `nil`, a message and the system's number where
+--- a path is no file that can be opened.
+---@alias nibiru.FileWrapper fun(file: string|file*|nibiru.Readable, block_size?: integer): body: nibiru.Body?, problem: string?, number: integer?
+---@alias nibiru.Readable { read: fun(self: any, count: integer): string?, close?: fun(self: any) }
 ---@alias nibiru.Write fun(chunk: string)
 ---@alias nibiru.StartResponse fun(status: nibiru.Status, headers: nibiru.Headers, exc_info?: any): nibiru.Write
 
@@ -89,6 +95,11 @@ function nibiru.on_worker_start(fn) end
 --- Every worker runs `fn` before it stops in good order.
 ---@param fn fun()
 function nibiru.on_worker_stop(fn) end
+
+--- Waits. While a request runs, it ends at once when its client goes away.
+---@param seconds number
+---@return boolean here  false where the client has gone
+function nibiru.sleep(seconds) end
 
 ---@class nibiru.Log
 ---@field debug fun(message: string, fields?: table<string, any>)

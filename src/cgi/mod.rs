@@ -1,13 +1,15 @@
 //! CGI meta-variables and response heads (RFC 3875), std only.
 //!
 //! A request comes in as [`Variables`] and is checked into a [`request::Head`]; a response goes out with a
-//! head that [`response::Head`] has checked.
+//! head that [`response::Head`] and [`ProxyHeaders`] have checked.
 
 pub mod proxy;
+mod proxy_headers;
 pub mod request;
 pub mod response;
 mod variables;
 
+pub use proxy_headers::{Form, ProxyHeaders, Sendfile};
 pub use variables::{Iter, Variables};
 
 /// Whether `bytes` is a token (RFC 9110 §5.6.2), as methods and field names are.

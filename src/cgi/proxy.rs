@@ -115,10 +115,11 @@ fn joined<'h>(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Vec<(St
 }
 
 /// The bytes that a percent-encoded path stands for; what is no encoding stays.
-pub fn percent_decode(path: &str) -> Vec<u8> {
+pub fn percent_decode(path: impl AsRef<[u8]>) -> Vec<u8> {
+    let path = path.as_ref();
     let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
+    let mut rest = path;
     while let [first, tail @ ..] = rest {
         rest = tail;
         if let (b'%', [high, low, after @ ..]) = (first, tail)

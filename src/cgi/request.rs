@@ -44,8 +44,10 @@ pub enum BadRequest {
         /// The other.
         other: Vec<u8>,
     },
-    /// CONTENT_LENGTH is no length.
-    ContentLength {
+    /// CONTENT_LENGTH or FCGI_DATA_LENGTH is no length.
+    Length {
+        /// Which.
+        name: &'static [u8],
         /// What it is.
         value: Vec<u8>,
     },
@@ -73,8 +75,8 @@ impl fmt::Display for BadRequest {
             Self::Ambiguous { name, other } => {
                 write!(f, "{} and {} cannot be told apart", Shown(name), Shown(other))
             }
-            Self::ContentLength { value } => {
-                write!(f, "CONTENT_LENGTH is not a length: \"{}\"", Shown(value))
+            Self::Length { name, value } => {
+                write!(f, "{} is not a length: \"{}\"", Shown(name), Shown(value))
             }
             Self::MissingMethod => write!(f, "REQUEST_METHOD is missing"),
             Self::Method { value } => write!(f, "REQUEST_METHOD is not a method: \"{}\"", Shown(value)),
@@ -100,8 +102,8 @@ impl fmt::Display for Shown<'_> {
 }
 
 impl Head {
-    /// Checks the variables of a request in the role Responder or Filter, and takes them over. Where they
-    /// are refused they stay: whoever looks for the cause wants to know which request it was.
+    /// Checks the variables of a request in the role Responder, and takes them over. Where they are refused they
+    /// stay: whoever looks for the cause wants to know which request it was.
     ///
     /// # Errors
     /// When the request is ambiguous or misses what RFC 3875 requires: answer with 400.
@@ -127,13 +129,26 @@ impl Head {
         Ok(head)
     }
 
+    /// Checks the variables of a request in the role Filter; gives how much data comes after its body too, which
+    /// FCGI_DATA_LENGTH says as CONTENT_LENGTH does (FastCGI 1.0 §6.4).
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_filter(variables: &mut Variables) -> Result<(Self, ContentLength), BadRequest> {
+        let data_length = match variables.get(FCGI_DATA_LENGTH) {
+            Some(value) => parse_length(FCGI_DATA_LENGTH, value)?,
+            None => ContentLength::UntilEnd,
+        };
+        Ok((Self::parse(variables)?, data_length))
+    }
+
     fn parse_any(variables: &mut Variables) -> Result<Self, BadRequest> {
         let dropped = repeats(variables)?;
         let (mut content_length, mut head_request) = (ContentLength::UntilEnd, false);
         // Neither of the two can have come twice.
         for (name, value) in &*variables {
             match name {
-                CONTENT_LENGTH => content_length = parse_content_length(value)?,
+                CONTENT_LENGTH => content_length = parse_length(CONTENT_LENGTH, value)?,
                 REQUEST_METHOD if !is_token(value) => {
                     return Err(BadRequest::Method { value: value.to_vec() });
                 }
@@ -147,6 +162,7 @@ impl Head {
 }
 
 const CONTENT_LENGTH: &[u8] = b"CONTENT_LENGTH";
+const FCGI_DATA_LENGTH: &[u8] = b"FCGI_DATA_LENGTH";
 const REQUEST_METHOD: &[u8] = b"REQUEST_METHOD";
 
 /// A client's `Proxy` header would arrive under the name that HTTP libraries take their proxy from
@@ -155,12 +171,12 @@ const HTTPOXY: &[u8] = b"HTTP_PROXY";
 
 /// Absent, empty and `-1` all mean that the length is not known. Signs, spaces and lists are refused:
 /// whoever reads them differently would see another request.
-fn parse_content_length(value: &[u8]) -> Result<ContentLength, BadRequest> {
+fn parse_length(name: &'static [u8], value: &[u8]) -> Result<ContentLength, BadRequest> {
     match value {
         b"" | b"-1" => Ok(ContentLength::UntilEnd),
         _ => match super::parse_length(value) {
             Some(length) => Ok(ContentLength::Known(length)),
-            None => Err(BadRequest::ContentLength { value: value.to_vec() }),
+            None => Err(BadRequest::Length { name, value: value.to_vec() }),
         },
     }
 }
@@ -243,7 +259,7 @@ impl<'a> Name<'a> {
 
     /// Whether two values of this name would leave open what runs, with how much body, or for whom.
     fn must_be_unique(&self) -> bool {
-        const NAMES: [&[u8]; 3] = [CONTENT_LENGTH, REQUEST_METHOD, b"HTTPS"];
+        const NAMES: [&[u8]; 4] = [CONTENT_LENGTH, FCGI_DATA_LENGTH, REQUEST_METHOD, b"HTTPS"];
         const PREFIXES: [&[u8]; 4] = [b"SCRIPT_", b"PATH_", b"REMOTE_", b"AUTH_"];
         NAMES.iter().any(|name| self.is(name))
             || PREFIXES.iter().any(|prefix| {
@@ -306,10 +322,10 @@ mod tests {
 
     #[test]
     fn what_decides_the_request_must_not_come_twice() {
-        let names = ["CONTENT_LENGTH", "REQUEST_METHOD", "SCRIPT_NAME", "SCRIPT_FILENAME", "PATH_INFO"];
-        for name in
-            [&names[..], &["PATH_TRANSLATED", "HTTPS", "REMOTE_ADDR", "REMOTE_USER", "AUTH_TYPE"]].concat()
-        {
+        let names =
+            ["CONTENT_LENGTH", "FCGI_DATA_LENGTH", "REQUEST_METHOD", "SCRIPT_NAME", "SCRIPT_FILENAME"];
+        let more = ["PATH_INFO", "PATH_TRANSLATED", "HTTPS", "REMOTE_ADDR", "REMOTE_USER", "AUTH_TYPE"];
+        for name in names.into_iter().chain(more) {
             assert_eq!(message(&[(name, "1"), ("X", ""), (name, "1")]), format!("{name} came twice"));
         }
         for name in ["CONTENT_TYPE", "HTTP_HOST", "HTTPS_X", "SCRIPT", "X_PATH_INFO", "HTTP_REMOTE_ADDR"] {
@@ -382,6 +398,27 @@ mod tests {
         assert_eq!(head.variables, variables(&pairs[..1]));
         let error = Head::parse_authorizer(&mut variables(&[("REQUEST_METHOD", " ")])).unwrap_err();
         assert_eq!(error, BadRequest::Method { value: b" ".to_vec() });
+    }
+
+    #[test]
+    fn c21_a_filters_data_have_a_length_as_its_body_has() {
+        let data_length = |pairs: &[(&str, &str)]| {
+            let mut variables =
+                variables(&[&[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "5")], pairs].concat());
+            let parsed = Head::parse_filter(&mut variables);
+            assert_eq!(parsed.is_err(), variables.get(b"REQUEST_METHOD").is_some(), "{pairs:?}");
+            parsed.map(|(head, data_length)| {
+                assert_eq!(head.content_length, ContentLength::Known(5));
+                data_length
+            })
+        };
+        assert_eq!(data_length(&[]), Ok(ContentLength::UntilEnd));
+        assert_eq!(data_length(&[("FCGI_DATA_LENGTH", "")]), Ok(ContentLength::UntilEnd));
+        assert_eq!(data_length(&[("FCGI_DATA_LENGTH", "42")]), Ok(ContentLength::Known(42)));
+        let error = data_length(&[("FCGI_DATA_LENGTH", "+5")]).unwrap_err();
+        assert_eq!(error.to_string(), "FCGI_DATA_LENGTH is not a length: \"+5\"");
+        let twice = data_length(&[("FCGI_DATA_LENGTH", "1"), ("FCGI_DATA_LENGTH", "2")]).unwrap_err();
+        assert_eq!(twice.to_string(), "FCGI_DATA_LENGTH came twice");
     }
 
     #[test]

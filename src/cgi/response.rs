@@ -28,7 +28,7 @@ pub enum Status<'a> {
 /// A checked response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head<'a> {
-    /// The HTTP status, 100 to 599: that of the field Status, or else 302 with Location and 200 without.
+    /// The HTTP status, 200 to 599: that of the field Status, or else 302 with Location and 200 without.
     pub status: u16,
     /// The reason that came with the status; empty when none did.
     pub reason: &'a [u8],
@@ -36,6 +36,7 @@ pub struct Head<'a> {
     pub content_length: Option<u64>,
     /// All lines, without the empty one.
     lines: &'a [u8],
+    extensions: bool,
 }
 
 /// What is wrong with a head: the application's fault, so the request fails with 500.
@@ -48,15 +49,37 @@ pub enum BadHead {
         /// The line's number, from 1.
         line: usize,
     },
-    /// A value holds a NUL or a carriage return.
+    /// A value holds a control character other than the tab.
     Value {
         /// The line's number, from 1.
         line: usize,
     },
-    /// Status is not a number from 100 to 599 with a reason behind it, or came twice.
+    /// Status is not a number from 200 to 599 with a reason behind it, or came twice.
     Status,
-    /// Content-Length is not a number, or came twice.
+    /// Content-Length is not a number, came twice, or came with 204.
     ContentLength,
+    /// Content-Type or Location came twice.
+    Twice {
+        /// The second line's number, from 1.
+        line: usize,
+    },
+    /// Transfer-Encoding, which is the proxy's.
+    TransferEncoding,
+}
+
+impl BadHead {
+    /// What is wrong, as the end of a sentence.
+    pub fn what(&self) -> &'static str {
+        match self {
+            Self::TooLong => "a response head without an end",
+            Self::Name { .. } => "a response head with a line that is no field",
+            Self::Value { .. } => "a response head with a control character",
+            Self::Status => "a response head with a bad or second Status",
+            Self::ContentLength => "a response head with a bad, second or forbidden Content-Length",
+            Self::Twice { .. } => "a response head with two Content-Types or Locations",
+            Self::TransferEncoding => "a response head with Transfer-Encoding",
+        }
+    }
 }
 
 impl fmt::Display for BadHead {
@@ -66,7 +89,9 @@ impl fmt::Display for BadHead {
             Self::Name { line } => write!(f, "response head has no field name in line {line}"),
             Self::Value { line } => write!(f, "response head has a control character in line {line}"),
             Self::Status => write!(f, "response head has a bad or second Status"),
-            Self::ContentLength => write!(f, "response head has a bad or second Content-Length"),
+            Self::ContentLength => write!(f, "response head has a bad, second or forbidden Content-Length"),
+            Self::Twice { line } => write!(f, "response head has a field for the second time in line {line}"),
+            Self::TransferEncoding => write!(f, "response head has a Transfer-Encoding"),
         }
     }
 }
@@ -80,7 +105,8 @@ impl<'a> Head<'a> {
     /// When `bytes` is no head, as soon as that can be seen.
     pub fn parse(bytes: &'a [u8]) -> Result<Status<'a>, BadHead> {
         let (mut rest, mut number) = (bytes, 0);
-        let (mut status, mut location, mut content_length) = (None, false, None);
+        let (mut status, mut content_length) = (None, None);
+        let (mut location, mut content_type, mut extensions) = (false, false, false);
         while let Some((line, after)) = split_line(rest) {
             if bytes.len() - after.len() > MAX_HEAD {
                 return Err(BadHead::TooLong);
@@ -91,7 +117,12 @@ impl<'a> Head<'a> {
                 // Location alone the client is redirected, with 302.
                 let default: (u16, &[u8]) = if location { (302, b"") } else { (200, b"") };
                 let (status, reason) = status.unwrap_or(default);
-                let head = Self { status, reason, content_length, lines };
+                // RFC 9110 §8.6: "A server MUST NOT send a Content-Length header field in any response with a
+                // status code of 1xx (Informational) or 204 (No Content)."
+                if status == 204 && content_length.is_some() {
+                    return Err(BadHead::ContentLength);
+                }
+                let head = Self { status, reason, content_length, lines, extensions };
                 return Ok(Status::Complete { head, consumed: bytes.len() - after.len() });
             }
             rest = after;
@@ -104,7 +135,14 @@ impl<'a> Head<'a> {
                 let parsed = parse_length(value).filter(|_| content_length.is_none());
                 content_length = Some(parsed.ok_or(BadHead::ContentLength)?);
             } else if name.eq_ignore_ascii_case(b"Location") {
-                location = true;
+                once(&mut location, number)?;
+            } else if name.eq_ignore_ascii_case(b"Content-Type") {
+                once(&mut content_type, number)?;
+            } else if name.eq_ignore_ascii_case(b"Transfer-Encoding") {
+                // CGI has no transfer codings: a client that believed this would read other bytes as the body.
+                return Err(BadHead::TransferEncoding);
+            } else {
+                extensions |= matches!(name, [b'X' | b'x', b'-', ..]);
             }
         }
         if bytes.len() >= MAX_HEAD { Err(BadHead::TooLong) } else { Ok(Status::Partial) }
@@ -120,10 +158,15 @@ impl<'a> Head<'a> {
         self.fields().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
-    /// Whether a body may follow: not with 1xx, 204 and 304 (RFC 9110 §6.4.1). Nor does one follow the head
-    /// of an answer to HEAD, which the head itself cannot tell.
+    /// Whether there are fields whose names begin with `X-`, as all those do by which proxies take orders.
+    pub fn has_extensions(&self) -> bool {
+        self.extensions
+    }
+
+    /// Whether a body may follow: not with 204 and 304 (RFC 9110 §6.4.1), nor with 205 (§15.3.6). Nor does one follow the
+    /// head of an answer to HEAD, which the head itself cannot tell.
     pub fn body_allowed(&self) -> bool {
-        !matches!(self.status, 100..=199 | 204 | 304)
+        !matches!(self.status, 204 | 205 | 304)
     }
 }
 
@@ -159,8 +202,8 @@ fn split_field(line: &[u8], number: usize) -> Result<(&[u8], &[u8]), BadHead> {
     if !is_token(name) {
         return Err(BadHead::Name { line: number });
     }
-    // A bare CR ends a line for some proxies, and so lets one field grow into two.
-    if value.iter().any(|byte| matches!(byte, b'\0' | b'\r')) {
+    // RFC 9110 §5.5 lets none but the tab pass. A bare CR ends a line for some proxies, and so lets one field grow into two.
+    if value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
         return Err(BadHead::Value { line: number });
     }
     Ok((name, trim(value)))
@@ -177,14 +220,20 @@ fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// `3digit [SP reason]`, RFC 3875 §6.3.3.
+/// Notes a field that nobody could choose from two of: of two types or targets, proxies and clients take different ones.
+fn once(seen: &mut bool, line: usize) -> Result<(), BadHead> {
+    if std::mem::replace(seen, true) { Err(BadHead::Twice { line }) } else { Ok(()) }
+}
+
+/// `3digit [SP reason]`, RFC 3875 §6.3.3. Never 1xx: to HTTP that is an answer which another one follows, so the client
+/// would take the next response on its connection for this one's.
 fn parse_status(value: &[u8]) -> Option<(u16, &[u8])> {
     let (digits, reason) = value.split_first_chunk::<3>()?;
     if !(reason.is_empty() || reason.starts_with(b" ")) {
         return None;
     }
     let status = u16::try_from(parse_length(digits)?).ok()?;
-    (100..=599).contains(&status).then(|| (status, trim(reason)))
+    (200..=599).contains(&status).then(|| (status, trim(reason)))
 }
 
 /// A whole response that says why nibiru, not the application, answers. `message` is one line of text;
@@ -330,14 +379,27 @@ mod tests {
 
     #[test]
     fn a_status_is_three_digits_and_comes_once() {
-        for status in
-            ["", "20", "2000", "+20", "099", "600", "OK", "200OK", "200\tOK", "HTTP/1.1 200 OK", "-10"]
-        {
+        for status in [
+            "",
+            "20",
+            "2000",
+            "+20",
+            "099",
+            "100",
+            "101",
+            "199",
+            "600",
+            "OK",
+            "200OK",
+            "200\tOK",
+            "HTTP/1.1 200 OK",
+            "-10",
+        ] {
             let bytes = format!("Status: {status}\n\n");
             assert_eq!(Head::parse(bytes.as_bytes()), Err(BadHead::Status), "{status}");
         }
         assert_eq!(Head::parse(b"Status: 200\nStatus: 200\n\n"), Err(BadHead::Status));
-        for status in ["100", "200", "200 ", "599 My Own  Words"] {
+        for status in ["200", "200 ", "200 Sch\u{f6}n", "599 My Own  Words"] {
             assert!(parse(format!("Status: {status}\n\n").as_bytes()).is_ok(), "{status}");
         }
     }
@@ -355,6 +417,9 @@ mod tests {
             assert_eq!(length(&format!("Content-Length: {value}")), Err(BadHead::ContentLength), "{value}");
         }
         assert_eq!(length("Content-Length: 5\nContent-Length: 5"), Err(BadHead::ContentLength));
+        assert_eq!(length("Status: 204\nContent-Length: 0"), Err(BadHead::ContentLength));
+        assert_eq!(length("Content-Length: 0\nStatus: 204"), Err(BadHead::ContentLength));
+        assert_eq!(length("Status: 304\nContent-Length: 5"), Ok(Some(5)));
     }
 
     #[test]
@@ -365,12 +430,24 @@ mod tests {
             let bytes = format!("X: 1\n{line}\n");
             assert_eq!(Head::parse(bytes.as_bytes()), Err(BadHead::Name { line: 2 }), "{line:?}");
         }
-        for value in ["\0", "a\rb: c", "a\r\r"] {
+        for value in ["\0", "a\rb: c", "a\r\r", "\x0b", "\x0c", "a\x1b[0m", "\x7f"] {
             let bytes = format!("X: 1\nA: {value}\n");
             assert_eq!(Head::parse(bytes.as_bytes()), Err(BadHead::Value { line: 2 }), "{value:?}");
         }
-        let (head, _) = parse(b"A: \xff\x80 b:c\n\n").unwrap();
-        assert_eq!(head.field("A"), Some(&b"\xff\x80 b:c"[..]));
+        let (head, _) = parse(b"A: \xff\x80\tb:c\n\n").unwrap();
+        assert_eq!(head.field("A"), Some(&b"\xff\x80\tb:c"[..]));
+    }
+
+    #[test]
+    fn a_type_and_a_target_come_once_and_a_transfer_coding_never() {
+        let error = |lines: &str| Head::parse(format!("{lines}\n\n").as_bytes()).err();
+        assert_eq!(error("Content-Type: a/b\ncontent-type: a/b"), Some(BadHead::Twice { line: 2 }));
+        assert_eq!(error("Location: /\nX: 1\nLocation: /"), Some(BadHead::Twice { line: 3 }));
+        assert_eq!(error("X: 1\nX: 1\nSet-Cookie: a\nSet-Cookie: a"), None);
+        for value in ["chunked", "identity", "gzip", ""] {
+            assert_eq!(error(&format!("X: 1\ntransfer-Encoding: {value}")), Some(BadHead::TransferEncoding));
+        }
+        assert_eq!(error("X-Transfer-Encoding: chunked"), None);
     }
 
     #[test]
@@ -385,7 +462,7 @@ mod tests {
     #[test]
     fn some_statuses_have_no_body() {
         for (status, allowed) in
-            [(100, false), (199, false), (200, true), (204, false), (205, true), (304, false)]
+            [(200, true), (204, false), (205, false), (206, true), (304, false), (500, true)]
         {
             let bytes = format!("Status: {status}\n\n");
             assert_eq!(parse(bytes.as_bytes()).unwrap().0.body_allowed(), allowed, "{status}");

@@ -18,7 +18,7 @@ use crate::log;
 
 pub use values::{
     AccessLog, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap, Size, SocketMode,
-    SocketOwner, Time, Timeout, UrlPath, Workers,
+    SocketOwner, Time, Timeout, UrlPath, Workers, proxy_headers,
 };
 
 /// The file that is read where no `--config` names one and it exists.
@@ -81,7 +81,7 @@ pub struct Options {
     pub slow_log: Option<Timeout>,
 
     /// How long loading and start hooks may take; or off [60s]
-    #[arg(long, value_name = "TIME", env = "NIBIRU_START_TIMEOUT")]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_START_TIMEOUT", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
     pub start_timeout: Option<Timeout>,
 
@@ -91,7 +91,7 @@ pub struct Options {
     pub max_requests: Option<NonZeroU32>,
 
     /// Up to so many requests more, by chance [0]
-    #[arg(long, value_name = "N", env = "NIBIRU_MAX_REQUESTS_JITTER")]
+    #[arg(long, value_name = "N", env = "NIBIRU_MAX_REQUESTS_JITTER", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
     pub max_requests_jitter: Option<u32>,
 
@@ -121,22 +121,22 @@ pub struct Options {
     pub queue_timeout: Option<Time>,
 
     /// How long a request's parameters may take to arrive; beyond: closed [30s]
-    #[arg(long, value_name = "TIME", env = "NIBIRU_HEADER_TIMEOUT")]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_HEADER_TIMEOUT", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
     pub header_timeout: Option<Time>,
 
     /// How long a body may bring nothing, or come too slowly; beyond: 408 [90s]
-    #[arg(long, value_name = "TIME", env = "NIBIRU_BODY_TIMEOUT")]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_BODY_TIMEOUT", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
     pub body_timeout: Option<Time>,
 
     /// How long a client may take nothing of its answer; beyond: closed [60s]
-    #[arg(long, value_name = "TIME", env = "NIBIRU_SEND_TIMEOUT")]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_SEND_TIMEOUT", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
     pub send_timeout: Option<Time>,
 
     /// How long a response may stream in all; beyond: broken off [off]
-    #[arg(long, value_name = "TIME", env = "NIBIRU_STREAM_TIMEOUT")]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_STREAM_TIMEOUT", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
     pub stream_timeout: Option<Timeout>,
 
@@ -165,16 +165,28 @@ pub struct Options {
     pub max_spool: Option<Size>,
 
     /// How the proxy is told to send a file itself [off]
-    #[arg(long, value_enum, value_name = "HEADER", env = "NIBIRU_SENDFILE")]
+    #[arg(long, value_enum, value_name = "HEADER", env = "NIBIRU_SENDFILE", hide_short_help = true)]
     pub sendfile: Option<Sendfile>,
 
     /// Files under DIR are under PREFIX for the proxy; repeatable
-    #[arg(long, value_name = "DIR=PREFIX", env = "NIBIRU_SENDFILE_MAP", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "DIR=PREFIX",
+        env = "NIBIRU_SENDFILE_MAP",
+        hide_short_help = true,
+        value_delimiter = ','
+    )]
     #[serde(deserialize_with = "one_or_more")]
     pub sendfile_map: Vec<SendfileMap>,
 
     /// Headers with orders for the proxy that the application may send [none]
-    #[arg(long, value_name = "NAME", env = "NIBIRU_PROXY_HEADERS", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "NIBIRU_PROXY_HEADERS",
+        hide_short_help = true,
+        value_delimiter = ','
+    )]
     #[serde(deserialize_with = "one_or_more")]
     pub proxy_headers: Vec<ProxyHeader>,
 
@@ -184,7 +196,7 @@ pub struct Options {
     pub grace: Option<Time>,
 
     /// End when nobody was connected for so long; for socket activation [off]
-    #[arg(long, value_name = "TIME", env = "NIBIRU_EXIT_IDLE_TIME")]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_EXIT_IDLE_TIME", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
     pub exit_idle_time: Option<Timeout>,
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Deserialize;
 
+use crate::cgi;
 use crate::log;
 
 /// The most workers: far beyond what one machine runs, and small enough to catch a slip of the finger.
@@ -328,6 +329,18 @@ impl FromStr for SendfileMap {
     }
 }
 
+impl SendfileMap {
+    /// As it is, and where a link leads on the way to the directory, also with that followed: the application's root
+    /// is known without links.
+    pub fn resolved(&self) -> Vec<Self> {
+        let resolved = std::fs::canonicalize(format!("{}/", self.directory)).ok();
+        let resolved = resolved.and_then(|path| path.into_os_string().into_string().ok());
+        let resolved = resolved.filter(|path| *path != self.directory);
+        let other = resolved.map(|directory| Self { directory, prefix: self.prefix.clone() });
+        std::iter::once(self.clone()).chain(other).collect()
+    }
+}
+
 impl fmt::Display for SendfileMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/={}/", self.directory, self.prefix)
@@ -349,6 +362,19 @@ impl ProxyHeader {
         Self("X-Sendfile"),
         Self("X-LIGHTTPD-send-file"),
     ];
+}
+
+/// What these settings let an application tell its proxy.
+pub fn proxy_headers(sendfile: Sendfile, map: &[SendfileMap], allowed: &[ProxyHeader]) -> cgi::ProxyHeaders {
+    let guarded = ProxyHeader::ALL.into_iter().filter(|header| !allowed.contains(header));
+    let header = match sendfile {
+        Sendfile::Off => None,
+        Sendfile::XAccelRedirect => Some(("X-Accel-Redirect", cgi::Form::Uri)),
+        Sendfile::XSendfile => Some(("X-Sendfile", cgi::Form::Raw)),
+    };
+    let map = map.iter().map(|entry| (entry.directory.as_bytes(), entry.prefix.as_bytes()));
+    let sendfile = header.map(|(header, form)| cgi::Sendfile::new(header, form, map));
+    cgi::ProxyHeaders::new(guarded.map(|header| header.0).collect(), sendfile)
 }
 
 impl FromStr for ProxyHeader {

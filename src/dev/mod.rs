@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 use self::front::Front;
 use self::watcher::Watcher;
-use crate::config::{Config, Listen, SocketMode};
+use crate::config::{Config, Listen, Sendfile, SocketMode};
 use crate::gateway::{self, Code, Command, Error, Mode};
 
 /// The longest that a stop waits for running requests, whatever `--grace` says: whoever presses Ctrl-C
@@ -73,6 +73,9 @@ pub fn serve(config: Config, http: &str) -> Result<(), Error> {
             socket_owner: None,
             control: None,
             exit_idle_time: None,
+            // There is no proxy: the front would pass the order on to the browser.
+            sendfile: Sendfile::Off,
+            sendfile_map: Vec::new(),
             grace: config.grace.min(GRACE),
             ..config
         };

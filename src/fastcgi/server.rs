@@ -165,7 +165,12 @@ impl Server {
     /// Whether no id is in use and no record has arrived in part: what a kept connection waits in, and
     /// where closing it loses nothing.
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty() && self.reader.is_between_records()
+        self.requests.is_empty() && self.is_between_records()
+    }
+
+    /// Whether no record has arrived in part.
+    pub fn is_between_records(&self) -> bool {
+        self.reader.is_between_records()
     }
 
     fn next_event<'a>(

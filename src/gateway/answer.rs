@@ -3,6 +3,7 @@
 //! [`super::reply`] asks before it sends anything, so what a client gets follows these rules whatever a worker
 //! says: one head, a body within its promise, a clean end only of what is complete, nothing after the end.
 
+use crate::cgi::ProxyHeaders;
 use crate::cgi::response::{Head, Status};
 
 /// The worker's answer breaks the rules; the worker is at fault.
@@ -48,8 +49,10 @@ pub enum Failure {
         /// Whether the response has its body.
         body: bool,
     },
-    /// Breaking off, since the head has been sent.
+    /// Breaking off, since the head has been sent and the client waits for more.
     BreakOff,
+    /// Nothing but the end: the client has all that the head promised.
+    Stands,
     /// Nothing: the answer was over.
     None,
 }
@@ -63,8 +66,8 @@ impl Answer {
     /// Takes the head, a CGI header block with its empty line and nothing behind it. Gives its status.
     ///
     /// # Errors
-    /// When it is not the first, or no head.
-    pub fn head(&mut self, block: &[u8]) -> Result<Part<u16>, Untruthful> {
+    /// When it is not the first, or no head, or has `orders` for the proxy that are not allowed.
+    pub fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<Part<u16>, Untruthful> {
         match self.progress {
             Progress::Nothing => {}
             Progress::Failed => return Ok(Part::Drop),
@@ -72,8 +75,12 @@ impl Answer {
         }
         let head = match Head::parse(block) {
             Ok(Status::Complete { head, consumed }) if consumed == block.len() => head,
-            _ => return Err(Untruthful("a malformed response head")),
+            Ok(_) => return Err(Untruthful("a malformed response head")),
+            Err(bad) => return Err(Untruthful(bad.what())),
         };
+        if !orders.permit(&head) {
+            return Err(Untruthful("a header with orders for the proxy that is not allowed"));
+        }
         let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
         self.progress = Progress::Head(promised);
         Ok(Part::Send(head.status))
@@ -114,10 +121,12 @@ impl Answer {
     }
 
     /// It cannot be completed: because the worker says so or is gone, broke the rules, took too long, or never got it.
-    pub fn fail(&mut self) -> Failure {
+    /// `unsent`: the head was taken, and nothing has been sent all the same.
+    pub fn fail(&mut self, unsent: bool) -> Failure {
         match std::mem::replace(&mut self.progress, Progress::Failed) {
-            Progress::Nothing => Failure::Whole { body: !self.head_request },
-            Progress::Head(_) => Failure::BreakOff,
+            Progress::Head(Some(0)) if !unsent => Failure::Stands,
+            Progress::Head(_) if !unsent => Failure::BreakOff,
+            Progress::Nothing | Progress::Head(_) => Failure::Whole { body: !self.head_request },
             over @ (Progress::Ended | Progress::Failed) => {
                 self.progress = over;
                 Failure::None

@@ -1,9 +1,10 @@
 //! Deadlines of running requests: asks for the stack of a slow one, answers one that has run too long, kills
 //! the worker that does not stop.
 //!
-//! One task for all of them, on the monotonic clock. A request costs a time stamp in its [`Run`], and no timer: one that
-//! starts later cannot be due before the shortest limit has passed from now, so the task sleeps until then, or
-//! until the first that runs now is due. Never waits for a worker.
+//! One task for all of them, on the monotonic clock. A request costs a time stamp in its [`Run`], one that streams another for
+//! each packet, and none a timer: what starts later, a request or a stream, cannot be due before the shortest limit has
+//! passed from now, and a piece of an answer only puts off what is due. So the task sleeps until then, or until the
+//! first that runs now is due. Never waits for a worker.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,10 @@ const DEAF: &str = "it is in C code, or in Lua code that LuaJIT has compiled";
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     started: Instant,
+    /// When it was handed over, or the worker last gave a piece of an answer that streams.
+    moved: Instant,
+    /// When the head was there, where that was not the end of the answer as well.
+    streams: Option<Instant>,
     look: Look,
     /// When it was told to stop.
     overdue: Option<Instant>,
@@ -48,8 +53,15 @@ enum Look {
 enum Act {
     AskForStack,
     DoWithoutStack,
-    TimeOut,
+    TimeOut(Limit),
     Kill,
+}
+
+/// Which limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    Request,
+    Stream,
 }
 
 /// The settings that matter here.
@@ -57,23 +69,39 @@ enum Act {
 struct Limits {
     slow: Option<Duration>,
     timeout: Option<Duration>,
+    stream: Option<Duration>,
     kill_after: Duration,
 }
 
 impl Limits {
     fn of(config: &Config) -> Self {
-        Self { slow: config.slow_log, timeout: config.request_timeout, kill_after: config.kill_after }
+        Self {
+            slow: config.slow_log,
+            timeout: config.request_timeout,
+            stream: config.stream_timeout,
+            kill_after: config.kill_after,
+        }
     }
 
-    /// How soon a request that starts now can be due.
+    /// How soon a request or a stream that starts now can be due.
     fn shortest(&self) -> Option<Duration> {
-        self.slow.into_iter().chain(self.timeout).min()
+        self.slow.into_iter().chain(self.timeout).chain(self.stream).min()
     }
 }
 
 impl Run {
     pub(super) fn new(started: Instant) -> Self {
-        Self { started, look: Look::Not, overdue: None, killed: false }
+        Self { started, moved: started, streams: None, look: Look::Not, overdue: None, killed: false }
+    }
+
+    /// Whether its answer has come in part.
+    pub(super) fn streams(&self) -> bool {
+        self.streams.is_some()
+    }
+
+    /// The run after a piece of its answer, or the end of one that streams: from now on `--request-timeout` counts anew.
+    pub(super) fn moved(self, now: Instant) -> Self {
+        Self { moved: now, streams: self.streams.or(Some(now)), ..self }
     }
 
     /// Whether it has reached its deadline.
@@ -91,8 +119,10 @@ impl Run {
             Look::Asked(at) => Some((at + STACK_WAIT, Act::DoWithoutStack)),
             Look::Done => None,
         };
-        let timeout = limits.timeout.map(|timeout| (self.started + timeout, Act::TimeOut));
-        look.into_iter().chain(timeout).min_by_key(|(due, _)| *due)
+        let timeout = limits.timeout.map(|timeout| (self.moved + timeout, Act::TimeOut(Limit::Request)));
+        let stream = self.streams.zip(limits.stream);
+        let stream = stream.map(|(since, limit)| (since + limit, Act::TimeOut(Limit::Stream)));
+        look.into_iter().chain(timeout).chain(stream).min_by_key(|(due, _)| *due)
     }
 
     /// The run after `act`.
@@ -100,7 +130,7 @@ impl Run {
         match act {
             Act::AskForStack => self.look = Look::Asked(now),
             Act::DoWithoutStack => self.look = Look::Done,
-            Act::TimeOut => self.overdue = Some(now),
+            Act::TimeOut(_) => self.overdue = Some(now),
             Act::Kill => self.killed = true,
         }
         self
@@ -136,14 +166,14 @@ fn attend(gateway: &Gateway, link: &WorkerLink, limits: &Limits, now: Instant) -
             return Some(due);
         }
         link.set_run(run.after(act, now));
-        let age = seconds(now - run.started);
         match act {
             Act::AskForStack => link.interrupt(Kind::Trace),
             Act::DoWithoutStack => {
+                let age = seconds(now - run.started);
                 let message = format!("{} has run for {age} (--slow-log); {DEAF}", link.request_line());
                 link.log(LogLevel::Warn, &message);
             }
-            Act::TimeOut => time_out(gateway, link, &age),
+            Act::TimeOut(limit) => time_out(gateway, link, &run, limit, now),
             Act::Kill => kill(gateway, link, limits),
         }
     }
@@ -151,9 +181,23 @@ fn attend(gateway: &Gateway, link: &WorkerLink, limits: &Limits, now: Instant) -
 
 /// A request has reached its deadline. Its client is answered whatever the worker does, but in development, where
 /// the stack goes to the client as well.
-fn time_out(gateway: &Gateway, link: &WorkerLink, age: &str) {
-    let message = format!("{} has run for {age} (--request-timeout)", link.request_line());
-    link.log(LogLevel::Error, &message);
+fn time_out(gateway: &Gateway, link: &WorkerLink, run: &Run, limit: Limit, now: Instant) {
+    let (line, still) = (link.request_line(), seconds(now - run.moved));
+    let what = match (limit, run.streams) {
+        (Limit::Stream, Some(since)) => {
+            format!("has streamed for {} (--stream-timeout)", seconds(now - since))
+        }
+        (_, None) => format!("has run for {still} (--request-timeout)"),
+        (_, Some(_)) => {
+            let what = match link.running() {
+                Some(request) if request.reply.room().is_some() => "has waited for its client to read for",
+                Some(_) => "has sent nothing for",
+                None => "has gone on after its answer for",
+            };
+            format!("{what} {still} (--request-timeout)")
+        }
+    };
+    link.log(LogLevel::Error, &format!("{line} {what}"));
     // It has started well, whatever becomes of it now.
     gateway.pool.borrow_mut().answered(link.name().worker);
     if !gateway.mode.development {
@@ -202,6 +246,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         slow: Some(Duration::from_secs(2)),
         timeout: Some(Duration::from_secs(30)),
+        stream: None,
         kill_after: Duration::from_secs(5),
     };
 
@@ -221,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_request_that_never_ends_is_looked_at_then_told_to_stop_then_killed() {
-        let end = [(30, Act::TimeOut), (35, Act::Kill)];
+        let end = [(30, Act::TimeOut(Limit::Request)), (35, Act::Kill)];
         assert_eq!(story(&LIMITS, true), [&[(2, Act::AskForStack)][..], &end].concat());
         let deaf = [(2, Act::AskForStack), (3, Act::DoWithoutStack)];
         assert_eq!(story(&LIMITS, false), [&deaf[..], &end].concat());
@@ -240,7 +285,42 @@ mod tests {
     fn a_request_past_its_deadline_is_looked_at_no_more() {
         let limits = Limits { slow: Some(Duration::from_secs(29)), ..LIMITS };
         let mut run = Run::new(Instant::now()).after(Act::AskForStack, Instant::now());
-        run = run.after(Act::TimeOut, Instant::now());
+        run = run.after(Act::TimeOut(Limit::Request), Instant::now());
         assert_eq!(run.next(&limits).map(|(_, act)| act), Some(Act::Kill));
+    }
+
+    /// When a request that started at 0 s is due, and why, where its answer has moved on at these seconds.
+    fn due(limits: &Limits, moves: &[u64]) -> Option<(u64, Act)> {
+        let started = Instant::now();
+        let at = |seconds: &u64| started + Duration::from_secs(*seconds);
+        let run = moves.iter().fold(Run::new(started), |run, seconds| run.moved(at(seconds)));
+        run.next(limits).map(|(due, act)| ((due - started).as_secs(), act))
+    }
+
+    #[test]
+    fn a_stream_is_due_when_it_has_not_moved_for_too_long_or_has_lasted_too_long() {
+        let limits = Limits { slow: None, ..LIMITS };
+        let silent = |at| Some((at, Act::TimeOut(Limit::Request)));
+        assert_eq!(due(&limits, &[]), silent(30));
+        assert_eq!(due(&limits, &[29]), silent(59));
+        assert_eq!(due(&limits, &[1, 20, 40, 200]), silent(230));
+
+        let limits = Limits { stream: Some(Duration::from_secs(60)), ..limits };
+        assert_eq!(due(&limits, &[]), silent(30), "one that has not begun to answer does not stream");
+        assert_eq!(due(&limits, &[10]), silent(40));
+        let lasted = Some((70, Act::TimeOut(Limit::Stream)));
+        assert_eq!(due(&limits, &[10, 39, 65]), lasted);
+        assert_eq!(due(&Limits { timeout: None, ..limits }, &[10, 20]), lasted);
+        assert_eq!(due(&Limits { timeout: None, ..limits }, &[]), None);
+    }
+
+    #[test]
+    fn nothing_that_starts_later_is_due_before_the_shortest_limit_has_passed() {
+        let second = |seconds| Some(Duration::from_secs(seconds));
+        let limits = Limits { stream: second(5), ..LIMITS };
+        assert_eq!(limits.shortest(), second(2));
+        assert_eq!(Limits { slow: None, ..limits }.shortest(), second(5));
+        // A request that has run for long may begin to stream at any moment: it is due so much later at the soonest.
+        assert_eq!(due(&Limits { slow: None, ..limits }, &[29]), Some((34, Act::TimeOut(Limit::Stream))));
     }
 }

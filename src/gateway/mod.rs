@@ -30,6 +30,7 @@ mod notice;
 mod outcome;
 mod outgoing;
 mod output;
+mod pace;
 mod pool;
 mod queue;
 mod readable;
@@ -67,6 +68,7 @@ use self::spool::Spool;
 use self::status::Start;
 use self::throttle::Throttle;
 use self::worker_link::WorkerLink;
+use crate::cgi::ProxyHeaders;
 use crate::config::Config;
 
 pub use self::command::{Code, Command, Error, Load, Mode, ReadConfig, Scale};
@@ -88,6 +90,8 @@ struct Gateway {
     pool: RefCell<Pool>,
     workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
     spool: Rc<Spool>,
+    /// What a response may tell the proxy. Stays as it is while the server runs, as its settings do.
+    proxy_headers: ProxyHeaders,
     journal: Rc<Journal>,
     notices: Notices,
     /// The supervisor has been told that requests wait, and has not looked yet.

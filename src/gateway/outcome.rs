@@ -11,6 +11,8 @@ pub(super) enum Refused {
     BodyTooLarge,
     /// The body ended before its Content-Length.
     BodyTooShort,
+    /// The body came too slowly (`--body-timeout`).
+    BodyTimeout,
     /// The body could not be kept (`--max-spool`, a full disk).
     Spool,
     /// As many wait as may (`--queue`).
@@ -25,11 +27,12 @@ pub(super) enum Refused {
 
 impl Refused {
     /// All of them, in the order of a request's life. Each stands at its own place.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Params,
         Self::Variables,
         Self::BodyTooLarge,
         Self::BodyTooShort,
+        Self::BodyTimeout,
         Self::Spool,
         Self::QueueFull,
         Self::QueueTimeout,
@@ -44,6 +47,7 @@ impl Refused {
             Self::Variables => "variables",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTooShort => "body_too_short",
+            Self::BodyTimeout => "body_timeout",
             Self::Spool => "spool",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",

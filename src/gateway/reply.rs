@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::answer::{Answer, Failure, Part, Untruthful};
 use super::connection::Connection;
 use super::outcome::End;
-use crate::cgi::response;
+use crate::cgi::{ProxyHeaders, response};
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request
 /// came on and whoever holds the request share one.
@@ -42,6 +42,8 @@ pub(super) struct Reply {
     id: u16,
     ticket: Rc<Ticket>,
     answer: Answer,
+    /// A head that waits for what follows it, where [`Self::hold_head`] asked for that.
+    held: Option<Vec<u8>>,
     /// Of the head that was sent.
     status: Option<u16>,
     /// Bytes of body that were sent.
@@ -57,10 +59,17 @@ impl Reply {
             id,
             ticket,
             answer: Answer::new(head_request),
+            held: None,
             status: None,
             sent: 0,
             broken: false,
         }
+    }
+
+    /// Sends no head before the body or the end that follows it; for an Authorizer. Its consent is no head that something
+    /// can go wrong after, and Apache takes of a denial's body what is in one record with the head.
+    pub(super) fn hold_head(&mut self) {
+        self.held = Some(Vec::new());
     }
 
     pub(super) fn ticket(&self) -> &Ticket {
@@ -68,8 +77,8 @@ impl Reply {
     }
 
     /// Sends the head: a CGI header block, as the worker wrote it.
-    pub(super) fn head(&mut self, block: &[u8]) -> Result<(), Untruthful> {
-        if let Part::Send(status) = self.answer.head(block)? {
+    pub(super) fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<(), Untruthful> {
+        if let Part::Send(status) = self.answer.head(block, orders)? {
             self.put_head(status, block);
         }
         Ok(())
@@ -85,18 +94,21 @@ impl Reply {
 
     /// Ends a complete answer; one that falls short of its promise is an error, and to be broken off.
     pub(super) fn end(&mut self) -> Result<(), Untruthful> {
-        if let Part::Send(()) = self.answer.end()?
-            && !self.ticket.is_abandoned()
-        {
-            self.connection.end(self.id);
+        if let Part::Send(()) = self.answer.end()? {
+            self.let_go();
+            if !self.ticket.is_abandoned() {
+                self.connection.end(self.id);
+            }
         }
         Ok(())
     }
 
-    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by
-    /// breaking it off otherwise. What the worker still says of it is dropped.
+    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by breaking it off where the
+    /// client still waits for something. One that has kept its promise stands. What the worker still says is dropped.
     pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
-        let failure = self.answer.fail();
+        // A head that is held has not been sent.
+        let unsent = self.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty());
+        let failure = self.answer.fail(unsent);
         if self.ticket.is_abandoned() {
             return;
         }
@@ -108,8 +120,11 @@ impl Reply {
                 if body {
                     self.put_body(bytes);
                 }
+                self.let_go();
                 self.connection.end(self.id);
             }
+            // Breaking the transfer now would reach some clients and not others.
+            Failure::Stands => self.connection.end(self.id),
             Failure::BreakOff => {
                 self.broken = true;
                 self.connection.break_off(self.id, message);
@@ -140,14 +155,33 @@ impl Reply {
     fn put_head(&mut self, status: u16, block: &[u8]) {
         if !self.ticket.is_abandoned() {
             self.status = Some(status);
-            self.connection.stdout(self.id, block);
+            match &mut self.held {
+                Some(held) => held.extend_from_slice(block),
+                None => self.connection.stdout(self.id, block),
+            }
         }
     }
 
     fn put_body(&mut self, bytes: &[u8]) {
         if !self.ticket.is_abandoned() {
             self.sent += bytes.len() as u64;
-            self.connection.stdout(self.id, bytes);
+            match &mut self.held {
+                Some(held) if !held.is_empty() => {
+                    held.extend_from_slice(bytes);
+                    self.let_go();
+                }
+                _ => self.connection.stdout(self.id, bytes),
+            }
+        }
+    }
+
+    /// Sends what was held.
+    fn let_go(&mut self) {
+        if let Some(held) = &mut self.held
+            && !self.ticket.is_abandoned()
+        {
+            self.connection.stdout(self.id, held);
+            held.clear();
         }
     }
 

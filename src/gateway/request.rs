@@ -13,6 +13,7 @@ use super::reply::Reply;
 use super::request_line::RequestLine;
 use super::spool::Body;
 use crate::cgi::Variables;
+use crate::fastcgi::Role;
 
 /// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
 const MAX_REQUEST_ID: usize = 64;
@@ -24,6 +25,9 @@ pub(super) struct Request {
     pub(super) request_id: String,
     pub(super) variables: Variables,
     pub(super) body: Body,
+    pub(super) role: Role,
+    /// What a Filter is to change.
+    pub(super) data: Option<Body>,
     pub(super) reply: Reply,
     /// When it was complete, or refused.
     pub(super) came: Instant,
@@ -45,7 +49,7 @@ pub(super) struct Handed {
 }
 
 impl Request {
-    /// A complete one.
+    /// A complete one, for a Responder.
     pub(super) fn new(variables: Variables, body: Body, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
         let given = variables.get(b"HTTP_X_REQUEST_ID").and_then(sane);
         let request_id = given.map_or_else(generate, str::to_owned);
@@ -53,6 +57,8 @@ impl Request {
             request_id,
             variables,
             body,
+            role: Role::Responder,
+            data: None,
             reply,
             came: Instant::now(),
             complete: true,

@@ -1,52 +1,164 @@
-//! Request bodies: in memory while they are small, in an unlinked file from then on.
+//! Request bodies: in memory while they are small, in a file without a name from then on.
+//!
+//! Nothing here waits for a disk. Files are made and written by a few threads of their own, and what those have not
+//! taken yet is bounded: from whoever sends faster nothing is read meanwhile.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use crate::ipc::message::MAX_INLINE_BODY;
+
+/// Threads that write. A disk that hangs holds them all, and with them uploads alone; more would make no disk faster.
+pub(super) const THREADS: usize = 4;
+
+/// Bytes that are written at once, and that may wait while others are being written. What is read from a client in one
+/// piece comes on top.
+const WRITE: usize = MAX_INLINE_BODY;
+
+/// Writes that run or wait for a thread. Each holds its bytes until it ends, also when its client has gone: 8 MiB
+/// together.
+const WRITES: u32 = 64;
+
+/// Buffers that are kept for the next writes: 2 MiB.
+const SPARE_BUFFERS: usize = 16;
 
 /// Where bodies are spooled, and how much of them there may be.
 #[derive(Debug)]
 pub(super) struct Spool {
-    directory: PathBuf,
+    directory: Arc<Path>,
+    space: Arc<Space>,
+    writes: Arc<Semaphore>,
+    spare: RefCell<Vec<Vec<u8>>>,
+}
+
+/// What all files may take together, and what they take. Only the gateway's thread takes; a file that ends in another
+/// gives back.
+#[derive(Debug)]
+struct Space {
     limit: u64,
-    used: Cell<u64>,
-    /// How many files there may be, and are: each takes a descriptor.
+    used: AtomicU64,
+    /// Each takes a descriptor.
     max_files: usize,
-    files: Cell<usize>,
+    files: AtomicUsize,
 }
 
 impl Spool {
     pub(super) fn new(directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
-        let (used, files) = (Cell::new(0), Cell::new(0));
-        Rc::new(Self { directory: directory.to_owned(), limit, used, max_files, files })
+        let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let space = Arc::new(Space { limit, used, max_files, files });
+        let (writes, spare) = (Arc::new(Semaphore::new(WRITES as usize)), RefCell::default());
+        Rc::new(Self { directory: directory.into(), space, writes, spare })
+    }
+
+    /// An empty buffer with room for a write.
+    fn buffer(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(2 * WRITE))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+
+    /// Writes `bytes` at the end of `file`, or of a new one. Gives both back.
+    fn write(&self, file: Option<File>, bytes: Vec<u8>, claim: Arc<Claim>) -> Writing {
+        let (writes, directory) = (Arc::clone(&self.writes), Arc::clone(&self.directory));
+        Box::pin(async move {
+            let permit = writes.acquire_owned().await.map_err(io::Error::other)?;
+            // What it takes is given back when it ends, also where nobody waits for it any more.
+            let write = move || {
+                let mut file = file.map_or_else(|| tempfile::tempfile_in(directory), Ok)?;
+                file.write_all(&bytes)?;
+                drop((permit, claim));
+                Ok((file, bytes))
+            };
+            spawn_blocking(write).await.map_err(io::Error::other)?
+        })
+    }
+}
+
+/// A write that is on its way.
+type Writing = Pin<Box<dyn Future<Output = io::Result<(File, Vec<u8>)>>>>;
+
+/// One file's part of the space, for as long as its body or a write for it lives.
+#[derive(Debug)]
+struct Claim {
+    space: Arc<Space>,
+    bytes: AtomicU64,
+}
+
+impl Claim {
+    fn new(space: &Arc<Space>) -> Result<Arc<Self>, SpoolError> {
+        if space.files.load(Ordering::Relaxed) >= space.max_files {
+            return Err(SpoolError::Files(space.max_files));
+        }
+        space.files.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { space: Arc::clone(space), bytes: AtomicU64::new(0) }))
+    }
+
+    fn grow(&self, bytes: u64) -> Result<(), SpoolError> {
+        if self.space.used.load(Ordering::Relaxed) + bytes > self.space.limit {
+            return Err(SpoolError::Limit(self.space.limit));
+        }
+        self.space.used.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.space.used.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.space.files.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A body that is arriving or has arrived.
 #[derive(Debug)]
 pub(super) struct Body {
-    /// All of it, while there is no file.
+    /// What is neither in the file nor on its way there.
     memory: Vec<u8>,
-    file: Option<Spooled>,
     length: u64,
+    /// The most bytes that stay in memory.
+    in_memory: usize,
+    /// No more comes.
+    finished: bool,
+    file: Spooled,
+    /// Of a body that is too large for the memory.
+    claim: Option<Arc<Claim>>,
 }
 
-/// Bytes in a file that no path leads to; the space is given back when this is dropped.
-#[derive(Debug)]
-struct Spooled {
-    file: File,
-    spool: Rc<Spool>,
-    reserved: u64,
+/// The file of a body.
+enum Spooled {
+    /// None so far, or none any more.
+    No,
+    File(File),
+    /// A thread has it, since then.
+    Writing(Writing, Instant),
 }
 
-impl Drop for Spooled {
-    fn drop(&mut self) {
-        self.spool.used.set(self.spool.used.get() - self.reserved);
-        self.spool.files.set(self.spool.files.get() - 1);
+impl fmt::Debug for Spooled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::No => "No",
+            Self::File(_) => "File",
+            Self::Writing(..) => "Writing",
+        })
     }
 }
 
@@ -64,6 +176,8 @@ pub(super) enum SpoolError {
     Limit(u64),
     /// There are as many files as descriptors can be spared for.
     Files(usize),
+    /// The disk has taken nothing for too long.
+    Stalled,
     /// The file could not be made or written.
     Io(io::Error),
 }
@@ -78,13 +192,14 @@ impl SpoolError {
     }
 }
 
-impl std::fmt::Display for SpoolError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for SpoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limit(limit) => write!(f, "spooled bodies exceed {limit} bytes (--max-spool)"),
             Self::Files(limit) => {
                 write!(f, "{limit} bodies are spooled, and the limit of open files allows no more")
             }
+            Self::Stalled => write!(f, "the body could not be spooled in time"),
             Self::Io(error) => write!(f, "cannot spool the body: {}", crate::log::cause(error)),
         }
     }
@@ -92,7 +207,13 @@ impl std::fmt::Display for SpoolError {
 
 impl Body {
     pub(super) fn new() -> Self {
-        Self { memory: Vec::new(), file: None, length: 0 }
+        Self::within(MAX_INLINE_BODY)
+    }
+
+    /// One that moves into a file beyond so many bytes, at most [`MAX_INLINE_BODY`].
+    pub(super) fn within(in_memory: usize) -> Self {
+        let memory = Vec::new();
+        Self { memory, length: 0, in_memory, finished: false, file: Spooled::No, claim: None }
     }
 
     /// Bytes so far.
@@ -100,78 +221,152 @@ impl Body {
         self.length
     }
 
-    /// Appends a piece. The first byte over 64 KiB moves the body into a file.
-    pub(super) fn append(&mut self, bytes: &[u8], spool: &Rc<Spool>) -> Result<(), SpoolError> {
-        if self.file.is_none() && self.memory.len() + bytes.len() <= MAX_INLINE_BODY {
-            self.memory.extend_from_slice(bytes);
-        } else {
-            let spooled = match &mut self.file {
-                Some(spooled) => spooled,
-                none => {
-                    if spool.files.get() >= spool.max_files {
-                        return Err(SpoolError::Files(spool.max_files));
-                    }
-                    let file = tempfile::tempfile_in(&spool.directory).map_err(SpoolError::Io)?;
-                    spool.files.set(spool.files.get() + 1);
-                    let spooled = none.insert(Spooled { file, spool: Rc::clone(spool), reserved: 0 });
-                    spooled.write(&std::mem::take(&mut self.memory))?;
-                    spooled
-                }
-            };
-            spooled.write(bytes)?;
+    /// Appends a piece. The first byte over 64 KiB, or what [`Self::within`] said, moves the body into a file.
+    pub(super) fn append(&mut self, bytes: &[u8], spool: &Spool) -> Result<(), SpoolError> {
+        let more = bytes.len() as u64;
+        match &self.claim {
+            Some(claim) => claim.grow(more)?,
+            None if self.memory.len() + bytes.len() > self.in_memory => {
+                let claim = Claim::new(&spool.space)?;
+                claim.grow(self.length + more)?;
+                self.claim = Some(claim);
+            }
+            None => {}
         }
-        self.length += bytes.len() as u64;
+        self.memory.extend_from_slice(bytes);
+        self.length += more;
+        self.write(spool);
         Ok(())
+    }
+
+    /// No more comes.
+    pub(super) fn finish(&mut self, spool: &Spool) {
+        self.finished = true;
+        self.write(spool);
+    }
+
+    /// Whether no more is wanted until a thread has written what it has.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.file, Spooled::Writing(..)) && self.memory.len() >= WRITE
+    }
+
+    /// Since when a thread has had something of it to write.
+    pub(super) fn writing_since(&self) -> Option<Instant> {
+        if let Spooled::Writing(_, since) = self.file { Some(since) } else { None }
+    }
+
+    /// Ready when something of it was written. Never ready where nothing is being written.
+    pub(super) fn poll_written(
+        &mut self,
+        context: &mut Context<'_>,
+        spool: &Spool,
+    ) -> Poll<Result<(), SpoolError>> {
+        let Spooled::Writing(write, _) = &mut self.file else { return Poll::Pending };
+        let written = ready!(write.as_mut().poll(context));
+        self.file = Spooled::No;
+        Poll::Ready(match written {
+            Ok((file, bytes)) => {
+                spool.give_back(bytes);
+                self.file = Spooled::File(file);
+                self.write(spool);
+                Ok(())
+            }
+            Err(error) => Err(SpoolError::Io(error)),
+        })
     }
 
     /// Where the complete body is.
     pub(super) fn place(&self) -> Place<'_> {
         match &self.file {
-            Some(spooled) => Place::File(&spooled.file),
-            None => Place::Memory(&self.memory),
+            Spooled::File(file) => Place::File(file),
+            Spooled::No | Spooled::Writing(..) => Place::Memory(&self.memory),
         }
     }
-}
 
-impl Spooled {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
-        let used = self.spool.used.get() + bytes.len() as u64;
-        if used > self.spool.limit {
-            return Err(SpoolError::Limit(self.spool.limit));
+    /// Whether no more comes and all of it is where it stays.
+    pub(super) fn is_kept(&self) -> bool {
+        self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing_since().is_none())
+    }
+
+    /// Has written what waits, where there is enough of it, or where it is the last.
+    fn write(&mut self, spool: &Spool) {
+        let Some(claim) = &self.claim else { return };
+        let due = self.memory.len() >= WRITE || (self.finished && !self.memory.is_empty());
+        if !due || matches!(self.file, Spooled::Writing(..)) {
+            return;
         }
-        self.spool.used.set(used);
-        self.reserved += bytes.len() as u64;
-        // Into the page cache: the kernel writes it to the disk in its own time.
-        self.file.write_all(bytes).map_err(SpoolError::Io)
+        let next = if self.finished { Vec::new() } else { spool.buffer() };
+        let bytes = std::mem::replace(&mut self.memory, next);
+        let file = match std::mem::replace(&mut self.file, Spooled::No) {
+            Spooled::File(file) => Some(file),
+            Spooled::No | Spooled::Writing(..) => None,
+        };
+        self.file = Spooled::Writing(spool.write(file, bytes, Arc::clone(claim)), Instant::now());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::future::poll_fn;
     use std::io::{Read, Seek};
+
+    use super::*;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    fn spool(limit: u64, max_files: usize) -> Rc<Spool> {
+        Spool::new(&std::env::temp_dir(), limit, max_files)
+    }
+
+    fn used(spool: &Spool) -> (u64, usize) {
+        (spool.space.used.load(Ordering::Relaxed), spool.space.files.load(Ordering::Relaxed))
+    }
+
+    async fn written(body: &mut Body, spool: &Spool) -> Result<bool, SpoolError> {
+        poll_fn(|context| body.poll_written(context, spool)).await?;
+        Ok(body.is_kept())
+    }
+
+    /// A body of these pieces, sent as fast as it may.
+    async fn body(pieces: impl Iterator<Item = &[u8]>, spool: &Spool) -> Body {
+        let mut body = Body::new();
+        for piece in pieces {
+            while body.is_full() {
+                assert!(!written(&mut body, spool).await.unwrap());
+            }
+            body.append(piece, spool).unwrap();
+        }
+        body.finish(spool);
+        while !body.is_kept() {
+            written(&mut body, spool).await.unwrap();
+        }
+        body
+    }
 
     #[test]
     fn a_large_body_is_in_the_file_whole_and_in_order() {
-        let spool = Spool::new(&std::env::temp_dir(), 1 << 20, 1);
-        let mut body = Body::new();
-        let sent: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[n as usize % 2]).collect();
-        for piece in sent.chunks(30_000) {
-            body.append(piece, &spool).unwrap();
+        let sent: Vec<u8> = (0..2_000_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+        for piece in [30_000, WRITE, 1_000_000] {
+            run(async {
+                let spool = spool(1 << 30, 1);
+                let body = body(sent.chunks(piece), &spool).await;
+                assert_eq!((body.len(), used(&spool)), (2_000_000, (2_000_000, 1)));
+                let Place::File(mut file) = body.place() else { panic!("kept in memory") };
+                let mut kept = Vec::new();
+                file.rewind().unwrap();
+                file.read_to_end(&mut kept).unwrap();
+                assert!(kept == sent);
+                drop(body);
+                assert_eq!(used(&spool), (0, 0));
+            });
         }
-        assert_eq!((body.len(), spool.used.get()), (200_000, 200_000));
-        let Place::File(mut file) = body.place() else { panic!("kept in memory") };
-        let mut kept = Vec::new();
-        file.rewind().unwrap();
-        file.read_to_end(&mut kept).unwrap();
-        assert!(kept == sent);
-        drop(body);
-        assert_eq!(spool.used.get(), 0);
     }
 
     #[test]
     fn the_limit_holds_over_all_bodies_and_is_given_back() {
-        let spool = Spool::new(&std::env::temp_dir(), 150_000, 9);
+        let spool = spool(150_000, 9);
         let (mut one, mut two) = (Body::new(), Body::new());
         one.append(&[1; 100_000], &spool).unwrap();
         assert!(matches!(two.append(&[2; 100_000], &spool), Err(SpoolError::Limit(150_000))));
@@ -182,7 +377,7 @@ mod tests {
 
     #[test]
     fn there_are_never_more_files_than_descriptors_for_them() {
-        let spool = Spool::new(&std::env::temp_dir(), 1 << 20, 1);
+        let spool = spool(1 << 20, 1);
         let (mut one, mut two) = (Body::new(), Body::new());
         one.append(&[1; 100_000], &spool).unwrap();
         assert_eq!(two.append(&[2; 100_000], &spool).unwrap_err().status(), 503);
@@ -198,5 +393,57 @@ mod tests {
         body.append(&[0; MAX_INLINE_BODY], &spool).unwrap();
         assert!(matches!(body.place(), Place::Memory(bytes) if bytes.len() == MAX_INLINE_BODY));
         assert_eq!(body.append(b"x", &spool).unwrap_err().status(), 503);
+        body.finish(&spool);
+        assert!(body.is_kept());
+        assert_eq!(Body::within(1).append(b"xx", &spool).unwrap_err().status(), 503);
+    }
+
+    #[test]
+    fn a_body_that_the_disk_does_not_take_is_full_and_holds_little() {
+        run(async {
+            let spool = spool(1 << 30, 1);
+            // Nobody writes.
+            let all = Arc::clone(&spool.writes).acquire_many_owned(WRITES).await.unwrap();
+            let (mut body, mut held) = (Body::new(), 0);
+            while !body.is_full() {
+                body.append(&[7; 65_536], &spool).unwrap();
+                held += 65_536;
+            }
+            assert!(held <= 2 * WRITE + 65_536, "{held} bytes");
+            assert!(body.writing_since().is_some());
+            drop(all);
+            while body.writing_since().is_some() {
+                assert!(!written(&mut body, &spool).await.unwrap());
+            }
+            assert!(!body.is_full());
+        });
+    }
+
+    #[test]
+    fn a_write_that_nobody_waits_for_gives_everything_back_when_it_ends() {
+        run(async {
+            let spool = spool(1 << 30, 1);
+            let mut body = Body::new();
+            body.append(&[7; 2 * WRITE], &spool).unwrap();
+            // Once a thread has it.
+            let _ = poll_fn(|context| Poll::Ready(body.poll_written(context, &spool))).await;
+            drop(body);
+            let _all = spool.writes.acquire_many(WRITES).await.unwrap();
+            while used(&spool) != (0, 0) {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_file_fails_that_body() {
+        run(async {
+            let spool = Spool::new(Path::new("/nonexistent"), 1 << 30, 1);
+            let mut body = Body::new();
+            body.append(&[0; WRITE + 1], &spool).unwrap();
+            let error = written(&mut body, &spool).await.unwrap_err();
+            assert_eq!(error.status(), 503);
+            assert!(error.to_string().starts_with("cannot spool the body: "));
+        });
     }
 }

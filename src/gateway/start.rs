@@ -23,14 +23,14 @@ use super::journal::Journal;
 use super::notice::{Notice, Notices};
 use super::pool::Pool;
 use super::queue::Queue;
-use super::spool::Spool;
+use super::spool::{self, Spool};
 use super::status::Start;
 use super::supervisor::Supervisor;
 use super::throttle::Throttle;
 use super::{
     Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, policy_of, systemd,
 };
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ipc::message::MAX_PACKET;
 use crate::open_files;
 use crate::title::Title;
@@ -57,9 +57,16 @@ pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result
 
 /// Runs a future on the one thread, with everything that the gateway's tasks need.
 pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::System)?;
-    LocalSet::new().block_on(&runtime, future)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(spool::THREADS)
+        .thread_name("spool")
+        .build()
+        .map_err(Error::System)?;
+    let output = LocalSet::new().block_on(&runtime, future);
+    // A write to a disk that hangs is not waited for.
+    runtime.shutdown_background();
+    output
 }
 
 /// Turns signals into commands: TERM and INT stop, HUP reloads, TTIN and TTOU scale, USR1 opens logs anew.
@@ -121,6 +128,7 @@ pub async fn run(
         pool: RefCell::new(Pool::new(policy_of(&config), 0)),
         workers: RefCell::new(HashMap::new()),
         spool: Spool::new(&config.spool_dir, config.max_spool, budget.spooled),
+        proxy_headers: config::proxy_headers(config.sendfile, &config.sendfile_map, &config.proxy_headers),
         journal: Rc::new(Journal::new(access_log)),
         notices: notices.clone(),
         demand: Cell::new(false),

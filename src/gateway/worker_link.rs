@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,12 @@ use super::answer::Untruthful;
 use super::conversation::Conversation;
 use super::deadlines::{self, Run};
 use super::request::{Handed, Request};
-use super::spool::Place;
+use super::spool::{Body, Place};
 use super::{Gateway, readable};
+use crate::fastcgi;
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind};
-use crate::ipc::message::{FromWorker, LogLevel, RequestBody, ToWorker};
+use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::ipc::socket::Received;
 use crate::sys;
 
@@ -182,16 +183,24 @@ impl WorkerLink {
     /// Hands the worker, which is idle, a request.
     pub(super) fn start(&self, mut request: Box<Request>, packet: &mut Vec<u8>) -> Result<(), NotStarted> {
         packet.clear();
-        let body = match request.body.place() {
-            Place::Memory(bytes) => RequestBody::Inline(bytes),
-            Place::File(_) => RequestBody::Spooled { length: request.body.len() },
+        let (body, file) = packed(&request.body);
+        let (role, data_file) = match &request.data {
+            Some(data) => {
+                let (data, file) = packed(data);
+                (Role::Filter { data }, file)
+            }
+            None if request.role == fastcgi::Role::Authorizer => (Role::Authorizer, None),
+            None => (Role::Responder, None),
         };
         let request_id = request.request_id.as_bytes();
-        ToWorker::Request { request_id, variables: request.variables.encoded(), body }.encode(packet);
+        let variables = request.variables.encoded();
+        ToWorker::Request { request_id, variables, body, role }.encode(packet);
         let at = Instant::now();
-        let sent = match request.body.place() {
-            Place::Memory(_) => self.link.get_ref().send(packet, &[]),
-            Place::File(file) => self.link.get_ref().send(packet, &[file.as_fd()]),
+        let link = self.link.get_ref();
+        let sent = match (file, data_file) {
+            (None, None) => link.send(packet, &[]),
+            (Some(file), None) | (None, Some(file)) => link.send(packet, &[file]),
+            (Some(file), Some(data_file)) => link.send(packet, &[file, data_file]),
         };
         match sent.map_err(|error| (error.kind(), error)) {
             Ok(()) => {}
@@ -374,10 +383,15 @@ impl WorkerLink {
 
     /// One packet. `Some` where the worker says that it ends.
     fn packet(&self, mut packet: &[u8], gateway: &Rc<Gateway>) -> Result<Option<Fate>, Untruthful> {
+        let mut moved = false;
         self.conversation.borrow_mut().begin_packet();
         while let Some(message) = self.next_message(&mut packet)? {
+            moved |=
+                matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. } | FromWorker::End { .. });
             match message {
-                FromWorker::Head { block } => self.with_reply(|request| request.reply.head(block))?,
+                FromWorker::Head { block } => {
+                    self.with_reply(|request| request.reply.head(block, &gateway.proxy_headers))?;
+                }
                 FromWorker::Body { bytes } => self.with_reply(|request| request.reply.body(bytes))?,
                 FromWorker::End { complete } => {
                     self.with_reply(|request| {
@@ -412,11 +426,26 @@ impl WorkerLink {
         if let Some(request) = &*self.running.borrow() {
             request.reply.flush();
         }
+        if moved {
+            self.moved();
+        }
         Ok(None)
     }
 
     fn next_message<'p>(&self, packet: &mut &'p [u8]) -> Result<Option<FromWorker<'p>>, Untruthful> {
         self.conversation.borrow_mut().next(packet)
+    }
+
+    /// The answer has moved on. One that is whole in its first packet costs no look at the clock, and one that nobody waits
+    /// for gains no time by going on.
+    fn moved(&self) {
+        let running = self.running.borrow();
+        if let Some(run) = self.run.get()
+            && (run.streams() || running.is_some())
+            && !running.as_ref().is_some_and(|request| request.reply.ticket().is_abandoned())
+        {
+            self.run.set(Some(run.moved(Instant::now())));
+        }
     }
 
     fn with_reply(&self, act: impl FnOnce(&mut Request) -> Result<(), Untruthful>) -> Result<(), Untruthful> {
@@ -431,5 +460,13 @@ impl WorkerLink {
             request.reply.stderr(message);
         }
         self.name.log(level, self.request_id().as_deref(), &String::from_utf8_lossy(message));
+    }
+}
+
+/// How a body travels to a worker, and its descriptor where that goes along.
+fn packed(body: &Body) -> (RequestBody<'_>, Option<BorrowedFd<'_>>) {
+    match body.place() {
+        Place::Memory(bytes) => (RequestBody::Inline(bytes), None),
+        Place::File(file) => (RequestBody::Spooled { length: body.len() }, Some(file.as_fd())),
     }
 }

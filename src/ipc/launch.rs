@@ -5,7 +5,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::config::{Config, Preload};
+use crate::cgi::ProxyHeaders;
+use crate::config::{self, Config, Preload, ProxyHeader, Sendfile, SendfileMap};
 
 /// Under which name the zygote is executed. The spaces make room for its titles and its workers', which are written
 /// over its arguments: see [`crate::title`].
@@ -29,6 +30,15 @@ pub struct Launch {
     /// The soft limit of open files for the application; none is unlimited
     #[arg(long)]
     pub open_files: Option<u64>,
+    /// How the proxy is told to send a file
+    #[arg(long, value_enum)]
+    pub sendfile: Sendfile,
+    /// Where the proxy finds the application's files
+    #[arg(long)]
+    pub sendfile_map: Vec<SendfileMap>,
+    /// Headers with orders for the proxy that the application may send
+    #[arg(long)]
+    pub proxy_headers: Vec<ProxyHeader>,
     /// The application
     pub app: String,
 }
@@ -42,8 +52,17 @@ impl Launch {
             memory_limit: config.memory_limit,
             root: config.root.clone(),
             open_files,
+            sendfile: config.sendfile,
+            sendfile_map: config.sendfile_map.clone(),
+            proxy_headers: config.proxy_headers.clone(),
             app: config.app.clone(),
         }
+    }
+
+    /// What the application may tell the proxy.
+    pub fn proxy_headers(&self) -> ProxyHeaders {
+        let map: Vec<_> = self.sendfile_map.iter().flat_map(SendfileMap::resolved).collect();
+        config::proxy_headers(self.sendfile, &map, &self.proxy_headers)
     }
 
     /// The arguments that parse back into this, the command's name first.
@@ -55,7 +74,10 @@ impl Launch {
             format!("--generation={}", self.generation).into(),
             format!("--preload={}", self.preload).into(),
             root,
+            format!("--sendfile={}", self.sendfile).into(),
         ];
+        arguments.extend(self.sendfile_map.iter().map(|entry| format!("--sendfile-map={entry}").into()));
+        arguments.extend(self.proxy_headers.iter().map(|name| format!("--proxy-headers={name}").into()));
         arguments.extend(self.open_files.map(|limit| format!("--open-files={limit}").into()));
         arguments.extend(self.memory_limit.map(|limit| format!("--memory-limit={limit}").into()));
         arguments.extend(["--".into(), self.app.clone().into()]);

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | gateway → zygote | `Spawn` (with three descriptors), `Shutdown` |
 //! | zygote → gateway | `Loaded`, `LoadFailed`, `Spawned` (with a pidfd), `SpawnFailed`, `Exited` |
-//! | gateway → worker | `Request` (may carry the body's descriptor), `Abort`, `Measure`, `Drain` |
+//! | gateway → worker | `Request` (may carry its bodies' descriptors), `Abort`, `Measure`, `Drain` |
 //! | worker → gateway | `Ready`, `StartFailed`, `Answering`, `Head`, `Body`, `End`, `Measured`, `Log`, `Stack` |
 //!
 //! A packet holds one or more messages back to back, so a small response is one packet: `Answering`, `Head`, `Body`,
@@ -24,6 +24,9 @@ pub const MAX_PACKET: usize = 200 * 1024;
 
 /// The most bytes of a request body that travel inside `Request`; a longer body is a descriptor.
 pub const MAX_INLINE_BODY: usize = 64 * 1024;
+
+/// [`MAX_INLINE_BODY`] for each of a Filter's two bodies, so that both fit a packet with the variables.
+pub const MAX_INLINE_BODY_OF_TWO: usize = MAX_INLINE_BODY / 2;
 
 /// The most bytes in one `Body`, `Log`, `Stack` or `StartFailed`. Two of them never exceed [`MAX_PACKET`].
 pub const MAX_CHUNK: usize = 64 * 1024;
@@ -76,8 +79,9 @@ impl fmt::Display for Exit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each message's text names its fields")]
 pub enum ToWorker<'a> {
-    /// One complete request. `variables` is [`crate::cgi::Variables::encoded`].
-    Request { request_id: &'a [u8], variables: &'a [u8], body: RequestBody<'a> },
+    /// One complete request. `variables` is [`crate::cgi::Variables::encoded`]. Carries the descriptors of what is
+    /// spooled: the body's, then that of a Filter's data.
+    Request { request_id: &'a [u8], variables: &'a [u8], body: RequestBody<'a>, role: Role<'a> },
     /// The client of the running request has gone: stop producing output for it.
     Abort,
     /// Finish the running request, run the stop hooks, exit.
@@ -92,8 +96,20 @@ pub enum ToWorker<'a> {
 pub enum RequestBody<'a> {
     /// In the message: at most [`MAX_INLINE_BODY`] bytes.
     Inline(&'a [u8]),
-    /// In the file whose descriptor the packet carries, from offset 0.
+    /// In a file whose descriptor the packet carries, from offset 0.
     Spooled { length: u64 },
+}
+
+/// What the application is to do with the request (FastCGI 1.0 §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message's text names its fields")]
+pub enum Role<'a> {
+    /// Answer it.
+    Responder,
+    /// Say whether it may go on.
+    Authorizer,
+    /// Answer it with a changed version of `data`.
+    Filter { data: RequestBody<'a> },
 }
 
 /// Worker → gateway.
@@ -230,19 +246,20 @@ impl<'a> ToWorker<'a> {
     /// Appends the message to a packet.
     pub fn encode(&self, packet: &mut Vec<u8>) {
         match *self {
-            Self::Request { request_id, variables, body } => {
+            Self::Request { request_id, variables, body, role } => {
                 packet.push(1);
                 put_bytes(packet, request_id);
                 put_bytes(packet, variables);
-                match body {
-                    RequestBody::Inline(bytes) => {
-                        packet.push(0);
-                        put_bytes(packet, bytes);
-                    }
-                    RequestBody::Spooled { length } => {
-                        packet.push(1);
-                        packet.extend_from_slice(&length.to_le_bytes());
-                    }
+                // One byte says the role and where its bodies are.
+                let flags = match role {
+                    Role::Responder => 0,
+                    Role::Authorizer => AUTHORIZER,
+                    Role::Filter { data } => FILTER | if data.is_spooled() { DATA_SPOOLED } else { 0 },
+                };
+                packet.push(flags | if body.is_spooled() { BODY_SPOOLED } else { 0 });
+                body.put(packet);
+                if let Role::Filter { data } = role {
+                    data.put(packet);
                 }
             }
             Self::Abort => packet.push(2),
@@ -256,17 +273,49 @@ impl<'a> ToWorker<'a> {
         match take_u8(packet)? {
             1 => {
                 let (request_id, variables) = (take_bytes(packet)?, take_bytes(packet)?);
-                let body = if take_bool(packet)? {
-                    RequestBody::Spooled { length: take_u64(packet)? }
-                } else {
-                    RequestBody::Inline(take_bytes(packet)?)
+                let flags = take_u8(packet)?;
+                let body = RequestBody::take(packet, flags & BODY_SPOOLED != 0)?;
+                let role = match flags & !BODY_SPOOLED {
+                    0 => Role::Responder,
+                    AUTHORIZER => Role::Authorizer,
+                    FILTER => Role::Filter { data: RequestBody::take(packet, false)? },
+                    FILTER_SPOOLED => Role::Filter { data: RequestBody::take(packet, true)? },
+                    _ => return Err(Malformed),
                 };
-                Ok(Self::Request { request_id, variables, body })
+                Ok(Self::Request { request_id, variables, body, role })
             }
             2 => Ok(Self::Abort),
             3 => Ok(Self::Drain),
             4 => Ok(Self::Measure),
             _ => Err(Malformed),
+        }
+    }
+}
+
+// The bits of the byte in `Request`.
+const BODY_SPOOLED: u8 = 1;
+const AUTHORIZER: u8 = 2;
+const FILTER: u8 = 4;
+const DATA_SPOOLED: u8 = 8;
+const FILTER_SPOOLED: u8 = FILTER | DATA_SPOOLED;
+
+impl<'a> RequestBody<'a> {
+    fn is_spooled(self) -> bool {
+        matches!(self, Self::Spooled { .. })
+    }
+
+    fn put(self, packet: &mut Vec<u8>) {
+        match self {
+            Self::Inline(bytes) => put_bytes(packet, bytes),
+            Self::Spooled { length } => packet.extend_from_slice(&length.to_le_bytes()),
+        }
+    }
+
+    fn take(packet: &mut &'a [u8], spooled: bool) -> Result<Self, Malformed> {
+        if spooled {
+            Ok(Self::Spooled { length: take_u64(packet)? })
+        } else {
+            Ok(Self::Inline(take_bytes(packet)?))
         }
     }
 }
@@ -402,9 +451,21 @@ mod tests {
         FromWorker::Answering { serial: u32::MAX },
     ];
 
-    const TO_WORKER: [ToWorker<'_>; 5] = [
-        ToWorker::Request { request_id: b"r1", variables: b"vv", body: RequestBody::Inline(b"body") },
-        ToWorker::Request { request_id: b"", variables: b"", body: RequestBody::Spooled { length: 1 << 40 } },
+    const SPOOLED: RequestBody<'_> = RequestBody::Spooled { length: 1 << 40 };
+    const INLINE: RequestBody<'_> = RequestBody::Inline(b"body");
+
+    const fn request<'a>(body: RequestBody<'a>, role: Role<'a>) -> ToWorker<'a> {
+        ToWorker::Request { request_id: b"r1", variables: b"vv", body, role }
+    }
+
+    const TO_WORKER: [ToWorker<'_>; 10] = [
+        request(INLINE, Role::Responder),
+        request(SPOOLED, Role::Responder),
+        request(RequestBody::Inline(b""), Role::Authorizer),
+        request(INLINE, Role::Filter { data: INLINE }),
+        request(INLINE, Role::Filter { data: SPOOLED }),
+        request(SPOOLED, Role::Filter { data: INLINE }),
+        request(SPOOLED, Role::Filter { data: SPOOLED }),
         ToWorker::Abort,
         ToWorker::Drain,
         ToWorker::Measure,
@@ -450,5 +511,18 @@ mod tests {
         round_trip!(ToWorker<'_>, TO_WORKER);
         round_trip!(FromZygote<'_>, FROM_ZYGOTE);
         round_trip!(ToZygote, TO_ZYGOTE);
+    }
+
+    #[test]
+    fn a_request_in_no_known_role_is_malformed() {
+        let mut packet = Vec::new();
+        request(RequestBody::Inline(b""), Role::Responder).encode(&mut packet);
+        let flags = packet.len() - 5;
+        for (value, known) in [(0, true), (6, false), (8, false), (10, false), (16, false), (255, false)] {
+            packet[flags] = value;
+            // Room for whatever the byte may promise.
+            let padded = [&packet[..], &[0; 16]].concat();
+            assert_eq!(ToWorker::decode(&mut &padded[..]).is_ok(), known, "{value}");
+        }
     }
 }

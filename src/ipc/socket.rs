@@ -5,7 +5,10 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -93,6 +96,15 @@ impl Link {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "descriptors that nobody takes"));
         }
         Ok(received)
+    }
+
+    /// Waits until there is something to receive or `time` has passed. A signal ends it early.
+    pub fn wait(&self, time: Duration) -> io::Result<()> {
+        let mut ends = [PollFd::new(&self.socket, PollFlags::IN)];
+        match rustix::event::poll(&mut ends, Timespec::try_from(time).ok().as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn receive_with(

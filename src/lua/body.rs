@@ -1,4 +1,4 @@
-//! The bytes behind `wsgi.input`: read by position, from memory or from a spool file alike.
+//! The bytes behind `wsgi.input` and `nibiru.filter_data`: read by position, from memory or from a spool file alike.
 //!
 //! Called by the Lua side (`lua/nibiru/input.lua`), which keeps the position. Never gives a byte past
 //! the body's length.
@@ -22,7 +22,7 @@ impl Body {
     }
 }
 
-/// The body of the request that is running, and the part of its file that was read last.
+/// A body of the request that is running, and the part of its file that was read last.
 #[derive(Debug)]
 pub(super) struct Reader {
     body: Body,

@@ -4,17 +4,28 @@
 //! see it. The functions check nothing that the Lua side has already checked, and none of them raises.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use mlua::{Lua, LuaString, Table};
+use rustix::event::Timespec;
 
 use super::body::Reader;
 use super::{Body, Gone, Interrupt, Level, Outcome, Output, Settings, interrupt};
-use crate::cgi::response;
+use crate::cgi::{proxy, response};
 
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;
+
+/// How many bodies a request has at most.
+const MOST_BODIES: u64 = 2;
+
+/// How long the kernel is asked to wait at a time: what it takes in any case. The Lua side asks again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// Shared between the state and the functions it gave to Lua.
 #[derive(Default)]
@@ -22,9 +33,13 @@ pub(super) struct Host {
     /// None until the worker starts: the zygote has nobody to send to.
     output: RefCell<Option<Box<dyn Output>>>,
     head_sent: Cell<bool>,
-    /// Counts requests, so that a `wsgi.input` that outlives its own cannot read the next one's body.
+    /// A request runs whose answer is not over.
+    answers: Cell<bool>,
+    /// Counts bodies, so that an input that outlives its request cannot read the next one's: the number of the first
+    /// in `bodies`.
     serial: Cell<u64>,
-    body: RefCell<Option<Reader>>,
+    /// Of the request that is running: its body, and a Filter's data.
+    bodies: RefCell<Vec<Reader>>,
 }
 
 impl Host {
@@ -32,18 +47,27 @@ impl Host {
         *self.output.borrow_mut() = Some(output);
     }
 
-    /// Makes `body` the one that is read; gives its serial number and length.
-    pub(super) fn begin(&self, body: Body) -> (u64, u64) {
-        self.serial.set(self.serial.get() + 1);
+    /// Makes these the bodies that are read; gives the serial number of the first. The second's is the next.
+    pub(super) fn begin(&self, body: Body, data: Option<Body>) -> u64 {
         self.head_sent.set(false);
-        let length = body.length();
-        *self.body.borrow_mut() = Some(Reader::new(body));
-        (self.serial.get(), length)
+        self.answers.set(true);
+        let mut bodies = self.bodies.borrow_mut();
+        // A request may have been left without its end.
+        bodies.clear();
+        self.serial.set(self.serial.get() + MOST_BODIES);
+        bodies.push(Reader::new(body));
+        bodies.extend(data.map(Reader::new));
+        self.serial.get()
     }
 
-    /// Frees the body; a `wsgi.input` that is still around is closed from now on.
+    /// The answer of the request is over.
+    pub(super) fn answered(&self) {
+        self.answers.set(false);
+    }
+
+    /// Frees the bodies; an input that is still around is closed from now on.
     pub(super) fn end(&self) {
-        *self.body.borrow_mut() = None;
+        self.bodies.borrow_mut().clear();
     }
 
     pub(super) fn head_sent(&self) -> bool {
@@ -61,6 +85,22 @@ impl Host {
             output.body(body)?;
         }
         if flush { output.flush() } else { Ok(()) }
+    }
+
+    /// Waits for so many seconds, or until a signal comes, whose work is done in Lua code, or the client goes away. Gives
+    /// what is left of the time, and whether the client is still there; outside of a request nobody can go.
+    fn sleep(&self, seconds: f64) -> (f64, bool) {
+        let began = Instant::now();
+        let time = Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_WAIT.as_secs_f64()));
+        let here = match self.output.borrow_mut().as_mut() {
+            Some(output) if self.answers.get() => output.wait(time).is_ok(),
+            _ => {
+                // Not std's, which goes on after a signal.
+                let _ = rustix::event::poll(&mut [], Timespec::try_from(time).ok().as_ref());
+                true
+            }
+        };
+        (seconds - began.elapsed().as_secs_f64(), here)
     }
 
     /// Before there is an output, to stderr: the zygote's is the log's pipe already.
@@ -92,7 +132,8 @@ impl Host {
     }
 
     fn with_reader<T>(&self, serial: u64, read: impl FnOnce(&mut Reader) -> T) -> Option<T> {
-        (serial == self.serial.get()).then(|| self.body.borrow_mut().as_mut().map(read)).flatten()
+        let position = usize::try_from(serial.checked_sub(self.serial.get())?).ok()?;
+        self.bodies.borrow_mut().get_mut(position).map(read)
     }
 }
 
@@ -149,6 +190,9 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
     )?;
 
     let shared = Rc::clone(host);
+    table.raw_set("sleep", lua.create_function(move |_, seconds: f64| Ok(shared.sleep(seconds)))?)?;
+
+    let shared = Rc::clone(host);
     table.raw_set(
         "exit",
         lua.create_function(move |_, (number, code): (Option<i64>, i32)| -> mlua::Result<()> {
@@ -156,12 +200,61 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
         })?,
     )?;
 
+    let guarded = settings.proxy_headers.guarded();
+    table.raw_set("guarded_headers", lua.create_sequence_from(guarded.iter().copied())?)?;
+    files(lua, settings, &table)?;
     input(lua, host, &table)?;
     text(lua, &table)?;
     Ok(table)
 }
 
-/// The functions behind `wsgi.input`.
+/// The function behind `wsgi.file_wrapper`: gives the absolute path of a file, and the header line by which the proxy
+/// sends it where the proxy can; or nil, what is wrong, and the system's number for that.
+fn files(lua: &Lua, settings: &Settings, table: &Table) -> mlua::Result<()> {
+    let (root, sendfile) = (settings.root.clone(), settings.proxy_headers.sendfile().cloned());
+    table.raw_set(
+        "locate",
+        lua.create_function(move |lua, path: LuaString| {
+            let path = absolute(&root, &path.as_bytes());
+            match find(&path) {
+                Ok(path) => {
+                    let address = sendfile.as_ref().and_then(|sendfile| {
+                        let line = [sendfile.header().as_bytes(), b": ", &sendfile.address(&path)?, b"\r\n"];
+                        Some(line.concat())
+                    });
+                    let address = address.map(|line| lua.create_string(line)).transpose()?;
+                    Ok((Some(lua.create_string(path)?), address, None))
+                }
+                Err(error) => {
+                    let cause = error.to_string();
+                    let cause = cause.split(" (os error").next().unwrap_or_default();
+                    let problem = [b"cannot open ", &path[..], b": ", cause.as_bytes()].concat();
+                    Ok((None, Some(lua.create_string(problem)?), error.raw_os_error()))
+                }
+            }
+        })?,
+    )
+}
+
+fn absolute(root: &Path, path: &[u8]) -> Vec<u8> {
+    if path.starts_with(b"/") { path.to_owned() } else { [root.as_os_str().as_bytes(), b"/", path].concat() }
+}
+
+/// The path of a file that ends: no directory, and no pipe, which would be waited for. Without steps in it, so that
+/// the file which is opened is the one that the proxy is told of.
+fn find(path: &[u8]) -> io::Result<Vec<u8>> {
+    let path = proxy::normalise(path).ok_or_else(|| io::Error::other("Above the root directory"))?;
+    let metadata = std::fs::metadata(OsStr::from_bytes(&path))?;
+    if metadata.is_dir() {
+        Err(io::Error::from_raw_os_error(rustix::io::Errno::ISDIR.raw_os_error()))
+    } else if metadata.is_file() {
+        Ok(path)
+    } else {
+        Err(io::Error::other("Not a regular file"))
+    }
+}
+
+/// The functions behind `wsgi.input` and `nibiru.filter_data`, which name a body by its serial number.
 fn input(lua: &Lua, host: &Rc<Host>, table: &Table) -> mlua::Result<()> {
     let shared = Rc::clone(host);
     table.raw_set(

@@ -18,7 +18,10 @@ use super::Interrupt;
 use super::host::Host;
 
 /// What a request is told at its deadline; its place in the code is put before it.
-pub(super) const TIMED_OUT: &str = "the request has run for too long (--request-timeout)";
+pub(super) const TIMED_OUT: &str = "the request has run for too long";
+
+/// The same while there is one limit only. What limits a stream, the gateway's log says.
+const TIMED_OUT_BEFORE_HEAD: &str = "the request has run for too long (--request-timeout)";
 
 /// The state of this process that signals interrupt.
 static INTERRUPTIBLE: AtomicPtr<Interrupts> = AtomicPtr::new(ptr::null_mut());
@@ -228,7 +231,14 @@ impl Interrupts {
         // them no call of Lua's is made, and nothing here has a destructor.
         unsafe {
             ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, (&raw const DESCRIBE).cast());
-            push(state, if kind == Interrupt::Timeout { TIMED_OUT } else { "" });
+            push(
+                state,
+                match kind {
+                    Interrupt::Trace => "",
+                    Interrupt::Timeout if self.host.head_sent() => TIMED_OUT,
+                    Interrupt::Timeout => TIMED_OUT_BEFORE_HEAD,
+                },
+            );
             if ffi::lua_pcall(state, 1, 2, 0) != ffi::LUA_OK {
                 // No memory, or no stack, to describe it with.
                 ffi::lua_pop(state, 1);

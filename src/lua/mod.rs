@@ -21,8 +21,9 @@ mod tests;
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::cgi::Variables;
+use crate::cgi::{ProxyHeaders, Variables};
 
 pub use error::{Error, LoadError};
 pub use interrupt::interrupt;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub target: Target,
     /// Which generation of the code this is, counted from 1.
     pub generation: u32,
+    /// What the application may tell the proxy.
+    pub proxy_headers: ProxyHeaders,
 }
 
 /// One complete request.
@@ -51,9 +54,25 @@ pub struct Request<'a> {
     pub variables: &'a Variables,
     /// What `wsgi.input` reads.
     pub body: Body,
+    /// What the application is to do with it.
+    pub role: Role,
 }
 
-/// The body of a request, complete.
+/// `nibiru.role`.
+#[derive(Debug)]
+pub enum Role {
+    /// Answer the request.
+    Responder,
+    /// Say whether it may go on.
+    Authorizer,
+    /// Answer it with a changed version of some data.
+    Filter {
+        /// What `nibiru.filter_data` reads.
+        data: Body,
+    },
+}
+
+/// A body of a request, complete.
 #[derive(Debug)]
 pub enum Body {
     /// Small enough to travel with the request.
@@ -123,6 +142,12 @@ pub trait Output {
     /// # Errors
     /// See [`Output::head`].
     fn flush(&mut self) -> Result<(), Gone>;
+
+    /// Waits for so long, or until a signal comes or the client goes away, while a request runs.
+    ///
+    /// # Errors
+    /// The client has gone.
+    fn wait(&mut self, time: Duration) -> Result<(), Gone>;
 
     /// A message, without a line end of its own; a traceback has several lines.
     fn log(&mut self, level: Level, message: &[u8]);

@@ -14,7 +14,7 @@ use super::host::{self, Host};
 use super::interrupt::Interrupts;
 use super::paths::Paths;
 use super::target::Source;
-use super::{Error, Level, LoadError, Outcome, Output, Request, Settings, Target};
+use super::{Body, Error, Level, LoadError, Outcome, Output, Request, Role, Settings, Target};
 
 /// What the client gets when not even the Lua side could answer. The very bytes of `server.lua`.
 const ERROR_HEAD: &[u8] = b"Status: 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\n\r\n";
@@ -131,11 +131,17 @@ impl State {
     /// answered with `500` while that is possible.
     pub fn serve(&mut self, request: Request<'_>) -> Outcome {
         self.interrupts.begin(request.serial);
-        let (serial, length) = self.host.begin(request.body);
-        let outcome = self
-            .environs
-            .table(&self.lua, request.id, request.variables)
-            .and_then(|environ| self.functions.serve.call::<i64>((environ, serial, length)));
+        // `environ.lua` knows the roles by these numbers.
+        let (role, data) = match request.role {
+            Role::Responder => (1, None),
+            Role::Authorizer => (2, None),
+            Role::Filter { data } => (3, Some(data)),
+        };
+        let (length, data_length) = (request.body.length(), data.as_ref().map(Body::length));
+        let serial = self.host.begin(request.body, data);
+        let outcome = self.environs.table(&self.lua, request.id, request.variables).and_then(|environ| {
+            self.functions.serve.call::<i64>((environ, serial, length, role, data_length))
+        });
         match outcome {
             Ok(number) => host::outcome(number),
             Err(error) => {
@@ -143,13 +149,15 @@ impl State {
                 if let Err(error) = self.functions.tidy.call::<()>(()) {
                     self.log_failure(&error);
                 }
-                self.answer_without_lua(&error)
+                let head_request = request.variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
+                self.answer_without_lua(&error, head_request)
             }
         }
     }
 
     /// Runs the functions registered with `nibiru.after_response`; call it once the response is out.
     pub fn after_response(&mut self) {
+        self.host.answered();
         if let Err(error) = self.functions.after_response.call::<()>(()) {
             self.log_failure(&error);
             // The functions that are left. What stopped the first call, an interrupt, comes once.
@@ -211,12 +219,12 @@ impl State {
     }
 
     /// The Lua side catches everything it can; what is left is memory running out in its own frames.
-    fn answer_without_lua(&self, error: &mlua::Error) -> Outcome {
+    fn answer_without_lua(&self, error: &mlua::Error, head_request: bool) -> Outcome {
         self.log_failure(error);
         if self.host.head_sent() {
             return Outcome::Broken;
         }
-        match self.host.send(Some(ERROR_HEAD), Some(ERROR_BODY), false) {
+        match self.host.send(Some(ERROR_HEAD), (!head_request).then_some(ERROR_BODY), false) {
             Ok(()) => Outcome::Complete,
             Err(_) => Outcome::Aborted,
         }
@@ -251,9 +259,13 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
     let traceback = &run!(lua, "traceback.lua", Table, lua.current_thread())?;
     let head = run!(lua, "head.lua", Table, host)?;
     let input = run!(lua, "input.lua", Table, host)?;
-    let environ = run!(lua, "environ.lua", Table, (host, input))?;
+    let file = run!(lua, "file.lua", Table, host)?;
+    let environ = run!(lua, "environ.lua", Table, (host, input, &file))?;
     let loader = &run!(lua, "loader.lua", Table, traceback)?;
-    let server = run!(lua, "server.lua", Table, (host, head, environ, loader, traceback))?;
+    let authorizer = run!(lua, "authorizer.lua", Table, &head)?;
+    let after = run!(lua, "after_response.lua", Table, (host, loader, traceback))?;
+    let server =
+        run!(lua, "server.lua", Table, (host, head, environ, file, loader, traceback, authorizer, after))?;
     let process = run!(lua, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, "init.lua", (Table, Table), (host, traceback))?;
     lua.register_module("nibiru", nibiru)?;

@@ -57,6 +57,10 @@ impl Output for Recorder {
         Ok(())
     }
 
+    fn wait(&mut self, _: std::time::Duration) -> Result<(), Gone> {
+        if self.0.borrow().patience == Some(0) { Err(Gone) } else { Ok(()) }
+    }
+
     fn log(&mut self, level: Level, message: &[u8]) {
         self.0.borrow_mut().log.push((level, String::from_utf8_lossy(message).into_owned()));
     }
@@ -81,11 +85,16 @@ fn lua_tests() -> PathBuf {
 }
 
 fn settings(target: &str) -> Settings {
-    Settings { root: lua_tests(), target: target.parse().unwrap(), generation: 7 }
+    let (root, target) = (lua_tests(), target.parse().unwrap());
+    Settings { root, target, generation: 7, proxy_headers: ProxyHeaders::default() }
 }
 
 fn started(target: &str) -> (State, Recorder) {
-    let mut state = State::new(&settings(target)).unwrap();
+    started_with(&settings(target))
+}
+
+fn started_with(settings: &Settings) -> (State, Recorder) {
+    let mut state = State::new(settings).unwrap();
     state.load().unwrap();
     state.settle();
     let recorder = Recorder::default();
@@ -138,14 +147,26 @@ fn variables(method: &str, more: &[(BString, BString)]) -> Variables {
 }
 
 fn serve(state: &mut State, method: &str, body: Body) -> Outcome {
-    let outcome =
-        state.serve(Request { serial: 1, id: b"test-id", variables: &variables(method, &[]), body });
+    let variables = variables(method, &[]);
+    let outcome = state.serve(Request {
+        serial: 1,
+        id: b"test-id",
+        variables: &variables,
+        body,
+        role: Role::Responder,
+    });
     state.after_response();
     outcome
 }
 
 /// One row of a table in `tests/lua/`; `harness.lua` there describes its fields.
-fn run_case(state: &mut State, recorder: &Recorder, case: &Table, body: Body) -> Result<(), String> {
+fn run_case(
+    state: &mut State,
+    recorder: &Recorder,
+    case: &Table,
+    body: Body,
+    data: Option<Body>,
+) -> Result<(), String> {
     let text = |table: &Table, key: &str| -> Option<String> {
         table.get::<Option<mlua::LuaString>>(key).unwrap().map(|s| s.to_string_lossy())
     };
@@ -160,8 +181,13 @@ fn run_case(state: &mut State, recorder: &Recorder, case: &Table, body: Body) ->
     if let Some(memory) = case.get::<Option<usize>>("memory").unwrap() {
         let _ = state.lua().set_memory_limit(state.lua().used_memory() + memory); // LuaJIT keeps its own limit
     }
-    let outcome =
-        state.serve(Request { serial: 1, id: b"test-id", variables: &variables(&method, &more), body });
+    let variables = variables(&method, &more);
+    let role = match (data, text(case, "role").as_deref()) {
+        (Some(data), _) => Role::Filter { data },
+        (None, Some("authorizer")) => Role::Authorizer,
+        (None, _) => Role::Responder,
+    };
+    let outcome = state.serve(Request { serial: 1, id: b"test-id", variables: &variables, body, role });
     let _ = state.lua().set_memory_limit(0);
     state.after_response();
     let record = recorder.take();
@@ -216,7 +242,11 @@ fn run_case(state: &mut State, recorder: &Recorder, case: &Table, body: Body) ->
 }
 
 fn run_table(file: &str) {
-    let (mut state, recorder) = started("harness.lua");
+    run_table_with(&settings("harness.lua"), file);
+}
+
+fn run_table_with(settings: &Settings, file: &str) {
+    let (mut state, recorder) = started_with(settings);
     let path = lua_tests().join(file);
     let cases: Table = state.lua().load(path.clone()).eval().unwrap_or_else(|error| panic!("{error}"));
     let mut failed = Vec::new();
@@ -224,15 +254,17 @@ fn run_table(file: &str) {
     for case in cases.sequence_values::<Table>() {
         let case = case.unwrap();
         let name: String = case.get("name").unwrap();
-        let input: Option<mlua::LuaString> = case.get("input").unwrap();
         // Whatever reads a body must not feel where it lies.
-        let bodies = match input.map(|s| s.as_bytes().to_vec()) {
-            Some(input) => vec![spooled(&input), Body::Memory(input)],
-            None => vec![Body::Memory(vec![])],
+        let both = |key: &str| {
+            let bytes = case.get::<Option<mlua::LuaString>>(key).unwrap()?.as_bytes().to_vec();
+            Some([spooled(&bytes), Body::Memory(bytes)].map(Some))
         };
-        for body in bodies {
+        let (bodies, data) = (both("input"), both("data"));
+        let ways = if bodies.is_some() || data.is_some() { 2 } else { 1 };
+        for (body, data) in bodies.unwrap_or_default().into_iter().zip(data.unwrap_or_default()).take(ways) {
             count += 1;
-            if let Err(wrong) = run_case(&mut state, &recorder, &case, body) {
+            let body = body.unwrap_or(Body::Memory(vec![]));
+            if let Err(wrong) = run_case(&mut state, &recorder, &case, body, data) {
                 failed.push(format!("{name}:\n  {wrong}"));
                 break;
             }
@@ -253,7 +285,19 @@ macro_rules! tables {
     };
 }
 
-tables! { status headers body length start_response failing environ input errors_and_log text utf8 }
+tables! { status headers body length start_response failing environ input errors_and_log text utf8 files roles }
+
+#[test]
+fn sendfile() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let directories =
+        [tests.clone(), tests.join("apps")].map(|path| path.into_os_string().into_encoded_bytes());
+    let map = directories.iter().map(Vec::as_slice).zip([&b"/-/tests"[..], b"/apps"]);
+    let sendfile = crate::cgi::Sendfile::new("X-Accel-Redirect", crate::cgi::Form::Uri, map);
+    let guarded = vec!["X-Accel-Redirect", "X-Accel-Expires"];
+    let proxy_headers = ProxyHeaders::new(guarded, Some(sendfile));
+    run_table_with(&Settings { proxy_headers, ..settings("harness.lua") }, "sendfile.lua");
+}
 
 /// Fails, and does not skip, where a package is missing: that C modules load is a promise.
 fn load_c_module(module: &str, package: &str) {
@@ -288,8 +332,7 @@ fn load_error(files: &[(&str, &str)], target: &str) -> LoadError {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    let settings =
-        Settings { root: directory.path().to_owned(), target: target.parse().unwrap(), generation: 1 };
+    let settings = Settings { root: directory.path().to_owned(), ..settings(target) };
     let mut error = State::new(&settings).unwrap().load().expect_err(target);
     error.message = error.message.replace(&directory.path().display().to_string(), "ROOT");
     error
@@ -359,8 +402,7 @@ fn finds_the_callable_in_the_promised_order() {
         let directory = tempfile::tempdir().unwrap();
         let say = "local function say(text) return function() return 200, {}, text end end\n";
         fs::write(directory.path().join("a.lua"), format!("{say}{text}")).unwrap();
-        let settings =
-            Settings { root: directory.path().to_owned(), target: target.parse().unwrap(), generation: 1 };
+        let settings = Settings { root: directory.path().to_owned(), ..settings(target) };
         let mut state = State::new(&settings).unwrap();
         state.load().unwrap();
         let recorder = Recorder::default();
@@ -466,6 +508,9 @@ mod exit {
         fn flush(&mut self) -> Result<(), Gone> {
             Ok(())
         }
+        fn wait(&mut self, _: Duration) -> Result<(), Gone> {
+            Ok(())
+        }
         fn log(&mut self, _: Level, message: &[u8]) {
             let _ = self.0.send(Event::Log(String::from_utf8_lossy(message).into_owned()));
         }
@@ -556,6 +601,9 @@ fn bench() {
         fn flush(&mut self) -> Result<(), Gone> {
             Ok(())
         }
+        fn wait(&mut self, _: std::time::Duration) -> Result<(), Gone> {
+            Ok(())
+        }
         fn log(&mut self, _: Level, message: &[u8]) {
             panic!("{}", String::from_utf8_lossy(message));
         }
@@ -587,6 +635,7 @@ fn bench() {
                         id: b"0123456789abcdef",
                         variables: &variables,
                         body: Body::Memory(vec![]),
+                        role: Role::Responder,
                     });
                     state.after_response();
                 }

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit};
 use crate::cgi::Variables;
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
-use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, RequestBody, ToWorker};
+use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, RequestBody, Role, ToWorker};
 use crate::lua;
 use crate::sys;
 use crate::title::WorkerTitle;
@@ -134,22 +134,23 @@ fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> i
             ToWorker::Measure => {
                 channel.send(&FromWorker::Measured { pss: pss(), lua_heap: state.heap() })?;
             }
-            ToWorker::Request { request_id, variables, body } => {
+            ToWorker::Request { request_id, variables, body, role } => {
                 let variables = Variables::from_encoded(variables.to_vec())
                     .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed variables"))?;
-                let body = match body {
-                    RequestBody::Inline(bytes) => lua::Body::Memory(bytes.to_vec()),
-                    RequestBody::Spooled { length } => {
-                        let file = descriptors.pop().ok_or(io::ErrorKind::InvalidData)?;
-                        lua::Body::File { file: File::from(file), length }
-                    }
+                let mut files = descriptors.drain(..);
+                let body = take_body(body, &mut files)?;
+                let role = match role {
+                    Role::Responder => lua::Role::Responder,
+                    Role::Authorizer => lua::Role::Authorizer,
+                    Role::Filter { data } => lua::Role::Filter { data: take_body(data, &mut files)? },
                 };
+                drop(files);
                 serial = serial.next();
                 channel.begin(serial);
                 title.set("busy");
-                let request =
-                    lua::Request { serial: serial.number(), id: request_id, variables: &variables, body };
-                let outcome = state.serve(request);
+                let serial = serial.number();
+                let outcome =
+                    state.serve(lua::Request { serial, id: request_id, variables: &variables, body, role });
                 channel.end(outcome == lua::Outcome::Complete);
                 // Where there is any, it sends the end first, so that the client has its answer.
                 state.after_response();
@@ -163,6 +164,17 @@ fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> i
         }
     }
     Ok(())
+}
+
+/// A body, with the next of the packet's descriptors where it is spooled.
+fn take_body(body: RequestBody<'_>, files: &mut impl Iterator<Item = OwnedFd>) -> io::Result<lua::Body> {
+    Ok(match body {
+        RequestBody::Inline(bytes) => lua::Body::Memory(bytes.to_vec()),
+        RequestBody::Spooled { length } => {
+            let file = files.next().ok_or(io::ErrorKind::InvalidData)?;
+            lua::Body::File { file: File::from(file), length }
+        }
+    })
 }
 
 /// What this process takes, in bytes: pages of its own in full, shared ones in part (`Pss` of proc(5)). 0 where the

@@ -4,6 +4,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::ipc::Link;
 use crate::ipc::interrupt::Serial;
@@ -161,6 +162,12 @@ impl Output for Outbox {
 
     fn flush(&mut self) -> Result<(), Gone> {
         self.channel.flush().map_err(|_| Gone)?;
+        self.channel.heed()
+    }
+
+    fn wait(&mut self, time: Duration) -> Result<(), Gone> {
+        self.flush()?;
+        self.channel.link.wait(time).map_err(|_| Gone)?;
         self.channel.heed()
     }
 

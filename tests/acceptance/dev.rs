@@ -315,16 +315,22 @@ fn large_bodies_go_through_unchanged_with_a_length_and_chunked() {
 
 #[test]
 fn each_chunk_of_a_stream_arrives_before_the_next_is_made() {
-    let (dev, gate) = (Dev::site(), Gate::new());
-    let (mut curl, mut output) = dev.begin(&gate.url("/stream"));
-    for chunk in 1..=3 {
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        assert_eq!(line, format!("chunk {chunk}\n"));
-        gate.open(&format!("seen{chunk}"));
+    let dev = Dev::site();
+    for how in ["function", "write", "for", "events", "sized"] {
+        let gate = Gate::new();
+        let (mut curl, mut output) = dev.begin(&gate.url(&format!("/flow/{how}")));
+        for chunk in 1..=3 {
+            let mut line = String::new();
+            while !line.ends_with(&format!("chunk {chunk}\n")) {
+                assert_ne!(output.read_line(&mut line).unwrap(), 0, "{how}: {line:?}");
+            }
+            gate.open(&format!("seen{chunk}"));
+        }
+        let mut rest = Vec::new();
+        output.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, if how == "events" { &b"\n"[..] } else { b"" });
+        assert!(curl.wait().unwrap().success());
     }
-    assert_eq!(output.read_to_end(&mut Vec::new()).unwrap(), 0);
-    assert!(curl.wait().unwrap().success());
 }
 
 #[test]
@@ -354,6 +360,14 @@ fn a_client_that_goes_away_ends_its_request() {
     fs::copy(repository("tests/apps/gate.lua"), app.path().join("gate.lua")).unwrap();
     let (dev, gate) = (app.dev(), Gate::new());
     let (mut curl, _output) = dev.begin(&gate.url("/"));
+    curl.kill().unwrap();
+    curl.wait().unwrap();
+    gate.announced("closed");
+
+    // Also where nothing is sent.
+    let (dev, gate) = (Dev::site(), Gate::new());
+    let (mut curl, _output) = dev.begin(&gate.url("/flow/sleep"));
+    gate.announced("asleep");
     curl.kill().unwrap();
     curl.wait().unwrap();
     gate.announced("closed");
@@ -397,6 +411,21 @@ fn files_in_public_are_served_and_nothing_outside_it() {
         assert!(reply.status == 400 || reply.text() == "the application", "{path}: {reply:?}");
     }
     assert_eq!(dev.curl(["--request", "POST"], "/a%20b.css").expect(200).text(), "the application");
+}
+
+/// The front would pass the order on, and the browser has no use for it.
+#[test]
+fn a_file_that_production_leaves_to_its_proxy_is_sent_by_the_worker() {
+    let app = App::new(
+        "return function(environ) return 200, {}, environ['wsgi.file_wrapper']('files/a b.txt') end\n",
+    );
+    app.write("files/a b.txt", "the file");
+    app.write("nibiru.toml", "sendfile = 'x-accel-redirect'\nsendfile-map = '/=/-/files'\n");
+    let toml = app.path().join("nibiru.toml");
+    let dev = Dev::with(["--config", toml.to_str().unwrap()], &app.path(), "app");
+    let reply = dev.curl([], "/").expect(200);
+    assert_eq!((reply.text().as_str(), reply.header("X-Accel-Redirect")), ("the file", None));
+    assert_eq!(reply.header("Content-Length"), Some("8"));
 }
 
 #[test]

@@ -16,6 +16,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "gateway/pool.rs",
             "gateway/queue.rs",
             "gateway/budget.rs",
+            "gateway/pace.rs",
             "gateway/throttle.rs",
             "gateway/histogram.rs",
         ],

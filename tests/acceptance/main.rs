@@ -4,16 +4,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 
+mod front_ends;
+mod http;
 mod support;
 mod wire;
 
+mod aborts;
 mod access_log;
+mod authorizer;
 mod caddy;
 mod commands;
 mod deadlines;
 mod dev;
 mod docs;
+mod downloads;
 mod examples;
+mod honesty;
 mod hostile;
 mod layering;
 mod listen;
@@ -26,10 +32,14 @@ mod protocol;
 mod proxies;
 mod recovery;
 mod reliability;
+mod roles;
+mod slow_clients;
 mod sockets;
 mod status;
+mod streams;
 mod surroundings;
 mod systemd;
 mod truth;
 mod upgrade;
+mod uploads;
 mod vectors;

@@ -15,10 +15,13 @@ pub(crate) const PARAMS: u8 = 4;
 pub(crate) const STDIN: u8 = 5;
 pub(crate) const STDOUT: u8 = 6;
 pub(crate) const STDERR: u8 = 7;
+pub(crate) const DATA: u8 = 8;
 pub(crate) const GET_VALUES: u8 = 9;
 pub(crate) const GET_VALUES_RESULT: u8 = 10;
 
 pub(crate) const RESPONDER: u16 = 1;
+pub(crate) const AUTHORIZER: u16 = 2;
+pub(crate) const FILTER: u16 = 3;
 
 /// One record without padding.
 pub(crate) fn record(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
@@ -61,9 +64,15 @@ pub(crate) fn get_params(url: &str) -> Vec<u8> {
     params("GET", url)
 }
 
-fn params(method: &str, url: &str) -> Vec<u8> {
+/// Pairs as the content of a PARAMS stream.
+pub(crate) fn pairs(pairs: &[(&str, &str)]) -> Vec<u8> {
+    pairs.iter().flat_map(|(name, value)| pair(name.as_bytes(), value.as_bytes())).collect()
+}
+
+/// The parameters of any request for `url`.
+pub(crate) fn params(method: &str, url: &str) -> Vec<u8> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
-    let pairs = [
+    pairs(&[
         ("GATEWAY_INTERFACE", "CGI/1.1"),
         ("REQUEST_METHOD", method),
         ("REQUEST_URI", url),
@@ -75,8 +84,7 @@ fn params(method: &str, url: &str) -> Vec<u8> {
         ("SERVER_PROTOCOL", "HTTP/1.1"),
         ("REMOTE_ADDR", "127.0.0.1"),
         ("HTTP_HOST", "localhost"),
-    ];
-    pairs.iter().flat_map(|(name, value)| pair(name.as_bytes(), value.as_bytes())).collect()
+    ])
 }
 
 /// A whole GET.
@@ -174,6 +182,12 @@ impl Connection {
 
     pub(crate) fn finish_sending(&self) {
         let _ = self.0.shutdown(Shutdown::Write);
+    }
+
+    /// Reads so many bytes of whatever comes.
+    #[track_caller]
+    pub(crate) fn take(&mut self, count: usize) {
+        self.0.read_exact(&mut vec![0; count]).unwrap();
     }
 
     /// The next record; `None` when the server has closed the connection.

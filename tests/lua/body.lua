@@ -1,5 +1,7 @@
 -- Every form of a body, right and wrong, and who gets to see its `close`.
 
+local nibiru = require("nibiru")
+
 local function starting(body)
   return function(_, start_response)
     start_response(200, { { "X-A", "1" } })
@@ -119,6 +121,16 @@ local cases = {
       write("b")
       return { "c", "d" }
     end, chunks = { "a", "b", "cd" }, head = "Content-Type: text/plain; charset=utf-8||" },
+  { name = "write of nothing, and no body", app = function(_, start_response)
+      start_response(200, {})("")
+      return {}
+    end, chunks = {}, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 0||" },
+  { name = "write whose error the application catches", app = function(_, start_response)
+      local write = start_response(200, { { "Content-Length", 2 } })
+      write("ab")
+      assert(not pcall(write, "c"))
+      return {}
+    end, chunks = { "ab" }, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 2||" },
   { name = "write and then an iterator", app = function(_, start_response)
       start_response(200, {})("a")
       return giving("b", "c")
@@ -131,6 +143,18 @@ local cases = {
       start_response(200, {})("a")
       error("must not get here")
     end },
+
+  { name = "sleep", app = function() return 200, {}, tostring(nibiru.sleep(0)) end, body = "true" },
+  { name = "sleep ends when the client goes", patience = 0, app = function()
+      assert(nibiru.sleep(3600) == false)
+      return 200, {}, ""
+    end, status = "200 OK" },
+  { name = "sleep of no number", app = function() nibiru.sleep("1") end,
+    status = "500 Internal Server Error", log = "seconds must be a number, got string" },
+  { name = "sleep of a negative number", app = function() nibiru.sleep(-1) end,
+    status = "500 Internal Server Error", log = "seconds must not be negative, got -1" },
+  { name = "sleep of what is no time", app = function() nibiru.sleep(0 / 0) end,
+    status = "500 Internal Server Error", log = "seconds must not be negative" },
 
   { name = "file_wrapper", app = function(environ, start_response)
       start_response(200, {})
@@ -154,8 +178,8 @@ local cases = {
         return nil, "disk on fire"
       end })
     end, body = "a", log = "cannot read the wrapped file: disk on fire" },
-  { name = "file_wrapper of no file", app = function(environ) environ["wsgi.file_wrapper"]("path") end,
-    log = "file must be a file handle, got string" },
+  { name = "file_wrapper of no file", app = function(environ) environ["wsgi.file_wrapper"](5) end,
+    log = "file must be a file handle or a path, got number" },
 
   { name = "HEAD with a known body keeps its length", method = "HEAD", app = starting(function() return "hello" end),
     head = text .. "Content-Length: 5||", chunks = {} },
@@ -165,13 +189,41 @@ local cases = {
     end, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 12||", chunks = {} },
   { name = "HEAD with an iterator", method = "HEAD", app = starting(function() return giving("a", "b") end),
     head = text .. "|", chunks = {} },
+  { name = "HEAD with an iterator keeps its Content-Length", method = "HEAD", app = function()
+      return 200, { ["Content-Length"] = 7 }, giving("a", "b")
+    end, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 7||", chunks = {} },
+  { name = "HEAD with write", method = "HEAD", app = function(_, start_response)
+      start_response(200, { { "Content-Length", 2 } })("ab")
+      return ""
+    end, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 2||", chunks = {} },
   { name = "HEAD that fails", method = "HEAD", app = function() error("no") end, status = "500 Internal Server Error",
     head = "Content-Type: text/plain; charset=utf-8|Content-Length: 22||", chunks = {}, log = "HEAD /path?a=1" },
+  -- Of bodies that have no place, the first in a state is logged.
   { name = "204 sends neither type nor length nor body", app = function() return 204, {}, "ignored" end,
-    status = "204 No Content", head = "|", chunks = {} },
+    status = "204 No Content", head = "|", chunks = {}, log = "a response with status 204 has no body; the one given is dropped" },
+  { name = "204 with a body, again", app = function() return 204, {}, "ignored" end, head = "|", chunks = {} },
+  { name = "204 with a type keeps it", app = function() return 204, { ["Content-Type"] = "text/css" }, "" end,
+    head = "Content-Type: text/css||", chunks = {} },
+  { name = "204 with an iterator closes it", app = function() return 204, {}, closing({}, { __call = giving("a") })() end,
+    head = "|", chunks = {}, after = closed_once },
+  { name = "204 with write", app = function(_, start_response)
+      local write = start_response(204, {})
+      write("a")
+      write("b")
+      return "c"
+    end, head = "|", chunks = {} },
+  { name = "204 with a longer Content-Length", app = function() return 204, { ["Content-Length"] = 9 }, "" end, head = "|", chunks = {} },
+  { name = "HEAD of a 204 with a body", method = "HEAD", app = function() return 204, {}, "ignored" end, head = "|", chunks = {} },
+  { name = "205 has a length of 0 and no body", app = function() return 205, {}, "ignored" end,
+    status = "205 Reset Content", head = "Content-Length: 0||", chunks = {} },
+  { name = "205 with a Content-Length", app = function() return 205, { ["Content-Length"] = 5 }, giving("hello") end,
+    head = "Content-Length: 0||", chunks = {} },
   { name = "204 with a Content-Length", app = function() return 204, { ["Content-Length"] = 0 }, "" end, head = "|" },
   { name = "304 keeps the Content-Length it was given", app = function() return 304, { ["Content-Length"] = 9 }, "" end,
     head = "Content-Length: 9||", chunks = {} },
+  { name = "304 keeps its validators", app = function()
+      return 304, { { "ETag", '"v1"' }, { "Last-Modified", "Tue, 24 Nov 2026 12:00:00 GMT" } }, "ignored"
+    end, head = 'ETag: "v1"|Last-Modified: Tue, 24 Nov 2026 12:00:00 GMT||', chunks = {} },
   { name = "304 with an iterator", app = function() return 304, {}, giving("a") end, head = "|", chunks = {} },
 
   { name = "nil", app = starting(function() end), status = "500 Internal Server Error", log = "returned no body (nil)" },

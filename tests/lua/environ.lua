@@ -65,6 +65,22 @@ return {
   case("https by REQUEST_SCHEME", function(environ) equal(environ["wsgi.url_scheme"], "https") end, { variables = { REQUEST_SCHEME = "https" } }),
   case("http by HTTPS=off", function(environ) equal(environ["wsgi.url_scheme"], "http") end, { variables = { HTTPS = "off", REQUEST_SCHEME = "https" } }),
   case("http by an empty HTTPS", function(environ) equal(environ["wsgi.url_scheme"], "http") end, { variables = { HTTPS = "" } }),
+  case("the length of a body that was sent without one", function(environ)
+    equal(environ.CONTENT_LENGTH, "5")
+    equal(environ["wsgi.input"]:read(), "hello")
+  end, { method = "POST", input = "hello" }),
+  case("the length of a body that was sent with -1", function(environ) equal(environ.CONTENT_LENGTH, "5") end,
+    { method = "POST", input = "hello", variables = { CONTENT_LENGTH = "-1" } }),
+  case("-1 and no body", function(environ) equal(environ.CONTENT_LENGTH, "0") end, { variables = { CONTENT_LENGTH = "-1" } }),
+  case("an empty length and no body stay as they came", function(environ) equal(environ.CONTENT_LENGTH, "") end),
+  case("a length stays as it came", function(environ) equal(environ.CONTENT_LENGTH, "005") end,
+    { method = "POST", input = "hello", variables = { CONTENT_LENGTH = "005" } }),
+  case("no second length and no transfer coding", function(environ)
+    equal(environ.CONTENT_LENGTH, "5")
+    equal(environ.HTTP_CONTENT_LENGTH, nil)
+    equal(environ.HTTP_TRANSFER_ENCODING, nil)
+  end, { method = "POST", input = "hello",
+    variables = { CONTENT_LENGTH = "5", HTTP_CONTENT_LENGTH = "50", HTTP_TRANSFER_ENCODING = "chunked" } }),
   case("require gives the server", function()
     local nibiru = require("nibiru")
     equal(nibiru.generation, 7)

@@ -2,6 +2,7 @@
 --
 -- A table is a list of cases. A case has a `name` and an `app`, and any of:
 --   method, variables, input   the request (GET without a body unless they say otherwise)
+--   role, data                 "authorizer"; the data of a filter, which makes it one (a responder otherwise)
 --   patience                   how many bytes of body the client takes before it goes away
 --   memory                     how many bytes the application may allocate, where the Lua can say
 -- and what is expected of the response; whatever is left out may be anything, but for the last two:

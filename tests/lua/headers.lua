@@ -52,9 +52,34 @@ local rows = {
 
   { "Status", { { "Status", "200 OK" } }, nil, "header Status is not allowed" },
   { "status in a map", { status = 200 }, nil, "header Status is not allowed" },
-  { "Connection", { { "Connection", "close" } }, nil, "header Connection is hop-by-hop" },
-  { "Transfer-Encoding", { { "transfer-encoding", "chunked" } }, nil, "header transfer-encoding is hop-by-hop" },
+  -- Left out, and logged by the first response of a state only.
+  { "Transfer-Encoding", { { "transfer-encoding", "chunked" } }, text, "header transfer-encoding: chunked is left out" },
+  { "Transfer-Encoding again, in a map", { ["Transfer-Encoding"] = "Chunked" }, text },
+  { "Transfer-Encoding between blanks", { { "X-A", "1" }, { "Transfer-Encoding", " chunked\t" } }, "X-A: 1|" .. text },
+  { "Transfer-Encoding that means none", { { "Transfer-Encoding", "identity" } }, text },
+  { "Transfer-Encoding twice", { { "Transfer-Encoding", "chunked" }, { "Transfer-Encoding", "chunked" } }, text },
+  { "Transfer-Encoding beside a Content-Length", { { "Transfer-Encoding", "chunked" }, { "Content-Length", 1 } }, text },
+  { "Connection", { { "Connection", "close" } }, text, "header Connection: close is left out" },
+  { "Connection again", { { "connection", "Keep-Alive" } }, text },
+  { "Keep-Alive", { { "Keep-Alive", "timeout=5, max=100" } }, text, "header Keep-Alive: timeout=5, max=100 is left out" },
+  { "Transfer-Encoding of another coding", { { "Transfer-Encoding", "gzip" } }, nil, 'header Transfer-Encoding is hop-by-hop: it belongs to the connection, which the proxy owns, got "gzip"' },
+  { "Transfer-Encoding of two codings", { { "Transfer-Encoding", "gzip, chunked" } }, nil, 'got "gzip, chunked"' },
+  { "Transfer-Encoding with a line break", { { "Transfer-Encoding", "chunked\n" } }, nil, "header Transfer-Encoding contains LF" },
+  { "Connection to another protocol", { { "Connection", "upgrade" } }, nil, "header Connection is hop-by-hop" },
+  { "Connection that names a header", { { "Connection", "close, X-A" } }, nil, "header Connection is hop-by-hop" },
   { "Upgrade", { { "Upgrade", "h2c" } }, nil, "header Upgrade is hop-by-hop" },
+  { "Trailer", { { "Trailer", "X-A" } }, nil, "header Trailer is hop-by-hop" },
+  { "TE", { { "TE", "trailers" } }, nil, "header TE is hop-by-hop" },
+  { "Proxy-Connection", { { "Proxy-Connection", "close" } }, nil, "header Proxy-Connection is hop-by-hop" },
+
+  { "Content-Type twice", { { "Content-Type", "text/html" }, { "Content-Type", "text/html" } }, nil, "headers[2]: header Content-Type is given twice" },
+  { "Content-Type in two spellings", { ["Content-Type"] = "text/html", ["content-type"] = "text/plain" }, nil, "is given twice" },
+  { "Content-Type with two values", { ["Content-Type"] = { "text/html", "text/plain" } }, nil, "header Content-Type is given twice" },
+  { "Location twice", { { "Location", "/a" }, { "location", "/b" } }, nil, "headers[2]: header location is given twice" },
+  { "Date twice", { { "Date", "x" }, { "Date", "x" } }, nil, "header Date is given twice" },
+  { "Server twice", { { "Server", "x" }, { "Server", "x" } }, nil, "header Server is given twice" },
+  { "ETag twice", { { "ETag", '"a"' }, { "ETag", '"b"' } }, nil, "header ETag is given twice" },
+  { "what may come twice", { { "Vary", "A" }, { "Vary", "B" }, { "X-A", "1" }, { "X-A", "1" } }, "Vary: A|Vary: B|X-A: 1|X-A: 1|" .. text },
   { "Content-Length twice", { { "Content-Length", "1" }, { "content-length", "1" } }, nil, "headers[2]: header Content-Length is given twice" },
   { "Content-Length of words", { { "Content-Length", "one" } }, nil, 'must be a number of bytes, got "one"' },
   { "Content-Length with a sign", { { "Content-Length", "+1" } }, nil, 'must be a number of bytes, got "+1"' },
@@ -72,6 +97,7 @@ for _, row in ipairs(rows) do
       start_response(200, headers)
       return "x"
     end,
+    body = head and "x" or nil,
     status = head and "200 OK" or "500 Internal Server Error",
     head = head and head .. "Content-Length: 1||" or nil,
     log = problem,
@@ -88,6 +114,15 @@ cases[#cases + 1] = {
   status = "500 Internal Server Error",
   log = "headers[2]: header X-A contains LF at byte 4",
 }
+for _, name in ipairs({ "first", "second" }) do
+  cases[#cases + 1] = {
+    name = "one of a kind is not remembered from the response before, the " .. name .. " time",
+    app = function()
+      return 200, { { "Content-Type", "text/css" }, { "Location", "/here" } }, "x"
+    end,
+    head = "Content-Type: text/css|Location: /here|Content-Length: 1||",
+  }
+end
 cases[#cases + 1] = {
   name = "the log names the application's own line",
   app = function(_, start_response)

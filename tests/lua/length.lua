@@ -44,6 +44,15 @@ return {
       start_response(200, { { "Content-Length", 3 } })("ab")
       return "c"
     end },
+  { name = "HEAD with a body of another length", method = "HEAD", app = app("4", function() return "abc" end), status = failed, body = "",
+    log = "the body has 3 bytes, but its Content-Length is 4" },
+  { name = "HEAD with a stream that is too long at once", method = "HEAD", app = app("2", function() return giving("abc") end),
+    status = failed, body = "", log = "the body is longer than its Content-Length of 2" },
+  { name = "an error after the last promised byte", outcome = "Broken", chunks = { "abc" }, log = "too late",
+    app = app("3", function()
+      local chunk = giving("abc")
+      return function() return chunk() or error("too late") end
+    end) },
   { name = "HEAD too short", method = "HEAD", app = app("4", function() return "" end), body = "" },
   { name = "HEAD with a short stream", method = "HEAD", app = app("4", function() return giving("a") end), body = "" },
   { name = "304 too short", body = "", app = function() return 304, { ["Content-Length"] = 4 }, "" end },

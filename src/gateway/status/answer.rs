@@ -10,6 +10,7 @@ use super::super::request::Request;
 use super::super::request_line::RequestLine;
 use super::{html, openmetrics};
 use crate::cgi::response;
+use crate::fastcgi::Role;
 
 /// In which form the status is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,8 @@ impl Gateway {
         let config = self.config();
         let Some(path) = &config.status_path else { return Some(request) };
         let line = RequestLine::of(&request.variables);
-        if !line.uri.is_at(path) {
+        // A 200 to an Authorizer would be consent.
+        if request.role != Role::Responder || !line.uri.is_at(path) {
             return Some(request);
         }
         let accept = request.variables.get(b"HTTP_ACCEPT").unwrap_or_default();
@@ -73,7 +75,7 @@ impl Gateway {
         };
         request.set_aside();
         // Both are our own, and right.
-        let _ = request.reply.head(head.as_bytes());
+        let _ = request.reply.head(head.as_bytes(), &self.proxy_headers);
         let _ = request.reply.body(body.as_bytes());
         let _ = request.reply.end();
         None

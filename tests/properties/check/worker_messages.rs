@@ -3,6 +3,7 @@
 //! The gateway of this model does with each message what `gateway::worker_link` and `gateway::reply` do, on a
 //! connection without a socket.
 
+use nibiru::cgi::ProxyHeaders;
 use nibiru::cgi::response::{Head, Status};
 use nibiru::fastcgi::client::{self, Decoder, Fault, Reply};
 use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server, poison};
@@ -26,7 +27,10 @@ pub(crate) fn worker_messages(mut data: &[u8]) {
                 let packet = composed(&mut data, gateway.conversation.serial().number());
                 gateway.packet(&packet)
             }
-            5 => gateway.hand_over(take_byte(&mut data) & 1 == 1),
+            5 => {
+                let kind = take_byte(&mut data);
+                gateway.hand_over(kind & 1 == 1, kind & 2 == 2)
+            }
             6 => {
                 gateway.conversation.asked_for_figures();
                 Ok(())
@@ -91,7 +95,7 @@ fn take_short<'a>(data: &mut &'a [u8]) -> &'a [u8] {
 
 /// A packet of the messages that the input names, mostly such as an honest worker would send.
 fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
-    const HEADS: [&[u8]; 8] = [
+    const HEADS: [&[u8]; 9] = [
         b"Status: 200 OK\r\n\r\n",
         b"Content-Length: 3\r\n\r\n",
         b"Status: 204\r\n\r\n",
@@ -100,6 +104,7 @@ fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
         b"X: a\rb\r\n\r\n",
         b"Status: 200\r\n\r\nbody",
         b"Content-Length: 18446744073709551615\r\n\r\n",
+        b"X-Accel-Redirect: /secret\r\n\r\n",
     ];
     let mut packet = Vec::new();
     FromWorker::Answering { serial }.encode(&mut packet);
@@ -135,6 +140,7 @@ struct Gateway {
     interrupts: [u32; 2],
     stacks: [u32; 2],
     exited: bool,
+    orders: ProxyHeaders,
     clients: Vec<Client>,
 }
 
@@ -143,6 +149,8 @@ struct Client {
     server: Server,
     out: Vec<u8>,
     head_request: bool,
+    /// A head that waits for what follows it, where it is to.
+    held: Option<Vec<u8>>,
     /// It was told with a whole answer, or by breaking off.
     over: bool,
 }
@@ -157,11 +165,12 @@ impl Gateway {
             interrupts: [0; 2],
             stacks: [0; 2],
             exited: false,
+            orders: ProxyHeaders::new(vec!["X-Accel-Redirect"], None),
             clients: Vec::new(),
         }
     }
 
-    fn hand_over(&mut self, head_request: bool) -> Result<(), Untruthful> {
+    fn hand_over(&mut self, head_request: bool, holds: bool) -> Result<(), Untruthful> {
         if !self.idle || self.exited {
             return Ok(());
         }
@@ -171,7 +180,7 @@ impl Gateway {
         client::stdin_end(1, &mut request);
         let mut input = &request[..];
         while server.receive(&mut input, &mut out).expect("a request").is_some() {}
-        self.clients.push(Client { server, out, head_request, over: false });
+        self.clients.push(Client { server, out, head_request, held: holds.then(Vec::new), over: false });
         self.running = Some(Answer::new(head_request));
         self.conversation.handed();
         (self.idle, self.busy) = (false, true);
@@ -199,9 +208,9 @@ impl Gateway {
                 FromWorker::Answering { .. } => panic!("that is the conversation's"),
                 FromWorker::Head { block } => {
                     let (client, answer) = (client.unwrap(), answer.unwrap());
-                    if let Part::Send(status) = answer.head(block)? {
+                    if let Part::Send(status) = answer.head(block, &self.orders)? {
                         assert!(!client.over && (100..=599).contains(&status));
-                        client.server.stdout(1, block, &mut client.out);
+                        client.put(block, true);
                     }
                 }
                 FromWorker::Body { bytes } => {
@@ -209,7 +218,7 @@ impl Gateway {
                     let (client, answer) = (client.unwrap(), answer.unwrap());
                     if let Part::Send(()) = answer.body(bytes.len())? {
                         assert!(!client.over);
-                        client.server.stdout(1, bytes, &mut client.out);
+                        client.put(bytes, false);
                     }
                 }
                 FromWorker::End { complete: true } => {
@@ -260,13 +269,17 @@ impl Gateway {
     fn fail(&mut self) {
         let Some(answer) = &mut self.running else { return };
         let client = self.clients.last_mut().unwrap();
-        match answer.fail() {
+        let unsent = client.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty());
+        match answer.fail(unsent) {
             Failure::Whole { body } => {
                 assert!(!client.over && body != client.head_request);
-                client.server.stdout(1, b"Status: 502\r\nContent-Length: 4\r\n\r\n", &mut client.out);
-                client.server.stdout(1, if body { b"502\n" } else { b"" }, &mut client.out);
+                client.put(b"Status: 502\r\nContent-Length: 4\r\n\r\n", true);
+                if body {
+                    client.put(b"502\n", false);
+                }
                 client.end(0);
             }
+            Failure::Stands => client.end(0),
             Failure::BreakOff => {
                 assert!(!client.over);
                 poison(&mut client.out);
@@ -287,7 +300,26 @@ impl Gateway {
 }
 
 impl Client {
+    fn put(&mut self, bytes: &[u8], head: bool) {
+        match &mut self.held {
+            Some(held) if head => held.extend_from_slice(bytes),
+            Some(held) if !held.is_empty() => {
+                held.extend_from_slice(bytes);
+                self.let_go();
+            }
+            _ => self.server.stdout(1, bytes, &mut self.out),
+        }
+    }
+
+    /// Sends what was held.
+    fn let_go(&mut self) {
+        if let Some(held) = &mut self.held {
+            self.server.stdout(1, &std::mem::take(held), &mut self.out);
+        }
+    }
+
     fn end(&mut self, app_status: u32) {
+        self.let_go();
         assert!(!self.over, "a second end");
         self.over = true;
         let _ = self.server.end(1, app_status, ProtocolStatus::RequestComplete, &mut self.out);
@@ -314,6 +346,7 @@ impl Client {
         };
         assert_eq!(broken, ended.is_none());
         let Ok(Status::Complete { head, consumed }) = Head::parse(&stdout) else { panic!("no head") };
+        assert_eq!(head.field("X-Accel-Redirect"), None, "orders for the proxy");
         let body = (stdout.len() - consumed) as u64;
         let bodiless = self.head_request || !head.body_allowed();
         let promised = if bodiless { Some(0) } else { head.content_length };

@@ -1,0 +1,58 @@
+--- What an application has put off until its response is out: `nibiru.after_response`.
+---
+--- Called by `server`, which begins it with each request and runs it at the end. Sends nothing but what was kept
+--- back before.
+
+local host, loader, traceback = ...
+
+local callable, describe = loader.callable, traceback.describe
+local send = host.send
+local error, type, xpcall = error, type, xpcall
+
+local functions, count, done = {}, 0, 0
+local open = false
+
+local M = {}
+
+--- A request begins; its functions can be registered until they have run. What another has left behind, which was
+--- interrupted twice, is dropped.
+function M.begin()
+  if count > 0 then
+    functions, count, done = {}, 0, 0
+  end
+  open = true
+end
+
+--- Registers a function for the running request.
+---@param fn function|table
+function M.register(fn)
+  if not callable(fn) then
+    error("fn must be a function, got " .. type(fn), 2)
+  elseif not open then
+    error("after_response must be called while a request runs", 2)
+  end
+  count = count + 1
+  functions[count] = fn
+end
+
+--- Runs them in their order, also those that they register themselves.
+---@param report fun(problem: string)  is told what one of them raised
+function M.run(report)
+  if count > done then
+    -- The response is on its way to the client before any of this runs.
+    send(nil, nil, true)
+  end
+  while done < count do
+    done = done + 1
+    local ok, problem = xpcall(functions[done], describe)
+    if not ok then
+      report(problem)
+    end
+  end
+  if done > 0 then
+    functions, count, done = {}, 0, 0
+  end
+  open = false
+end
+
+return M

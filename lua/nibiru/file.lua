@@ -1,0 +1,142 @@
+--- `wsgi.file_wrapper`: a body that reads a file in blocks, or that the proxy sends in the worker's place.
+---
+--- `environ` hands the wrapper to the application; `server` asks for what it knows of the file when the wrapper is
+--- the body. Never reads a file whole.
+
+local host = ...
+
+local locate = host.locate
+local debug_getmetatable, error, format, setmetatable, sub = debug.getmetatable, error, string.format, setmetatable, string.sub
+local io_open, io_type, min, tostring, type = io.open, io.type, math.min, tostring, type
+
+-- What is read at once when nothing else is asked for: the size of a pipe's buffer.
+local BLOCK_SIZE = 65536
+
+---@class nibiru.FileBody
+---@field file any           a handle of Lua's, or any object with `read`
+---@field block_size integer
+---@field left integer?      bytes that may still be read
+---@field order string?      the header line by which the proxy sends the file
+---@field closed boolean
+local FileBody = {}
+FileBody.__index = FileBody
+
+--- The next block; nil at the end.
+function FileBody:__call()
+  local most = self.left and min(self.left, self.block_size) or self.block_size
+  if most <= 0 then
+    return nil
+  end
+  local chunk, problem = self.file:read(most)
+  if chunk == nil and problem ~= nil then
+    -- A failed read must not look like the end of the file.
+    error("cannot read the wrapped file: " .. tostring(problem), 0)
+  elseif chunk == nil or chunk == "" then
+    return nil
+  elseif type(chunk) ~= "string" then
+    error("the wrapped file must read strings, got " .. type(chunk), 0)
+  end
+  if self.left then
+    -- Not every object heeds the size that it is asked for.
+    chunk = #chunk > self.left and sub(chunk, 1, self.left) or chunk
+    self.left = self.left - #chunk
+  end
+  return chunk
+end
+
+--- Closes the file, if it can be closed. The server does so, and may not be the first.
+function FileBody:close()
+  if not self.closed then
+    self.closed = true
+    if self.file.close then
+      self.file:close()
+    end
+  end
+end
+
+--- Bytes from the file's position to its end, where it can say. A pipe cannot; files of the kernel's say 0 and have
+--- something to read. Of other objects than Lua's own the word is not taken.
+---@return integer?
+local function remaining(file)
+  if io_type(file) ~= "file" then
+    return nil
+  end
+  local position = file:seek("cur")
+  local size = position and file:seek("end")
+  if not size then
+    return nil
+  end
+  local ok, problem = file:seek("set", position)
+  if not ok then
+    error("cannot seek in the wrapped file: " .. tostring(problem), 0)
+  end
+  return size > position and size - position or nil
+end
+
+local M = {}
+
+--- The application's `wsgi.file_wrapper`.
+---@param file any  a file handle, an object with `read`, or a path
+---@param block_size? integer
+---@return nibiru.FileBody?
+---@return string? problem  where there is no such file
+---@return integer? number  the system's, of that problem
+function M.wrapper(file, block_size)
+  local kind = type(file)
+  if kind ~= "string" and ((kind ~= "userdata" and kind ~= "table") or not file.read) then
+    error("file must be a file handle or a path, got " .. kind, 2)
+  elseif block_size ~= nil and (type(block_size) ~= "number" or block_size < 1 or block_size % 1 ~= 0) then
+    error("block_size must be a whole number of bytes", 2)
+  end
+  local order
+  if kind == "string" then
+    local path, found, number = locate(file)
+    if not path then
+      return nil, found, number
+    end
+    local problem
+    file, problem, number = io_open(path, "rb")
+    if not file then
+      return nil, "cannot open " .. problem, number
+    end
+    order = found
+  end
+  local body = { file = file, block_size = block_size or BLOCK_SIZE, left = nil, order = order, closed = false }
+  return setmetatable(body, FileBody)
+end
+
+--- Whether a table that the application returned is a wrapped file itself.
+---@param body table
+---@return boolean
+function M.is_file(body)
+  return debug_getmetatable(body) == FileBody
+end
+
+--- What the head of a response needs to know of its file: gives the header line by which the proxy sends it; or has the
+--- head promise its length, where that can be known.
+---@param body nibiru.FileBody
+---@param head nibiru.Head
+---@return string? order
+function M.prepare(body, head)
+  local code = head.code
+  if code == 204 or code == 205 or code == 304 then
+    return nil
+  end
+  -- nginx answers 200 and keeps neither a coding nor a part of the file that the application chose.
+  local ordered = head["x-accel-redirect"] or head["x-sendfile"] or head["x-lighttpd-send-file"]
+  if body.order and code == 200 and not head["content-encoding"] and not ordered
+    and (not head.length or head.length == remaining(body.file)) then
+    return body.order
+  end
+  local length = remaining(body.file)
+  if not length then
+    return nil
+  elseif not head.length then
+    head.length, head.length_text = length, format("%d", length)
+  elseif head.length > length then
+    error(format("the wrapped file has %d more bytes, but the Content-Length is %s", length, head.length_text), 0)
+  end
+  return nil
+end
+
+return M

@@ -1,0 +1,297 @@
+//! From a connection's bytes to complete requests: what each event of the protocol means for the gateway.
+//!
+//! Called with what was read. Answers here what is wrong, submits what is complete, tells of clients that have gone;
+//! reads and writes nothing itself.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tracing::info;
+
+use super::Connection;
+use super::state::{Arriving, Due, Ending, Incoming, Phase, Source, Timeouts};
+use crate::cgi::Variables;
+use crate::cgi::request::{ContentLength, Head};
+use crate::fastcgi::{Event, Fault, ProtocolStatus, Role};
+use crate::gateway::Gateway;
+use crate::gateway::outcome::Refused;
+use crate::gateway::pace::Pace;
+use crate::gateway::reply::{Reply, Ticket};
+use crate::gateway::request::Request;
+use crate::gateway::spool::{Body, SpoolError};
+use crate::ipc::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
+
+/// Why a request is refused, with which status, in which words.
+struct Cause(Refused, u16, String);
+
+impl From<SpoolError> for Cause {
+    fn from(error: SpoolError) -> Self {
+        Self(Refused::Spool, error.status(), error.to_string())
+    }
+}
+
+impl Connection {
+    pub(super) fn receive(
+        self: &Rc<Self>,
+        mut input: &[u8],
+        now: Instant,
+        gateway: &Rc<Gateway>,
+    ) -> Result<(), Fault> {
+        loop {
+            let event = {
+                let state = &mut *self.state.borrow_mut();
+                if let Ending::Lingering { bytes, .. } = &mut state.ending {
+                    *bytes = bytes.saturating_sub(input.len() as u64);
+                    return Ok(());
+                }
+                state.server.receive(&mut input, state.out.tail())?
+            };
+            match event {
+                None => return Ok(()),
+                Some(Event::Begin { id, role, .. }) => {
+                    let mut state = self.state.borrow_mut();
+                    // Clients send one request after the other, so the one that was refused has all come.
+                    state.unread = false;
+                    state.used = true;
+                    state.requests.push((id, Phase::Begun(now, role)));
+                }
+                Some(Event::Params { id, variables }) => self.params(id, variables, now, gateway),
+                Some(Event::Stdin { id, bytes }) => self.take(id, Source::Stdin, bytes, now, gateway),
+                Some(Event::Data { id, bytes }) => self.take(id, Source::Data, bytes, now, gateway),
+                Some(Event::StdinEnd { id }) => self.take_end(id, Source::Stdin, gateway),
+                Some(Event::DataEnd { id }) => self.take_end(id, Source::Data, gateway),
+                Some(Event::Refused { id, refusal }) => {
+                    let cause = Cause(Refused::Params, refusal.status(), refusal.to_string());
+                    self.refuse(id, Variables::new(), cause, true, gateway);
+                    if refusal.closes() {
+                        self.state.borrow_mut().close_when_written();
+                    }
+                }
+                Some(Event::Abort { id }) => {
+                    self.abandon(id, gateway);
+                    self.end_with(id, 0, ProtocolStatus::RequestComplete);
+                }
+            }
+        }
+    }
+
+    fn params(self: &Rc<Self>, id: u16, mut variables: Variables, now: Instant, gateway: &Rc<Gateway>) {
+        let Some(&mut Phase::Begun(_, role)) = self.state.borrow_mut().phase(id) else { return };
+        let parsed = match role {
+            Role::Responder => Head::parse(&mut variables).map(|head| (head, None)),
+            Role::Authorizer => Head::parse_authorizer(&mut variables).map(|head| (head, None)),
+            Role::Filter => Head::parse_filter(&mut variables).map(|(head, data)| (head, Some(data))),
+        };
+        let (head, data) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let cause = Cause(Refused::Variables, error.status(), error.to_string());
+                return self.refuse(id, variables, cause, true, gateway);
+            }
+        };
+        let limit = gateway.config().max_body;
+        for (source, promised) in [(Source::Stdin, Some(head.content_length)), (Source::Data, data)] {
+            if let Some(ContentLength::Known(length)) = promised
+                && length > limit
+            {
+                let message = format!("{source} has {length} bytes, --max-body is {limit}");
+                let cause = Cause(Refused::BodyTooLarge, 413, message);
+                return self.refuse(id, head.variables, cause, true, gateway);
+            }
+        }
+        let in_memory = if data.is_some() { MAX_INLINE_BODY_OF_TWO } else { MAX_INLINE_BODY };
+        let incoming = |promised| Incoming { promised, body: Body::within(in_memory), ended: false };
+        let (stdin, data) = (incoming(head.content_length), data.map(|data| Box::new(incoming(data))));
+        let arriving = Arriving { head, role, stdin, data, pace: Pace::new(now) };
+        self.state.borrow_mut().set_phase(id, Phase::Arriving(Box::new(arriving)));
+    }
+
+    fn take(self: &Rc<Self>, id: u16, source: Source, bytes: &[u8], now: Instant, gateway: &Rc<Gateway>) {
+        let cause = {
+            let mut state = self.state.borrow_mut();
+            let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
+            arriving.pace.moved(bytes.len(), now);
+            let Some(Incoming { promised, body, .. }) = arriving.from(source) else { return };
+            let limit = gateway.config().max_body;
+            let (room, bounded) = match promised {
+                // What exceeds CONTENT_LENGTH is not the body's, and dropped.
+                ContentLength::Known(length) => (*length - body.len(), true),
+                ContentLength::UntilEnd => (limit - body.len(), false),
+            };
+            let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+            if kept < bytes.len() && !bounded {
+                let message = format!("{source} has more than {limit} bytes (--max-body)");
+                Cause(Refused::BodyTooLarge, 413, message)
+            } else {
+                match body.append(&bytes[..kept], &gateway.spool) {
+                    Ok(()) => return,
+                    Err(error) => Cause::from(error),
+                }
+            }
+        };
+        self.refuse_arriving(id, gateway, |_| cause);
+    }
+
+    fn take_end(self: &Rc<Self>, id: u16, source: Source, gateway: &Rc<Gateway>) {
+        let (came, promised) = {
+            let mut state = self.state.borrow_mut();
+            let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
+            let Some(Incoming { promised, body, ended }) = arriving.from(source) else { return };
+            *ended = true;
+            match *promised {
+                ContentLength::Known(promised) if body.len() < promised => (body.len(), promised),
+                _ => {
+                    body.finish(&gateway.spool);
+                    if !arriving.is_kept() {
+                        return;
+                    }
+                    drop(state);
+                    return self.submit(id, gateway);
+                }
+            }
+        };
+        let message = format!("{source} ended after {came} of {promised} bytes");
+        self.refuse_arriving(id, gateway, |_| Cause(Refused::BodyTooShort, 400, message));
+    }
+
+    /// All of a request is here.
+    fn submit(self: &Rc<Self>, id: u16, gateway: &Rc<Gateway>) {
+        let ticket = Rc::new(Ticket::default());
+        let phase = self.state.borrow_mut().set_phase(id, Phase::Submitted(Rc::clone(&ticket)));
+        let Some(Phase::Arriving(arriving)) = phase else { return };
+        let Arriving { head, role, stdin, data, .. } = *arriving;
+        let mut reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
+        if role == Role::Authorizer {
+            reply.hold_head();
+        }
+        let mut request = Request::new(head.variables, stdin.body, reply, Rc::clone(&gateway.journal));
+        (request.role, request.data) = (role, data.map(|data| data.body));
+        gateway.submit(request);
+    }
+
+    /// Ready when a part of a body was written, or could not be.
+    pub(super) fn poll_spooled(
+        &self,
+        context: &mut Context<'_>,
+        gateway: &Gateway,
+    ) -> Poll<(u16, Result<bool, SpoolError>)> {
+        for (id, arriving) in self.state.borrow_mut().spooling() {
+            let written =
+                arriving.writing().find_map(|body| match body.poll_written(context, &gateway.spool) {
+                    Poll::Ready(written) => Some(written),
+                    Poll::Pending => None,
+                });
+            if let Some(written) = written {
+                return Poll::Ready((id, written.map(|()| arriving.is_kept())));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A part of a body was written; all of it where it is `kept` now.
+    pub(super) fn spooled(self: &Rc<Self>, id: u16, kept: Result<bool, SpoolError>, gateway: &Rc<Gateway>) {
+        match kept {
+            Ok(true) => self.submit(id, gateway),
+            Ok(false) => {}
+            Err(error) => self.refuse_arriving(id, gateway, |_| Cause::from(error)),
+        }
+    }
+
+    /// Does what is due, for clients and disks that have had their time.
+    pub(super) fn expire(self: &Rc<Self>, gateway: &Rc<Gateway>) {
+        let timeouts = Timeouts::of(&gateway.config());
+        let due = || self.state.borrow_mut().due(&timeouts, Instant::now());
+        while let Some(due) = due() {
+            match due {
+                Due::Close(why) => return self.close_late(why, gateway),
+                Due::Params(id) => {
+                    // §3.3: there can be no output before the end of PARAMS. Alone on its connection it ends with that.
+                    if self.state.borrow().requests.len() == 1 {
+                        let why = "the parameters took too long (--header-timeout)";
+                        return self.close_late(why, gateway);
+                    }
+                    self.end_with(id, 1, ProtocolStatus::RequestComplete);
+                }
+                Due::Body(id) => {
+                    self.refuse_arriving(id, gateway, |arriving| {
+                        let came = arriving.len();
+                        let message =
+                            format!("the body came too slowly: {came} bytes so far (--body-timeout)");
+                        Cause(Refused::BodyTimeout, 408, message)
+                    });
+                    let mut state = self.state.borrow_mut();
+                    if state.requests.is_empty() {
+                        // RFC 9110 §15.5.9: 408 closes the connection, on which the rest may still come.
+                        state.late = true;
+                        state.close_when_written();
+                    }
+                }
+                Due::Spool(id) => self.refuse_arriving(id, gateway, |_| Cause::from(SpoolError::Stalled)),
+            }
+        }
+    }
+
+    /// Ends the connection of a client that has had its time.
+    fn close_late(&self, why: &str, gateway: &Gateway) {
+        if let Some(left_out) = gateway.journal.may_log_refusal() {
+            let left_out = (left_out > 0).then_some(left_out);
+            info!(left_out, "connection closed: {why}");
+        }
+        self.state.borrow_mut().ending = Ending::Now;
+    }
+
+    /// Refuses a request whose body is on its way.
+    fn refuse_arriving(self: &Rc<Self>, id: u16, gateway: &Gateway, cause: impl FnOnce(&Arriving) -> Cause) {
+        let phase = self.state.borrow_mut().take_phase(id);
+        let Some(Phase::Arriving(arriving)) = phase else { return };
+        let cause = cause(&arriving);
+        let more = !arriving.has_ended();
+        self.refuse(id, arriving.head.variables, cause, more, gateway);
+    }
+
+    /// Answers a request that never becomes one for a worker. `more`: the client may still be sending it,
+    /// and what comes is dropped.
+    fn refuse(self: &Rc<Self>, id: u16, variables: Variables, cause: Cause, more: bool, gateway: &Gateway) {
+        let Cause(why, status, message) = cause;
+        self.state.borrow_mut().unread = more;
+        let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
+        let reply = Reply::new(Rc::clone(self), id, Rc::default(), head_request);
+        Request::partial(variables, reply, Rc::clone(&gateway.journal)).refuse(why, status, &message);
+    }
+
+    /// The client does not wait for this request's answer any more.
+    fn abandon(self: &Rc<Self>, id: u16, gateway: &Gateway) {
+        let phase = self.state.borrow_mut().take_phase(id);
+        if let Some(phase) = phase {
+            self.abandoned(id, phase, gateway);
+        }
+    }
+
+    fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
+        match phase {
+            // Nothing is known of it.
+            Phase::Begun(..) => {}
+            Phase::Arriving(arriving) => {
+                let ticket = Ticket::default();
+                ticket.abandon();
+                let reply = Reply::new(Rc::clone(self), id, Rc::new(ticket), false);
+                drop(Request::partial(arriving.head.variables, reply, Rc::clone(&gateway.journal)));
+            }
+            Phase::Submitted(ticket) => gateway.abandoned(&ticket),
+        }
+    }
+
+    pub(super) fn abandon_all(self: &Rc<Self>, gateway: &Gateway) {
+        let requests = {
+            let mut state = self.state.borrow_mut();
+            state.ending = Ending::Now;
+            state.out.clear();
+            std::mem::take(&mut state.requests)
+        };
+        for (id, phase) in requests {
+            self.abandoned(id, phase, gateway);
+        }
+        self.drained.notify_waiters();
+    }
+}

@@ -1,0 +1,318 @@
+//! Requests that their client takes back, with ABORT_REQUEST or by closing its connection: at every point of their
+//! life, and at all of them by chance.
+
+use std::fs;
+
+use crate::support::{Gate, Server, wait_for};
+use crate::wire::{
+    ABORT_REQUEST, Connection, END_REQUEST, GET_VALUES, GET_VALUES_RESULT, PARAMS, RESPONDER, STDIN, STDOUT,
+    begin, get, get_params, pair, record, stream,
+};
+
+/// One worker, which no deadline frees.
+fn patient() -> Server {
+    Server::builder().workers("1").arguments(["--request-timeout", "off"]).start()
+}
+
+fn abort(id: u16) -> Vec<u8> {
+    record(ABORT_REQUEST, id, b"")
+}
+
+/// The end of request 1, and nothing of an answer before it.
+#[track_caller]
+fn ends_without_an_answer(connection: &mut Connection) {
+    let end = connection.response(1).expect("END_REQUEST");
+    assert_eq!((&end.stdout[..], end.app_status, end.protocol_status), (&b""[..], 0, 0), "{end:?}");
+}
+
+#[track_caller]
+fn says_hello(connection: &mut Connection, server: &Server) {
+    let response = connection.get("/hello");
+    assert_eq!((response.status(), response.body()), (200, &b"Hello, World!\n"[..]), "{}", server.log());
+}
+
+#[test]
+fn a_request_aborted_while_it_arrives_never_runs_and_its_id_is_free() {
+    let (server, gate) = (patient(), Gate::new());
+    let mut connection = Connection::open(&server.socket());
+    let params = [get_params(&gate.url("/count")), pair(b"CONTENT_LENGTH", b"10")].concat();
+    let whole = [begin(1, RESPONDER, true), stream(PARAMS, 1, &params), record(STDIN, 1, b"12345")].concat();
+    // After BEGIN_REQUEST, within PARAMS, after PARAMS, within STDIN.
+    for (cut, late) in [
+        (begin(1, RESPONDER, true), &[][..]),
+        ([begin(1, RESPONDER, true), record(PARAMS, 1, &params[..40])].concat(), &params[40..]),
+        ([begin(1, RESPONDER, true), stream(PARAMS, 1, &params)].concat(), &[]),
+        (whole, &[]),
+    ] {
+        connection.send(&[cut, abort(1)].concat());
+        ends_without_an_answer(&mut connection);
+        // What was on its way belongs to nothing.
+        connection.send(&[stream(PARAMS, 1, late), stream(STDIN, 1, b"67890")].concat());
+        says_hello(&mut connection, &server);
+    }
+    assert_eq!(gate.said("executions"), None);
+}
+
+#[test]
+fn a_request_aborted_in_the_queue_never_runs_and_its_place_is_free() {
+    let server = Server::builder()
+        .workers("1")
+        .arguments(["--request-timeout", "off", "--queue", "1", "--queue-timeout", "10m"])
+        .start();
+    let (held, gone) = (Gate::new(), Gate::new());
+    let mut busy = Connection::open(&server.socket());
+    busy.send(&get(1, &held.url("/wait"), true));
+    held.announced("started");
+
+    let mut waiting = Connection::open(&server.socket());
+    waiting.send(&get(1, &gone.url("/count"), true));
+    waiting.settle();
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 503, "the queue is full");
+    waiting.send(&abort(1));
+    ends_without_an_answer(&mut waiting);
+    // The same place, the same connection, the same id.
+    waiting.send(&get(1, &gone.url("/count"), true));
+    waiting.settle();
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 503, "the queue is full");
+    drop(waiting);
+    let mut next = Connection::open(&server.socket());
+    wait_for("the place is free", || {
+        next.send(&get(1, "/hello", true));
+        // Refused, or still waiting when this is answered.
+        next.send(&record(GET_VALUES, 0, &pair(b"FCGI_MPXS_CONNS", b"")));
+        let first = next.record().expect("an answer");
+        if first.kind == GET_VALUES_RESULT {
+            return Some(());
+        }
+        while next.record().expect("the rest").kind != GET_VALUES_RESULT {}
+        None
+    });
+    held.open("go");
+    assert_eq!(next.response(1).expect("a response").body(), b"Hello, World!\n");
+    assert_eq!(busy.response(1).expect("a response").body(), b"waited\n");
+    assert_eq!(gone.said("executions"), None);
+}
+
+#[test]
+fn a_request_aborted_before_its_head_is_closed_and_nothing_of_it_is_sent() {
+    let server = patient();
+    for how in ["whole", "write_late"] {
+        let gate = Gate::new();
+        let mut connection = Connection::open(&server.socket());
+        connection.send(&get(1, &gate.url(&format!("/flow/{how}")), true));
+        gate.announced("started");
+        connection.send(&abort(1));
+        // The application still waits.
+        ends_without_an_answer(&mut connection);
+        gate.open("go");
+        says_hello(&mut connection, &server);
+        assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{how}\n{}", server.log());
+        if how == "whole" {
+            gate.announced("after");
+        } else {
+            let said = gate.said("write").unwrap();
+            assert!(said.starts_with("false ") && said.ends_with("the client went away\n"), "{said}");
+        }
+    }
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+}
+
+#[test]
+fn a_request_aborted_in_the_middle_of_its_answer_is_stopped_and_closed_once() {
+    let server = patient();
+    for how in ["tick", "tick_write", "tick_sized", "poll", "flood", "flood_large"] {
+        let gate = Gate::new();
+        let mut connection = Connection::open(&server.socket());
+        connection.send(&get(1, &gate.url(&format!("/flow/{how}")), true));
+        assert_eq!(connection.record().unwrap().kind, STDOUT);
+        connection.send(&abort(1));
+        let end = connection.response(1).expect("END_REQUEST");
+        assert_eq!((end.app_status, end.protocol_status), (0, 0), "{how}");
+        says_hello(&mut connection, &server);
+        assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{how}\n{}", server.log());
+    }
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+}
+
+#[test]
+fn an_abort_after_the_end_is_ignored() {
+    let (server, gate) = (patient(), Gate::new());
+    let mut connection = Connection::open(&server.socket());
+    for _ in 0..100 {
+        says_hello(&mut connection, &server);
+        connection.send(&abort(1));
+    }
+    // Also while the worker is still busy with what follows the answer.
+    gate.open("go");
+    let response = connection.get(&gate.url("/flow/after_small"));
+    assert_eq!(response.body(), b"small\n");
+    connection.send(&abort(1));
+    says_hello(&mut connection, &server);
+    assert_eq!(gate.said("order").as_deref(), Some("first\nsecond\nthird\n"));
+}
+
+#[test]
+fn an_abort_on_a_shared_connection_ends_that_request_alone() {
+    let server = Server::builder().workers("2").arguments(["--request-timeout", "off"]).start();
+    let (stopped, lives) = (Gate::new(), Gate::new());
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&get(1, &stopped.url("/flow/tick"), true));
+    connection.send(&get(2, &lives.url("/flow/tick"), true));
+    let mut seen = [0, 0];
+    while seen.contains(&0) {
+        let (kind, id) = next_record(&mut connection);
+        assert_eq!(kind, STDOUT);
+        seen[usize::from(id) - 1] += 1;
+    }
+    connection.send(&abort(1));
+    while next_record(&mut connection) != (END_REQUEST, 1) {}
+    // It has ended for good, and the other goes on.
+    for _ in 0..20 {
+        assert_eq!(next_record(&mut connection), (STDOUT, 2));
+    }
+    wait_for("the body is closed", || stopped.said("closed"));
+    assert_eq!(lives.said("closed"), None);
+    connection.send(&get(1, "/hello", true));
+    loop {
+        let record = connection.record().unwrap();
+        if (record.kind, record.id) == (STDOUT, 1) && record.content.ends_with(b"Hello, World!\n") {
+            break;
+        }
+        assert_ne!((record.kind, record.id), (END_REQUEST, 1));
+    }
+}
+
+/// Kind and id of the next record that is not the end of a stream.
+#[track_caller]
+fn next_record(connection: &mut Connection) -> (u8, u16) {
+    loop {
+        let record = connection.record().expect("the connection lives");
+        if !record.content.is_empty() {
+            return (record.kind, record.id);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_has_shut_its_side_counts_as_gone() {
+    let server = patient();
+    for how in ["tick", "poll_first"] {
+        let gate = Gate::new();
+        let mut connection = Connection::open(&server.socket());
+        connection.send(&get(1, &gate.url(&format!("/flow/{how}")), true));
+        gate.announced("started");
+        connection.finish_sending();
+        assert!(connection.closes(), "{how}");
+        says_hello(&mut Connection::open(&server.socket()), &server);
+        assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{how}");
+    }
+}
+
+#[test]
+fn aborted_requests_are_logged_and_counted() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("access.log");
+    let server = Server::builder()
+        .workers("1")
+        .arguments(["--request-timeout", "off", "--access-log", path.to_str().unwrap()])
+        .start();
+    let line = |what: &str| {
+        wait_for(&format!("a line about {what}"), || {
+            let log = fs::read_to_string(&path).unwrap_or_default();
+            log.lines().find(|line| line.contains(what)).map(str::to_owned)
+        })
+    };
+    let gate = Gate::new();
+    let mut running = Connection::open(&server.socket());
+    running.send(&get(1, &gate.url("/flow/tick"), true));
+    running.record().unwrap();
+    let mut queued = Connection::open(&server.socket());
+    queued.send(&get(1, "/hello?queued", true));
+    queued.settle();
+    let mut arriving = Connection::open(&server.socket());
+    arriving.send(&[begin(1, RESPONDER, true), stream(PARAMS, 1, &get_params("/hello?arriving"))].concat());
+    for (connection, what) in
+        [(&mut queued, "queued"), (&mut arriving, "arriving"), (&mut running, "/flow/tick")]
+    {
+        connection.send(&abort(1));
+        connection.response(1).expect("END_REQUEST");
+        let line = line(what);
+        assert!(line.contains(" aborted"), "{line}");
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+    let control = format!("unix:{}", server.socket().with_extension("sock.ctl").display());
+    let status =
+        crate::support::output(crate::support::nibiru().args(["status", "--json", "--control", &control]));
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["requests"]["aborted"], 3, "{status}");
+}
+
+/// What a request of the race below has brought so far.
+struct Open {
+    id: u16,
+    nonce: String,
+    aborted: bool,
+    stdout: Vec<u8>,
+}
+
+#[test]
+fn aborts_at_any_moment_end_each_request_once_and_mix_up_nothing() {
+    const ROUNDS: usize = 500;
+    const SHARE: u16 = 4;
+    /// 64 KiB of nonces.
+    const TIMES: usize = 4096;
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (server, gate) = (Server::start(), Gate::new());
+    let workers = server.workers(2);
+    let mut connection = Connection::open(&server.socket());
+    let mut whole = 0;
+    for _ in 0..ROUNDS {
+        let mut open: Vec<Open> = (1..=SHARE)
+            .map(|id| {
+                let nonce = format!("{:016x}", random.u64(..));
+                let form = random.choice(["small", "work", "stream"]).unwrap();
+                let url = gate.url("/nonce") + &format!("&n={nonce}&k={TIMES}&f={form}");
+                connection.send(&get(id, &url, true));
+                Open { id, nonce, aborted: false, stdout: Vec::new() }
+            })
+            .collect();
+        for request in &mut open {
+            if random.bool() {
+                // From before it is handed over to after its end.
+                std::thread::sleep(std::time::Duration::from_micros(random.u64(..2000)));
+                connection.send(&abort(request.id));
+                request.aborted = true;
+            }
+        }
+        while !open.is_empty() {
+            let record = connection.record().expect("the connection lives");
+            let at = open.iter().position(|request| request.id == record.id);
+            let at = at.unwrap_or_else(|| panic!("of a request that has ended: {record:?}"));
+            match record.kind {
+                STDOUT => open[at].stdout.extend(record.content),
+                END_REQUEST => {
+                    let Open { nonce, aborted, stdout, .. } = open.swap_remove(at);
+                    assert_eq!(record.content[..5], [0; 5], "{nonce}");
+                    let expected = nonce.repeat(TIMES);
+                    let head = stdout.windows(4).position(|window| window == b"\r\n\r\n");
+                    let (head, body) = head.map_or((&b""[..], &b""[..]), |end| stdout.split_at(end + 4));
+                    let head = String::from_utf8_lossy(head);
+                    assert!(head.is_empty() || head.contains(&format!("X-Nonce: {nonce}")), "{head}");
+                    assert!(
+                        expected.as_bytes().starts_with(body),
+                        "another's bytes in the answer to {nonce}"
+                    );
+                    assert!(aborted || body.len() == expected.len(), "{nonce} has {} bytes", body.len());
+                    whole += usize::from(aborted && body.len() == expected.len());
+                }
+                _ => panic!("unexpected {record:?}"),
+            }
+        }
+    }
+    eprintln!("{whole} were whole when their abort came");
+    assert_eq!(server.workers(2), workers, "{}", server.log());
+    says_hello(&mut connection, &server);
+    assert!(!server.log().contains("ERROR") && !server.log().contains("WARN"), "{}", server.log());
+}

@@ -1,0 +1,419 @@
+//! Files: read by the worker, or sent by the proxy at its word; and headers that give the proxy orders.
+
+use std::fs;
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::{Gate, Kind, Process, Proxy, Reply, Server, curl, free_port};
+use crate::wire::{Connection, STDOUT, get};
+
+/// A directory of files, and a name for each request.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        let files = Self(tempfile::tempdir().unwrap());
+        // Apache sends files as a user of its own.
+        fs::set_permissions(files.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        files
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) -> PathBuf {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap();
+        path
+    }
+
+    /// nibiru that tells a proxy to send what is in here, under `prefix`.
+    fn server(&self, sendfile: &str, prefix: &str) -> Server {
+        let map = format!("{}={prefix}", self.path().display());
+        Server::builder().workers("1").arguments(["--sendfile", sendfile, "--sendfile-map", &map]).start()
+    }
+
+    /// nibiru and the proxy, which sends what is in here.
+    fn behind(&self, kind: Kind) -> (Server, Proxy) {
+        let (sendfile, prefix) =
+            if kind == Kind::Nginx { ("x-accel-redirect", "/-/files") } else { ("x-sendfile", "/") };
+        let server = self.server(sendfile, prefix);
+        let proxy = Proxy::with_edits(kind, &server, |site| self.with_files(kind, &site));
+        (server, proxy)
+    }
+
+    /// The site's file with the example in it at work.
+    fn with_files(&self, kind: Kind, site: &str) -> String {
+        let files = self.path().display().to_string();
+        if kind != Kind::Nginx {
+            let site = site.replace("\timport nibiru ", "\t# import nibiru ");
+            let site = site.replace("\t# import nibiru_with_files ", "\timport nibiru_with_files ");
+            return site.replace("/srv/app/files", &files);
+        }
+        let start = site.find("    # location ^~ /-/files/").expect("the example is in nibiru.conf");
+        let end = start + site[start..].find("    # }\n").expect("the example ends") + "    # }\n".len();
+        let example = site[start..end].lines().map(|line| line.strip_prefix("    #").unwrap_or(line));
+        let example = example.collect::<Vec<_>>().join("\n").replace("/srv/app/files", &files);
+        format!("{}{example}\n{}", &site[..start], &site[end..])
+    }
+}
+
+const KINDS: [Kind; 3] = [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy];
+
+/// The request for a file.
+fn url(path: &Path) -> String {
+    let encoded: String = path.as_os_str().as_bytes().iter().map(|byte| format!("%{byte:02X}")).collect();
+    format!("/download?path={encoded}")
+}
+
+fn random_bytes(length: usize) -> Vec<u8> {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_file_arrives_unchanged_whether_the_worker_or_the_proxy_sends_it() {
+    let files = Files::new();
+    let contents = random_bytes(3_000_000);
+    let path = files.write("deep/tablet", &contents);
+    for kind in KINDS {
+        let (server, proxy) = files.behind(kind);
+        let direct = Connection::open(&server.socket()).get(&url(&path));
+        assert_eq!(direct.body(), b"", "{kind:?}: the worker sent it");
+        let plain = Server::start();
+        for (proxy, by_proxy) in [(&proxy, true), (&Proxy::start(kind, &plain), false)] {
+            let reply = proxy.curl([], &url(&path)).expect(200);
+            assert!(reply.body == contents, "{kind:?}: the file changed on its way");
+            assert_eq!(reply.header("Content-Length"), Some("3000000"), "{kind:?}");
+            assert_eq!(reply.header("Content-Type"), Some("application/x-tablet"), "{kind:?}");
+            for (name, value) in [
+                ("Content-Disposition", "attachment; filename=\"tablet\""),
+                ("Cache-Control", "private, max-age=60"),
+                ("Expires", "Thu, 01 Jan 2099 00:00:00 GMT"),
+                ("Set-Cookie", "a=1"),
+                ("Content-Security-Policy", "sandbox"),
+            ] {
+                assert_eq!(reply.headers(name), [value], "{kind:?}");
+            }
+            for order in ["X-Accel-Redirect", "X-Sendfile"] {
+                assert_eq!(reply.header(order), None, "{kind:?}");
+            }
+            let head = proxy.curl(["--head"], &url(&path)).expect(200);
+            assert_eq!(head.header("Content-Length"), Some("3000000"), "{kind:?}");
+            // Only a proxy that has the file can answer so.
+            let range = proxy.curl(["--range", "1000000-1000009"], &url(&path));
+            assert_eq!(range.status, if by_proxy { 206 } else { 200 }, "{kind:?}");
+            if by_proxy {
+                assert_eq!(range.body, contents[1_000_000..1_000_010], "{kind:?}");
+                assert_eq!(range.header("Content-Range"), Some("bytes 1000000-1000009/3000000"), "{kind:?}");
+                let posted = proxy.curl(["--data", "a=1"], &url(&path)).expect(200);
+                assert!(posted.body == contents, "{kind:?}: not after a POST");
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_names_are_the_same_file_to_the_proxy() {
+    let files = Files::new();
+    let names = [
+        "a b.txt",
+        "h\u{e9}/\u{12097}.txt",
+        "100%.txt",
+        "a%20b.txt",
+        "a?b#c.txt",
+        "plus+semi;amp&.txt",
+        "line\nbreak.txt",
+        "quote\"'\\.txt",
+        ".hidden",
+        "end ",
+        "{env.HOME}",
+    ];
+    for kind in KINDS {
+        let (_server, proxy) = files.behind(kind);
+        for name in names {
+            let path = files.write(name, format!("this is {name}").as_bytes());
+            let reply = proxy.curl([], &url(&path)).expect(200);
+            assert_eq!(reply.text(), format!("this is {name}"), "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_under_a_mapped_directory_is_read_by_the_worker() {
+    let (files, outside) = (Files::new(), Files::new());
+    let inside = files.write("files/a.txt", b"inside");
+    let secret = outside.write("secret.txt", b"outside");
+    let map = format!("{}/files=/-/files", files.path().display());
+    let arguments = ["--sendfile", "x-accel-redirect", "--sendfile-map", &map];
+    let server = Server::builder().workers("1").arguments(arguments).start();
+    let ask = |path: &Path| Connection::open(&server.socket()).get(&url(path));
+    assert_eq!(ask(&inside).header("X-Accel-Redirect").as_deref(), Some("/-/files/a.txt"));
+    let sibling = files.write("files2/b.txt", b"beside");
+    let steps = files.path().join("files/../files2/b.txt");
+    for (path, contents) in [(&secret, &b"outside"[..]), (&sibling, b"beside"), (&steps, b"beside")] {
+        let response = ask(path);
+        assert_eq!((response.header("X-Accel-Redirect"), response.body()), (None, contents), "{path:?}");
+    }
+}
+
+#[test]
+fn no_client_gets_at_the_files_without_the_application() {
+    let files = Files::new();
+    let path = files.write("a.txt", b"inside");
+    let (_server, proxy) = files.behind(Kind::Nginx);
+    assert_eq!(proxy.curl([], &url(&path)).expect(200).text(), "inside");
+    for path in ["/-/files/a.txt", "/-/../-/files//a.txt", "/%2D/files/a.txt", "/-/files/"] {
+        proxy.curl([], path).expect(404);
+    }
+}
+
+#[test]
+fn a_directory_may_be_named_by_way_of_a_link() {
+    let files = Files::new();
+    let path = files.write("real/files/a.txt", b"linked");
+    symlink(files.path().join("real"), files.path().join("current")).unwrap();
+    let map = format!("{}/current/files=/-/files", files.path().display());
+    let arguments = ["--sendfile", "x-accel-redirect", "--sendfile-map", &map];
+    let server = Server::builder().workers("1").arguments(arguments).start();
+    for path in [path, files.path().join("current/files/a.txt")] {
+        let response = Connection::open(&server.socket()).get(&url(&path));
+        assert_eq!(response.header("X-Accel-Redirect").as_deref(), Some("/-/files/a.txt"), "{path:?}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_the_applications_to_answer() {
+    let files = Files::new();
+    for kind in KINDS {
+        let (_server, proxy) = files.behind(kind);
+        let reply = proxy.curl([], &url(&files.path().join("none"))).expect(404);
+        assert!(reply.text().ends_with("/none: No such file or directory\n"), "{kind:?}: {reply:?}");
+        fs::create_dir_all(files.path().join("directory")).unwrap();
+        let reply = proxy.curl([], &url(&files.path().join("directory"))).expect(404);
+        assert!(reply.text().ends_with("Is a directory\n"), "{kind:?}: {reply:?}");
+    }
+}
+
+#[test]
+fn a_status_or_coding_of_the_applications_own_survives() {
+    let files = Files::new();
+    let path = files.write("page", b"nothing here");
+    for kind in KINDS {
+        let (_server, proxy) = files.behind(kind);
+        let reply = proxy.curl([], &format!("{}&status=410", url(&path))).expect(410);
+        assert_eq!(reply.text(), "nothing here", "{kind:?}");
+        let reply = proxy.curl([], &format!("{}&encoding=br", url(&path))).expect(200);
+        assert_eq!((reply.text().as_str(), reply.header("Content-Encoding")), ("nothing here", Some("br")));
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_short_breaks_the_transfer() {
+    let server = Server::start();
+    for proxy in Proxy::each(&server) {
+        let gate = Gate::new();
+        let mut curl = proxy.curl_command([], &gate.url("/shrink")).spawn().unwrap();
+        let (mut output, mut seen) = (curl.stdout.take().unwrap(), vec![0; 10_000]);
+        output.read_exact(&mut seen).unwrap();
+        gate.open("go");
+        output.read_to_end(&mut seen).unwrap();
+        let mut end = curl.wait_with_output().unwrap();
+        end.stdout = seen;
+        let reply = Reply::from_curl(end);
+        assert_ne!(reply.exit, 0, "{:?} passed a short file as whole: {reply:?}", proxy.kind);
+        assert_eq!(reply.header("Content-Length"), Some("20000"), "{:?}", proxy.kind);
+    }
+    server.logged(&["the body ended after", "but its Content-Length is 20000"]);
+}
+
+#[test]
+fn two_hundred_megabytes_pass_a_worker_that_stays_small() {
+    const LENGTH: u64 = 200 << 20;
+    // What one block costs over and over before the collector comes by.
+    const MORE: u64 = 16 << 10;
+    let files = Files::new();
+    let path = files.write("large", b"");
+    fs::File::options().write(true).open(&path).unwrap().set_len(LENGTH).unwrap();
+    let server = Server::builder().workers("1").start();
+    let worker = *server.workers(1).first().unwrap();
+    let mut connection = Connection::open(&server.socket());
+    connection.get("/hello");
+    let before = most_memory(worker);
+    connection.send(&get(1, &url(&path), true));
+    let mut received = 0;
+    while let Some(record) = connection.record() {
+        if record.kind != STDOUT {
+            break;
+        }
+        received += record.content.len() as u64;
+    }
+    assert!(received > LENGTH, "{received} bytes");
+    let after = most_memory(worker);
+    assert!(after < before + MORE, "from {before} to {after} KiB");
+}
+
+/// The most memory that a process has had so far, in KiB.
+fn most_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn orders_of_the_applications_own_are_left_out_and_logged_once() {
+    let files = Files::new();
+    files.write("a.txt", b"the proxy's");
+    let (server, proxy) = files.behind(Kind::Nginx);
+    for _ in 0..3 {
+        let reply = proxy.curl([], "/order?X-Accel-Redirect=/-/files/a.txt&X-Other=1").expect(200);
+        assert_eq!((reply.text().as_str(), reply.header("X-Other")), ("the application's own\n", Some("1")));
+    }
+    let line = server.logged(&["X-Accel-Redirect"]);
+    assert!(line.contains("WARN") && line.contains("--proxy-headers"), "{line}");
+    assert_eq!(server.log().matches("is left out").count(), 1, "{}", server.log());
+    // It concerns this one response only.
+    proxy.curl([], "/order?X-Accel-Buffering=no").expect(200);
+    let direct = Connection::open(&server.socket()).get("/order?X-Accel-Buffering=no");
+    assert_eq!(direct.header("X-Accel-Buffering").as_deref(), Some("no"));
+}
+
+#[test]
+fn orders_that_the_operator_allows_pass() {
+    let files = Files::new();
+    files.write("a.txt", b"the proxy's");
+    let server = Server::builder().arguments(["--proxy-headers", "X-Accel-Redirect"]).start();
+    let proxy = Proxy::with_edits(Kind::Nginx, &server, |site| files.with_files(Kind::Nginx, &site));
+    let reply = proxy.curl([], "/order?X-Accel-Redirect=/-/files/a.txt").expect(200);
+    assert_eq!(reply.text(), "the proxy's");
+    let direct = Connection::open(&server.socket()).get("/order?X-Sendfile=/etc/passwd");
+    assert_eq!(direct.header("X-Sendfile"), None);
+}
+
+#[test]
+fn a_worker_that_sends_an_order_all_the_same_is_replaced() {
+    let files = Files::new();
+    let server = files.server("x-accel-redirect", "/-/files");
+    let worker = server.workers(1);
+    let mut connection = Connection::open(&server.socket());
+    let mut ask = |value: &str| {
+        // One that has answered something proves that it is not the code that fails.
+        assert_eq!(connection.get("/hello").status(), 200);
+        connection.get(&format!("/order?X-Accel-Redirect={value}&stubborn=1"))
+    };
+    // What the proxy would be told with `file_wrapper` does no harm.
+    let response = ask("/-/files/any");
+    assert_eq!(response.header("X-Accel-Redirect").as_deref(), Some("/-/files/any"));
+    for value in ["/etc/passwd", "/-/files/../etc/passwd", "/-/files/%2e%2e/etc/passwd", "/-/files2/a"] {
+        let response = ask(value);
+        assert_eq!((response.status(), response.header("X-Accel-Redirect")), (502, None), "{value}");
+    }
+    server.logged(&["orders for the proxy"]);
+    assert!(server.workers(1).is_disjoint(&worker));
+}
+
+#[test]
+fn lighttpd_and_apache_send_files_too() {
+    let files = Files::new();
+    let contents = random_bytes(300_000);
+    let map = format!("{0}={0}", files.path().display());
+    let server = Server::builder()
+        .arguments(["--sendfile", "x-sendfile", "--sendfile-map", &map, "--socket-owner", ":www-data"])
+        .start();
+    let scratch = server.socket().parent().unwrap().to_owned();
+    fs::set_permissions(&scratch, fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, command) in
+        [("lighttpd", lighttpd as fn(&Path, &Path, &Path, u16) -> Command), ("apache", apache)]
+    {
+        let port = free_port();
+        let command = command(&scratch, &server.socket(), files.path(), port);
+        let mut process = Process::start(name, &scratch, command);
+        process.wait_ready(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        for file in ["tablet", "a b.txt", "h\u{e9}.txt", "100%.txt", "a%20b.txt", "a?b#c.txt", "a+b;c&d"] {
+            let path = files.write(file, &contents);
+            let ask = |arguments: [&str; 2]| {
+                let mut command = curl(arguments, &format!("http://127.0.0.1:{port}{}", url(&path)));
+                Reply::from_curl(command.output().unwrap())
+            };
+            let reply = ask(["--request", "GET"]).expect(200);
+            assert!(reply.body == contents, "{name}: {file} changed on its way");
+            assert_eq!(reply.header("Content-Type"), Some("application/x-tablet"), "{name}");
+            assert_eq!(reply.header("X-Own"), Some("stays"), "{name}");
+            assert_eq!(reply.header("X-Sendfile"), None, "{name}");
+            if file == "tablet" {
+                let range = ask(["--range", "1000-1009"]).expect(206);
+                assert_eq!(range.body, contents[1000..1010], "{name}");
+            }
+        }
+    }
+}
+
+fn lighttpd(scratch: &Path, socket: &Path, files: &Path, port: u16) -> Command {
+    let configuration = format!(
+        r#"
+server.modules       = ( "mod_fastcgi" )
+server.document-root = "{scratch}"
+server.bind          = "127.0.0.1"
+server.port          = {port}
+fastcgi.server = ( "/" => ((
+    "socket"              => "{socket}",
+    "check-local"         => "disable",
+    "fix-root-scriptname" => "enable",
+    "x-sendfile"          => "enable",
+    "x-sendfile-docroot"  => ( "{files}" )
+)))
+"#,
+        scratch = scratch.display(),
+        socket = socket.display(),
+        files = files.display(),
+    );
+    let path = scratch.join("lighttpd.conf");
+    fs::write(&path, configuration).unwrap();
+    let mut command = Command::new("/usr/sbin/lighttpd");
+    command.arg("-D").arg("-f").arg(path);
+    command
+}
+
+fn apache(scratch: &Path, socket: &Path, files: &Path, port: u16) -> Command {
+    let mut configuration = String::new();
+    for module in ["mpm_event", "authz_core", "proxy", "proxy_fcgi", "xsendfile"] {
+        configuration
+            .push_str(&format!("LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so\n"));
+    }
+    configuration.push_str(&format!(
+        r#"
+ServerRoot   {scratch}
+ServerName   localhost
+Listen       127.0.0.1:{port}
+PidFile      {scratch}/apache.pid
+ErrorLog     {scratch}/apache.error
+User         www-data
+Group        www-data
+DocumentRoot {scratch}
+ProxyPass    "/" "unix:{socket}|fcgi://localhost/"
+ProxyFCGISetEnvIf "true" SCRIPT_NAME ""
+ProxyFCGISetEnvIf "true" PATH_INFO "%{{REQUEST_URI}}"
+XSendFile     on
+XSendFilePath {files}
+"#,
+        scratch = scratch.display(),
+        socket = socket.display(),
+        files = files.display(),
+    ));
+    let path = scratch.join("apache.conf");
+    fs::write(&path, configuration).unwrap();
+    let mut command = Command::new("/usr/sbin/apache2");
+    command.arg("-X").arg("-f").arg(path);
+    command
+}

@@ -1,0 +1,162 @@
+//! Apache and lighttpd in front of nibiru, with the files of `deploy/` for its role Authorizer.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::{Process, Reply, Server, ServerBuilder, curl, free_port, repository};
+
+/// Which front end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Apache,
+    Lighttpd,
+}
+
+/// A running Apache or lighttpd with its file of `deploy/`, and the nibiru that it asks, which is the application
+/// behind it too.
+#[derive(Debug)]
+pub(crate) struct FrontEnd {
+    pub(crate) kind: Kind,
+    pub(crate) server: Server,
+    port: u16,
+    private: PathBuf,
+    _scratch: TempDir,
+    _process: Process,
+}
+
+impl FrontEnd {
+    #[track_caller]
+    pub(crate) fn start(kind: Kind, builder: ServerBuilder) -> Self {
+        Self::with_edits(kind, builder, |site| site)
+    }
+
+    /// As [`Self::start`], with `edit` applied to the file of `deploy/`.
+    #[track_caller]
+    pub(crate) fn with_edits(kind: Kind, builder: ServerBuilder, edit: impl Fn(String) -> String) -> Self {
+        let authorizer = format!("127.0.0.1:{}", free_port());
+        let listen = format!("tcp:{authorizer}");
+        let mut builder = builder.arguments(["--listen", &listen]);
+        if is_root() && kind == Kind::Apache {
+            builder = builder.arguments(["--socket-owner", "root:www-data"]);
+        }
+        let server = builder.start();
+        let scratch = tempfile::tempdir().unwrap();
+        // Started by root, Apache serves as another user.
+        for directory in [scratch.path(), server.socket().parent().unwrap()] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let private = scratch.path().join("private");
+        let socket = server.socket().display().to_string();
+        let fill_in = |path: &str, placeholders: &[(&str, &str)]| {
+            let mut site = fs::read_to_string(repository(path)).unwrap();
+            for (placeholder, value) in placeholders {
+                assert!(site.contains(placeholder), "{path} has no {placeholder}");
+                site = site.replace(placeholder, value);
+            }
+            edit(site)
+        };
+        let directory = private.display().to_string();
+        let port = free_port();
+        let command = match kind {
+            Kind::Apache => {
+                let placeholders = [
+                    ("127.0.0.1:9000", &*authorizer),
+                    ("/srv/app/private", &directory),
+                    ("/run/nibiru/app.sock", &socket),
+                ];
+                apache(scratch.path(), port, &fill_in("deploy/apache/authorizer.conf", &placeholders))
+            }
+            Kind::Lighttpd => {
+                let placeholders = [
+                    ("/run/nibiru/auth.sock", &*socket),
+                    ("/srv/app/private", &directory),
+                    ("/run/nibiru/app.sock", &socket),
+                ];
+                lighttpd(scratch.path(), port, &fill_in("deploy/lighttpd/authorizer.conf", &placeholders))
+            }
+        };
+        let mut process = Process::start("front-end", scratch.path(), command);
+        process.wait_ready(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let front_end = Self { kind, server, port, private, _scratch: scratch, _process: process };
+        fs::create_dir(&front_end.private).unwrap();
+        front_end
+    }
+
+    /// Puts a file where only who is let through gets it, at this path of the site.
+    pub(crate) fn protect(&self, path: &str, text: &str) {
+        // Apache's Alias leaves the first segment out, lighttpd's docroot does not.
+        let below = if self.kind == Kind::Apache { path.trim_start_matches("/files/") } else { &path[1..] };
+        let file = self.private.join(below);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn curl<const N: usize>(&self, arguments: [&str; N], path: &str) -> Reply {
+        Reply::from_curl(self.curl_command(arguments, path).output().unwrap())
+    }
+
+    pub(crate) fn curl_command<const N: usize>(&self, arguments: [&str; N], path: &str) -> Command {
+        curl(arguments, &format!("http://127.0.0.1:{}{path}", self.port))
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Debian keeps both where only root has them on the PATH.
+fn program(name: &str) -> Command {
+    let path = Path::new("/usr/sbin").join(name);
+    Command::new(if path.exists() { path } else { name.into() })
+}
+
+/// Apache on a scratch directory, with the modules that Debian would have enabled and those that the file asks for.
+fn apache(scratch: &Path, port: u16, site: &str) -> Command {
+    let modules = [
+        "mpm_event",
+        "authn_core",
+        "authz_core",
+        "authz_user",
+        "alias",
+        "mime",
+        "authnz_fcgi",
+        "proxy",
+        "proxy_fcgi",
+    ];
+    let load = |name: &&str| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n");
+    let mut main: String = modules.iter().map(load).collect();
+    if is_root() {
+        main.push_str("User www-data\nGroup www-data\n");
+    }
+    let root = scratch.display();
+    main.push_str(&format!(
+        "ServerRoot \"{root}\"\nServerName localhost\nListen 127.0.0.1:{port}\nPidFile \"{root}/apache.pid\"\n\
+         ErrorLog \"|/bin/cat\"\nTypesConfig /etc/mime.types\nDocumentRoot \"{root}\"\nDefaultRuntimeDir \"{root}\"\n\
+         <Directory \"{root}\">\n    Require all granted\n</Directory>\nInclude \"{root}/authorizer.conf\"\n"
+    ));
+    fs::write(scratch.join("apache.conf"), main).unwrap();
+    fs::write(scratch.join("authorizer.conf"), site).unwrap();
+    let mut command = program("apache2");
+    command.arg("-f").arg(scratch.join("apache.conf")).arg("-DFOREGROUND");
+    command
+}
+
+/// lighttpd on a scratch directory.
+fn lighttpd(scratch: &Path, port: u16, site: &str) -> Command {
+    let root = scratch.display();
+    let main = format!(
+        "server.bind = \"127.0.0.1\"\nserver.port = {port}\nserver.document-root = \"{root}/public\"\n\
+         server.modules = ()\nmimetype.assign = ( \".html\" => \"text/html\" )\ninclude \"authorizer.conf\"\n"
+    );
+    fs::write(scratch.join("lighttpd.conf"), main).unwrap();
+    fs::write(scratch.join("authorizer.conf"), site).unwrap();
+    let mut command = program("lighttpd");
+    command.arg("-D").arg("-f").arg(scratch.join("lighttpd.conf"));
+    command
+}

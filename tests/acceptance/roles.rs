@@ -1,0 +1,266 @@
+//! The roles Authorizer and Filter, as a client on the wire sees them.
+
+use crate::support::{Gate, Server, ServerBuilder, repository};
+use crate::wire::{
+    AUTHORIZER, Connection, DATA, END_REQUEST, FILTER, PARAMS, Response, STDIN, STDOUT, begin, get, pairs,
+    record, stream,
+};
+
+fn builder() -> ServerBuilder {
+    Server::builder().application(repository("tests/apps"), "roles")
+}
+
+/// An Authorizer's request as mod_fcgid and Apache send it: no STDIN record at all.
+fn authorizer(params: &[(&str, &str)]) -> Vec<u8> {
+    [begin(1, AUTHORIZER, true), stream(PARAMS, 1, &pairs(params))].concat()
+}
+
+fn decision_on(uri: &str) -> Vec<u8> {
+    authorizer(&[("REQUEST_METHOD", "GET"), ("REQUEST_URI", uri), ("SERVER_PROTOCOL", "HTTP/1.1")])
+}
+
+#[track_caller]
+fn answer(connection: &mut Connection, request: &[u8]) -> Response {
+    connection.send(request);
+    connection.response(1).expect("an answer")
+}
+
+/// A Filter's request whose variables beyond the method are `params`.
+fn filter(params: &[(&str, &str)], body: &[u8], data: &[u8]) -> Vec<u8> {
+    let params = [&pairs(&[("REQUEST_METHOD", "POST")])[..], &pairs(params)].concat();
+    [begin(1, FILTER, true), stream(PARAMS, 1, &params), stream(STDIN, 1, body), stream(DATA, 1, data)]
+        .concat()
+}
+
+#[test]
+fn consent_is_a_status_and_variables_and_nothing_else() {
+    let server = builder().start();
+    let mut connection = Connection::open(&server.socket());
+    let consent =
+        "Status: 200 OK\r\nVariable-REMOTE_USER: alice\r\nVariable-TEST_SEEN: AUTHORIZER,bob\r\n\r\n";
+    let seen = [("REQUEST_METHOD", "GET"), ("FCGI_APACHE_ROLE", "AUTHORIZER"), ("REMOTE_USER", "bob")];
+    for _ in 0..2 {
+        let response = answer(&mut connection, &authorizer(&seen));
+        assert_eq!(String::from_utf8_lossy(&response.stdout), consent);
+        assert_eq!((response.app_status, response.protocol_status), (0, 0));
+    }
+    // Records of STDIN, which other clients send, are no harm; and a responder is answered on the same connection.
+    connection.send(&decision_on("/open"));
+    connection.send(&record(STDIN, 1, b""));
+    assert_eq!(connection.response(1).expect("an answer").status(), 200);
+    assert!(connection.get("/").body().starts_with(b"GATEWAY_INTERFACE=CGI/1.1\n"));
+}
+
+#[test]
+fn an_authorizer_without_method_path_or_address_has_a_name_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let access_log = directory.path().join("access.log");
+    let path = access_log.display().to_string();
+    let server = builder().arguments(["--access-log", &path]).start();
+    let mut connection = Connection::open(&server.socket());
+    assert_eq!(answer(&mut connection, &authorizer(&[])).status(), 200);
+    assert_eq!(answer(&mut connection, &authorizer(&[("REQUEST_URI", "/error")])).status(), 500);
+    server.logged(&["ERROR", "- /error - (request ", "the authorizer fails"]);
+    drop(server);
+    let lines = std::fs::read_to_string(access_log).unwrap();
+    assert!(lines.contains("\"-\" 200 0 ") && lines.contains("\" /error\" 500 "), "{lines}");
+}
+
+#[test]
+fn a_denial_is_a_whole_response_in_one_record_without_variables() {
+    let server = builder().start();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&decision_on("/login"));
+    let first = connection.record().expect("an answer");
+    let text = String::from_utf8_lossy(&first.content);
+    let expected = "Status: 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"nibiru\"\r\nContent-Type: text/plain; \
+                    charset=utf-8\r\nContent-Length: 13\r\n\r\nWho are you?\n";
+    assert_eq!((first.kind, &*text), (STDOUT, expected));
+    let end = connection.record().expect("the stream's end");
+    assert_eq!((end.kind, end.content.len()), (STDOUT, 0));
+    assert_eq!(connection.record().expect("the end").kind, END_REQUEST);
+}
+
+/// lighttpd takes END_REQUEST without any output for consent, so there always has to be some.
+#[test]
+fn whatever_goes_wrong_denies_with_a_whole_response() {
+    let server = builder().workers("1").arguments(["--queue", "1"]).start();
+    for (uri, status) in [
+        ("/forbidden", 403),
+        ("/error", 500),
+        ("/late", 500),
+        ("/nowhere", 404),
+        ("/killed", 502),
+        ("/unfinished", 502),
+    ] {
+        let response = answer(&mut Connection::open(&server.socket()), &decision_on(uri));
+        assert_eq!(response.status(), status, "{uri}: {response:?}");
+        assert!(
+            !response.body().is_empty() && response.header("Variable-REMOTE_USER").is_none(),
+            "{response:?}"
+        );
+    }
+    // What never reaches Lua: variables that are refused, and a queue that is full.
+    let twice = authorizer(&[("REMOTE_USER", "a"), ("REMOTE_USER", "b")]);
+    assert_eq!(answer(&mut Connection::open(&server.socket()), &twice).status(), 400);
+    let [mut running, mut waiting, mut refused] = [(); 3].map(|()| Connection::open(&server.socket()));
+    let gate = Gate::new();
+    let url = gate.url("/busy");
+    let query = url.split_once('?').unwrap().1;
+    let busy = authorizer(&[("REQUEST_URI", &url), ("QUERY_STRING", query)]);
+    running.send(&busy);
+    gate.announced("busy");
+    waiting.send(&decision_on("/open"));
+    waiting.settle();
+    assert_eq!(answer(&mut refused, &decision_on("/open")).status(), 503);
+    gate.open("go");
+    assert_eq!(running.response(1).expect("an answer").status(), 200);
+    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+}
+
+#[test]
+fn the_deadline_denies() {
+    let server = builder().arguments(["--request-timeout", "100ms", "--kill-after", "100ms"]).start();
+    let gate = Gate::new();
+    let url = gate.url("/busy");
+    let query = url.split_once('?').unwrap().1;
+    let busy = authorizer(&[("REQUEST_URI", &url), ("QUERY_STRING", query)]);
+    assert_eq!(answer(&mut Connection::open(&server.socket()), &busy).status(), 504);
+    gate.open("go");
+}
+
+/// A status page with 200 would let anybody in who asks for its path.
+#[test]
+fn the_status_path_is_no_consent() {
+    let server = builder().arguments(["--status-path", "/-/status"]).start();
+    let mut connection = Connection::open(&server.socket());
+    let params = [("REQUEST_METHOD", "GET"), ("REQUEST_URI", "/-/status"), ("PATH_INFO", "/-/status")];
+    assert_eq!(answer(&mut connection, &authorizer(&params)).status(), 404);
+    assert_eq!(connection.get("/-/status").status(), 200);
+}
+
+#[test]
+fn a_filter_reads_its_body_and_its_data_wherever_they_lie() {
+    let server = builder().start();
+    let mut connection = Connection::open(&server.socket());
+    // Below and above what stays in memory, which is half as much for each of the two.
+    for body in [0, 5, 40_000, 300_000] {
+        for data in [0, 5, 40_000, 300_000] {
+            let (body, data) = ("b".repeat(body), "d".repeat(data));
+            let (lengths, of) =
+                ([body.len().to_string(), data.len().to_string()], format!("{body}|{}|7", data.len()));
+            let known = [
+                ("CONTENT_LENGTH", &*lengths[0]),
+                ("FCGI_DATA_LENGTH", &*lengths[1]),
+                ("FCGI_DATA_LAST_MOD", "7"),
+            ];
+            for params in [&known[..], &known[2..]] {
+                let response = answer(&mut connection, &filter(params, body.as_bytes(), data.as_bytes()));
+                assert_eq!(response.status(), 200, "{response:?}");
+                assert_eq!(response.header("X-Of").as_deref(), Some(&of[..of.len().min(100)]));
+                assert_eq!(response.header("X-Body"), Some(of.len().to_string()));
+                assert!(response.body() == data.to_uppercase().as_bytes(), "{} bytes", response.body().len());
+            }
+        }
+    }
+    assert_eq!(connection.get("/").status(), 200);
+}
+
+#[test]
+fn the_most_variables_and_two_bodies_in_memory_still_fit_a_packet() {
+    let server = builder().arguments(["--max-params", "120K"]).start();
+    let mut connection = Connection::open(&server.socket());
+    let (long, half) = ("v".repeat(119 * 1024), vec![b'x'; 32 * 1024]);
+    assert_eq!(answer(&mut connection, &filter(&[("HTTP_LONG", &long)], &half, &half)).status(), 200);
+    let more = vec![b'x'; 64 * 1024];
+    assert_eq!(answer(&mut connection, &filter(&[("HTTP_LONG", &long)], &more, &more)).status(), 200);
+}
+
+#[test]
+fn data_may_come_before_the_body_has_ended() {
+    let server = builder().start();
+    let mut connection = Connection::open(&server.socket());
+    let params = pairs(&[("REQUEST_METHOD", "POST")]);
+    connection.send(&[begin(1, FILTER, true), stream(PARAMS, 1, &params)].concat());
+    connection.send(&[record(STDIN, 1, b"bo"), stream(DATA, 1, b"data"), record(STDIN, 1, b"dy")].concat());
+    connection.settle();
+    let response = answer(&mut connection, &record(STDIN, 1, b""));
+    assert_eq!((response.header("X-Of").as_deref(), response.body()), (Some("body|4|nil"), &b"DATA"[..]));
+}
+
+#[test]
+fn a_filters_data_are_bounded_as_its_body_is() {
+    let server = builder().arguments(["--max-body", "1000"]).start();
+    let data = |params: &[(&str, &str)], data: &[u8]| {
+        let response = answer(&mut Connection::open(&server.socket()), &filter(params, b"", data));
+        let message = String::from_utf8_lossy(response.body()).trim_end().to_owned();
+        (response.status(), message)
+    };
+    let (status, message) = data(&[("FCGI_DATA_LENGTH", "5")], b"abc");
+    assert_eq!((status, &*message), (400, "400 Bad Request: the data to filter ended after 3 of 5 bytes"));
+    assert_eq!(data(&[("FCGI_DATA_LENGTH", "3")], b"abcde"), (200, "ABC".to_owned()));
+    let (status, message) = data(&[("FCGI_DATA_LENGTH", "+5")], b"abcde");
+    assert_eq!((status, &*message), (400, "400 Bad Request: FCGI_DATA_LENGTH is not a length: \"+5\""));
+    let more = "413 Content Too Large: the data to filter has";
+    let (status, message) = data(&[("FCGI_DATA_LENGTH", "1001")], &[b'x'; 1001]);
+    assert_eq!((status, &*message), (413, &*format!("{more} 1001 bytes, --max-body is 1000")));
+    let (status, message) = data(&[], &[b'x'; 1001]);
+    assert_eq!((status, &*message), (413, &*format!("{more} more than 1000 bytes (--max-body)")));
+    // Each of the two may have as much.
+    let full = answer(&mut Connection::open(&server.socket()), &filter(&[], &[b'b'; 1000], &[b'd'; 1000]));
+    assert_eq!((full.status(), full.body().len()), (200, 1000));
+}
+
+#[test]
+fn a_filters_data_count_as_spooled() {
+    let server = builder().arguments(["--max-spool", "150000"]).start();
+    let mut connection = Connection::open(&server.socket());
+    let one = vec![b'x'; 100_000];
+    assert_eq!(answer(&mut connection, &filter(&[], &one, b"")).status(), 200);
+    assert_eq!(answer(&mut connection, &filter(&[], b"", &one)).status(), 200);
+    assert_eq!(answer(&mut Connection::open(&server.socket()), &filter(&[], &one, &one)).status(), 503);
+    // All of it is given back.
+    assert_eq!(answer(&mut connection, &filter(&[], b"", &one)).status(), 200);
+}
+
+#[test]
+fn a_filter_whose_streams_never_end_is_408() {
+    let server = builder().arguments(["--body-timeout", "200ms"]).start();
+    let params = pairs(&[("REQUEST_METHOD", "POST")]);
+    let begun = [begin(1, FILTER, false), stream(PARAMS, 1, &params)].concat();
+    for rest in [stream(DATA, 1, b"data"), [stream(STDIN, 1, b"body"), record(DATA, 1, b"da")].concat()] {
+        let response = answer(&mut Connection::open(&server.socket()), &[&begun[..], &rest].concat());
+        assert_eq!(response.status(), 408);
+    }
+}
+
+#[test]
+fn the_roles_share_a_connection() {
+    let server = builder().start();
+    let mut connection = Connection::open(&server.socket());
+    let numbered = |request: Vec<u8>, id: u8| {
+        let mut request = request;
+        let mut at = 0;
+        while at < request.len() {
+            request[at + 3] = id;
+            at += 8 + usize::from(u16::from_be_bytes([request[at + 4], request[at + 5]]));
+        }
+        request
+    };
+    connection.send(&numbered(filter(&[], b"body", b"data"), 3));
+    connection.send(&numbered(decision_on("/open"), 2));
+    connection.send(&get(1, "/", true));
+    let mut outputs = [const { Vec::new() }; 3];
+    let mut ended = 0;
+    while ended < 3 {
+        let record = connection.record().expect("a record");
+        match record.kind {
+            END_REQUEST => ended += 1,
+            _ => outputs[usize::from(record.id) - 1].extend(record.content),
+        }
+    }
+    let [responder, authorizer, filter] = outputs.map(|output| String::from_utf8(output).unwrap());
+    assert!(responder.contains("nibiru.role=responder\n"), "{responder}");
+    assert!(authorizer.contains("Variable-REMOTE_USER: alice\r\n"), "{authorizer}");
+    assert!(filter.ends_with("\r\n\r\nDATA"), "{filter}");
+}

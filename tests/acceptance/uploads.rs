@@ -1,0 +1,261 @@
+//! Request bodies of any size: whole whatever the way, kept where they may be, and a disk that hangs or fills costs
+//! only the requests that need it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::support::{App, Kind, Proxy, Server, output, wait_for};
+use crate::wire::{self, Connection, PARAMS, RESPONDER, STDIN, begin, record};
+
+/// Answers with the length and a checksum of what it was sent, read in pieces, by lines, and once more from the start.
+const SUMS: &str = r#"
+local function sum(a, b, piece)
+  for at = 1, #piece do
+    a = (a + piece:byte(at)) % 65521
+    b = (b + a) % 65521
+  end
+  return a, b
+end
+
+return { application = function(environ)
+  local input = environ["wsgi.input"]
+  local a, b, length = 1, 0, 0
+  for piece in function() return input:read(10000) end do
+    a, b, length = (function(x, y) return x, y, length + #piece end)(sum(a, b, piece))
+  end
+  -- As whoever parses multipart bodies does.
+  input:seek("set", 0)
+  local again = 0
+  for line in input:lines("L") do
+    again = again + #line
+  end
+  local first = input:seek("set", 0) == 0 and input:read(4)
+  return 200, {}, { string.format("%d %d %d %d %s", length, b * 65536 + a, again, input:seek("end"), first or "") }
+end }
+"#;
+
+/// What [`SUMS`] says of a body: Adler-32, since Lua has it in three lines.
+fn sums(body: &[u8]) -> String {
+    let (mut a, mut b) = (1_u32, 0_u32);
+    for byte in body {
+        a = (a + u32::from(*byte)) % 65521;
+        b = (b + a) % 65521;
+    }
+    let first = String::from_utf8_lossy(&body[..body.len().min(4)]);
+    format!("{0} {1} {0} {0} {first}", body.len(), u64::from(b) * 65536 + u64::from(a))
+}
+
+/// Bytes of every value, lines of all lengths among them.
+fn body(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[1]
+    };
+    b"----".iter().copied().chain(std::iter::repeat_with(&mut next)).take(length).collect()
+}
+
+#[test]
+fn a_body_of_any_size_is_read_alike_from_memory_and_from_a_file() {
+    let app = App::new(SUMS);
+    let server = Server::builder().application(app.root(), "app").start();
+    let mut connection = Connection::open(&server.socket());
+    // Around what is kept in memory, what is written at once, and both.
+    for length in [0, 1, 65_535, 65_536, 65_537, 131_072, 131_073, 196_609, 262_144, 3_000_001] {
+        let body = body(length);
+        connection.send(&wire::post(1, "/", &body, true));
+        let response = connection.response(1).unwrap();
+        assert_eq!(String::from_utf8_lossy(response.body()), sums(&body), "{length} bytes");
+    }
+}
+
+#[test]
+fn a_body_comes_whole_through_each_proxy_with_and_without_its_length() {
+    let app = App::new(SUMS);
+    let server = Server::builder().application(app.root(), "app").start();
+    let body = body(5_000_000);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &body).unwrap();
+    let data = format!("@{}", file.path().display());
+    let streaming =
+        |site: String| site.replace("fastcgi_request_buffering on;", "fastcgi_request_buffering off;");
+    let proxies = [
+        Proxy::with_edits(Kind::Nginx, &server, streaming),
+        Proxy::start(Kind::Nginx, &server),
+        Proxy::start(Kind::OldCaddy, &server),
+        Proxy::start(Kind::NewCaddy, &server),
+    ];
+    for proxy in &proxies {
+        let reply = proxy.curl(["--data-binary", &data], "/");
+        assert_eq!((reply.status, reply.text()), (200, sums(&body)), "{:?}", proxy.kind);
+    }
+    // Caddy answers 411 to a body of unknown length that does not fit its buffer.
+    for proxy in &proxies[..2] {
+        let reply = proxy.curl(["--data-binary", &data, "--header", "Transfer-Encoding: chunked"], "/");
+        assert_eq!((reply.status, reply.text()), (200, sums(&body)), "{:?}", proxy.kind);
+    }
+}
+
+#[test]
+fn a_body_that_is_too_large_is_413_before_it_is_sent() {
+    let app = App::new(SUMS);
+    let server = Server::builder().application(app.root(), "app").arguments(["--max-body", "1M"]).start();
+    let mut connection = Connection::open(&server.socket());
+    // Its length says it. Not a byte of it is sent.
+    let mut params = wire::get_params("/");
+    params.extend(wire::pair(b"CONTENT_LENGTH", b"1048577"));
+    connection.send(&begin(1, RESPONDER, true));
+    connection.send(&wire::stream(PARAMS, 1, &params));
+    assert_eq!(connection.response(1).unwrap().status(), 413);
+    // Of one without a length, not a byte more than may be is waited for.
+    connection.send(&begin(2, RESPONDER, true));
+    connection.send(&wire::stream(PARAMS, 2, &wire::get_params("/")));
+    for _ in 0..16 {
+        connection.send(&record(STDIN, 2, &[b'x'; 65_535]));
+    }
+    connection.send(&record(STDIN, 2, &[b'x'; 16]));
+    connection.settle();
+    connection.send(&record(STDIN, 2, b"x"));
+    assert_eq!(connection.response(2).unwrap().status(), 413);
+}
+
+#[test]
+fn all_bodies_together_take_no_more_than_they_may() {
+    let app = App::new(SUMS);
+    let server = Server::builder().application(app.root(), "app").arguments(["--max-spool", "1M"]).start();
+    let half = |id| {
+        let mut connection = Connection::open(&server.socket());
+        let whole = wire::post(id, "/", &body(600_000), true);
+        connection.send(&whole[..whole.len() - 8]);
+        connection
+    };
+    let mut first = half(1);
+    first.settle();
+    let mut second = half(2);
+    assert_eq!(second.response(2).unwrap().status(), 503);
+    server.logged(&["status=503", "--max-spool"]);
+    first.send(&record(STDIN, 1, b""));
+    assert_eq!(String::from_utf8_lossy(first.response(1).unwrap().body()), sums(&body(600_000)));
+    // Given back.
+    let mut third = half(3);
+    third.settle();
+    third.send(&record(STDIN, 3, b""));
+    assert_eq!(third.response(3).unwrap().status(), 200);
+}
+
+/// A disk of its own that can be made to hang.
+#[derive(Debug)]
+struct Disk {
+    directory: PathBuf,
+    frozen: AtomicBool,
+    _scratch: tempfile::TempDir,
+}
+
+impl Disk {
+    /// None where this machine allows no such thing.
+    fn new() -> Option<Self> {
+        let scratch = tempfile::tempdir().unwrap();
+        let (image, directory) = (scratch.path().join("image"), scratch.path().join("disk"));
+        fs::create_dir(&directory).unwrap();
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        assert!(output(program("mkfs.ext4").args(["-q", "-F"]).arg(&image)).status.success());
+        let mounted = output(program("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
+        if !mounted.status.success() {
+            eprintln!("skipped: cannot mount a file: {}", String::from_utf8_lossy(&mounted.stderr));
+            return None;
+        }
+        Some(Self { directory, frozen: AtomicBool::new(false), _scratch: scratch })
+    }
+
+    /// From now on whoever writes to it waits.
+    fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
+        assert!(output(program("fsfreeze").arg("-f").arg(&self.directory)).status.success());
+    }
+
+    fn thaw(&self) {
+        if self.frozen.swap(false, Ordering::Relaxed) {
+            assert!(output(program("fsfreeze").arg("-u").arg(&self.directory)).status.success());
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.thaw();
+        // Lazily: a process that is just ending may still hold a file.
+        let _ = output(program("umount").arg("--lazy").arg(&self.directory));
+    }
+}
+
+/// A program that Debian keeps where only root has it on the PATH.
+fn program(name: &str) -> Command {
+    let path = Path::new("/usr/sbin").join(name);
+    Command::new(if path.exists() { path } else { name.into() })
+}
+
+#[test]
+fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
+    let Some(disk) = Disk::new() else { return };
+    let app = App::new(SUMS);
+    let directory = disk.directory.display().to_string();
+    let server =
+        Server::builder().application(app.root(), "app").arguments(["--spool-dir", &directory]).start();
+    let socket = server.socket();
+    let body = body(2_000_000);
+    disk.freeze();
+    let uploads: Vec<_> = (0..12)
+        .map(|_| {
+            let (socket, whole) = (socket.clone(), wire::post(1, "/", &body, false));
+            thread::spawn(move || {
+                let mut connection = Connection::open(&socket);
+                connection.send(&whole);
+                String::from_utf8_lossy(connection.response(1).unwrap().body()).into_owned()
+            })
+        })
+        .collect();
+    wait_for("threads of the gateway hang in the disk", || {
+        let stuck = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().filter(|task| {
+            let stat = fs::read_to_string(task.as_ref().unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" D"))
+        });
+        (stuck.count() >= 4).then_some(())
+    });
+    // Those that need no disk are answered, with a body as well.
+    let mut connection = Connection::open(&socket);
+    for _ in 0..100 {
+        assert_eq!(connection.get("/").status(), 200);
+        connection.send(&wire::post(1, "/", &body[..60_000], true));
+        let response = connection.response(1).unwrap();
+        assert_eq!(String::from_utf8_lossy(response.body()), sums(&body[..60_000]));
+    }
+    assert!(uploads.iter().all(|upload| !upload.is_finished()), "nothing can be kept on a frozen disk");
+    disk.thaw();
+    for upload in uploads {
+        assert_eq!(upload.join().unwrap(), sums(&body));
+    }
+}
+
+#[test]
+fn an_upload_that_the_disk_does_not_take_in_time_is_503() {
+    let Some(disk) = Disk::new() else { return };
+    let app = App::new(SUMS);
+    let directory = disk.directory.display().to_string();
+    let arguments = ["--spool-dir", &directory, "--body-timeout", "1s"];
+    let server = Server::builder().application(app.root(), "app").arguments(arguments).start();
+    disk.freeze();
+    let mut connection = Connection::open(&server.socket());
+    let whole = wire::post(1, "/", &body(100_000), true);
+    connection.send(&whole);
+    assert_eq!(connection.response(1).unwrap().status(), 503);
+    server.logged(&["status=503", "could not be spooled in time"]);
+    assert_eq!(connection.get("/").status(), 200, "the connection goes on");
+    disk.thaw();
+    connection.send(&whole);
+    assert_eq!(connection.response(1).unwrap().status(), 200);
+}

@@ -1,0 +1,27 @@
+-- A file of two blocks that is cut short between them; the second is read once the test has seen the first.
+local gate = require("gate")
+
+return function(environ, start_response)
+  local directory = gate.directory(environ)
+  local path = directory .. "/shrinks"
+  local function write(count)
+    local file = assert(io.open(path, "wb"))
+    file:write(("x"):rep(count))
+    file:close()
+  end
+  write(20000)
+  local file = assert(io.open(path, "rb"))
+  local methods = debug.getmetatable(file).__index
+  local read, reads = methods.read, 0
+  function methods.read(...)
+    reads = reads + 1
+    if reads == 2 then
+      methods.read = read
+      gate.wait(directory, "go")
+      write(10)
+    end
+    return read(...)
+  end
+  start_response(200, { { "Content-Type", "text/plain" }, { "X-Accel-Buffering", "no" } })
+  return environ["wsgi.file_wrapper"](file, 10000)
+end

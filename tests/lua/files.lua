@@ -1,0 +1,185 @@
+-- `wsgi.file_wrapper` where no proxy sends files.
+
+local closed, reads
+
+--- A file with this text in it, at its beginning.
+local function file_of(text)
+  local file = assert(io.tmpfile())
+  file:write(text)
+  file:seek("set")
+  return file
+end
+
+--- An object with `read` and `close` that counts the calls of both.
+local function object(chunks)
+  closed, reads = 0, 0
+  return {
+    read = function()
+      reads = reads + 1
+      return chunks[reads]
+    end,
+    close = function()
+      closed = closed + 1
+    end,
+  }
+end
+
+local function wrapping(headers, file, block_size)
+  return function(environ, start_response)
+    start_response(200, headers)
+    return environ["wsgi.file_wrapper"](file(), block_size)
+  end
+end
+
+local function closed_once()
+  assert(closed == 1, "closed " .. tostring(closed) .. " times")
+end
+
+-- What Lua's file handles share; a test has its way with it.
+local methods = debug.getmetatable(io.stdout).__index
+local read = methods.read
+
+--- A file that has other contents from its second block on.
+local function changing(before, after)
+  return function(environ, start_response)
+    local path = os.tmpname()
+    local function write(contents)
+      local file = assert(io.open(path, "wb"))
+      file:write(contents)
+      file:close()
+    end
+    write(before)
+    local file = assert(io.open(path, "rb"))
+    file:setvbuf("no")
+    function methods.read(...)
+      local chunk = read(...)
+      write(after)
+      return chunk
+    end
+    start_response(200, {})
+    return environ["wsgi.file_wrapper"](file, 2)
+  end
+end
+
+local function restore()
+  methods.read = read
+end
+
+local text = "Content-Type: text/plain; charset=utf-8|"
+local failed = "500 Internal Server Error"
+local this = "environ.lua"
+local function length_of(path)
+  local file = assert(io.open("tests/lua/" .. path, "rb"))
+  local length = file:seek("end")
+  file:close()
+  return ("%d"):format(length)
+end
+
+return {
+  { name = "a file is sent in blocks, with its length", app = wrapping({}, function() return file_of("xxxxx") end, 2),
+    head = text .. "Content-Length: 5||", chunks = { "xx", "xx", "x" } },
+  { name = "what was read before is not sent", app = wrapping({}, function()
+      local file = file_of("head\nbody")
+      file:read("l")
+      return file
+    end), head = text .. "Content-Length: 4||", body = "body" },
+  { name = "an empty file", app = wrapping({}, function() return file_of("") end), head = text .. "Content-Length: 0||", body = "" },
+  { name = "a pipe has no length", app = wrapping({}, function()
+      local pipe = io.popen("printf 'first\\nsecond'")
+      assert(pipe:read("l") == "first")
+      return pipe
+    end), head = text .. "|", body = "second" },
+  { name = "a file of the kernel's that says it is empty", app = wrapping({}, function() return assert(io.open("/proc/self/cmdline", "rb")) end),
+    head = text .. "|" },
+  { name = "the application's length ends a longer file", app = function(environ, start_response)
+      local file = file_of("0123456789")
+      file:seek("set", 3)
+      start_response(206, { { "Content-Range", "bytes 3-6/10" }, { "Content-Length", 4 } })
+      return environ["wsgi.file_wrapper"](file, 3)
+    end, status = "206 Partial Content", chunks = { "345", "6" } },
+  { name = "a shorter file than the application says", app = wrapping({ ["Content-Length"] = 6 }, function() return file_of("12345") end),
+    status = failed, log = "the wrapped file has 5 more bytes, but the Content-Length is 6" },
+  { name = "a file that shrinks", outcome = "Broken", chunks = { "ab" }, app = changing("abcdef", "ab"), after = restore,
+    head = text .. "Content-Length: 6||", log = "the body ended after 2 bytes, but its Content-Length is 6" },
+  { name = "a file that grows", chunks = { "ab", "cd", "ef" }, app = changing("abcdef", "abcdefgh"), after = restore,
+    head = text .. "Content-Length: 6||" },
+  { name = "HEAD has the length and reads nothing", method = "HEAD", app = wrapping({}, function() return file_of("12345") end),
+    head = text .. "Content-Length: 5||", chunks = {} },
+  { name = "HEAD closes and does not read an object", method = "HEAD", app = wrapping({}, function() return object({ "a" }) end),
+    head = text .. "|", chunks = {}, after = function()
+      closed_once()
+      assert(reads == 0)
+    end },
+  { name = "304 reads nothing", app = function(environ)
+      return 304, {}, environ["wsgi.file_wrapper"](object({ "a" }))
+    end, status = "304 Not Modified", head = "|", chunks = {}, after = closed_once },
+  { name = "304 promises no length", app = function(environ)
+      return 304, {}, environ["wsgi.file_wrapper"](this)
+    end, status = "304 Not Modified", head = "|", chunks = {} },
+  { name = "an object is read and closed once", app = wrapping({}, function() return object({ "a", "b" }) end),
+    head = text .. "|", chunks = { "a", "b" }, after = closed_once },
+  { name = "an object that ends with an empty string", app = wrapping({}, function() return object({ "a", "", "b" }) end), body = "a", after = closed_once },
+  { name = "an object that reads more than it is asked for", app = wrapping({ ["Content-Length"] = 3 }, function() return object({ "ab", "cd" }) end),
+    chunks = { "ab", "c" }, after = closed_once },
+  { name = "an object that reads no strings", app = wrapping({}, function() return object({ 5 }) end), status = failed,
+    log = "must read strings, got number", after = closed_once },
+  { name = "a failed read is not the end", outcome = "Broken", body = "a", log = "cannot read the wrapped file: disk on fire",
+    app = wrapping({}, function()
+      local count = 0
+      return { read = function()
+        count = count + 1
+        if count == 1 then return "a" end
+        return nil, "disk on fire"
+      end }
+    end) },
+  { name = "a client that goes away", patience = 3, outcome = "Aborted", after = closed_once,
+    app = wrapping({}, function() return object({ "ab", "cd", "ef" }) end) },
+  { name = "closed by the application too", after = closed_once, body = "", app = function(environ)
+      local body = environ["wsgi.file_wrapper"](object({}))
+      body:close()
+      return 200, {}, body
+    end },
+  { name = "within another body it is read like any function", body = "<12345>", app = function(environ, start_response)
+      start_response(200, {})
+      local body, part = environ["wsgi.file_wrapper"](file_of("12345")), 0
+      return function()
+        part = part + 1
+        return part == 1 and "<" or part == 2 and body() or part == 3 and ">" or nil
+      end
+    end, head = text .. "|" },
+  { name = "after write nothing is promised", chunks = { "a", "12345" }, head = text .. "|", app = function(environ, start_response)
+      start_response(200, {})("a")
+      return environ["wsgi.file_wrapper"](file_of("12345"))
+    end },
+  { name = "a directory fails before anything is sent", status = failed, log = "cannot read the wrapped file: Is a directory",
+    app = wrapping({}, function() return assert(io.open("/", "rb")) end) },
+  { name = "a number is no file", app = function(environ) environ["wsgi.file_wrapper"](5) end, status = failed,
+    log = "file must be a file handle or a path, got number" },
+  { name = "half a block", app = function(environ) environ["wsgi.file_wrapper"](io.stdin, 0.5) end, status = failed,
+    log = "block_size must be a whole number of bytes" },
+
+  { name = "a path from the root is opened and sent", app = wrapping({}, function() return this end),
+    head = text .. "Content-Length: " .. length_of(this) .. "||" },
+  { name = "a path that is not there", app = function(environ)
+      local body, problem, number = environ["wsgi.file_wrapper"]("none/such")
+      assert(body == nil and number == 2)
+      return 404, {}, (problem:gsub("/.*/tests/lua", "ROOT"))
+    end, status = "404 Not Found", body = "cannot open ROOT/none/such: No such file or directory" },
+  { name = "a path that is not there and not looked at", app = function(environ)
+      return 200, {}, environ["wsgi.file_wrapper"]("none/such")
+    end, status = failed, log = "no body (nil): cannot open " },
+  { name = "paths that are no files", body = "ok", app = function(environ)
+      for path, what in pairs({
+        ["."] = "Is a directory",
+        [""] = "Is a directory",
+        ["/dev/null"] = "Not a regular file",
+        ["environ.lua\0.txt"] = "file name contained an unexpected NUL byte",
+        ["environ.lua/"] = "Not a directory",
+        ["/../etc/hostname"] = "Above the root directory",
+      }) do
+        local body, problem = environ["wsgi.file_wrapper"](path)
+        assert(body == nil and problem:find(what, 1, true), problem)
+      end
+      return 200, {}, "ok"
+    end },
+}
