@@ -4,7 +4,9 @@
 //! or through their output pipes, and it adds which process said it: `worker … worker=3 gen=2 pid=4711 request=…`.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use clap::ValueEnum;
@@ -13,13 +15,16 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::fmt::FmtContext;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Lines that wait for a slow reader of the log: some seconds of a busy server, a few MiB.
 const BUFFERED_LINES: usize = 10_000;
+
+/// Bytes of them: an application may write lines of 64 KiB.
+const BUFFERED_BYTES: usize = 16 << 20;
 
 /// Writes what is still to be written when it is dropped, for a second at most.
 #[must_use = "the log is written for as long as this lives"]
@@ -29,7 +34,7 @@ pub struct Guard(#[expect(dead_code, reason = "only its end matters")] WorkerGua
 /// Starts logging. Call once, before the first event.
 ///
 /// A thread of its own writes, so that a terminal, pipe or disk that takes nothing holds no request up;
-/// what [`BUFFERED_LINES`] cannot hold is dropped.
+/// what [`BUFFERED_LINES`] and [`BUFFERED_BYTES`] cannot hold is dropped.
 pub fn init(format: Format, level: Level) -> Guard {
     let level = match level {
         Level::Error => LevelFilter::ERROR,
@@ -37,14 +42,15 @@ pub fn init(format: Format, level: Level) -> Guard {
         Level::Info => LevelFilter::INFO,
         Level::Debug => LevelFilter::DEBUG,
     };
-    let (writer, guard) = NonBlockingBuilder::default()
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let (queue, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(BUFFERED_LINES)
         .lossy(true)
         .thread_name("log")
-        .finish(io::stderr());
+        .finish(Exit { to: io::stderr(), waiting: Arc::clone(&waiting) });
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(writer)
+        .with_writer(Entrance { queue, waiting })
         .with_ansi(false)
         // It would be reported on the very stream that does not take it, by a macro that panics.
         .log_internal_errors(false)
@@ -53,6 +59,64 @@ pub fn init(format: Format, level: Level) -> Guard {
     // Not `init`, which also takes in what libraries write through the `log` crate: none of it is for operators.
     tracing::subscriber::set_global_default(subscriber).expect("the log is started once");
     Guard(guard)
+}
+
+/// What a waiting line takes of [`BUFFERED_BYTES`]: never so little that the queue could be full before they are.
+fn share(line: &[u8]) -> usize {
+    line.len().max(BUFFERED_BYTES.div_ceil(BUFFERED_LINES))
+}
+
+/// The end of the queue that lines come in at. Drops those that [`BUFFERED_BYTES`] cannot hold.
+#[derive(Clone)]
+struct Entrance {
+    queue: NonBlocking,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Write for Entrance {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let share = share(line);
+        if self.waiting.fetch_add(share, Ordering::Relaxed) + share > BUFFERED_BYTES {
+            self.waiting.fetch_sub(share, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        self.queue.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Entrance {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// The other end, in the thread that writes.
+struct Exit<W> {
+    to: W,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl<W: Write> Write for Exit<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to.write(bytes)
+    }
+
+    /// Called once for each line.
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        let written = self.to.write_all(line);
+        self.waiting.fetch_sub(share(line), Ordering::Relaxed);
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// The form of a log line.
@@ -186,6 +250,42 @@ impl Visit for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes nothing until it is told to.
+    struct Stuck(std::sync::mpsc::Receiver<()>, Arc<AtomicUsize>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            self.1.fetch_add(bytes.len(), Ordering::Relaxed);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_stuck_reader_is_bounded_in_lines_and_in_bytes() {
+        for length in [1, 100, 100_000] {
+            let (go, stuck) = std::sync::mpsc::channel();
+            let (waiting, written) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let exit = Exit { to: Stuck(stuck, Arc::clone(&written)), waiting: Arc::clone(&waiting) };
+            let builder = NonBlockingBuilder::default().buffered_lines_limit(BUFFERED_LINES).lossy(true);
+            let (queue, guard) = builder.finish(exit);
+            let dropped = queue.error_counter();
+            let mut entrance = Entrance { queue, waiting: Arc::clone(&waiting) };
+            for _ in 0..2 * BUFFERED_LINES {
+                entrance.write_all(&vec![b'x'; length]).unwrap();
+            }
+            assert_eq!(dropped.dropped_lines(), 0, "the queue was full before its bytes were");
+            let lines = BUFFERED_BYTES / share(&vec![0; length]);
+            drop((go, guard));
+            assert_eq!(waiting.load(Ordering::Relaxed), 0, "lines of {length} bytes");
+            assert_eq!(written.load(Ordering::Relaxed), lines * length);
+        }
+    }
 
     #[test]
     fn a_cause_reads_as_the_end_of_a_sentence() {

@@ -113,7 +113,8 @@ impl Head {
         }
         let mut head = Self::parse_any(variables)?;
         for name in EMPTY_WHERE_ABSENT {
-            if head.variables.get(name).is_none() {
+            // One that differs in case only would be there twice.
+            if !head.variables.iter().any(|(other, _)| Name::new(other, 0).is(name)) {
                 head.variables.push(name, b"");
             }
         }

@@ -57,4 +57,4 @@ mod tests;
 
 pub use event::{AfterEnd, Event, Fault, Refusal};
 pub use record::{ProtocolStatus, Role, poison, whole_records};
-pub use server::{Limits, MAX_IGNORED, MAX_PAIRS, MAX_PARAMS, MAX_REQUESTS, Server};
+pub use server::{Limits, MAX_IGNORED, MAX_PAIRS, MAX_PARAMS, MAX_REFUSED, MAX_REQUESTS, Server};

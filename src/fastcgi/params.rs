@@ -57,10 +57,10 @@ impl Decoder {
     /// # Errors
     /// When the stream is over a limit or holds a NUL; it is of no use from then on.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        self.bytes = self.bytes.saturating_add(bytes.len());
-        if self.bytes > self.max_bytes {
-            return Err(Refusal::TooManyBytes { limit: self.max_bytes });
-        }
+        // What is within the limit comes first, so that the refusal does not depend on how the stream was cut.
+        let within = bytes.len().min(self.max_bytes - self.bytes);
+        let (bytes, beyond) = bytes.split_at(within);
+        self.bytes += within;
         self.variables.reserve(bytes.len() + bytes.len() / 4);
         if self.partial.is_empty() {
             let rest = self.take_pairs(bytes)?;
@@ -72,7 +72,7 @@ impl Decoder {
             joined.drain(..joined.len() - left);
             self.partial = joined;
         }
-        Ok(())
+        if beyond.is_empty() { Ok(()) } else { Err(Refusal::TooManyBytes { limit: self.max_bytes }) }
     }
 
     /// All pairs, at the end of the stream.
@@ -222,6 +222,18 @@ mod tests {
         let mut decoder = Decoder::new(100, 2);
         assert_eq!(decoder.feed(&[0, 0, 0, 0]), Ok(()));
         assert_eq!(decoder.feed(&[0, 0]), Err(Refusal::TooManyPairs { limit: 2 }));
+    }
+
+    #[test]
+    fn which_refusal_it_is_does_not_depend_on_the_pieces() {
+        let mut bytes = Vec::new();
+        encode(b"A", b"\0", &mut bytes);
+        bytes.extend_from_slice(&[0; 20]);
+        for piece in 1..=bytes.len() {
+            let mut decoder = Decoder::new(10, 100);
+            let refusal = bytes.chunks(piece).find_map(|bytes| decoder.feed(bytes).err());
+            assert_eq!(refusal, Some(Refusal::Nul), "pieces of {piece}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub const MAX_REQUESTS: usize = 64;
 
 /// Requests beyond [`Limits::max_requests`] that wait for the end of their PARAMS to be answered with 503. The next one
 /// is OVERLOADED at once, for which HAProxy gives the whole connection up. One costs less than 100 bytes.
-pub(super) const MAX_REFUSED: usize = 64;
+pub const MAX_REFUSED: usize = 64;
 
 /// When an answer comes before the body has been read, the rest of the body arrives for a request that
 /// has ended. 4096 records of 8 KiB, as Apache sends them, are 32 MiB: more than the buffers between any

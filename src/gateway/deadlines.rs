@@ -9,7 +9,6 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::reply::Untruthful;
 use super::worker_link::WorkerLink;
 use super::{Gateway, sleep_until};
 use crate::config::Config;
@@ -218,23 +217,15 @@ fn kill(gateway: &Gateway, link: &WorkerLink, limits: &Limits) {
     link.kill();
 }
 
-/// A worker tells the stack of its request.
-pub(super) fn stack(
-    gateway: &Gateway,
-    link: &WorkerLink,
-    timeout: bool,
-    text: &[u8],
-) -> Result<(), Untruthful> {
-    let run = link.run().ok_or(Untruthful("a stack without a request"))?;
+/// A worker tells the stack of its request, as it was asked to.
+pub(super) fn stack(gateway: &Gateway, link: &WorkerLink, timeout: bool, text: &[u8]) {
+    let Some(run) = link.run() else { return };
     let (line, text) = (link.request_line(), String::from_utf8_lossy(text));
     if !timeout {
         link.set_run(Run { look: Look::Done, ..run });
         let age = seconds(run.started.elapsed());
         link.log(LogLevel::Warn, &format!("{line} has run for {age} (--slow-log)\n{text}"));
-        return Ok(());
-    }
-    if !run.is_overdue() {
-        return Err(Untruthful("a stack that nobody asked for"));
+        return;
     }
     let message = format!("{line}: {text}");
     link.log(LogLevel::Error, &message);
@@ -242,7 +233,6 @@ pub(super) fn stack(
         link.stderr(&message);
         link.give_up();
     }
-    Ok(())
 }
 
 fn seconds(duration: Duration) -> String {

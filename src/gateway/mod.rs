@@ -10,10 +10,15 @@
 //! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
 
 mod access_log;
+// Public for `fuzz/` alone: they hold no secret and do no harm, and a feature for it would be a second build to test.
+#[doc(hidden)]
+pub mod answer;
 mod budget;
 mod command;
 mod connection;
 mod control;
+#[doc(hidden)]
+pub mod conversation;
 mod deadlines;
 mod dispatch;
 mod handover;

@@ -1,11 +1,12 @@
-//! The answer to one request, and the rules that keep it truthful.
+//! The answer to one request, on its way to the connection that the request came on.
 //!
-//! Every failure before the head is a whole response with a 5xx status; every failure after it leaves a
-//! response that no client takes for complete. Remembers what it has sent, for the journal.
+//! [`super::answer`] says what may be sent. Every failure before the head is a whole response with a 5xx status; every
+//! failure after it leaves a response that no client takes for complete. Remembers what it has sent, for the journal.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::answer::{Answer, Failure, Part, Untruthful};
 use super::connection::Connection;
 use super::outcome::End;
 use super::request::Request;
@@ -42,25 +43,13 @@ impl Ticket {
     }
 }
 
-/// How far the answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// Nothing is sent.
-    Nothing,
-    /// The head is sent; this many bytes of body are still promised, if a number was.
-    Head(Option<u64>),
-    /// It has ended, well or not.
-    Over,
-}
-
 /// Writes the answer to one request onto its connection.
 #[derive(Debug)]
 pub(super) struct Reply {
     connection: Rc<Connection>,
     id: u16,
     ticket: Rc<Ticket>,
-    head_request: bool,
-    progress: Progress,
+    answer: Answer,
     /// A head that waits for what follows it, where [`Self::hold_head`] asked for that.
     held: Option<Vec<u8>>,
     /// Of the head that was sent.
@@ -72,10 +61,6 @@ pub(super) struct Reply {
     broken: bool,
 }
 
-/// The worker's answer breaks the rules; the worker is at fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Untruthful(pub(super) &'static str);
-
 impl Reply {
     /// `head_request`: the answer has a head that may promise a body, and never a body.
     pub(super) fn new(connection: Rc<Connection>, id: u16, ticket: Rc<Ticket>, head_request: bool) -> Self {
@@ -83,8 +68,7 @@ impl Reply {
             connection,
             id,
             ticket,
-            head_request,
-            progress: Progress::Nothing,
+            answer: Answer::new(head_request),
             held: None,
             status: None,
             sent: 0,
@@ -105,93 +89,68 @@ impl Reply {
 
     /// Sends the head: a CGI header block, as the worker wrote it.
     pub(super) fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<(), Untruthful> {
-        if self.progress != Progress::Nothing {
-            return Err(Untruthful("a second response head"));
+        if let Part::Send(status) = self.answer.head(block, orders)? {
+            self.put_head(status, block);
         }
-        let head = match response::Head::parse(block) {
-            Ok(response::Status::Complete { head, consumed }) if consumed == block.len() => head,
-            Ok(_) => return Err(Untruthful("a malformed response head")),
-            Err(bad) => return Err(Untruthful(bad.what())),
-        };
-        if !orders.permit(&head) {
-            return Err(Untruthful("a header with orders for the proxy that is not allowed"));
-        }
-        let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
-        self.progress = Progress::Head(promised);
-        self.put_head(head.status, block);
         Ok(())
     }
 
     /// Sends a piece of the body.
     pub(super) fn body(&mut self, bytes: &[u8]) -> Result<(), Untruthful> {
-        match &mut self.progress {
-            Progress::Head(None) => {}
-            Progress::Head(Some(promised)) => {
-                *promised = promised
-                    .checked_sub(bytes.len() as u64)
-                    .ok_or(Untruthful("a response body longer than its Content-Length"))?;
-            }
-            Progress::Nothing | Progress::Over => return Err(Untruthful("a response body without a head")),
+        if let Part::Send(()) = self.answer.body(bytes.len())? {
+            self.put_body(bytes);
         }
-        self.put_body(bytes);
         Ok(())
     }
 
-    /// Ends a complete answer; one that falls short of its promise is broken off.
+    /// Ends a complete answer; one that falls short of its promise is an error, and to be broken off.
     pub(super) fn end(&mut self) -> Result<(), Untruthful> {
-        match self.progress {
-            Progress::Head(None | Some(0)) => {
-                self.progress = Progress::Over;
-                self.let_go();
-                if !self.ticket.is_abandoned() {
-                    self.end_in_file = self.connection.end_in_file();
-                    self.connection.end(self.id);
-                }
-                Ok(())
-            }
-            Progress::Head(Some(_)) => Err(Untruthful("a response body shorter than its Content-Length")),
-            Progress::Nothing | Progress::Over => Err(Untruthful("an end without a response head")),
-        }
-    }
-
-    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by breaking it off where the
-    /// client still waits for something. One that has kept its promise stands.
-    pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
-        let mut progress = std::mem::replace(&mut self.progress, Progress::Over);
-        if self.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty()) {
-            // It has not been sent.
-            progress = Progress::Nothing;
-        }
-        if self.ticket.is_abandoned() {
-            return;
-        }
-        match progress {
-            Progress::Nothing => {
-                let response = response::failure(status, message, retry_after);
-                let (head, body) = response::split_failure(&response);
-                self.put_head(status, head);
-                if !self.head_request {
-                    self.put_body(body);
-                }
-                self.let_go();
-                self.connection.end(self.id);
-            }
-            // The client has all that the head promised. Breaking the transfer now would reach some clients and not others.
-            Progress::Head(Some(0)) => {
+        if let Part::Send(()) = self.answer.end()? {
+            self.let_go();
+            if !self.ticket.is_abandoned() {
                 self.end_in_file = self.connection.end_in_file();
                 self.connection.end(self.id);
             }
-            Progress::Head(_) => {
+        }
+        Ok(())
+    }
+
+    /// Ends the answer as a failure: with a whole `status` response where nothing is sent yet, by breaking it off where the
+    /// client still waits for something. One that has kept its promise stands. What the worker still says is dropped.
+    pub(super) fn fail(&mut self, status: u16, message: &str, retry_after: Option<u32>) {
+        // A head that is held has not been sent.
+        let unsent = self.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty());
+        let failure = self.answer.fail(unsent);
+        if self.ticket.is_abandoned() {
+            return;
+        }
+        match failure {
+            Failure::Whole { body } => {
+                let response = response::failure(status, message, retry_after);
+                let (head, bytes) = response::split_failure(&response);
+                self.put_head(status, head);
+                if body {
+                    self.put_body(bytes);
+                }
+                self.let_go();
+                self.connection.end(self.id);
+            }
+            // Breaking the transfer now would reach some clients and not others.
+            Failure::Stands => {
+                self.end_in_file = self.connection.end_in_file();
+                self.connection.end(self.id);
+            }
+            Failure::BreakOff => {
                 self.broken = true;
                 self.connection.break_off(self.id, message);
             }
-            Progress::Over => {}
+            Failure::None => {}
         }
     }
 
     /// Sends a message that belongs to no response, as FastCGI's STDERR, with a line end of its own.
     pub(super) fn stderr(&self, message: &[u8]) {
-        if self.progress != Progress::Over && !self.ticket.is_abandoned() {
+        if !self.answer.is_over() && !self.ticket.is_abandoned() {
             self.connection.stderr(self.id, &[message, b"\n"].concat());
         }
     }

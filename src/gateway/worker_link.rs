@@ -1,7 +1,7 @@
 //! The gateway's side of one worker: hands it requests, relays its answers, notices its end.
 //!
-//! Trusts nothing the worker sends: what does not follow the vocabulary, or the rules of a response,
-//! costs the worker its life and its request a 502.
+//! Trusts nothing the worker sends: what does not follow the vocabulary, its turn ([`super::conversation`]) or the rules
+//! of an answer ([`super::answer`]) costs the worker its life and its request a 502.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
@@ -14,20 +14,30 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
+use super::answer::Untruthful;
+use super::conversation::Conversation;
 use super::deadlines::{self, Run};
-use super::reply::Untruthful;
 use super::request::{Handed, Request};
 use super::spool::{Body, Place};
 use super::{Gateway, readable};
 use crate::fastcgi;
 use crate::ipc::Link;
-use crate::ipc::interrupt::{Interrupt, Kind, Serial};
+use crate::ipc::interrupt::{Interrupt, Kind};
 use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::ipc::socket::Received;
 use crate::sys;
 
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Packets of one worker before others have their turn, where more are waiting. A packet costs some 100 µs at most: the
+/// largest holds 200 KiB.
+const PACKETS_IN_A_ROW: u32 = 4;
+
+/// The most packets that can wait in a link. The kernel counts no packet below 512 bytes, and lets at most two of
+/// [`MAX_PACKET`](crate::ipc::message::MAX_PACKET) wait. What comes after so many was sent by somebody who has
+/// outlived the worker.
+const PACKETS_IN_A_LINK: u32 = 1024;
 
 /// A worker that runs.
 #[derive(Debug)]
@@ -42,8 +52,8 @@ pub(super) struct WorkerLink {
     answered: RefCell<Option<Box<Request>>>,
     /// From the moment that a request is handed over until the worker is ready again.
     run: Cell<Option<Run>>,
-    /// Of the request that was handed over last.
-    serial: Cell<Serial>,
+    /// What the worker may say next.
+    conversation: RefCell<Conversation>,
     /// The running request is answered without its worker, and what that says of it is dropped.
     given_up: Cell<bool>,
     /// Wakes the relay that waits for a client which nothing more is sent to.
@@ -52,8 +62,6 @@ pub(super) struct WorkerLink {
     told: Cell<bool>,
     /// Whether it has been ready.
     proved: Cell<bool>,
-    /// Its process is gone, and its number perhaps another's: what it still says is for its client alone.
-    gone: Cell<bool>,
     memory: Cell<Option<Memory>>,
     /// When it was last asked what it takes, and whether it has run a request since.
     asked: Cell<Option<Instant>>,
@@ -127,12 +135,11 @@ impl WorkerLink {
             running: RefCell::new(None),
             answered: RefCell::new(None),
             run: Cell::new(None),
-            serial: Cell::default(),
+            conversation: RefCell::default(),
             given_up: Cell::new(false),
             gave_up: Notify::new(),
             told: Cell::new(false),
             proved: Cell::new(false),
-            gone: Cell::new(false),
             memory: Cell::new(None),
             asked: Cell::new(None),
             unmeasured: Cell::new(true),
@@ -168,6 +175,7 @@ impl WorkerLink {
         }
         self.asked.set(Some(now));
         self.unmeasured.set(false);
+        self.conversation.borrow_mut().asked_for_figures();
         self.tell(ToWorker::Measure);
         None
     }
@@ -205,7 +213,7 @@ impl WorkerLink {
         request.handed = Some(Handed { at, worker: self.name.worker, generation: self.name.generation });
         self.told.set(false);
         self.given_up.set(false);
-        self.serial.set(self.serial.get().next());
+        self.conversation.borrow_mut().handed();
         self.run.set(Some(Run::new(Instant::now())));
         *self.running.borrow_mut() = Some(request);
         Ok(())
@@ -232,7 +240,9 @@ impl WorkerLink {
 
     /// Interrupts the running request, which may be over by the time that this arrives.
     pub(super) fn interrupt(&self, kind: Kind) {
-        let interrupt = Interrupt { kind, serial: self.serial.get() };
+        let mut conversation = self.conversation.borrow_mut();
+        conversation.asked_for_stack(kind);
+        let interrupt = Interrupt { kind, serial: conversation.serial() };
         // One that has ended needs none, and one that cannot be sent any is killed soon.
         let _ = sys::interrupt(self.pidfd.get_ref().as_fd(), interrupt.encode());
     }
@@ -302,7 +312,12 @@ impl WorkerLink {
         let (mut unread, mut exited) = (false, false);
         // There was room when it was this answer's turn; one packet may follow, whoever waits for room meanwhile.
         let mut has_room = false;
+        let (mut in_a_row, mut after_exit) = (0, 0);
         loop {
+            if in_a_row == PACKETS_IN_A_ROW {
+                in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
             let room = self.running.borrow().as_ref().and_then(|request| request.reply.room());
             let room = room.filter(|_| !self.given_up.get() && !has_room);
             has_room = false;
@@ -323,24 +338,32 @@ impl WorkerLink {
                     _ = self.pidfd.readable() => None,
                 },
                 // Its process is gone, but a child of its own may hold the link open: what is in it is all.
-                None if exited => Some(self.receive(self.link.get_ref(), gateway)),
+                None if exited && after_exit == PACKETS_IN_A_LINK => return Fate::Ended { unread },
+                None if exited => {
+                    after_exit += 1;
+                    Some(self.receive(self.link.get_ref(), gateway))
+                }
                 None => tokio::select! {
                     biased;
                     ready = self.link.readable() => match ready {
                         Ok(mut ready) => match ready.try_io(|link| self.receive(link.get_ref(), gateway)) {
                             Ok(received) => Some(received),
-                            Err(_would_block) => continue,
+                            Err(_would_block) => {
+                                in_a_row = 0;
+                                continue;
+                            }
                         },
                         Err(_) => None,
                     },
                     _ = self.pidfd.readable() => None,
                 },
             };
+            in_a_row += 1;
             match received {
                 // A successor need not wait for what this one's last client has still to read.
                 None => {
                     exited = true;
-                    self.gone.set(true);
+                    self.conversation.borrow_mut().exited();
                     gateway.worker_gone(self);
                 }
                 Some(Ok(None)) => {}
@@ -348,6 +371,9 @@ impl WorkerLink {
                 Some(Ok(Some(fate))) => return fate,
                 Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => unread = true,
                 Some(Err(_)) if exited => return Fate::Ended { unread },
+                Some(Err(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    return Fate::Misbehaved("a descriptor");
+                }
                 Some(Err(_)) => return Fate::Misbehaved("an oversized packet"),
             }
         }
@@ -356,8 +382,7 @@ impl WorkerLink {
     /// Receives and relays one packet. `Some` where it was the last.
     fn receive(&self, link: &Link, gateway: &Rc<Gateway>) -> io::Result<Option<Fate>> {
         let mut buffer = gateway.packet.borrow_mut();
-        // A worker has no descriptors to send; any that come are closed here.
-        match link.receive(&mut buffer, &mut Vec::new())? {
+        match link.receive_plain(&mut buffer)? {
             Received::Closed => Ok(Some(Fate::Ended { unread: false })),
             Received::Packet(length) => Ok(self
                 .packet(&buffer[..length], gateway)
@@ -368,8 +393,8 @@ impl WorkerLink {
     /// One packet. `Some` where the worker says that it ends.
     fn packet(&self, mut packet: &[u8], gateway: &Rc<Gateway>) -> Result<Option<Fate>, Untruthful> {
         let mut moved = false;
-        while !packet.is_empty() {
-            let message = FromWorker::decode(&mut packet).map_err(|_| Untruthful("a malformed message"))?;
+        self.conversation.borrow_mut().begin_packet();
+        while let Some(message) = self.next_message(&mut packet)? {
             moved |=
                 matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. } | FromWorker::End { .. });
             match message {
@@ -386,33 +411,29 @@ impl WorkerLink {
                         Ok(())
                     })?;
                     *self.answered.borrow_mut() = self.running.borrow_mut().take();
-                    if !self.gone.get() {
+                    if !self.conversation.borrow().has_exited() {
                         gateway.pool.borrow_mut().answered(self.name.worker);
                     }
                 }
                 FromWorker::Ready => {
-                    if self.running.borrow().is_some() {
-                        return Err(Untruthful("ready in the middle of a request"));
-                    }
                     self.run.set(None);
                     if let Some(request) = self.answered.borrow_mut().take() {
                         request.answered();
                     }
-                    if !self.gone.get() {
-                        gateway.worker_ready(self)?;
-                    }
+                    gateway.worker_ready(self);
                 }
-                FromWorker::Measured { .. } if self.gone.get() => {}
                 FromWorker::Measured { pss, lua_heap } => {
                     let memory = Memory { pss, lua_heap };
                     self.memory.set(Some(memory));
                     gateway.measured(self, memory);
                 }
                 FromWorker::Log { level, message } => self.log_of_worker(level, message, gateway),
-                FromWorker::Stack { timeout, text } => deadlines::stack(gateway, self, timeout, text)?,
+                FromWorker::Stack { timeout, text } => deadlines::stack(gateway, self, timeout, text),
                 FromWorker::StartFailed { message } => {
                     return Ok(Some(Fate::StartFailed(String::from_utf8_lossy(message).into_owned())));
                 }
+                // The conversation has taken it.
+                FromWorker::Answering { .. } => {}
             }
         }
         if let Some(request) = &*self.running.borrow() {
@@ -424,21 +445,24 @@ impl WorkerLink {
         Ok(None)
     }
 
-    /// The answer has moved on. One that is whole in its first packet costs no look at the clock.
+    fn next_message<'p>(&self, packet: &mut &'p [u8]) -> Result<Option<FromWorker<'p>>, Untruthful> {
+        self.conversation.borrow_mut().next(packet)
+    }
+
+    /// The answer has moved on. One that is whole in its first packet costs no look at the clock, and one that nobody waits
+    /// for gains no time by going on.
     fn moved(&self) {
+        let running = self.running.borrow();
         if let Some(run) = self.run.get()
-            && (run.streams() || self.running.borrow().is_some())
+            && (run.streams() || running.is_some())
+            && !running.as_ref().is_some_and(|request| request.reply.ticket().is_abandoned())
         {
             self.run.set(Some(run.moved(Instant::now())));
         }
     }
 
     fn with_reply(&self, act: impl FnOnce(&mut Request) -> Result<(), Untruthful>) -> Result<(), Untruthful> {
-        match &mut *self.running.borrow_mut() {
-            Some(_) if self.given_up.get() => Ok(()),
-            Some(request) => act(request),
-            None => Err(Untruthful("an answer without a request")),
-        }
+        self.running.borrow_mut().as_mut().map_or(Ok(()), |request| act(request))
     }
 
     fn log_of_worker(&self, level: LogLevel, message: &[u8], gateway: &Gateway) {

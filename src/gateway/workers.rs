@@ -9,14 +9,13 @@ use tracing::{info, warn};
 use super::journal::WorkerEnd;
 use super::notice::Notice;
 use super::pool::{Ready, State};
-use super::reply::Untruthful;
 use super::worker_link::{Fate, Memory, WorkerLink, WorkerName};
 use super::{Gateway, deadlines};
 use crate::ipc::message::ToWorker;
 
 impl Gateway {
     /// A worker says that it is ready.
-    pub(super) fn worker_ready(&self, link: &WorkerLink) -> Result<(), Untruthful> {
+    pub(super) fn worker_ready(&self, link: &WorkerLink) {
         let WorkerName { worker, generation, .. } = link.name();
         let now = Instant::now();
         let ready = self.pool.borrow_mut().ready(worker, now);
@@ -37,9 +36,9 @@ impl Gateway {
                 // It may have been the one too many.
                 self.dispatch();
             }
-            Ready::Unexpected => return Err(Untruthful("ready twice")),
+            // Its conversation has ruled this out.
+            Ready::Unexpected => {}
         }
-        Ok(())
     }
 
     /// A worker's process is gone: its place is free. What it sent before may still be on its way to its
@@ -91,9 +90,19 @@ impl Gateway {
             self.put_back(request.came, request);
             return self.dispatch();
         }
-        self.in_trouble(|left_out| {
-            warn!(worker, r#gen, pid, request = id, left_out, "worker ended in the middle of its request");
-        });
+        // One that broke the rules has its line already.
+        if !matches!(fate, Fate::Misbehaved(_)) {
+            self.in_trouble(|left_out| {
+                warn!(
+                    worker,
+                    r#gen,
+                    pid,
+                    request = id,
+                    left_out,
+                    "worker ended in the middle of its request"
+                );
+            });
+        }
         request.reply.fail(502, "the worker ended before it had answered", None);
     }
 

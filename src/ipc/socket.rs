@@ -84,6 +84,20 @@ impl Link {
         self.receive_with(buffer, descriptors, RecvFlags::DONTWAIT)
     }
 
+    /// [`Self::receive`] from a peer that has no descriptors to send. Those that come all the same are closed by the
+    /// kernel; they take no number here.
+    ///
+    /// # Errors
+    /// As [`Self::receive`], and `Unsupported` where descriptors came.
+    pub fn receive_plain(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut control = RecvAncillaryBuffer::default();
+        let (received, flags) = self.receive_message(buffer, &mut control, RecvFlags::empty())?;
+        if flags.contains(ReturnFlags::CTRUNC) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "descriptors that nobody takes"));
+        }
+        Ok(received)
+    }
+
     /// Waits until there is something to receive or `time` has passed. A signal ends it early.
     pub fn wait(&self, time: Duration) -> io::Result<()> {
         let mut ends = [PollFd::new(&self.socket, PollFlags::IN)];
@@ -101,20 +115,31 @@ impl Link {
     ) -> io::Result<Received> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::io::retry_on_intr(|| {
-            let mut vector = [IoSliceMut::new(buffer)];
-            rustix::net::recvmsg(&self.socket, &mut vector, &mut control, flags | RecvFlags::CMSG_CLOEXEC)
-        })?;
+        let (received, _) = self.receive_message(buffer, &mut control, flags)?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
                 descriptors.extend(received);
             }
         }
-        if received.flags.contains(ReturnFlags::TRUNC) {
+        Ok(received)
+    }
+
+    fn receive_message(
+        &self,
+        buffer: &mut [u8],
+        control: &mut RecvAncillaryBuffer<'_>,
+        flags: RecvFlags,
+    ) -> io::Result<(Received, ReturnFlags)> {
+        let message = rustix::io::retry_on_intr(|| {
+            let mut vector = [IoSliceMut::new(buffer)];
+            rustix::net::recvmsg(&self.socket, &mut vector, control, flags | RecvFlags::CMSG_CLOEXEC)
+        })?;
+        if message.flags.contains(ReturnFlags::TRUNC) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long"));
         }
         // No packet is empty, so an empty one is the end.
-        Ok(if received.bytes == 0 { Received::Closed } else { Received::Packet(received.bytes) })
+        let received = if message.bytes == 0 { Received::Closed } else { Received::Packet(message.bytes) };
+        Ok((received, message.flags))
     }
 }
 

@@ -146,7 +146,7 @@ fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> i
                 };
                 drop(files);
                 serial = serial.next();
-                channel.begin();
+                channel.begin(serial);
                 title.set("busy");
                 let serial = serial.number();
                 let outcome =

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::ipc::Link;
+use crate::ipc::interrupt::Serial;
 use crate::ipc::message::{FromWorker, MAX_CHUNK, MAX_PACKET, ToWorker};
 use crate::ipc::socket::Received;
 use crate::lua::{Gone, Interrupt, Level, Outcome, Output};
@@ -17,6 +18,10 @@ pub(super) struct Channel {
     link: Link,
     /// Messages that are not sent yet; together less than [`MAX_PACKET`].
     packet: RefCell<Vec<u8>>,
+    /// Whether they say which request they answer.
+    named: Cell<bool>,
+    /// Which request runs.
+    serial: Cell<Serial>,
     received: RefCell<Vec<u8>>,
     /// The client of the running request has gone.
     aborted: Cell<bool>,
@@ -29,6 +34,8 @@ impl Channel {
         Self {
             link,
             packet: RefCell::new(Vec::new()),
+            named: Cell::new(false),
+            serial: Cell::default(),
             received: RefCell::new(vec![0; MAX_PACKET]),
             aborted: Cell::new(false),
             draining: Cell::new(false),
@@ -36,7 +43,8 @@ impl Channel {
     }
 
     /// A new request runs.
-    pub(super) fn begin(&self) {
+    pub(super) fn begin(&self, serial: Serial) {
+        self.serial.set(serial);
         self.aborted.set(false);
     }
 
@@ -55,7 +63,7 @@ impl Channel {
 
     /// Ends the running request; sent with what comes next.
     pub(super) fn end(&self, complete: bool) {
-        FromWorker::End { complete }.encode(&mut self.packet.borrow_mut());
+        self.encode(&FromWorker::End { complete });
     }
 
     /// Adds a message and sends everything.
@@ -71,15 +79,29 @@ impl Channel {
             FromWorker::Head { block } => block.len(),
             FromWorker::Body { bytes } => bytes.len(),
             FromWorker::Stack { text, .. } => text.len(),
-            FromWorker::Ready | FromWorker::End { .. } | FromWorker::Measured { .. } => 0,
+            FromWorker::Ready
+            | FromWorker::Answering { .. }
+            | FromWorker::End { .. }
+            | FromWorker::Measured { .. } => 0,
         };
-        /// Room for the tags and lengths of this message and of the `End` and `Ready` that may follow.
+        /// Room for the tags and lengths of this message, of `Answering` before it, and of the `End` and `Ready` that may
+        /// follow.
         const OVERHEAD: usize = 32;
         if self.packet.borrow().len() + length + OVERHEAD > MAX_PACKET {
             self.flush()?;
         }
-        message.encode(&mut self.packet.borrow_mut());
+        self.encode(message);
         Ok(())
+    }
+
+    fn encode(&self, message: &FromWorker<'_>) {
+        let mut packet = self.packet.borrow_mut();
+        let answers =
+            matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. } | FromWorker::End { .. });
+        if answers && !self.named.replace(true) {
+            FromWorker::Answering { serial: self.serial.get().number() }.encode(&mut packet);
+        }
+        message.encode(&mut packet);
     }
 
     /// Sends what waits. Blocks while the gateway does not read, which is how a slow client slows its worker.
@@ -88,6 +110,7 @@ impl Channel {
         if !packet.is_empty() {
             self.link.send(&packet, &[])?;
             packet.clear();
+            self.named.set(false);
         }
         Ok(())
     }

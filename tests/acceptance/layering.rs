@@ -11,6 +11,8 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "cgi/",
             "ipc/message.rs",
             "ipc/interrupt.rs",
+            "gateway/answer.rs",
+            "gateway/conversation.rs",
             "gateway/pool.rs",
             "gateway/queue.rs",
             "gateway/budget.rs",

@@ -22,6 +22,7 @@ mod downloads;
 mod examples;
 mod haproxy;
 mod honesty;
+mod hostile;
 mod layering;
 mod listen;
 mod load;

@@ -4,7 +4,6 @@
 //! events, output and fault must be the same.
 
 mod conformance;
-mod random;
 
 use super::record::{Header, RecordType};
 use super::*;

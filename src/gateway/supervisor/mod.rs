@@ -465,7 +465,8 @@ async fn attend(gateway: Rc<Gateway>, link: Rc<WorkerLink>) {
     let fate = link.relay(&gateway).await;
     if let Fate::Misbehaved(what) = &fate {
         let WorkerName { worker, generation, pid } = link.name();
-        error!(worker, r#gen = generation, pid, "worker sent {what}; killing it");
+        let request = link.request_id();
+        error!(worker, r#gen = generation, pid, request, "worker sent {what}; killing it");
     }
     // One that closed its link has nothing left to do, whatever keeps it.
     link.kill();

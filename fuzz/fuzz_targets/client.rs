@@ -1,0 +1,9 @@
+//! A client on hostile bytes of a server.
+//!
+//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+#![no_main]
+
+#[path = "../../tests/properties/check/mod.rs"]
+mod check;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check::client(data));

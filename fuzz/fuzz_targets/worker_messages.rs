@@ -1,0 +1,9 @@
+//! A worker that says anything: its clients get one whole answer, or see that it is not whole.
+//!
+//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+#![no_main]
+
+#[path = "../../tests/properties/check/mod.rs"]
+mod check;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check::worker_messages(data));

@@ -1,0 +1,128 @@
+//! Heads of requests and responses.
+
+use std::collections::BTreeSet;
+
+use nibiru::cgi::Variables;
+use nibiru::cgi::request::{self, BadRequest, ContentLength};
+use nibiru::cgi::response::{Head, MAX_HEAD, Status};
+use nibiru::fastcgi::params::Pairs;
+
+/// What is accepted holds no way to split a response, and says the same to whoever reads it again. A prefix of a head
+/// is partial, and a prefix that is wrong stays wrong in the same way.
+pub(crate) fn response_head(data: &[u8]) {
+    let found = Head::parse(data);
+    let end = match &found {
+        Ok(Status::Complete { head, consumed }) => {
+            harmless(head, &data[..*consumed]);
+            assert_eq!(Head::parse(&data[..*consumed]), found, "what follows a head changes it");
+            *consumed
+        }
+        Ok(Status::Partial) | Err(_) => data.len(),
+    };
+    // All prefixes of a long head would take too long.
+    let step = end.div_ceil(512).max(1);
+    for length in (0..end).step_by(step).chain(end.checked_sub(1)) {
+        match Head::parse(&data[..length]) {
+            Ok(Status::Partial) => {}
+            Ok(Status::Complete { .. }) => panic!("{length} of {end} bytes are a head"),
+            Err(error) => assert_eq!(found.as_ref(), Err(&error), "{length} of {end} bytes"),
+        }
+    }
+}
+
+fn harmless(head: &Head<'_>, block: &[u8]) {
+    assert!(block.len() <= MAX_HEAD);
+    assert!((100..=599).contains(&head.status));
+    let mut again = Vec::new();
+    for (name, value) in head.fields() {
+        assert!(!name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic() && *byte != b':'));
+        assert!(!value.iter().any(|byte| b"\r\n\0".contains(byte)));
+        again.extend([name, b": ", value, b"\r\n"].concat());
+    }
+    again.extend_from_slice(b"\r\n");
+    // One line end a field and one for the end: no line hides in another.
+    assert_eq!(block.iter().filter(|byte| **byte == b'\n').count(), head.fields().count() + 1);
+    let bare = |pair: &[u8]| pair[0] == b'\r' && pair[1] != b'\n';
+    assert!(!block.windows(2).any(bare), "a CR that ends no line");
+    assert!(!block.ends_with(b"\r"));
+    // Written anew it may be longer than a head can be.
+    if again.len() <= MAX_HEAD {
+        let Ok(Status::Complete { head: parsed, consumed }) = Head::parse(&again) else {
+            panic!("not a head any more");
+        };
+        assert_eq!(consumed, again.len());
+        assert_eq!((parsed.status, parsed.reason), (head.status, head.reason));
+        assert_eq!(parsed.content_length, head.content_length);
+        assert!(parsed.fields().eq(head.fields()));
+    }
+}
+
+/// What is accepted is unambiguous: each name once, whatever its case and `-` against `_`; a method that is a token; a
+/// length that is one. What is refused stays as it was.
+pub(crate) fn request_head(data: &[u8]) {
+    let mut variables = Variables::new();
+    for (name, value) in Pairs::new(data).map_while(Result::ok) {
+        variables.push(name, value);
+    }
+    let before = variables.clone();
+    match request::Head::parse(&mut variables) {
+        Ok(head) => {
+            unambiguous(&head, &before);
+            let mut again = head.variables.clone();
+            assert_eq!(request::Head::parse(&mut again).as_ref(), Ok(&head), "a second look");
+        }
+        Err(error) => {
+            assert_eq!(variables, before);
+            well_said(&error);
+        }
+    }
+    let mut variables = before.clone();
+    match request::Head::parse_authorizer(&mut variables) {
+        Ok(head) => {
+            assert_eq!(head.content_length, ContentLength::Known(0));
+            assert_eq!(head.variables.get(b"CONTENT_LENGTH"), None);
+        }
+        Err(error) => {
+            assert_eq!(variables, before);
+            well_said(&error);
+        }
+    }
+}
+
+/// What is there, as empty, where it was absent.
+const ADDED: [&[u8]; 3] = [b"SCRIPT_NAME", b"PATH_INFO", b"QUERY_STRING"];
+
+fn unambiguous(head: &request::Head, before: &Variables) {
+    let mut names = BTreeSet::new();
+    for (name, value) in &head.variables {
+        assert!(!name.is_empty());
+        let folded: Vec<u8> =
+            name.to_ascii_lowercase().into_iter().map(|b| if b == b'-' { b'_' } else { b }).collect();
+        assert_ne!(folded, b"http_proxy");
+        assert!(names.insert(folded), "{} is there twice", name.escape_ascii());
+        let added = ADDED.contains(&name) && value.is_empty();
+        assert!(
+            before.get(name) == Some(value) || (added && before.get(name).is_none()),
+            "the last of a name counts"
+        );
+    }
+    let method = head.variables.get(b"REQUEST_METHOD").expect("a method");
+    assert!(!method.is_empty() && method.iter().all(u8::is_ascii_graphic));
+    assert_eq!(head.head_request, method == b"HEAD");
+    let given = head.variables.get(b"CONTENT_LENGTH");
+    match (head.content_length, given) {
+        (ContentLength::UntilEnd, None | Some(b"" | b"-1")) => {}
+        (ContentLength::Known(length), Some(digits)) => {
+            assert!(digits.iter().all(u8::is_ascii_digit));
+            assert_eq!(str::from_utf8(digits).unwrap().parse(), Ok(length));
+        }
+        (length, given) => panic!("{length:?} of {given:?}"),
+    }
+}
+
+/// A message about a stranger's bytes is short, and fit for a log and a page.
+fn well_said(error: &BadRequest) {
+    let message = error.to_string();
+    assert!(message.len() < 700 && message.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()));
+    assert!((400..500).contains(&error.status()));
+}

@@ -1,0 +1,358 @@
+//! A worker that says anything, and what reaches its clients.
+//!
+//! The gateway of this model does with each message what `gateway::worker_link` and `gateway::reply` do, on a
+//! connection without a socket.
+
+use nibiru::cgi::ProxyHeaders;
+use nibiru::cgi::response::{Head, Status};
+use nibiru::fastcgi::client::{self, Decoder, Fault, Reply};
+use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server, poison};
+use nibiru::gateway::answer::{Answer, Failure, Part, Untruthful};
+use nibiru::gateway::conversation::Conversation;
+use nibiru::ipc::interrupt::Kind;
+use nibiru::ipc::message::{FromWorker, FromZygote, ToWorker, ToZygote};
+
+/// The input is a list of acts: what the worker says, and what happens to the gateway meanwhile. Whatever they are, a
+/// client gets one whole answer or sees that it is not whole.
+pub(crate) fn worker_messages(mut data: &[u8]) {
+    vocabulary(data);
+    let mut gateway = Gateway::new();
+    while let Some((act, rest)) = data.split_first() {
+        data = rest;
+        let outcome = match act % 10 {
+            // A packet as it is, of up to 255 bytes.
+            0 => gateway.packet(take_short(&mut data)),
+            // A packet that is composed, so that much of what is tried is well-formed.
+            1..=4 => {
+                let packet = composed(&mut data, gateway.conversation.serial().number());
+                gateway.packet(&packet)
+            }
+            5 => {
+                let kind = take_byte(&mut data);
+                gateway.hand_over(kind & 1 == 1, kind & 2 == 2)
+            }
+            6 => {
+                gateway.conversation.asked_for_figures();
+                Ok(())
+            }
+            7 => {
+                let kind = if take_byte(&mut data) & 1 == 1 { Kind::Timeout } else { Kind::Trace };
+                gateway.interrupt(kind);
+                Ok(())
+            }
+            8 => {
+                gateway.fail();
+                Ok(())
+            }
+            _ => {
+                gateway.conversation.exited();
+                gateway.exited = true;
+                Ok(())
+            }
+        };
+        if let Err(Untruthful(what)) = outcome {
+            assert!(!what.is_empty());
+            // It is killed, and the request that it has fails.
+            gateway.fail();
+            gateway.running = None;
+            break;
+        }
+    }
+    gateway.fail();
+    gateway.check();
+}
+
+/// A message is the bytes that it was decoded from, whoever sends it.
+fn vocabulary(data: &[u8]) {
+    macro_rules! same {
+        ($type:ty) => {
+            let (mut rest, mut again, mut end) = (data, Vec::new(), 0);
+            while let Ok(message) = <$type>::decode(&mut rest) {
+                message.encode(&mut again);
+                end = data.len() - rest.len();
+            }
+            assert_eq!(again, &data[..end]);
+        };
+    }
+    same!(FromWorker<'_>);
+    same!(ToWorker<'_>);
+    same!(FromZygote<'_>);
+    same!(ToZygote);
+}
+
+fn take_byte(data: &mut &[u8]) -> u8 {
+    let Some((byte, rest)) = data.split_first() else { return 0 };
+    *data = rest;
+    *byte
+}
+
+fn take_short<'a>(data: &mut &'a [u8]) -> &'a [u8] {
+    let length = usize::from(take_byte(data));
+    let (bytes, rest) = data.split_at(length.min(data.len()));
+    *data = rest;
+    bytes
+}
+
+/// A packet of the messages that the input names, mostly such as an honest worker would send.
+fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
+    const HEADS: [&[u8]; 9] = [
+        b"Status: 200 OK\r\n\r\n",
+        b"Content-Length: 3\r\n\r\n",
+        b"Status: 204\r\n\r\n",
+        b"Status: 304\r\nContent-Length: 9\r\n\r\n",
+        b"Content-Length: 0\n\n",
+        b"X: a\rb\r\n\r\n",
+        b"Status: 200\r\n\r\nbody",
+        b"Content-Length: 18446744073709551615\r\n\r\n",
+        b"X-Accel-Redirect: /secret\r\n\r\n",
+    ];
+    let mut packet = Vec::new();
+    FromWorker::Answering { serial }.encode(&mut packet);
+    for _ in 0..take_byte(data) % 12 {
+        let choice = take_byte(data);
+        let variant = usize::from(choice >> 4);
+        match choice % 12 {
+            0 => FromWorker::Ready,
+            1 | 2 => FromWorker::Head { block: HEADS[variant % HEADS.len()] },
+            3 => FromWorker::Head { block: take_short(data) },
+            4..=6 => FromWorker::Body { bytes: &[b'b'; 16][..variant] },
+            7 => FromWorker::End { complete: variant != 0 },
+            8 => FromWorker::Measured { pss: 1, lua_heap: 2 },
+            9 => FromWorker::Log { level: nibiru::ipc::message::LogLevel::Info, message: b"line" },
+            10 => FromWorker::Stack { timeout: variant % 2 == 1, text: b"stack" },
+            _ if variant == 0 => FromWorker::StartFailed { message: b"no" },
+            _ => FromWorker::Answering { serial: u32::from(take_byte(data)) },
+        }
+        .encode(&mut packet);
+    }
+    packet
+}
+
+/// One worker and one client after the other.
+struct Gateway {
+    conversation: Conversation,
+    /// The answer to the request that runs.
+    running: Option<Answer>,
+    /// It was handed over and its worker has not said `Ready` since.
+    busy: bool,
+    /// `Ready` was acted upon, and no request was handed over since.
+    idle: bool,
+    interrupts: [u32; 2],
+    stacks: [u32; 2],
+    exited: bool,
+    orders: ProxyHeaders,
+    clients: Vec<Client>,
+}
+
+/// What one request's client has.
+struct Client {
+    server: Server,
+    out: Vec<u8>,
+    head_request: bool,
+    /// A head that waits for what follows it, where it is to.
+    held: Option<Vec<u8>>,
+    /// It was told with a whole answer, or by breaking off.
+    over: bool,
+}
+
+impl Gateway {
+    fn new() -> Self {
+        Self {
+            conversation: Conversation::default(),
+            running: None,
+            busy: false,
+            idle: false,
+            interrupts: [0; 2],
+            stacks: [0; 2],
+            exited: false,
+            orders: ProxyHeaders::new(vec!["X-Accel-Redirect"], None),
+            clients: Vec::new(),
+        }
+    }
+
+    fn hand_over(&mut self, head_request: bool, holds: bool) -> Result<(), Untruthful> {
+        if !self.idle || self.exited {
+            return Ok(());
+        }
+        let (mut server, mut request, mut out) = (Server::new(Limits::default()), Vec::new(), Vec::new());
+        client::begin(1, Role::Responder, true, &mut request);
+        client::params(1, [(&b"A"[..], &b"1"[..])], &mut request);
+        client::stdin_end(1, &mut request);
+        let mut input = &request[..];
+        while server.receive(&mut input, &mut out).expect("a request").is_some() {}
+        self.clients.push(Client { server, out, head_request, held: holds.then(Vec::new), over: false });
+        self.running = Some(Answer::new(head_request));
+        self.conversation.handed();
+        (self.idle, self.busy) = (false, true);
+        (self.interrupts, self.stacks) = ([0; 2], [0; 2]);
+        Ok(())
+    }
+
+    fn interrupt(&mut self, kind: Kind) {
+        // Only what runs is interrupted.
+        if self.busy {
+            self.conversation.asked_for_stack(kind);
+            self.interrupts[usize::from(kind == Kind::Timeout)] += 1;
+        }
+    }
+
+    fn packet(&mut self, packet: &[u8]) -> Result<(), Untruthful> {
+        self.conversation.begin_packet();
+        let (mut rest, mut lines) = (packet, 0);
+        while let Some(message) = self.conversation.next(&mut rest)? {
+            if matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. }) {
+                self.check_name(packet, rest);
+            }
+            let (client, answer) = (self.clients.last_mut(), self.running.as_mut());
+            match message {
+                FromWorker::Answering { .. } => panic!("that is the conversation's"),
+                FromWorker::Head { block } => {
+                    let (client, answer) = (client.unwrap(), answer.unwrap());
+                    if let Part::Send(status) = answer.head(block, &self.orders)? {
+                        assert!(!client.over && (100..=599).contains(&status));
+                        client.put(block, true);
+                    }
+                }
+                FromWorker::Body { bytes } => {
+                    assert!(!bytes.is_empty());
+                    let (client, answer) = (client.unwrap(), answer.unwrap());
+                    if let Part::Send(()) = answer.body(bytes.len())? {
+                        assert!(!client.over);
+                        client.put(bytes, false);
+                    }
+                }
+                FromWorker::End { complete: true } => {
+                    let (client, answer) = (client.unwrap(), answer.unwrap());
+                    if let Part::Send(()) = answer.end()? {
+                        client.end(0);
+                    }
+                    self.running = None;
+                }
+                FromWorker::End { complete: false } => {
+                    self.fail();
+                    self.running = None;
+                }
+                FromWorker::Ready => {
+                    assert!(self.running.is_none() && !self.idle && !self.exited);
+                    (self.idle, self.busy) = (true, false);
+                }
+                FromWorker::StartFailed { .. } => {
+                    assert!(self.clients.is_empty() && !self.idle);
+                    return Err(Untruthful("the worker has ended"));
+                }
+                FromWorker::Measured { .. } => assert!(!self.exited),
+                FromWorker::Log { .. } => lines += 1,
+                FromWorker::Stack { timeout, .. } => {
+                    let kind = usize::from(timeout);
+                    self.stacks[kind] += 1;
+                    assert!(self.busy && self.stacks[kind] <= self.interrupts[kind]);
+                }
+            }
+        }
+        assert!(rest.is_empty() && lines <= nibiru::gateway::conversation::MAX_LINES);
+        Ok(())
+    }
+
+    /// The packet said before this message which request it answers, and it is the running one.
+    fn check_name(&self, packet: &[u8], rest: &[u8]) {
+        let (mut before, mut named) = (&packet[..packet.len() - rest.len()], None);
+        while let Ok(message) = FromWorker::decode(&mut before) {
+            if let FromWorker::Answering { serial } = message {
+                named = Some(serial);
+            }
+        }
+        assert_eq!(named, Some(self.conversation.serial().number()));
+        assert_eq!(named.unwrap() as usize, self.clients.len());
+    }
+
+    /// The running request cannot be completed.
+    fn fail(&mut self) {
+        let Some(answer) = &mut self.running else { return };
+        let client = self.clients.last_mut().unwrap();
+        let unsent = client.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty());
+        match answer.fail(unsent) {
+            Failure::Whole { body } => {
+                assert!(!client.over && body != client.head_request);
+                client.put(b"Status: 502\r\nContent-Length: 4\r\n\r\n", true);
+                if body {
+                    client.put(b"502\n", false);
+                }
+                client.end(0);
+            }
+            Failure::Stands => client.end(0),
+            Failure::BreakOff => {
+                assert!(!client.over);
+                poison(&mut client.out);
+                client.over = true;
+            }
+            Failure::None => assert!(client.over),
+        }
+        assert!(answer.is_over());
+    }
+
+    fn check(&self) {
+        for (index, client) in self.clients.iter().enumerate() {
+            // Only the last can be left, and only if its answer has ended otherwise.
+            assert!(client.over, "request {index} has no end");
+            client.check();
+        }
+    }
+}
+
+impl Client {
+    fn put(&mut self, bytes: &[u8], head: bool) {
+        match &mut self.held {
+            Some(held) if head => held.extend_from_slice(bytes),
+            Some(held) if !held.is_empty() => {
+                held.extend_from_slice(bytes);
+                self.let_go();
+            }
+            _ => self.server.stdout(1, bytes, &mut self.out),
+        }
+    }
+
+    /// Sends what was held.
+    fn let_go(&mut self) {
+        if let Some(held) = &mut self.held {
+            self.server.stdout(1, &std::mem::take(held), &mut self.out);
+        }
+    }
+
+    fn end(&mut self, app_status: u32) {
+        self.let_go();
+        assert!(!self.over, "a second end");
+        self.over = true;
+        let _ = self.server.end(1, app_status, ProtocolStatus::RequestComplete, &mut self.out);
+    }
+
+    /// One head, a body within its promise, and a clean end only where it is all there.
+    fn check(&self) {
+        let (mut decoder, mut input) = (Decoder::new(), &self.out[..]);
+        let (mut stdout, mut ended) = (Vec::new(), None);
+        let broken = loop {
+            match decoder.receive(&mut input) {
+                Ok(Some(Reply::Stdout { bytes, .. })) => {
+                    assert_eq!(ended, None, "something follows the end");
+                    stdout.extend_from_slice(bytes);
+                }
+                Ok(Some(Reply::End { app_status, .. })) => ended = Some(app_status),
+                Ok(Some(other)) => panic!("{other:?}"),
+                Ok(None) => break false,
+                Err(fault) => {
+                    assert_eq!(fault, Fault::BadVersion(0));
+                    break true;
+                }
+            }
+        };
+        assert_eq!(broken, ended.is_none());
+        let Ok(Status::Complete { head, consumed }) = Head::parse(&stdout) else { panic!("no head") };
+        assert_eq!(head.field("X-Accel-Redirect"), None, "orders for the proxy");
+        let body = (stdout.len() - consumed) as u64;
+        let bodiless = self.head_request || !head.body_allowed();
+        let promised = if bodiless { Some(0) } else { head.content_length };
+        if let Some(promised) = promised {
+            assert!(body <= promised, "{body} bytes of {promised}");
+            assert!(broken || body == promised, "{body} bytes of {promised} look complete");
+        }
+    }
+}
