@@ -290,6 +290,20 @@ fn slow_client(server: &Server, proxy: &Proxy) -> (Gate, TcpStream) {
 }
 
 #[test]
+fn under_a_prefix_script_name_is_the_prefix() {
+    let server = Server::start();
+    let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
+        let (root, prefix) = ("    path-info ^()(/.*)$\n", "    # path-info ^(/blog)");
+        assert!(site.contains(root) && site.contains(prefix));
+        site.replace(root, "").replace(prefix, "    path-info ^(/blog)")
+    });
+    let value = |name: &str| proxy.curl([], &format!("/blog/environ/a%20b?only={name}")).expect(200).text();
+    assert_eq!(value("SCRIPT_NAME"), "/blog");
+    assert_eq!(value("PATH_INFO"), "/environ/a b");
+    assert_eq!(proxy.curl([], "/blog").expect(200).text(), "Hello, World!\n");
+}
+
+#[test]
 fn a_chunked_upload_passes_up_to_a_buffer_and_is_refused_beyond() {
     let server = Server::start();
     let proxy = Proxy::start(Kind::HaProxy, &server);
