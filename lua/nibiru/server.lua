@@ -146,6 +146,12 @@ local function send_chunk(request, chunk)
   transmit(request, not request.head_sent and final_head(request) or nil, chunk, true)
 end
 
+-- A deadline is met between two instructions of the interpreter, and LuaJIT compiles loops, calls of C functions in them
+-- included. A stream passes here with every chunk, and so meets its deadlines whatever else is compiled.
+if jit then
+  jit.off(send_chunk)
+end
+
 --- The whole body at once; or, after `write`, the rest of it.
 ---@param request nibiru.Request
 ---@param body string

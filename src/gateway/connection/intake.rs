@@ -10,7 +10,9 @@ use std::time::Instant;
 use tracing::info;
 
 use super::Connection;
-use super::state::{Arriving, Due, Ending, Incoming, Phase, Source, Timeouts, Undelivered};
+use super::arriving::{Arriving, Incoming, Source};
+use super::due::{Due, Timeouts};
+use super::state::{Ending, Phase, Undelivered};
 use crate::cgi::Variables;
 use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{Event, Fault, ProtocolStatus, Refusal, Role};

@@ -4,6 +4,8 @@
 //! worker's task, writes through a [`Reply`]. Never waits for a worker, and no worker waits for it
 //! except through [`Connection::room`]. What the bytes mean is `intake`'s to say.
 
+mod arriving;
+mod due;
 mod intake;
 mod spill;
 mod state;
@@ -18,7 +20,8 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, info};
 
-use self::state::{Ending, Phase, Receiving, State, Timeouts, Undelivered};
+use self::due::Timeouts;
+use self::state::{Ending, Phase, Receiving, State, Undelivered};
 use super::Gateway;
 use super::outgoing::Outgoing;
 use super::pace::Pace;

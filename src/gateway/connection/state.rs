@@ -1,56 +1,31 @@
-//! Where a connection is: its requests, what waits to be written, when its client has had its time, how it ends.
+//! Where a connection is: its requests, what waits to be written, how it ends.
 //!
 //! Decides; reads and writes nothing.
 
-use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 
-use crate::cgi::request::{ContentLength, Head};
-use crate::config::Config;
+use super::arriving::Arriving;
 use crate::fastcgi::{self, Role, Server};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pace::Pace;
 use crate::gateway::reply::Ticket;
 use crate::gateway::request::Request;
-use crate::gateway::spool::{Body, Overflow};
+use crate::gateway::spool::Overflow;
 use crate::gateway::stream::Stream;
-
-/// How long a kept connection may wait for its next request. Proxies close theirs after a minute (nginx's
-/// `keepalive_timeout`), or after an hour at most (`keepalive_time`); closing first could cost a request that is
-/// on its way, so this is for those whose client is lost.
-const KEPT_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// How long, while the gateway stops, a client that has just connected may take to send its first request. It
 /// found the way in, so it is served.
-const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
-
-/// How long an answer that broke off beside others has no end, which would look complete. A proxy that reads nothing of an answer
-/// for so long has given it up (60 s is the habit: nginx's `fastcgi_read_timeout`, HAProxy's `timeout server` in `deploy/`);
-/// the id must be free again one day.
-const BROKEN_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// How long nothing else may have happened on a connection that requests have shared before it breaks with the answers that
-/// did: the close costs a request that its client is just sending, so it waits for one that sends none.
-const BROKEN_QUIET: Duration = Duration::from_secs(1);
+pub(super) const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a client may go on sending after its request was answered early, and how long it may
-/// be silent, or go on at all where it was too slow before. Closing on unread bytes would make the kernel drop the answer. nginx's `lingering_time` and
-/// `lingering_timeout`.
+/// be silent, or go on at all where it was too slow before. Closing on unread bytes would make the kernel drop the answer. nginx's
+/// `lingering_time` and `lingering_timeout`.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
-const LINGER_SILENCE: Duration = Duration::from_secs(5);
+pub(super) const LINGER_SILENCE: Duration = Duration::from_secs(5);
 const LINGER_BYTES: u64 = 256 << 20;
-
-/// A client is slow when in such a time, within which no more of its answer could be made, it has taken less than
-/// [`SLOW_RATE`]: what is made from then on goes to a file. A proxy that is merely held up for a moment, as any process
-/// is on a busy machine, never makes the disk write.
-const SLOW_READER: Duration = Duration::from_millis(250);
-
-/// Bytes a second. What a gigabit network carries takes a worker along for a moment; what a mobile phone takes would hold
-/// it for minutes. A proxy that keeps the answer itself takes ten times as much.
-const SLOW_RATE: u64 = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -100,20 +75,6 @@ pub(super) enum Receiving {
     Done,
 }
 
-/// How long a client may take for what.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
-    pub(super) header: Duration,
-    pub(super) body: Duration,
-    pub(super) send: Duration,
-}
-
-impl Timeouts {
-    pub(super) fn of(config: &Config) -> Self {
-        Self { header: config.header_timeout, body: config.body_timeout, send: config.send_timeout }
-    }
-}
-
 /// Where a request of this connection is.
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -127,110 +88,12 @@ pub(super) enum Phase {
     Broken(Instant),
 }
 
-#[derive(Debug)]
-pub(super) struct Arriving {
-    pub(super) head: Head,
-    pub(super) role: Role,
-    pub(super) stdin: Incoming,
-    /// Of a Filter.
-    pub(super) data: Option<Box<Incoming>>,
-    pub(super) pace: Pace,
-}
-
-/// STDIN or DATA.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    pub(super) promised: ContentLength,
-    pub(super) body: Body,
-    /// All of it has come; a part may still be written.
-    pub(super) ended: bool,
-}
-
-/// Which of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    Stdin,
-    Data,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Stdin => "the body",
-            Self::Data => "the data to filter",
-        })
-    }
-}
-
-impl Arriving {
-    pub(super) fn from(&mut self, source: Source) -> Option<&mut Incoming> {
-        match source {
-            Source::Stdin => Some(&mut self.stdin),
-            Source::Data => self.data.as_deref_mut(),
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Incoming> {
-        std::iter::once(&self.stdin).chain(self.data.as_deref())
-    }
-
-    /// The bodies that are on their way to their files.
-    pub(super) fn writing(&mut self) -> impl Iterator<Item = &mut Body> {
-        let all = std::iter::once(&mut self.stdin).chain(self.data.as_deref_mut());
-        all.map(|incoming| &mut incoming.body).filter(|body| body.writing_since().is_some())
-    }
-
-    /// Since when a thread has had something to write.
-    fn writing_since(&self) -> Option<Instant> {
-        self.all().filter_map(|incoming| incoming.body.writing_since()).min()
-    }
-
-    fn is_full(&self) -> bool {
-        self.all().any(|incoming| incoming.body.is_full())
-    }
-
-    /// Bytes so far.
-    pub(super) fn len(&self) -> u64 {
-        self.all().map(|incoming| incoming.body.len()).sum()
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        self.all().all(|incoming| incoming.ended)
-    }
-
-    /// Whether all has come and is where it stays.
-    pub(super) fn is_kept(&self) -> bool {
-        self.all().all(|incoming| incoming.body.is_kept())
-    }
-}
-
 /// A request whose answer is complete, and not written yet.
 #[derive(Debug)]
 pub(super) struct Undelivered {
     /// How many bytes the connection will have written by then.
     pub(super) end: u64,
     pub(super) request: Box<Request>,
-}
-
-/// What is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
-    /// The client has had its time for the whole connection.
-    Close(&'static str),
-    /// The parameters of a request have not come in time.
-    Params(u16),
-    /// The body of a request does not come fast enough.
-    Body(u16),
-    /// The disk does not take the body of a request.
-    Spool(u16),
-    /// Nobody can be waiting any more for an answer that broke off.
-    Broken(u16),
-    /// Nothing happens but that clients wait for answers that broke off.
-    Break,
-    /// The client holds up whoever makes its answer.
-    Slow,
-    /// The disk does not give back what waits for the client.
-    Lost,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,7 +155,7 @@ impl State {
         })
     }
 
-    fn reading_spilled_since(&self) -> Option<Instant> {
+    pub(super) fn reading_spilled_since(&self) -> Option<Instant> {
         self.overflow.as_ref().and_then(Overflow::reading_since)
     }
 
@@ -300,92 +163,6 @@ impl State {
         self.requests.iter().any(|(_, phase)| match phase {
             Phase::Arriving(arriving) => arriving.is_full(),
             _ => false,
-        })
-    }
-
-    /// When to look at the connection again, if nothing happens before.
-    pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
-        if let Ending::Lingering { until, .. } = self.ending {
-            return Some(until.min(self.last_read + LINGER_SILENCE));
-        }
-        let requests = self.requests.iter().filter_map(|(_, phase)| self.deadline_of(phase, timeouts));
-        let send = (!self.out.unwritten().is_empty()).then(|| self.taking.deadline(timeouts.send));
-        let blocked = self.blocked.map(|blocked| blocked.deadline(SLOW_READER));
-        let disk = self.reading_spilled_since().map(|since| since + timeouts.send);
-        let stray = self.stray_since.map(|since| since + timeouts.header);
-        let silent = self.requests.is_empty().then(|| match self.used {
-            // One that still takes its answer has been silent for a reason.
-            true => self.out.is_empty().then(|| self.last_read + KEPT_TIMEOUT),
-            false if self.stopping => Some(self.opened + FIRST_REQUEST_WAIT),
-            false => Some(self.opened + timeouts.header),
-        });
-        let silent = silent.flatten();
-        requests.chain(send).chain(blocked).chain(disk).chain(stray).chain(silent).min()
-    }
-
-    fn deadline_of(&self, phase: &Phase, timeouts: &Timeouts) -> Option<Instant> {
-        match phase {
-            Phase::Begun(since, _) => self.reading.then(|| *since + timeouts.header),
-            Phase::Arriving(arriving) => match arriving.writing_since() {
-                Some(since) => Some(since + timeouts.body),
-                None => self.reading.then(|| arriving.pace.deadline(timeouts.body)),
-            },
-            Phase::Submitted(_) => None,
-            Phase::Broken(_) if self.has_only_broken() => {
-                Some(self.last_read.max(self.last_end) + BROKEN_QUIET)
-            }
-            Phase::Broken(since) => Some(*since + BROKEN_TIMEOUT),
-        }
-    }
-
-    /// What is due by now; one thing at a time.
-    pub(super) fn due(&mut self, timeouts: &Timeouts, now: Instant) -> Option<Due> {
-        let past = |since: Instant, limit: Duration| now >= since + limit;
-        if let Ending::Lingering { until, .. } = self.ending {
-            let over = now >= until || past(self.last_read, LINGER_SILENCE);
-            return over.then_some(Due::Close("the client went on sending after its answer"));
-        }
-        if !self.out.unwritten().is_empty() && self.taking.is_too_slow(timeouts.send, now) {
-            return Some(Due::Close("the client took its answer too slowly (--send-timeout)"));
-        }
-        if self.reading_spilled_since().is_some_and(|since| past(since, timeouts.send)) {
-            return Some(Due::Lost);
-        }
-        if let Some(blocked) = &mut self.blocked
-            && now >= blocked.deadline(SLOW_READER)
-        {
-            let slow = blocked.is_slower_than(SLOW_RATE, SLOW_READER, now);
-            // Looked at again: it may become slow, or there may be room in the spool by then.
-            self.blocked = self.out.is_full().then(|| Pace::new(now));
-            if slow && self.blocked.is_some() && !self.out.is_spilling() {
-                return Some(Due::Slow);
-            }
-        }
-        if self.stray_since.is_some_and(|since| past(since, timeouts.header)) {
-            return Some(Due::Close("the client took too long for a record (--header-timeout)"));
-        }
-        if self.requests.is_empty() {
-            return if self.used {
-                (self.out.is_empty() && past(self.last_read, KEPT_TIMEOUT))
-                    .then_some(Due::Close("the client sent nothing for two hours"))
-            } else {
-                past(self.opened, timeouts.header)
-                    .then_some(Due::Close("the client sent no request (--header-timeout)"))
-            };
-        }
-        let reading = self.reading;
-        if self.has_only_broken() && past(self.last_read.max(self.last_end), BROKEN_QUIET) {
-            return Some(Due::Break);
-        }
-        self.requests.iter_mut().find_map(|(id, phase)| match phase {
-            Phase::Begun(since, _) => (reading && past(*since, timeouts.header)).then_some(Due::Params(*id)),
-            Phase::Arriving(arriving) => match arriving.writing_since() {
-                Some(since) => past(since, timeouts.body).then_some(Due::Spool(*id)),
-                None if reading && arriving.pace.is_too_slow(timeouts.body, now) => Some(Due::Body(*id)),
-                None => None,
-            },
-            Phase::Submitted(_) => None,
-            Phase::Broken(since) => past(*since, BROKEN_TIMEOUT).then_some(Due::Broken(*id)),
         })
     }
 
@@ -460,7 +237,7 @@ impl State {
         self.requests.iter().any(|(_, phase)| matches!(phase, Phase::Broken(_)))
     }
 
-    fn has_only_broken(&self) -> bool {
+    pub(super) fn has_only_broken(&self) -> bool {
         !self.requests.is_empty() && self.requests.iter().all(|(_, phase)| matches!(phase, Phase::Broken(_)))
     }
 

@@ -1,0 +1,155 @@
+//! When a connection's client, or the disk, has had its time, and for what.
+//!
+//! Only says so; `intake` and `spill` do what is due.
+
+use std::time::{Duration, Instant};
+
+use super::state::{Ending, FIRST_REQUEST_WAIT, LINGER_SILENCE, Phase, State};
+use crate::config::Config;
+use crate::gateway::pace::Pace;
+
+/// How long a kept connection may wait for its next request. Proxies close theirs after a minute (nginx's
+/// `keepalive_timeout`), or after an hour at most (`keepalive_time`); closing first could cost a request that is
+/// on its way, so this is for those whose client is lost.
+const KEPT_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// How long an answer that broke off beside others has no end, which would look complete. A proxy that reads nothing of an answer
+/// for so long has given it up (60 s is the habit: nginx's `fastcgi_read_timeout`, HAProxy's `timeout server` in `deploy/`);
+/// the id must be free again one day.
+const BROKEN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long nothing else may have happened on a connection that requests have shared before it breaks with the answers that
+/// did: the close costs a request that its client is just sending, so it waits for one that sends none.
+const BROKEN_QUIET: Duration = Duration::from_secs(1);
+
+/// A client is slow when in such a time, within which no more of its answer could be made, it has taken less than
+/// [`SLOW_RATE`]: what is made from then on goes to a file. A proxy that is merely held up for a moment, as any process
+/// is on a busy machine, never makes the disk write.
+const SLOW_READER: Duration = Duration::from_millis(250);
+
+/// Bytes a second. What a gigabit network carries takes a worker along for a moment; what a mobile phone takes would hold
+/// it for minutes. A proxy that keeps the answer itself takes ten times as much.
+const SLOW_RATE: u64 = 16 << 20;
+
+/// How long a client may take for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    pub(super) header: Duration,
+    pub(super) body: Duration,
+    pub(super) send: Duration,
+}
+
+impl Timeouts {
+    pub(super) fn of(config: &Config) -> Self {
+        Self { header: config.header_timeout, body: config.body_timeout, send: config.send_timeout }
+    }
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// The client has had its time for the whole connection.
+    Close(&'static str),
+    /// The parameters of a request have not come in time.
+    Params(u16),
+    /// The body of a request does not come fast enough.
+    Body(u16),
+    /// The disk does not take the body of a request.
+    Spool(u16),
+    /// Nobody can be waiting any more for an answer that broke off.
+    Broken(u16),
+    /// Nothing happens but that clients wait for answers that broke off.
+    Break,
+    /// The client holds up whoever makes its answer.
+    Slow,
+    /// The disk does not give back what waits for the client.
+    Lost,
+}
+
+impl State {
+    /// When to look at the connection again, if nothing happens before.
+    pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
+        if let Ending::Lingering { until, .. } = self.ending {
+            return Some(until.min(self.last_read + LINGER_SILENCE));
+        }
+        let requests = self.requests.iter().filter_map(|(_, phase)| self.deadline_of(phase, timeouts));
+        let send = (!self.out.unwritten().is_empty()).then(|| self.taking.deadline(timeouts.send));
+        let blocked = self.blocked.map(|blocked| blocked.deadline(SLOW_READER));
+        let disk = self.reading_spilled_since().map(|since| since + timeouts.send);
+        let stray = self.stray_since.map(|since| since + timeouts.header);
+        let silent = self.requests.is_empty().then(|| match self.used {
+            // One that still takes its answer has been silent for a reason.
+            true => self.out.is_empty().then(|| self.last_read + KEPT_TIMEOUT),
+            false if self.stopping => Some(self.opened + FIRST_REQUEST_WAIT),
+            false => Some(self.opened + timeouts.header),
+        });
+        let silent = silent.flatten();
+        requests.chain(send).chain(blocked).chain(disk).chain(stray).chain(silent).min()
+    }
+
+    fn deadline_of(&self, phase: &Phase, timeouts: &Timeouts) -> Option<Instant> {
+        match phase {
+            Phase::Begun(since, _) => self.reading.then(|| *since + timeouts.header),
+            Phase::Arriving(arriving) => match arriving.writing_since() {
+                Some(since) => Some(since + timeouts.body),
+                None => self.reading.then(|| arriving.pace.deadline(timeouts.body)),
+            },
+            Phase::Submitted(_) => None,
+            Phase::Broken(_) if self.has_only_broken() => {
+                Some(self.last_read.max(self.last_end) + BROKEN_QUIET)
+            }
+            Phase::Broken(since) => Some(*since + BROKEN_TIMEOUT),
+        }
+    }
+
+    /// What is due by now; one thing at a time.
+    pub(super) fn due(&mut self, timeouts: &Timeouts, now: Instant) -> Option<Due> {
+        let past = |since: Instant, limit: Duration| now >= since + limit;
+        if let Ending::Lingering { until, .. } = self.ending {
+            let over = now >= until || past(self.last_read, LINGER_SILENCE);
+            return over.then_some(Due::Close("the client went on sending after its answer"));
+        }
+        if !self.out.unwritten().is_empty() && self.taking.is_too_slow(timeouts.send, now) {
+            return Some(Due::Close("the client took its answer too slowly (--send-timeout)"));
+        }
+        if self.reading_spilled_since().is_some_and(|since| past(since, timeouts.send)) {
+            return Some(Due::Lost);
+        }
+        if let Some(blocked) = &mut self.blocked
+            && now >= blocked.deadline(SLOW_READER)
+        {
+            let slow = blocked.is_slower_than(SLOW_RATE, SLOW_READER, now);
+            // Looked at again: it may become slow, or there may be room in the spool by then.
+            self.blocked = self.out.is_full().then(|| Pace::new(now));
+            if slow && self.blocked.is_some() && !self.out.is_spilling() {
+                return Some(Due::Slow);
+            }
+        }
+        if self.stray_since.is_some_and(|since| past(since, timeouts.header)) {
+            return Some(Due::Close("the client took too long for a record (--header-timeout)"));
+        }
+        if self.requests.is_empty() {
+            return if self.used {
+                (self.out.is_empty() && past(self.last_read, KEPT_TIMEOUT))
+                    .then_some(Due::Close("the client sent nothing for two hours"))
+            } else {
+                past(self.opened, timeouts.header)
+                    .then_some(Due::Close("the client sent no request (--header-timeout)"))
+            };
+        }
+        let reading = self.reading;
+        if self.has_only_broken() && past(self.last_read.max(self.last_end), BROKEN_QUIET) {
+            return Some(Due::Break);
+        }
+        self.requests.iter_mut().find_map(|(id, phase)| match phase {
+            Phase::Begun(since, _) => (reading && past(*since, timeouts.header)).then_some(Due::Params(*id)),
+            Phase::Arriving(arriving) => match arriving.writing_since() {
+                Some(since) => past(since, timeouts.body).then_some(Due::Spool(*id)),
+                None if reading && arriving.pace.is_too_slow(timeouts.body, now) => Some(Due::Body(*id)),
+                None => None,
+            },
+            Phase::Submitted(_) => None,
+            Phase::Broken(since) => past(*since, BROKEN_TIMEOUT).then_some(Due::Broken(*id)),
+        })
+    }
+}
