@@ -93,6 +93,10 @@ pub(super) fn memory(scale: Scale) -> Row {
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 const KILL_AFTER: Duration = Duration::from_millis(300);
 
+fn milliseconds(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
+}
+
 /// How late a 504 may be.
 const LATENESS: Duration = Duration::from_millis(100);
 
@@ -101,7 +105,12 @@ const LATENESS: Duration = Duration::from_millis(100);
 pub(super) fn deadlines(scale: Scale) -> Row {
     let server = Server::builder()
         .workers("3")
-        .arguments(["--request-timeout", "600ms", "--kill-after", "300ms"])
+        .arguments([
+            "--request-timeout",
+            &milliseconds(REQUEST_TIMEOUT),
+            "--kill-after",
+            &milliseconds(KILL_AFTER),
+        ])
         .start();
     let books = Books::new();
     let (mut row, mut wrong) = (Row::default(), Vec::new());
