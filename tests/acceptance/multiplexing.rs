@@ -2,6 +2,7 @@
 //! than what was ready before it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::support::{Gate, Server, wait_for};
 use crate::wire::{Connection, END_REQUEST, Record, get, in_pieces, interleaved, post};
@@ -84,6 +85,39 @@ fn downloads_do_not_keep_a_small_answer_that_is_ready_from_their_connection() {
         most = most.max(passed);
     }
     assert!(most <= AHEAD, "{most} bytes of downloads went before a small answer");
+}
+
+/// Where the client is what all wait for, that is: it reads 64 KiB every 3 ms.
+#[test]
+fn an_answer_of_some_packets_has_its_share_beside_downloads() {
+    const LENGTH: usize = 24 << 20;
+    const SOME: usize = 400_000;
+    let server = Server::builder().workers("3").start();
+    let mut most = 0;
+    for _ in 0..5 {
+        let gate = Gate::new();
+        let mut connection = Connection::open(&server.socket());
+        let asked = [(1, LENGTH), (2, LENGTH), (3, SOME)].map(|(id, length)| {
+            let url = gate.url("/nonce") + &format!("&n={id:016x}&f=small&k={}", length / 16);
+            get(id, &url, true)
+        });
+        connection.send(&asked.concat());
+        wait_for("the answers have begun", || (connection.unread() > 100_000).then_some(()));
+        let mut passed = 0;
+        loop {
+            let Record { kind, id, content } = connection.record().expect("the connection stays");
+            match (id, kind) {
+                (3, END_REQUEST) => break,
+                (3, _) => {}
+                (_, _) => passed += content.len(),
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        most = most.max(passed);
+    }
+    // Two shares of the same size and what was ahead are less than 2 MiB; a third of a second may pass until its worker has a
+    // processor. A download that is not made to wait sends all of itself.
+    assert!(most <= 8 << 20, "{most} bytes of downloads went before {SOME}");
 }
 
 /// What a process says of itself in `ps`.
