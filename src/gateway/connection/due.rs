@@ -27,6 +27,10 @@ const BROKEN_QUIET: Duration = Duration::from_secs(1);
 /// is on a busy machine, never makes the disk write.
 const SLOW_READER: Duration = Duration::from_millis(250);
 
+/// The same while other requests wait for a worker. Clients that read nothing would else hold up all workers in turn, each for
+/// a quarter of a second.
+const SLOW_READER_WHILE_OTHERS_WAIT: Duration = Duration::from_millis(20);
+
 /// Bytes a second. What a gigabit network carries takes a worker along for a moment; what a mobile phone takes would hold
 /// it for minutes. A proxy that keeps the answer itself takes ten times as much.
 const SLOW_RATE: u64 = 16 << 20;
@@ -42,6 +46,34 @@ pub(super) struct Timeouts {
 impl Timeouts {
     pub(super) fn of(config: &Config) -> Self {
         Self { header: config.header_timeout, body: config.body_timeout, send: config.send_timeout }
+    }
+}
+
+/// How fast a client makes room since more of its answer could have been made.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    pub(super) pace: Pace,
+    /// When to look at it.
+    look: Instant,
+}
+
+impl Blocked {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { pace: Pace::new(now), look: now + SLOW_READER_WHILE_OTHERS_WAIT }
+    }
+
+    /// Whether the client is slow; sets when to look again.
+    fn is_slow(&mut self, others_wait: bool, now: Instant) -> bool {
+        self.look = now + SLOW_READER_WHILE_OTHERS_WAIT;
+        // A copy, since the longer span goes on.
+        let mut pace = self.pace;
+        let in_the_way = others_wait && pace.is_slower_than(SLOW_RATE, SLOW_READER_WHILE_OTHERS_WAIT, now);
+        if now < self.pace.deadline(SLOW_READER) {
+            return in_the_way;
+        }
+        let slow = self.pace.is_slower_than(SLOW_RATE, SLOW_READER, now);
+        self.pace = Pace::new(now);
+        slow || in_the_way
     }
 }
 
@@ -74,7 +106,7 @@ impl State {
         }
         let requests = self.requests.iter().filter_map(|(_, phase)| self.deadline_of(phase, timeouts));
         let send = (!self.out.unwritten().is_empty()).then(|| self.taking.deadline(timeouts.send));
-        let blocked = self.blocked.map(|blocked| blocked.deadline(SLOW_READER));
+        let blocked = self.blocked.as_ref().map(|blocked| blocked.look);
         let disk = self.reading_spilled_since().map(|since| since + timeouts.send);
         let stray = self.stray_since.map(|since| since + timeouts.header);
         let silent = self.requests.is_empty().then(|| match self.used {
@@ -103,7 +135,8 @@ impl State {
     }
 
     /// What is due by now; one thing at a time.
-    pub(super) fn due(&mut self, timeouts: &Timeouts, now: Instant) -> Option<Due> {
+    /// `others_wait`: for a worker.
+    pub(super) fn due(&mut self, timeouts: &Timeouts, others_wait: bool, now: Instant) -> Option<Due> {
         let past = |since: Instant, limit: Duration| now >= since + limit;
         if let Ending::Lingering { until, .. } = self.ending {
             let over = now >= until || past(self.last_read, LINGER_SILENCE);
@@ -116,12 +149,13 @@ impl State {
             return Some(Due::Lost);
         }
         if let Some(blocked) = &mut self.blocked
-            && now >= blocked.deadline(SLOW_READER)
+            && now >= blocked.look
         {
-            let slow = blocked.is_slower_than(SLOW_RATE, SLOW_READER, now);
+            let slow = blocked.is_slow(others_wait, now);
             // Looked at again: it may become slow, or there may be room in the spool by then.
-            self.blocked = self.out.is_full().then(|| Pace::new(now));
-            if slow && self.blocked.is_some() && !self.out.is_spilling() {
+            if !self.out.is_full() {
+                self.blocked = None;
+            } else if slow && !self.out.is_spilling() {
                 return Some(Due::Slow);
             }
         }
@@ -151,5 +185,34 @@ impl State {
             Phase::Submitted(_) => None,
             Phase::Broken(since) => past(*since, BROKEN_TIMEOUT).then_some(Due::Broken(*id)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many milliseconds a client that takes so many bytes in each is found slow, within a second.
+    fn found_slow(bytes: usize, others_wait: bool) -> Option<u32> {
+        let start = Instant::now();
+        let mut blocked = Blocked::new(start);
+        (1..1000).find(|milliseconds| {
+            let now = start + Duration::from_millis(1) * *milliseconds;
+            if bytes > 0 {
+                blocked.pace.moved(bytes, now);
+            }
+            now >= blocked.look && blocked.is_slow(others_wait, now)
+        })
+    }
+
+    #[test]
+    fn a_client_that_takes_little_is_slow_and_sooner_where_others_wait() {
+        for bytes in [0, 1, 10_000] {
+            assert_eq!(found_slow(bytes, true), Some(20), "{bytes} bytes");
+            assert_eq!(found_slow(bytes, false), Some(260), "{bytes} bytes");
+        }
+        for others_wait in [false, true] {
+            assert_eq!(found_slow(20_000, others_wait), None);
+        }
     }
 }

@@ -209,7 +209,8 @@ impl Connection {
     /// Does what is due, for clients and disks that have had their time.
     pub(super) fn expire(self: &Rc<Self>, gateway: &Rc<Gateway>) {
         let timeouts = Timeouts::of(&gateway.config());
-        let due = || self.state.borrow_mut().due(&timeouts, Instant::now());
+        let others_wait = !gateway.queue.borrow().is_empty();
+        let due = || self.state.borrow_mut().due(&timeouts, others_wait, Instant::now());
         while let Some(due) = due() {
             match due {
                 Due::Close(why) => return self.close_late(why, gateway),

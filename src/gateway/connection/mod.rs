@@ -20,7 +20,7 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, info};
 
-use self::due::Timeouts;
+use self::due::{Blocked, Timeouts};
 use self::state::{Ending, Phase, Receiving, State, Undelivered};
 use super::Gateway;
 use super::outgoing::Outgoing;
@@ -244,7 +244,7 @@ impl Connection {
                         let now = Instant::now();
                         state.taking.moved(length, now);
                         if let Some(blocked) = &mut state.blocked {
-                            blocked.moved(length, now);
+                            blocked.pace.moved(length, now);
                         }
                     }
                 }
@@ -291,7 +291,7 @@ impl Connection {
         let state = &mut *self.state.borrow_mut();
         let full = state.out.is_full();
         if full && state.blocked.is_none() {
-            state.blocked = Some(Pace::new(Instant::now()));
+            state.blocked = Some(Blocked::new(Instant::now()));
             self.changed.notify_one();
         }
         full

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 
 use super::arriving::Arriving;
+use super::due::Blocked;
 use crate::fastcgi::{self, Role, Server};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pace::Pace;
@@ -37,8 +38,8 @@ pub(super) struct State {
     pub(super) undelivered: Vec<Undelivered>,
     /// How fast the client takes what waits for it.
     pub(super) taking: Pace,
-    /// The same since more of an answer could have been made, and there was no room for it.
-    pub(super) blocked: Option<Pace>,
+    /// The same since there was no room for more of an answer.
+    pub(super) blocked: Option<Blocked>,
     /// Few, so a scan beats a map.
     pub(super) requests: Vec<(u16, Phase)>,
     pub(super) ending: Ending,
