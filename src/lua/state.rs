@@ -258,14 +258,19 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
     let host = &host::table(lua, host, settings)?;
     let traceback = &run!(lua, "traceback.lua", Table, lua.current_thread())?;
     let head = run!(lua, "head.lua", Table, host)?;
+    let response = run!(lua, "response.lua", Table, (host, &head))?;
     let input = run!(lua, "input.lua", Table, host)?;
     let file = run!(lua, "file.lua", Table, host)?;
     let environ = run!(lua, "environ.lua", Table, (host, input, &file))?;
     let loader = &run!(lua, "loader.lua", Table, traceback)?;
     let authorizer = run!(lua, "authorizer.lua", Table, &head)?;
     let after = run!(lua, "after_response.lua", Table, (host, loader, traceback))?;
-    let server =
-        run!(lua, "server.lua", Table, (host, head, environ, file, loader, traceback, authorizer, after))?;
+    let server = run!(
+        lua,
+        "server.lua",
+        Table,
+        (host, head, response, environ, file, loader, traceback, authorizer, after)
+    )?;
     let process = run!(lua, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, "init.lua", (Table, Table), (host, traceback))?;
     lua.register_module("nibiru", nibiru)?;

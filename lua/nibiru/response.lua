@@ -1,0 +1,185 @@
+--- Sends the response of a request: its head when it must go out, its body in pieces or whole, and no more of either than
+--- the head promises.
+---
+--- Called by `server` with what the application gave. What a head may say is `head`'s to judge.
+
+local host, head = ...
+
+local bodiless, check_length, tell_once = head.bodiless, head.check_length, head.tell_once
+local send = host.send
+local error, format = error, string.format
+
+-- Never HTML: a browser that is left to guess may find a script in a body that was meant as text.
+local DEFAULT_TYPE = "Content-Type: text/plain; charset=utf-8\r\n"
+
+-- More than proxies take: nginx's fastcgi_buffer_size is 4 or 8 KiB unless it is raised.
+local MAX_HEAD = host.max_head
+
+---@class nibiru.Request
+---@field environ table
+---@field application function|table
+---@field start_response function
+---@field id string
+---@field method any            as the proxy sent it, whatever the application does to environ
+---@field uri any
+---@field check fun(status: any, headers: any): nibiru.Head?, string?  the rules for a head in the request's role
+---@field head nibiru.Head?     what start_response was given last
+---@field head_sent boolean
+---@field sent integer          body bytes sent
+---@field whole_sent boolean    the response is complete; nothing may follow
+---@field gone boolean          the client went away
+---@field over boolean          start_response and write no longer belong to a live request
+---@field body any              the returned body, until its close was called
+---@field closing any           the closing value of a generic `for`
+
+-- RFC 9110: these never carry a body, so none is sent and none is missed.
+local function has_no_body(request)
+  return request.method == "HEAD" or bodiless(request.head.code)
+end
+
+--- A body has no place in this response. With HEAD that is usual, otherwise the application may not know it.
+---@param request nibiru.Request
+local function drop_body(request)
+  if request.method ~= "HEAD" then
+    tell_once("body", format("a response with status %d has no body; the one given is dropped", request.head.code))
+  end
+end
+
+---@param request nibiru.Request
+---@param length? integer  of a body that is known whole
+---@return string block
+local function final_head(request, length)
+  local given = request.head
+  local code, block = given.code, given.block
+  if not given["content-type"] and not bodiless(code) then
+    block = block .. DEFAULT_TYPE
+  end
+  if code == 205 then
+    -- RFC 9110 §15.3.6: no content. Proxies know only 204 and 304, so without this they wait for one.
+    return block .. "Content-Length: 0\r\n\r\n"
+  elseif code ~= 204 then
+    -- RFC 9110 §8.6: no Content-Length in a 204.
+    if given.length then
+      return block .. "Content-Length: " .. given.length_text .. "\r\n\r\n"
+    elseif length then
+      return block .. "Content-Length: " .. length .. "\r\n\r\n"
+    end
+  end
+  return block .. "\r\n"
+end
+
+---@param request nibiru.Request
+---@param chunk string?
+---@param flush boolean
+local function transmit(request, block, chunk, flush)
+  if block then
+    if #block > MAX_HEAD then
+      error(format("the response head has %d bytes, and may have %d", #block, MAX_HEAD), 0)
+    end
+    request.head_sent = true
+  end
+  if chunk then
+    request.sent = request.sent + #chunk
+  end
+  if not send(block, chunk, flush) then
+    request.gone = true
+  end
+end
+
+---@param request nibiru.Request
+---@return nibiru.Head
+local function started(request)
+  local given = request.head
+  if not given then
+    error("start_response was not called before the body", 0)
+  end
+  return given
+end
+
+--- A chunk that must leave now: the first one takes the head along.
+---@param request nibiru.Request
+---@param chunk string
+local function send_chunk(request, chunk)
+  if request.gone then
+    return
+  elseif chunk == "" then
+    -- Nothing to send: this is how an application that waits asks whether its client does.
+    request.gone = not send(nil, nil, true)
+    return
+  end
+  local given = started(request)
+  if given.grants then
+    -- Consent is given at the end: an error on the way there must deny.
+    return
+  end
+  local length = given.length
+  if length and request.sent + #chunk > length and not bodiless(given.code) then
+    error(format("the body is longer than its Content-Length of %s", given.length_text), 0)
+  end
+  if has_no_body(request) then
+    if not request.head_sent then
+      drop_body(request)
+      transmit(request, final_head(request), nil, true)
+    end
+    return
+  end
+  transmit(request, not request.head_sent and final_head(request) or nil, chunk, true)
+end
+
+-- A deadline is met between two instructions of the interpreter, and LuaJIT compiles loops, calls of C functions in them
+-- included. A stream passes here with every chunk, and so meets its deadlines whatever else is compiled.
+if jit then
+  jit.off(send_chunk)
+end
+
+--- The whole body at once; or, after `write`, the rest of it.
+---@param request nibiru.Request
+---@param body string
+local function send_whole(request, body)
+  local given = started(request)
+  if request.head_sent then
+    return send_chunk(request, body)
+  elseif given.grants then
+    return transmit(request, given.block .. "\r\n", nil, false)
+  end
+  if has_no_body(request) then
+    local length
+    if body ~= "" then
+      drop_body(request)
+      -- An application may answer HEAD without making the body, so only one that is there says anything of its length.
+      if not bodiless(given.code) then
+        length = #body
+        check_length(given, length)
+      end
+    end
+    return transmit(request, final_head(request, length), nil, false)
+  end
+  check_length(given, #body)
+  return transmit(request, final_head(request, #body), body ~= "" and body or nil, false)
+end
+
+--- Nothing more will come.
+---@param request nibiru.Request
+local function finish(request)
+  if request.gone then
+    return
+  end
+  if not request.head_sent then
+    return send_whole(request, "")
+  end
+  local given = request.head
+  if given.length and request.sent < given.length and not has_no_body(request) then
+    error(format("the body ended after %d bytes, but its Content-Length is %s", request.sent, given.length_text), 0)
+  end
+end
+
+return {
+  default_type = DEFAULT_TYPE,
+  has_no_body = has_no_body,
+  final_head = final_head,
+  transmit = transmit,
+  started = started,
+  send_chunk = send_chunk,
+  send_whole = send_whole,
+  finish = finish,
+}
