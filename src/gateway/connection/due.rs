@@ -112,7 +112,10 @@ impl State {
         let silent = self.requests.is_empty().then(|| match self.used {
             // One that still takes its answer has been silent for a reason.
             true => self.out.is_empty().then(|| self.last_read + KEPT_TIMEOUT),
-            false if self.stopping => Some(self.opened + FIRST_REQUEST_WAIT),
+            // The look at which it is let go. One that has sent a part, or is on its way out, would be looked at again and again.
+            false if self.stopping && self.ending == Ending::No && self.server.is_idle() => {
+                Some(self.opened + FIRST_REQUEST_WAIT)
+            }
             false => Some(self.opened + timeouts.header),
         });
         let silent = silent.flatten();
