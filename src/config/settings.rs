@@ -1,0 +1,205 @@
+//! Every setting, decided: the options checked together, with the defaults filled in.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::options::Options;
+use super::values::{
+    AccessLog, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap, SocketMode,
+    SocketOwner, Workers,
+};
+use crate::log;
+
+/// The most that `--max-params` may allow: a request's variables and a small body share one packet
+/// between the gateway and a worker (see [`crate::ipc::message::MAX_PACKET`]).
+const MAX_PARAMS_CEILING: u64 = 120 * 1024;
+
+/// Every setting, decided.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// As the user named it; the Lua bridge parses it.
+    pub app: String,
+    /// At least one address.
+    pub listen: Vec<Listen>,
+    /// Of every Unix socket that is bound here.
+    pub socket_mode: SocketMode,
+    /// Of every Unix socket that is bound here, where it is to differ from the process's.
+    pub socket_owner: Option<SocketOwner>,
+    /// Absolute.
+    pub root: PathBuf,
+    /// Number of workers.
+    pub workers: Workers,
+    /// How long a worker above the least number stays idle.
+    pub idle_timeout: Duration,
+    /// How long a request may run.
+    pub request_timeout: Option<Duration>,
+    /// How long a request that has run too long may take to stop.
+    pub kill_after: Duration,
+    /// How long a request runs before its stack is logged.
+    pub slow_log: Option<Duration>,
+    /// How long a zygote may load, and a worker start.
+    pub start_timeout: Option<Duration>,
+    /// Requests after which a worker is replaced.
+    pub max_requests: Option<u32>,
+    /// The most that chance adds to it.
+    pub max_requests_jitter: u32,
+    /// Bytes of memory (PSS) beyond which a worker is replaced.
+    pub max_memory: Option<u64>,
+    /// Age at which a worker is replaced.
+    pub max_age: Option<Duration>,
+    /// Bytes of memory that a worker can have at all.
+    pub memory_limit: Option<u64>,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// How long each may wait.
+    pub queue_timeout: Duration,
+    /// How long a request's parameters may take, from its first byte.
+    pub header_timeout: Duration,
+    /// How long a body may bring nothing, and after which it must have come fast enough.
+    pub body_timeout: Duration,
+    /// How long a client may take no byte of what waits for it.
+    pub send_timeout: Duration,
+    /// How long a response may stream in all.
+    pub stream_timeout: Option<Duration>,
+    /// Bytes of one request body.
+    pub max_body: u64,
+    /// Bytes of one request's parameters.
+    pub max_params: usize,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Exists.
+    pub spool_dir: PathBuf,
+    /// Bytes of all spooled bodies and answers together.
+    pub max_spool: u64,
+    /// Bytes of answers that are spooled for one connection.
+    pub spool_response: u64,
+    /// How the proxy is told to send a file itself.
+    pub sendfile: Sendfile,
+    /// Where the proxy finds the application's files.
+    pub sendfile_map: Vec<SendfileMap>,
+    /// Headers with orders for the proxy that the application may send.
+    pub proxy_headers: Vec<ProxyHeader>,
+    /// How long a stop waits.
+    pub grace: Duration,
+    /// How long nobody may be connected before the gateway ends.
+    pub exit_idle_time: Option<Duration>,
+    /// The control socket, where there is to be one.
+    pub control: Option<PathBuf>,
+    /// The path that the gateway answers with its status.
+    pub status_path: Option<String>,
+    /// Where each request leaves a line.
+    pub access_log: Option<AccessLog>,
+    /// When the application is loaded.
+    pub preload: Preload,
+    /// Of the log.
+    pub log_format: log::Format,
+    /// Of the log.
+    pub log_level: log::Level,
+}
+
+impl Config {
+    /// Checks the options and fills in the defaults.
+    pub fn new(options: Options) -> Result<Self, ConfigError> {
+        let app = options.app.ok_or_else(|| {
+            ConfigError::new("no application", "name one as module.path:name or path/to/file.lua")
+        })?;
+        let root = directory("root", options.root.unwrap_or_else(|| PathBuf::from(".")))?;
+        let spool_dir = directory("spool-dir", options.spool_dir.unwrap_or_else(std::env::temp_dir))?;
+        let max_params = options.max_params.map_or(64 << 10, |size| size.0);
+        if max_params > MAX_PARAMS_CEILING {
+            return Err(ConfigError::new("max-params", format!("at most {}K", MAX_PARAMS_CEILING >> 10)));
+        }
+        let workers = options.workers.unwrap_or_else(|| {
+            let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+            Workers::fixed(u32::try_from(cpus).unwrap_or(MAX_WORKERS).min(MAX_WORKERS))
+        });
+        let listen = match options.listen {
+            listen if listen.is_empty() => vec![Listen::default()],
+            listen => listen,
+        };
+        let exit_idle_time = options.exit_idle_time.and_then(|time| time.0);
+        if exit_idle_time.is_some() && listen.iter().any(|address| !address.is_inherited()) {
+            let cause = "only with sockets that somebody else keeps (systemd or fd:N), since nobody could connect again";
+            return Err(ConfigError::new("exit-idle-time", cause));
+        }
+        let sendfile = options.sendfile.unwrap_or(Sendfile::Off);
+        if sendfile == Sendfile::Off && !options.sendfile_map.is_empty() {
+            return Err(ConfigError::new("sendfile-map", "only with sendfile"));
+        }
+        if sendfile == Sendfile::XAccelRedirect && options.sendfile_map.is_empty() {
+            let cause =
+                "x-accel-redirect needs sendfile-map: nginx is told a location of its own, not a path";
+            return Err(ConfigError::new("sendfile", cause));
+        }
+        Ok(Self {
+            app,
+            control: control(options.control, &listen),
+            listen,
+            socket_mode: options.socket_mode.unwrap_or(SocketMode(0o660)),
+            socket_owner: options.socket_owner,
+            root,
+            workers,
+            idle_timeout: options.idle_timeout.map_or(Duration::from_secs(60), |time| time.0),
+            request_timeout: options.request_timeout.map_or(Some(Duration::from_secs(30)), |time| time.0),
+            kill_after: options.kill_after.map_or(Duration::from_secs(2), |time| time.0),
+            slow_log: options.slow_log.and_then(|time| time.0),
+            start_timeout: options.start_timeout.map_or(Some(Duration::from_secs(60)), |time| time.0),
+            max_requests: options.max_requests.map(NonZeroU32::get),
+            max_requests_jitter: options.max_requests_jitter.unwrap_or(0),
+            max_memory: options.max_memory.map(|size| size.0),
+            max_age: options.max_age.and_then(|time| time.0),
+            memory_limit: options.memory_limit.map(|size| size.0),
+            queue: options.queue.unwrap_or(1024),
+            queue_timeout: options.queue_timeout.map_or(Duration::from_secs(10), |time| time.0),
+            header_timeout: options.header_timeout.map_or(Duration::from_secs(30), |time| time.0),
+            body_timeout: options.body_timeout.map_or(Duration::from_secs(90), |time| time.0),
+            send_timeout: options.send_timeout.map_or(Duration::from_secs(60), |time| time.0),
+            stream_timeout: options.stream_timeout.and_then(|time| time.0),
+            max_body: options.max_body.map_or(64 << 20, |size| size.0),
+            max_params: usize::try_from(max_params).expect("checked against the ceiling"),
+            max_connections: options.max_connections.map_or(4096, |n| n.get() as usize),
+            spool_dir,
+            max_spool: options.max_spool.map_or(1 << 30, |size| size.0),
+            spool_response: options.spool_response.map_or(64 << 20, |size| size.0),
+            sendfile,
+            sendfile_map: options.sendfile_map,
+            proxy_headers: options.proxy_headers,
+            grace: options.grace.map_or(Duration::from_secs(30), |time| time.0),
+            exit_idle_time,
+            status_path: options.status_path.map(|path| path.0),
+            access_log: options.access_log,
+            preload: options.preload.unwrap_or(Preload::Auto),
+            log_format: options.log_format.unwrap_or(log::Format::Text),
+            log_level: options.log_level.unwrap_or(log::Level::Info),
+        })
+    }
+}
+
+/// Where the control socket is: beside the first Unix socket unless the operator says otherwise.
+pub fn control(given: Option<Control>, listen: &[Listen]) -> Option<PathBuf> {
+    match given {
+        Some(Control::Unix(path)) => Some(path),
+        Some(Control::Off) => None,
+        None => listen.iter().find_map(|address| match address {
+            Listen::Unix(path) => {
+                let mut path = path.clone().into_os_string();
+                path.push(".ctl");
+                Some(path.into())
+            }
+            _ => None,
+        }),
+    }
+}
+
+fn directory(option: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    let path = path
+        .canonicalize()
+        .map_err(|error| ConfigError::new(option, format!("{}: {}", path.display(), log::cause(&error))))?;
+    if path.is_dir() {
+        Ok(path)
+    } else {
+        Err(ConfigError::new(option, format!("{}: not a directory", path.display())))
+    }
+}
