@@ -2,22 +2,74 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Options;
+use crate::dev::HttpAddress;
 use crate::ipc::launch::Launch;
 
 /// Said once under the help, so that the list of options fits a screen.
 const SETTINGS: &str = "Each option is also an environment variable (NIBIRU_QUEUE_TIMEOUT for --queue-timeout) \
                         and, --config aside, a key of nibiru.toml. Flags beat the environment beats the file.";
 
+/// Under the help of `nibiru` itself.
+const EXAMPLES: &str = "Examples:
+  nibiru dev          ./app.lua at http://127.0.0.1:8000/, for development
+  nibiru serve        ./app.lua over FastCGI at ./nibiru.sock, for nginx or Caddy
+  nibiru help serve   every option";
+
+/// Options of `serve` that `dev` has no use for, and what to do instead. Variables and keys of the file are not refused:
+/// they are the production server's.
+const NOT_FOR_DEV: &[(&str, &str)] = &[
+    ("listen", "dev speaks HTTP, at --http ADDR"),
+    ("socket_mode", "dev speaks HTTP, at --http ADDR"),
+    ("socket_owner", "dev speaks HTTP, at --http ADDR"),
+    ("control", "dev reloads by itself, and Ctrl-C stops it"),
+    ("exit_idle_time", "dev runs until Ctrl-C"),
+    ("sendfile", "dev has no proxy that could send the file"),
+    ("sendfile_map", "dev has no proxy that could send the file"),
+];
+
 /// The FastCGI application server for Lua.
 #[derive(Debug, Parser)]
-#[command(name = "nibiru", version, max_term_width = 100, infer_subcommands = false)]
+#[command(name = "nibiru", version, max_term_width = 100, infer_subcommands = false, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the command line of this process.
+    ///
+    /// # Errors
+    /// What clap says of it, help and version included; an option that its command has no use for.
+    pub fn read() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
+        if let Some(("dev", dev)) = matches.subcommand() {
+            refuse_flags_of_serve(dev)?;
+        }
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// Refuses what would be silently ignored otherwise.
+fn refuse_flags_of_serve(dev: &ArgMatches) -> Result<(), clap::Error> {
+    let given = |id: &str| dev.value_source(id) == Some(ValueSource::CommandLine);
+    match NOT_FOR_DEV.iter().find(|(id, _)| given(id)) {
+        Some((id, instead)) => {
+            let message = format!("--{}: {instead}", id.replace('_', "-"));
+            Err(clap::Error::raw(ErrorKind::ArgumentConflict, message))
+        }
+        None => Ok(()),
+    }
+}
+
+fn option_of_dev(argument: Arg) -> Arg {
+    let unused = NOT_FOR_DEV.iter().any(|(id, _)| argument.get_id() == id);
+    argument.hide_env(true).hide(unused)
 }
 
 /// The commands.
@@ -25,8 +77,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve an application over HTTP for development: reload on change, errors in the browser
     #[command(
-        mut_args(|argument| argument.hide_env(true)),
-        after_help = "The options of `serve` apply, with their variables and keys, but --listen and --socket-... are not used, and a stop \
+        mut_args(option_of_dev),
+        after_help = "The options of `serve` apply, with their variables and keys, but for those of its sockets and its proxy, and a stop \
                             waits a second at most. Files in ROOT/public are served as they are."
     )]
     Dev(Dev),
@@ -76,9 +128,9 @@ pub struct Serve {
 /// `dev`.
 #[derive(Debug, Args)]
 pub struct Dev {
-    /// Address of the HTTP server
+    /// Address of the HTTP server: PORT, or HOST:PORT
     #[arg(long, value_name = "ADDR", env = "NIBIRU_HTTP", default_value = "127.0.0.1:8000")]
-    pub http: String,
+    pub http: HttpAddress,
     /// The same as for `serve`, but that the production server's addresses are not used.
     #[command(flatten)]
     pub serve: Serve,

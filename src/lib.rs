@@ -22,6 +22,7 @@ pub mod log;
 pub mod lua;
 pub mod open_files;
 pub mod request;
+pub mod stdout;
 pub mod sys;
 pub mod title;
 pub mod worker;

@@ -4,14 +4,13 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use nibiru::cli::{self, Cli, Command, Serve, Server};
 use nibiru::config::{Config, ConfigError, Options};
 use nibiru::control::{self, Call};
 use nibiru::gateway::ReadConfig;
-use nibiru::{check, dev, gateway, log, request, zygote};
+use nibiru::{check, dev, gateway, log, request, stdout, zygote};
 
 /// Failed at run time.
 const FAILED: u8 = 1;
@@ -21,9 +20,9 @@ const USAGE: u8 = 2;
 const NOT_LOADED: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(error),
     };
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
@@ -45,44 +44,40 @@ fn main() -> ExitCode {
         // No server: the application is loaded and let go.
         Command::Check(serve) => match configure(serve) {
             Ok((config, _log)) => match check::run(&config) {
-                Ok(summary) => {
-                    println!("{summary}");
-                    ExitCode::SUCCESS
-                }
+                Ok(summary) => print(&format!("{summary}\n")),
                 Err(error) => fail(NOT_LOADED, error),
             },
             Err(error) => fail(USAGE, error),
         },
         // Clients of a running gateway.
         Command::Status(status) => match tell(&status.control, "status") {
-            Ok((answer, _)) if status.json => {
-                println!("{answer}");
-                ExitCode::SUCCESS
-            }
-            Ok((answer, _)) => {
-                print!("{}", control::describe(&answer));
-                ExitCode::SUCCESS
-            }
+            Ok((answer, _)) if status.json => print(&format!("{answer}\n")),
+            Ok((answer, _)) => print(&control::describe(&answer)),
             Err(error) => fail(error.exit_code(FAILED), error),
         },
         Command::Reload(control) => match tell(&control, "reload") {
-            Ok(_) => ExitCode::SUCCESS,
-            Err(error) => fail(error.exit_code(NOT_LOADED), error),
+            Ok((answer, _)) => print(&control::reloaded(&answer)),
+            Err(error) => {
+                let (code, outcome) = (error.exit_code(NOT_LOADED), error.outcome());
+                let failed = fail(code, error);
+                outcome.map_or(failed, |outcome| print_and_end(&outcome, failed))
+            }
         },
         Command::Stop(control) => match tell(&control, "stop") {
             Ok((_, mut call)) => {
                 call.wait_for_the_end();
-                ExitCode::SUCCESS
+                print(&control::stopped())
             }
             Err(error) => fail(error.exit_code(FAILED), error),
         },
         Command::Scale(scale) => match tell(&scale.control, &format!("scale {}", scale.workers)) {
-            Ok(_) => ExitCode::SUCCESS,
+            Ok((answer, _)) => print(&control::scaled(&answer)),
             Err(error) => fail(error.exit_code(FAILED), error),
         },
         // A client: what a proxy would send.
         Command::Request(arguments) => match request::run(&arguments) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(request::Error::Output(error)) => not_printed(&error, ExitCode::SUCCESS),
             Err(error) => fail(FAILED, error),
         },
     }
@@ -114,6 +109,28 @@ fn finish(result: Result<(), gateway::Error>) -> ExitCode {
     }
 }
 
+fn print(text: &str) -> ExitCode {
+    print_and_end(text, ExitCode::SUCCESS)
+}
+
+/// Prints the last of what a command has to say. `code` is its exit code.
+fn print_and_end(text: &str, code: ExitCode) -> ExitCode {
+    match stdout::write(text.as_bytes()) {
+        Ok(()) => code,
+        Err(error) => not_printed(&error, code),
+    }
+}
+
+/// A reader that has seen enough (`nibiru status | head -1`) changes nothing about a command, as with ripgrep: its exit
+/// code may be a verdict. Output that is lost is a failure, but of a command that has failed already the lesser one.
+fn not_printed(error: &stdout::Error, code: ExitCode) -> ExitCode {
+    if error.is_closed() {
+        return code;
+    }
+    let failed = fail(FAILED, error);
+    if code == ExitCode::SUCCESS { failed } else { code }
+}
+
 fn fail(status: u8, error: impl Display) -> ExitCode {
     // A closed standard error leaves nobody to tell.
     let _ = writeln!(io::stderr(), "nibiru: {error}");
@@ -121,12 +138,32 @@ fn fail(status: u8, error: impl Display) -> ExitCode {
 }
 
 /// Help and version are no errors; everything else reads like our own.
-fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // A closed standard output leaves nobody to tell.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+fn usage(mut error: clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => not_printed(&error.into(), ExitCode::SUCCESS),
+        },
+        // `nibiru` alone: the help, on standard error, since a script that says no command has made a mistake.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A closed standard error leaves nobody to tell.
+            let _ = error.print();
+            ExitCode::from(USAGE)
+        }
+        _ => {
+            keep_good_advice(&mut error);
+            let text = error.render().to_string();
+            fail(USAGE, text.trim_start_matches("error: ").trim_end())
+        }
     }
-    let text = error.render().to_string();
-    fail(USAGE, text.trim_start_matches("error: ").trim_end())
+}
+
+/// Takes clap's tip away to pass an unknown flag as a value (`-- --flag`): no value of ours begins with a dash.
+fn keep_good_advice(error: &mut clap::Error) {
+    if let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested) {
+        tips.retain(|tip| !tip.to_string().contains("as a value"));
+        if !tips.is_empty() {
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::cli;
 use crate::config::Listen;
 use crate::fastcgi::client::{self, Decoder, Reply};
 use crate::fastcgi::{ProtocolStatus, Role};
+use crate::stdout;
 
 /// The one request on the connection.
 const ID: u16 = 1;
@@ -25,6 +26,8 @@ pub enum Error {
     Connect(Listen, io::Error),
     /// The connection or a file broke.
     Io(io::Error),
+    /// The answer cannot be printed.
+    Output(stdout::Error),
     /// The server's bytes are not FastCGI or not a response.
     Protocol(String),
     /// The server ended the request before the response was complete.
@@ -39,6 +42,7 @@ impl fmt::Display for Error {
             Self::Usage(object, cause) => write!(f, "{object}: {cause}"),
             Self::Connect(address, error) => write!(f, "{address}: {}", crate::log::cause(error)),
             Self::Io(error) => f.write_str(&crate::log::cause(error)),
+            Self::Output(error) => error.fmt(f),
             Self::Protocol(what) => write!(f, "bad answer: {what}"),
             Self::Truncated => f.write_str("bad answer: it ended before it was complete"),
             Self::Refused(status) => write!(f, "the server refused the request: {status:?}"),
@@ -182,15 +186,14 @@ fn print(answer: &[u8], include: bool) -> Result<(), Error> {
         Err(error) => return Err(Error::Protocol(error.to_string())),
     };
     let (head, body) = answer.split_at(length);
-    let mut stdout = io::stdout().lock();
+    let write = |bytes| stdout::write(bytes).map_err(Error::Output);
     if include {
-        stdout.write_all(head)?;
+        write(head)?;
     }
-    stdout.write_all(body)?;
-    if stdout.is_terminal() && !body.ends_with(b"\n") {
-        stdout.write_all(b"\n")?;
+    write(body)?;
+    if io::stdout().is_terminal() && !body.ends_with(b"\n") {
+        write(b"\n")?;
     }
-    stdout.flush()?;
     match promised {
         Some(promised) if promised > body.len() as u64 && !body.is_empty() => Err(Error::Truncated),
         _ => Ok(()),

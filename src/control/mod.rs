@@ -3,6 +3,7 @@
 //! A client of `gateway/control`, which documents the protocol. Blocking; never more than one command.
 
 mod describe;
+mod outcome;
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,6 +15,7 @@ use serde_json::Value;
 use crate::config::{self, ConfigError, Listen, Options};
 
 pub use describe::describe;
+pub use outcome::{reloaded, scaled, stopped};
 
 /// Why a command came to nothing.
 #[derive(Debug)]
@@ -24,8 +26,13 @@ pub enum Error {
     Off,
     /// Nobody answers at this path.
     Unreachable(PathBuf, io::Error),
-    /// The server says no, and why.
-    Refused(String),
+    /// The server says no.
+    Refused {
+        /// Why.
+        message: String,
+        /// After a reload: which generation goes on serving.
+        serving: Option<u64>,
+    },
 }
 
 impl fmt::Display for Error {
@@ -36,7 +43,7 @@ impl fmt::Display for Error {
             Self::Unreachable(path, error) => {
                 write!(f, "cannot reach the server at {}: {}", path.display(), crate::log::cause(error))
             }
-            Self::Refused(message) => f.write_str(message),
+            Self::Refused { message, .. } => f.write_str(message),
         }
     }
 }
@@ -49,7 +56,17 @@ impl Error {
         match self {
             Self::Config(_) | Self::Off => 2,
             Self::Unreachable(..) => 1,
-            Self::Refused(_) => refused,
+            Self::Refused { .. } => refused,
+        }
+    }
+
+    /// What a refused command has left behind, as text for people; nothing where nothing changed that could have.
+    pub fn outcome(&self) -> Option<String> {
+        match self {
+            Self::Refused { serving: Some(generation), .. } => {
+                Some(format!("the old code goes on serving (generation {generation})\n"))
+            }
+            _ => None,
         }
     }
 }
@@ -84,7 +101,10 @@ impl Call {
         let answer: Value = serde_json::from_str(&line)
             .map_err(|_| self.unreachable(io::Error::other("it ended without an answer")))?;
         match answer.get("error") {
-            Some(error) => Err(Error::Refused(error.as_str().unwrap_or_default().to_owned())),
+            Some(error) => Err(Error::Refused {
+                message: error.as_str().unwrap_or_default().to_owned(),
+                serving: answer["serving"].as_u64(),
+            }),
             None => Ok(answer),
         }
     }

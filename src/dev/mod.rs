@@ -11,6 +11,7 @@
 //! The gateway is the one of `nibiru serve`, so what runs here runs there; it does not know about the front.
 //! For development only: one machine, one user, no TLS.
 
+mod address;
 mod answer;
 mod exchange;
 mod failure;
@@ -20,7 +21,7 @@ mod page;
 mod watcher;
 
 use std::fs::Permissions;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ use self::watcher::Watcher;
 use crate::config::{Config, Listen, Sendfile, SocketMode};
 use crate::gateway::{self, Code, Command, Error, Mode};
 
+pub use self::address::HttpAddress;
+
 /// The longest that a stop waits for running requests, whatever `--grace` says: whoever presses Ctrl-C
 /// wants the prompt back, and a page with an event stream would hold it for ever.
 const GRACE: Duration = Duration::from_secs(1);
@@ -40,7 +43,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long clients have to read the last of their responses once the gateway has stopped.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Serves the application over HTTP at `http` (`HOST:PORT`) until a signal stops it.
+/// Serves the application over HTTP at `http` until a signal stops it.
 ///
 /// The addresses of `--listen` are not used: they are the production server's. The gateway listens on a socket
 /// in a directory that only this user can enter.
@@ -48,10 +51,11 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// # Errors
 /// When `http` cannot be listened on, or the gateway cannot start. An application that does not load is no
 /// error: every request is answered with the reason until it does.
-pub fn serve(config: Config, http: &str) -> Result<(), Error> {
+pub fn serve(config: Config, http: &HttpAddress) -> Result<(), Error> {
     gateway::block_on(async {
-        let listener =
-            TcpListener::bind(http).await.map_err(|error| Error::Listen(http.to_owned(), error))?;
+        let listener = TcpListener::bind(http.as_str())
+            .await
+            .map_err(|error| Error::Listen(format!("{http} (--http)"), error))?;
         let directory = tempfile::Builder::new()
             .prefix("nibiru-dev-")
             .permissions(Permissions::from_mode(0o700))
@@ -91,7 +95,9 @@ fn announce(config: &Config, listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?;
     match config.log_format {
         crate::log::Format::Text => {
-            eprintln!("\n  {} is at  http://{address}/  (Ctrl-C stops it)\n", config.app)
+            // Where nobody reads it, the server is there all the same.
+            let _ =
+                writeln!(io::stderr(), "\n  {} is at  http://{address}/  (Ctrl-C stops it)\n", config.app);
         }
         crate::log::Format::Json => {
             info!(process = "dev", app = config.app, "listening on http://{address}/")

@@ -61,6 +61,8 @@ pub struct Code {
     pub generation: u32,
     /// How far it is.
     pub load: Load,
+    /// Names of the settings that were changed for it and cannot change in a running server.
+    pub needs_restart: Vec<&'static str>,
 }
 
 /// How far a generation is.

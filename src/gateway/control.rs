@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! → status                     ← {"version":"0.1.0",…}
-//! → reload                     ← {"ok":true,"generation":2}       once the new code answers, or has failed to
+//! → reload                     ← {"ok":true,"generation":2,"needs_restart":[]}   once the new code answers, or
+//!                              ← {"ok":false,"error":"…","serving":1}           once it has failed to
 //! → scale 4                    ← {"ok":true,"workers":"4"}
 //! → stop                       ← {"ok":true}                      then the connection stays open until the end
 //! → take-over                  see `handover`
@@ -145,10 +146,17 @@ async fn reload(gateway: &Gateway) -> Result<Value, String> {
         _ = stopping.wait_for(|stopping| *stopping) => return Err("the server is stopping".to_owned()),
     };
     match outcome.map(|code| code.clone()) {
-        Ok(super::Code { generation, load: Load::Done }) => {
-            Ok(json!({ "ok": true, "generation": generation }))
+        Ok(super::Code { generation, load: Load::Done, needs_restart }) => {
+            Ok(json!({ "ok": true, "generation": generation, "needs_restart": needs_restart }))
         }
-        Ok(super::Code { load: Load::Failed(message), .. }) => Err(message),
+        Ok(super::Code { load: Load::Failed(message), .. }) => {
+            let serving = gateway.pool.borrow().generation();
+            // None serves before the first load is complete.
+            Ok(match serving {
+                0 => json!({ "ok": false, "error": message }),
+                _ => json!({ "ok": false, "error": message, "serving": serving }),
+            })
+        }
         Ok(_) | Err(_) => Err("the server is stopping".to_owned()),
     }
 }

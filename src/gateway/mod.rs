@@ -137,17 +137,17 @@ impl Gateway {
         Rc::clone(&self.config.borrow())
     }
 
-    /// The settings as they are now where they came from; those that cannot change in a running server stay, and are
-    /// named.
-    fn read_config_again(&self) -> Result<Rc<Config>, String> {
+    /// The settings as they are now where they came from; those that cannot change in a running server stay, and their
+    /// names come second.
+    fn read_config_again(&self) -> Result<(Rc<Config>, Vec<&'static str>), String> {
         let old = self.config();
-        let Some(ReadConfig(read)) = &self.mode.read_config else { return Ok(old) };
+        let Some(ReadConfig(read)) = &self.mode.read_config else { return Ok((old, Vec::new())) };
         let mut new = read().map_err(|error| error.to_string())?;
         let fixed = new.keep_what_needs_a_restart(&old);
         if !fixed.is_empty() {
             warn!("{} changed; takes effect with a restart", fixed.join(", "));
         }
-        Ok(Rc::new(new))
+        Ok((Rc::new(new), fixed))
     }
 
     /// From now on these settings count.

@@ -93,6 +93,70 @@ fn wrong_usage_is_2_with_a_hint() {
     }
 }
 
+/// Runs a command that is refused with exit code 2; what it says.
+#[track_caller]
+fn refused(arguments: &[&str]) -> String {
+    let output = output(nibiru().args(arguments));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert_eq!(output.stdout, b"", "{arguments:?}");
+    message
+}
+
+#[test]
+fn an_unknown_flag_gets_the_flag_that_was_meant_and_never_the_advice_to_pass_it_as_a_value() {
+    for command in ["serve", "check", "dev", "request", "status", "scale"] {
+        for flag in ["--no-such-flag", "--quiue-timeout", "-x"] {
+            let message = refused(&[command, flag]);
+            assert!(message.starts_with(&format!("nibiru: unexpected argument '{flag}'")), "{message}");
+            assert!(
+                !message.contains("as a value") && !message.contains("\n\n\n"),
+                "{command} {flag}: {message}"
+            );
+        }
+    }
+    let message = refused(&["serve", "--quiue-timeout", "3s"]);
+    assert!(message.contains("a similar argument exists: '--queue-timeout'"), "{message}");
+    let message = refused(&["serv"]);
+    assert!(message.contains("tip: ") && message.contains("'serve'"), "{message}");
+}
+
+#[test]
+fn nibiru_alone_shows_the_help_with_an_example() {
+    let message = refused(&[]);
+    assert!(message.starts_with("The FastCGI application server for Lua\n"), "{message}");
+    for part in ["Usage: nibiru <COMMAND>", "Examples:\n  nibiru dev ", "nibiru serve "] {
+        assert!(message.contains(part), "no {part:?} in {message}");
+    }
+    let asked = output(nibiru().arg("--help"));
+    assert_eq!((asked.status.code(), String::from_utf8(asked.stdout).unwrap()), (Some(0), message));
+}
+
+#[test]
+fn dev_refuses_the_flags_that_it_has_no_use_for_and_leaves_variables_and_keys_to_serve() {
+    for (flag, value, instead) in [
+        ("--listen", "unix:app.sock", "--http ADDR"),
+        ("--socket-mode", "0660", "--http ADDR"),
+        ("--socket-owner", "0", "--http ADDR"),
+        ("--control", "off", "Ctrl-C"),
+        ("--exit-idle-time", "1m", "Ctrl-C"),
+        ("--sendfile", "x-sendfile", "no proxy"),
+        ("--sendfile-map", "/a=/b", "no proxy"),
+    ] {
+        let message = refused(&["dev", flag, value, "app"]);
+        assert!(message.starts_with(&format!("nibiru: {flag}: dev ")), "{message}");
+        assert!(message.contains(instead), "{message}");
+    }
+    let help = String::from_utf8(output(nibiru().args(["dev", "--help"])).stdout).unwrap();
+    assert!(help.contains("--workers") && !help.contains("--socket-mode"), "{help}");
+}
+
+#[test]
+fn the_http_address_of_dev_needs_a_port() {
+    let message = refused(&["dev", "--http", "localhost", "app"]);
+    assert!(message.contains("'--http <ADDR>': expected a port such as 8001"), "{message}");
+}
+
 #[test]
 fn a_world_writable_socket_is_refused() {
     let root = application("return function() return 200, {}, '' end\n");

@@ -3,6 +3,7 @@
 //! `tests/run` installs what they need.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the test harness takes what a test says")]
 
 mod disks;
 mod front_ends;
@@ -30,6 +31,7 @@ mod lua_modules;
 mod multiplexing;
 mod nginx;
 mod pool;
+mod printing;
 mod processes;
 mod protocol;
 mod proxies;

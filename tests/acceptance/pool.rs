@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 
@@ -21,6 +21,18 @@ fn control_command<const N: usize>(server: &Server, arguments: [&str; N]) -> Com
     let mut command = nibiru();
     command.args(arguments).args(["--control", &format!("unix:{}.ctl", server.socket().display())]);
     command
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a command that succeeds prints.
+#[track_caller]
+fn said<const N: usize>(server: &Server, arguments: [&str; N]) -> String {
+    let done = control(server, arguments);
+    assert!(done.status.success(), "{}", stderr(&done));
+    stdout(&done)
 }
 
 fn stderr(output: &Output) -> String {
@@ -79,13 +91,13 @@ fn idle_workers_leave_down_to_the_least() {
 fn scale_and_signals_change_the_number_of_workers_and_a_reload_changes_it_back() {
     let server = Server::builder().workers("2").start();
     server.workers(2);
-    assert!(control(&server, ["scale", "4"]).status.success());
+    assert_eq!(said(&server, ["scale", "4"]), "4 workers\n");
     server.workers(4);
     server.signal(Signal::TTOU);
     server.workers(3);
     server.signal(Signal::TTIN);
     server.workers(4);
-    assert!(control(&server, ["scale", "1"]).status.success());
+    assert_eq!(said(&server, ["scale", "1"]), "1 worker\n");
     server.workers(1);
     server.signal(Signal::TTOU);
     server.logged(&["scaled", "workers=\"1\""]);
@@ -242,8 +254,7 @@ fn a_reload_answers_when_the_new_code_does_or_says_why_it_does_not_load() {
     let server = Server::builder().application(app.root(), "app").workers("1").start();
     assert_eq!(ask(&server.socket(), "/").body(), b"one");
     app.write("return function() return 200, {}, 'two' end");
-    let done = control(&server, ["reload"]);
-    assert!(done.status.success(), "{}", stderr(&done));
+    assert_eq!(said(&server, ["reload"]), "generation 2 serves\n");
     assert_eq!(ask(&server.socket(), "/").body(), b"two");
     app.write("local function deep() error('on purpose') end\ndeep()");
     let failed = control(&server, ["reload"]);
@@ -251,6 +262,7 @@ fn a_reload_answers_when_the_new_code_does_or_says_why_it_does_not_load() {
     for part in ["nibiru: ", "app.lua:1: on purpose", "stack traceback:", "in main chunk"] {
         assert!(stderr(&failed).contains(part), "{}", stderr(&failed));
     }
+    assert_eq!(stdout(&failed), "the old code goes on serving (generation 2)\n");
     assert_eq!(ask(&server.socket(), "/").body(), b"two");
 }
 
@@ -297,13 +309,17 @@ fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
     };
     assert_eq!(post(), 413);
     fs::write(&file, "max-body = '20'\nlog-level = 'debug'").unwrap();
-    assert!(control(&server, ["reload"]).status.success());
+    assert_eq!(
+        said(&server, ["reload"]),
+        "generation 2 serves\nlog-level cannot change while running: restart\n"
+    );
     assert_eq!(post(), 200);
     server.logged(&["log-level changed", "restart"]);
     fs::write(&file, "max-bodi = '20'").unwrap();
     let failed = control(&server, ["reload"]);
     assert_eq!(failed.status.code(), Some(3));
     assert!(stderr(&failed).contains("max-bodi"), "{}", stderr(&failed));
+    assert_eq!(stdout(&failed), "the old code goes on serving (generation 2)\n");
     server.logged(&["cannot reload", "settings.toml"]);
     assert_eq!(post(), 200);
 }
@@ -361,13 +377,14 @@ fn a_request_whose_client_has_gone_while_it_waited_never_runs() {
 fn stop_ends_when_the_server_has_ended() {
     let mut server = Server::start();
     let (_, gate, mut running) = hold(&server);
-    let mut stop = control_command(&server, ["stop"]).spawn().unwrap();
+    let mut stop = control_command(&server, ["stop"]).stdout(Stdio::piped()).spawn().unwrap();
     server.logged(&["stopping"]);
     assert!(stop.try_wait().unwrap().is_none(), "the running request has not ended");
     gate.open("go");
     assert_eq!(running.response(1).expect("an answer").status(), 200);
     drop(running);
     assert!(wait_for("stop ends", || stop.try_wait().unwrap()).success());
+    assert_eq!(stdout(&stop.wait_with_output().unwrap()), "stopped\n");
     assert_eq!(server.wait().code(), Some(0));
     let again = control(&server, ["stop"]);
     assert_eq!(again.status.code(), Some(1));

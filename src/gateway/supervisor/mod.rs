@@ -97,7 +97,7 @@ impl Supervisor {
     /// Runs until a stop is complete.
     pub(super) async fn run(mut self) {
         let config = self.gateway.config();
-        self.load_next(config);
+        self.load_next(config, Vec::new());
         loop {
             let wake = self.act();
             if self.stop != Stop::No && self.is_stopped() {
@@ -157,24 +157,26 @@ impl Supervisor {
     fn reload(&mut self) {
         self.recovering = false;
         match self.gateway.read_config_again() {
-            Ok(config) => self.load_next(config),
+            Ok((config, needs_restart)) => self.load_next(config, needs_restart),
             Err(message) => {
                 self.discard_next();
                 self.last_generation += 1;
                 let generation = self.last_generation;
                 error!(r#gen = generation, "cannot reload: {message}");
-                self.gateway.mode.code.send_replace(Code { generation, load: Load::Failed(message) });
+                let load = Load::Failed(message);
+                self.gateway.mode.code.send_replace(Code { generation, load, ..Code::default() });
                 self.gateway.journal.reloaded(false);
                 self.predecessor_goes_on();
             }
         }
     }
 
-    fn load_next(&mut self, config: Rc<Config>) {
+    /// Launches the zygote of the next generation. `needs_restart`: see [`Code`].
+    fn load_next(&mut self, config: Rc<Config>, needs_restart: Vec<&'static str>) {
         self.discard_next();
         self.last_generation += 1;
         let generation = self.last_generation;
-        self.gateway.mode.code.send_replace(Code { generation, load: Load::Running });
+        self.gateway.mode.code.send_replace(Code { generation, load: Load::Running, needs_restart });
         if self.recovering {
             debug!(r#gen = generation, "loading the application afresh, since its workers fail");
         } else if self.started.is_none() {
@@ -257,7 +259,7 @@ impl Supervisor {
         }
         self.relaunch = None;
         self.gateway.journal.reloaded(true);
-        self.gateway.mode.code.send_replace(Code { generation, load: Load::Done });
+        self.code_is(Load::Done);
         if let Some(started) = self.started.take() {
             let _ = started.send(Ok(()));
         } else if recovering {
@@ -276,7 +278,7 @@ impl Supervisor {
         self.next_config = None;
         self.gateway.journal.reloaded(false);
         let generation = self.last_generation;
-        self.gateway.mode.code.send_replace(Code { generation, load: Load::Failed(message.clone()) });
+        self.code_is(Load::Failed(message.clone()));
         let development = self.gateway.mode.development;
         let serving = self.gateway.pool.borrow().generation();
         if std::mem::take(&mut self.recovering) {
@@ -305,6 +307,11 @@ impl Supervisor {
         } else {
             self.predecessor_goes_on();
         }
+    }
+
+    /// The generation that was being loaded has come so far.
+    fn code_is(&self, load: Load) {
+        self.gateway.mode.code.send_modify(|code| code.load = load);
     }
 
     fn predecessor_goes_on(&self) {

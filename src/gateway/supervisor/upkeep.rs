@@ -90,7 +90,7 @@ impl Supervisor {
                     if self.next.is_none() && self.stop == Stop::No {
                         self.recovering = true;
                         let config = self.gateway.config();
-                        self.load_next(config);
+                        self.load_next(config, Vec::new());
                     }
                     return None;
                 }

@@ -1,0 +1,41 @@
+//! Standard output of the commands: the one way by which they print.
+//!
+//! `print!` panics where nobody reads any more and where the disk is full, so clippy forbids it (`print_stdout`,
+//! `print_stderr` in `Cargo.toml`). The log and the access log have threads of their own and are not written here.
+
+use std::fmt;
+use std::io::{self, Write};
+
+/// Writes `bytes` and flushes them.
+///
+/// # Errors
+/// [`Error::is_closed`] tells a reader that has gone from output that is lost.
+pub fn write(bytes: &[u8]) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(Error)
+}
+
+/// Standard output did not take what a command had to say.
+#[derive(Debug)]
+pub struct Error(io::Error);
+
+impl Error {
+    /// Whether the reader closed its end, as `head` does once it has seen enough: no failure of the command.
+    pub fn is_closed(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot write to standard output: {}", crate::log::cause(&self.0))
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,174 @@
+//! Every command into a pipe that nobody reads and onto a full disk: no panic, and the exit code says what was lost.
+//!
+//! ripgrep, seen beside it, ends with 0 and says nothing in `rg x | true`; git ends by SIGPIPE, which a shell shows as 141.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::Signal;
+
+use crate::support::{App, GIVE_UP, Server, free_port, nibiru, signal, wait_for, wait_within};
+
+/// Where output goes that nobody takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sink {
+    /// `| true`, once `true` has ended.
+    ClosedPipe,
+    /// A device that has no space left, as a disk may.
+    FullDisk,
+}
+
+impl Sink {
+    const ALL: [Self; 2] = [Self::ClosedPipe, Self::FullDisk];
+
+    fn open(self) -> Stdio {
+        match self {
+            Self::ClosedPipe => io::pipe().unwrap().1.into(),
+            Self::FullDisk => OpenOptions::new().write(true).open("/dev/full").unwrap().into(),
+        }
+    }
+}
+
+/// Runs a command whose standard output is `sink`, and its standard error too where `deaf`. Gives its exit code and what
+/// it said on standard error.
+#[track_caller]
+fn run(command: &mut Command, sink: Sink, deaf: bool) -> (Option<i32>, String) {
+    let mut errors = tempfile::tempfile().unwrap();
+    command.stdout(sink.open());
+    command.stderr(if deaf { sink.open() } else { errors.try_clone().unwrap().into() });
+    let mut child = Ended(command.spawn().unwrap());
+    let status = child.wait();
+    (status.code(), text(&mut errors))
+}
+
+fn text(file: &mut File) -> String {
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// A child that is killed with the test.
+struct Ended(Child);
+
+impl Ended {
+    #[track_caller]
+    fn wait(&mut self) -> ExitStatus {
+        wait_within(GIVE_UP, || self.0.try_wait().unwrap()).expect("it ends")
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The command ends with `code` where its reader has gone, and otherwise says that its output is lost. A command that
+/// would end with 0 ends with 1 then.
+#[track_caller]
+fn takes_it(arguments: &[&str], code: i32) {
+    for sink in Sink::ALL {
+        let lost = sink == Sink::FullDisk;
+        let expected = if lost && code == 0 { 1 } else { code };
+        let (got, said) = run(nibiru().args(arguments), sink, false);
+        assert_eq!(got, Some(expected), "{arguments:?} {sink:?}: {said}");
+        assert!(!said.contains("panicked"), "{arguments:?} {sink:?}: {said}");
+        let complaint = "nibiru: cannot write to standard output: no space left on device\n";
+        assert_eq!(said.contains(complaint), lost, "{arguments:?} {sink:?}: {said}");
+        if code == 0 && !lost {
+            assert_eq!(said, "", "{arguments:?} {sink:?}");
+        }
+        let (got, _) = run(nibiru().args(arguments), sink, true);
+        assert_eq!(got, Some(expected), "{arguments:?}, and standard error too: {sink:?}");
+    }
+}
+
+#[test]
+fn help_and_version() {
+    for arguments in [&["--help"][..], &["-h"], &["help", "serve"], &["serve", "--help"], &["--version"]] {
+        takes_it(arguments, 0);
+    }
+    // What goes to standard error alone.
+    for sink in Sink::ALL {
+        for arguments in [&[][..], &["serve", "--no-such-flag"], &["no-such-command"]] {
+            assert_eq!(run(nibiru().args(arguments), sink, true).0, Some(2), "{arguments:?} {sink:?}");
+        }
+    }
+}
+
+#[test]
+fn check() {
+    let app = App::new("return function() return 200, {}, 'fine' end");
+    let root = app.root().display().to_string();
+    let listen = format!("unix:{root}/app.sock");
+    takes_it(&["check", "--root", &root, "--listen", &listen, "app"], 0);
+    app.write("error('on purpose')");
+    for sink in Sink::ALL {
+        let command = &mut nibiru();
+        command.args(["check", "--root", &root, "--listen", &listen, "app"]);
+        assert_eq!(run(command, sink, true).0, Some(3), "{sink:?}");
+    }
+}
+
+#[test]
+fn commands_to_a_running_server() {
+    let app = App::new("return function() return 200, {}, 'fine' end");
+    let server = Server::builder().application(app.root(), "app").start();
+    let control = format!("unix:{}.ctl", server.socket().display());
+    let to = format!("unix:{}", server.socket().display());
+    takes_it(&["status", "--control", &control], 0);
+    takes_it(&["status", "--json", "--control", &control], 0);
+    takes_it(&["scale", "1", "--control", &control], 0);
+    takes_it(&["reload", "--control", &control], 0);
+    takes_it(&["request", "GET", "/", "--to", &to], 0);
+    takes_it(&["request", "--include", "GET", "/", "--to", &to], 0);
+    app.write("error('on purpose')");
+    takes_it(&["reload", "--control", &control], 3);
+}
+
+#[test]
+fn stop() {
+    for (sink, code) in [(Sink::ClosedPipe, 0), (Sink::FullDisk, 1)] {
+        let mut server = Server::start();
+        let control = format!("unix:{}.ctl", server.socket().display());
+        let (got, said) = run(nibiru().args(["stop", "--control", &control]), sink, false);
+        assert_eq!(got, Some(code), "{sink:?}: {said}");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn servers_whose_log_nobody_takes_serve() {
+    let app = App::new("return function() print('said') return 200, {}, 'fine' end");
+    let root = app.root().display().to_string();
+    for sink in Sink::ALL {
+        let socket = app.root().join("app.sock");
+        let mut command = nibiru();
+        command.args(["serve", "--root", &root, "--access-log", "-", "app"]);
+        command.arg("--listen").arg(format!("unix:{}", socket.display()));
+        let mut server = Ended(command.stdout(sink.open()).stderr(sink.open()).spawn().unwrap());
+        wait_for("it listens", || UnixStream::connect(&socket).ok());
+        for _ in 0..3 {
+            assert_eq!(crate::wire::Connection::open(&socket).get("/").body(), b"fine", "{sink:?}");
+        }
+        signal(server.0.id(), Signal::TERM);
+        assert_eq!(server.wait().code(), Some(0), "serve {sink:?}");
+
+        let port = free_port();
+        let mut command = nibiru();
+        command.args(["dev", "--root", &root, "--http", &port.to_string(), "app"]);
+        let mut server = Ended(command.stdout(sink.open()).stderr(sink.open()).spawn().unwrap());
+        let mut client = wait_for("it listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        client.write_all(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("\r\n\r\nfine"), "dev {sink:?}: {answer}");
+        signal(server.0.id(), Signal::TERM);
+        assert_eq!(server.wait().code(), Some(0), "dev {sink:?}");
+    }
+}
