@@ -5,7 +5,7 @@
 
 local host = ...
 
-local find, format, lower, match, sub = string.find, string.format, string.lower, string.match, string.sub
+local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
 local error, ipairs, next, tonumber, tostring, type = error, ipairs, next, tonumber, tostring, type
 local integer_type = math.type or function() end
 local huge, log = math.huge, host.log
@@ -55,8 +55,8 @@ local function control_character(text)
   if not at then
     return nil
   end
-  local byte = text:byte(at)
-  local name = ({ [0] = "NUL", [10] = "LF", [13] = "CR" })[byte] or format("control character 0x%02X", byte)
+  local code = byte(text, at)
+  local name = ({ [0] = "NUL", [10] = "LF", [13] = "CR" })[code] or format("control character 0x%02X", code)
   return format("%s at byte %d", name, at)
 end
 

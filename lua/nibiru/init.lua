@@ -3,7 +3,8 @@
 local host, traceback = ...
 
 local describe = traceback.describe
-local concat, error, find, format, ipairs, sort = table.concat, error, string.find, string.format, ipairs, table.sort
+local concat, error, find, format, gsub = table.concat, error, string.find, string.format, string.gsub
+local ipairs, sort = ipairs, table.sort
 local next, tostring, type, xpcall = next, tostring, type, xpcall
 
 ---@class nibiru
@@ -58,7 +59,7 @@ end
 local function field(key, value)
   local text = tostring(value)
   if text == "" or find(text, '[%s"=%c]') then
-    text = format("%q", text):gsub("\\\n", "\\n")
+    text = gsub(format("%q", text), "\\\n", "\\n")
   end
   return tostring(key) .. "=" .. text
 end

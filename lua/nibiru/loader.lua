@@ -8,7 +8,7 @@ local traceback = ...
 local debug_getmetatable, format, gsub = debug.getmetatable, string.format, string.gsub
 local loadfile, require = loadfile, require
 local concat, min, sort = table.concat, math.min, table.sort
-local error, pairs, tostring, type, xpcall = error, pairs, tostring, type, xpcall
+local error, next, pcall, rawget, tostring, type, xpcall = error, next, pcall, rawget, tostring, type, xpcall
 
 local M = {}
 
@@ -20,7 +20,7 @@ function M.callable(value)
     return true
   end
   local metatable = debug_getmetatable(value)
-  return type(metatable) == "table" and metatable.__call ~= nil
+  return type(metatable) == "table" and rawget(metatable, "__call") ~= nil
 end
 local callable = M.callable
 
@@ -34,11 +34,26 @@ local function found(value)
     return "it returned a " .. type(value)
   end
   local names = {}
-  for key, field in pairs(value) do
+  for key, field in next, value do
     names[#names + 1] = tostring(key) .. " (" .. type(field) .. ")"
   end
   sort(names)
   return #names == 0 and "it returned an empty table" or "it returned a table with " .. concat(names, ", ", 1, min(#names, 20))
+end
+
+local function index(value, key)
+  return value[key]
+end
+
+--- A field of a module, also an inherited one. A module in strict mode raises an error for one that it has not.
+---@param value table
+---@param key string
+---@return any
+local function field_of(value, key)
+  local ok, field = pcall(index, value, key)
+  if ok then
+    return field
+  end
 end
 
 ---@param value any     what the module or file returned
@@ -49,7 +64,7 @@ end
 local function pick(value, name, what)
   local indexable = type(value) == "table"
   if name then
-    local field = indexable and value[name] or nil
+    local field = indexable and field_of(value, name) or nil
     if callable(field) then
       return field
     elseif field ~= nil then
@@ -57,12 +72,15 @@ local function pick(value, name, what)
     end
     return nil, format("%s has no %s: %s", what, name, found(value))
   end
-  if indexable and callable(value.application) then
-    return value.application
+  local application = indexable and field_of(value, "application")
+  if callable(application) then
+    return application
   elseif callable(value) then
     return value
-  elseif indexable and callable(value.app) then
-    return value.app
+  end
+  local app = indexable and field_of(value, "app")
+  if callable(app) then
+    return app
   end
   return nil, format("%s has no callable: tried `application`, the module itself and `app`; %s", what, found(value))
 end

@@ -4,9 +4,17 @@
 local host, server, traceback = ...
 
 local here = traceback.here
-local error, format, tostring, type = error, string.format, tostring, type
+local error, format, pcall, tostring, type = error, string.format, pcall, tostring, type
 local floor, randomseed = math.floor, math.randomseed
 local stdout, stderr = io.stdout, io.stderr
+local flush, setvbuf = stdout.flush, stdout.setvbuf
+local is_luajit, lua_version = jit ~= nil, _VERSION
+
+--- Writes out what `print` and its kin hold back. The application may have closed either.
+local function flush_output()
+  pcall(flush, stdout)
+  pcall(flush, stderr)
+end
 
 --- Ends the worker. The request that is running is answered with `500` first, unless its head is out.
 ---@param code? boolean|integer
@@ -23,28 +31,24 @@ function os.exit(code)
     error(format("bad argument #1 to 'exit' (number expected, got %s)", type(code)), 2)
   end
   local outcome = server.abandon(here(format("os.exit(%s) was called", code == nil and "" or tostring(code))))
-  stdout:flush()
-  stderr:flush()
+  flush_output()
   host.exit(outcome, status)
 end
 
 local M = {}
 
 --- Empties the buffers, so that a fork does not write them twice.
-function M.flush()
-  stdout:flush()
-  stderr:flush()
-end
+M.flush = flush_output
 
 --- Each worker inherits the zygote's generator, so each is seeded anew.
 ---@param high integer  32 random bits
 ---@param low integer   32 more
 function M.start_worker(high, low)
-  stdout:setvbuf("line")
-  if jit then
+  pcall(setvbuf, stdout, "line")
+  if is_luajit then
     -- LuaJIT takes the bits of a double, but its generator drops the lowest ones: 44 bits all count.
     randomseed(high * 2 ^ 12 + low % 2 ^ 12)
-  elseif _VERSION == "Lua 5.1" or _VERSION == "Lua 5.2" or _VERSION == "Lua 5.3" then
+  elseif lua_version == "Lua 5.1" or lua_version == "Lua 5.2" or lua_version == "Lua 5.3" then
     -- These hand the seed to C's srand as an int.
     randomseed(low % 2 ^ 31)
   else

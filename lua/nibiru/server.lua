@@ -13,7 +13,7 @@ local has_no_body, final_head, transmit, started, send_chunk, send_whole, finish
 local fill, flush_errors = environment.fill, environment.flush_errors
 local send, log = host.send, host.log
 local concat, debug_getmetatable, find, format = table.concat, debug.getmetatable, string.find, string.format
-local error, next, select, tostring, type, xpcall = error, next, select, tostring, type, xpcall
+local error, next, rawget, select, tostring, type, xpcall = error, next, rawget, select, tostring, type, xpcall
 
 -- What `serve` gives back; the host maps the numbers to its `Outcome`.
 local COMPLETE, BROKEN, ABORTED = 0, 1, 2
@@ -152,7 +152,7 @@ end
 ---@return function? close  the body's own
 local function close_of(body)
   local kind = type(body)
-  if kind == "table" or (kind == "userdata" and (debug_getmetatable(body) or {}).__index ~= nil) then
+  if kind == "table" or (kind == "userdata" and rawget(debug_getmetatable(body) or {}, "__index") ~= nil) then
     return body.close
   end
 end
@@ -173,8 +173,9 @@ local function close_body()
   end
   if closing ~= nil then
     local metatable = debug_getmetatable(closing)
-    if type(metatable) == "table" and metatable.__close then
-      metatable.__close(closing, nil)
+    local closer = type(metatable) == "table" and rawget(metatable, "__close")
+    if closer then
+      closer(closing, nil)
     end
   end
 end
@@ -223,10 +224,10 @@ local function name_of(request)
   local environ = request.environ
   local uri = request.uri
   if type(uri) ~= "string" then
-    uri = tostring(environ.SCRIPT_NAME or "") .. tostring(environ.PATH_INFO or "")
+    uri = tostring(rawget(environ, "SCRIPT_NAME") or "") .. tostring(rawget(environ, "PATH_INFO") or "")
   end
   return format("%s %s %s (request %s)", tostring(request.method or "-"), uri,
-    tostring(environ.SERVER_PROTOCOL or "-"), tostring(request.id))
+    tostring(rawget(environ, "SERVER_PROTOCOL") or "-"), tostring(request.id))
 end
 
 --- Logs a problem, but for the deadline: that is in the log already, with its stack.

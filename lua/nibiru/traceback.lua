@@ -10,7 +10,7 @@ local running = coroutine.running
 local debug_getmetatable = debug.getmetatable
 local find, gsub, match, sub, format = string.find, string.gsub, string.match, string.sub, string.format
 local concat, sort = table.concat, table.sort
-local next, pcall, tostring, type = next, pcall, tostring, type
+local next, pcall, rawget, tostring, type = next, pcall, rawget, tostring, type
 
 local M = {}
 
@@ -42,7 +42,7 @@ function M.message(value)
     return "error object is nil"
   end
   local metatable = debug_getmetatable(value)
-  if kind == "number" or (type(metatable) == "table" and metatable.__tostring ~= nil) then
+  if kind == "number" or (type(metatable) == "table" and rawget(metatable, "__tostring") ~= nil) then
     local ok, text = pcall(tostring, value)
     -- Lua 5.1 lets __tostring return anything.
     if ok and type(text) == "string" then

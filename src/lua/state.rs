@@ -218,6 +218,35 @@ impl State {
         &self.lua
     }
 
+    /// Every function of nibiru's Lua side that is called from here.
+    #[cfg(test)]
+    pub(super) fn entry_points(&self) -> Vec<&Function> {
+        let Functions {
+            load,
+            set_application,
+            serve,
+            tidy,
+            after_response,
+            start_hooks,
+            stop_hooks,
+            seed,
+            flush,
+            interrupted,
+        } = &self.functions;
+        vec![
+            load,
+            set_application,
+            serve,
+            tidy,
+            after_response,
+            start_hooks,
+            stop_hooks,
+            seed,
+            flush,
+            interrupted,
+        ]
+    }
+
     /// The Lua side catches everything it can; what is left is memory running out in its own frames.
     fn answer_without_lua(&self, error: &mlua::Error, head_request: bool) -> Outcome {
         self.log_failure(error);
@@ -242,41 +271,57 @@ fn set_paths(lua: &Lua, settings: &Settings) -> mlua::Result<()> {
     package.set("cpath", lua.create_string(paths.c)?)
 }
 
-/// Runs an embedded file with the parts it asks for. The name is what tracebacks show.
+/// Runs an embedded file with the parts it asks for, in the environment that [`environment`] made. The name is what
+/// tracebacks show.
 macro_rules! run {
-    ($lua:expr, $file:literal, $result:ty, $arguments:expr) => {
+    ($lua:expr, $environment:expr, $file:literal, $result:ty, $arguments:expr) => {
         $lua.load(include_str!(concat!("../../lua/nibiru/", $file)))
             .set_name(concat!("@nibiru/", $file))
             .set_mode(mlua::chunk::ChunkMode::Text)
+            .set_environment($environment.clone())
             .call::<$result>($arguments)
     };
+}
+
+/// The globals of nibiru's own chunks: a copy, made before the application can touch the original. An application may
+/// give `_G` a metatable that raises an error for a name it does not know (strict mode), or replace `print` and its
+/// kin; neither is seen here.
+fn environment(lua: &Lua) -> mlua::Result<Table> {
+    let environment = lua.create_table()?;
+    for pair in lua.globals().pairs::<Value, Value>() {
+        let (name, value) = pair?;
+        environment.raw_set(name, value)?;
+    }
+    Ok(environment)
 }
 
 /// Loads nibiru's Lua side. Its parts are handed to each other here and not found by `require`: an
 /// application can neither see the inner ones nor put its own in their place.
 fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functions> {
+    let own = &environment(lua)?;
     let host = &host::table(lua, host, settings)?;
-    let traceback = &run!(lua, "traceback.lua", Table, lua.current_thread())?;
-    let head = run!(lua, "head.lua", Table, host)?;
-    let response = run!(lua, "response.lua", Table, (host, &head))?;
-    let input = run!(lua, "input.lua", Table, host)?;
-    let file = run!(lua, "file.lua", Table, host)?;
-    let environ = run!(lua, "environ.lua", Table, (host, input, &file))?;
-    let loader = &run!(lua, "loader.lua", Table, traceback)?;
-    let authorizer = run!(lua, "authorizer.lua", Table, &head)?;
-    let after = run!(lua, "after_response.lua", Table, (host, loader, traceback))?;
+    let traceback = &run!(lua, own, "traceback.lua", Table, lua.current_thread())?;
+    let head = run!(lua, own, "head.lua", Table, host)?;
+    let response = run!(lua, own, "response.lua", Table, (host, &head))?;
+    let input = run!(lua, own, "input.lua", Table, host)?;
+    let file = run!(lua, own, "file.lua", Table, host)?;
+    let environ = run!(lua, own, "environ.lua", Table, (host, input, &file))?;
+    let loader = &run!(lua, own, "loader.lua", Table, traceback)?;
+    let authorizer = run!(lua, own, "authorizer.lua", Table, &head)?;
+    let after = run!(lua, own, "after_response.lua", Table, (host, loader, traceback))?;
     let server = run!(
         lua,
+        own,
         "server.lua",
         Table,
         (host, head, response, environ, file, loader, traceback, authorizer, after)
     )?;
-    let process = run!(lua, "process.lua", Table, (host, &server, traceback))?;
-    let (nibiru, hooks) = run!(lua, "init.lua", (Table, Table), (host, traceback))?;
+    let process = run!(lua, own, "process.lua", Table, (host, &server, traceback))?;
+    let (nibiru, hooks) = run!(lua, own, "init.lua", (Table, Table), (host, traceback))?;
     lua.register_module("nibiru", nibiru)?;
-    lua.register_module("nibiru.text", run!(lua, "text.lua", Table, host)?)?;
+    lua.register_module("nibiru.text", run!(lua, own, "text.lua", Table, host)?)?;
     if lua.globals().raw_get::<Value>("utf8")?.is_nil() {
-        let utf8 = run!(lua, "utf8.lua", Table, ())?;
+        let utf8 = run!(lua, own, "utf8.lua", Table, ())?;
         lua.globals().raw_set("utf8", &utf8)?;
         lua.register_module("utf8", utf8)?;
     }

@@ -11,6 +11,7 @@ use mlua::{BString, Function, Table, Value};
 use super::*;
 
 mod interrupts;
+mod strict;
 
 /// What came out, in order.
 #[derive(Default)]
@@ -247,6 +248,10 @@ fn run_table(file: &str) {
 
 fn run_table_with(settings: &Settings, file: &str) {
     let (mut state, recorder) = started_with(settings);
+    run_cases(&mut state, &recorder, file);
+}
+
+fn run_cases(state: &mut State, recorder: &Recorder, file: &str) {
     let path = lua_tests().join(file);
     let cases: Table = state.lua().load(path.clone()).eval().unwrap_or_else(|error| panic!("{error}"));
     let mut failed = Vec::new();
@@ -264,7 +269,7 @@ fn run_table_with(settings: &Settings, file: &str) {
         for (body, data) in bodies.unwrap_or_default().into_iter().zip(data.unwrap_or_default()).take(ways) {
             count += 1;
             let body = body.unwrap_or(Body::Memory(vec![]));
-            if let Err(wrong) = run_case(&mut state, &recorder, &case, body, data) {
+            if let Err(wrong) = run_case(state, recorder, &case, body, data) {
                 failed.push(format!("{name}:\n  {wrong}"));
                 break;
             }

@@ -1,6 +1,6 @@
 //! Modules that applications bring or the distribution has.
 
-use crate::support::Server;
+use crate::support::{App, Server};
 use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, pair, stream};
 
 #[test]
@@ -37,4 +37,32 @@ fn a_pure_lua_module_from_lua_modules_loads() {
         "{}",
         server.log()
     );
+}
+
+/// Penlight's strict mode forbids the use of globals that nobody has declared, in the whole of the Lua state.
+#[test]
+fn an_application_in_the_strict_mode_of_penlight_serves() {
+    let app = App::new(
+        "require('pl.strict')\n\
+         local nibiru = require('nibiru')\n\
+         nibiru.on_worker_start(function() nibiru.log.info('started') end)\n\
+         return function(environ)\n\
+         \x20 if environ.PATH_INFO == '/error' then return undeclared end\n\
+         \x20 environ['nibiru.after_response'](function() nibiru.log.info('later') end)\n\
+         \x20 return 200, {}, tostring(pcall(load, 'return x')) .. environ['wsgi.input']:read()\n\
+         end",
+    );
+    for preload in ["on", "off"] {
+        let server =
+            Server::builder().application(app.root(), "app").arguments(["--preload", preload]).start();
+        server.logged(&["started"]);
+        let mut connection = Connection::open(&server.socket());
+        let response = connection.get("/");
+        assert_eq!((response.status(), response.body()), (200, &b"true"[..]), "{preload}: {}", server.log());
+        server.logged(&["later"]);
+        // What it is there for.
+        assert_eq!(Connection::open(&server.socket()).get("/error").status(), 500);
+        server.logged(&["variable 'undeclared' is not declared"]);
+        assert!(!server.log().contains("nibiru/"), "{}", server.log());
+    }
 }
