@@ -436,7 +436,7 @@ fn an_occupied_port_is_1_and_the_message_names_it() {
     let output = output(nibiru().args(["dev", "--http", &address, "--root"]).arg(app.path()).arg("app"));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert_eq!(message, format!("nibiru: cannot listen on {address}: address already in use\n"));
+    assert_eq!(message, format!("nibiru: cannot listen on {address} (--http): address already in use\n"));
 }
 
 #[test]
