@@ -6,7 +6,7 @@
 
 local host, head, response, environment, file, loader, traceback, authorizer, after = ...
 
-local callable, describe = loader.callable, traceback.describe
+local callable, describe, place = loader.callable, traceback.describe, traceback.place
 local is_file, prepare_file = file.is_file, file.prepare
 local has_no_body, final_head, transmit, started, send_chunk, send_whole, finish =
   response.has_no_body, response.final_head, response.transmit, response.started, response.send_chunk, response.send_whole, response.finish
@@ -252,7 +252,7 @@ local function fail(request, problem)
   if request.gone then
     return
   end
-  report(request, ": ", problem)
+  report(request, ": ", place(tostring(problem), application))
   if not request.head_sent then
     request.sent = 0
     transmit(request, ERROR_HEAD, request.method ~= "HEAD" and ERROR_BODY or nil, false)

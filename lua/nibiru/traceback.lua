@@ -8,7 +8,7 @@ local main = ...
 local debug_traceback, getinfo = debug.traceback, debug.getinfo
 local running = coroutine.running
 local debug_getmetatable = debug.getmetatable
-local find, gsub, match, sub, format = string.find, string.gsub, string.match, string.sub, string.format
+local find, gmatch, gsub, match, sub, format = string.find, string.gmatch, string.gsub, string.match, string.sub, string.format
 local concat, sort = table.concat, table.sort
 local next, pcall, rawget, tostring, type = next, pcall, rawget, tostring, type
 
@@ -16,6 +16,9 @@ local M = {}
 
 -- A table error often carries what went wrong in a handful of plain fields; more would flood the log.
 local FIELDS_SHOWN = 8
+
+-- Between a message and its stack.
+local MARK = "\nstack traceback:\n"
 
 ---@param value table
 ---@return string
@@ -84,11 +87,47 @@ local function trim(text)
   return (gsub(text, "\nstack traceback:$", ""))
 end
 
+--- Takes a stack away that has no frame but C's: `require` of a module that is not there, say.
+---@param text string
+---@return string
+local function without_bare_stack(text)
+  local at, last = find(text, MARK, 1, true)
+  if not at then
+    return text
+  end
+  for line in gmatch(sub(text, last + 1), "[^\n]+") do
+    if sub(line, 1, 5) ~= "\t[C]:" then
+      return text
+    end
+  end
+  return sub(text, 1, at - 1)
+end
+
 --- A message handler for `xpcall`: message and trimmed stack in one string.
 ---@param value any
 ---@return string
 function M.describe(value)
-  return trim(debug_traceback(M.message(value), 2))
+  return without_bare_stack(trim(debug_traceback(M.message(value), 2)))
+end
+
+--- Adds where the application is to the text of a failure whose stack shows none of its code: it returned what it
+--- should not, say.
+---@param text string  from `describe`
+---@param application any
+---@return string
+function M.place(text, application)
+  if find(text, MARK, 1, true) then
+    return text
+  end
+  if type(application) ~= "function" then
+    local metatable = debug_getmetatable(application)
+    application = type(metatable) == "table" and rawget(metatable, "__call") or nil
+  end
+  local place = type(application) == "function" and getinfo(application, "S")
+  if not place or place.linedefined < 1 then
+    return text
+  end
+  return text .. format("%s\t%s:%d: in the application", MARK, place.short_src, place.linedefined)
 end
 
 --- The stack of the caller's caller under a message, for something that is not an error.

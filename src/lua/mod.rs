@@ -12,6 +12,7 @@ mod environ;
 mod error;
 mod host;
 mod interrupt;
+mod missing;
 mod paths;
 mod state;
 mod target;

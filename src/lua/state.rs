@@ -12,6 +12,7 @@ use mlua::{Function, Lua, LuaString, Table, Value};
 use super::environ::Environs;
 use super::host::{self, Host};
 use super::interrupt::Interrupts;
+use super::missing;
 use super::paths::Paths;
 use super::target::Source;
 use super::{Body, Error, Level, LoadError, Outcome, Output, Request, Role, Settings, Target};
@@ -84,13 +85,23 @@ impl State {
         let (module, file) = match &self.target.source {
             Source::Module(module) => (Some(module.as_str()), None),
             Source::File(path) => {
+                if let Some(problem) = missing::file(&self.root, path) {
+                    return Err(LoadError::new(problem.as_bytes()));
+                }
                 (None, Some(self.lua.create_string(self.root.join(path).as_os_str().as_bytes())?))
             }
         };
         let (application, problem): (Value, Option<LuaString>) =
             self.functions.load.call((module, file, self.target.name.as_deref()))?;
         if let Some(problem) = problem {
-            return Err(LoadError::new(&problem.as_bytes()));
+            let mut error = LoadError::new(&problem.as_bytes());
+            // Of the application's own module; one that it requires is for Lua to explain.
+            if let Some(module) = module
+                && let Some(places) = error.message.strip_prefix(&format!("module '{module}' not found:"))
+            {
+                error.message = missing::module(&self.root, module) + places;
+            }
+            return Err(error);
         }
         Ok(self.functions.set_application.call(application)?)
     }

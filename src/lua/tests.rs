@@ -348,8 +348,10 @@ fn a_target_that_does_not_load_says_where_and_why() {
     for (file, text, target, parts) in [
         ("a.lua", "return {\n  x = = 1 }", "a", &["a.lua:2:", "near '='"][..]),
         ("a.lua", "return {\n  x = = 1 }", "a.lua", &["a.lua:2:", "near '='"]),
-        ("a.lua", "", "b", &["module 'b' not found", "ROOT/b.lua"]),
-        ("a.lua", "", "b.lua", &["ROOT/b.lua", "No such file"]),
+        ("a.lua", "", "b", &["module 'b' not found: no b.lua in ROOT (--root)\n", "ROOT/b.lua"]),
+        ("a.lua", "", "b.lua", &["b.lua: no such file in ROOT (--root)"]),
+        ("shop/app.lua", "", "shop", &["module 'shop' not found", "write --root shop\n"]),
+        ("shop/app.lua", "", "./shop", &["./shop: a directory; for the app.lua in it, write --root ./shop"]),
         ("a.lua", "require('missing')", "a", &["module 'missing' not found"]),
         ("a.lua", "\nerror('no database')", "a", &["a.lua:2: no database"]),
         ("a.lua", "error({ code = 5, text = 'down' })", "a", &["a table: { code = 5, text = \"down\" }"]),
@@ -386,6 +388,53 @@ fn an_error_while_loading_carries_its_stack_and_not_nibirus() {
     assert!(error.traceback.starts_with("stack traceback:\n"), "{error:?}");
     assert!(error.traceback.contains("a.lua:1:"), "{error:?}");
     assert!(!error.traceback.contains("nibiru/loader.lua"), "{error:?}");
+}
+
+#[test]
+fn a_stack_of_c_alone_is_left_out() {
+    for (text, target) in [("", "b"), ("error('x')", "a.lua"), ("require('missing')", "a")] {
+        let error = load_error(&[("a.lua", text)], target);
+        let application_ran = target != "b";
+        assert_eq!(error.traceback.contains("a.lua:1: in "), application_ran, "{target}: {error:?}");
+        assert_eq!(error.traceback.is_empty(), !application_ran, "{target}: {error:?}");
+    }
+}
+
+#[test]
+fn what_an_application_returned_wrong_shows_where_the_application_is() {
+    let directory = tempfile::tempdir().unwrap();
+    for (text, message) in [
+        ("local M = {}\nfunction M.application()\nend\nreturn M", "returned nothing"),
+        ("\nreturn function() return 200, {}, true end", "must be a string"),
+        ("\nreturn setmetatable({}, { __call = function() return 'x', {}, 'x' end })", "status"),
+        (
+            "\nreturn function(_, start)\n start(200, { ['Content-Length'] = 9 })\n return 'x' end",
+            "Content-Length",
+        ),
+        ("\nreturn function() return 200, {}, { 5 } end", "body[1]"),
+    ] {
+        fs::write(directory.path().join("a.lua"), text).unwrap();
+        let settings = Settings { root: directory.path().to_owned(), ..settings("a") };
+        let (mut state, recorder) = started_with(&settings);
+        serve(&mut state, "GET", Body::Memory(Vec::new()));
+        let log = recorder.take().log.remove(0).1;
+        assert!(log.contains(message), "{text}: {log}");
+        let place =
+            format!("\nstack traceback:\n\t{}/a.lua:2: in the application", directory.path().display());
+        assert!(log.ends_with(&place), "{text}: {log}");
+        assert_eq!(log.matches("stack traceback").count(), 1, "{log}");
+    }
+    // One that raises has its own stack, and one of C alone has no place.
+    for (text, end) in
+        [("\nreturn function() error('x') end", None), ("return print", Some("start_response"))]
+    {
+        fs::write(directory.path().join("a.lua"), text).unwrap();
+        let settings = Settings { root: directory.path().to_owned(), ..settings("a") };
+        let (mut state, recorder) = started_with(&settings);
+        serve(&mut state, "GET", Body::Memory(Vec::new()));
+        let log = recorder.take().log.remove(0).1;
+        assert!(!log.contains("in the application") && end.is_none_or(|end| log.ends_with(end)), "{log}");
+    }
 }
 
 #[test]

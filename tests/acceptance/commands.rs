@@ -69,10 +69,33 @@ fn a_module_without_a_callable_is_3_and_names_what_was_looked_for() {
 #[test]
 fn an_application_that_is_not_there_is_3_and_names_it() {
     let root = tempfile::tempdir().unwrap();
-    for output in [check(root.path(), "absent"), serve(root.path(), "absent")] {
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(3), "{message}");
-        assert!(message.contains("absent"), "{message}");
+    fs::create_dir(root.path().join("shop")).unwrap();
+    fs::write(root.path().join("shop/app.lua"), "return print").unwrap();
+    let in_root = root.path().canonicalize().unwrap().display().to_string();
+    for (name, message) in [
+        ("absent", format!("nibiru: module 'absent' not found: no absent.lua in {in_root} (--root)\n")),
+        ("absent.lua", format!("nibiru: absent.lua: no such file in {in_root} (--root)\n")),
+        (
+            "shop/app",
+            format!("nibiru: shop/app: no such file in {in_root} (--root); shop/app.lua is there\n"),
+        ),
+        ("shop/", "nibiru: shop/: a directory; for the app.lua in it, write --root shop/\n".to_owned()),
+        (
+            "shop",
+            format!(
+                "nibiru: module 'shop' not found: no shop.lua in {in_root} (--root); shop is a directory: for the app.lua \
+                 in it, write --root shop\n"
+            ),
+        ),
+    ] {
+        for output in [check(root.path(), name), serve(root.path(), name)] {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            let said =
+                said.lines().filter(|line| !line.starts_with("20")).collect::<Vec<_>>().join("\n") + "\n";
+            assert!(said.starts_with(&message), "{name}: {said}");
+            assert!(!said.contains("stack traceback"), "{name}: {said}");
+        }
     }
 }
 
