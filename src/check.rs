@@ -14,6 +14,7 @@ pub fn run(config: &Config) -> Result<String, String> {
     // It answers nobody, so there is no proxy either.
     let proxy_headers = ProxyHeaders::default();
     let settings = lua::Settings { root: config.root.clone(), target, generation: 1, proxy_headers };
+    crate::sys::restore_signals();
     let begin = Instant::now();
     lua::State::new(&settings)
         .map_err(|error| error.to_string())?

@@ -144,6 +144,55 @@ pub fn restore_sigpipe_for_programs() {
     }
 }
 
+/// Gives every signal the state that a program expects at its start, whatever this process inherited: none is blocked,
+/// and none is ignored. Programs that the application starts inherit that.
+///
+/// Parents leave much behind: `nohup` ignores HUP, a shell's background job INT and QUIT, Python PIPE and XFSZ. With CHLD
+/// ignored the kernel reaps children itself, so that nobody learns how one ended: neither the zygote of its workers nor
+/// `os.execute` of a command. A blocked TERM is never received.
+///
+/// SIGPIPE stays ignored, as Rust has it: see [`restore_sigpipe_for_programs`]. So do signals that have a handler.
+pub fn restore_signals() {
+    // SAFETY: both structures are this frame's own, and an all-zero sigaction is a valid one (SIG_DFL, no flags, an
+    // empty mask). The calls change what this process does at a signal from "nothing" to the default, on which no code
+    // of this process relies at its start. They fail for KILL, STOP and numbers that do not exist only.
+    unsafe {
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+                && action.sa_sigaction == libc::SIG_IGN
+            {
+                action.sa_sigaction = libc::SIG_DFL;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// Has a write beyond the limit of a file's size (`ulimit -f`) fail, as it does on a full disk, in place of ending this
+/// process with SIGXFSZ. Processes that are executed inherit it, and undo it with [`restore_signals`].
+pub fn survive_file_size_limit() {
+    // SAFETY: an ignored signal runs no code. The call fails for signals that do not exist only.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// A child of this process that has ended and that nobody has reaped. It stays so: reap it with
+/// [`rustix::process::waitpid`]. The kernel gives the same one until somebody does.
+pub fn ended_child() -> Option<Pid> {
+    // SAFETY: a siginfo_t is integers and pointers that nobody follows, all of which may be zero.
+    let mut info = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the call writes a siginfo_t, which `info` is. rustix's wrapper keeps the pid to itself.
+    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) } == -1 {
+        return None;
+    }
+    // SAFETY: after waitid the structure has a pid: of a child, or 0 where none has ended.
+    Pid::from_raw(unsafe { info.si_pid() })
+}
+
 /// What [`on_interrupt`] was told to do.
 static ON_INTERRUPT: OnceLock<fn(u32)> = OnceLock::new();
 

@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use crate::config::Preload;
@@ -45,6 +46,8 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.
     let _ = rustix::process::setsid();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The gateway has done so; SIGXFSZ it ignores for itself.
+    sys::restore_signals();
     sys::restore_sigpipe_for_programs();
     open_files::set(launch.open_files)?;
     let mut title = Title::take();
@@ -251,7 +254,11 @@ impl Zygote {
 
     fn reap(&mut self, pid: i32) -> io::Result<()> {
         let Some(child) = self.children.remove(&pid) else { return Ok(()) };
-        let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)?;
+        let status = match waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {
+            // The application has SIGCHLD ignored, so nobody knows how a process ended.
+            Err(Errno::CHILD) => None,
+            status => status?,
+        };
         let exit = status.map_or(Exit::Status(0), |status| match status.terminating_signal() {
             Some(signal) => Exit::Signal(signal.cast_unsigned()),
             None => Exit::Status(status.exit_status().unwrap_or_default().cast_unsigned()),

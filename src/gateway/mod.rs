@@ -27,6 +27,7 @@ mod idle;
 mod journal;
 mod listener;
 mod notice;
+mod orphans;
 mod outcome;
 mod outgoing;
 mod output;

@@ -28,7 +28,8 @@ use super::status::Start;
 use super::supervisor::Supervisor;
 use super::throttle::Throttle;
 use super::{
-    Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, policy_of, systemd,
+    Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, orphans,
+    policy_of, systemd,
 };
 use crate::config::{self, Config};
 use crate::ipc::message::MAX_PACKET;
@@ -37,6 +38,9 @@ use crate::title::Title;
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// The process that the kernel gives orphans to: in a container mostly the one that it was started for.
+const INIT: u32 = 1;
 
 /// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload. `take_over`: in
 /// the place of the gateway that runs, if one does.
@@ -57,6 +61,8 @@ pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result
 
 /// Runs a future on the one thread, with everything that the gateway's tasks need.
 pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    crate::sys::restore_signals();
+    crate::sys::survive_file_size_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(spool::THREADS)
@@ -69,11 +75,14 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, 
     output
 }
 
-/// Turns signals into commands: TERM and INT stop, HUP reloads, TTIN and TTOU scale, USR1 opens logs anew.
+/// Turns signals into commands: TERM, INT and QUIT stop, HUP and USR2 reload, TTIN and TTOU scale, USR1 opens logs anew.
+/// QUIT and USR2 are php-fpm's. WINCH needs nothing: its default is to be ignored.
 pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut user2 = signal(SignalKind::user_defined2())?;
     let mut more = signal(SignalKind::from_raw(Signal::TTIN.as_raw()))?;
     let mut fewer = signal(SignalKind::from_raw(Signal::TTOU.as_raw()))?;
     let mut user1 = signal(SignalKind::user_defined1())?;
@@ -81,7 +90,9 @@ pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Re
         let command = tokio::select! {
             _ = terminate.recv() => Command::Stop,
             _ = interrupt.recv() => Command::Stop,
+            _ = quit.recv() => Command::Stop,
             _ = hangup.recv() => Command::Reload,
+            _ = user2.recv() => Command::Reload,
             _ = more.recv() => Command::Scale(Scale::Up),
             _ = fewer.recv() => Command::Scale(Scale::Down),
             _ = user1.recv() => Command::ReopenLogs,
@@ -150,6 +161,9 @@ pub async fn run(
             notices.send(Notice::Command(command));
         }
     });
+    if std::process::id() == INIT {
+        tokio::task::spawn_local(orphans::reap());
+    }
     // From the beginning, so that a server whose application hangs while it loads can be stopped.
     if let Some(control) = control {
         tokio::task::spawn_local(control.serve(Rc::clone(&gateway)));

@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tracing::info;
 
+use super::orphans::WaitedFor;
 use super::{output, readable, systemd};
 use crate::ipc::Link;
 use crate::ipc::launch::{Launch, NAME};
@@ -72,13 +73,14 @@ impl ZygoteLink {
             .spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let pid = pid.ok_or(io::ErrorKind::NotFound)?;
+        let waited_for = WaitedFor::new(pid);
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let (r#gen, zygote) = (settings.generation, pid.as_raw_nonzero().get());
         tokio::task::spawn_local(output::each_line(output_reader.into(), move |line| {
             info!(process = "zygote", r#gen, pid = zygote, "{line}");
         }));
         let link = Rc::new(readable::watch(ours)?);
-        tokio::task::spawn_local(listen(Rc::clone(&link), child, hear));
+        tokio::task::spawn_local(listen(Rc::clone(&link), child, waited_for, hear));
         Ok(Self { generation: settings.generation, link, pidfd })
     }
 
@@ -107,7 +109,12 @@ impl ZygoteLink {
 }
 
 /// Hears a zygote out and waits for its end.
-async fn listen(link: Rc<AsyncFd<Link>>, mut child: Child, hear: impl Fn(ZygoteEvent)) {
+async fn listen(
+    link: Rc<AsyncFd<Link>>,
+    mut child: Child,
+    _waited_for: WaitedFor,
+    hear: impl Fn(ZygoteEvent),
+) {
     let mut buffer = vec![0; MAX_PACKET];
     let mut status = None;
     loop {

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::support::{
-    Gate, Kind, Proxy, Reply, Server, children, descriptors, is_stopped, runs, signal, wait_for, wait_within,
+    App, Gate, Kind, Proxy, Reply, Server, children, descriptors, is_stopped, nibiru, runs, signal, wait_for,
+    wait_within,
 };
 use crate::wire::{Connection, get};
 
@@ -230,6 +232,132 @@ fn a_second_signal_stops_at_once() {
     });
     server.signal(Signal::TERM);
     server.wait();
+}
+
+/// Sends the signal to a server that runs a request, whose answer must still come; then the server ends.
+fn ends_gracefully(number: Signal) {
+    let mut server = Server::start();
+    let (socket, gate) = (server.socket(), Gate::new());
+    let mut connection = Connection::open(&socket);
+    connection.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    server.signal(number);
+    wait_for("no new connection is taken", || UnixStream::connect(&socket).is_err().then_some(()));
+    gate.open("go");
+    assert_eq!(connection.response(1).expect("the running request").body(), b"waited\n");
+    drop(connection);
+    assert_eq!(server.wait().code(), Some(0), "{number:?}: {}", server.log());
+    assert!(!socket.exists(), "{number:?}");
+}
+
+#[test]
+fn quit_stops_gracefully_as_term_and_int_do() {
+    for number in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        ends_gracefully(number);
+    }
+}
+
+#[test]
+fn usr2_reloads_as_hup_does_and_winch_does_nothing() {
+    let server = Server::builder().workers("1").start();
+    let mut before = server.workers(1);
+    for number in [Signal::USR2, Signal::HUP] {
+        server.signal(Signal::WINCH);
+        server.signal(number);
+        wait_for("the worker is another", || {
+            let now = server.workers(1);
+            now.is_disjoint(&before).then(|| before = now)
+        });
+    }
+    wait_for("each reload is in the log", || {
+        (server.log().matches(" reloaded gen=").count() == 2).then_some(())
+    });
+}
+
+/// How a gateway can end, but for SIGKILL and a crash: what it was started with, what makes it end, its exit code.
+#[test]
+fn whatever_ends_the_gateway_removes_its_socket_files() {
+    let good = "return function() return 200, {}, 'fine' end";
+    let stop = |app: &App, server: &mut Child, times: u32| {
+        let socket = app.root().join("app.sock");
+        wait_for("it listens", || UnixStream::connect(&socket).ok());
+        for _ in 0..times {
+            signal(server.id(), Signal::TERM);
+        }
+    };
+    let stuck = "while true do end";
+    type Trigger<'a> = &'a dyn Fn(&App, &mut Child);
+    let cases: [(&str, &str, &[&str], Trigger<'_>, i32); 7] = [
+        ("a stop", good, &[], &|app, server| stop(app, server, 1), 0),
+        ("a second signal", good, &[], &|app, server| stop(app, server, 2), 0),
+        ("a stop while the application loads", stuck, &[], &|app, server| stop(app, server, 1), 0),
+        ("an application that does not load", "return {", &[], &|_, _| {}, 3),
+        ("an application that loads for too long", stuck, &["--start-timeout", "200ms"], &|_, _| {}, 3),
+        ("a second address that is in use", good, &["--listen", "fd:99"], &|_, _| {}, 1),
+        ("an access log that cannot be opened", good, &["--access-log", "/nonexistent/log"], &|_, _| {}, 1),
+    ];
+    for (case, text, arguments, trigger, code) in cases {
+        let app = App::new(text);
+        let listen = format!("unix:{}", app.root().join("app.sock").display());
+        let mut command = nibiru();
+        command.args(["serve", "--workers", "1", "--listen", &listen]).args(arguments);
+        command.arg("--root").arg(app.root()).arg("app").stderr(Stdio::null());
+        let mut server = command.spawn().unwrap();
+        trigger(&app, &mut server);
+        let status = wait_for(case, || server.try_wait().unwrap());
+        assert_eq!(status.code(), Some(code), "{case}");
+        let left: Vec<_> =
+            fs::read_dir(app.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["app.lua"], "{case}");
+    }
+}
+
+/// Zombies among the children of a process.
+fn zombies(parent: u32) -> usize {
+    let stats = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    let fields = stats.filter_map(|stat| {
+        // The name in parentheses may hold anything.
+        let mut fields = stat[stat.rfind(')')? + 2..].split(' ').map(str::to_owned);
+        Some((fields.next()?, fields.next()?))
+    });
+    fields.filter(|(state, of)| state == "Z" && *of == parent.to_string()).count()
+}
+
+#[test]
+fn as_process_1_it_reaps_orphans_and_still_learns_how_its_zygote_ended() {
+    // Each request leaves ten processes that outlive their parent, and says where they wait.
+    let app = App::new(
+        "return function(environ)\n\
+         \x20 for _ = 1, 10 do os.execute('sleep 0.01 &') end\n\
+         \x20 return 200, {}, (io.open('/proc/self/stat'):read('a'):match('%) %S (%d+)'))\n\
+         end",
+    );
+    let namespace = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let server = Server::builder().application(app.root(), "app").workers("1").through(namespace).start();
+    let gateway = children(server.pid())[0];
+    let status = fs::read_to_string(format!("/proc/{gateway}/status")).unwrap();
+    let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    assert!(inner.ends_with("\t1"), "it is process 1: {inner}");
+    for _ in 0..3 {
+        assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    }
+    // The sleeps, and nothing else, are the gateway's children beside its zygote while they run.
+    wait_for("all have ended and been reaped", || {
+        (children(gateway).len() == 1 && zombies(gateway) == 0).then_some(())
+    });
+
+    let zygote = children(gateway)[0];
+    signal(zygote, Signal::KILL);
+    server.logged(&["zygote ended; launching another", "signal: 9"]);
+    // Its worker is an orphan now.
+    wait_for("the dead are reaped", || (zombies(gateway) == 0).then_some(()));
+    let again = wait_for("there is a new zygote", || {
+        children(gateway).into_iter().find(|pid| children(*pid).is_empty() && *pid != zygote)
+    });
+    assert_ne!(again, zygote);
+    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What each process looks like from outside and what it passes on: its title, its limit of open files, SIGPIPE.
+//! What each process looks like from outside and what it passes on: its title, its limit of open files, signals.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Signal, getrlimit};
 use tempfile::TempDir;
 
-use crate::support::{Gate, Server, children, wait_for};
+use crate::support::{Gate, Server, children, output, wait_for};
 use crate::wire::{Connection, get};
 
 /// What `ps` shows.
@@ -151,4 +151,94 @@ fn programs_that_the_application_starts_die_of_sigpipe_and_the_worker_does_not()
     assert!(matches!(words[2], "nil" | "false"), "the write fails: {text}");
     assert!(!server.log().contains("Broken pipe"), "{}", server.log());
     assert!(!server.log().contains("worker exited"), "{}", server.log());
+}
+
+/// Says how a command ended while the application loads and in a request, and which signals a program that it starts
+/// ignores and has blocked.
+const SIGNALS: &str = "local five = _VERSION == 'Lua 5.1' and 5 * 256 or 5\n\
+    local function code(...)\n\
+    \x20 local a, _, c = ...\n\
+    \x20 return tostring(c or (a == five and 5) or a)\n\
+    end\n\
+    local function look()\n\
+    \x20 local pipe = io.popen('cat /proc/self/status; exit 6')\n\
+    \x20 local text = pipe:read('*a')\n\
+    \x20 local closed = code(pipe:close())\n\
+    \x20 local masks = text:match('SigBlk:%s+(%x+)') .. ' ' .. text:match('SigIgn:%s+(%x+)')\n\
+    \x20 return code(os.execute('exit 5')) .. ' ' .. closed .. ' ' .. masks\n\
+    end\n\
+    local loaded = look()\n\
+    return function() return 200, {}, loaded .. ' ' .. look() end";
+
+/// Signals 32 and 33, which glibc keeps to itself: nobody can send or change them.
+const OF_LIBC: u64 = 3 << 31;
+
+#[test]
+fn however_signals_were_inherited_programs_start_with_the_defaults_and_commands_have_exit_codes() {
+    let all = "import os, signal, sys\n\
+        for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:\n\
+        \x20   signal.signal(number, signal.SIG_IGN)\n\
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))\n\
+        os.execvp(sys.argv[1], sys.argv[1:])";
+    let app = app(SIGNALS);
+    for wrapper in
+        [&["sh", "-c", "trap '' CHLD; exec \"$0\" \"$@\""][..], &["nohup"], &["python3", "-c", all]]
+    {
+        for preload in ["on", "off"] {
+            let builder = Server::builder().application(app.path().to_owned(), "app").workers("1");
+            let builder = builder.arguments(["--preload", preload]);
+            let mut server = match wrapper {
+                [one] => builder.through([one]),
+                [one, two, three] => builder.through([one, two, three]),
+                _ => unreachable!(),
+            }
+            .start();
+            let response = Connection::open(&server.socket()).get("/");
+            let text = String::from_utf8_lossy(response.body()).into_owned();
+            let words: Vec<&str> = text.split(' ').collect();
+            assert_eq!(words.len(), 8, "{wrapper:?}: {text}");
+            for [executed, closed, blocked, ignored] in
+                [[0, 1, 2, 3], [4, 5, 6, 7]].map(|at| at.map(|at| words[at]))
+            {
+                assert_eq!(executed, "5", "{wrapper:?}: {text}");
+                // Lua 5.1 and LuaJIT in its default form do not say how a pipe ended.
+                assert!(
+                    closed == "6" || (closed == "true" && cfg!(any(feature = "luajit", feature = "lua51"))),
+                    "{text}"
+                );
+                for mask in [blocked, ignored] {
+                    let mask = u64::from_str_radix(mask, 16).unwrap();
+                    assert_eq!(mask & !OF_LIBC, 0, "{wrapper:?}: {text}");
+                }
+            }
+            // The zygote has survived the end of a worker, and learns of it.
+            let (zygote, worker) = (server.zygote(), *server.workers(1).first().unwrap());
+            crate::support::signal(worker, Signal::KILL);
+            server.logged(&["worker exited", &worker.to_string()]);
+            assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+            assert_eq!(server.zygote(), zygote, "{wrapper:?}: {}", server.log());
+            server.signal(Signal::HUP);
+            server.logged(&["reloaded"]);
+            server.signal(Signal::TERM);
+            assert_eq!(server.wait().code(), Some(0), "{wrapper:?}: {}", server.log());
+        }
+    }
+}
+
+#[test]
+fn an_application_that_ignores_sigchld_itself_does_not_end_the_zygote() {
+    let app = app("assert(package.loadlib('./ignore.so', 'ignore_sigchld'))()\n\
+         return function() return 200, {}, 'fine' end");
+    let source =
+        "#include <signal.h>\nint ignore_sigchld(void *state) { signal(SIGCHLD, SIG_IGN); return 0; }\n";
+    fs::write(app.path().join("ignore.c"), source).unwrap();
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o", "ignore.so", "ignore.c"]).current_dir(app.path());
+    assert!(output(&mut cc).status.success());
+    let (server, _) = answer(&app, "", "on");
+    let (zygote, worker) = (server.zygote(), *server.workers(1).first().unwrap());
+    crate::support::signal(worker, Signal::KILL);
+    wait_for("there is another worker", || (!server.workers(1).contains(&worker)).then_some(()));
+    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.zygote(), zygote, "{}", server.log());
 }
