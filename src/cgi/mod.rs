@@ -5,6 +5,7 @@
 
 pub mod proxy;
 mod proxy_headers;
+mod repeated;
 pub mod request;
 pub mod response;
 mod variables;

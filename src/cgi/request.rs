@@ -1,11 +1,11 @@
 //! Request heads: from the variables that a client sent to a head that is safe to act on (RFC 3875 §4.1).
 //!
-//! Called by the gateway once PARAMS is complete. Never looks at a body and never changes a value: what
-//! is wrong is refused, not repaired. What is absent because it is empty is added as empty.
+//! Called by the gateway once PARAMS is complete. Never looks at a body: what is wrong is refused, not repaired. What comes
+//! more than once is [`repeated`]'s to settle; what is absent because it is empty is added as empty.
 
 use std::{error, fmt};
 
-use super::{Variables, is_token};
+use super::{Variables, is_token, repeated};
 
 /// The checked head of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,11 @@ pub struct Head {
     pub content_length: ContentLength,
     /// The method is HEAD: the response has no body, whatever its head says.
     pub head_request: bool,
+    /// Names without `HTTP_` that came more than once: the configuration of the proxy has them twice.
+    pub repeated: Vec<Vec<u8>>,
+    /// SCRIPT_NAME holds the whole path and PATH_INFO nothing, as with nginx's own `fastcgi_params`. Not set for a request
+    /// to the very place at which an application is mounted, `/blog`.
+    pub path_in_script_name: bool,
 }
 
 /// How much body a request has.
@@ -32,12 +37,12 @@ pub enum ContentLength {
 pub enum BadRequest {
     /// A variable has no name.
     EmptyName,
-    /// A variable that decides what runs or for whom came twice.
-    Duplicate {
+    /// A variable came more than once, with values of which the proxy may have acted on another than the application.
+    Contradiction {
         /// Its name.
         name: Vec<u8>,
     },
-    /// Two names differ only in case, or in `-` against `_`.
+    /// Two names of headers differ only in case, or in `-` against `_`.
     Ambiguous {
         /// One of them.
         name: Vec<u8>,
@@ -71,7 +76,7 @@ impl fmt::Display for BadRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EmptyName => write!(f, "a variable has no name"),
-            Self::Duplicate { name } => write!(f, "{} came twice", Shown(name)),
+            Self::Contradiction { name } => write!(f, "{} came twice, with different values", Shown(name)),
             Self::Ambiguous { name, other } => {
                 write!(f, "{} and {} cannot be told apart", Shown(name), Shown(other))
             }
@@ -113,8 +118,7 @@ impl Head {
         }
         let mut head = Self::parse_any(variables)?;
         for name in EMPTY_WHERE_ABSENT {
-            // One that differs in case only would be there twice.
-            if !head.variables.iter().any(|(other, _)| Name::new(other, 0).is(name)) {
+            if head.variables.get(name).is_none() {
                 head.variables.push(name, b"");
             }
         }
@@ -150,35 +154,44 @@ impl Head {
     }
 
     fn parse_any(variables: &mut Variables) -> Result<Self, BadRequest> {
-        let dropped = repeats(variables)?;
+        let settled = repeated::settle(variables)?;
         let (mut content_length, mut head_request) = (ContentLength::UntilEnd, false);
-        // Neither of the two can have come twice.
-        for (name, value) in &*variables {
+        let (mut script_name, mut path_info, mut document_uri) = (&b""[..], None, &b""[..]);
+        for (name, value) in settled.as_ref().map_or(&*variables, |settled| &settled.variables) {
             match name {
                 CONTENT_LENGTH => content_length = parse_length(CONTENT_LENGTH, value)?,
                 REQUEST_METHOD if !is_token(value) => {
                     return Err(BadRequest::Method { value: value.to_vec() });
                 }
                 REQUEST_METHOD => head_request = value == b"HEAD",
+                SCRIPT_NAME => script_name = value,
+                PATH_INFO => path_info = Some(value),
+                DOCUMENT_URI => document_uri = value,
                 _ => {}
             }
         }
-        let variables = without(std::mem::take(variables), &dropped);
-        Ok(Self { variables, content_length, head_request })
+        // nginx says in DOCUMENT_URI what it puts into SCRIPT_NAME unless told otherwise. `nibiru_params` sends PATH_INFO always,
+        // and without a split leaves it empty: told from a mount by the slash at the end, since no mount has one.
+        let path_in_script_name = !script_name.is_empty()
+            && script_name == document_uri
+            && path_info.is_none_or(|path_info| path_info.is_empty() && script_name.ends_with(b"/"));
+        let taken = std::mem::take(variables);
+        let (variables, repeated) =
+            settled.map_or((taken, Vec::new()), |settled| (settled.variables, settled.repeated));
+        Ok(Self { variables, content_length, head_request, repeated, path_in_script_name })
     }
 }
 
 const CONTENT_LENGTH: &[u8] = b"CONTENT_LENGTH";
 const FCGI_DATA_LENGTH: &[u8] = b"FCGI_DATA_LENGTH";
 const REQUEST_METHOD: &[u8] = b"REQUEST_METHOD";
+const SCRIPT_NAME: &[u8] = b"SCRIPT_NAME";
+const PATH_INFO: &[u8] = b"PATH_INFO";
+const DOCUMENT_URI: &[u8] = b"DOCUMENT_URI";
 
 /// What an application joins to paths without a look whether it is there. RFC 3875 wants the query string defined in any case
 /// (§4.1.7); HAProxy sends nothing that is empty.
-const EMPTY_WHERE_ABSENT: [&[u8]; 3] = [b"SCRIPT_NAME", b"PATH_INFO", b"QUERY_STRING"];
-
-/// A client's `Proxy` header would arrive under the name that HTTP libraries take their proxy from
-/// (CVE-2016-5385, "httpoxy"); there is no such request header, so nothing is lost.
-const HTTPOXY: &[u8] = b"HTTP_PROXY";
+const EMPTY_WHERE_ABSENT: [&[u8]; 3] = [SCRIPT_NAME, PATH_INFO, b"QUERY_STRING"];
 
 /// Absent, empty and `-1` all mean that the length is not known. Signs, spaces and lists are refused:
 /// whoever reads them differently would see another request.
@@ -192,96 +205,9 @@ fn parse_length(name: &'static [u8], value: &[u8]) -> Result<ContentLength, BadR
     }
 }
 
-/// Finds `HTTP_PROXY` and all but the last of each name, which are to be dropped, or refuses.
-///
-/// Sorting keeps the cost of many names, all sent by a stranger, at n log n.
-fn repeats(variables: &Variables) -> Result<Vec<usize>, BadRequest> {
-    let mut names: Vec<Name<'_>> =
-        variables.iter().enumerate().map(|(at, (name, _))| Name::new(name, at)).collect();
-    names.sort_unstable_by(|a, b| {
-        a.key.cmp(&b.key).then_with(|| a.folded().cmp(b.folded())).then(a.at.cmp(&b.at))
-    });
-    let mut dropped: Vec<usize> = Vec::new();
-    for (position, name) in names.iter().enumerate() {
-        if name.bytes.is_empty() {
-            return Err(BadRequest::EmptyName);
-        }
-        if name.is(HTTPOXY) {
-            dropped.push(name.at);
-            continue;
-        }
-        let Some(next) = names.get(position + 1).filter(|next| next.key == name.key && next.is(name.bytes))
-        else {
-            continue;
-        };
-        if next.bytes != name.bytes {
-            return Err(BadRequest::Ambiguous { name: name.bytes.to_vec(), other: next.bytes.to_vec() });
-        }
-        if name.must_be_unique() {
-            return Err(BadRequest::Duplicate { name: name.bytes.to_vec() });
-        }
-        dropped.push(name.at);
-    }
-    dropped.sort_unstable();
-    Ok(dropped)
-}
-
-/// Drops the variables at these positions, which are sorted.
-fn without(variables: Variables, dropped: &[usize]) -> Variables {
-    if dropped.is_empty() {
-        return variables;
-    }
-    let kept = variables.iter().enumerate().filter(|(at, _)| dropped.binary_search(at).is_err());
-    kept.map(|(_, pair)| pair).fold(Variables::new(), pushed)
-}
-
 fn pushed(mut variables: Variables, (name, value): (&[u8], &[u8])) -> Variables {
     variables.push(name, value);
     variables
-}
-
-/// A name that compares without regard to case and to `-` against `_`: what a proxy makes of the header
-/// `X-Foo` must not be confused with what it passes on as `X_Foo`.
-struct Name<'a> {
-    /// Length and folded end of the name: decides nearly every comparison, since names differ at the end.
-    key: u64,
-    bytes: &'a [u8],
-    /// Position among the variables.
-    at: usize,
-}
-
-impl<'a> Name<'a> {
-    fn new(bytes: &'a [u8], at: usize) -> Self {
-        let [length, ..] = bytes.len().to_le_bytes();
-        let mut key = u64::from(length);
-        for &byte in bytes.iter().rev().take(7) {
-            key = key << 8 | u64::from(fold(byte));
-        }
-        Self { key, bytes, at }
-    }
-
-    fn folded(&self) -> impl Iterator<Item = u8> {
-        self.bytes.iter().map(|&byte| fold(byte))
-    }
-
-    fn is(&self, other: &[u8]) -> bool {
-        self.bytes.len() == other.len() && self.folded().eq(other.iter().map(|&byte| fold(byte)))
-    }
-
-    /// Whether two values of this name would leave open what runs, with how much body, or for whom.
-    fn must_be_unique(&self) -> bool {
-        const NAMES: [&[u8]; 4] = [CONTENT_LENGTH, FCGI_DATA_LENGTH, REQUEST_METHOD, b"HTTPS"];
-        const PREFIXES: [&[u8]; 4] = [b"SCRIPT_", b"PATH_", b"REMOTE_", b"AUTH_"];
-        NAMES.iter().any(|name| self.is(name))
-            || PREFIXES.iter().any(|prefix| {
-                self.bytes.len() >= prefix.len()
-                    && self.folded().zip(*prefix).all(|(byte, other)| byte == *other)
-            })
-    }
-}
-
-fn fold(byte: u8) -> u8 {
-    if byte == b'-' { b'_' } else { byte.to_ascii_uppercase() }
 }
 
 #[cfg(test)]
@@ -340,28 +266,88 @@ mod tests {
     }
 
     #[test]
-    fn what_decides_the_request_must_not_come_twice() {
-        let names =
-            ["CONTENT_LENGTH", "FCGI_DATA_LENGTH", "REQUEST_METHOD", "SCRIPT_NAME", "SCRIPT_FILENAME"];
-        let more = ["PATH_INFO", "PATH_TRANSLATED", "HTTPS", "REMOTE_ADDR", "REMOTE_USER", "AUTH_TYPE"];
-        for name in names.into_iter().chain(more) {
-            assert_eq!(message(&[(name, "1"), ("X", ""), (name, "1")]), format!("{name} came twice"));
+    fn what_the_proxy_sends_twice_has_its_last_value_and_is_told() {
+        let names = ["REQUEST_METHOD", "SCRIPT_NAME", "SCRIPT_FILENAME", "PATH_INFO", "HTTPS", "REMOTE_USER"];
+        for name in names {
+            let head = parse(&[(name, "A"), ("X", ""), (name, "B")]).unwrap();
+            assert_eq!(head.variables.get(name.as_bytes()), Some(&b"B"[..]), "{name}");
+            assert_eq!(head.variables.iter().filter(|(n, _)| *n == name.as_bytes()).count(), 1);
+            assert_eq!(head.repeated, [name.as_bytes()]);
         }
-        for name in ["CONTENT_TYPE", "HTTP_HOST", "HTTPS_X", "SCRIPT", "X_PATH_INFO", "HTTP_REMOTE_ADDR"] {
-            assert!(parse(&[(name, "1"), (name, "2")]).is_ok(), "{name}");
+        let head = parse(&[("HTTP_X", "A"), ("HTTP_X", "B"), ("HTTP_PROXY", "")]).unwrap();
+        assert!(head.repeated.is_empty(), "a client could fill the log");
+    }
+
+    #[test]
+    fn lengths_and_headers_that_contradict_each_other_are_refused() {
+        for name in ["CONTENT_LENGTH", "FCGI_DATA_LENGTH", "HTTP_AUTHORIZATION", "HTTP_HOST"] {
+            let expected = format!("{name} came twice, with different values");
+            assert_eq!(message(&[(name, "1"), ("X", ""), (name, "2")]), expected);
+            assert!(parse(&[(name, "1"), (name, "1")]).is_ok());
+        }
+        let head = parse(&[("CONTENT_LENGTH", "5"), ("CONTENT_LENGTH", "")]).unwrap();
+        assert_eq!(head.content_length, ContentLength::UntilEnd);
+        let head = parse(&[("CONTENT_LENGTH", "x"), ("CONTENT_LENGTH", "x"), ("REQUEST_METHOD", "HEAD")]);
+        assert_eq!(head.unwrap_err().to_string(), "CONTENT_LENGTH is not a length: \"x\"");
+    }
+
+    #[test]
+    fn lists_are_joined_at_the_place_of_the_last() {
+        let head = parse(&[("HTTP_COOKIE", "a"), ("HTTP_VIA", "x"), ("HTTP_COOKIE", "b"), ("HTTP_VIA", "y")]);
+        let expected = [("REQUEST_METHOD", "GET"), ("HTTP_COOKIE", "a; b"), ("HTTP_VIA", "x, y")];
+        assert_eq!(head.unwrap().variables, variables(&expected));
+    }
+
+    #[test]
+    fn names_of_headers_that_cannot_be_told_apart_are_refused() {
+        for (name, other) in [("HTTP_X-Foo", "HTTP_X_FOO"), ("http_x", "HTTP_X"), ("HTTP_A-B", "HTTP_a_b")] {
+            for (first, second) in [(name, other), (other, name)] {
+                let expected = format!("{first} and {second} cannot be told apart");
+                assert_eq!(message(&[(first, "1"), ("HTTP_Y", "1"), (second, "1")]), expected);
+                assert_eq!(message(&[(first, "1"), (second, "1"), (first, "1")]), expected);
+            }
+        }
+        assert!(parse(&[("HTTP_X-FOO", "1"), ("HTTP_X_FOO_", "1"), ("HTTP_XFOO", "1")]).is_ok());
+    }
+
+    #[test]
+    fn other_names_are_what_they_are() {
+        let pairs = [
+            ("no_proxy", "a"),
+            ("NO_PROXY", "b"),
+            ("content_length", "x"),
+            ("script_name", "/"),
+            ("no_proxy", "c"),
+            ("A-B", ""),
+            ("A_B", ""),
+        ];
+        let head = Head::parse(&mut variables(&[&[("REQUEST_METHOD", "GET")], &pairs[..]].concat())).unwrap();
+        assert_eq!(head.content_length, ContentLength::UntilEnd);
+        assert_eq!(head.repeated, [b"no_proxy"]);
+        for (name, value) in [("no_proxy", "c"), ("NO_PROXY", "b"), ("script_name", "/"), ("SCRIPT_NAME", "")]
+        {
+            assert_eq!(head.variables.get(name.as_bytes()), Some(value.as_bytes()), "{name}");
         }
     }
 
     #[test]
-    fn names_that_cannot_be_told_apart_are_refused() {
-        let pairs = [("HTTP_X-Foo", "HTTP_X_FOO"), ("content_length", "CONTENT_LENGTH"), ("A-B", "a_b")];
-        for (name, other) in pairs {
-            for (first, second) in [(name, other), (other, name)] {
-                let expected = format!("{first} and {second} cannot be told apart");
-                assert_eq!(message(&[(first, "1"), ("HTTP_X", "1"), (second, "1")]), expected);
-            }
+    fn nginx_own_parameters_are_recognised_and_a_mount_is_not() {
+        for (script_name, path_info, document_uri, expected) in [
+            ("/a", None, "/a", true),
+            ("/", None, "/", true),
+            ("/", Some(""), "/", true),
+            ("/a/", Some(""), "/a/", true),
+            ("/blog", Some(""), "/blog", false),
+            ("/blog", Some("/a"), "/blog/a", false),
+            ("", Some("/a"), "/a", false),
+            // lighttpd and HAProxy send no DOCUMENT_URI.
+            ("/a", None, "", false),
+            ("", None, "", false),
+        ] {
+            let mut pairs = vec![("SCRIPT_NAME", script_name), ("DOCUMENT_URI", document_uri)];
+            pairs.extend(path_info.map(|path_info| ("PATH_INFO", path_info)));
+            assert_eq!(parse(&pairs).unwrap().path_in_script_name, expected, "{pairs:?}");
         }
-        assert!(parse(&[("HTTP_X-FOO", "1"), ("HTTP_X_FOO_", "1"), ("HTTP_XFOO", "1")]).is_ok());
     }
 
     #[test]
@@ -437,7 +423,7 @@ mod tests {
         let error = data_length(&[("FCGI_DATA_LENGTH", "+5")]).unwrap_err();
         assert_eq!(error.to_string(), "FCGI_DATA_LENGTH is not a length: \"+5\"");
         let twice = data_length(&[("FCGI_DATA_LENGTH", "1"), ("FCGI_DATA_LENGTH", "2")]).unwrap_err();
-        assert_eq!(twice.to_string(), "FCGI_DATA_LENGTH came twice");
+        assert_eq!(twice.to_string(), "FCGI_DATA_LENGTH came twice, with different values");
     }
 
     #[test]

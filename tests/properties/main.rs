@@ -200,6 +200,11 @@ fn request_heads() -> impl Strategy<Value = Vec<u8>> {
         "HTTPS",
         "REMOTE_ADDR",
         "SCRIPT_NAME",
+        "script_name",
+        "HTTP_COOKIE",
+        "HTTP_Cookie",
+        "HTTP_VIA",
+        "HTTP_HOST",
         "",
     ]);
     let value = select(vec![

@@ -1,0 +1,294 @@
+//! Names that come more than once among a request's variables: which of them are one name, and what their values mean.
+//!
+//! A parameter without `HTTP_` comes from the proxy's configuration, where a line that follows an included file is meant to
+//! replace one of it. An `HTTP_*` parameter may be the client's header, sent twice. Called by [`super::request`]; never
+//! looks at what a single value says.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use super::Variables;
+use super::request::BadRequest;
+
+/// What the values of a repeated name mean together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// The last one counts, as in php-fpm: a later line of the configuration replaces an earlier one. nginx leaves a client's
+    /// header out that is configured; HAProxy and lighttpd write what is configured behind the client's headers.
+    Last,
+    /// The last one counts, but two that say something different are refused: they would leave open where the body ends.
+    OneLength,
+    /// All must be the same: the proxy may have checked the other one.
+    Same,
+    /// A list whose parts came in several fields.
+    Joined(&'static str),
+}
+
+/// Where two different values would let a client pass a check with one and act with the other.
+const SAME: [&[u8]; 4] =
+    [b"HTTP_AUTHORIZATION", b"HTTP_PROXY_AUTHORIZATION", b"HTTP_HOST", b"HTTP_CONTENT_TYPE"];
+
+const LENGTHS: [&[u8]; 2] = [b"CONTENT_LENGTH", b"FCGI_DATA_LENGTH"];
+
+/// Request fields that are defined as lists, whose parts may come in several fields (RFC 9110 §5.3), from the IANA
+/// registry of field names. Those that only a proxy may vouch for are left out (Client-Cert-Chain, RFC 9440): there the
+/// last counts, so that nothing of the client's stays. X-Forwarded-For is in no standard; every proxy appends to it.
+const LISTS: [&[u8]; 30] = [
+    // RFC 9110
+    b"HTTP_ACCEPT",
+    b"HTTP_ACCEPT_CHARSET",
+    b"HTTP_ACCEPT_ENCODING",
+    b"HTTP_ACCEPT_LANGUAGE",
+    b"HTTP_ALLOW",
+    b"HTTP_CONNECTION",
+    b"HTTP_CONTENT_ENCODING",
+    b"HTTP_CONTENT_LANGUAGE",
+    b"HTTP_EXPECT",
+    b"HTTP_IF_MATCH",
+    b"HTTP_IF_NONE_MATCH",
+    b"HTTP_TE",
+    b"HTTP_TRAILER",
+    b"HTTP_UPGRADE",
+    b"HTTP_VIA",
+    // RFC 9111, 9112
+    b"HTTP_CACHE_CONTROL",
+    b"HTTP_PRAGMA",
+    b"HTTP_TRANSFER_ENCODING",
+    // RFC 6455, 7239, 7240, 8288, 8586, 9218, 9421, 9530
+    b"HTTP_SEC_WEBSOCKET_EXTENSIONS",
+    b"HTTP_SEC_WEBSOCKET_PROTOCOL",
+    b"HTTP_FORWARDED",
+    b"HTTP_PREFER",
+    b"HTTP_LINK",
+    b"HTTP_CDN_LOOP",
+    b"HTTP_PRIORITY",
+    b"HTTP_CONTENT_DIGEST",
+    // Fetch; W3C Trace Context and Baggage
+    b"HTTP_ACCESS_CONTROL_REQUEST_HEADERS",
+    b"HTTP_TRACESTATE",
+    b"HTTP_BAGGAGE",
+    b"HTTP_X_FORWARDED_FOR",
+];
+
+impl Rule {
+    fn of(name: &[u8]) -> Self {
+        let folded = |known: &&[u8]| is_same(known, name);
+        if LENGTHS.contains(&name) {
+            Self::OneLength
+        } else if !is_header(name) {
+            Self::Last
+        } else if SAME.iter().any(folded) {
+            Self::Same
+        } else if is_same(b"HTTP_COOKIE", name) {
+            // RFC 9113 §8.2.3, and what a client would have written into one field (RFC 6265 §5.4).
+            Self::Joined("; ")
+        } else if LISTS.iter().any(folded) {
+            Self::Joined(", ")
+        } else {
+            Self::Last
+        }
+    }
+}
+
+/// The one value that `values`, at least one, of a name are together, in the order in which they came; `None` where they
+/// contradict each other.
+fn one_of<'a>(name: &[u8], values: &[&'a [u8]]) -> Option<Cow<'a, [u8]>> {
+    let last = values.last().copied().unwrap_or_default();
+    match Rule::of(name) {
+        Rule::Last => Some(last.into()),
+        Rule::OneLength => agree(values.iter().filter(|value| !value.is_empty())).then(|| last.into()),
+        Rule::Same => agree(values.iter()).then(|| last.into()),
+        Rule::Joined(separator) => {
+            let parts: Vec<&[u8]> = values.iter().copied().filter(|value| !value.is_empty()).collect();
+            Some(parts.join(separator.as_bytes()).into())
+        }
+    }
+}
+
+fn agree<'v>(mut values: impl Iterator<Item = &'v &'v [u8]>) -> bool {
+    let first = values.next();
+    values.all(|value| Some(value) == first)
+}
+
+/// Variables with every name once, where that took a change.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) variables: Variables,
+    /// Names without `HTTP_` that came more than once: the proxy's configuration has them twice.
+    pub(super) repeated: Vec<Vec<u8>>,
+}
+
+/// Gives every name one value, at the place of its last, and leaves `HTTP_PROXY` out; `None` where all stays as it is.
+///
+/// # Errors
+/// When a name is empty, values contradict each other, or two `HTTP_*` names cannot be told apart: nginx writes the client's
+/// headers behind the configured parameters, so there any order would let a client win.
+pub(super) fn settle(variables: &Variables) -> Result<Option<Settled>, BadRequest> {
+    let named = |(at, (name, value))| Name::new(name, value, at);
+    let mut names: Vec<Name<'_>> = variables.iter().enumerate().map(named).collect();
+    // Keeps the cost of many names, all sent by a stranger, at n log n.
+    names.sort_unstable_by(Name::compare);
+    // What becomes of the variable at a position: another value, or nothing. Empty for ordinary requests.
+    let mut changes: Vec<(usize, Option<Cow<'_, [u8]>>)> = Vec::new();
+    let mut repeated = Vec::new();
+    for same in names.chunk_by(Name::is_one_with) {
+        let Some((first, others)) = same.split_first() else { continue };
+        if first.bytes.is_empty() {
+            return Err(BadRequest::EmptyName);
+        }
+        if is_same(first.bytes, HTTPOXY) {
+            changes.extend(same.iter().map(|name| (name.at, None)));
+            continue;
+        }
+        let Some((last, before)) = others.split_last() else { continue };
+        if let Some(other) = others.iter().find(|other| other.bytes != first.bytes) {
+            return Err(BadRequest::Ambiguous { name: first.bytes.to_vec(), other: other.bytes.to_vec() });
+        }
+        let values: Vec<&[u8]> = same.iter().map(|name| name.value).collect();
+        let Some(value) = one_of(first.bytes, &values) else {
+            return Err(BadRequest::Contradiction { name: first.bytes.to_vec() });
+        };
+        changes.extend(before.iter().chain([first]).map(|name| (name.at, None)));
+        changes.push((last.at, Some(value)));
+        if !is_header(first.bytes) {
+            repeated.push(first.bytes.to_vec());
+        }
+    }
+    if changes.is_empty() {
+        return Ok(None);
+    }
+    changes.sort_unstable_by_key(|(at, _)| *at);
+    let mut settled = Variables::new();
+    settled.reserve(variables.encoded().len());
+    for (at, (name, value)) in variables.iter().enumerate() {
+        match changes.binary_search_by_key(&at, |(at, _)| *at) {
+            Ok(found) => changes[found].1.iter().for_each(|value| settled.push(name, value)),
+            Err(_) => settled.push(name, value),
+        }
+    }
+    Ok(Some(Settled { variables: settled, repeated }))
+}
+
+/// A client's `Proxy` header would arrive under the name that HTTP libraries take their proxy from
+/// (CVE-2016-5385, "httpoxy"); there is no such request header, so nothing is lost.
+const HTTPOXY: &[u8] = b"HTTP_PROXY";
+
+const HEADER: &[u8] = b"HTTP_";
+
+/// Whether a name may stand for a request header, in whatever spelling.
+fn is_header(name: &[u8]) -> bool {
+    name.get(..HEADER.len()).is_some_and(|start| is_same(start, HEADER))
+}
+
+/// Whether a header of one name could have become the other: proxies write them in upper case, with `_` for `-`.
+fn is_same(name: &[u8], other: &[u8]) -> bool {
+    name.len() == other.len() && name.iter().zip(other).all(|(a, b)| fold(*a) == fold(*b))
+}
+
+fn fold(byte: u8) -> u8 {
+    if byte == b'-' { b'_' } else { byte.to_ascii_uppercase() }
+}
+
+/// A name among the others. That of a header compares without regard to case and to `-` against `_`: what a proxy makes of
+/// the header `X-Foo` must not be confused with what it passes on as `X_Foo`. Others are what they are: a health check that
+/// sends its environment has `no_proxy` and `NO_PROXY`.
+struct Name<'a> {
+    /// Length and folded end of the name: decides nearly every comparison, since names differ at the end.
+    key: u64,
+    bytes: &'a [u8],
+    value: &'a [u8],
+    /// Position among the variables.
+    at: usize,
+}
+
+impl<'a> Name<'a> {
+    fn new(bytes: &'a [u8], value: &'a [u8], at: usize) -> Self {
+        let [length, ..] = bytes.len().to_le_bytes();
+        let mut key = u64::from(length);
+        for &byte in bytes.iter().rev().take(7) {
+            key = key << 8 | u64::from(fold(byte));
+        }
+        Self { key, bytes, value, at }
+    }
+
+    /// Puts names that are one beside each other, in the order in which they came.
+    fn compare(&self, other: &Self) -> Ordering {
+        let spelling = || if is_header(self.bytes) { Ordering::Equal } else { self.bytes.cmp(other.bytes) };
+        self.key
+            .cmp(&other.key)
+            .then_with(|| self.folded().cmp(other.folded()))
+            .then_with(spelling)
+            .then(self.at.cmp(&other.at))
+    }
+
+    fn folded(&self) -> impl Iterator<Item = u8> {
+        self.bytes.iter().map(|byte| fold(*byte))
+    }
+
+    fn is_one_with(&self, other: &Self) -> bool {
+        self.key == other.key
+            && (self.bytes == other.bytes || is_header(self.bytes) && is_same(self.bytes, other.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_repeated_name_means() {
+        let refused = None;
+        for (name, values, expected) in [
+            // The proxy's own: the last line of the configuration.
+            ("SCRIPT_NAME", &["/a", ""][..], Some("")),
+            ("SCRIPT_FILENAME", &["/a", "/b"], Some("/b")),
+            ("REMOTE_ADDR", &["192.0.2.1", "10.0.0.1"], Some("10.0.0.1")),
+            ("REMOTE_USER", &["", "enki"], Some("enki")),
+            ("HTTPS", &["on", ""], Some("")),
+            ("REQUEST_METHOD", &["GET", "POST"], Some("POST")),
+            ("CONTENT_TYPE", &["a/b", "c/d"], Some("c/d")),
+            ("AUTH_TYPE", &["Basic", ""], Some("")),
+            ("XHTTP_COOKIE", &["a", "b"], Some("b")),
+            // Lengths.
+            ("CONTENT_LENGTH", &["5", ""], Some("")),
+            ("CONTENT_LENGTH", &["", "5"], Some("5")),
+            ("CONTENT_LENGTH", &["5", "5"], Some("5")),
+            ("CONTENT_LENGTH", &["5", "", "6"], refused),
+            ("CONTENT_LENGTH", &["5", "05"], refused),
+            ("CONTENT_LENGTH", &["5", "6", ""], refused),
+            ("FCGI_DATA_LENGTH", &["5", "6"], refused),
+            ("content_length", &["5", "6"], Some("6")),
+            // Headers.
+            ("HTTP_X_USER", &["client", "configured"], Some("configured")),
+            ("HTTP_X_FORWARDED_PROTO", &["https", "http"], Some("http")),
+            ("HTTP_X_FORWARDED_FOR", &["forged", "192.0.2.1"], Some("forged, 192.0.2.1")),
+            ("HTTP_FORWARDED", &["for=a", "for=b"], Some("for=a, for=b")),
+            ("HTTP_VIA", &["1.1 a", "1.1 b", "1.1 c"], Some("1.1 a, 1.1 b, 1.1 c")),
+            ("HTTP_ACCEPT", &["text/html", "", "*/*"], Some("text/html, */*")),
+            ("HTTP_ACCEPT", &["", ""], Some("")),
+            ("http_accept", &["a", "b"], Some("a, b")),
+            ("HTTP_COOKIE", &["a=1", "b=2; c=3"], Some("a=1; b=2; c=3")),
+            ("HTTP_CLIENT_CERT_CHAIN", &["forged", "real"], Some("real")),
+            // What the proxy may have looked at.
+            ("HTTP_AUTHORIZATION", &["Bearer a", "Bearer b"], refused),
+            ("HTTP_AUTHORIZATION", &["Bearer a", "Bearer a"], Some("Bearer a")),
+            ("HTTP_AUTHORIZATION", &["Bearer a", ""], refused),
+            ("HTTP_PROXY_AUTHORIZATION", &["a", "b"], refused),
+            ("HTTP_HOST", &["a.example", "b.example"], refused),
+            ("HTTP-Host", &["a.example", "b.example"], refused),
+            ("HTTP_CONTENT_TYPE", &["text/html", "text/plain"], refused),
+        ] {
+            let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+            let one = one_of(name.as_bytes(), &values);
+            let one = one.as_deref().map(|bytes| str::from_utf8(bytes).unwrap());
+            assert_eq!(one, expected, "{name} {values:?}");
+        }
+    }
+
+    #[test]
+    fn the_tables_hold_names_of_headers_as_proxies_write_them() {
+        for name in SAME.iter().chain(&LISTS) {
+            assert!(name.starts_with(HEADER) && name.iter().all(|byte| fold(*byte) == *byte));
+        }
+    }
+}
