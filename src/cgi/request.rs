@@ -18,9 +18,9 @@ pub struct Head {
     pub head_request: bool,
     /// Names without `HTTP_` that came more than once: the configuration of the proxy has them twice.
     pub repeated: Vec<Vec<u8>>,
-    /// SCRIPT_NAME holds the whole path and PATH_INFO nothing, as with nginx's own `fastcgi_params`. Not set for a request
-    /// to the very place at which an application is mounted, `/blog`.
-    pub path_in_script_name: bool,
+    /// PATH_INFO lacks the path that it should hold, as with nginx's own `fastcgi_params`. Not set for a request to the very
+    /// place at which an application is mounted, `/blog`.
+    pub lacks_path_info: bool,
 }
 
 /// How much body a request has.
@@ -170,15 +170,20 @@ impl Head {
                 _ => {}
             }
         }
-        // nginx says in DOCUMENT_URI what it puts into SCRIPT_NAME unless told otherwise. `nibiru_params` sends PATH_INFO always,
-        // and without a split leaves it empty: told from a mount by the slash at the end, since no mount has one.
-        let path_in_script_name = !script_name.is_empty()
-            && script_name == document_uri
-            && path_info.is_none_or(|path_info| path_info.is_empty() && script_name.ends_with(b"/"));
+        let lacks_path_info = !document_uri.is_empty()
+            && match path_info {
+                // nginx leaves it out only where nobody has configured it.
+                None => true,
+                // No place at which an application is mounted ends with a slash.
+                Some(b"") => {
+                    script_name.is_empty() || script_name == document_uri && script_name.ends_with(b"/")
+                }
+                Some(_) => false,
+            };
         let taken = std::mem::take(variables);
         let (variables, repeated) =
             settled.map_or((taken, Vec::new()), |settled| (settled.variables, settled.repeated));
-        Ok(Self { variables, content_length, head_request, repeated, path_in_script_name })
+        Ok(Self { variables, content_length, head_request, repeated, lacks_path_info })
     }
 }
 
@@ -332,6 +337,7 @@ mod tests {
 
     #[test]
     fn nginx_own_parameters_are_recognised_and_a_mount_is_not() {
+        // nginx and Caddy send DOCUMENT_URI, lighttpd, HAProxy and Apache do not.
         for (script_name, path_info, document_uri, expected) in [
             ("/a", None, "/a", true),
             ("/", None, "/", true),
@@ -340,13 +346,15 @@ mod tests {
             ("/blog", Some(""), "/blog", false),
             ("/blog", Some("/a"), "/blog/a", false),
             ("", Some("/a"), "/a", false),
-            // lighttpd and HAProxy send no DOCUMENT_URI.
+            ("", None, "/a", true),
+            ("", Some(""), "/a", true),
             ("/a", None, "", false),
+            ("", Some("/a"), "", false),
             ("", None, "", false),
         ] {
             let mut pairs = vec![("SCRIPT_NAME", script_name), ("DOCUMENT_URI", document_uri)];
             pairs.extend(path_info.map(|path_info| ("PATH_INFO", path_info)));
-            assert_eq!(parse(&pairs).unwrap().path_in_script_name, expected, "{pairs:?}");
+            assert_eq!(parse(&pairs).unwrap().lacks_path_info, expected, "{pairs:?}");
         }
     }
 

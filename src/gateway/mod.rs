@@ -32,6 +32,7 @@ mod outcome;
 mod outgoing;
 mod output;
 mod pace;
+mod parameters;
 mod pool;
 mod queue;
 mod readable;
@@ -101,6 +102,8 @@ struct Gateway {
     measuring: Cell<bool>,
     /// For lines about workers that end or do not start.
     trouble: RefCell<Throttle>,
+    /// What the log has said about proxies' parameters.
+    told: RefCell<parameters::Told>,
     stopping: watch::Sender<bool>,
     /// Those that accept.
     listeners: RefCell<Vec<Rc<Listener>>>,

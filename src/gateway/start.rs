@@ -145,6 +145,7 @@ pub async fn run(
         demand: Cell::new(false),
         measuring: Cell::new(false),
         trouble: RefCell::new(Throttle::new(Instant::now())),
+        told: RefCell::default(),
         stopping: watch::Sender::new(false),
         listeners: RefCell::default(),
         accepting: Cell::new(0),

@@ -30,6 +30,7 @@ mod load;
 mod lua_modules;
 mod multiplexing;
 mod nginx;
+mod parameters;
 mod pool;
 mod printing;
 mod processes;

@@ -177,9 +177,10 @@ fn a_nul_in_a_parameter_is_400() {
 }
 
 #[test]
-fn a_second_content_length_or_path_info_is_400() {
+fn a_second_content_length_or_host_is_400_where_it_differs() {
     let neighbour = Neighbour::start();
-    assert_eq!(refused(&neighbour, &[get_params("/hello"), pair(b"PATH_INFO", b"/other")].concat()).0, 400);
+    let hosts = [pair(b"HTTP_HOST", b"a.example"), pair(b"HTTP_HOST", b"b.example")].concat();
+    assert_eq!(refused(&neighbour, &[get_params("/hello"), hosts].concat()).0, 400);
     let lengths = [pair(b"CONTENT_LENGTH", b"0"), pair(b"CONTENT_LENGTH", b"5")].concat();
     assert_eq!(refused(&neighbour, &[get_params("/hello"), lengths].concat()).0, 400);
     neighbour.completes();

@@ -101,7 +101,7 @@ fn whatever_goes_wrong_denies_with_a_whole_response() {
         );
     }
     // What never reaches Lua: variables that are refused, and a queue that is full.
-    let twice = authorizer(&[("REMOTE_USER", "a"), ("REMOTE_USER", "b")]);
+    let twice = authorizer(&[("HTTP_AUTHORIZATION", "a"), ("HTTP_AUTHORIZATION", "b")]);
     assert_eq!(answer(&mut Connection::open(&server.socket()), &twice).status(), 400);
     let [mut running, mut waiting, mut refused] = [(); 3].map(|()| Connection::open(&server.socket()));
     let gate = Gate::new();

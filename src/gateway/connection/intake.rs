@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Connection;
 use super::arriving::{Arriving, Incoming, Source};
@@ -30,6 +30,25 @@ struct Cause(Refused, u16, String);
 impl From<SpoolError> for Cause {
     fn from(error: SpoolError) -> Self {
         Self(Refused::Spool, error.status(), error.to_string())
+    }
+}
+
+/// Says, once, what the proxy's configuration is to be looked at for.
+fn tell_of_parameters(head: &mut Head, gateway: &Gateway) {
+    if head.repeated.is_empty() && !head.lacks_path_info {
+        return;
+    }
+    let told = &mut *gateway.told.borrow_mut();
+    for name in std::mem::take(&mut head.repeated) {
+        if told.repeated(&name) {
+            warn!("the proxy sends {} more than once; its last value counts", name.escape_ascii());
+        }
+    }
+    if head.lacks_path_info && told.missing_path_info() {
+        warn!(
+            "the proxy sends no path in PATH_INFO, as nginx's own fastcgi_params does not; include nibiru_params in its place, with \
+             fastcgi_split_path_info"
+        );
     }
 }
 
@@ -91,7 +110,10 @@ impl Connection {
             Role::Filter => Head::parse_filter(&mut variables).map(|(head, data)| (head, Some(data))),
         };
         let (head, data) = match parsed {
-            Ok(parsed) => parsed,
+            Ok((mut head, data)) => {
+                tell_of_parameters(&mut head, gateway);
+                (head, data)
+            }
             Err(error) => {
                 let cause = Cause(Refused::Variables, error.status(), error.to_string());
                 return self.refuse(id, variables, cause, true, gateway);

@@ -46,12 +46,24 @@ const FROM_PROXY: &[FromProxy] = &[
     ("`CONTENT_LENGTH` 0x5", &[("CONTENT_LENGTH", "0x5")], "hello", "400"),
     ("`CONTENT_LENGTH` five", &[("CONTENT_LENGTH", "five")], "hello", "400"),
     ("`CONTENT_LENGTH` 2^64", &[("CONTENT_LENGTH", "18446744073709551616")], "hello", "400"),
-    ("`CONTENT_LENGTH` 5 twice", &[("CONTENT_LENGTH", "5"), ("CONTENT_LENGTH", "5")], "hello", "400"),
+    (
+        "`CONTENT_LENGTH` 5 twice",
+        &[("CONTENT_LENGTH", "5"), ("CONTENT_LENGTH", "5")],
+        "hello",
+        "length 5, body hello",
+    ),
+    ("`CONTENT_LENGTH` 5 and 3", &[("CONTENT_LENGTH", "5"), ("CONTENT_LENGTH", "3")], "hello", "400"),
+    (
+        "`CONTENT_LENGTH` 3 and an empty one",
+        &[("CONTENT_LENGTH", "3"), ("CONTENT_LENGTH", "")],
+        "hello",
+        "length 5, body hello",
+    ),
     (
         "`CONTENT_LENGTH` 5 and `Content-Length` 3",
         &[("CONTENT_LENGTH", "5"), ("Content-Length", "3")],
         "hello",
-        "400",
+        "length 5, body hello",
     ),
     (
         "`CONTENT_LENGTH` 5, `HTTP_CONTENT_LENGTH` 3",
@@ -314,7 +326,7 @@ fn what_the_gateway_answers_itself_to_head_has_no_body() {
     };
     let gate = Gate::new();
     let too_long = wire::pair(b"CONTENT_LENGTH", b"2000");
-    let twice = [wire::pair(b"HTTPS", b"on"), wire::pair(b"HTTPS", b"on")].concat();
+    let twice = [wire::pair(b"HTTP_HOST", b"a"), wire::pair(b"HTTP_HOST", b"b")].concat();
     let short = wire::pair(b"CONTENT_LENGTH", b"5");
     for (status, url, more) in [
         (502, "/fail/killed_before_head".to_owned(), &b""[..]),
