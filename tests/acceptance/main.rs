@@ -47,6 +47,7 @@ mod streams;
 mod surroundings;
 mod systemd;
 mod truth;
+mod units;
 mod upgrade;
 mod uploads;
 mod vectors;
