@@ -113,6 +113,9 @@ pub async fn run(
     crate::sys::keep_descriptors_from_children();
     Title::take().set(&format!("gateway {}", config.app));
     systemd::starting(&config.app);
+    if rustix::process::geteuid().is_root() {
+        warn!("workers run as root, and the application with them: start nibiru as a user of its own");
+    }
     let open_files = open_files::raise();
     let mut taken = if mode.take_over { take_over(&config)? } else { None };
     let listeners = listener::open_all(&config, taken.as_mut())

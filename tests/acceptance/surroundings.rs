@@ -242,3 +242,21 @@ fn an_application_that_ignores_sigchld_itself_does_not_end_the_zygote() {
     assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
     assert_eq!(server.zygote(), zygote, "{}", server.log());
 }
+
+#[test]
+fn a_start_as_root_is_a_warning_and_one_as_another_user_is_none() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root, to start as root");
+        return;
+    }
+    let warning = "workers run as root, and the application with them: start nibiru as a user of its own";
+    let server = Server::start();
+    server.logged(&["ready"]);
+    assert_eq!(server.log().matches(warning).count(), 1, "{}", server.log());
+    // What docs/how-to/operate.md does; the directory of the socket is the user's.
+    let script = "for word; do case $word in unix:*) socket=${word#unix:};; esac; done; chown 65534 \"${socket%/*}\"; \
+                  exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" \"$@\"";
+    let server = Server::builder().through(["sh", "-c", script]).start();
+    server.logged(&["ready"]);
+    assert!(!server.log().contains("root"), "{}", server.log());
+}
