@@ -51,8 +51,11 @@ fn main() -> ExitCode {
         },
         // Clients of a running gateway.
         Command::Status(status) => match tell(&status.control, "status") {
-            Ok((answer, _)) if status.json => print(&format!("{answer}\n")),
-            Ok((answer, _)) => print(&control::describe(&answer)),
+            Ok((answer, _)) => {
+                let text = if status.json { format!("{answer}\n") } else { control::describe(&answer) };
+                let down = control::is_down(&answer);
+                print_and_end(&text, if down { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+            }
             Err(error) => fail(error.exit_code(FAILED), error),
         },
         Command::Reload(control) => match tell(&control, "reload") {

@@ -86,6 +86,7 @@ mod tests {
             |text: &str| Config::new(file(&format!("app = 'a'\n{text}")).unwrap()).unwrap_err().to_string();
         assert!(problem("exit-idle-time = '1m'").starts_with("exit-idle-time: only with"));
         assert!(file("request-timeout = '0s'").unwrap_err().contains("or off"));
+        assert!(problem("health-path = '/x'\nstatus-path = '/x'").starts_with("health-path: the same as"));
         assert!(problem("sendfile-map = '/srv=/files'").starts_with("sendfile-map: only with sendfile"));
         assert!(problem("sendfile = 'x-accel-redirect'").contains("needs sendfile-map"));
         assert!(file("sendfile-map = '/srv'").unwrap_err().contains("DIR=PREFIX"));

@@ -185,6 +185,11 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub grace: Option<Time>,
 
+    /// How long requests are still served after TERM, while the health says 503 [off]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_DRAIN_DELAY", hide_short_help = true)]
+    #[serde(deserialize_with = "from_text")]
+    pub drain_delay: Option<Timeout>,
+
     /// End when nobody was connected for so long; for socket activation [off]
     #[arg(long, value_name = "TIME", env = "NIBIRU_EXIT_IDLE_TIME", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
@@ -199,6 +204,11 @@ pub struct Options {
     #[arg(long, value_name = "PATH", env = "NIBIRU_STATUS_PATH")]
     #[serde(deserialize_with = "from_text")]
     pub status_path: Option<UrlPath>,
+
+    /// Path at which the server itself answers with its health: 200 or 503 [off]
+    #[arg(long, value_name = "PATH", env = "NIBIRU_HEALTH_PATH")]
+    #[serde(deserialize_with = "from_text")]
+    pub health_path: Option<UrlPath>,
 
     /// File with a line for each request; - for standard output [off]
     #[arg(long, value_name = "FILE", env = "NIBIRU_ACCESS_LOG")]
@@ -255,9 +265,11 @@ impl Options {
             sendfile_map: first_given(self.sendfile_map, below.sendfile_map),
             proxy_headers: first_given(self.proxy_headers, below.proxy_headers),
             grace: self.grace.or(below.grace),
+            drain_delay: self.drain_delay.or(below.drain_delay),
             exit_idle_time: self.exit_idle_time.or(below.exit_idle_time),
             control: self.control.or(below.control),
             status_path: self.status_path.or(below.status_path),
+            health_path: self.health_path.or(below.health_path),
             access_log: self.access_log.or(below.access_log),
             preload: self.preload.or(below.preload),
             log_format: self.log_format.or(below.log_format),

@@ -83,12 +83,16 @@ pub struct Config {
     pub proxy_headers: Vec<ProxyHeader>,
     /// How long a stop waits.
     pub grace: Duration,
+    /// How long a stop that has been asked for is only announced.
+    pub drain_delay: Option<Duration>,
     /// How long nobody may be connected before the gateway ends.
     pub exit_idle_time: Option<Duration>,
     /// The control socket, where there is to be one.
     pub control: Option<PathBuf>,
     /// The path that the gateway answers with its status.
     pub status_path: Option<String>,
+    /// The path that the gateway answers with its health.
+    pub health_path: Option<String>,
     /// Where each request leaves a line.
     pub access_log: Option<AccessLog>,
     /// When the application is loaded.
@@ -133,6 +137,9 @@ impl Config {
                 "x-accel-redirect needs sendfile-map: nginx is told a location of its own, not a path";
             return Err(ConfigError::new("sendfile", cause));
         }
+        if options.health_path.is_some() && options.health_path == options.status_path {
+            return Err(ConfigError::new("health-path", "the same as status-path"));
+        }
         Ok(Self {
             app,
             control: control(options.control, &listen),
@@ -167,7 +174,9 @@ impl Config {
             sendfile_map: options.sendfile_map,
             proxy_headers: options.proxy_headers,
             grace: options.grace.map_or(Duration::from_secs(30), |time| time.0),
+            drain_delay: options.drain_delay.and_then(|time| time.0),
             exit_idle_time,
+            health_path: options.health_path.map(|path| path.0),
             status_path: options.status_path.map(|path| path.0),
             access_log: options.access_log,
             preload: options.preload.unwrap_or(Preload::Auto),

@@ -13,9 +13,8 @@ pub fn describe(status: &Value) -> String {
     let mut text = String::new();
     let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or(0);
     let word = |path: &str| status.pointer(path).and_then(Value::as_str).unwrap_or("?");
-    let stopping = if status["stopping"] == true { ", stopping" } else { "" };
     let head = format!(
-        "nibiru {}: {}, generation {}, up {}, pid {}{stopping}",
+        "nibiru {}: {}, generation {}, up {}, pid {}",
         word("/version"),
         word("/app"),
         number("/generation"),
@@ -50,6 +49,9 @@ pub fn describe(status: &Value) -> String {
     );
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{head}");
+    if let Some(verdict) = status["verdict"].as_str() {
+        let _ = writeln!(text, "{:<12} {verdict}: {}", "verdict", word("/reason"));
+    }
     for (name, line) in
         [("workers", workers), ("queue", queue), ("requests", requests), ("connections", connections)]
     {
@@ -76,6 +78,11 @@ pub fn describe(status: &Value) -> String {
         let _ = writeln!(text, "{}", line.trim_end());
     }
     text
+}
+
+/// Whether the server says of itself that it answers no request.
+pub fn is_down(status: &Value) -> bool {
+    status["verdict"] == "down"
 }
 
 fn running(request: &Value) -> String {
@@ -137,6 +144,7 @@ mod tests {
         let text = describe(
             &json!({ "workers": [{ "number": 1, "request": { "line": "x".repeat(99), "time": 1 } }] }),
         );
+        assert!(!text.contains("verdict") && !is_down(&json!({})));
         assert!(text.lines().last().unwrap().ends_with("… for 1.0 s"), "{text}");
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::config::{self, ConfigError, Listen, Options};
 
-pub use describe::describe;
+pub use describe::{describe, is_down};
 pub use outcome::{reloaded, scaled, stopped};
 
 /// Why a command came to nothing.

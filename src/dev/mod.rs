@@ -77,6 +77,7 @@ pub fn serve(config: Config, http: &HttpAddress) -> Result<(), Error> {
             socket_owner: None,
             control: None,
             exit_idle_time: None,
+            drain_delay: None,
             // There is no proxy: the front would pass the order on to the browser.
             sendfile: Sendfile::Off,
             sendfile_map: Vec::new(),

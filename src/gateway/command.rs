@@ -14,8 +14,10 @@ pub enum Command {
     Reload,
     /// Open the access log anew, after its file was renamed.
     ReopenLogs,
-    /// Finish what is accepted and stop; the second time, stop at once.
+    /// Finish what is accepted and stop, after the delay that is configured; the second time, stop at once.
     Stop,
+    /// The same without the delay: nobody has to be warned.
+    StopSoon,
     /// More or fewer workers, until the next reload.
     Scale(Scale),
 }

@@ -134,7 +134,7 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
 
 /// Reloads, and waits for what comes of it; of a reload that overtakes it, if one does.
 async fn reload(gateway: &Gateway) -> Result<Value, String> {
-    if *gateway.stopping.borrow() {
+    if *gateway.stopping.borrow() || gateway.course.get().stop_announced {
         return Err("the server is stopping".to_owned());
     }
     let mut code = gateway.mode.code.subscribe();

@@ -94,6 +94,11 @@ impl Run {
         Self { started, moved: started, streams: None, look: Look::Not, overdue: None, killed: false }
     }
 
+    /// When it was handed over, or the worker last gave a piece of an answer that streams.
+    pub(super) fn moved_at(&self) -> Instant {
+        self.moved
+    }
+
     /// Whether its answer has come in part.
     pub(super) fn streams(&self) -> bool {
         self.streams.is_some()

@@ -18,7 +18,7 @@ use crate::ipc::message::ToWorker;
 impl Gateway {
     /// Takes a complete request: an idle worker gets it, else it waits.
     pub(super) fn submit(&self, request: Box<Request>) {
-        let Some(request) = self.answer_status(request) else { return };
+        let Some(request) = self.answer_itself(request) else { return };
         if self.mode.development
             && let Load::Failed(message) = &self.mode.code.borrow().load
         {
@@ -35,6 +35,11 @@ impl Gateway {
             let mut request = request;
             return request.refuse_for(Refused::Down, 503, "the application does not start", wait);
         }
+        if let Some(why) = self.given_up.get() {
+            let mut request = request;
+            return request.refuse(Refused::Down, 503, why);
+        }
+        self.note(|course| course.wanting_since = course.wanting_since.or(Some(came)));
         let full = self.queue.borrow_mut().push(came, request).err();
         match full {
             None => {
@@ -42,6 +47,21 @@ impl Gateway {
                 self.ask_for_more();
             }
             Some(mut request) => request.refuse(Refused::QueueFull, 503, "the queue is full"),
+        }
+    }
+
+    /// A worker is free, and where the queue is empty nobody has wanted one in vain.
+    pub(super) fn nobody_wants(&self) {
+        if self.queue.borrow().is_empty() && self.course.get().wanting_since.is_some() {
+            self.note(|course| course.wanting_since = None);
+        }
+    }
+
+    /// No request will get a worker any more: tells those that wait, and whoever comes.
+    pub(super) fn give_up(&self, why: &'static str) {
+        self.given_up.set(Some(why));
+        while let Some((_, mut request)) = self.next_wanted() {
+            request.refuse(Refused::Down, 503, why);
         }
     }
 

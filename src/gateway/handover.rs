@@ -49,7 +49,7 @@ pub(super) async fn offer(stream: &UnixStream, gateway: &Gateway) -> io::Result<
     let names: Vec<String> = listeners.iter().map(|listener| name_of(listener.configured())).collect();
     let answer = match names.len() {
         _ if *gateway.stopping.borrow() => json!({ "ok": false, "error": "the server is stopping" }),
-        0 => json!({ "ok": false, "error": "the server has not started yet" }),
+        _ if !gateway.has_served() => json!({ "ok": false, "error": "the server has not started yet" }),
         count if count > MAX_SOCKETS => json!({ "ok": false, "error": "too many sockets" }),
         _ => json!({ "ok": true, "sockets": names }),
     };
@@ -63,7 +63,8 @@ pub(super) async fn offer(stream: &UnixStream, gateway: &Gateway) -> io::Result<
 pub(super) fn accepted(gateway: &Gateway) {
     info!("another server has taken over");
     gateway.listeners.borrow().iter().for_each(|listener| listener.release_file());
-    gateway.notices.send(Notice::Command(Command::Stop));
+    // The new one serves whoever comes, so that nobody has to be sent elsewhere.
+    gateway.notices.send(Notice::Command(Command::StopSoon));
 }
 
 fn send(stream: impl AsFd, line: &str, sockets: &[OwnedFd]) -> io::Result<()> {

@@ -23,5 +23,5 @@ pub(super) async fn stop_when_idle(gateway: Rc<Gateway>, time: Duration) {
         tokio::time::sleep_until(due.into()).await;
     }
     info!(idle_s = time.as_secs_f32(), "nobody was connected for long enough (--exit-idle-time)");
-    gateway.notices.send(Notice::Command(Command::Stop));
+    gateway.notices.send(Notice::Command(Command::StopSoon));
 }

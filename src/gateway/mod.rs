@@ -48,6 +48,7 @@ mod stream;
 mod supervisor;
 mod systemd;
 mod throttle;
+mod verdict;
 mod worker_link;
 mod workers;
 mod zygote_link;
@@ -69,6 +70,7 @@ use self::request::Request;
 use self::spool::Spool;
 use self::status::Start;
 use self::throttle::Throttle;
+use self::verdict::Course;
 use self::worker_link::WorkerLink;
 use crate::cgi::ProxyHeaders;
 use crate::config::Config;
@@ -105,6 +107,10 @@ struct Gateway {
     /// What the log has said about proxies' parameters.
     told: RefCell<parameters::Told>,
     stopping: watch::Sender<bool>,
+    /// What the verdict has to know beside the books.
+    course: Cell<Course>,
+    /// Why no request will get a worker any more, where that is so.
+    given_up: Cell<Option<&'static str>>,
     /// Those that accept.
     listeners: RefCell<Vec<Rc<Listener>>>,
     /// Listeners that accept, or let in whoever waits.
@@ -165,6 +171,18 @@ impl Gateway {
 
     fn stopping(&self) -> watch::Receiver<bool> {
         self.stopping.subscribe()
+    }
+
+    /// Changes what the verdict knows.
+    fn note(&self, change: impl FnOnce(&mut Course)) {
+        let mut course = self.course.get();
+        change(&mut course);
+        self.course.set(course);
+    }
+
+    /// Whether a generation has answered since the start.
+    fn has_served(&self) -> bool {
+        self.pool.borrow().generation() > 0
     }
 
     /// No connection is accepted any more, and each closes when its requests are answered.

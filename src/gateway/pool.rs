@@ -127,6 +127,8 @@ pub(super) struct Pool {
     /// The generation of the last of them.
     failed_generation: u32,
     not_before: Option<Instant>,
+    /// When a worker last became ready, or a busy one ended.
+    freed: Option<Instant>,
 }
 
 impl Pool {
@@ -143,6 +145,7 @@ impl Pool {
             failures: 0,
             failed_generation: 0,
             not_before: None,
+            freed: None,
         }
     }
 
@@ -159,6 +162,20 @@ impl Pool {
     /// Whether no worker is left.
     pub(super) fn is_empty(&self) -> bool {
         self.seats.is_empty()
+    }
+
+    /// When a worker last became ready, or ended in the middle of a request; none where that has never happened.
+    pub(super) fn freed(&self) -> Option<Instant> {
+        self.freed
+    }
+
+    /// Workers of the generation that answers: those without a request, and those with one.
+    pub(super) fn at_hand(&self) -> (u32, u32) {
+        self.current().fold((0, 0), |(idle, busy), seat| match seat.state {
+            State::Idle => (idle + 1, busy),
+            State::Busy => (idle, busy + 1),
+            State::Starting | State::Proved | State::Draining => (idle, busy),
+        })
     }
 
     /// Every worker, by number.
@@ -246,6 +263,7 @@ impl Pool {
         if !matches!(seat.state, State::Starting | State::Busy) {
             return Ready::Unexpected;
         }
+        self.freed = Some(now);
         let was_busy = seat.state == State::Busy && seat.generation == generation;
         seat.since = now;
         // Whoever is to serve one request never gets a second, whether or not a successor is there.
@@ -311,8 +329,9 @@ impl Pool {
     pub(super) fn ended(&mut self, worker: u32, now: Instant) -> Option<State> {
         let seat = self.seats.remove(&worker)?;
         self.idle.retain(|idle| *idle != worker);
-        if seat.state == State::Busy && seat.generation == self.generation {
-            self.busy -= 1;
+        if seat.state == State::Busy {
+            self.freed = Some(now);
+            self.busy -= u32::from(seat.generation == self.generation);
         }
         if !seat.answered && !seat.retired {
             self.failed(seat.generation, now);

@@ -10,12 +10,14 @@ pub(super) struct Queue<T> {
     items: VecDeque<(Instant, T)>,
     capacity: usize,
     max_age: Duration,
+    /// Until then nobody could have had an item, so that it counts for no age.
+    opened: Option<Instant>,
 }
 
 impl<T> Queue<T> {
     /// An empty queue of at most `capacity` items, each at most `max_age` old.
     pub(super) fn new(capacity: usize, max_age: Duration) -> Self {
-        Self { items: VecDeque::new(), capacity, max_age }
+        Self { items: VecDeque::new(), capacity, max_age, opened: None }
     }
 
     /// Whether none waits.
@@ -48,9 +50,19 @@ impl<T> Queue<T> {
         (self.capacity, self.max_age) = (capacity, max_age);
     }
 
+    /// What has come so far ages from now on.
+    pub(super) fn open(&mut self, now: Instant) {
+        self.opened = Some(now);
+    }
+
+    /// Whether no further item is let in.
+    pub(super) fn is_full(&self) -> bool {
+        self.items.len() >= self.capacity
+    }
+
     /// Appends an item; gives it back where the queue is full.
     pub(super) fn push(&mut self, now: Instant, item: T) -> Result<(), T> {
-        if self.items.len() >= self.capacity {
+        if self.is_full() {
             return Err(item);
         }
         self.items.push_back((now, item));
@@ -76,7 +88,7 @@ impl<T> Queue<T> {
 
     /// When the oldest item expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.oldest().map(|came| came + self.max_age)
+        self.oldest().map(|came| self.opened.map_or(came, |opened| came.max(opened)) + self.max_age)
     }
 
     /// Drops every item that `keep` refuses.
@@ -111,5 +123,17 @@ mod tests {
         assert_eq!(queue.pop_expired(now + Duration::from_secs(10)), Some('a'));
         assert_eq!(queue.pop_expired(now + Duration::from_secs(10)), None);
         assert_eq!(queue.next_expiry(), Some(now + Duration::from_secs(11)));
+    }
+
+    #[test]
+    fn what_came_before_anybody_could_have_it_ages_from_then_on() {
+        let now = Instant::now();
+        let mut queue = Queue::new(8, Duration::from_secs(10));
+        queue.push(now, 'a').unwrap();
+        queue.open(now + Duration::from_secs(60));
+        assert_eq!(queue.next_expiry(), Some(now + Duration::from_secs(70)));
+        queue.pop();
+        queue.push(now + Duration::from_secs(61), 'b').unwrap();
+        assert_eq!(queue.next_expiry(), Some(now + Duration::from_secs(71)));
     }
 }

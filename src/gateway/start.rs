@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +27,7 @@ use super::spool::{self, Spool};
 use super::status::Start;
 use super::supervisor::Supervisor;
 use super::throttle::Throttle;
+use super::verdict::Course;
 use super::{
     Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, orphans,
     policy_of, systemd,
@@ -38,6 +39,9 @@ use crate::title::Title;
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// How long clients have to read that the application does not load, where they were accepted before that was known.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The process that the kernel gives orphans to: in a container mostly the one that it was started for.
 const INIT: u32 = 1;
@@ -150,6 +154,8 @@ pub async fn run(
         trouble: RefCell::new(Throttle::new(Instant::now())),
         told: RefCell::default(),
         stopping: watch::Sender::new(false),
+        course: Cell::new(Course::default()),
+        given_up: Cell::new(None),
         listeners: RefCell::default(),
         accepting: Cell::new(0),
         idle_since: Cell::new(begin),
@@ -172,15 +178,35 @@ pub async fn run(
     if let Some(control) = control {
         tokio::task::spawn_local(control.serve(Rc::clone(&gateway)));
     }
+    // Its health has to be told while the application loads. In the place of another gateway it is that one's until then.
+    let early = gateway.config().health_path.is_some() && taken.is_none();
+    let mut listeners = Some(listeners);
+    let mut accept = || {
+        if let Some(listeners) = listeners.take() {
+            listener::accept_all(listeners, budget.connections, &gateway);
+        }
+    };
+    if early {
+        accept();
+    }
     let (started, outcome) = oneshot::channel();
     let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
     // A stop that comes before the first load is complete drops the sender: a start without an outcome.
     if let Ok(outcome) = outcome.await {
-        outcome?;
+        if let Err(error) = outcome {
+            if early {
+                gateway.give_up("the application does not load");
+                gateway.notices.send(Notice::Command(Command::StopSoon));
+                // Whoever does not take its answer by then has had its time.
+                let _ = tokio::time::timeout(LAST_ANSWERS, supervisor).await;
+            }
+            return Err(error);
+        }
+        gateway.queue.borrow_mut().open(Instant::now());
         tokio::task::spawn_local(dispatch::expire(Rc::clone(&gateway)));
         tokio::task::spawn_local(deadlines::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
-        listener::accept_all(listeners, budget.connections, &gateway);
+        accept();
         if let Some(taken) = taken {
             gateway.replace(taken)?;
         }

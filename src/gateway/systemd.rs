@@ -39,6 +39,11 @@ pub(super) fn reloading(generation: u32) {
     }
 }
 
+/// A stop has been asked for, and begins after `--drain-delay`.
+pub(super) fn stop_announced() {
+    notify(&[NotifyState::Stopping, NotifyState::Status("a stop is announced; requests are still served")]);
+}
+
 /// A stop has begun.
 pub(super) fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("finishing accepted requests")]);

@@ -29,6 +29,7 @@ impl Gateway {
                     self.notices.send(Notice::PoolChanged);
                 }
                 self.dispatch();
+                self.nobody_wants();
             }
             Ready::Proved => self.notices.send(Notice::FirstReady { generation }),
             Ready::Drain => {

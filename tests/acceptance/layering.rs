@@ -15,6 +15,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "gateway/conversation.rs",
             "gateway/pool.rs",
             "gateway/queue.rs",
+            "gateway/verdict.rs",
             "gateway/budget.rs",
             "gateway/pace.rs",
             "gateway/throttle.rs",

@@ -22,6 +22,7 @@ mod docs;
 mod downloads;
 mod examples;
 mod haproxy;
+mod health;
 mod honesty;
 mod hostile;
 mod layering;

@@ -104,6 +104,31 @@ fn one_that_does_not_start_changes_nothing() {
     assert_eq!(answer(&server.socket()), "one");
 }
 
+/// Its health would send clients away from the one that serves them.
+#[test]
+fn the_old_server_goes_without_its_drain_delay() {
+    let app = App::new(&says("one"));
+    let mut server =
+        Server::builder().application(app.root(), "app").arguments(["--drain-delay", "10m"]).start();
+    assert_eq!(answer(&server.socket()), "one");
+    let _new = Process::start("new", &app.root(), take_over(&server, &app));
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+}
+
+/// One that answers for its health while it loads has nothing to hand over yet.
+#[test]
+fn a_server_that_has_not_loaded_hands_nothing_over() {
+    let app = App::new("while true do end");
+    let server =
+        Server::builder().application(app.root(), "app").arguments(["--health-path", "/-/health"]).start();
+    let failed = output(&mut take_over(&server, &app));
+    let message = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(
+        failed.status.code() == Some(1) && message.contains("the server has not started yet"),
+        "{message}"
+    );
+}
+
 #[test]
 fn where_nobody_runs_it_is_a_plain_start() {
     let app = App::new(&says("one"));

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::super::Gateway;
 use super::super::request::Request;
 use super::super::request_line::RequestLine;
+use super::super::verdict::Verdict;
 use super::{html, openmetrics};
 use crate::cgi::response;
 use crate::fastcgi::Role;
@@ -57,8 +58,13 @@ impl Format {
 }
 
 impl Gateway {
+    /// Answers a request that is for the server itself, for its health or its status; gives every other one back.
+    pub(in super::super) fn answer_itself(&self, request: Box<Request>) -> Option<Box<Request>> {
+        self.answer_health(request).and_then(|request| self.answer_status(request))
+    }
+
     /// Answers a request for the status path; gives every other one back.
-    pub(in super::super) fn answer_status(&self, mut request: Box<Request>) -> Option<Box<Request>> {
+    fn answer_status(&self, request: Box<Request>) -> Option<Box<Request>> {
         let config = self.config();
         let Some(path) = &config.status_path else { return Some(request) };
         let line = RequestLine::of(&request.variables);
@@ -73,17 +79,26 @@ impl Gateway {
             b"HEAD" => (self.page(format).0, String::new()),
             _ => not_allowed(),
         };
+        self.answer_with(request, &head, &body);
+        None
+    }
+
+    /// Answers in the application's place, with what counts nowhere.
+    pub(super) fn answer_with(&self, mut request: Box<Request>, head: &str, body: &str) {
         request.set_aside();
         // Both are our own, and right.
         let _ = request.reply.head(head.as_bytes(), &self.proxy_headers);
         let _ = request.reply.body(body.as_bytes());
         let _ = request.reply.end();
-        None
     }
 
     /// Head and body.
     fn page(&self, format: Format) -> (String, String) {
         let status = self.status();
+        // A monitor that looks at the status line alone has to see it. Prometheus drops the body of an answer that is not
+        // 200, so that the metrics of an outage would be lost: there the verdict is one of them.
+        let is_down = status.verdict == Verdict::Down.name() && format != Format::OpenMetrics;
+        let code = if is_down { 503 } else { 200 };
         let (body, policy) = match format {
             Format::Json => (serde_json::to_string(&status).unwrap_or_default(), None),
             Format::OpenMetrics => (openmetrics::text(status), None),
@@ -94,7 +109,8 @@ impl Gateway {
         };
         let policy = policy.as_deref().unwrap_or("default-src 'none'; frame-ancestors 'none'");
         let mut head = format!(
-            "Status: 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n",
+            "Status: {code} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n",
+            reason = response::reason(code),
             kind = format.content_type(),
             length = body.len(),
         );
@@ -107,8 +123,8 @@ impl Gateway {
     }
 }
 
-fn not_allowed() -> (String, String) {
-    let body = "405 Method Not Allowed: the status is there for GET and HEAD\n";
+pub(super) fn not_allowed() -> (String, String) {
+    let body = "405 Method Not Allowed: this is there for GET and HEAD\n";
     let head = format!(
         "Status: 405 {reason}\r\nAllow: GET, HEAD\r\nContent-Type: text/plain; charset=utf-8\r\n\
          Content-Length: {length}\r\nCache-Control: no-store\r\n\r\n",

@@ -52,6 +52,8 @@ fn fill(page: &mut String, name: &str, status: &Status, nonce: &str) -> fmt::Res
         "nonce" => page.write_str(nonce),
         "app" => write!(page, "{}", Escaped(&status.app)),
         "version" => page.write_str(status.version),
+        "verdict" => page.write_str(status.verdict),
+        "reason" => write!(page, "{}", Escaped(&status.reason)),
         "generation" => write!(page, "{}", status.generation),
         "uptime" => write!(page, "{}", Span(status.uptime)),
         "started" => write!(page, "{}", humantime::format_rfc3339_seconds(status.started)),

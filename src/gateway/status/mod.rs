@@ -3,6 +3,7 @@
 //! The status path, the control socket and the metrics all show this. Asks no worker and never waits.
 
 mod answer;
+mod health;
 mod html;
 mod openmetrics;
 
@@ -17,6 +18,7 @@ use super::journal::{Counts, Times, WorkerEnd};
 use super::outcome::Refused;
 use super::pool::{self, State};
 use super::request_line::RequestLine;
+use super::verdict::{self, Facts, Reason, Verdict};
 use super::worker_link::WorkerLink;
 
 /// When the gateway started.
@@ -46,6 +48,10 @@ pub(super) struct Status {
     pub(super) started: SystemTime,
     /// Seconds since then.
     pub(super) uptime: f64,
+    /// How it does, in one word.
+    pub(super) verdict: &'static str,
+    /// Why.
+    pub(super) reason: String,
     /// A stop has begun.
     pub(super) stopping: bool,
     /// The generation of the code that answers.
@@ -265,6 +271,38 @@ pub(super) struct AccessLogStatus {
 }
 
 impl Gateway {
+    /// The verdict, now.
+    pub(super) fn verdict(&self) -> (Verdict, Reason) {
+        let (now, config, course) = (Instant::now(), self.config(), self.course.get());
+        let (pool, queue) = (self.pool.borrow(), self.queue.borrow());
+        let (idle, busy) = pool.at_hand();
+        let running = self.workers.borrow().values().filter_map(|link| Some(link.run()?.moved_at())).max();
+        let stop = match (*self.stopping.borrow(), course.stop_announced) {
+            (true, _) => verdict::Stop::Begun,
+            (false, true) => verdict::Stop::Announced,
+            (false, false) => verdict::Stop::No,
+        };
+        let facts = Facts {
+            stop,
+            has_served: pool.generation() > 0,
+            load_failed: course.load_failed,
+            shows_failed_load: self.mode.development,
+            cannot_fork: course.cannot_fork,
+            failing: pool.is_failing(),
+            idle,
+            busy,
+            min: pool.bounds().0,
+            wanting_since: course.wanting_since,
+            moved: running.into_iter().chain(pool.freed()).max().unwrap_or(self.start.instant),
+            oldest: queue.oldest(),
+            queue_full: queue.is_full(),
+            queue_timeout: config.queue_timeout,
+            request_limit: config.request_timeout.map(|time| time + config.kill_after),
+            start_limit: config.start_timeout,
+        };
+        verdict::verdict(&facts, now)
+    }
+
     /// How the gateway is, now.
     pub(super) fn status(&self) -> Status {
         let now = Instant::now();
@@ -276,12 +314,15 @@ impl Gateway {
         let queue = self.queue.borrow();
         let (min, max) = self.pool.borrow().bounds();
         let (spooled, files) = self.spool.used();
+        let (verdict, reason) = self.verdict();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             app: config.app.clone(),
             started: self.start.time,
             uptime: (now - self.start.instant).as_secs_f64(),
+            verdict: verdict.name(),
+            reason: reason.to_string(),
             stopping: *self.stopping.borrow(),
             generation: self.pool.borrow().generation(),
             generations: self.generations_now(&workers, &counts),

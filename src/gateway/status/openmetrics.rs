@@ -12,6 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::super::verdict::Verdict;
 use super::{Bucket, Latency, Status, Worker, WorkerTimes};
 
 /// The exposition.
@@ -48,6 +49,12 @@ impl Metrics<'_> {
         let started = status.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.gauge("start_time", "When the server started", Some(&Unit::Seconds), &started)?;
         self.gauge("generation", "Generation of the code that answers", None, &status.generation)?;
+        let help = "How the server does: 1 for what is true";
+        let mut verdicts = self.0.encode_descriptor("verdict", help, None, MetricType::Gauge)?;
+        for name in Verdict::ALL.map(Verdict::name) {
+            let is_it = u32::from(name == status.verdict);
+            verdicts.encode_family(&[("verdict", name)])?.encode_gauge(&is_it)?;
+        }
         let results = [("ok", status.reloads.ok), ("failed", status.reloads.failed)];
         self.counters("reloads", "Loads of the code, the first one included", "result", results)
     }

@@ -125,7 +125,8 @@ impl Supervisor {
             Notice::Command(Command::ReopenLogs) => {
                 self.gateway.journal.access_log().inspect(|log| log.reopen());
             }
-            Notice::Command(Command::Stop) => self.stop(),
+            Notice::Command(Command::Stop) => self.stop(self.gateway.config().drain_delay),
+            Notice::Command(Command::StopSoon) => self.stop(None),
             Notice::ConnectionsGone => {
                 if matches!(self.stop, Stop::Finishing(_)) {
                     self.drain();
@@ -166,6 +167,7 @@ impl Supervisor {
                 let load = Load::Failed(message);
                 self.gateway.mode.code.send_replace(Code { generation, load, ..Code::default() });
                 self.gateway.journal.reloaded(false);
+                self.gateway.note(|course| course.load_failed = true);
                 self.predecessor_goes_on();
             }
         }
@@ -260,6 +262,7 @@ impl Supervisor {
         self.relaunch = None;
         self.gateway.journal.reloaded(true);
         self.code_is(Load::Done);
+        self.gateway.note(|course| (course.load_failed, course.cannot_fork) = (false, false));
         if let Some(started) = self.started.take() {
             let _ = started.send(Ok(()));
         } else if recovering {
@@ -269,6 +272,7 @@ impl Supervisor {
             systemd::ready(generation, &self.gateway.config().workers.to_string());
         }
         self.gateway.dispatch();
+        self.gateway.nobody_wants();
     }
 
     /// The next generation does not load, or its first worker does not start. The very first one ends the
@@ -277,6 +281,7 @@ impl Supervisor {
         self.discard_next();
         self.next_config = None;
         self.gateway.journal.reloaded(false);
+        self.gateway.note(|course| course.load_failed = true);
         let generation = self.last_generation;
         self.code_is(Load::Failed(message.clone()));
         let development = self.gateway.mode.development;
@@ -362,10 +367,12 @@ impl Supervisor {
                     self.spawn_first_of_next();
                 } else {
                     self.failed_launches = 0;
+                    self.gateway.note(|course| course.cannot_fork = false);
                 }
             }
             ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(message),
             ZygoteEvent::LoadFailed(message) if is_current => {
+                self.gateway.note(|course| course.cannot_fork = true);
                 let r#gen = self.gateway.pool.borrow().generation();
                 error!(
                     r#gen,
@@ -429,6 +436,7 @@ impl Supervisor {
     }
 
     fn put_off_relaunch(&mut self) {
+        self.gateway.note(|course| course.cannot_fork = true);
         let delay = (RETRY * 2u32.saturating_pow(self.failed_launches.min(16))).min(MAX_RETRY);
         self.failed_launches += 1;
         self.relaunch = Some(Instant::now() + delay);

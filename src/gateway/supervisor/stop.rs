@@ -14,6 +14,8 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     No,
+    /// Everything is served as before, until then; only the health says otherwise.
+    Announced(Instant),
     /// Accepted requests are finished, until then.
     Finishing(Instant),
     /// Workers run their stop hooks, until then.
@@ -21,19 +23,42 @@ pub(super) enum Stop {
 }
 
 impl Supervisor {
-    /// The first time: finish what is accepted. The second time: at once.
-    pub(super) fn stop(&mut self) {
-        if self.stop == Stop::No {
-            info!(grace_s = self.gateway.config().grace.as_secs_f32(), "stopping");
-            systemd::stopping();
-            self.stop = Stop::Finishing(Instant::now() + self.gateway.config().grace);
-            self.discard_next();
-            self.gateway.begin_to_stop();
-        } else {
-            warn!("stopping now; requests that still run are broken off");
-            self.gateway.kill_all();
-            self.stop = Stop::Draining(Instant::now());
+    /// The first time: finish what is accepted, after `delay`. The second time: at once.
+    pub(super) fn stop(&mut self, delay: Option<Duration>) {
+        match (self.stop, delay) {
+            // Before the first load there is nothing to serve meanwhile.
+            (Stop::No, Some(delay)) if self.gateway.has_served() => {
+                info!(
+                    delay_s = delay.as_secs_f32(),
+                    "stop announced; requests are still served (--drain-delay)"
+                );
+                systemd::stop_announced();
+                self.stop = Stop::Announced(Instant::now() + delay);
+                self.gateway.note(|course| course.stop_announced = true);
+            }
+            (Stop::No, _) => self.begin_to_stop(),
+            (Stop::Announced(_) | Stop::Finishing(_) | Stop::Draining(_), _) => {
+                warn!("stopping now; requests that still run are broken off");
+                self.gateway.kill_all();
+                self.stop = Stop::Draining(Instant::now());
+            }
         }
+    }
+
+    fn begin_to_stop(&mut self) {
+        info!(grace_s = self.gateway.config().grace.as_secs_f32(), "stopping");
+        systemd::stopping();
+        self.stop = Stop::Finishing(Instant::now() + self.gateway.config().grace);
+        self.discard_next();
+        if !self.gateway.has_served() {
+            self.gateway.give_up("the server is stopping");
+        }
+        self.gateway.begin_to_stop();
+    }
+
+    /// Whether requests are taken, and workers forked and replaced for them.
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(self.stop, Stop::No | Stop::Announced(_))
     }
 
     /// No request is left: let the workers go.
@@ -49,6 +74,12 @@ impl Supervisor {
         let now = Instant::now();
         match self.stop {
             Stop::No => false,
+            Stop::Announced(until) => {
+                if until <= now {
+                    self.begin_to_stop();
+                }
+                false
+            }
             Stop::Finishing(until) => {
                 if until <= now {
                     warn!("the grace is over; requests that still run are broken off (--grace)");

@@ -43,7 +43,7 @@ impl Supervisor {
         });
         let stop = match self.stop {
             Stop::No => None,
-            Stop::Finishing(until) | Stop::Draining(until) => Some(until),
+            Stop::Announced(until) | Stop::Finishing(until) | Stop::Draining(until) => Some(until),
         };
         let leaving = self.leaving.iter().map(|(until, _)| *until).min();
         let aged = self.gateway.pool.borrow_mut().age(now);
@@ -82,12 +82,12 @@ impl Supervisor {
             match want {
                 Want::Nothing => return None,
                 Want::Wait(time) => return Some(time),
-                Want::Spawn(_) if self.stop != Stop::No && self.gateway.queue.borrow().is_empty() => {
+                Want::Spawn(_) if !self.is_serving() && self.gateway.queue.borrow().is_empty() => {
                     return None;
                 }
                 // Copies of the code as it was loaded die like the ones before; the files may have been mended since.
                 Want::Spawn(_) if zygote.preloaded && self.gateway.pool.borrow().is_failing() => {
-                    if self.next.is_none() && self.stop == Stop::No {
+                    if self.next.is_none() && self.is_serving() {
                         self.recovering = true;
                         let config = self.gateway.config();
                         self.load_next(config, Vec::new());

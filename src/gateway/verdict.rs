@@ -1,0 +1,416 @@
+//! The verdict on the server: one word and a reason, decided from its books. Std only; told the time.
+//!
+//! Every view takes it from here: the status as JSON, text and page, the metrics, and the answers of `--health-path`. A
+//! reason names no file, no error text and no client, since anybody may read the health.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// What is granted to the watchdog of running requests beyond its own limits before the pool counts as stuck: it kills at
+/// the limit, and the end of a process takes a moment to arrive.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// How the server does, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Requests are answered.
+    Ok,
+    /// The application is being loaded for the first time.
+    Starting,
+    /// Requests are answered, and something is wrong that an operator should look at.
+    Degraded,
+    /// No request is answered.
+    Down,
+    /// A stop has been asked for.
+    Stopping,
+}
+
+impl Verdict {
+    /// All of them. Each stands at its own place.
+    pub(super) const ALL: [Self; 5] = [Self::Ok, Self::Starting, Self::Degraded, Self::Down, Self::Stopping];
+
+    /// The word.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Starting => "starting",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// Whether requests should be sent here.
+    pub(super) fn is_ready(self) -> bool {
+        matches!(self, Self::Ok | Self::Degraded)
+    }
+}
+
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// So many workers are ready for requests, or run one.
+    Ready(u32),
+    /// There is no worker, and the first request gets one.
+    ScaledToZero,
+    /// The first load is under way.
+    Loading,
+    /// The code that answers, or should, does not load.
+    NotLoaded,
+    /// Worker after worker ends before it has answered anything, and none is ready.
+    NotStarted,
+    /// The same, while others are ready.
+    Dying,
+    /// Requests wait, and no worker has finished or become free for longer than a request may take.
+    Stuck,
+    /// The newest code or configuration does not load.
+    ReloadFailed,
+    /// The code that answers does not load a second time, so that no worker can be forked.
+    NotReplaced,
+    /// Workers are on their way, and none is ready.
+    NoneReady,
+    /// Requests have waited for half of what they may, or the queue is full.
+    Overloaded,
+    /// A stop has been asked for, and everything is served until its delay is over.
+    StopAnnounced,
+    /// A stop has begun.
+    Stopping,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready(1) => return f.write_str("1 worker is ready"),
+            Self::Ready(workers) => return write!(f, "{workers} workers are ready"),
+            Self::ScaledToZero => "no request has needed a worker lately",
+            Self::Loading => "the application is being loaded",
+            Self::NotLoaded => "the application does not load",
+            Self::NotStarted => "workers end before they have answered anything, and none is ready",
+            Self::Dying => "workers end before they have answered anything",
+            Self::Stuck => {
+                "requests wait, and no worker has become free within --request-timeout and --kill-after"
+            }
+            Self::ReloadFailed => "the last reload failed; the code before it answers",
+            Self::NotReplaced => "the application does not load any more; workers that end are not replaced",
+            Self::NoneReady => "no worker is ready yet",
+            Self::Overloaded => "requests wait for long (--queue, --queue-timeout)",
+            Self::StopAnnounced => "a stop is announced; requests are still served (--drain-delay)",
+            Self::Stopping => "a stop has begun",
+        })
+    }
+}
+
+/// How far a stop is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stop {
+    #[default]
+    No,
+    /// Everything is still served.
+    Announced,
+    /// Nobody is let in any more.
+    Begun,
+}
+
+/// What has happened and is not in the books of pool and queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Course {
+    /// A stop is announced, and everything is still served.
+    pub(super) stop_announced: bool,
+    /// The newest load, of the code or of the settings, has failed.
+    pub(super) load_failed: bool,
+    /// The zygote of the generation that answers does not load.
+    pub(super) cannot_fork: bool,
+    /// See [`Facts::wanting_since`].
+    pub(super) wanting_since: Option<Instant>,
+}
+
+/// What the books say, of the generation that answers.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) stop: Stop,
+    /// A generation has answered since the start.
+    pub(super) has_served: bool,
+    /// The newest load, of the code or of the settings, has failed.
+    pub(super) load_failed: bool,
+    /// Requests are answered with why the newest code does not load, whatever loaded before (`nibiru dev`).
+    pub(super) shows_failed_load: bool,
+    /// The zygote of the generation that answers does not load.
+    pub(super) cannot_fork: bool,
+    /// Workers end again and again before they have answered anything.
+    pub(super) failing: bool,
+    /// Workers without a request, and with one.
+    pub(super) idle: u32,
+    pub(super) busy: u32,
+    /// Workers kept also when there is nothing to do.
+    pub(super) min: u32,
+    /// Since when requests have waited, whether or not they were given up meanwhile; none where the last one that waited
+    /// got its worker.
+    pub(super) wanting_since: Option<Instant>,
+    /// When a worker last became free, ended in the middle of a request, or gave a piece of an answer.
+    pub(super) moved: Instant,
+    /// When the oldest request that waits now came.
+    pub(super) oldest: Option<Instant>,
+    /// As many wait as may.
+    pub(super) queue_full: bool,
+    /// How long a request may wait.
+    pub(super) queue_timeout: Duration,
+    /// How long a request can hold its worker, until that is killed; none without a limit.
+    pub(super) request_limit: Option<Duration>,
+    /// How long a worker may take to be ready; none without a limit.
+    pub(super) start_limit: Option<Duration>,
+}
+
+/// Decides.
+pub(super) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
+    let ready = facts.idle + facts.busy;
+    match facts.stop {
+        Stop::Begun => return (Verdict::Stopping, Reason::Stopping),
+        Stop::Announced => return (Verdict::Stopping, Reason::StopAnnounced),
+        Stop::No => {}
+    }
+    if facts.shows_failed_load && facts.load_failed {
+        return (Verdict::Down, Reason::NotLoaded);
+    }
+    if !facts.has_served {
+        return (Verdict::Starting, Reason::Loading);
+    }
+    if ready == 0 && (facts.cannot_fork || (facts.failing && facts.load_failed)) {
+        return (Verdict::Down, Reason::NotLoaded);
+    }
+    if ready == 0 && facts.failing {
+        return (Verdict::Down, Reason::NotStarted);
+    }
+    if facts.is_stuck(now) {
+        return (Verdict::Down, Reason::Stuck);
+    }
+    let degraded = [
+        (facts.cannot_fork, Reason::NotReplaced),
+        (facts.failing, Reason::Dying),
+        (facts.load_failed, Reason::ReloadFailed),
+        (ready == 0 && (facts.min > 0 || facts.wanting_since.is_some()), Reason::NoneReady),
+        (facts.is_overloaded(now), Reason::Overloaded),
+    ];
+    if let Some((_, reason)) = degraded.into_iter().find(|(applies, _)| *applies) {
+        return (Verdict::Degraded, reason);
+    }
+    (Verdict::Ok, if ready == 0 { Reason::ScaledToZero } else { Reason::Ready(ready) })
+}
+
+impl Facts {
+    /// Whether requests wait and nothing moves for longer than it may. An idle pool is not stuck, nor is one whose workers
+    /// all stream; where requests have no limit, one whose workers are all busy is not either.
+    fn is_stuck(&self, now: Instant) -> bool {
+        let limit = if self.busy > 0 { self.request_limit } else { self.request_limit.or(self.start_limit) };
+        let (Some(since), Some(limit)) = (self.wanting_since, limit) else { return false };
+        self.idle == 0 && now.saturating_duration_since(since.max(self.moved)) > limit + MOMENT
+    }
+
+    fn is_overloaded(&self, now: Instant) -> bool {
+        self.queue_full
+            || self.oldest.is_some_and(|came| now.saturating_duration_since(came) * 2 >= self.queue_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Two idle workers, and nothing to do.
+    fn idle(start: Instant) -> Facts {
+        Facts {
+            stop: Stop::No,
+            has_served: true,
+            load_failed: false,
+            shows_failed_load: false,
+            cannot_fork: false,
+            failing: false,
+            idle: 2,
+            busy: 0,
+            min: 2,
+            wanting_since: None,
+            moved: start,
+            oldest: None,
+            queue_full: false,
+            queue_timeout: s(10),
+            request_limit: Some(s(32)),
+            start_limit: Some(s(60)),
+        }
+    }
+
+    /// Both workers busy since the start, and a request that has waited since then.
+    fn waiting(start: Instant) -> Facts {
+        Facts { idle: 0, busy: 2, wanting_since: Some(start), ..idle(start) }
+    }
+
+    #[test]
+    fn the_table() {
+        use Verdict::{Degraded, Down, Ok, Starting, Stopping};
+        let start = Instant::now();
+        let (idle, waiting) = (|| idle(start), || waiting(start));
+        let none = || Facts { idle: 0, ..idle() };
+        let hour = s(3600);
+        let cases: &[(&str, Facts, Duration, Verdict, Reason)] = &[
+            ("an idle pool", idle(), hour, Ok, Reason::Ready(2)),
+            (
+                "a busy pool that nobody waits for",
+                Facts { idle: 0, busy: 2, ..idle() },
+                hour,
+                Ok,
+                Reason::Ready(2),
+            ),
+            ("scaled to zero", Facts { min: 0, ..none() }, hour, Ok, Reason::ScaledToZero),
+            ("the first load", Facts { has_served: false, ..none() }, hour, Starting, Reason::Loading),
+            (
+                "the first load of dev failed",
+                Facts { has_served: false, load_failed: true, shows_failed_load: true, ..none() },
+                s(0),
+                Down,
+                Reason::NotLoaded,
+            ),
+            (
+                "a later load of dev failed",
+                Facts { load_failed: true, shows_failed_load: true, ..idle() },
+                s(0),
+                Down,
+                Reason::NotLoaded,
+            ),
+            ("a reload failed", Facts { load_failed: true, ..idle() }, s(0), Degraded, Reason::ReloadFailed),
+            (
+                "the zygote is gone for good",
+                Facts { cannot_fork: true, ..idle() },
+                s(0),
+                Degraded,
+                Reason::NotReplaced,
+            ),
+            ("and so are the workers", Facts { cannot_fork: true, ..none() }, s(0), Down, Reason::NotLoaded),
+            (
+                "and there were none",
+                Facts { cannot_fork: true, min: 0, ..none() },
+                s(0),
+                Down,
+                Reason::NotLoaded,
+            ),
+            ("all were killed at once", none(), s(0), Degraded, Reason::NoneReady),
+            (
+                "the first worker from zero",
+                Facts { min: 0, wanting_since: Some(start), oldest: Some(start), ..none() },
+                s(1),
+                Degraded,
+                Reason::NoneReady,
+            ),
+            ("start hooks fail", Facts { failing: true, ..none() }, s(0), Down, Reason::NotStarted),
+            (
+                "mended code does not load",
+                Facts { failing: true, load_failed: true, ..none() },
+                s(0),
+                Down,
+                Reason::NotLoaded,
+            ),
+            // It must get a request, or nobody would ever learn that it works.
+            (
+                "one has started after many",
+                Facts { failing: true, idle: 1, ..idle() },
+                s(0),
+                Degraded,
+                Reason::Dying,
+            ),
+            ("a request waits", waiting(), s(1), Ok, Reason::Ready(2)),
+            (
+                "for half of its time",
+                Facts { oldest: Some(start), ..waiting() },
+                s(5),
+                Degraded,
+                Reason::Overloaded,
+            ),
+            (
+                "not quite half",
+                Facts { oldest: Some(start), ..waiting() },
+                Duration::from_millis(4999),
+                Ok,
+                Reason::Ready(2),
+            ),
+            (
+                "the queue is full",
+                Facts { queue_full: true, ..waiting() },
+                s(0),
+                Degraded,
+                Reason::Overloaded,
+            ),
+            ("at the limit of a request", waiting(), s(33), Ok, Reason::Ready(2)),
+            ("beyond it", waiting(), s(34), Down, Reason::Stuck),
+            ("one streams", Facts { moved: start + s(30), ..waiting() }, s(40), Ok, Reason::Ready(2)),
+            (
+                "the last stream has gone silent",
+                Facts { moved: start + s(30), ..waiting() },
+                s(64),
+                Down,
+                Reason::Stuck,
+            ),
+            (
+                "it began to wait late",
+                Facts { wanting_since: Some(start + s(100)), ..waiting() },
+                s(110),
+                Ok,
+                Reason::Ready(2),
+            ),
+            (
+                "requests have no limit",
+                Facts { request_limit: None, ..waiting() },
+                hour,
+                Ok,
+                Reason::Ready(2),
+            ),
+            (
+                "nor starts, and there is no worker",
+                Facts { request_limit: None, start_limit: None, busy: 0, ..waiting() },
+                hour,
+                Degraded,
+                Reason::NoneReady,
+            ),
+            (
+                "nobody starts in time",
+                Facts { request_limit: None, busy: 0, ..waiting() },
+                s(62),
+                Down,
+                Reason::Stuck,
+            ),
+            ("no fork comes", Facts { busy: 0, ..waiting() }, s(34), Down, Reason::Stuck),
+            (
+                "a stop in the delay",
+                Facts { stop: Stop::Announced, ..idle() },
+                s(0),
+                Stopping,
+                Reason::StopAnnounced,
+            ),
+            (
+                "a stop while down",
+                Facts { stop: Stop::Begun, failing: true, ..none() },
+                s(0),
+                Stopping,
+                Reason::Stopping,
+            ),
+            (
+                "a stop while starting",
+                Facts { stop: Stop::Begun, has_served: false, ..none() },
+                s(0),
+                Stopping,
+                Reason::Stopping,
+            ),
+        ];
+        for (case, facts, after, expected, reason) in cases {
+            assert_eq!(verdict(facts, start + *after), (*expected, *reason), "{case}");
+        }
+    }
+
+    #[test]
+    fn requests_are_sent_where_they_are_answered() {
+        let ready = Verdict::ALL.map(|verdict| (verdict.name(), verdict.is_ready()));
+        let expected =
+            [("ok", true), ("starting", false), ("degraded", true), ("down", false), ("stopping", false)];
+        assert_eq!(ready, expected);
+    }
+}
