@@ -6,7 +6,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::Options;
+use crate::arguments;
+use crate::config::{Options, Sources};
 use crate::dev::HttpAddress;
 use crate::ipc::launch::Launch;
 
@@ -45,13 +46,44 @@ impl Cli {
     /// Reads the command line of this process.
     ///
     /// # Errors
-    /// What clap says of it, help and version included; an option that its command has no use for.
-    pub fn read() -> Result<Self, clap::Error> {
-        let matches = Self::command().try_get_matches()?;
+    /// What clap says of it, help and version included; an option that its command has no use for; a variable that is
+    /// set but empty.
+    pub fn read() -> Result<Self, arguments::Error> {
+        let (mut command, given) = (Self::command(), std::env::args_os().collect::<Vec<_>>());
+        // Only a command that is built can show its arguments.
+        command.build();
+        let chosen = given.get(1).and_then(|name| command.find_subcommand(name)).cloned();
+        let matches = match command.try_get_matches_from(&given) {
+            Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                return Err(error.into());
+            }
+            matches => matches,
+        };
+        chosen.as_ref().map_or(Ok(()), arguments::no_variable_is_empty)?;
+        let explained = |error: clap::Error| {
+            let known = chosen.as_ref().and_then(|command| arguments::explain(&error, command, &given));
+            known.map_or(arguments::Error::Usage(error), arguments::Error::Value)
+        };
+        let matches = matches.map_err(explained)?;
         if let Some(("dev", dev)) = matches.subcommand() {
             refuse_flags_of_serve(dev)?;
         }
-        Self::from_arg_matches(&matches)
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Some(chosen), Some((_, matches))) = (&chosen, matches.subcommand()) {
+            cli.note_sources(arguments::sources(chosen, matches));
+        }
+        Ok(cli)
+    }
+
+    fn note_sources(&mut self, sources: Sources) {
+        match &mut self.command {
+            Command::Serve(Server { serve, .. })
+            | Command::Dev(Dev { serve, .. })
+            | Command::Check(serve) => {
+                serve.sources = sources;
+            }
+            _ => {}
+        }
     }
 }
 
@@ -69,7 +101,13 @@ fn refuse_flags_of_serve(dev: &ArgMatches) -> Result<(), clap::Error> {
 
 fn option_of_dev(argument: Arg) -> Arg {
     let unused = NOT_FOR_DEV.iter().any(|(id, _)| argument.get_id() == id);
-    argument.hide_env(true).hide(unused)
+    option_of_serve(argument).hide(unused)
+}
+
+/// Its variable is said once for all. A number below zero is a value, so that the message is about it.
+fn option_of_serve(argument: Arg) -> Arg {
+    let takes_value = argument.get_long().is_some() && argument.get_action().takes_values();
+    argument.hide_env(true).allow_negative_numbers(takes_value)
 }
 
 /// The commands.
@@ -83,10 +121,10 @@ pub enum Command {
     )]
     Dev(Dev),
     /// Serve an application over FastCGI, for production
-    #[command(mut_args(|argument| argument.hide_env(true)), after_help = SETTINGS)]
+    #[command(mut_args(option_of_serve), after_help = SETTINGS)]
     Serve(Server),
     /// Check the configuration and load the application
-    #[command(mut_args(|argument| argument.hide_env(true)), after_help = SETTINGS)]
+    #[command(mut_args(option_of_serve), after_help = SETTINGS)]
     Check(Serve),
     /// Send one request to a FastCGI socket, as a proxy would
     Request(Request),
@@ -123,6 +161,9 @@ pub struct Serve {
     /// The settings.
     #[command(flatten)]
     pub options: Options,
+    /// Where those settings were given.
+    #[arg(skip)]
+    pub sources: Sources,
 }
 
 /// `dev`.

@@ -9,6 +9,7 @@
 //! A request flows one way: listener → connection → [`fastcgi`] → queue → worker → Lua → back.
 //! [`gateway`] never names [`lua`], [`worker`] or [`zygote`], nor they it: they meet in [`ipc`].
 
+pub mod arguments;
 pub mod cgi;
 pub mod check;
 pub mod cli;

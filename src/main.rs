@@ -10,7 +10,7 @@ use nibiru::cli::{self, Cli, Command, Serve, Server};
 use nibiru::config::{Config, ConfigError, Options};
 use nibiru::control::{self, Call};
 use nibiru::gateway::ReadConfig;
-use nibiru::{check, dev, gateway, log, request, stdout, zygote};
+use nibiru::{arguments, check, dev, gateway, log, request, stdout, zygote};
 
 /// Failed at run time.
 const FAILED: u8 = 1;
@@ -22,7 +22,8 @@ const NOT_LOADED: u8 = 3;
 fn main() -> ExitCode {
     let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(error) => return usage(error),
+        Err(arguments::Error::Value(error)) => return fail(USAGE, error),
+        Err(arguments::Error::Usage(error)) => return usage(error),
     };
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
@@ -94,8 +95,9 @@ fn configure(serve: Serve) -> Result<(Config, log::Guard), ConfigError> {
 }
 
 fn read_config(serve: Serve) -> Result<Config, ConfigError> {
-    let file = Options::from_file(serve.config.as_deref())?;
-    Config::new(serve.options.or(file.unwrap_or_default()))
+    let (options, sources) = Options::from_file(serve.config.as_deref())?.unwrap_or_default();
+    let sources = serve.sources.or(sources);
+    Config::new(serve.options.or(options)).map_err(|error| error.named_by(&sources))
 }
 
 fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call), control::Error> {

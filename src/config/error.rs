@@ -1,23 +1,61 @@
-//! What is wrong with a setting.
+//! What is wrong with a setting, and where it was given.
 
 use std::fmt;
 
-/// A setting that does not do: the object, then the cause.
+use super::source::{Origin, Sources};
+
+/// A setting that does not do: the object, then the cause. Small, since every result of reading settings has room for it.
 #[derive(Debug)]
-pub struct ConfigError {
+pub struct ConfigError(Box<Wrong>);
+
+#[derive(Debug)]
+struct Wrong {
+    /// The setting's key, or another name of what is wrong, such as that of the file.
     object: String,
+    /// What the setting is, where that is not to be read from its origin.
+    value: Option<String>,
+    /// Where the setting was given, as far as that is known.
+    origin: Option<Origin>,
     cause: String,
 }
 
 impl ConfigError {
     pub(super) fn new(object: impl fmt::Display, cause: impl fmt::Display) -> Self {
-        Self { object: object.to_string(), cause: cause.to_string() }
+        let (object, cause) = (object.to_string(), cause.to_string());
+        Self(Box::new(Wrong { object, value: None, origin: None, cause }))
+    }
+
+    /// Of a setting that was given there.
+    pub fn at(origin: Origin, cause: impl fmt::Display) -> Self {
+        let (object, cause) = (String::new(), cause.to_string());
+        Self(Box::new(Wrong { object, value: None, origin: Some(origin), cause }))
+    }
+
+    /// The same, with the value, which may be a default.
+    #[must_use]
+    pub(super) fn of(mut self, value: impl fmt::Display) -> Self {
+        self.0.value = Some(value.to_string());
+        self
+    }
+
+    /// The same, with the place where the setting was given.
+    #[must_use]
+    pub fn named_by(mut self, sources: &Sources) -> Self {
+        if self.0.origin.is_none() {
+            self.0.origin = sources.get(&self.0.object).cloned();
+        }
+        self
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.object, self.cause)
+        let Wrong { object, value, origin, cause } = &*self.0;
+        match (origin, value) {
+            (Some(origin), _) => write!(f, "{origin}: {cause}"),
+            (None, Some(value)) => write!(f, "{object}: {value}: {cause}"),
+            (None, None) => write!(f, "{object}: {cause}"),
+        }
     }
 }
 

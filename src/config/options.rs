@@ -1,15 +1,16 @@
 //! Every setting as an operator may give it, each optional: the one list that clap reads from flags and variables, and
 //! serde from the file.
 
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::file::{from_text, one_or_more};
+use super::file::{addresses, from_text, one_of, one_or_more, plain};
+use super::quantity::{Count, Positive, Size, Time};
+use super::value::OrOff;
 use super::values::{
-    AccessLog, Control, Listen, Preload, ProxyHeader, Sendfile, SendfileMap, Size, SocketMode, SocketOwner,
-    Time, Timeout, UrlPath, Workers,
+    AccessLog, Control, Listen, Preload, ProxyHeader, Sendfile, SendfileMap, SocketMode, SocketOwner,
+    UrlPath, Workers,
 };
 use crate::log;
 
@@ -19,11 +20,12 @@ use crate::log;
 pub struct Options {
     /// The application: module.path:name or path/to/file.lua[:name]
     #[arg(value_name = "APP", env = "NIBIRU_APP")]
+    #[serde(deserialize_with = "plain")]
     pub app: Option<String>,
 
     /// Listen on unix:PATH, tcp:HOST:PORT, fd:N or systemd; repeatable [unix:nibiru.sock]
     #[arg(long, value_name = "ADDR", env = "NIBIRU_LISTEN", value_delimiter = ',')]
-    #[serde(deserialize_with = "one_or_more")]
+    #[serde(deserialize_with = "addresses")]
     pub listen: Vec<Listen>,
 
     /// Permissions of the Unix socket [0660]
@@ -34,10 +36,11 @@ pub struct Options {
     /// Owner of the Unix socket
     #[arg(long, value_name = "USER[:GROUP]", env = "NIBIRU_SOCKET_OWNER")]
     #[serde(deserialize_with = "from_text")]
-    pub socket_owner: Option<SocketOwner>,
+    pub socket_owner: Option<OrOff<SocketOwner>>,
 
     /// Root of the application and working directory [.]
     #[arg(long, value_name = "DIR", env = "NIBIRU_ROOT")]
+    #[serde(deserialize_with = "plain")]
     pub root: Option<PathBuf>,
 
     /// Number of workers, or MIN-MAX to scale with the load [number of CPUs]
@@ -53,7 +56,7 @@ pub struct Options {
     /// How long a request may run; beyond: 504; or off [30s]
     #[arg(long, value_name = "TIME", env = "NIBIRU_REQUEST_TIMEOUT")]
     #[serde(deserialize_with = "from_text")]
-    pub request_timeout: Option<Timeout>,
+    pub request_timeout: Option<OrOff<Time>>,
 
     /// How long after that its worker is killed where it does not stop [2s]
     #[arg(long, value_name = "TIME", env = "NIBIRU_KILL_AFTER")]
@@ -63,42 +66,42 @@ pub struct Options {
     /// A request that runs for longer is logged with its Lua stack [off]
     #[arg(long, value_name = "TIME", env = "NIBIRU_SLOW_LOG")]
     #[serde(deserialize_with = "from_text")]
-    pub slow_log: Option<Timeout>,
+    pub slow_log: Option<OrOff<Time>>,
 
     /// How long loading and start hooks may take; or off [60s]
     #[arg(long, value_name = "TIME", env = "NIBIRU_START_TIMEOUT", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
-    pub start_timeout: Option<Timeout>,
+    pub start_timeout: Option<OrOff<Time>>,
 
     /// Replace a worker after so many requests; 1: a fresh state for each [off]
     #[arg(long, value_name = "N", env = "NIBIRU_MAX_REQUESTS")]
     #[serde(deserialize_with = "from_text")]
-    pub max_requests: Option<NonZeroU32>,
+    pub max_requests: Option<OrOff<Positive>>,
 
     /// Up to so many requests more, by chance [0]
     #[arg(long, value_name = "N", env = "NIBIRU_MAX_REQUESTS_JITTER", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
-    pub max_requests_jitter: Option<u32>,
+    pub max_requests_jitter: Option<OrOff<Count>>,
 
     /// Replace a worker that takes more memory (PSS) [off]
     #[arg(long, value_name = "SIZE", env = "NIBIRU_MAX_MEMORY")]
     #[serde(deserialize_with = "from_text")]
-    pub max_memory: Option<Size>,
+    pub max_memory: Option<OrOff<Size>>,
 
     /// Replace a worker that is older [off]
     #[arg(long, value_name = "TIME", env = "NIBIRU_MAX_AGE")]
     #[serde(deserialize_with = "from_text")]
-    pub max_age: Option<Timeout>,
+    pub max_age: Option<OrOff<Time>>,
 
     /// Memory that a worker can have at all [off]
     #[arg(long, value_name = "SIZE", env = "NIBIRU_MEMORY_LIMIT")]
     #[serde(deserialize_with = "from_text")]
-    pub memory_limit: Option<Size>,
+    pub memory_limit: Option<OrOff<Size>>,
 
     /// Requests that may wait for a worker; beyond: 503 [1024]
     #[arg(long, value_name = "N", env = "NIBIRU_QUEUE")]
     #[serde(deserialize_with = "from_text")]
-    pub queue: Option<usize>,
+    pub queue: Option<Count>,
 
     /// How long a request may wait for a worker; beyond: 503 [10s]
     #[arg(long, value_name = "TIME", env = "NIBIRU_QUEUE_TIMEOUT")]
@@ -123,7 +126,7 @@ pub struct Options {
     /// How long a response may stream in all; beyond: broken off [off]
     #[arg(long, value_name = "TIME", env = "NIBIRU_STREAM_TIMEOUT", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
-    pub stream_timeout: Option<Timeout>,
+    pub stream_timeout: Option<OrOff<Time>>,
 
     /// Size of a request body; beyond: 413 [64M]
     #[arg(long, value_name = "SIZE", env = "NIBIRU_MAX_BODY")]
@@ -138,10 +141,11 @@ pub struct Options {
     /// Connections at a time; beyond: not accepted [4096]
     #[arg(long, value_name = "N", env = "NIBIRU_MAX_CONNECTIONS")]
     #[serde(deserialize_with = "from_text")]
-    pub max_connections: Option<NonZeroU32>,
+    pub max_connections: Option<Positive>,
 
     /// Where bodies over 64K are kept [the system's temporary directory]
     #[arg(long, value_name = "DIR", env = "NIBIRU_SPOOL_DIR")]
+    #[serde(deserialize_with = "plain")]
     pub spool_dir: Option<PathBuf>,
 
     /// Size of all kept bodies and answers together; beyond: 503 [1G]
@@ -149,13 +153,14 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub max_spool: Option<Size>,
 
-    /// How much of a slow client's answer is kept so that its worker is free; or 0 [64M]
+    /// How much of a slow client's answer is kept so that its worker is free; or off [64M]
     #[arg(long, value_name = "SIZE", env = "NIBIRU_SPOOL_RESPONSE")]
     #[serde(deserialize_with = "from_text")]
-    pub spool_response: Option<Size>,
+    pub spool_response: Option<OrOff<Size>>,
 
     /// How the proxy is told to send a file itself [off]
     #[arg(long, value_enum, value_name = "HEADER", env = "NIBIRU_SENDFILE", hide_short_help = true)]
+    #[serde(deserialize_with = "one_of")]
     pub sendfile: Option<Sendfile>,
 
     /// Files under DIR are under PREFIX for the proxy; repeatable
@@ -167,7 +172,7 @@ pub struct Options {
         value_delimiter = ','
     )]
     #[serde(deserialize_with = "one_or_more")]
-    pub sendfile_map: Vec<SendfileMap>,
+    pub sendfile_map: Vec<OrOff<SendfileMap>>,
 
     /// Headers with orders for the proxy that the application may send [none]
     #[arg(
@@ -178,7 +183,7 @@ pub struct Options {
         value_delimiter = ','
     )]
     #[serde(deserialize_with = "one_or_more")]
-    pub proxy_headers: Vec<ProxyHeader>,
+    pub proxy_headers: Vec<OrOff<ProxyHeader>>,
 
     /// How long a stop or reload waits for running requests [30s]
     #[arg(long, value_name = "TIME", env = "NIBIRU_GRACE")]
@@ -188,12 +193,12 @@ pub struct Options {
     /// How long requests are still served after TERM, while the health says 503 [off]
     #[arg(long, value_name = "TIME", env = "NIBIRU_DRAIN_DELAY", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
-    pub drain_delay: Option<Timeout>,
+    pub drain_delay: Option<OrOff<Time>>,
 
     /// End when nobody was connected for so long; for socket activation [off]
     #[arg(long, value_name = "TIME", env = "NIBIRU_EXIT_IDLE_TIME", hide_short_help = true)]
     #[serde(deserialize_with = "from_text")]
-    pub exit_idle_time: Option<Timeout>,
+    pub exit_idle_time: Option<OrOff<Time>>,
 
     /// Control socket: unix:PATH or off [the first Unix socket's path and .ctl]
     #[arg(long, value_name = "ADDR", env = "NIBIRU_CONTROL")]
@@ -203,28 +208,31 @@ pub struct Options {
     /// Path at which the server itself answers with its status [off]
     #[arg(long, value_name = "PATH", env = "NIBIRU_STATUS_PATH")]
     #[serde(deserialize_with = "from_text")]
-    pub status_path: Option<UrlPath>,
+    pub status_path: Option<OrOff<UrlPath>>,
 
     /// Path at which the server itself answers with its health: 200 or 503 [off]
     #[arg(long, value_name = "PATH", env = "NIBIRU_HEALTH_PATH")]
     #[serde(deserialize_with = "from_text")]
-    pub health_path: Option<UrlPath>,
+    pub health_path: Option<OrOff<UrlPath>>,
 
     /// File with a line for each request; - for standard output [off]
     #[arg(long, value_name = "FILE", env = "NIBIRU_ACCESS_LOG")]
     #[serde(deserialize_with = "from_text")]
-    pub access_log: Option<AccessLog>,
+    pub access_log: Option<OrOff<AccessLog>>,
 
     /// Load the application before the fork [auto]
     #[arg(long, value_enum, value_name = "WHEN", env = "NIBIRU_PRELOAD")]
+    #[serde(deserialize_with = "one_of")]
     pub preload: Option<Preload>,
 
     /// Format of the log and the access log [text]
     #[arg(long, value_enum, value_name = "FORMAT", env = "NIBIRU_LOG_FORMAT")]
+    #[serde(deserialize_with = "one_of")]
     pub log_format: Option<log::Format>,
 
     /// Least level that is logged [info]
     #[arg(long, value_enum, value_name = "LEVEL", env = "NIBIRU_LOG_LEVEL")]
+    #[serde(deserialize_with = "one_of")]
     pub log_level: Option<log::Level>,
 }
 

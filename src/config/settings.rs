@@ -1,20 +1,20 @@
 //! Every setting, decided: the options checked together, with the defaults filled in.
 
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::fs::Access;
+
 use super::error::ConfigError;
+use super::limits;
 use super::options::Options;
+use super::quantity::{Count, Positive, Size, Time};
+use super::value::OrOff;
 use super::values::{
     AccessLog, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap, SocketMode,
     SocketOwner, Workers,
 };
 use crate::log;
-
-/// The most that `--max-params` may allow: a request's variables and a small body share one packet
-/// between the gateway and a worker (see [`crate::ipc::message::MAX_PACKET`]).
-const MAX_PARAMS_CEILING: u64 = 120 * 1024;
 
 /// Every setting, decided.
 #[derive(Clone, Debug)]
@@ -106,14 +106,18 @@ pub struct Config {
 impl Config {
     /// Checks the options and fills in the defaults.
     pub fn new(options: Options) -> Result<Self, ConfigError> {
+        limits::check(&options)?;
         let app = options.app.ok_or_else(|| {
             ConfigError::new("no application", "name one as module.path:name or path/to/file.lua")
         })?;
+        if app.is_empty() {
+            return Err(ConfigError::new("app", "expected module.path:name or path/to/file.lua"));
+        }
         let root = directory("root", options.root.unwrap_or_else(|| PathBuf::from(".")))?;
         let spool_dir = directory("spool-dir", options.spool_dir.unwrap_or_else(std::env::temp_dir))?;
-        let max_params = options.max_params.map_or(64 << 10, |size| size.0);
-        if max_params > MAX_PARAMS_CEILING {
-            return Err(ConfigError::new("max-params", format!("at most {}K", MAX_PARAMS_CEILING >> 10)));
+        if let Err(error) = rustix::fs::access(&spool_dir, Access::WRITE_OK | Access::EXEC_OK) {
+            let cause = format!("no file can be made there: {}", log::cause(&error.into()));
+            return Err(ConfigError::new("spool-dir", cause).of(spool_dir.display()));
         }
         let workers = options.workers.unwrap_or_else(|| {
             let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
@@ -123,21 +127,29 @@ impl Config {
             listen if listen.is_empty() => vec![Listen::default()],
             listen => listen,
         };
-        let exit_idle_time = options.exit_idle_time.and_then(|time| time.0);
+        let exit_idle_time = time_unless_off(options.exit_idle_time, None);
         if exit_idle_time.is_some() && listen.iter().any(|address| !address.is_inherited()) {
             let cause = "only with sockets that somebody else keeps (systemd or fd:N), since nobody could connect again";
             return Err(ConfigError::new("exit-idle-time", cause));
         }
         let sendfile = options.sendfile.unwrap_or(Sendfile::Off);
-        if sendfile == Sendfile::Off && !options.sendfile_map.is_empty() {
+        let mut sendfile_map = list_unless_off("sendfile-map", options.sendfile_map)?;
+        if options.sendfile.is_none() && !sendfile_map.is_empty() {
             return Err(ConfigError::new("sendfile-map", "only with sendfile"));
         }
-        if sendfile == Sendfile::XAccelRedirect && options.sendfile_map.is_empty() {
+        if sendfile == Sendfile::Off {
+            // A flag that turns it off need not undo the file's map as well.
+            sendfile_map.clear();
+        }
+        if sendfile == Sendfile::XAccelRedirect && sendfile_map.is_empty() {
             let cause =
                 "x-accel-redirect needs sendfile-map: nginx is told a location of its own, not a path";
             return Err(ConfigError::new("sendfile", cause));
         }
-        if options.health_path.is_some() && options.health_path == options.status_path {
+        if let (Some(OrOff::Set(health)), Some(OrOff::Set(status))) =
+            (&options.health_path, &options.status_path)
+            && health == status
+        {
             return Err(ConfigError::new("health-path", "the same as status-path"));
         }
         Ok(Self {
@@ -145,40 +157,47 @@ impl Config {
             control: control(options.control, &listen),
             listen,
             socket_mode: options.socket_mode.unwrap_or(SocketMode(0o660)),
-            socket_owner: options.socket_owner,
+            socket_owner: options.socket_owner.and_then(OrOff::set),
             root,
             workers,
             idle_timeout: options.idle_timeout.map_or(Duration::from_secs(60), |time| time.0),
-            request_timeout: options.request_timeout.map_or(Some(Duration::from_secs(30)), |time| time.0),
+            request_timeout: time_unless_off(options.request_timeout, Some(Duration::from_secs(30))),
             kill_after: options.kill_after.map_or(Duration::from_secs(2), |time| time.0),
-            slow_log: options.slow_log.and_then(|time| time.0),
-            start_timeout: options.start_timeout.map_or(Some(Duration::from_secs(60)), |time| time.0),
-            max_requests: options.max_requests.map(NonZeroU32::get),
-            max_requests_jitter: options.max_requests_jitter.unwrap_or(0),
-            max_memory: options.max_memory.map(|size| size.0),
-            max_age: options.max_age.and_then(|time| time.0),
-            memory_limit: options.memory_limit.map(|size| size.0),
-            queue: options.queue.unwrap_or(1024),
+            slow_log: time_unless_off(options.slow_log, None),
+            start_timeout: time_unless_off(options.start_timeout, Some(Duration::from_secs(60))),
+            max_requests: options.max_requests.and_then(OrOff::set).map(|Positive(count)| count),
+            max_requests_jitter: options
+                .max_requests_jitter
+                .and_then(OrOff::set)
+                .map_or(0, |Count(count)| count),
+            max_memory: options.max_memory.and_then(OrOff::set).map(|Size(bytes)| bytes),
+            max_age: time_unless_off(options.max_age, None),
+            memory_limit: options.memory_limit.and_then(OrOff::set).map(|Size(bytes)| bytes),
+            queue: options.queue.map_or(1024, |Count(count)| count as usize),
             queue_timeout: options.queue_timeout.map_or(Duration::from_secs(10), |time| time.0),
             header_timeout: options.header_timeout.map_or(Duration::from_secs(30), |time| time.0),
             body_timeout: options.body_timeout.map_or(Duration::from_secs(90), |time| time.0),
             send_timeout: options.send_timeout.map_or(Duration::from_secs(60), |time| time.0),
-            stream_timeout: options.stream_timeout.and_then(|time| time.0),
+            stream_timeout: time_unless_off(options.stream_timeout, None),
             max_body: options.max_body.map_or(64 << 20, |size| size.0),
-            max_params: usize::try_from(max_params).expect("checked against the ceiling"),
-            max_connections: options.max_connections.map_or(4096, |n| n.get() as usize),
+            max_params: options
+                .max_params
+                .map_or(64 << 10, |Size(bytes)| usize::try_from(bytes).expect("checked against the highest")),
+            max_connections: options.max_connections.map_or(4096, |Positive(count)| count as usize),
             spool_dir,
             max_spool: options.max_spool.map_or(1 << 30, |size| size.0),
-            spool_response: options.spool_response.map_or(64 << 20, |size| size.0),
+            spool_response: options
+                .spool_response
+                .map_or(64 << 20, |size| size.set().map_or(0, |Size(bytes)| bytes)),
             sendfile,
-            sendfile_map: options.sendfile_map,
-            proxy_headers: options.proxy_headers,
+            sendfile_map,
+            proxy_headers: list_unless_off("proxy-headers", options.proxy_headers)?,
             grace: options.grace.map_or(Duration::from_secs(30), |time| time.0),
-            drain_delay: options.drain_delay.and_then(|time| time.0),
+            drain_delay: time_unless_off(options.drain_delay, None),
             exit_idle_time,
-            health_path: options.health_path.map(|path| path.0),
-            status_path: options.status_path.map(|path| path.0),
-            access_log: options.access_log,
+            health_path: options.health_path.and_then(OrOff::set).map(|path| path.0),
+            status_path: options.status_path.and_then(OrOff::set).map(|path| path.0),
+            access_log: options.access_log.and_then(OrOff::set),
             preload: options.preload.unwrap_or(Preload::Auto),
             log_format: options.log_format.unwrap_or(log::Format::Text),
             log_level: options.log_level.unwrap_or(log::Level::Info),
@@ -202,13 +221,25 @@ pub fn control(given: Option<Control>, listen: &[Listen]) -> Option<PathBuf> {
     }
 }
 
-fn directory(option: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
-    let path = path
-        .canonicalize()
-        .map_err(|error| ConfigError::new(option, format!("{}: {}", path.display(), log::cause(&error))))?;
-    if path.is_dir() {
-        Ok(path)
-    } else {
-        Err(ConfigError::new(option, format!("{}: not a directory", path.display())))
+fn time_unless_off(given: Option<OrOff<Time>>, default: Option<Duration>) -> Option<Duration> {
+    given.map_or(default, |time| time.set().map(|Time(time)| time))
+}
+
+/// The values of a list; `off` alone is none.
+fn list_unless_off<T>(key: &str, given: Vec<OrOff<T>>) -> Result<Vec<T>, ConfigError> {
+    let count = given.len();
+    let values: Vec<T> = given.into_iter().filter_map(OrOff::set).collect();
+    if values.len() < count && count > 1 {
+        return Err(ConfigError::new(key, "off goes with no other value"));
     }
+    Ok(values)
+}
+
+fn directory(option: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    let wrong = |cause: String| ConfigError::new(option, cause).of(path.display());
+    if path.as_os_str().is_empty() {
+        return Err(wrong("expected a directory".to_owned()));
+    }
+    let found = path.canonicalize().map_err(|error| wrong(log::cause(&error)))?;
+    if found.is_dir() { Ok(found) } else { Err(wrong("not a directory".to_owned())) }
 }

@@ -3,16 +3,18 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::Deserialize;
 
+use super::value::{Value, expected};
 use crate::cgi;
 use crate::log;
 
 /// The most workers: far beyond what one machine runs, and small enough to catch a slip of the finger.
 pub const MAX_WORKERS: u32 = 10_000;
+
+/// The highest number that the kernel gives a descriptor.
+const MAX_DESCRIPTOR: u32 = i32::MAX.unsigned_abs();
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,13 +49,20 @@ impl FromStr for Listen {
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(PathBuf::from(path))),
             Some(("tcp", address)) if address.contains(':') => Ok(Self::Tcp(address.to_owned())),
-            Some(("fd", number)) => {
-                number.parse().map(Self::Fd).map_err(|_| format!("{number}: not a descriptor's number"))
-            }
+            Some(("fd", number)) => number
+                .parse()
+                .ok()
+                .filter(|number| *number <= MAX_DESCRIPTOR)
+                .map(Self::Fd)
+                .ok_or_else(|| "expected fd: and the number of a descriptor, such as fd:0".to_owned()),
             None if text == "systemd" => Ok(Self::Systemd),
-            _ => Err("expected unix:PATH, tcp:HOST:PORT, fd:N or systemd".to_owned()),
+            _ => Err(expected::<Self>()),
         }
     }
+}
+
+impl Value for Listen {
+    const EXPECTED: &'static str = "unix:PATH, tcp:HOST:PORT, fd:N or systemd";
 }
 
 impl fmt::Display for Listen {
@@ -78,15 +87,24 @@ impl FromStr for SocketMode {
         let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8)
             .ok()
             .filter(|mode| *mode <= 0o777)
-            .ok_or("expected an octal mode such as 0660")?;
-        if mode & 0o002 == 0 {
-            Ok(Self(mode))
-        } else {
-            Err("a world-writable socket lets every user of the machine send requests as any client; \
-                 use 0660 and a group that the proxy is in"
-                .to_owned())
+            .ok_or_else(expected::<Self>)?;
+        if mode & 0o002 != 0 {
+            return Err(
+                "a world-writable socket lets every user of the machine send requests as any client; \
+                        use 0660 and a group that the proxy is in"
+                    .to_owned(),
+            );
         }
+        if mode & 0o220 == 0 {
+            return Err("nobody could connect, which needs write permission; use 0660".to_owned());
+        }
+        Ok(Self(mode))
     }
+}
+
+// No bare number: TOML's 0o660 would come as 432.
+impl Value for SocketMode {
+    const EXPECTED: &'static str = "an octal mode such as 0660";
 }
 
 /// `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
@@ -103,11 +121,18 @@ impl FromStr for SocketOwner {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        if user.is_empty() && group.is_empty() {
+            return Err(expected::<Self>());
+        }
         Ok(Self {
             user: number_of("user", user, "/etc/passwd")?,
             group: number_of("group", group, "/etc/group")?,
         })
     }
+}
+
+impl Value for SocketOwner {
+    const EXPECTED: &'static str = "USER, USER:GROUP or :GROUP";
 }
 
 /// Looks a name up in `/etc/passwd` or `/etc/group`; both keep the number in the third field.
@@ -151,32 +176,19 @@ impl FromStr for Workers {
         match (min.parse(), max.parse()) {
             (Ok(min), Ok(max)) if max >= 1 && min <= max && max <= MAX_WORKERS => Ok(Self { min, max }),
             (Ok(_), Ok(max)) if max > MAX_WORKERS => Err(format!("at most {MAX_WORKERS}")),
-            _ => Err("expected a number such as 4, or a range such as 0-8".to_owned()),
+            _ => Err(expected::<Self>()),
         }
     }
+}
+
+impl Value for Workers {
+    const EXPECTED: &'static str = "a number such as 4, or a range such as 0-8";
+    const NUMBER: bool = true;
 }
 
 impl fmt::Display for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.min == self.max { write!(f, "{}", self.max) } else { write!(f, "{}-{}", self.min, self.max) }
-    }
-}
-
-/// A span of time after which something happens, or `off`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeout(pub Option<Duration>);
-
-impl FromStr for Timeout {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Self(None)),
-            _ => match text.parse()? {
-                Time(Duration::ZERO) => Err("expected a time above zero, or off".to_owned()),
-                Time(time) => Ok(Self(Some(time))),
-            },
-        }
     }
 }
 
@@ -196,9 +208,13 @@ impl FromStr for Control {
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(PathBuf::from(path))),
             None if text == "off" => Ok(Self::Off),
-            _ => Err("expected unix:PATH or off".to_owned()),
+            _ => Err(expected::<Self>()),
         }
     }
+}
+
+impl Value for Control {
+    const EXPECTED: &'static str = "unix:PATH or off";
 }
 
 /// Where the access log goes.
@@ -224,11 +240,15 @@ impl FromStr for AccessLog {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "" => Err("expected a file, or - for standard output".to_owned()),
+            "" => Err(expected::<Self>()),
             "-" => Ok(Self::Stdout),
             path => Ok(Self::File(PathBuf::from(path))),
         }
     }
+}
+
+impl Value for AccessLog {
+    const EXPECTED: &'static str = "the name of a file, or - for standard output";
 }
 
 /// The path of a URL: begins with a slash.
@@ -243,51 +263,17 @@ impl FromStr for UrlPath {
         if text.starts_with('/') && text.bytes().all(plain) {
             Ok(Self(text.to_owned()))
         } else {
-            Err("expected a path such as /-/status, without a query".to_owned())
+            Err(expected::<Self>())
         }
     }
 }
 
-/// A number of bytes: `65536`, `64K`, `64M`, `1G`; K, M and G are powers of 1024, as in nginx and php.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (digits, shift) = match text.as_bytes().last() {
-            Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
-            Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
-            Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
-            _ => (text, 0),
-        };
-        digits
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(1 << shift))
-            .map(Self)
-            .ok_or_else(|| "expected a size such as 65536, 64K, 64M or 1G".to_owned())
-    }
-}
-
-/// A span of time: `30s`, `100ms`, `2m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Time(pub Duration);
-
-impl FromStr for Time {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|_| "expected a time with its unit, such as 30s, 100ms or 2m".to_owned())
-    }
+impl Value for UrlPath {
+    const EXPECTED: &'static str = "a path such as /-/status, without a query";
 }
 
 /// How the proxy is told to send a file in the application's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sendfile {
     /// Not at all: the worker reads the file
     Off,
@@ -325,8 +311,12 @@ impl FromStr for SendfileMap {
             .and_then(|(directory, prefix)| {
                 Some(Self { directory: absolute(directory)?, prefix: absolute(prefix)? })
             })
-            .ok_or_else(|| "expected DIR=PREFIX, both absolute, such as /srv/app/files=/files".to_owned())
+            .ok_or_else(expected::<Self>)
     }
+}
+
+impl Value for SendfileMap {
+    const EXPECTED: &'static str = "DIR=PREFIX, both absolute, such as /srv/app/files=/files";
 }
 
 impl SendfileMap {
@@ -382,11 +372,13 @@ impl FromStr for ProxyHeader {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|header| header.0.eq_ignore_ascii_case(text));
-        known.ok_or_else(|| {
-            let names = Self::ALL.map(|header| header.0).join(", ");
-            format!("expected one of {names}")
-        })
+        known.ok_or_else(expected::<Self>)
     }
+}
+
+impl Value for ProxyHeader {
+    const EXPECTED: &'static str = "one of X-Accel-Redirect, X-Accel-Expires, X-Accel-Limit-Rate, X-Accel-Charset, \
+                                    X-Sendfile, X-LIGHTTPD-send-file";
 }
 
 impl fmt::Display for ProxyHeader {
@@ -396,8 +388,7 @@ impl fmt::Display for ProxyHeader {
 }
 
 /// When the application is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preload {
     /// Before the fork, unless that opens a file or socket that workers would share
     Auto,

@@ -31,6 +31,7 @@ mod load;
 mod lua_modules;
 mod multiplexing;
 mod nginx;
+mod options;
 mod parameters;
 mod pool;
 mod printing;

@@ -148,7 +148,7 @@ fn with_one_request_each_every_request_finds_a_fresh_state() {
 
 #[test]
 fn a_worker_is_replaced_at_its_age() {
-    let server = Server::builder().workers("2").arguments(["--max-age", "500ms"]).start();
+    let server = Server::builder().workers("2").arguments(["--max-age", "1s"]).start();
     let first = server.workers(2);
     wait_for("both are new", || {
         assert_eq!(ask(&server.socket(), "/hello").status(), 200);

@@ -1,0 +1,94 @@
+//! The bounds of settings beyond what their kind allows: a value outside them would mean an outage, and nobody would
+//! know why. Each bound has its reason, which is also what the message says.
+
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::options::Options;
+use super::quantity::{Count, Size, Time};
+use super::value::OrOff;
+
+/// Under load, two processes of one machine may not get to run for so long; a shorter limit on what a client does
+/// cuts off healthy ones.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The clock of the event loop ticks in milliseconds, and a worker may not get to run for some of them.
+const LEAST_RUN: Duration = Duration::from_millis(10);
+
+/// A worker that lives for a shorter time is replaced while its successor still starts.
+const LEAST_AGE: Duration = Duration::from_secs(1);
+
+/// The parameters of a browser's request take 1 to 2 KiB with nginx's `fastcgi_params`, and cookies more.
+const LEAST_PARAMS: Size = Size(4 << 10);
+
+/// The most that `--max-params` may allow: a request's variables and a small body share one packet
+/// between the gateway and a worker (see [`crate::ipc::message::MAX_PACKET`]).
+const MOST_PARAMS: Size = Size(120 << 10);
+
+/// A worker with an application of one line writes to 0.6 MiB, and needs as much again for a request.
+const LEAST_MEMORY_LIMIT: Size = Size(4 << 20);
+
+/// A worker with an application of one line takes 1.6 MiB.
+const LEAST_MAX_MEMORY: Size = Size(1 << 20);
+
+/// The smallest body that goes to a file is larger than 64 KiB, and slow clients' answers may take half of the room.
+const LEAST_SPOOL: Size = Size(128 << 10);
+
+/// Refuses options that would mean an outage.
+pub(super) fn check(options: &Options) -> Result<(), ConfigError> {
+    let on = |time: Option<OrOff<Time>>| time.and_then(OrOff::set);
+    let closes = "would close connections before their request is there";
+    let times = [
+        ("header-timeout", options.header_timeout, LEAST_PATIENCE, closes),
+        ("body-timeout", options.body_timeout, LEAST_PATIENCE, "would refuse bodies that are on their way"),
+        ("send-timeout", options.send_timeout, LEAST_PATIENCE, "would break answers off"),
+        ("stream-timeout", on(options.stream_timeout), LEAST_PATIENCE, "would break answers off"),
+        ("queue-timeout", options.queue_timeout, LEAST_RUN, "would refuse every request that has to wait"),
+        ("request-timeout", on(options.request_timeout), LEAST_RUN, "would end every request with 504"),
+        ("slow-log", on(options.slow_log), LEAST_RUN, "would log every request"),
+        ("start-timeout", on(options.start_timeout), LEAST_PATIENCE, "would let no application load"),
+        ("max-age", on(options.max_age), LEAST_AGE, "would replace workers without end"),
+        (
+            "exit-idle-time",
+            on(options.exit_idle_time),
+            LEAST_RUN,
+            "would end the server before anybody connects",
+        ),
+    ];
+    for (key, given, least, reason) in times {
+        if given.is_some_and(|Time(time)| time < least) {
+            return Err(ConfigError::new(key, format!("{reason}; use {} or more", Time(least))));
+        }
+    }
+    let size = |size: Option<OrOff<Size>>| size.and_then(OrOff::set);
+    let sizes = [
+        ("max-params", options.max_params, LEAST_PARAMS, "would refuse ordinary requests with 431"),
+        ("max-body", options.max_body, Size(1), "would refuse every request that has a body with 413"),
+        ("max-spool", options.max_spool, LEAST_SPOOL, "would refuse every body over 64K with 503"),
+        ("memory-limit", size(options.memory_limit), LEAST_MEMORY_LIMIT, "would let no worker start"),
+        ("max-memory", size(options.max_memory), LEAST_MAX_MEMORY, "would replace every worker at once"),
+    ];
+    for (key, given, least, reason) in sizes {
+        if let Some(bytes) = given.filter(|bytes| *bytes < least) {
+            let meant = forgotten_unit(bytes, least)
+                .map_or_else(String::new, |size| format!(" (did you mean {size}?)"));
+            return Err(ConfigError::new(key, format!("{reason}; use {least} or more{meant}")));
+        }
+    }
+    if options.max_params.is_some_and(|size| size > MOST_PARAMS) {
+        return Err(ConfigError::new("max-params", format!("at most {MOST_PARAMS}")));
+    }
+    let keeps_no_worker = options.workers.is_some_and(|workers| workers.min == 0);
+    if options.queue == Some(Count(0)) && keeps_no_worker {
+        let cause = "would refuse every request, since none may wait for the first worker (--workers)";
+        return Err(ConfigError::new("queue", cause));
+    }
+    Ok(())
+}
+
+/// What was meant by a size like `64` where megabytes are usual.
+fn forgotten_unit(given: Size, least: Size) -> Option<Size> {
+    let bare = !given.0.is_multiple_of(1024);
+    let unit = if least >= Size(1 << 20) { 20 } else { 10 };
+    bare.then_some(Size(given.0 << unit)).filter(|meant| *meant >= least)
+}

@@ -1,0 +1,96 @@
+//! What a setting may be, and what is said of one that does not do: what was set, and where.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use clap::CommandFactory as _;
+use nibiru::cli::Cli;
+
+use crate::support::{App, nibiru, output};
+
+const APP: &str = "return function() return 200, {}, 'fine' end";
+
+/// What a command says on standard error, as wrong usage.
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let output = output(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
+    said
+}
+
+fn check(root: &Path) -> Command {
+    let mut command = nibiru();
+    command.current_dir(root).arg("check");
+    command
+}
+
+#[test]
+fn a_bad_value_is_named_with_the_flag_the_variable_or_the_line_of_the_file() {
+    let app = App::new(APP);
+    let expected = "expected a number above zero, or off\n";
+    for value in ["x", "0", "-1", "1.5", "4294967296x"] {
+        for flag in [&["--max-requests", value][..], &[&format!("--max-requests={value}")]] {
+            let said = refused(check(&app.root()).args(flag).arg("app"));
+            assert_eq!(said, format!("nibiru: --max-requests {value}: {expected}"));
+        }
+        let said = refused(check(&app.root()).env("NIBIRU_MAX_REQUESTS", value).arg("app"));
+        assert_eq!(said, format!("nibiru: NIBIRU_MAX_REQUESTS=\"{value}\" (environment): {expected}"));
+        let entry = format!("max-requests = \"{value}\"");
+        fs::write(app.root().join("shop.toml"), format!("app = \"app\"\n\n{entry} # a comment\n")).unwrap();
+        let said = refused(check(&app.root()).args(["--config", "shop.toml"]));
+        assert_eq!(said, format!("nibiru: shop.toml:3: {entry}: {expected}"));
+    }
+}
+
+/// What is only seen once all settings are together.
+#[test]
+fn a_value_that_means_an_outage_is_named_with_its_place_too() {
+    let app = App::new(APP);
+    let cause = "would close connections before their request is there; use 100ms or more\n";
+    let said = refused(check(&app.root()).args(["--header-timeout", "0s", "app"]));
+    assert_eq!(said, format!("nibiru: --header-timeout 0s: {cause}"));
+    let said = refused(check(&app.root()).env("NIBIRU_HEADER_TIMEOUT", "0s").arg("app"));
+    assert_eq!(said, format!("nibiru: NIBIRU_HEADER_TIMEOUT=\"0s\" (environment): {cause}"));
+    fs::write(app.root().join("nibiru.toml"), "app = 'app'\nheader-timeout = '0s'\n").unwrap();
+    assert_eq!(
+        refused(&mut check(&app.root())),
+        format!("nibiru: nibiru.toml:2: header-timeout = '0s': {cause}")
+    );
+    // Who beats the file is to blame, and who is beaten is not.
+    let said = refused(check(&app.root()).args(["--header-timeout", "1ms"]));
+    assert_eq!(said, format!("nibiru: --header-timeout 1ms: {cause}"));
+    assert!(output(check(&app.root()).args(["--header-timeout", "1s"])).status.success());
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_named_with_its_place() {
+    let app = App::new(APP);
+    fs::write(app.root().join("nibiru.toml"), "app = 'app'\nspool-dir = '/nonexistent'\n").unwrap();
+    let said = refused(&mut check(&app.root()));
+    assert_eq!(said, "nibiru: nibiru.toml:2: spool-dir = '/nonexistent': no such file or directory\n");
+    let said = refused(check(&app.root()).args(["--root", "app.lua"]));
+    assert_eq!(said, "nibiru: --root app.lua: not a directory\n");
+}
+
+/// Every variable of every command, also those of lists, switches and the application.
+#[test]
+fn a_variable_that_is_set_but_empty_is_an_error_that_names_it() {
+    let app = App::new(APP);
+    let mut seen = 0;
+    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        for name in command.get_arguments().filter_map(|argument| argument.get_env()) {
+            let mut empty = nibiru();
+            empty.current_dir(app.root()).arg(command.get_name()).env(name, "");
+            let name = name.to_str().unwrap();
+            let cause = "set but empty; unset it, or give it a value";
+            let message = format!("nibiru: {name}=\"\" (environment): {cause}\n");
+            assert_eq!(refused(&mut empty), message, "{}", command.get_name());
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "{seen} variables of three commands with every setting and four with two");
+    let help = output(nibiru().args(["serve", "--help"]).env("NIBIRU_LISTEN", ""));
+    assert!(help.status.success(), "help is shown all the same");
+}
