@@ -2,12 +2,13 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use nibiru::cli::{self, Cli, Command, Serve, Server};
-use nibiru::config::{Config, ConfigError, Options};
+use nibiru::config::{Config, ConfigError, Options, StartDirectory};
 use nibiru::control::{self, Call};
 use nibiru::gateway::ReadConfig;
 use nibiru::{arguments, check, dev, gateway, log, request, stdout, zygote};
@@ -28,16 +29,12 @@ fn main() -> ExitCode {
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
         Command::Serve(Server { serve, take_over }) => match configure(serve.clone()) {
-            // A reload reads the file as it is then, under the same flags and variables.
-            Ok((config, _log)) => {
-                let again = ReadConfig(Box::new(move || read_config(serve.clone())));
-                finish(gateway::serve(config, again, take_over))
-            }
+            Ok((config, _log)) => finish(gateway::serve(config, read_again(serve), take_over)),
             Err(error) => fail(USAGE, error),
         },
         // The same gateway, with an HTTP front before it.
-        Command::Dev(dev) => match configure(dev.serve) {
-            Ok((config, _log)) => finish(dev::serve(config, &dev.http)),
+        Command::Dev(dev) => match configure(dev.serve.clone()) {
+            Ok((config, _log)) => finish(dev::serve(config, read_again(dev.serve), &dev.http)),
             Err(error) => fail(USAGE, error),
         },
         // The fork server: loads the application, then forks the workers. Executed by the gateway.
@@ -89,15 +86,24 @@ fn main() -> ExitCode {
 
 /// Flags and environment over the file over the defaults; then the log can start.
 fn configure(serve: Serve) -> Result<(Config, log::Guard), ConfigError> {
-    let config = read_config(serve)?;
+    let config = read_config(serve, Path::new(""))?;
     let log = log::init(config.log_format, config.log_level);
     Ok((config, log))
 }
 
-fn read_config(serve: Serve) -> Result<Config, ConfigError> {
-    let (options, sources) = Options::from_file(serve.config.as_deref())?.unwrap_or_default();
+/// A reload reads the file as it is then, under the same flags and variables, and follows the links that lead to
+/// where nibiru was started.
+fn read_again(serve: Serve) -> ReadConfig {
+    let start = StartDirectory::of_this_process();
+    ReadConfig(Box::new(move || read_config(serve.clone(), start.path())))
+}
+
+/// Relative paths start at `directory`; an empty one is the working directory.
+fn read_config(serve: Serve, directory: &Path) -> Result<Config, ConfigError> {
+    let (options, sources) = Options::from_file(directory, serve.config.as_deref())?.unwrap_or_default();
     let sources = serve.sources.or(sources);
-    Config::new(serve.options.or(options)).map_err(|error| error.named_by(&sources))
+    let options = serve.options.or(options).with_root_below(directory);
+    Config::new(options).map_err(|error| error.named_by(&sources))
 }
 
 fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call), control::Error> {

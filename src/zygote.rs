@@ -53,7 +53,10 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     let mut title = Title::take();
     title.set(&format!("zygote gen {} {}", launch.generation, launch.app));
     let control = Link::from(sys::take_descriptor(0)?);
-    std::env::set_current_dir(&launch.root)?;
+    std::env::set_current_dir(&launch.root).map_err(|error| {
+        let cause = crate::log::cause(&error);
+        io::Error::new(error.kind(), format!("cannot enter the root {}: {cause}", launch.root.display()))
+    })?;
 
     let begin = Instant::now();
     let before = Descriptors::open()?;

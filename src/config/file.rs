@@ -20,9 +20,11 @@ pub const FILE: &str = "nibiru.toml";
 const ENTRY_SHOWN: usize = 80;
 
 impl Options {
-    /// Reads a configuration file; `None` where `path` is `None` and there is no [`FILE`].
-    pub fn from_file(path: Option<&Path>) -> Result<Option<(Self, Sources)>, ConfigError> {
+    /// Reads a configuration file; `None` where `path` is `None` and there is no [`FILE`]. A relative path starts at
+    /// `directory`; an empty one is the working directory.
+    pub fn from_file(directory: &Path, path: Option<&Path>) -> Result<Option<(Self, Sources)>, ConfigError> {
         let (path, required) = path.map_or((Path::new(FILE), false), |path| (path, true));
+        let path = &directory.join(path);
         match std::fs::read_to_string(path) {
             Ok(text) => read(path, &text).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => Ok(None),

@@ -11,6 +11,7 @@ mod quantity;
 mod reload;
 mod settings;
 mod source;
+mod start_directory;
 mod value;
 mod values;
 
@@ -20,6 +21,7 @@ pub use options::Options;
 pub use quantity::{Count, Positive, Size, Time};
 pub use settings::{Config, control};
 pub use source::{Origin, Sources};
+pub use start_directory::StartDirectory;
 pub use value::{OrOff, Value};
 pub use values::{
     AccessLog, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap, SocketMode,

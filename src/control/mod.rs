@@ -73,7 +73,7 @@ impl Error {
 
 /// Where the control socket is, by the rules of `serve`: the flag, then the file, then beside the first Unix socket.
 pub fn find(file: Option<&Path>, given: Option<config::Control>) -> Result<PathBuf, Error> {
-    let (options, _) = Options::from_file(file).map_err(Error::Config)?.unwrap_or_default();
+    let (options, _) = Options::from_file(Path::new(""), file).map_err(Error::Config)?.unwrap_or_default();
     let listen = if options.listen.is_empty() { vec![Listen::default()] } else { options.listen };
     config::control(given.or(options.control), &listen).ok_or(Error::Off)
 }

@@ -37,10 +37,10 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Front {
-    root: PathBuf,
+    /// The application's, which a reload can change.
+    root: watch::Receiver<PathBuf>,
     /// The gateway's.
     socket: PathBuf,
-    files: Files,
     code: watch::Receiver<Code>,
     watcher: Rc<Watcher>,
 }
@@ -54,12 +54,12 @@ struct Ends {
 
 impl Front {
     pub(super) fn new(
-        root: PathBuf,
+        root: watch::Receiver<PathBuf>,
         socket: PathBuf,
         code: watch::Receiver<Code>,
         watcher: Rc<Watcher>,
     ) -> Rc<Self> {
-        Rc::new(Self { files: Files::new(&root), root, socket, code, watcher })
+        Rc::new(Self { root, socket, code, watcher })
     }
 
     /// Accepts connections until `stopping`, then waits for the requests that run.
@@ -132,7 +132,7 @@ impl Front {
         let Some(path) = path else {
             return answer::text(StatusCode::BAD_REQUEST, "the request has no path that leads anywhere");
         };
-        if let Some(file) = self.files.find(&request, &path).await {
+        if let Some(file) = self.files().find(&request, &path).await {
             return file;
         }
         if tokio::time::timeout(LOAD_TIMEOUT, self.watcher.newest()).await.is_err() {
@@ -157,7 +157,7 @@ impl Front {
         let (head, body) = request.into_parts();
         let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let server = ends.server.ip().to_string();
+        let (server, files) = (ends.server.ip().to_string(), self.files());
         let request = HttpRequest {
             software: concat!("nibiru-dev/", env!("CARGO_PKG_VERSION")),
             protocol: &format!("{:?}", head.version),
@@ -170,7 +170,7 @@ impl Front {
             server_port: &ends.server.port().to_string(),
             remote_addr: &ends.client.ip().to_string(),
             remote_port: &ends.client.port().to_string(),
-            document_root: &self.files.directory().to_string_lossy(),
+            document_root: &files.directory().to_string_lossy(),
             content_length: header(CONTENT_LENGTH),
             request_id: id,
         };
@@ -196,13 +196,18 @@ impl Front {
         Ok(response.map(|()| Content::Stream { first, exchange: Box::new(exchange) }))
     }
 
+    fn files(&self) -> Files {
+        Files::new(&self.root.borrow())
+    }
+
     /// The failure behind a 500 or 504; `None` where it is the application's own response.
     fn failure(&self, stderr: &[u8], id: &str) -> Option<Failure> {
         if stderr.is_empty() {
             return None;
         }
-        Failure::of_request(stderr, id, &self.root).or_else(|| match &self.code.borrow().load {
-            Load::Failed(message) => Some(Failure::of_load(message, &self.root)),
+        let root = self.root.borrow();
+        Failure::of_request(stderr, id, &root).or_else(|| match &self.code.borrow().load {
+            Load::Failed(message) => Some(Failure::of_load(message, &root)),
             Load::Running | Load::Done => None,
         })
     }

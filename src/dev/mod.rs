@@ -23,6 +23,8 @@ mod watcher;
 use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -32,7 +34,7 @@ use tracing::{info, warn};
 use self::front::Front;
 use self::watcher::Watcher;
 use crate::config::{Config, Listen, Sendfile, SocketMode};
-use crate::gateway::{self, Code, Command, Error, Mode};
+use crate::gateway::{self, Code, Command, Error, Mode, ReadConfig};
 
 pub use self::address::HttpAddress;
 
@@ -43,7 +45,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long clients have to read the last of their responses once the gateway has stopped.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Serves the application over HTTP at `http` until a signal stops it.
+/// Serves the application over HTTP at `http` until a signal stops it. `read_config` reads the settings again, for a
+/// reload.
 ///
 /// The addresses of `--listen` are not used: they are the production server's. The gateway listens on a socket
 /// in a directory that only this user can enter.
@@ -51,7 +54,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// # Errors
 /// When `http` cannot be listened on, or the gateway cannot start. An application that does not load is no
 /// error: every request is answered with the reason until it does.
-pub fn serve(config: Config, http: &HttpAddress) -> Result<(), Error> {
+pub fn serve(config: Config, read_config: ReadConfig, http: &HttpAddress) -> Result<(), Error> {
     gateway::block_on(async {
         let listener = TcpListener::bind(http.as_str())
             .await
@@ -66,29 +69,44 @@ pub fn serve(config: Config, http: &HttpAddress) -> Result<(), Error> {
         let (commands, received) = mpsc::unbounded_channel();
         let code = watch::Sender::new(Code::default());
         let watcher = Watcher::start(&config.root, directory.path(), &code, commands.clone());
-        let (root, socket) = (config.root.clone(), directory.path().join("gateway.sock"));
+        let (root, socket) = (watch::Sender::new(config.root.clone()), directory.path().join("gateway.sock"));
         let stopping = stop_on_signals(commands);
-        let front = Front::new(root, socket.clone(), code.subscribe(), watcher);
+        let front = Front::new(root.subscribe(), socket.clone(), code.subscribe(), Rc::clone(&watcher));
         let front = tokio::task::spawn_local(front.serve(listener, stopping));
 
-        let config = Config {
-            listen: vec![Listen::Unix(socket)],
-            socket_mode: SocketMode(0o600),
-            socket_owner: None,
-            control: None,
-            exit_idle_time: None,
-            drain_delay: None,
-            // There is no proxy: the front would pass the order on to the browser.
-            sendfile: Sendfile::Off,
-            sendfile_map: Vec::new(),
-            grace: config.grace.min(GRACE),
-            ..config
-        };
-        gateway::run(config, Mode { development: true, code, ..Mode::default() }, received).await?;
+        let config = private(config, &socket);
+        let again = ReadConfig(Box::new(move || {
+            let config = private(read_config.0()?, &socket);
+            // The link that leads to the root may lead elsewhere by now.
+            if *root.borrow() != config.root {
+                root.send_replace(config.root.clone());
+                watcher.follow(&config.root);
+            }
+            Ok(config)
+        }));
+        let mode = Mode { development: true, code, read_config: Some(again), ..Mode::default() };
+        gateway::run(config, mode, received).await?;
         // Whoever has not read its response by then has had its time.
         let _ = tokio::time::timeout(FAREWELL, front).await;
         Ok(())
     })
+}
+
+/// These settings for a gateway that only the front talks to, at `socket`.
+fn private(config: Config, socket: &Path) -> Config {
+    Config {
+        listen: vec![Listen::Unix(socket.to_owned())],
+        socket_mode: SocketMode(0o600),
+        socket_owner: None,
+        control: None,
+        exit_idle_time: None,
+        drain_delay: None,
+        // There is no proxy: the front would pass the order on to the browser.
+        sendfile: Sendfile::Off,
+        sendfile_map: Vec::new(),
+        grace: config.grace.min(GRACE),
+        ..config
+    }
 }
 
 /// The address first, and so that it is found among the log.

@@ -33,7 +33,7 @@ const MAX_LOOKED_AT: usize = 1000;
 /// Watches a root.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    root: PathBuf,
+    root: RefCell<PathBuf>,
     /// A directory of ours. A file made here is reported after all that changed before: events keep their order.
     markers: PathBuf,
     next_marker: Cell<u64>,
@@ -59,7 +59,7 @@ impl Watcher {
         let (sender, events) = mpsc::unbounded_channel();
         let (changed, changes) = mpsc::unbounded_channel();
         let watcher = Rc::new(Self {
-            root: root.to_owned(),
+            root: RefCell::new(root.to_owned()),
             markers: markers.to_owned(),
             next_marker: Cell::new(1),
             seen: watch::Sender::new(0),
@@ -93,6 +93,18 @@ impl Watcher {
         watcher
     }
 
+    /// Watches this root from now on, and no longer the one before.
+    pub(super) fn follow(&self, root: &Path) {
+        let before = self.root.replace(root.to_owned());
+        if let Some(notify) = self.notify.borrow_mut().as_mut() {
+            // It may be gone, and its watch with it.
+            let _ = notify.unwatch(&before);
+            if let Err(error) = notify.watch(root, RecursiveMode::Recursive) {
+                warn!(process = "dev", cause = %error, "cannot watch {}: send SIGHUP to reload", root.display());
+            }
+        }
+    }
+
     /// Waits until the code that is on the disk now has been loaded, or has failed to.
     pub(super) async fn newest(&self) {
         if self.notify.borrow().is_some() {
@@ -122,7 +134,10 @@ impl Watcher {
     async fn listen(self: Rc<Self>, mut events: mpsc::UnboundedReceiver<notify::Result<Event>>) {
         while let Some(event) = events.recv().await {
             match event {
-                Ok(event) if event.need_rescan() => self.noticed(&self.root),
+                Ok(event) if event.need_rescan() => {
+                    let root = self.root.borrow().clone();
+                    self.noticed(&root);
+                }
                 Ok(event) => self.event(&event),
                 Err(error) => warn!(process = "dev", cause = %error, "some changes may go unseen"),
             }
@@ -145,7 +160,7 @@ impl Watcher {
                     }
                     _ => false,
                 });
-            } else if is_hidden(&self.root, path) {
+            } else if is_hidden(&self.root.borrow(), path) {
                 // .git, and what editors keep beside the file until it is whole.
             } else if is_code(path) {
                 self.noticed(path);
@@ -169,7 +184,8 @@ impl Watcher {
     /// From here on a request waits for a generation that begins to load after this.
     fn noticed(&self, path: &Path) {
         self.wanted.set(self.code.borrow().generation + 1);
-        let path = path.strip_prefix(&self.root).unwrap_or(path);
+        let root = self.root.borrow();
+        let path = path.strip_prefix(&*root).unwrap_or(path);
         // The task at the other end lives as long as `self`.
         let _ = self.changed.send(path.to_owned());
     }

@@ -39,6 +39,7 @@ mod processes;
 mod protocol;
 mod proxies;
 mod recovery;
+mod releases;
 mod reliability;
 mod roles;
 mod slow_clients;

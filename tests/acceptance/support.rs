@@ -310,7 +310,7 @@ pub(crate) struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Another application than that of `tests/apps`.
+    /// Another application than that of `tests/apps`. An empty root: the directory in which nibiru is started.
     pub(crate) fn application(mut self, root: PathBuf, application: &'static str) -> Self {
         (self.root, self.application) = (root, application);
         self
@@ -359,7 +359,10 @@ impl ServerBuilder {
         let mut words = self.wrapper.into_iter().chain([env!("CARGO_BIN_EXE_nibiru").into()]);
         let mut command = Command::new(words.next().expect("nibiru at least"));
         command.args(words);
-        command.arg("serve").arg("--root").arg(&self.root);
+        command.arg("serve");
+        if !self.root.as_os_str().is_empty() {
+            command.arg("--root").arg(&self.root);
+        }
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
         command.args(["--workers", self.workers]).args(&self.arguments).arg(self.application);
         command.envs(self.environment);

@@ -1,0 +1,287 @@
+//! Releases in directories of their own, with a link to the current one (as Capistrano and others deploy): a reload
+//! serves the release to which the link leads by then.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::{Process, Server, ServerBuilder, free_port, nibiru, output, signal, wait_for};
+use crate::wire::{Connection, get};
+
+/// `releases/1`, `releases/2` … and `current`, a link to one of them.
+struct Deployment(TempDir);
+
+impl Deployment {
+    /// With the first release.
+    fn new() -> Self {
+        let deployment = Self(tempfile::tempdir().unwrap());
+        deployment.release("1");
+        deployment.switch("1");
+        deployment
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn current(&self) -> PathBuf {
+        self.path("current")
+    }
+
+    /// Makes a release: an application that answers with its name, its working directory, a module that it loads with
+    /// the request, and a setting of its `nibiru.toml`.
+    fn release(&self, name: &str) {
+        let directory = self.path("releases").join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let app = format!(
+            "return function()\n\
+             \x20 local pipe = io.popen('pwd -P')\n\
+             \x20 local directory = pipe:read('*l')\n\
+             \x20 pipe:close()\n\
+             \x20 return 200, {{}}, '{name} ' .. require('part') .. ' ' .. directory\n\
+             end"
+        );
+        fs::write(directory.join("app.lua"), app).unwrap();
+        fs::write(directory.join("part.lua"), format!("return 'part-{name}'")).unwrap();
+        fs::write(directory.join("nibiru.toml"), format!("workers = {name}\n")).unwrap();
+    }
+
+    /// Has the link lead to another release, at once.
+    fn switch(&self, name: &str) {
+        let new = self.path("new");
+        symlink(Path::new("releases").join(name), &new).unwrap();
+        fs::rename(new, self.current()).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_dir_all(self.path("releases").join(name)).unwrap();
+    }
+
+    fn answer(&self, name: &str) -> String {
+        let directory = self.0.path().canonicalize().unwrap().join("releases").join(name);
+        format!("{name} part-{name} {}", directory.display())
+    }
+
+    /// A server of the current release that is started from within the link, by a shell.
+    fn server(&self, root: &str) -> ServerBuilder {
+        Server::builder().application(root.into(), "app").after(&format!("cd {}", self.current().display()))
+    }
+}
+
+fn answer(server: &Server) -> String {
+    let response = Connection::open(&server.socket()).get("/");
+    String::from_utf8_lossy(response.body()).into_owned()
+}
+
+fn reload(server: &Server) {
+    let control = format!("unix:{}.ctl", server.socket().display());
+    let output = output(nibiru().args(["reload", "--control", &control]));
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stderr), server.log());
+}
+
+/// However the root is given, the next release is served after a reload, and the one after that although the first is
+/// removed meanwhile.
+#[test]
+fn a_reload_serves_the_release_that_the_link_leads_to() {
+    for root in ["", ".", "../../current", "LINK"] {
+        let deployment = Deployment::new();
+        let link = deployment.current().display().to_string();
+        let server = deployment.server(&root.replace("LINK", &link)).start();
+        assert_eq!(answer(&server), deployment.answer("1"), "{root:?}");
+        let inode = fs::metadata(server.socket()).unwrap();
+
+        deployment.release("2");
+        deployment.switch("2");
+        assert_eq!(answer(&server), deployment.answer("1"), "{root:?}: before the reload");
+        reload(&server);
+        assert_eq!(answer(&server), deployment.answer("2"), "{root:?}");
+
+        deployment.remove("1");
+        deployment.release("3");
+        deployment.switch("3");
+        server.signal(Signal::HUP);
+        let expected = deployment.answer("3");
+        wait_for(&format!("{root:?}: the third release is served"), || {
+            (answer(&server) == expected).then_some(())
+        });
+        // Its sockets stay where they were, and no setting was found changed.
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(fs::metadata(server.socket()).unwrap().ino(), inode.ino());
+        assert!(!server.log().contains("takes effect with a restart"), "{}", server.log());
+    }
+}
+
+/// The file that is found in the directory, and one that is named relatively.
+#[test]
+fn a_reload_reads_the_configuration_file_of_the_new_release() {
+    for arguments in [&[][..], &["--config", "nibiru.toml"], &["--config", "../../current/nibiru.toml"]] {
+        let deployment = Deployment::new();
+        // Without `--workers`, which would beat the file.
+        let socket = deployment.path("app.sock");
+        let mut command = Command::new("sh");
+        let shell = format!("cd {} && exec \"$0\" \"$@\"", deployment.current().display());
+        command.args(["-c", &shell]).arg(env!("CARGO_BIN_EXE_nibiru")).arg("serve").args(arguments);
+        command.arg("--listen").arg(format!("unix:{}", socket.display())).arg("app");
+        let mut process = Process::start("nibiru", deployment.0.path(), command);
+        process.wait_ready(|| std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        let control = format!("unix:{}.ctl", socket.display());
+        let workers = || {
+            let status = output(nibiru().args(["status", "--json", "--control", &control])).stdout;
+            let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+            status["workers"].as_array().unwrap().len()
+        };
+        let has = |count: usize| wait_for("so many workers", || (workers() == count).then_some(()));
+        assert_eq!(Connection::open(&socket).get("/").status(), 200);
+        has(1);
+        deployment.release("2");
+        deployment.switch("2");
+        deployment.remove("1");
+        let reloaded = output(nibiru().args(["reload", "--control", &control]));
+        assert!(reloaded.status.success(), "{}", process.log());
+        has(2);
+        // A release without the file has the defaults, not the old release's settings.
+        fs::remove_file(deployment.current().join("nibiru.toml")).unwrap();
+        let reloaded = output(nibiru().args(["reload", "--control", &control]));
+        assert_eq!(reloaded.status.success(), arguments.is_empty(), "{}", process.log());
+        signal(process.pid(), Signal::TERM);
+        assert_eq!(process.wait().code(), Some(0));
+    }
+}
+
+/// Clients that ask all the time get the old release or the new one, whole, and nothing else.
+#[test]
+fn nobody_is_refused_while_releases_follow_each_other() {
+    const CLIENTS: usize = 3;
+    let deployment = Deployment::new();
+    let server = deployment.server("").workers("2").start();
+    assert_eq!(answer(&server), deployment.answer("1"));
+    let (stop, served) = (AtomicBool::new(false), AtomicU32::new(0));
+    let releases: Vec<String> = (1..=4).map(|number| number.to_string()).collect();
+    let answers: Vec<String> = releases.iter().map(|name| deployment.answer(name)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut newest = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut connection = Connection::open(&server.socket());
+                    connection.send(&get(1, "/", false));
+                    let response = connection.response(1).expect("an answer");
+                    let text = String::from_utf8_lossy(response.body()).into_owned();
+                    let which = answers.iter().position(|answer| *answer == text);
+                    let which = which.unwrap_or_else(|| panic!("{text} ({})", response.status()));
+                    assert!(which >= newest, "release {which} after {newest}");
+                    newest = which;
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for name in &releases[1..] {
+            let before = served.load(Ordering::Relaxed);
+            wait_for("the load is on", || (served.load(Ordering::Relaxed) > before + 50).then_some(()));
+            deployment.release(name);
+            deployment.switch(name);
+            reload(&server);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(answer(&server), answers[3]);
+}
+
+/// The release that is served may be removed before the reload: workers are forked from what has been loaded.
+#[test]
+fn workers_are_forked_after_their_release_has_been_removed() {
+    let deployment = Deployment::new();
+    let server = deployment.server("").workers("1").start();
+    let first = answer(&server);
+    deployment.release("2");
+    deployment.switch("2");
+    deployment.remove("1");
+    let worker = *server.workers(1).first().unwrap();
+    signal(worker, Signal::KILL);
+    wait_for("another worker is there", || (!server.workers(1).contains(&worker)).then_some(()));
+    // `part` was loaded by the worker that is gone, and its file is, too.
+    let response = Connection::open(&server.socket()).get("/");
+    assert_eq!(response.status(), 500, "{first}");
+    server.logged(&["module 'part' not found"]);
+    reload(&server);
+    assert_eq!(answer(&server), deployment.answer("2"));
+}
+
+/// A new server is started within the link, and takes over from one that was started there before.
+#[test]
+fn a_server_that_takes_over_follows_the_link_as_well() {
+    let deployment = Deployment::new();
+    let mut server = deployment.server("").start();
+    assert_eq!(answer(&server), deployment.answer("1"));
+    deployment.release("2");
+    deployment.switch("2");
+    let mut command = Command::new("sh");
+    let shell = format!("cd {} && exec \"$0\" \"$@\"", deployment.current().display());
+    command.args(["-c", &shell]).arg(env!("CARGO_BIN_EXE_nibiru")).args(["serve", "--take-over", "--listen"]);
+    command.arg(format!("unix:{}", server.socket().display())).arg("app");
+    let mut new = Process::start("new", deployment.0.path(), command);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert_eq!(answer(&server), deployment.answer("2"));
+    deployment.remove("1");
+    deployment.release("3");
+    deployment.switch("3");
+    reload(&server);
+    assert_eq!(answer(&server), deployment.answer("3"));
+    signal(new.pid(), Signal::TERM);
+    assert_eq!(new.wait().code(), Some(0), "{}", new.log());
+}
+
+/// `$PWD` may name another directory where no shell has set it: then the directory is what the kernel says.
+#[test]
+fn a_pwd_that_names_another_directory_is_not_followed() {
+    let deployment = Deployment::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let server = deployment.server("").environment("PWD", elsewhere.path());
+    let server = server.through(["env", "-C", &deployment.current().display().to_string()]).start();
+    assert_eq!(answer(&server), deployment.answer("1"));
+    deployment.release("2");
+    deployment.switch("2");
+    reload(&server);
+    assert_eq!(answer(&server), deployment.answer("1"));
+}
+
+/// In development the static files, too, and changes in the new release are seen.
+#[test]
+fn dev_follows_the_link_at_a_reload() {
+    let deployment = Deployment::new();
+    let public = |name: &str| {
+        let directory = deployment.path("releases").join(name).join("public");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("name.txt"), name).unwrap();
+    };
+    public("1");
+    let port = free_port();
+    let mut command = Command::new("sh");
+    let shell = format!("cd {} && exec \"$0\" \"$@\"", deployment.current().display());
+    command.args(["-c", &shell]).arg(env!("CARGO_BIN_EXE_nibiru")).args(["dev", "app", "--http"]);
+    command.arg(format!("127.0.0.1:{port}"));
+    let mut dev = Process::start("dev", deployment.0.path(), command);
+    dev.wait_ready(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let fetch = |path: &str| {
+        let curl = output(Command::new("curl").args(["-s", &format!("http://127.0.0.1:{port}{path}")]));
+        String::from_utf8_lossy(&curl.stdout).into_owned()
+    };
+    assert_eq!((fetch("/"), fetch("/name.txt")), (deployment.answer("1"), "1".to_owned()));
+    deployment.release("2");
+    public("2");
+    deployment.switch("2");
+    signal(dev.pid(), Signal::HUP);
+    let expected = deployment.answer("2");
+    wait_for("the new release is served", || (fetch("/") == expected).then_some(()));
+    assert_eq!(fetch("/name.txt"), "2");
+    let app = deployment.path("releases/2/app.lua");
+    fs::write(&app, "return function() return 200, {}, 'changed' end").unwrap();
+    assert_eq!(fetch("/"), "changed");
+    signal(dev.pid(), Signal::TERM);
+    assert_eq!(dev.wait().code(), Some(0), "{}", dev.log());
+}
