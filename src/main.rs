@@ -50,7 +50,11 @@ fn main() -> ExitCode {
         // Clients of a running gateway.
         Command::Status(status) => match tell(&status.control, "status") {
             Ok((answer, _)) => {
-                let text = if status.json { format!("{answer}\n") } else { control::describe(&answer) };
+                let text = if status.json {
+                    log::escape::json(&format!("{answer}\n")).into_owned()
+                } else {
+                    control::describe(&answer)
+                };
                 let down = control::is_down(&answer);
                 print_and_end(&text, if down { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
             }
@@ -126,7 +130,8 @@ fn print(text: &str) -> ExitCode {
 
 /// Prints the last of what a command has to say. `code` is its exit code.
 fn print_and_end(text: &str, code: ExitCode) -> ExitCode {
-    match stdout::write(text.as_bytes()) {
+    // It may end at a terminal, and names what a server, a file or an argument said.
+    match stdout::write(log::escape::text(text.as_bytes()).as_bytes()) {
         Ok(()) => code,
         Err(error) => not_printed(&error, code),
     }
@@ -144,7 +149,7 @@ fn not_printed(error: &stdout::Error, code: ExitCode) -> ExitCode {
 
 fn fail(status: u8, error: impl Display) -> ExitCode {
     // A closed standard error leaves nobody to tell.
-    let _ = writeln!(io::stderr(), "nibiru: {error}");
+    let _ = writeln!(io::stderr(), "nibiru: {}", log::escape::text(error.to_string().as_bytes()));
     ExitCode::from(status)
 }
 

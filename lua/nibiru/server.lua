@@ -219,15 +219,16 @@ end
 -- Serving -----------------------------------------------------------------------------------------
 
 ---@param request nibiru.Request
----@return string  such as `GET /path HTTP/1.1 (request 1a2b)`
+---@return string  such as `GET /path HTTP/1.1 (request 1a2b)`, escaped and without the secrets in the URI
 local function name_of(request)
   local environ = request.environ
   local uri = request.uri
   if type(uri) ~= "string" then
     uri = tostring(rawget(environ, "SCRIPT_NAME") or "") .. tostring(rawget(environ, "PATH_INFO") or "")
   end
-  return format("%s %s %s (request %s)", tostring(request.method or "-"), uri,
-    tostring(rawget(environ, "SERVER_PROTOCOL") or "-"), tostring(request.id))
+  local protocol = tostring(rawget(environ, "SERVER_PROTOCOL") or "-")
+  local line = host.request_line(tostring(request.method or "-"), uri, protocol)
+  return format("%s (request %s)", line, tostring(request.id))
 end
 
 --- Logs a problem, but for the deadline: that is in the log already, with its stack.

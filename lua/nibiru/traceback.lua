@@ -3,7 +3,7 @@
 --- Runs inside message handlers, where the stack may be nearly full and the error may be any value,
 --- so nothing in here may raise.
 
-local main = ...
+local host, main = ...
 
 local debug_traceback, getinfo = debug.traceback, debug.getinfo
 local running = coroutine.running
@@ -27,7 +27,8 @@ local function fields(value)
   for key, field in next, value do
     local kind = type(field)
     if type(key) == "string" and (kind == "string" or kind == "number" or kind == "boolean") then
-      shown[#shown + 1] = key .. " = " .. (kind == "string" and format("%q", field) or tostring(field))
+      local text = kind == "string" and format("%q", field) or tostring(field)
+      shown[#shown + 1] = key .. " = " .. (host.is_secret(key) and "[redacted]" or text)
     end
   end
   sort(shown)

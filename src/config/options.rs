@@ -9,8 +9,8 @@ use super::file::{addresses, from_text, one_of, one_or_more, plain};
 use super::quantity::{Count, Positive, Size, Time};
 use super::value::OrOff;
 use super::values::{
-    AccessLog, Control, Listen, Preload, ProxyHeader, Sendfile, SendfileMap, SocketMode, SocketOwner,
-    UrlPath, Workers,
+    AccessLog, AccessLogQuery, Control, Listen, Preload, ProxyHeader, Sendfile, SendfileMap, SocketMode,
+    SocketOwner, UrlPath, Workers,
 };
 use crate::log;
 
@@ -220,6 +220,11 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub access_log: Option<OrOff<AccessLog>>,
 
+    /// How much of the query the access log has [on]
+    #[arg(long, value_enum, value_name = "WHAT", env = "NIBIRU_ACCESS_LOG_QUERY", hide_short_help = true)]
+    #[serde(deserialize_with = "one_of")]
+    pub access_log_query: Option<AccessLogQuery>,
+
     /// Load the application before the fork [auto]
     #[arg(long, value_enum, value_name = "WHEN", env = "NIBIRU_PRELOAD")]
     #[serde(deserialize_with = "one_of")]
@@ -279,6 +284,7 @@ impl Options {
             status_path: self.status_path.or(below.status_path),
             health_path: self.health_path.or(below.health_path),
             access_log: self.access_log.or(below.access_log),
+            access_log_query: self.access_log_query.or(below.access_log_query),
             preload: self.preload.or(below.preload),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),

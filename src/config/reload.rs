@@ -27,6 +27,7 @@ impl Config {
             exit_idle_time: "exit-idle-time",
             control: "control",
             access_log: "access-log",
+            access_log_query: "access-log-query",
             log_format: "log-format",
             log_level: "log-level"
         );

@@ -11,8 +11,8 @@ use super::options::Options;
 use super::quantity::{Count, Positive, Size, Time};
 use super::value::OrOff;
 use super::values::{
-    AccessLog, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap, SocketMode,
-    SocketOwner, Workers,
+    AccessLog, AccessLogQuery, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap,
+    SocketMode, SocketOwner, Workers,
 };
 use crate::log;
 
@@ -95,6 +95,8 @@ pub struct Config {
     pub health_path: Option<String>,
     /// Where each request leaves a line.
     pub access_log: Option<AccessLog>,
+    /// How much of the query it has.
+    pub access_log_query: AccessLogQuery,
     /// When the application is loaded.
     pub preload: Preload,
     /// Of the log.
@@ -198,6 +200,7 @@ impl Config {
             health_path: options.health_path.and_then(OrOff::set).map(|path| path.0),
             status_path: options.status_path.and_then(OrOff::set).map(|path| path.0),
             access_log: options.access_log.and_then(OrOff::set),
+            access_log_query: options.access_log_query.unwrap_or(AccessLogQuery::On),
             preload: options.preload.unwrap_or(Preload::Auto),
             log_format: options.log_format.unwrap_or(log::Format::Text),
             log_level: options.log_level.unwrap_or(log::Level::Info),

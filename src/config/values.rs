@@ -387,6 +387,18 @@ impl fmt::Display for ProxyHeader {
     }
 }
 
+/// How much of a request's query the access log has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccessLogQuery {
+    /// All of it, as it came
+    On,
+    /// Without the values that look like secrets
+    Redact,
+    /// None of it
+    Off,
+}
+
 /// When the application is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preload {

@@ -1,9 +1,12 @@
 //! The status of a server as text for people: a few lines about the whole, then a line for each worker.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::log::escape;
 
 /// How much of a running request's line is shown.
 const LINE_SHOWN: usize = 60;
@@ -12,7 +15,7 @@ const LINE_SHOWN: usize = 60;
 pub fn describe(status: &Value) -> String {
     let mut text = String::new();
     let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-    let word = |path: &str| status.pointer(path).and_then(Value::as_str).unwrap_or("?");
+    let word = |path: &str| shown(status.pointer(path).and_then(Value::as_str).unwrap_or("?"));
     let head = format!(
         "nibiru {}: {}, generation {}, up {}, pid {}",
         word("/version"),
@@ -69,7 +72,7 @@ pub fn describe(status: &Value) -> String {
             number("number"),
             number("generation"),
             number("pid"),
-            worker["state"].as_str().unwrap_or("?"),
+            shown(worker["state"].as_str().unwrap_or("?")),
             number("requests"),
             span(&worker["age"]),
             worker["pss"].as_u64().map_or_else(|| "-".to_owned(), size),
@@ -87,9 +90,15 @@ pub fn is_down(status: &Value) -> bool {
 
 fn running(request: &Value) -> String {
     let Some(line) = request["line"].as_str() else { return String::new() };
+    let line = shown(line);
     let shown: String = line.chars().take(LINE_SHOWN).collect();
     let more = if shown.len() < line.len() { "…" } else { "" };
     format!("{shown}{more} for {}", span(&request["time"]))
+}
+
+/// A server's word, for a terminal.
+fn shown(word: &str) -> Cow<'_, str> {
+    escape::line(word.as_bytes())
 }
 
 /// Seconds, as people write them: two units at most.
@@ -136,6 +145,18 @@ mod tests {
             assert_eq!(span(&seconds), text);
         }
         assert_eq!((size(2048), size((5 << 20) + (1 << 19))), ("2 KiB".to_owned(), "5.5 MiB".to_owned()));
+    }
+
+    #[test]
+    fn nothing_of_a_server_steers_the_terminal() {
+        let evil = "a\u{1b}[2J\u{9b}\n";
+        let text = describe(&json!({
+            "app": evil,
+            "version": evil,
+            "workers": [{ "state": evil, "request": { "line": evil, "time": 1 } }],
+        }));
+        assert_eq!(text.matches("a\\x1B[2J\\xC2\\x9B\\x0A").count(), 4, "{text}");
+        assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tower_http::services::fs::ServeFileSystemResponseBody;
 use tracing::info;
 
 use super::exchange::Exchange;
+use crate::log::redact;
 
 /// A response of the front.
 pub(super) type Answer = Response<Content>;
@@ -81,6 +82,7 @@ pub(super) struct Logged {
 #[derive(Debug)]
 pub(super) struct Line {
     method: String,
+    /// Path and query, without secrets.
     target: String,
     /// The request's id.
     pub(super) id: String,
@@ -102,7 +104,7 @@ impl Line {
     pub(super) fn new(method: &str, target: &str, id: String) -> Self {
         Self {
             method: method.to_owned(),
-            target: target.to_owned(),
+            target: String::from_utf8_lossy(&redact::uri(target.as_bytes())).into_owned(),
             id,
             came: Instant::now(),
             status: 0,

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::log::escape;
+
 /// Lines shown before and after the one at fault, and those shown around a call that led there.
 const CONTEXT: usize = 5;
 const CALLER_CONTEXT: usize = 2;
@@ -50,7 +52,7 @@ impl Failure {
     /// Finds the failure of the request `id` in what came on STDERR; `None` where the application has not
     /// failed but only written there.
     pub(super) fn of_request(stderr: &[u8], id: &str, root: &Path) -> Option<Self> {
-        let text = String::from_utf8_lossy(stderr);
+        let text = escape::text(stderr);
         // As lua/nibiru/server.lua words it: `GET /path HTTP/1.1 (request ID): MESSAGE`.
         let mark = format!("(request {id}): ");
         let at = text.find(&mark)?;
@@ -115,7 +117,7 @@ impl<'a> Place<'a> {
             return None;
         }
         let source = std::fs::read(&path).ok()?;
-        let source = String::from_utf8_lossy(&source);
+        let source = escape::text(&source);
         let first = self.line.saturating_sub(context).max(1);
         let numbered = source.lines().enumerate().map(|(index, text)| (index + 1, text.to_owned()));
         let lines: Vec<_> = numbered.skip(first - 1).take(self.line + context + 1 - first).collect();

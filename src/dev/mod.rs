@@ -114,9 +114,9 @@ fn announce(config: &Config, listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?;
     match config.log_format {
         crate::log::Format::Text => {
+            let app = crate::log::escape::line(config.app.as_bytes());
             // Where nobody reads it, the server is there all the same.
-            let _ =
-                writeln!(io::stderr(), "\n  {} is at  http://{address}/  (Ctrl-C stops it)\n", config.app);
+            let _ = writeln!(io::stderr(), "\n  {app} is at  http://{address}/  (Ctrl-C stops it)\n");
         }
         crate::log::Format::Json => {
             info!(process = "dev", app = config.app, "listening on http://{address}/")

@@ -20,9 +20,10 @@ use tracing::{info, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use super::outcome::End;
-use super::request_line::{RequestLine, Shown};
-use crate::config;
+use super::request_line::RequestLine;
+use crate::config::{self, AccessLogQuery};
 use crate::log::Format;
+use crate::log::escape::Word;
 
 /// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
 /// as the request itself; nobody reads a log faster than this.
@@ -45,6 +46,7 @@ const MODE: u32 = 0o640;
 #[derive(Debug)]
 pub(super) struct AccessLog {
     format: Format,
+    query: AccessLogQuery,
     writer: RefCell<NonBlocking>,
     /// Lines that gather.
     lines: RefCell<String>,
@@ -82,7 +84,11 @@ pub(super) struct Entry<'a> {
 
 impl AccessLog {
     /// Opens the log; an error where its file cannot be opened now.
-    pub(super) fn open(target: &config::AccessLog, format: Format) -> io::Result<Self> {
+    pub(super) fn open(
+        target: &config::AccessLog,
+        format: Format,
+        query: AccessLogQuery,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let sink = Sink {
             file: match target {
@@ -108,6 +114,7 @@ impl AccessLog {
         let overflown = writer.error_counter();
         Ok(Self {
             format,
+            query,
             writer: RefCell::new(writer),
             lines: RefCell::default(),
             gathering: Notify::new(),
@@ -126,9 +133,10 @@ impl AccessLog {
             }
             // A string takes everything.
             let _ = match self.format {
-                Format::Text => writeln!(lines, "{} {entry}", time()),
+                Format::Text => entry.write_columns(lines, self.query),
                 Format::Json => {
-                    lines.push_str(&serde_json::to_string(&Object::from(entry)).unwrap_or_default());
+                    let object = Object::new(entry, self.query);
+                    lines.push_str(&serde_json::to_string(&object).unwrap_or_default());
                     lines.write_char('\n')
                 }
             };
@@ -192,10 +200,12 @@ fn time() -> impl fmt::Display {
     humantime::format_rfc3339_millis(SystemTime::now())
 }
 
-/// The columns after the time; `-` is what there is not.
-impl fmt::Display for Entry<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} \"{}\"", self.line.remote(), self.line)?;
+impl Entry<'_> {
+    /// Its line; `-` is what there is not.
+    fn write_columns(&self, f: &mut String, query: AccessLogQuery) -> fmt::Result {
+        write!(f, "{} {} \"", time(), self.line.remote())?;
+        self.line.write(f, query)?;
+        f.push('"');
         match self.status {
             Some(status) => write!(f, " {status}")?,
             None => f.write_str(" -")?,
@@ -211,7 +221,7 @@ impl fmt::Display for Entry<'_> {
             Some((worker, generation)) => write!(f, " {worker} {generation}")?,
             None => f.write_str(" - -")?,
         }
-        write!(f, " {} {}", self.request, self.end.name())
+        writeln!(f, " {} {}", self.request, self.end.name())
     }
 }
 
@@ -233,9 +243,9 @@ struct Object<'a> {
     end: &'static str,
 }
 
-impl<'a> From<&Entry<'a>> for Object<'a> {
-    fn from(entry: &Entry<'a>) -> Self {
-        let shown = |bytes| Shown(bytes).to_string();
+impl<'a> Object<'a> {
+    fn new(entry: &Entry<'a>, query: AccessLogQuery) -> Self {
+        let shown = |bytes: &[u8]| Word(bytes).to_string();
         // Microseconds, as in the text: the digits beyond are noise.
         let seconds = |time: Duration| {
             Duration::from_micros(time.as_micros().try_into().unwrap_or(u64::MAX)).as_secs_f64()
@@ -244,7 +254,7 @@ impl<'a> From<&Entry<'a>> for Object<'a> {
             time: time().to_string(),
             remote: entry.line.remote().to_string(),
             method: shown(entry.line.method),
-            uri: entry.line.uri.to_string(),
+            uri: shown(&entry.line.uri.shown(query)),
             protocol: shown(entry.line.protocol),
             status: entry.status,
             bytes: entry.bytes,

@@ -14,6 +14,7 @@ use super::{Gateway, sleep_until};
 use crate::config::Config;
 use crate::ipc::interrupt::Kind;
 use crate::ipc::message::LogLevel;
+use crate::log::escape;
 
 /// How long a worker may take to tell its stack before it counts as deaf. A Lua instruction takes nanoseconds, so only
 /// code that is no Lua takes longer, or a machine that is too busy to tell.
@@ -225,7 +226,7 @@ fn kill(gateway: &Gateway, link: &WorkerLink, limits: &Limits) {
 /// A worker tells the stack of its request, as it was asked to.
 pub(super) fn stack(gateway: &Gateway, link: &WorkerLink, timeout: bool, text: &[u8]) {
     let Some(run) = link.run() else { return };
-    let (line, text) = (link.request_line(), String::from_utf8_lossy(text));
+    let (line, text) = (link.request_line(), escape::text(text));
     if !timeout {
         link.set_run(Run { look: Look::Done, ..run });
         let age = seconds(run.started.elapsed());

@@ -1,6 +1,5 @@
 //! A request on its way through the gateway, and the name it has in every log. Tells the journal how it ended.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -127,15 +126,10 @@ impl Drop for Request {
 }
 
 impl Request {
-    /// How the log names it, as `name_of` in `lua/nibiru/server.lua` does: `GET /path HTTP/1.1 (request 1a2b)`.
+    /// How the log names it, as `name_of` in `lua/nibiru/server.lua` does: `GET /path HTTP/1.1 (request 1a2b)`. Without the
+    /// secrets in its URI.
     pub(super) fn line(&self) -> String {
-        let get = |name: &[u8]| self.variables.get(name).map(String::from_utf8_lossy);
-        let method = get(b"REQUEST_METHOD").unwrap_or(Cow::Borrowed("-"));
-        let protocol = get(b"SERVER_PROTOCOL").unwrap_or(Cow::Borrowed("-"));
-        let path =
-            || [b"SCRIPT_NAME".as_slice(), b"PATH_INFO"].map(|name| get(name).unwrap_or_default()).concat();
-        let uri = get(b"REQUEST_URI").unwrap_or_else(|| Cow::Owned(path()));
-        format!("{method} {uri} {protocol} (request {})", self.request_id)
+        format!("{} (request {})", RequestLine::of(&self.variables), self.request_id)
     }
 }
 

@@ -1,15 +1,15 @@
 //! How a request is named for people: its line and its client's address, in logs and on the status page.
 //!
 //! All of it is text of a stranger's. It is written so that it can neither end a line, nor close a quote, nor
-//! steer a terminal; HTML has to escape it once more.
+//! steer a terminal; HTML has to escape it once more. Secrets in the URI are left out unless somebody asks for them.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::cgi::Variables;
-
-/// Bytes of a URI that are shown. nginx takes request lines of 8 KiB, but thousands of lines may wait for a
-/// log that takes nothing; what tells requests apart stands at the front.
-const MAX_SHOWN: usize = 4096;
+use crate::config::AccessLogQuery;
+use crate::log::escape::Word;
+use crate::log::redact;
 
 /// Method, URI and protocol as they came, and from whom. Empty where a variable is missing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,8 +49,8 @@ impl<'a> RequestLine<'a> {
     }
 
     /// The client's address; `-` where it is not known.
-    pub(super) fn remote(&self) -> Shown<'a> {
-        Shown(if self.remote.is_empty() { b"-" } else { self.remote })
+    pub(super) fn remote(&self) -> Word<'a> {
+        Word(if self.remote.is_empty() { b"-" } else { self.remote })
     }
 
     /// Whether nothing is known of the request.
@@ -72,45 +72,42 @@ impl Uri<'_> {
     pub(super) fn query(&self) -> &[u8] {
         self.query
     }
+
+    /// It with as much of its query as `query` says.
+    pub(super) fn shown(&self, query: AccessLogQuery) -> Cow<'_, [u8]> {
+        let whole = if self.whole.is_empty() {
+            let mark: &[u8] = if self.query.is_empty() { b"" } else { b"?" };
+            Cow::Owned([self.script, self.path, mark, self.query].concat())
+        } else {
+            Cow::Borrowed(self.whole)
+        };
+        let redact = match query {
+            AccessLogQuery::On => return whole,
+            AccessLogQuery::Redact => redact::uri,
+            AccessLogQuery::Off => redact::path,
+        };
+        match whole {
+            Cow::Borrowed(whole) => redact(whole),
+            Cow::Owned(whole) => Cow::Owned(redact(&whole).into_owned()),
+        }
+    }
 }
 
-/// `GET /path?query HTTP/1.1`; `-` where nothing is known.
-impl fmt::Display for RequestLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl RequestLine<'_> {
+    /// `GET /path?query HTTP/1.1`, with as much of the query as `query` says; `-` where nothing is known.
+    pub(super) fn write(&self, f: &mut impl Write, query: AccessLogQuery) -> fmt::Result {
         if self.is_empty() {
             return f.write_char('-');
         }
-        write!(f, "{} {}", Shown(self.method), self.uri)?;
-        if self.protocol.is_empty() { Ok(()) } else { write!(f, " {}", Shown(self.protocol)) }
+        write!(f, "{} {}", Word(self.method), Word(&self.uri.shown(query)))?;
+        if self.protocol.is_empty() { Ok(()) } else { write!(f, " {}", Word(self.protocol)) }
     }
 }
 
-impl fmt::Display for Uri<'_> {
+/// Without the secrets in it.
+impl fmt::Display for RequestLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.whole.is_empty() {
-            return Shown(self.whole).fmt(f);
-        }
-        write!(f, "{}{}", Shown(self.script), Shown(self.path))?;
-        if self.query.is_empty() { Ok(()) } else { write!(f, "?{}", Shown(self.query)) }
-    }
-}
-
-/// A stranger's bytes: printable ASCII as it is, but for quotes and backslashes; those and all else as `\xNN`, as
-/// nginx writes them. Spaces too, so that a word stays one word and a request line has three.
-pub(super) struct Shown<'a>(pub(super) &'a [u8]);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.0.get(..MAX_SHOWN).unwrap_or(self.0);
-        while !rest.is_empty() {
-            let harmless = |byte: &u8| byte.is_ascii_graphic() && !b"\"\\".contains(byte);
-            let plain = rest.iter().position(|byte| !harmless(byte)).unwrap_or(rest.len());
-            f.write_str(str::from_utf8(&rest[..plain]).unwrap_or_default())?;
-            let Some(byte) = rest.get(plain) else { break };
-            write!(f, "\\x{byte:02X}")?;
-            rest = &rest[plain + 1..];
-        }
-        if self.0.len() > MAX_SHOWN { f.write_str("...") } else { Ok(()) }
+        self.write(f, AccessLogQuery::Redact)
     }
 }
 
@@ -148,7 +145,28 @@ mod tests {
     #[test]
     fn a_long_uri_is_cut() {
         let shown = line(&[("REQUEST_METHOD", b"GET"), ("REQUEST_URI", &[b'/'; 100_000])]);
-        assert_eq!(shown.len(), "GET ".len() + MAX_SHOWN + "...".len());
+        assert_eq!(shown.len(), "GET ".len() + 4096 + "...".len());
+    }
+
+    #[test]
+    fn secrets_are_left_out_unless_they_are_asked_for() {
+        for pairs in [
+            &[("REQUEST_METHOD", &b"GET"[..]), ("REQUEST_URI", b"/a?token=b&c=d")][..],
+            &[("REQUEST_METHOD", b"GET"), ("PATH_INFO", b"/a"), ("QUERY_STRING", b"token=b&c=d")],
+        ] {
+            assert_eq!(line(pairs), "GET /a?token=[redacted]&c=d");
+            let mut variables = Variables::new();
+            pairs.iter().for_each(|(name, value)| variables.push(name.as_bytes(), value));
+            for (query, shown) in [
+                (AccessLogQuery::On, "GET /a?token=b&c=d"),
+                (AccessLogQuery::Redact, "GET /a?token=[redacted]&c=d"),
+                (AccessLogQuery::Off, "GET /a"),
+            ] {
+                let mut text = String::new();
+                RequestLine::of(&variables).write(&mut text, query).unwrap();
+                assert_eq!(text, shown);
+            }
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub async fn run(
     let budget = share_out(&config)?;
     let access_log = match &config.access_log {
         Some(target) => Some(
-            AccessLog::open(target, config.log_format)
+            AccessLog::open(target, config.log_format, config.access_log_query)
                 .map_err(|error| Error::AccessLog(target.clone(), error))?,
         ),
         None => None,

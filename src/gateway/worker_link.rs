@@ -25,6 +25,7 @@ use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind};
 use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::ipc::socket::Received;
+use crate::log::escape;
 use crate::sys;
 
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
@@ -430,7 +431,7 @@ impl WorkerLink {
                 FromWorker::Log { level, message } => self.log_of_worker(level, message, gateway),
                 FromWorker::Stack { timeout, text } => deadlines::stack(gateway, self, timeout, text),
                 FromWorker::StartFailed { message } => {
-                    return Ok(Some(Fate::StartFailed(String::from_utf8_lossy(message).into_owned())));
+                    return Ok(Some(Fate::StartFailed(escape::text(message).into_owned())));
                 }
                 // The conversation has taken it.
                 FromWorker::Answering { .. } => {}
@@ -472,7 +473,7 @@ impl WorkerLink {
         {
             request.reply.stderr(message);
         }
-        self.name.log(level, self.request_id().as_deref(), &String::from_utf8_lossy(message));
+        self.name.log(level, self.request_id().as_deref(), &escape::text(message));
     }
 }
 

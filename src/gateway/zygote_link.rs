@@ -17,6 +17,7 @@ use crate::ipc::Link;
 use crate::ipc::launch::{Launch, NAME};
 use crate::ipc::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
 use crate::ipc::socket::Received;
+use crate::log::escape;
 
 /// A zygote that runs.
 #[derive(Debug)]
@@ -168,9 +169,7 @@ fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = Owne
         FromZygote::Loaded { preloaded, micros } => {
             ZygoteEvent::Loaded { preloaded, took: Duration::from_micros(micros) }
         }
-        FromZygote::LoadFailed { message } => {
-            ZygoteEvent::LoadFailed(String::from_utf8_lossy(message).into_owned())
-        }
+        FromZygote::LoadFailed { message } => ZygoteEvent::LoadFailed(escape::text(message).into_owned()),
         FromZygote::Spawned { worker, pid } => {
             ZygoteEvent::Spawned { worker, pid, pidfd: descriptors.next() }
         }

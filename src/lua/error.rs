@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::log::escape;
+
 /// A state cannot be made, or its settings make no sense. The process that wanted it ends.
 #[derive(Debug)]
 pub enum Error {
@@ -43,11 +45,10 @@ pub struct LoadError {
 }
 
 impl LoadError {
-    /// Takes a message apart from the stack under it. Bytes that are not UTF-8 are replaced: this is
-    /// for people to read.
+    /// Takes a message apart from the stack under it. Escaped: this is for people to read.
     pub(super) fn new(text: &[u8]) -> Self {
         const MARK: &str = "\nstack traceback:\n";
-        let text = String::from_utf8_lossy(text);
+        let text = escape::text(text);
         match text.find(MARK) {
             Some(at) => Self { message: text[..at].to_owned(), traceback: text[at + 1..].to_owned() },
             None => Self { message: text.into_owned(), traceback: String::new() },

@@ -17,6 +17,7 @@ use rustix::event::Timespec;
 use super::body::Reader;
 use super::{Body, Gone, Interrupt, Level, Outcome, Output, Settings, interrupt};
 use crate::cgi::{proxy, response};
+use crate::log::{escape, redact};
 
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;
@@ -109,7 +110,7 @@ impl Host {
             Some(output) => output.log(level, message),
             None => {
                 // Nobody reads a closed one.
-                let _ = writeln!(io::stderr(), "{}", String::from_utf8_lossy(message));
+                let _ = writeln!(io::stderr(), "{}", escape::text(message));
             }
         }
     }
@@ -159,6 +160,19 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
                 reason => reason,
             })
         })?,
+    )?;
+
+    table.raw_set(
+        "request_line",
+        lua.create_function(|_, (method, uri, protocol): (LuaString, LuaString, LuaString)| {
+            let (method, uri, protocol) = (method.as_bytes(), uri.as_bytes(), protocol.as_bytes());
+            let uri = redact::uri(&uri);
+            Ok(format!("{} {} {}", escape::Word(&method), escape::Word(&uri), escape::Word(&protocol)))
+        })?,
+    )?;
+    table.raw_set(
+        "is_secret",
+        lua.create_function(|_, name: LuaString| Ok(redact::is_secret(&name.to_string_lossy())))?,
     )?;
 
     table.raw_set("timed_out", interrupt::TIMED_OUT)?;

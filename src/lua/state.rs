@@ -311,7 +311,7 @@ fn environment(lua: &Lua) -> mlua::Result<Table> {
 fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functions> {
     let own = &environment(lua)?;
     let host = &host::table(lua, host, settings)?;
-    let traceback = &run!(lua, own, "traceback.lua", Table, lua.current_thread())?;
+    let traceback = &run!(lua, own, "traceback.lua", Table, (host, lua.current_thread()))?;
     let head = run!(lua, own, "head.lua", Table, host)?;
     let response = run!(lua, own, "response.lua", Table, (host, &head))?;
     let input = run!(lua, own, "input.lua", Table, host)?;

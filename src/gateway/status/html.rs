@@ -6,6 +6,7 @@
 use std::fmt::{self, Write};
 
 use super::{Latency, Status, Worker};
+use crate::log::escape;
 
 /// Placeholders are `{{NAME}}`.
 const PAGE: &str = include_str!("page.html");
@@ -50,7 +51,7 @@ fn fill(page: &mut String, name: &str, status: &Status, nonce: &str) -> fmt::Res
     let (queue, pool, requests) = (&status.queue, &status.pool, &status.requests);
     match name {
         "nonce" => page.write_str(nonce),
-        "app" => write!(page, "{}", Escaped(&status.app)),
+        "app" => page.write_str(&escape::html(&status.app)),
         "version" => page.write_str(status.version),
         "verdict" => page.write_str(status.verdict),
         "reason" => write!(page, "{}", Escaped(&status.reason)),
@@ -92,7 +93,8 @@ fn row(page: &mut String, worker: &Worker) -> fmt::Result {
     )?;
     match &worker.request {
         Some(request) => {
-            write!(page, "<code>{}</code><td class=\"n\">{}", Escaped(&request.line), Span(request.time))?
+            let line = escape::html(&request.line);
+            write!(page, "<code>{line}</code><td class=\"n\">{}", Span(request.time))?;
         }
         None => page.write_str("<td class=\"n\">")?,
     }
@@ -110,25 +112,6 @@ fn row(page: &mut String, worker: &Worker) -> fmt::Result {
     match worker.pid {
         Some(pid) => writeln!(page, "{pid}"),
         None => writeln!(page, "–"),
-    }
-}
-
-/// Text of a stranger's, harmless in HTML and in a quoted attribute.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.0.chars() {
-            match character {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                other => f.write_char(other)?,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -167,13 +150,6 @@ impl fmt::Display for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_of_a_stranger_becomes_markup() {
-        let text = "<script>alert(\"1\")</script>&'";
-        let escaped = Escaped(text).to_string();
-        assert_eq!(escaped, "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#39;");
-    }
 
     #[test]
     fn spans_read_well() {

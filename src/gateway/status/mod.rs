@@ -318,7 +318,7 @@ impl Gateway {
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
-            app: config.app.clone(),
+            app: crate::log::escape::line(config.app.as_bytes()).into_owned(),
             started: self.start.time,
             uptime: (now - self.start.instant).as_secs_f64(),
             verdict: verdict.name(),

@@ -2,6 +2,10 @@
 //!
 //! Only the gateway writes the log. What the zygote and the workers have to say reaches it as messages
 //! or through their output pipes, and it adds which process said it: `worker … worker=3 gen=2 pid=4711 request=…`.
+//! How text is escaped, here and wherever else people read it, is `escape`'s; what of a request is left out, `redact`'s.
+
+pub mod escape;
+pub mod redact;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -151,7 +155,8 @@ pub fn cause(error: &io::Error) -> String {
 /// Writes one event as one record.
 ///
 /// Text: `TIME LEVEL PROCESS MESSAGE name=value…`; the further lines of a message (a traceback) follow, indented,
-/// so that an application cannot write what reads like a record of its own. JSON: one object.
+/// so that an application cannot write what reads like a record of its own. JSON: one object. All text is escaped here,
+/// the same in both: `jq -r` ends at a terminal as well.
 struct Record(Format);
 
 impl<S, N> FormatEvent<S, N> for Record
@@ -173,10 +178,14 @@ where
         let process = fields.process.as_deref().unwrap_or("gateway");
         match self.0 {
             Format::Text => {
-                let (first, rest) = fields.message.split_once('\n').unwrap_or((&fields.message, ""));
+                let message = escape::text(fields.message.as_bytes());
+                let (first, rest) = message.split_once('\n').unwrap_or((&message, ""));
                 write!(writer, "{time} {level:5} {process} {first}")?;
                 for (name, value) in &fields.others {
-                    write!(writer, " {name}={value}")?;
+                    match value {
+                        Value::String(text) => write!(writer, " {name}={}", escape::Quoted(text))?,
+                        plain => write!(writer, " {name}={plain}")?,
+                    }
                 }
                 rest.trim_end().lines().try_for_each(|line| write!(writer, "\n    {line}"))?;
             }
@@ -185,8 +194,11 @@ where
                 object.insert("time".to_owned(), time.to_string().into());
                 object.insert("level".to_owned(), level.as_str().to_lowercase().into());
                 object.insert("process".to_owned(), process.into());
-                object.insert("message".to_owned(), fields.message.as_str().into());
-                object.extend(fields.others);
+                object.insert("message".to_owned(), escape::text(fields.message.as_bytes()).into());
+                object.extend(fields.others.into_iter().map(|(name, value)| match value {
+                    Value::String(text) => (name, escape::text(text.as_bytes()).into()),
+                    plain => (name, plain),
+                }));
                 write!(writer, "{}", Value::Object(object))?;
             }
         }

@@ -1,0 +1,256 @@
+//! Escaping: how text of a client's, an application's or an operator's is written where people read it.
+//!
+//! Called by everything that writes to a log, a terminal, the status or an error page. Control characters (C0, DEL,
+//! U+0080–9F), bytes that are not UTF-8, and what reorders or breaks lines for some viewers (U+2028, U+2029, the
+//! bidirectional overrides and isolates) become `\xNN`, a group for each of their bytes, as nginx writes them. Escaping
+//! escaped text changes nothing. Never decides what is shown, which is [`super::redact`]'s.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+
+/// Bytes of a word that are shown. nginx takes request lines of 8 KiB, but thousands of lines may wait for a
+/// log that takes nothing; what tells requests apart stands at the front.
+const MAX_WORD: usize = 4096;
+
+/// Text of several lines, such as a traceback: its line ends and tabs stay, and a carriage return before a line end goes.
+pub fn text(bytes: &[u8]) -> Cow<'_, str> {
+    escape(bytes, |character| matches!(character, '\n' | '\t'))
+}
+
+/// Text that stays on its line: tabs stay, line ends are escaped.
+pub fn line(bytes: &[u8]) -> Cow<'_, str> {
+    escape(bytes, |character| character == '\t')
+}
+
+/// A piece of JSON. What a terminal or a viewer could act on becomes `\uNNNN`, so that the strings in it stay the same;
+/// outside of its strings JSON has none of these characters but line ends.
+pub fn json(json: &str) -> Cow<'_, str> {
+    let unsafe_in_json = |character: char| is_hostile(character) && !matches!(character, '\n' | '\r' | '\t');
+    if !json.chars().any(unsafe_in_json) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if unsafe_in_json(character) {
+            // None of them is beyond U+FFFF, and a string takes everything.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Text of several lines as HTML shows it, also within quotes.
+pub fn html(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in self::text(text.as_bytes()).chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A value in quotes on a line: quotes, backslashes and line ends have a backslash before them, as in JSON.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        let mut bytes = [0; 4];
+        for character in self.0.chars() {
+            match character {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                hostile if is_hostile(hostile) => write_bytes(f, hostile.encode_utf8(&mut bytes).as_bytes())?,
+                other => f.write_char(other)?,
+            }
+        }
+        f.write_char('"')
+    }
+}
+
+/// One word: printable ASCII as it is, but for quotes and backslashes; those and all else, spaces too, as `\xNN`, so that a
+/// word stays one word and a request line has three. Cut after 4096 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Word<'a>(pub &'a [u8]);
+
+impl fmt::Display for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0.get(..MAX_WORD).unwrap_or(self.0);
+        while !rest.is_empty() {
+            let harmless = |byte: &u8| byte.is_ascii_graphic() && !b"\"\\".contains(byte);
+            let plain = rest.iter().position(|byte| !harmless(byte)).unwrap_or(rest.len());
+            f.write_str(str::from_utf8(&rest[..plain]).unwrap_or_default())?;
+            let Some(byte) = rest.get(plain) else { break };
+            write_bytes(f, &[*byte])?;
+            rest = &rest[plain + 1..];
+        }
+        if self.0.len() > MAX_WORD { f.write_str("...") } else { Ok(()) }
+    }
+}
+
+/// [`text`] of bytes that come in pieces, such as a stream on its way to a terminal. A character or a line end that a piece
+/// cuts in two is held back until its rest has come: three bytes at most.
+#[derive(Debug, Default)]
+pub struct TextStream {
+    held: Vec<u8>,
+}
+
+impl TextStream {
+    /// The text of this piece, after what was held back of the one before.
+    pub fn piece(&mut self, bytes: &[u8]) -> String {
+        self.held.extend_from_slice(bytes);
+        let whole = self.held.len() - unfinished(&self.held);
+        let text = text(&self.held[..whole]).into_owned();
+        self.held.drain(..whole);
+        text
+    }
+
+    /// The text of what is still held back: no more comes.
+    pub fn end(&mut self) -> String {
+        text(&std::mem::take(&mut self.held)).into_owned()
+    }
+}
+
+/// How many bytes at the end of a piece of text may be the beginning of a character, or of a line end.
+pub fn unfinished(bytes: &[u8]) -> usize {
+    if bytes.ends_with(b"\r") {
+        return 1;
+    }
+    let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+    // One that cannot be finished is as long as its first wrong byte; only a beginning reaches the end and is valid so far.
+    let begins = |tail: &[u8]| {
+        let Some(first) = tail.first() else { return false };
+        let length = match first {
+            0xC2..=0xDF => 2,
+            0xE0..=0xEF => 3,
+            0xF0..=0xF4 => 4,
+            _ => return false,
+        };
+        tail.len() < length
+    };
+    if bytes.ends_with(last) && begins(last) { last.len() } else { 0 }
+}
+
+fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if let Ok(text) = str::from_utf8(bytes)
+        && !text.chars().any(|character| is_hostile(character) && !keep(character))
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(bytes.len() + 16);
+    let mut buffer = [0; 4];
+    for chunk in bytes.utf8_chunks() {
+        let mut characters = chunk.valid().chars().peekable();
+        while let Some(character) = characters.next() {
+            if !is_hostile(character) || keep(character) {
+                escaped.push(character);
+            } else if character == '\r' && keep('\n') && characters.peek() == Some(&'\n') {
+                // The two are one line end.
+            } else {
+                // A string takes everything.
+                let _ = write_bytes(&mut escaped, character.encode_utf8(&mut buffer).as_bytes());
+            }
+        }
+        let _ = write_bytes(&mut escaped, chunk.invalid());
+    }
+    Cow::Owned(escaped)
+}
+
+fn write_bytes(to: &mut impl Write, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(to, "\\x{byte:02X}"))
+}
+
+/// Whether a terminal or a viewer acts on the character instead of showing it. Marks of direction (U+200E, U+200F) stay:
+/// Arabic and Hebrew text has them, and they turn nothing around that follows.
+fn is_hostile(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each kind of hostile bytes, and what is shown in their place.
+    const HOSTILE: &[(&[u8], &str)] = &[
+        (b"\x00", r"\x00"),
+        (b"\x1b[2J", r"\x1B[2J"),
+        (b"\x07\x08", r"\x07\x08"),
+        (b"a\rb", r"a\x0Db"),
+        (b"\x7f", r"\x7F"),
+        ("\u{9b}2J".as_bytes(), r"\xC2\x9B2J"),
+        ("\u{85}".as_bytes(), r"\xC2\x85"),
+        ("\u{2028}\u{2029}".as_bytes(), r"\xE2\x80\xA8\xE2\x80\xA9"),
+        ("\u{202e}evil\u{2066}".as_bytes(), r"\xE2\x80\xAEevil\xE2\x81\xA6"),
+        (b"\x9b", r"\x9B"),
+        (b"a\xffb\xc3", r"a\xFFb\xC3"),
+        (b"\xed\xa0\x80", r"\xED\xA0\x80"),
+    ];
+
+    #[test]
+    fn hostile_bytes_are_shown_and_all_else_stays() {
+        for (bytes, shown) in HOSTILE {
+            assert_eq!(text(bytes), *shown);
+            assert_eq!(line(bytes), *shown);
+            assert_eq!(text(text(bytes).as_bytes()), *shown, "a second time");
+        }
+        let harmless = "é 漢 \u{1F600} \u{200f}שלום\u{200e} \\x1B \\ \" \u{a0}";
+        assert!(matches!(text(harmless.as_bytes()), Cow::Borrowed(text) if text == harmless));
+        assert_eq!(text(b"one\r\n\ttwo\n"), "one\n\ttwo\n");
+        assert_eq!(line(b"one\r\n\ttwo\n"), "one\\x0D\\x0A\ttwo\\x0A");
+    }
+
+    #[test]
+    fn json_stays_the_same_json() {
+        let text = "\u{7f}\u{9b}\u{202e}\u{2028}é\u{1b}";
+        let plain = serde_json::to_string_pretty(&serde_json::json!({ "a": text })).unwrap();
+        let safe = json(&plain);
+        assert_eq!(safe, "{\n  \"a\": \"\\u007f\\u009b\\u202e\\u2028é\\u001b\"\n}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap()["a"], text);
+    }
+
+    #[test]
+    fn html_has_neither_markup_nor_hostile_characters() {
+        assert_eq!(html("<a b=\"'\">&\u{202e}\n"), "&lt;a b=&quot;&#39;&quot;&gt;&amp;\\xE2\\x80\\xAE\n");
+    }
+
+    #[test]
+    fn a_quoted_value_ends_where_it_seems_to() {
+        assert_eq!(Quoted("a\" b=1\\\n\u{1b}é\u{9b}").to_string(), r#""a\" b=1\\\n\x1Bé\xC2\x9B""#);
+    }
+
+    #[test]
+    fn a_word_is_one_and_is_cut() {
+        let word = b"/a b\"\\\r\n\x00\x1b[2J\x7f\xc3\xa9";
+        assert_eq!(Word(word).to_string(), r"/a\x20b\x22\x5C\x0D\x0A\x00\x1B[2J\x7F\xC3\xA9");
+        assert_eq!(Word(&[b'/'; 100_000]).to_string().len(), MAX_WORD + "...".len());
+    }
+
+    #[test]
+    fn a_stream_in_pieces_is_the_text_of_the_whole() {
+        let mut whole = "é漢\u{1F600}\r\nx\ry\u{9b}\n".as_bytes().to_vec();
+        HOSTILE.iter().for_each(|(bytes, _)| whole.extend_from_slice(bytes));
+        whole.extend_from_slice(b"end\r");
+        for size in 1..whole.len() {
+            let mut stream = TextStream::default();
+            let mut shown = String::new();
+            for piece in whole.chunks(size) {
+                shown += &stream.piece(piece);
+                assert!(stream.held.len() <= 3);
+            }
+            assert_eq!(shown + &stream.end(), text(&whole), "pieces of {size}");
+        }
+    }
+}
