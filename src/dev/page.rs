@@ -1,15 +1,22 @@
 //! The error page: a [`Failure`] as HTML, JSON or text, whichever the client reads best.
 //!
-//! Whole in itself: no script, no asset from anywhere. All that comes from outside is escaped here.
+//! Whole in itself: no script, no asset from anywhere. All that comes from outside is escaped here, and the request is shown
+//! without its secrets: a page ends up in a screenshot or an issue.
 
 use std::fmt::Write as _;
 
-use hyper::StatusCode;
+use hyper::{HeaderMap, StatusCode};
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::answer::{self, Answer};
 use super::failure::{Excerpt, Failure};
+use crate::cgi::proxy::percent_decode;
+use crate::log::escape::{self, html as escape};
+use crate::log::redact;
+
+/// Bytes of a header or a parameter that are shown: more tells nobody anything.
+const MAX_VALUE: usize = 1024;
 
 /// What the page says about the request.
 #[derive(Clone, Copy, Debug)]
@@ -19,16 +26,62 @@ pub(super) struct About<'a> {
     pub(super) method: &'a str,
     /// Path and query.
     pub(super) target: &'a str,
+    pub(super) headers: &'a HeaderMap,
     /// In the log, too.
     pub(super) id: &'a str,
 }
 
+/// The request as it is shown: without secrets, and not escaped yet.
+#[derive(Debug)]
+struct Shown<'a> {
+    method: &'a str,
+    target: String,
+    /// Names and values, decoded.
+    query: Vec<(String, String)>,
+    headers: Vec<(String, String)>,
+    id: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    fn new(about: About<'a>) -> Self {
+        let query = about.target.split_once('?').map_or("", |(_, query)| query);
+        let decode = |text: &str| escape::text(&percent_decode(text.replace('+', " "))).into_owned();
+        let parameter = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decode(name), decode(value));
+            let shown = cut(&redact::parameter(&name, &value));
+            (cut(&name), shown)
+        };
+        let header = |(name, value): (&hyper::header::HeaderName, &HeaderValue)| {
+            let value = redact::header(name.as_str(), value.as_bytes());
+            (name.to_string(), cut(&escape::text(&value)))
+        };
+        Self {
+            method: about.method,
+            target: escape::text(&redact::uri(about.target.as_bytes())).into_owned(),
+            query: query.split('&').filter(|pair| !pair.is_empty()).map(parameter).collect(),
+            headers: about.headers.iter().map(header).collect(),
+            id: about.id,
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    let mut end = text.len().min(MAX_VALUE);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let more = if end < text.len() { "…" } else { "" };
+    format!("{}{more}", &text[..end])
+}
+
 /// Renders `failure` as the client's Accept header, `accept`, wants it.
 pub(super) fn render(failure: &Failure, about: About<'_>, accept: &str) -> Answer {
+    let request = Shown::new(about);
     let (content_type, page) = match Format::negotiate(accept) {
-        Format::Html => ("text/html; charset=utf-8", html(failure, about)),
-        Format::Json => ("application/json", json(failure, about)),
-        Format::Text => ("text/plain; charset=utf-8", text(failure)),
+        Format::Html => ("text/html; charset=utf-8", html(failure, &request)),
+        Format::Json => ("application/json", json(failure, about.status, &request)),
+        Format::Text => ("text/plain; charset=utf-8", text(failure, &request)),
     };
     let mut answer = answer::whole(about.status, content_type, page);
     for (name, value) in [
@@ -75,7 +128,7 @@ fn kind(failure: &Failure) -> &'static str {
     if failure.load { "The application does not load" } else { "The application failed" }
 }
 
-fn text(failure: &Failure) -> String {
+fn text(failure: &Failure, request: &Shown<'_>) -> String {
     let mut page = format!("{}: {}\n", kind(failure), failure.message);
     if !failure.traceback.is_empty() {
         page.push_str("stack traceback:\n");
@@ -83,28 +136,50 @@ fn text(failure: &Failure) -> String {
     for frame in &failure.traceback {
         page.extend(["\t", frame, "\n"]);
     }
-    page
+    push(&mut page, format_args!("request: {} {} ({})\n", request.method, request.target, request.id));
+    for (name, value) in &request.headers {
+        push(&mut page, format_args!("\t{name}: {value}\n"));
+    }
+    escape::text(page.as_bytes()).into_owned()
 }
 
-fn json(failure: &Failure, about: About<'_>) -> String {
+fn json(failure: &Failure, status: StatusCode, request: &Shown<'_>) -> String {
+    // A name may come more than once.
+    let pairs = |pairs: &[(String, String)]| {
+        let mut object: Map<String, Value> = Map::new();
+        for (name, value) in pairs {
+            match object.get_mut(name) {
+                None => drop(object.insert(name.clone(), value.as_str().into())),
+                Some(Value::Array(values)) => values.push(value.as_str().into()),
+                Some(first) => *first = json!([first.take(), value]),
+            }
+        }
+        object
+    };
     let source = |excerpt: &Excerpt| {
         let lines: Vec<Value> =
             excerpt.lines.iter().map(|(number, text)| json!({ "number": number, "text": text })).collect();
         json!({ "file": excerpt.file.to_string_lossy(), "line": excerpt.line, "lines": lines })
     };
     let page = json!({
-        "status": about.status.as_u16(),
+        "status": status.as_u16(),
         "error": kind(failure),
         "message": failure.message,
         "traceback": failure.traceback,
         "source": failure.excerpts.iter().map(source).collect::<Vec<_>>(),
         "written": failure.written,
-        "request": { "method": about.method, "target": about.target, "id": about.id },
+        "request": {
+            "method": request.method,
+            "target": request.target,
+            "id": request.id,
+            "query": pairs(&request.query),
+            "headers": pairs(&request.headers),
+        },
     });
-    format!("{page:#}\n")
+    escape::json(&format!("{page:#}\n")).into_owned()
 }
 
-fn html(failure: &Failure, about: About<'_>) -> String {
+fn html(failure: &Failure, request: &Shown<'_>) -> String {
     let (headline, kind) = (escape(&failure.headline), kind(failure));
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -112,8 +187,8 @@ fn html(failure: &Failure, about: About<'_>) -> String {
          <title>{headline}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n\
          <p class=\"kind\">{kind} <span>&middot; {} {}</span></p>\n<h1>{headline}</h1>\n",
         include_str!("page.css"),
-        escape(about.method),
-        escape(about.target),
+        escape(request.method),
+        escape(&request.target),
     );
     if !failure.excerpts.is_empty() {
         page.push_str("<section class=\"source\">\n");
@@ -138,15 +213,30 @@ fn html(failure: &Failure, about: About<'_>) -> String {
         format_args!(
             "<h2>Request</h2>\n<div class=\"card\"><table>\n\
              <tr><th>Method</th><td>{}</td></tr>\n<tr><th>Address</th><td>{}</td></tr>\n\
-             <tr><th>Id in the log</th><td>{}</td></tr>\n</table></div>\n\
-             <footer>Only <code>nibiru dev</code> shows this page. Save the file and load the page again.</footer>\n\
-             </main>\n</body>\n</html>\n",
-            escape(about.method),
-            escape(about.target),
-            escape(about.id),
+             <tr><th>Id in the log</th><td>{}</td></tr>\n</table></div>\n",
+            escape(request.method),
+            escape(&request.target),
+            escape(request.id),
         ),
     );
+    push_pairs(&mut page, "Query", &request.query);
+    push_pairs(&mut page, "Headers", &request.headers);
+    page.push_str(
+        "<footer>Only <code>nibiru dev</code> shows this page. Save the file and load the page again.</footer>\n\
+         </main>\n</body>\n</html>\n",
+    );
     page
+}
+
+fn push_pairs(page: &mut String, title: &str, pairs: &[(String, String)]) {
+    if pairs.is_empty() {
+        return;
+    }
+    push(page, format_args!("<h2>{title}</h2>\n<div class=\"card\"><table>\n"));
+    for (name, value) in pairs {
+        push(page, format_args!("<tr><th>{}</th><td>{}</td></tr>\n", escape(name), escape(value)));
+    }
+    page.push_str("</table></div>\n");
 }
 
 fn push_source(page: &mut String, excerpt: &Excerpt) {
@@ -169,22 +259,6 @@ fn push_source(page: &mut String, excerpt: &Excerpt) {
 fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = page.write_fmt(text);
-}
-
-/// Text as HTML shows it, also within quotes.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -221,11 +295,63 @@ mod tests {
             written: evil.clone(),
             excerpts: vec![Excerpt { file: evil.clone().into(), line: 1, lines: vec![(1, evil.clone())] }],
         };
-        let page = html(
-            &failure,
-            About { status: StatusCode::INTERNAL_SERVER_ERROR, method: &evil, target: &evil, id: &evil },
-        );
+        let target = format!("/?{evil}={evil}");
+        let headers = HeaderMap::from_iter([(hyper::header::REFERER, HeaderValue::from_str(&evil).unwrap())]);
+        let (status, method, id) = (StatusCode::INTERNAL_SERVER_ERROR, &evil, &evil);
+        let page = html(&failure, &Shown::new(About { status, method, target: &target, headers: &headers, id }));
         assert!(!page.contains("<script"), "{page}");
-        assert_eq!(page.matches("&lt;script&gt;&quot;&#39;&amp;").count(), 12, "{page}");
+        // The target holds it four times over, twice where it is shown, and twice as a name and a value.
+        assert_eq!(page.matches("&lt;script&gt;&quot;&#39;").count(), 17, "{page}");
+    }
+
+    #[test]
+    fn the_request_is_shown_without_its_secrets() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("cookie", "sid=XYZZY"),
+            ("authorization", "Basic XYZZY"),
+            ("proxy-authorization", "XYZZY"),
+            ("x-api-key", "XYZZY"),
+            ("referer", "http://a/?token=XYZZY"),
+            ("accept", "text/html"),
+            ("x-two", "one"),
+            ("x-two", "two"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers.append("x-evil", HeaderValue::from_bytes(b"\xff\xc2\x9b").unwrap());
+        let target = "/a?b=c+%C3%A9%1B&token=XYZZY&b=d&next=%2F%3Fcode%3DXYZZY";
+        let about = About {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            method: "GET",
+            target,
+            headers: &headers,
+            id: "ab",
+        };
+        let (failure, request) = (Failure::default(), Shown::new(about));
+        let value: Value = serde_json::from_str(&json(&failure, about.status, &request)).unwrap();
+        assert_eq!(
+            value["request"]["query"],
+            json!({ "b": ["c é\\x1B", "d"], "token": "[redacted]", "next": "[redacted]" })
+        );
+        assert_eq!(
+            value["request"]["headers"],
+            json!({
+                "cookie": "[redacted]",
+                "authorization": "[redacted]",
+                "proxy-authorization": "[redacted]",
+                "x-api-key": "[redacted]",
+                "referer": "http://a/?token=[redacted]",
+                "accept": "text/html",
+                "x-two": ["one", "two"],
+                "x-evil": "\\xFF\\xC2\\x9B",
+            })
+        );
+        for page in [html(&failure, &request), text(&failure, &request)] {
+            assert!(!page.contains("XYZZY"), "{page}");
+            for shown in ["[redacted]", "text/html", "x-two", "/a?b=c+%C3%A9%1B"] {
+                assert!(page.contains(shown), "no {shown} in {page}");
+            }
+        }
     }
 }
