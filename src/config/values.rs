@@ -388,8 +388,7 @@ impl fmt::Display for ProxyHeader {
 }
 
 /// How much of a request's query the access log has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AccessLogQuery {
     /// All of it, as it came
     On,

@@ -53,7 +53,7 @@ pub fn describe(status: &Value) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{head}");
     if let Some(verdict) = status["verdict"].as_str() {
-        let _ = writeln!(text, "{:<12} {verdict}: {}", "verdict", word("/reason"));
+        let _ = writeln!(text, "{:<12} {}: {}", "verdict", shown(verdict), word("/reason"));
     }
     for (name, line) in
         [("workers", workers), ("queue", queue), ("requests", requests), ("connections", connections)]

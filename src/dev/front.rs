@@ -185,7 +185,8 @@ impl Front {
             // What the application still writes while it ends belongs to the page, too.
             exchange.finish().await?;
             if let Some(failure) = self.failure(exchange.stderr(), id) {
-                let about = About { status, method: head.method.as_str(), target, headers: &head.headers, id };
+                let about =
+                    About { status, method: head.method.as_str(), target, headers: &head.headers, id };
                 return Ok(page::render(&failure, about, header(ACCEPT)));
             }
         }

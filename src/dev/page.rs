@@ -5,8 +5,8 @@
 
 use std::fmt::Write as _;
 
-use hyper::{HeaderMap, StatusCode};
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::answer::{self, Answer};
@@ -298,7 +298,8 @@ mod tests {
         let target = format!("/?{evil}={evil}");
         let headers = HeaderMap::from_iter([(hyper::header::REFERER, HeaderValue::from_str(&evil).unwrap())]);
         let (status, method, id) = (StatusCode::INTERNAL_SERVER_ERROR, &evil, &evil);
-        let page = html(&failure, &Shown::new(About { status, method, target: &target, headers: &headers, id }));
+        let page =
+            html(&failure, &Shown::new(About { status, method, target: &target, headers: &headers, id }));
         assert!(!page.contains("<script"), "{page}");
         // The target holds it four times over, twice where it is shown, and twice as a name and a value.
         assert_eq!(page.matches("&lt;script&gt;&quot;&#39;").count(), 17, "{page}");

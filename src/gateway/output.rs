@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+use crate::log::escape;
+
 /// A longer line is logged in pieces, so that a process which prints no newline cannot fill the memory.
 const MAX_LINE: usize = 8 * 1024;
 
@@ -17,11 +19,11 @@ pub(super) async fn each_line(pipe: OwnedFd, mut log: impl FnMut(&str)) -> io::R
         let end = pipe.read_buf(&mut buffer).await? == 0;
         let mut rest = &buffer[..];
         while let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
-            log(&String::from_utf8_lossy(&rest[..at]));
+            log(&escape::text(&rest[..at]));
             rest = &rest[at + 1..];
         }
         if !rest.is_empty() && (end || rest.len() >= MAX_LINE) {
-            log(&String::from_utf8_lossy(rest));
+            log(&escape::text(rest));
             rest = &[];
         }
         let taken = buffer.len() - rest.len();

@@ -48,3 +48,20 @@ fn every_key_of_the_file_is_a_flag_with_the_same_name() {
         }
     }
 }
+
+#[test]
+fn the_page_about_redaction_lists_exactly_the_names_that_the_code_has() {
+    use nibiru::log::redact::{NAMES, Where};
+
+    let text = fs::read_to_string(repository("docs/how-to/status.md")).unwrap();
+    for (place, row) in [
+        (Where::Anywhere, "| anywhere |"),
+        (Where::Word, "| as a word |"),
+        (Where::Query, "| as the whole name of a query parameter |"),
+    ] {
+        let cell = text.lines().find_map(|line| line.strip_prefix(row)).unwrap();
+        let listed: BTreeSet<&str> = cell.split('`').skip(1).step_by(2).collect();
+        let known = NAMES.iter().filter(|(_, known, _)| *known == place).map(|(name, ..)| *name).collect();
+        assert_eq!(listed, known, "{row}");
+    }
+}

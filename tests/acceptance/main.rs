@@ -32,6 +32,7 @@ mod lua_modules;
 mod multiplexing;
 mod nginx;
 mod options;
+mod output;
 mod parameters;
 mod pool;
 mod printing;

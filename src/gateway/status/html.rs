@@ -54,7 +54,7 @@ fn fill(page: &mut String, name: &str, status: &Status, nonce: &str) -> fmt::Res
         "app" => page.write_str(&escape::html(&status.app)),
         "version" => page.write_str(status.version),
         "verdict" => page.write_str(status.verdict),
-        "reason" => write!(page, "{}", Escaped(&status.reason)),
+        "reason" => page.write_str(&escape::html(&status.reason)),
         "generation" => write!(page, "{}", status.generation),
         "uptime" => write!(page, "{}", Span(status.uptime)),
         "started" => write!(page, "{}", humantime::format_rfc3339_seconds(status.started)),
