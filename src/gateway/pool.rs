@@ -15,6 +15,13 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// failure is an accident, and two may be.
 const FAILING: u32 = 3;
 
+/// How long the successor of a worker waits that was due before it could have answered anything: settings that no worker
+/// can keep must not become a fork after the other. It doubles with each further one in a row.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest such wait. The worker that is due goes on meanwhile, so nothing is urgent.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
 /// What the operator wants of the pool.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
@@ -54,6 +61,8 @@ struct Seat {
     state: State,
     /// When it was forked.
     born: Instant,
+    /// When it was first ready.
+    ready: Option<Instant>,
     /// Since when it is in its state.
     since: Instant,
     /// Requests it was given.
@@ -95,6 +104,14 @@ pub(super) enum Ready {
     Unexpected,
 }
 
+/// A worker that has become due by the policy's age or memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) worker: u32,
+    /// How long its successor waits, where it was due before it could have answered anything.
+    pub(super) pause: Option<Duration>,
+}
+
 /// What the pool wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Want {
@@ -127,6 +144,10 @@ pub(super) struct Pool {
     /// The generation of the last of them.
     failed_generation: u32,
     not_before: Option<Instant>,
+    /// Workers in a row that were due before they could have answered anything.
+    due_at_birth: u32,
+    /// When the next of them may be replaced.
+    replace_not_before: Option<Instant>,
     /// When a worker last became ready, or a busy one ended.
     freed: Option<Instant>,
 }
@@ -145,6 +166,8 @@ impl Pool {
             failures: 0,
             failed_generation: 0,
             not_before: None,
+            due_at_birth: 0,
+            replace_not_before: None,
             freed: None,
         }
     }
@@ -199,7 +222,9 @@ impl Pool {
             return Want::Nothing;
         }
         let starting = || self.current().any(|seat| seat.state == State::Starting);
-        match self.not_before {
+        // Nobody is missing: it is about the successors of workers that are due.
+        let replaces = self.current().count() >= self.level as usize;
+        match self.not_before.max(self.replace_not_before.filter(|_| replaces)) {
             Some(time) if time > now => Want::Wait(time),
             // One tries for all.
             _ if self.failures >= FAILING && starting() => Want::Nothing,
@@ -244,6 +269,7 @@ impl Pool {
             generation,
             state: State::Starting,
             born: now,
+            ready: None,
             since: now,
             requests: 0,
             limit,
@@ -266,6 +292,7 @@ impl Pool {
         self.freed = Some(now);
         let was_busy = seat.state == State::Busy && seat.generation == generation;
         seat.since = now;
+        seat.ready.get_or_insert(now);
         // Whoever is to serve one request never gets a second, whether or not a successor is there.
         let spent = seat.limit == Some(1) && seat.requests >= 1;
         let ready = if seat.retired || spent {
@@ -319,6 +346,10 @@ impl Pool {
     pub(super) fn answered(&mut self, worker: u32) {
         if let Some(seat) = self.seats.get_mut(&worker) {
             seat.answered = true;
+            if !seat.due {
+                self.due_at_birth = 0;
+                self.replace_not_before = None;
+            }
         }
         self.failures = 0;
         self.not_before = None;
@@ -369,34 +400,44 @@ impl Pool {
         std::mem::take(&mut self.changed)
     }
 
-    /// What a worker takes, in bytes.
-    pub(super) fn measured(&mut self, worker: u32, memory: u64) -> bool {
-        let too_large = self.policy.max_memory.is_some_and(|limit| memory > limit);
-        match self.seats.get_mut(&worker) {
-            Some(seat) if too_large && !seat.due && !seat.retired => {
-                seat.due = true;
-                true
-            }
-            _ => false,
+    /// What a worker takes, in bytes. Says whether it has become due by that.
+    pub(super) fn measured(&mut self, worker: u32, memory: u64, now: Instant) -> Option<Due> {
+        let limit = self.policy.max_memory?;
+        let seat = self.seats.get_mut(&worker).filter(|seat| !seat.due && !seat.retired)?;
+        if memory <= limit {
+            return None;
         }
+        seat.due = true;
+        let at_birth = !seat.answered;
+        Some(Due { worker, pause: at_birth.then(|| self.pause(now)) })
     }
 
     /// Marks the oldest worker that has reached its age. One at a time: those that were forked together are not
-    /// all replaced together. Gives when to look again.
-    pub(super) fn age(&mut self, now: Instant) -> Option<Instant> {
-        let max_age = self.policy.max_age?;
+    /// all replaced together. Gives when to look again, and the worker that it marked.
+    pub(super) fn age(&mut self, now: Instant) -> (Option<Instant>, Option<Due>) {
+        let Some(max_age) = self.policy.max_age else { return (None, None) };
         let generation = self.generation;
         let of_it = |seat: &Seat| seat.generation == generation && !seat.retired;
         if self.seats.values().any(|seat| of_it(seat) && seat.due) {
-            return None;
+            return (None, None);
         }
-        let oldest = self.seats.values_mut().filter(|seat| of_it(seat)).min_by_key(|seat| seat.born)?;
-        let time = oldest.born + max_age;
-        if time <= now {
-            oldest.due = true;
-            return None;
+        let oldest = self.seats.iter_mut().filter(|(_, seat)| of_it(seat)).min_by_key(|(_, seat)| seat.born);
+        let Some((worker, oldest)) = oldest else { return (None, None) };
+        let (worker, time) = (*worker, oldest.born + max_age);
+        if time > now {
+            return (Some(time), None);
         }
-        Some(time)
+        oldest.due = true;
+        let at_birth = oldest.ready.is_none_or(|ready| ready >= time);
+        (None, Some(Due { worker, pause: at_birth.then(|| self.pause(now)) }))
+    }
+
+    /// A worker was due before it could have answered anything, and so will its successor be: how long that one waits.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let pause = (FIRST_PAUSE * 2u32.saturating_pow(self.due_at_birth.min(16))).min(MAX_PAUSE);
+        self.due_at_birth = self.due_at_birth.saturating_add(1);
+        self.replace_not_before = Some(now + pause);
+        pause
     }
 
     /// Workers that are no longer needed, to be told to exit at once: those whose successors are ready, those
@@ -457,6 +498,8 @@ impl Pool {
     pub(super) fn set_policy(&mut self, policy: Policy) {
         self.level = self.level.clamp(policy.min, policy.max);
         self.policy = policy;
+        // What was due at birth before may not be now.
+        (self.due_at_birth, self.replace_not_before) = (0, None);
     }
 
     /// From now on between `min` and `max` workers are wanted.
@@ -703,26 +746,102 @@ mod tests {
     fn workers_of_one_age_are_replaced_one_after_the_other() {
         let max_age = Duration::from_secs(3600);
         let (mut pool, now) = pool(Policy { max_age: Some(max_age), ..range(2, 2) });
-        assert_eq!(pool.age(now), Some(now + max_age));
+        assert_eq!(pool.age(now), (Some(now + max_age), None));
         let later = now + max_age;
-        assert_eq!(pool.age(later), None);
-        assert_eq!(pool.age(later), None, "one at a time");
+        assert_eq!(pool.age(later), (None, Some(Due { worker: 1, pause: None })));
+        assert_eq!(pool.age(later), (None, None), "one at a time");
         assert_eq!(fill(&mut pool, later), [3]);
         assert_eq!(pool.surplus(later).0, [1]);
-        assert_eq!(pool.age(later), None);
+        assert_eq!(pool.age(later), (None, Some(Due { worker: 2, pause: None })));
         assert_eq!(fill(&mut pool, later), [4]);
         assert_eq!(pool.surplus(later).0, [2]);
-        assert_eq!(pool.age(later), Some(later + max_age));
+        assert_eq!(pool.age(later), (Some(later + max_age), None));
     }
 
     #[test]
     fn a_worker_that_has_grown_is_replaced_once() {
         let (mut pool, now) = pool(Policy { max_memory: Some(1000), ..range(1, 1) });
-        assert!(!pool.measured(1, 1000));
-        assert!(pool.measured(1, 1001));
-        assert!(!pool.measured(1, 1002));
+        serve(&mut pool, now);
+        assert_eq!(pool.measured(1, 1000, now), None);
+        assert_eq!(pool.measured(1, 1001, now), Some(Due { worker: 1, pause: None }));
+        assert_eq!(pool.measured(1, 1002, now), None);
         assert_eq!(fill(&mut pool, now), [2]);
         assert_eq!(pool.surplus(now).0, [1]);
+    }
+
+    /// A limit that every worker exceeds with what the application takes once it is loaded.
+    #[test]
+    fn workers_that_are_too_large_at_birth_are_replaced_more_and_more_slowly_and_go_on_meanwhile() {
+        let (mut pool, mut now) = pool(Policy { max_memory: Some(1000), ..range(1, 1) });
+        let (mut pauses, mut worker) = (Vec::new(), 1);
+        for _ in 0..8 {
+            let due = pool.measured(worker, 1001, now).expect("it is too large");
+            let pause = due.pause.expect("it has answered nothing");
+            assert_eq!(pool.want(now), Want::Wait(now + pause));
+            // It answers until its successor is ready, and that says nothing about its successors.
+            assert_eq!(serve(&mut pool, now).0, worker);
+            assert_eq!(pool.want(now), Want::Wait(now + pause));
+            now += pause;
+            let [next] = fill(&mut pool, now)[..] else { panic!("one successor") };
+            assert_eq!(pool.surplus(now).0, [worker]);
+            pool.ended(worker, now);
+            worker = next;
+            pauses.push(pause.as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        // One that is not too large ends it, and so does another policy.
+        serve(&mut pool, now);
+        assert_eq!(pool.measured(worker, 1001, now), Some(Due { worker, pause: None }));
+        assert!(matches!(pool.want(now), Want::Spawn(_)), "it has grown: its successor need not wait");
+    }
+
+    #[test]
+    fn a_worker_that_is_missing_is_forked_at_once_also_while_others_are_too_large() {
+        let (mut pool, now) = pool(Policy { max_memory: Some(1000), ..range(2, 2) });
+        assert_eq!(pool.measured(1, 1001, now).unwrap().pause, Some(FIRST_PAUSE));
+        assert_eq!(pool.measured(2, 1001, now).unwrap().pause, Some(FIRST_PAUSE * 2));
+        assert_eq!(pool.want(now), Want::Wait(now + FIRST_PAUSE * 2));
+        serve(&mut pool, now);
+        pool.ended(2, now);
+        assert_eq!(pool.want(now), Want::Spawn(2));
+        pool.set_policy(Policy { max_memory: None, ..range(2, 2) });
+        assert_eq!(pool.due_at_birth, 0);
+    }
+
+    /// Start hooks that take longer than a worker may live.
+    #[test]
+    fn workers_that_are_too_old_when_they_are_ready_are_replaced_more_and_more_slowly() {
+        let max_age = Duration::from_secs(2);
+        let (mut pool, now) = pool(Policy { max_age: Some(max_age), ..range(1, 1) });
+        let mut now = now + max_age;
+        assert_eq!(pool.age(now).1, Some(Due { worker: 1, pause: None }), "it has had its time");
+        let mut pauses = Vec::new();
+        for _ in 0..3 {
+            let Want::Spawn(worker) = pool.want(now) else { panic!("a successor") };
+            pool.starting(worker, 1, 0, now);
+            now += 2 * max_age;
+            pool.ready(worker, now);
+            pool.surplus(now).0.into_iter().for_each(|gone| assert!(pool.ended(gone, now).is_some()));
+            let pause = pool.age(now).1.expect("it is too old").pause.expect("before it has answered");
+            assert_eq!(pool.want(now), Want::Wait(now + pause));
+            pauses.push(pause.as_secs());
+            now += pause;
+        }
+        assert_eq!(pauses, [1, 2, 4]);
+    }
+
+    /// Chance only ever adds to the number of requests, so a worker that is due has answered one at least.
+    #[test]
+    fn no_worker_is_due_by_its_requests_at_birth() {
+        for chance in [0, 1, 9, u32::MAX] {
+            let policy = Policy { max_requests: Some(2), max_requests_jitter: u32::MAX - 1, ..range(1, 1) };
+            let (mut pool, now) = (Pool::new(policy, 1), Instant::now());
+            pool.starting(1, 1, chance, now);
+            pool.ready(1, now);
+            assert_eq!(pool.want(now), Want::Nothing);
+            assert_eq!(serve(&mut pool, now), (1, Ready::Work));
+            assert_eq!(pool.want(now), Want::Nothing, "two at least");
+        }
     }
 
     #[test]

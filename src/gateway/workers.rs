@@ -118,11 +118,32 @@ impl Gateway {
     /// A worker says what it takes.
     pub(super) fn measured(&self, link: &WorkerLink, memory: Memory) {
         let WorkerName { worker, generation: r#gen, pid } = link.name();
-        if self.pool.borrow_mut().measured(worker, memory.pss) {
-            let (pss, lua_heap) = (memory.pss, memory.lua_heap);
-            info!(worker, r#gen, pid, pss, lua_heap, "worker is too large and is replaced (--max-memory)");
-            self.notices.send(Notice::PoolChanged);
-        }
+        let Some(due) = self.pool.borrow_mut().measured(worker, memory.pss, Instant::now()) else { return };
+        let (pss, lua_heap, max_memory) = (memory.pss, memory.lua_heap, self.config().max_memory);
+        self.in_trouble(|left_out| match due.pause {
+            None => {
+                info!(
+                    worker,
+                    r#gen,
+                    pid,
+                    pss,
+                    lua_heap,
+                    left_out,
+                    "worker is too large and is replaced (--max-memory)"
+                );
+            }
+            Some(pause) => warn!(
+                worker,
+                r#gen,
+                pid,
+                pss,
+                lua_heap,
+                max_memory,
+                left_out,
+                "worker is too large before it has answered anything (--max-memory); it is replaced in {pause:?}"
+            ),
+        });
+        self.notices.send(Notice::PoolChanged);
     }
 
     /// Times are kept by generation as long as it has workers or is to have some.

@@ -74,17 +74,16 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     rustix::stdio::dup2_stdout(&birth.output)?;
     rustix::stdio::dup2_stderr(&birth.output)?;
     drop(birth.output);
-    if let Some(limit) = birth.memory_limit {
-        // A wall for all that is written to: Lua's heap, that of C modules, nibiru's own. Whoever runs into it mostly ends.
-        let wall = Rlimit { current: Some(limit), maximum: Some(limit) };
-        rustix::process::setrlimit(Resource::Data, wall)?;
-        // Lua meets its limit first, as an error of that request, and leaves room to say so.
-        state.limit_heap(limit - limit / HEADROOM);
-    }
-
     let channel = Rc::new(Channel::new(birth.link));
-    if let Err(error) = start(state, birth.worker, birth.preloaded, &channel) {
-        let message = error.to_string();
+    let started = match birth.memory_limit.and_then(exceeded) {
+        // It could not even say so from behind the wall.
+        Some(taken) => Err(taken),
+        None => {
+            birth.memory_limit.map_or(Ok(()), |limit| set_memory_limit(limit, state))?;
+            start(state, birth.worker, birth.preloaded, &channel).map_err(|error| error.to_string())
+        }
+    };
+    if let Err(message) = started {
         let message = &message.as_bytes()[..message.len().min(MAX_CHUNK)];
         channel.send(&FromWorker::StartFailed { message })?;
         return Ok(START_FAILED);
@@ -96,6 +95,31 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     let served = serve(state, &channel, title);
     state.stop_worker();
     served.map(|()| 0)
+}
+
+/// What a limit of its memory means for this process, if what the application takes once it is loaded leaves nothing of
+/// it for a request.
+fn exceeded(limit: u64) -> Option<String> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let taken = kilobytes(&text, "VmData:")?;
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    (taken > limit - limit / HEADROOM).then(|| {
+        format!(
+            "the application takes {} MiB once it is loaded, which leaves too little of the {} MiB that a worker may \
+             have (--memory-limit)",
+            mib(taken),
+            mib(limit)
+        )
+    })
+}
+
+fn set_memory_limit(limit: u64, state: &mut lua::State) -> io::Result<()> {
+    // A wall for all that is written to: Lua's heap, that of C modules, nibiru's own. Whoever runs into it mostly ends.
+    let wall = Rlimit { current: Some(limit), maximum: Some(limit) };
+    rustix::process::setrlimit(Resource::Data, wall)?;
+    // Lua meets its limit first, as an error of that request, and leaves room to say so.
+    state.limit_heap(limit - limit / HEADROOM);
+    Ok(())
 }
 
 fn start(
@@ -181,8 +205,13 @@ fn take_body(body: RequestBody<'_>, files: &mut impl Iterator<Item = OwnedFd>) -
 /// kernel does not say.
 fn pss() -> u64 {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+    kilobytes(&text, "Pss:").unwrap_or(0)
+}
+
+/// A figure of `/proc`, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Sixty-four bits from the kernel, so that no two workers of one fork share a random sequence.

@@ -7,7 +7,8 @@ use std::process::Command;
 use clap::CommandFactory as _;
 use nibiru::cli::Cli;
 
-use crate::support::{App, nibiru, output};
+use crate::support::{App, Server, nibiru, output};
+use crate::wire::Connection;
 
 const APP: &str = "return function() return 200, {}, 'fine' end";
 
@@ -93,4 +94,42 @@ fn a_variable_that_is_set_but_empty_is_an_error_that_names_it() {
     assert!(seen > 100, "{seen} variables of three commands with every setting and four with two");
     let help = output(nibiru().args(["serve", "--help"]).env("NIBIRU_LISTEN", ""));
     assert!(help.status.success(), "help is shown all the same");
+}
+
+/// What the application takes once it is loaded is more than a worker may: it was a fork after the other.
+#[test]
+fn a_worker_that_is_too_large_at_birth_serves_and_is_replaced_slowly_with_a_line_in_the_log() {
+    let app =
+        App::new("kept = ('x'):rep(16e6) return function() kept = kept .. '' return 200, {}, 'fine' end");
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--max-memory", "2M", "--preload", "off"])
+        .start();
+    let line = server.logged(&["too large before it has answered anything (--max-memory)", "replaced in 1s"]);
+    assert!(line.contains("pss=") && line.contains("max_memory=2097152"), "{line}");
+    let mut connection = Connection::open(&server.socket());
+    for _ in 0..100 {
+        let response = connection.get("/");
+        assert_eq!((response.status(), response.body()), (200, &b"fine"[..]), "{}", server.log());
+    }
+    server.logged(&["too large before it has answered anything", "replaced in 2s"]);
+    let log = server.log();
+    let pauses: Vec<&str> =
+        log.split("replaced in ").skip(1).filter_map(|rest| rest.split(' ').next()).collect();
+    assert!(["1s", "2s", "4s", "8s", "16s"].starts_with(&pauses), "{pauses:?}");
+}
+
+#[test]
+fn a_memory_limit_that_the_loaded_application_exceeds_is_named() {
+    let app = App::new("kept = ('x'):rep(32e6) return function() return 200, {}, 'fine' end");
+    let listen = format!("unix:{}", app.root().join("app.sock").display());
+    let mut serve = nibiru();
+    serve.current_dir(app.root()).args(["serve", "--memory-limit", "8M", "--listen", &listen, "app"]);
+    let output = output(&mut serve);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for part in ["the application takes 3", " MiB once it is loaded", "of the 8 MiB", "(--memory-limit)"] {
+        assert!(said.contains(part), "{said}");
+    }
 }

@@ -10,7 +10,7 @@ use tracing::{debug, error, warn};
 
 use super::{RETRY, Stop, Supervisor, Zygote};
 use crate::gateway::Gateway;
-use crate::gateway::pool::{State, Want, Worker};
+use crate::gateway::pool::{Due, State, Want, Worker};
 use crate::gateway::zygote_link::Birth;
 use crate::ipc::message::ToWorker;
 
@@ -46,7 +46,19 @@ impl Supervisor {
             Stop::Announced(until) | Stop::Finishing(until) | Stop::Draining(until) => Some(until),
         };
         let leaving = self.leaving.iter().map(|(until, _)| *until).min();
-        let aged = self.gateway.pool.borrow_mut().age(now);
+        let (aged, due) = self.gateway.pool.borrow_mut().age(now);
+        if let Some(Due { worker, pause: Some(pause) }) = due {
+            let max_age =
+                self.gateway.config().max_age.map(humantime::format_duration).map(|age| age.to_string());
+            gateway.in_trouble(|left_out| {
+                warn!(
+                    worker,
+                    max_age,
+                    left_out,
+                    "worker is too old before it is ready (--max-age); it is replaced in {pause:?}"
+                );
+            });
+        }
         let demanded = self.meet_demand(now);
         let filled = self.fill(now);
         let late = self.end_late_starts(now);
