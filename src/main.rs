@@ -29,21 +29,24 @@ fn main() -> ExitCode {
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
         Command::Serve(Server { serve, take_over }) => match configure(serve.clone()) {
-            Ok((config, _log)) => finish(gateway::serve(config, read_again(serve), take_over)),
-            Err(error) => fail(USAGE, error),
+            Ok((config, log)) => finish(gateway::serve(config, read_again(serve), take_over), &log),
+            Err(failed) => failed,
         },
         // The same gateway, with an HTTP front before it.
         Command::Dev(dev) => match configure(dev.serve.clone()) {
-            Ok((config, _log)) => finish(dev::serve(config, read_again(dev.serve), &dev.http)),
-            Err(error) => fail(USAGE, error),
+            Ok((config, log)) => finish(dev::serve(config, read_again(dev.serve), &dev.http), &log),
+            Err(failed) => failed,
         },
         // The fork server: loads the application, then forks the workers. Executed by the gateway.
         Command::Zygote(launch) => zygote::run(&launch),
         // No server: the application is loaded and let go.
-        Command::Check(serve) => match configure(serve) {
-            Ok((config, _log)) => match check::run(&config) {
-                Ok(summary) => print(&format!("{summary}\n")),
-                Err(error) => fail(NOT_LOADED, error),
+        Command::Check(serve) => match read_config(serve, Path::new("")) {
+            Ok(config) => match config.log.as_deref().map_or(Ok(()), log::try_out) {
+                Ok(()) => match check::run(&config) {
+                    Ok(summary) => print(&format!("{summary}\n")),
+                    Err(error) => fail(NOT_LOADED, error),
+                },
+                Err(error) => fail(FAILED, error),
             },
             Err(error) => fail(USAGE, error),
         },
@@ -88,11 +91,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Flags and environment over the file over the defaults; then the log can start.
-fn configure(serve: Serve) -> Result<(Config, log::Guard), ConfigError> {
-    let config = read_config(serve, Path::new(""))?;
-    let log = log::init(config.log_format, config.log_level);
-    Ok((config, log))
+/// Flags and environment over the file over the defaults; then the log can start. Says what fails, and gives the exit code.
+fn configure(serve: Serve) -> Result<(Config, log::Guard), ExitCode> {
+    let config = read_config(serve, Path::new("")).map_err(|error| fail(USAGE, error))?;
+    let log = log::init(config.log_format, config.log_level, config.log.as_deref());
+    Ok((config, log.map_err(|error| fail(FAILED, error))?))
 }
 
 /// A reload reads the file as it is then, under the same flags and variables, and follows the links that lead to
@@ -116,7 +119,10 @@ fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call
     Ok((call.answer()?, call))
 }
 
-fn finish(result: Result<(), gateway::Error>) -> ExitCode {
+fn finish(result: Result<(), gateway::Error>, log: &log::Guard) -> ExitCode {
+    if let Err(error) = &result {
+        log.last_words(error);
+    }
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ gateway::Error::Load(_)) => fail(NOT_LOADED, error),

@@ -24,8 +24,8 @@ pub use source::{Origin, Sources};
 pub use start_directory::StartDirectory;
 pub use value::{OrOff, Value};
 pub use values::{
-    AccessLog, AccessLogQuery, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap,
-    SocketMode, SocketOwner, UrlPath, Workers, proxy_headers,
+    AccessLog, AccessLogQuery, Control, Listen, LogTarget, MAX_WORKERS, Preload, ProxyHeader, Sendfile,
+    SendfileMap, SocketMode, SocketOwner, UrlPath, Workers, proxy_headers,
 };
 
 #[cfg(test)]

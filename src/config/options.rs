@@ -9,8 +9,8 @@ use super::file::{addresses, from_text, one_of, one_or_more, plain};
 use super::quantity::{Count, Positive, Size, Time};
 use super::value::OrOff;
 use super::values::{
-    AccessLog, AccessLogQuery, Control, Listen, Preload, ProxyHeader, Sendfile, SendfileMap, SocketMode,
-    SocketOwner, UrlPath, Workers,
+    AccessLog, AccessLogQuery, Control, Listen, LogTarget, Preload, ProxyHeader, Sendfile, SendfileMap,
+    SocketMode, SocketOwner, UrlPath, Workers,
 };
 use crate::log;
 
@@ -225,6 +225,11 @@ pub struct Options {
     #[serde(deserialize_with = "one_of")]
     pub access_log_query: Option<AccessLogQuery>,
 
+    /// File of the log; - for standard error [-]
+    #[arg(long, value_name = "FILE", env = "NIBIRU_LOG")]
+    #[serde(deserialize_with = "from_text")]
+    pub log: Option<LogTarget>,
+
     /// Load the application before the fork [auto]
     #[arg(long, value_enum, value_name = "WHEN", env = "NIBIRU_PRELOAD")]
     #[serde(deserialize_with = "one_of")]
@@ -285,6 +290,7 @@ impl Options {
             health_path: self.health_path.or(below.health_path),
             access_log: self.access_log.or(below.access_log),
             access_log_query: self.access_log_query.or(below.access_log_query),
+            log: self.log.or(below.log),
             preload: self.preload.or(below.preload),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),

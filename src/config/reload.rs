@@ -28,6 +28,7 @@ impl Config {
             control: "control",
             access_log: "access-log",
             access_log_query: "access-log-query",
+            log: "log",
             log_format: "log-format",
             log_level: "log-level"
         );

@@ -97,6 +97,8 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How much of the query it has.
     pub access_log_query: AccessLogQuery,
+    /// The file of the log; standard error where there is none.
+    pub log: Option<PathBuf>,
     /// When the application is loaded.
     pub preload: Preload,
     /// Of the log.
@@ -201,6 +203,7 @@ impl Config {
             status_path: options.status_path.and_then(OrOff::set).map(|path| path.0),
             access_log: options.access_log.and_then(OrOff::set),
             access_log_query: options.access_log_query.unwrap_or(AccessLogQuery::On),
+            log: options.log.and_then(|target| target.0),
             preload: options.preload.unwrap_or(Preload::Auto),
             log_format: options.log_format.unwrap_or(log::Format::Text),
             log_level: options.log_level.unwrap_or(log::Level::Info),

@@ -251,6 +251,28 @@ impl Value for AccessLog {
     const EXPECTED: &'static str = "the name of a file, or - for standard output";
 }
 
+/// The file that the log goes to; none is standard error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogTarget(pub Option<PathBuf>);
+
+impl FromStr for LogTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err(expected::<Self>()),
+            // It looks like the `off` of other options, and there is no such thing.
+            "off" => Err("a server is never without its log; /dev/null keeps nothing".to_owned()),
+            "-" => Ok(Self(None)),
+            path => Ok(Self(Some(PathBuf::from(path)))),
+        }
+    }
+}
+
+impl Value for LogTarget {
+    const EXPECTED: &'static str = "the name of a file, or - for standard error";
+}
+
 /// The path of a URL: begins with a slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlPath(pub String);

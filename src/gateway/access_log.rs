@@ -5,18 +5,14 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::warn;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use super::outcome::End;
@@ -24,23 +20,18 @@ use super::request_line::RequestLine;
 use crate::config::{self, AccessLogQuery};
 use crate::log::Format;
 use crate::log::escape::Word;
+use crate::log::file::{LogFile, Shared, WRITE_SIZE, count_lines};
 
 /// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
 /// as the request itself; nobody reads a log faster than this.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Bytes that are handed over, and written, at a time; what gathers is handed over at once when it is more.
-const WRITE_SIZE: usize = 64 * 1024;
-
 /// Batches of lines that wait for a disk that takes nothing: ten seconds of a server with little to do, and 32 MiB of
 /// a busy one. More would only put off what has to be dropped.
 const BATCHES: usize = 512;
 
-/// How long after a file could not be opened the next try waits.
-const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-
-/// Readable by the group, which is how log collectors get in; addresses of clients are nobody else's business.
-const MODE: u32 = 0o640;
+/// What messages call it.
+const NAME: &str = "access log";
 
 /// Takes lines, and hands them to the thread that writes.
 #[derive(Debug)]
@@ -56,14 +47,6 @@ pub(super) struct AccessLog {
     overflown: ErrorCounter,
     shared: Arc<Shared>,
     _guard: WorkerGuard,
-}
-
-/// What the thread that writes has in common with the gateway's.
-#[derive(Debug, Default)]
-struct Shared {
-    reopen: AtomicBool,
-    /// Lines that could not be written, or handed over.
-    lost: AtomicU64,
 }
 
 /// One request.
@@ -89,28 +72,17 @@ impl AccessLog {
         format: Format,
         query: AccessLogQuery,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let sink = Sink {
-            file: match target {
-                config::AccessLog::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
-                config::AccessLog::File(path) => open(path)?,
-            },
-            path: match target {
-                config::AccessLog::Stdout => None,
-                // The gateway's directory is the operator's, whatever the application's may be.
-                config::AccessLog::File(path) => Some(std::path::absolute(path)?),
-            },
-            waiting: Vec::new(),
-            torn: false,
-            failing: false,
-            retry: None,
-            shared: Arc::clone(&shared),
+        let complain: fn(&str) = |line| warn!("{line}");
+        let file = match target {
+            config::AccessLog::Stdout => LogFile::stream(NAME, io::stdout().as_fd(), complain)?,
+            config::AccessLog::File(path) => LogFile::open(NAME, path, complain)?,
         };
+        let shared = file.shared();
         let (writer, guard) = NonBlockingBuilder::default()
             .buffered_lines_limit(BATCHES)
             .lossy(true)
             .thread_name("access-log")
-            .finish(sink);
+            .finish(file);
         let overflown = writer.error_counter();
         Ok(Self {
             format,
@@ -166,7 +138,7 @@ impl AccessLog {
         // The channel does not fail: it counts what it drops.
         let _ = self.writer.borrow_mut().write_all(lines.as_bytes());
         if self.overflown.dropped_lines() != before {
-            self.shared.lost.fetch_add(count_lines(lines.as_bytes()), Ordering::Relaxed);
+            self.shared.lose(count_lines(lines.as_bytes()));
         }
         lines.clear();
     }
@@ -174,14 +146,14 @@ impl AccessLog {
     /// Opens the file anew, after it was renamed.
     pub(super) fn reopen(&self) {
         self.hand_over();
-        self.shared.reopen.store(true, Ordering::Release);
+        self.shared.reopen();
         // An empty line wakes the thread.
         let _ = self.writer.borrow_mut().write_all(b"");
     }
 
     /// Lines that were dropped since the start.
     pub(super) fn dropped(&self) -> u64 {
-        self.shared.lost.load(Ordering::Relaxed)
+        self.shared.lost()
     }
 }
 
@@ -190,10 +162,6 @@ impl Drop for AccessLog {
     fn drop(&mut self) {
         self.hand_over();
     }
-}
-
-fn count_lines(text: &[u8]) -> u64 {
-    text.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 fn time() -> impl fmt::Display {
@@ -265,113 +233,5 @@ impl<'a> Object<'a> {
             request: entry.request,
             end: entry.end.name(),
         }
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(MODE).open(path)
-}
-
-/// Writes to the file, on the thread of its own. Never gives an error back, which would only end there.
-#[derive(Debug)]
-struct Sink {
-    file: File,
-    /// None for standard output.
-    path: Option<PathBuf>,
-    waiting: Vec<u8>,
-    /// The file ends in the middle of a line.
-    torn: bool,
-    /// The last write failed, and the log says so.
-    failing: bool,
-    /// When to try again to open the file.
-    retry: Option<Instant>,
-    shared: Arc<Shared>,
-}
-
-impl Sink {
-    fn reopen(&mut self) {
-        let Some(path) = &self.path else { return };
-        match open(path) {
-            Ok(file) => {
-                self.file = file;
-                self.torn = false;
-                self.retry = None;
-                info!(path = %path.display(), "access log reopened");
-            }
-            Err(error) => {
-                if self.retry.is_none() {
-                    let cause = crate::log::cause(&error);
-                    warn!(path = %path.display(), cause, "cannot reopen the access log; the file that is open is used");
-                }
-                self.retry = Some(Instant::now() + REOPEN_PAUSE);
-            }
-        }
-    }
-
-    fn write_out(&mut self) {
-        if self.shared.reopen.swap(false, Ordering::AcqRel)
-            || self.retry.is_some_and(|time| time <= Instant::now())
-        {
-            self.reopen();
-        }
-        if self.waiting.is_empty() {
-            return;
-        }
-        // What a full disk cut off is no part of the next line.
-        let begun = if self.torn { self.file.write_all(b"\n") } else { Ok(()) };
-        let mut rest = &self.waiting[..];
-        let written = begun.and_then(|()| {
-            self.torn = false;
-            while !rest.is_empty() {
-                match self.file.write(rest) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(length) => rest = &rest[length..],
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        });
-        match written {
-            Ok(()) if self.failing => {
-                self.failing = false;
-                info!("access log is written again");
-            }
-            Ok(()) => {}
-            Err(error) => {
-                self.torn |= rest.len() < self.waiting.len()
-                    && self.waiting[self.waiting.len() - rest.len() - 1] != b'\n';
-                self.shared.lost.fetch_add(count_lines(rest), Ordering::Relaxed);
-                if !self.failing {
-                    self.failing = true;
-                    warn!(
-                        cause = crate::log::cause(&error),
-                        "cannot write the access log; lines are dropped"
-                    );
-                }
-            }
-        }
-        self.waiting.clear();
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn write_all(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.waiting.extend_from_slice(lines);
-        if self.waiting.len() >= WRITE_SIZE {
-            self.write_out();
-        }
-        Ok(())
-    }
-
-    /// Nothing more waits.
-    fn flush(&mut self) -> io::Result<()> {
-        self.write_out();
-        Ok(())
     }
 }

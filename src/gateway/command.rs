@@ -12,7 +12,7 @@ use crate::config::{self, Config, ConfigError, Workers};
 pub enum Command {
     /// Load the application afresh and swap to it once it has proved itself.
     Reload,
-    /// Open the access log anew, after its file was renamed.
+    /// Open the log and the access log anew, after their files were renamed.
     ReopenLogs,
     /// Finish what is accepted and stop, after the delay that is configured; the second time, stop at once.
     Stop,

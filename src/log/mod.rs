@@ -1,4 +1,4 @@
-//! Sets tracing up: one record a line (text) or an object a line (JSON), on stderr.
+//! Sets tracing up: one record a line (text) or an object a line (JSON), on standard error or in a file.
 //!
 //! Only the gateway writes the log. What the zygote and the workers have to say reaches it as messages
 //! or through their output pipes, and it adds which process said it: `worker … worker=3 gen=2 pid=4711 request=…`.
@@ -7,21 +7,27 @@
 pub mod escape;
 pub mod redact;
 
+pub mod file;
+
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
+use tracing::{Event, Subscriber, error};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
+
+use self::file::{LogFile, Shared};
 
 /// Lines that wait for a slow reader of the log: some seconds of a busy server, a few MiB.
 const BUFFERED_LINES: usize = 10_000;
@@ -29,31 +35,77 @@ const BUFFERED_LINES: usize = 10_000;
 /// Bytes of them: an application may write lines of 64 KiB.
 const BUFFERED_BYTES: usize = 16 << 20;
 
+/// What messages call the log.
+const NAME: &str = "log";
+
+/// The one log of this process, for [`reopen`].
+static LOG: OnceLock<(Entrance, Arc<Shared>)> = OnceLock::new();
+
 /// Writes what is still to be written when it is dropped, for a second at most.
 #[must_use = "the log is written for as long as this lives"]
 #[derive(Debug)]
-pub struct Guard(#[expect(dead_code, reason = "only its end matters")] WorkerGuard);
+pub struct Guard {
+    _writer: WorkerGuard,
+    in_file: bool,
+}
 
-/// Starts logging. Call once, before the first event.
+impl Guard {
+    /// Says in the log why this process ends, where standard error, which is told as well, is another place.
+    pub fn last_words(&self, words: &dyn fmt::Display) {
+        if self.in_file {
+            error!("{words}");
+        }
+    }
+}
+
+/// The log cannot be opened.
+#[derive(Debug)]
+pub struct OpenError(PathBuf, io::Error);
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot open the log {}: {}", self.0.display(), cause(&self.1))
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Whether [`init`] could open `file`. Makes none.
+pub fn try_out(file: &Path) -> Result<(), OpenError> {
+    file::try_out(file).map_err(|error| OpenError(file.to_owned(), error))
+}
+
+/// Starts logging, to `file` or else to standard error. Call once, before the first event.
 ///
 /// A thread of its own writes, so that a terminal, pipe or disk that takes nothing holds no request up;
 /// what [`BUFFERED_LINES`] and [`BUFFERED_BYTES`] cannot hold is dropped.
-pub fn init(format: Format, level: Level) -> Guard {
+pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, OpenError> {
     let level = match level {
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
         Level::Info => LevelFilter::INFO,
         Level::Debug => LevelFilter::DEBUG,
     };
+    let to = match file {
+        Some(path) => LogFile::open(NAME, path, |line| {
+            // The log is what cannot be written. A closed standard error leaves nobody to tell.
+            let _ = writeln!(io::stderr(), "nibiru: {line}");
+        }),
+        None => LogFile::stream(NAME, io::stderr().as_fd(), |_| {}),
+    };
+    let to =
+        to.map_err(|error| OpenError(file.unwrap_or(Path::new("on standard error")).to_owned(), error))?;
+    let shared = to.shared();
     let waiting = Arc::new(AtomicUsize::new(0));
     let (queue, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(BUFFERED_LINES)
         .lossy(true)
         .thread_name("log")
-        .finish(Exit { to: io::stderr(), waiting: Arc::clone(&waiting) });
+        .finish(Exit { to, waiting: Arc::clone(&waiting) });
+    let entrance = Entrance { queue, waiting };
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(Entrance { queue, waiting })
+        .with_writer(entrance.clone())
         .with_ansi(false)
         // It would be reported on the very stream that does not take it, by a macro that panics.
         .log_internal_errors(false)
@@ -61,7 +113,17 @@ pub fn init(format: Format, level: Level) -> Guard {
         .finish();
     // Not `init`, which also takes in what libraries write through the `log` crate: none of it is for operators.
     tracing::subscriber::set_global_default(subscriber).expect("the log is started once");
-    Guard(guard)
+    let _ = LOG.set((entrance, shared));
+    Ok(Guard { _writer: guard, in_file: file.is_some() })
+}
+
+/// Opens the file of the log anew, after it was renamed.
+pub fn reopen() {
+    if let Some((entrance, shared)) = LOG.get() {
+        shared.reopen();
+        // An empty line wakes the thread that writes.
+        let _ = entrance.clone().take(b"");
+    }
 }
 
 /// What a waiting line takes of [`BUFFERED_BYTES`]: never so little that the queue could be full before they are.
@@ -70,20 +132,26 @@ fn share(line: &[u8]) -> usize {
 }
 
 /// The end of the queue that lines come in at. Drops those that [`BUFFERED_BYTES`] cannot hold.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Entrance {
     queue: NonBlocking,
     waiting: Arc<AtomicUsize>,
 }
 
-impl Write for Entrance {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+impl Entrance {
+    fn take(&mut self, line: &[u8]) -> io::Result<usize> {
         let share = share(line);
         if self.waiting.fetch_add(share, Ordering::Relaxed) + share > BUFFERED_BYTES {
             self.waiting.fetch_sub(share, Ordering::Relaxed);
             return Ok(line.len());
         }
         self.queue.write(line)
+    }
+}
+
+impl Write for Entrance {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.take(line)
     }
 
     fn flush(&mut self) -> io::Result<()> {

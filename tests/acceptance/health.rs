@@ -170,7 +170,7 @@ fn a_stop_while_the_application_loads_tells_whoever_waits() {
 #[test]
 fn a_pool_whose_workers_are_stuck_says_so_and_recovers() {
     let limits =
-        ["--request-timeout", "200ms", "--kill-after", "100ms", "--queue", "1", "--queue-timeout", "1m"];
+        ["--request-timeout", "1s", "--kill-after", "100ms", "--queue", "1", "--queue-timeout", "1m"];
     let server = server().workers("1").arguments(limits).start();
     healthy(&server, 200, "ok");
     let worker = *server.workers(1).first().unwrap();
@@ -208,7 +208,7 @@ fn a_pool_whose_workers_all_stream_is_not_down() {
     let app = App::new(
         "return function() return 200, {}, function() require('nibiru').sleep(0.05) return 'x' end end",
     );
-    let limits = ["--request-timeout", "200ms", "--kill-after", "10ms", "--queue-timeout", "1m"];
+    let limits = ["--request-timeout", "1s", "--kill-after", "10ms", "--queue-timeout", "1m"];
     let server = serving(&app, "1").arguments(limits).start();
     let mut stream = Connection::open(&server.socket());
     stream.send(&get(1, "/", true));
@@ -216,8 +216,8 @@ fn a_pool_whose_workers_all_stream_is_not_down() {
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/", true));
     waiting.settle();
-    // Some two seconds of it, where 210 ms and a moment would be too long for a request that does not move.
-    for _ in 0..40 {
+    // Some three seconds of it, where two and 10 ms would be too long for a request that does not move.
+    for _ in 0..60 {
         assert_eq!(stream.record().expect("it goes on").kind, wire::STDOUT);
         let health = ask(&server, HEALTH);
         assert_eq!(health.status(), 200, "{health:?}");
@@ -283,7 +283,7 @@ fn a_pool_that_is_scaled_to_zero_is_ready() {
 
 #[test]
 fn in_the_delay_before_a_stop_everything_is_served_and_the_health_sends_clients_elsewhere() {
-    let mut server = server().workers("1").arguments(["--drain-delay", "2s"]).start();
+    let mut server = server().workers("1").arguments(["--drain-delay", "10m"]).start();
     healthy(&server, 200, "ok");
     server.signal(Signal::TERM);
     assert_eq!(
@@ -299,6 +299,23 @@ fn in_the_delay_before_a_stop_everything_is_served_and_the_health_sends_clients_
     signal(worker, Signal::KILL);
     wait_for("there is another", || (!server.workers(1).contains(&worker)).then_some(()));
     assert_eq!(ask(&server, "/hello").status(), 200);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn after_the_delay_the_ordinary_stop_begins() {
+    let mut server = server().workers("1").arguments(["--drain-delay", "100ms"]).start();
+    healthy(&server, 200, "ok");
+    let gate = Gate::new();
+    let mut running = Connection::open(&server.socket());
+    running.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    server.signal(Signal::TERM);
+    wait_for("nobody is let in any more", || UnixStream::connect(server.socket()).is_err().then_some(()));
+    gate.open("go");
+    assert_eq!(running.response(1).expect("an answer").status(), 200);
+    drop(running);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     let log = server.log();
     assert!(log.find("stop announced").unwrap() < log.find("gateway stopping").unwrap(), "{log}");

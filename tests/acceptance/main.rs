@@ -29,6 +29,7 @@ mod layering;
 mod listen;
 mod load;
 mod lua_modules;
+mod main_log;
 mod multiplexing;
 mod nginx;
 mod options;

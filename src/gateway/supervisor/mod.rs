@@ -123,6 +123,7 @@ impl Supervisor {
             Notice::Command(Command::Scale(change)) => self.scale(change),
             Notice::Command(Command::Reload) | Notice::PoolChanged | Notice::Demand => {}
             Notice::Command(Command::ReopenLogs) => {
+                crate::log::reopen();
                 self.gateway.journal.access_log().inspect(|log| log.reopen());
             }
             Notice::Command(Command::Stop) => self.stop(self.gateway.config().drain_delay),

@@ -1,0 +1,255 @@
+//! A log file: lines are appended to it, and it is opened anew after it was renamed.
+//!
+//! The main log and the access log write through it, each on a thread of its own. Never ends the server: a disk that is
+//! full or gone costs lines, which are counted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+/// Bytes that are written at a time, at most.
+pub const WRITE_SIZE: usize = 64 * 1024;
+
+/// How long after a file could not be opened the next try waits.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Readable by the group, which is how log collectors get in; addresses of clients are nobody else's business.
+const MODE: u32 = 0o640;
+
+/// What other threads have to do with a log file.
+#[derive(Debug, Default)]
+pub struct Shared {
+    reopen: AtomicBool,
+    lost: AtomicU64,
+}
+
+impl Shared {
+    /// Has the file opened anew with the next write, also one of nothing.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+    }
+
+    /// Counts lines that were lost.
+    pub fn lose(&self, lines: u64) {
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Lines that could not be written.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// Writes lines to a file. Gives no error back: whoever calls could only end.
+#[derive(Debug)]
+pub struct LogFile {
+    /// As messages call it: `access log`.
+    name: &'static str,
+    file: File,
+    /// None for a stream that this process was started with.
+    path: Option<PathBuf>,
+    /// Tells of lines that are lost; the log may be what cannot be written.
+    complain: fn(&str),
+    waiting: Vec<u8>,
+    /// The file ends in the middle of a line.
+    torn: bool,
+    /// The last write failed, and somebody was told.
+    failing: bool,
+    /// When to try again to open the file.
+    retry: Option<Instant>,
+    shared: Arc<Shared>,
+}
+
+impl LogFile {
+    /// Opens the file at `path`, and makes it where there is none.
+    pub fn open(name: &'static str, path: &Path, complain: fn(&str)) -> io::Result<Self> {
+        // Relative to the directory of the start, whatever becomes of that.
+        Ok(Self::new(name, append(path)?, Some(std::path::absolute(path)?), complain))
+    }
+
+    /// A stream that this process was started with, which is never opened anew.
+    pub fn stream(name: &'static str, stream: BorrowedFd<'_>, complain: fn(&str)) -> io::Result<Self> {
+        Ok(Self::new(name, File::from(stream.try_clone_to_owned()?), None, complain))
+    }
+
+    fn new(name: &'static str, file: File, path: Option<PathBuf>, complain: fn(&str)) -> Self {
+        let (waiting, shared) = (Vec::new(), Arc::default());
+        Self { name, file, path, complain, waiting, torn: false, failing: false, retry: None, shared }
+    }
+
+    /// What other threads need of it.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    fn reopen(&mut self) {
+        let (name, Some(path)) = (self.name, &self.path) else { return };
+        match append(path) {
+            Ok(file) => {
+                self.file = file;
+                self.torn = false;
+                self.retry = None;
+                info!(path = %path.display(), "{name} reopened");
+            }
+            Err(error) => {
+                if self.retry.is_none() {
+                    let cause = super::cause(&error);
+                    warn!(path = %path.display(), cause, "cannot reopen the {name}; the file that is open is used");
+                }
+                self.retry = Some(Instant::now() + REOPEN_PAUSE);
+            }
+        }
+    }
+
+    fn write_out(&mut self) {
+        if self.shared.reopen.swap(false, Ordering::AcqRel)
+            || self.retry.is_some_and(|time| time <= Instant::now())
+        {
+            self.reopen();
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        // What a full disk cut off is no part of the next line.
+        let begun = if self.torn { self.file.write_all(b"\n") } else { Ok(()) };
+        let mut rest = &self.waiting[..];
+        let written = begun.and_then(|()| {
+            self.torn = false;
+            while !rest.is_empty() {
+                match self.file.write(rest) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(length) => rest = &rest[length..],
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        let name = self.name;
+        match written {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                info!("{name} is written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.torn |= rest.len() < self.waiting.len()
+                    && self.waiting[self.waiting.len() - rest.len() - 1] != b'\n';
+                self.shared.lose(count_lines(rest));
+                if !self.failing {
+                    self.failing = true;
+                    let cause = super::cause(&error);
+                    (self.complain)(&format!("cannot write the {name}: {cause}; lines are dropped"));
+                }
+            }
+        }
+        self.waiting.clear();
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.waiting.extend_from_slice(lines);
+        if self.waiting.len() >= WRITE_SIZE {
+            self.write_out();
+        }
+        Ok(())
+    }
+
+    /// Nothing more waits.
+    fn flush(&mut self) -> io::Result<()> {
+        self.write_out();
+        Ok(())
+    }
+}
+
+/// How many lines these are.
+pub fn count_lines(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(MODE).open(path)
+}
+
+/// Whether [`LogFile::open`] would succeed at `path`. Makes no file there.
+pub fn try_out(path: &Path) -> io::Result<()> {
+    // Not waiting for a reader, where it is a pipe.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    match OpenOptions::new().append(true).custom_flags(nonblocking).open(path) {
+        Ok(_) => Ok(()),
+        // A file without a name, in the directory in which it would be made: that of what a link leads to.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let target = std::fs::read_link(path).map(|target| directory_of(path).join(target));
+            tempfile::tempfile_in(directory_of(target.as_deref().unwrap_or(path))).map(drop)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trying_a_log_out_says_what_opening_it_would_and_makes_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("there"), "").unwrap();
+        std::os::unix::fs::symlink("later", path("link")).unwrap();
+        std::os::unix::fs::symlink("missing/later", path("dangling")).unwrap();
+        for (name, fine) in [
+            ("there", true),
+            ("new", true),
+            ("link", true),
+            ("missing/new", false),
+            ("dangling", false),
+            (".", false),
+        ] {
+            assert_eq!(try_out(&path(name)).is_ok(), fine, "{name}");
+        }
+        assert!(!path("new").exists() && !path("later").exists());
+        for name in ["there", "new", "missing/new", "."] {
+            assert_eq!(
+                LogFile::open("log", &path(name), |_| {}).is_ok(),
+                try_out(&path(name)).is_ok(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_renamed_file_is_left_when_it_is_told_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, old) = (directory.path().join("log"), directory.path().join("log.1"));
+        let mut file = LogFile::open("log", &path, |_| {}).unwrap();
+        file.write_all(b"one\n").unwrap();
+        file.flush().unwrap();
+        std::fs::rename(&path, &old).unwrap();
+        file.write_all(b"two\n").unwrap();
+        file.flush().unwrap();
+        assert!(!path.exists());
+        file.shared().reopen();
+        file.flush().unwrap();
+        file.write_all(b"three\n").unwrap();
+        file.flush().unwrap();
+        let read = |path| std::fs::read_to_string(path).unwrap();
+        assert_eq!((read(&old), read(&path)), ("one\ntwo\n".to_owned(), "three\n".to_owned()));
+    }
+}
