@@ -121,7 +121,7 @@ fn while_the_application_loads_it_is_alive_and_not_ready_and_requests_wait() {
     let app =
         App::new(&format!("while not io.open('{}') do os.execute('sleep 0.02') end\n{FINE}", go.display()));
     // Requests that come now wait for the load, however long that takes.
-    let server = serving(&app, "1").arguments(["--queue-timeout", "1ms"]).start();
+    let server = serving(&app, "1").arguments(["--queue-timeout", "10ms"]).start();
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/", true));
     assert_eq!(healthy(&server, 503, "starting"), "the application is being loaded");
