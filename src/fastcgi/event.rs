@@ -7,7 +7,7 @@ use crate::cgi::Variables;
 
 /// Something that happened to a request. Bytes are borrowed from the input, never copied.
 ///
-/// A request's events come in this order: `Begin`; `Params` or `Refused`; `Stdin`… `StdinEnd`; and in the
+/// A request's events come in this order: `Begin`; `Params` or `Refused`; `StdinEndInDoubt` at most once; `Stdin`… `StdinEnd`; and in the
 /// role Filter also `Data`… `DataEnd`. `Abort` can come at any point after `Begin`. Nothing follows
 /// `Refused` or `Abort`, and nothing follows [`Server::end`](super::Server::end).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,12 @@ pub enum Event<'a> {
     },
     /// The request body is complete. In the role Authorizer this follows `Params` at once.
     StdinEnd {
+        /// The request.
+        id: u16,
+    },
+    /// The request body ends without a byte, or that of the request which had the same id and ended before its STDIN did.
+    /// More can come: `Stdin`, and another end. Comes before any `Stdin`, and once.
+    StdinEndInDoubt {
         /// The request.
         id: u16,
     },

@@ -51,6 +51,7 @@ pub mod client;
 mod event;
 pub mod params;
 pub mod record;
+mod request;
 mod server;
 #[cfg(test)]
 mod tests;

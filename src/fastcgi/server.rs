@@ -7,7 +7,7 @@
 use super::event::{AfterEnd, Event, Fault, Refusal};
 use super::params::{self, Decoder, Pairs};
 use super::record::{self, BODY_LENGTH, Header, Piece, ProtocolStatus, Reader, RecordType, Role};
-use crate::cgi::Variables;
+use super::request::{Content, Phase, Request, Unfinished};
 
 /// What a connection may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub struct Server {
     requests: Vec<Request>,
     /// The Authorizer whose `StdinEnd` comes next.
     stdin_end_due: Option<u16>,
+    /// Requests that have ended before the client's streams for them did.
+    unfinished: Unfinished,
     ignored: usize,
     /// A request has ended that does not leave the connection open.
     closing: bool,
@@ -93,6 +95,7 @@ impl Server {
             gathered: Vec::new(),
             requests: Vec::new(),
             stdin_end_due: None,
+            unfinished: Unfinished::default(),
             ignored: 0,
             closing: false,
             fault: None,
@@ -157,6 +160,7 @@ impl Server {
             if self.stdin_end_due == Some(id) {
                 self.stdin_end_due = None;
             }
+            self.unfinished.add(&request);
         }
         if self.closing && self.requests.is_empty() { AfterEnd::Close } else { AfterEnd::KeepOpen }
     }
@@ -170,6 +174,16 @@ impl Server {
     /// where closing it loses nothing.
     pub fn is_idle(&self) -> bool {
         self.requests.is_empty() && self.is_between_records()
+    }
+
+    /// Whether the client may still be sending streams of a request: it has not said that they end.
+    pub fn is_sending(&self, id: u16) -> bool {
+        self.requests.iter().any(|request| request.id == id && !request.sending.is_over())
+    }
+
+    /// Whether the client may still be sending streams of requests that have ended.
+    pub fn has_unfinished(&self) -> bool {
+        !self.unfinished.is_empty()
     }
 
     /// Whether no record has arrived in part.
@@ -220,7 +234,16 @@ impl Server {
             return Ok(Content::Begin);
         }
         // §3.3: "records with an inactive request ID" are ignored.
-        match self.request(id).map_or(Content::Ignored, |request| request.classify(header)) {
+        let content = match self.request(id) {
+            Some(request) => request.classify(header),
+            None => {
+                if header.content_length == 0 {
+                    self.unfinished.finish(id, header.record_type);
+                }
+                Content::Ignored
+            }
+        };
+        match content {
             Content::Ignored => self.ignore(),
             content => Ok(content),
         }
@@ -276,7 +299,10 @@ impl Server {
             Phase::Refusing(Refusal::TooManyRequests { limit })
         };
         let keep_open = flags & record::KEEP_CONN != 0;
-        self.requests.push(Request::new(id, role, keep_open, phase));
+        let mut request = Request::new(id, role, keep_open, phase);
+        // An Authorizer's STDIN is ignored, whosever it is.
+        request.previous_stdin_open = self.unfinished.begin(id) && role != Role::Authorizer;
+        self.requests.push(request);
         self.ignored = 0;
         Ok(Some(Event::Begin { id, role, keep_open }))
     }
@@ -308,7 +334,12 @@ impl Server {
                 request.data_open = false;
                 Event::DataEnd { id }
             }
-            (_, false) => Event::Stdin { id, bytes },
+            (_, false) => {
+                // The client has gone on to this request's body, so the previous one's end does not come any more.
+                request.previous_stdin_open = false;
+                Event::Stdin { id, bytes }
+            }
+            (_, true) if std::mem::take(&mut request.previous_stdin_open) => Event::StdinEndInDoubt { id },
             (_, true) => {
                 request.stdin_open = false;
                 Event::StdinEnd { id }
@@ -354,95 +385,5 @@ impl Server {
 
     fn request(&mut self, id: u16) -> Option<&mut Request> {
         self.requests.iter_mut().find(|request| request.id == id)
-    }
-}
-
-/// What the content of the record that is arriving is for.
-#[derive(Clone, Copy, Debug)]
-enum Content {
-    Ignored,
-    Begin,
-    Params,
-    /// STDIN or DATA.
-    Body,
-    Abort,
-    GetValues,
-}
-
-/// An id in use.
-#[derive(Debug)]
-struct Request {
-    id: u16,
-    role: Role,
-    keep_open: bool,
-    phase: Phase,
-    stdin_open: bool,
-    data_open: bool,
-    stdout_begun: bool,
-    stderr_begun: bool,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// PARAMS is arriving.
-    Params(Decoder),
-    /// PARAMS is arriving for nothing: the answer waits for its end, since no output may come before.
-    Refusing(Refusal),
-    /// STDIN and DATA are arriving.
-    Body,
-    /// Refused or aborted: whatever arrives is ignored until the caller ends the request.
-    Over,
-}
-
-impl Request {
-    fn new(id: u16, role: Role, keep_open: bool, phase: Phase) -> Self {
-        Self {
-            id,
-            role,
-            keep_open,
-            phase,
-            // An Authorizer gets no body (§6.3), and mod_fcgid sends not even the record that would end it.
-            stdin_open: role != Role::Authorizer,
-            data_open: role == Role::Filter,
-            stdout_begun: false,
-            stderr_begun: false,
-        }
-    }
-
-    fn classify(&mut self, header: &Header) -> Content {
-        match (header.record_type, &self.phase) {
-            (RecordType::AbortRequest, Phase::Params(_) | Phase::Refusing(_) | Phase::Body) => Content::Abort,
-            (RecordType::Params, Phase::Params(_)) => Content::Params,
-            (RecordType::Params, Phase::Refusing(_)) if header.content_length == 0 => Content::Params,
-            (RecordType::Stdin | RecordType::Data, Phase::Params(_)) => {
-                // No client is known to do it, and a body whose length is not known yet has no bound.
-                self.phase = Phase::Refusing(Refusal::EarlyBody);
-                Content::Ignored
-            }
-            (RecordType::Stdin, Phase::Body) if self.stdin_open => Content::Body,
-            (RecordType::Data, Phase::Body) if self.data_open => Content::Body,
-            _ => Content::Ignored,
-        }
-    }
-
-    fn feed(&mut self, bytes: &[u8]) {
-        if let Phase::Params(decoder) = &mut self.phase
-            && let Err(refusal) = decoder.feed(bytes)
-        {
-            self.phase = Phase::Refusing(refusal);
-        }
-    }
-
-    fn finish_params(&mut self) -> Result<Variables, Refusal> {
-        let finished = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Params(decoder) => decoder.finish(),
-            Phase::Refusing(refusal) => Err(refusal),
-            Phase::Body | Phase::Over => unreachable!("PARAMS are ignored after their end"),
-        };
-        match finished {
-            Ok(_) => self.phase = Phase::Body,
-            Err(refusal) => self.keep_open &= !refusal.closes(),
-        }
-        finished
     }
 }

@@ -86,6 +86,7 @@ fn note(event: &Event<'_>, seen: &mut Vec<String>) {
         }
         Event::Stdin { id, bytes } => (format!("stdin {id} "), bytes),
         Event::StdinEnd { id } => (format!("stdin end {id}"), b""),
+        Event::StdinEndInDoubt { id } => (format!("stdin end in doubt {id}"), b""),
         Event::Data { id, bytes } => (format!("data {id} "), bytes),
         Event::DataEnd { id } => (format!("data end {id}"), b""),
         Event::Abort { id } => (format!("abort {id}"), b""),
@@ -149,6 +150,11 @@ impl Wire {
         self.0.extend_from_slice(&header.encode());
         self.0.extend_from_slice(content);
         self.0.extend(std::iter::repeat_n(0xee, padding.into()));
+        self
+    }
+
+    fn raw_all(mut self, more: &Self) -> Self {
+        self.0.extend_from_slice(&more.0);
         self
     }
 

@@ -1,6 +1,6 @@
 //! One connection of the server, with a caller that answers when and as the input says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nibiru::fastcgi::client::{Decoder, Reply};
 use nibiru::fastcgi::{Event, Fault, Limits, MAX_REFUSED, ProtocolStatus, Role, Server};
@@ -84,6 +84,7 @@ fn answer(decision: u8, server: &mut Server, event: &Event<'_>, order: &mut Orde
     let (Event::Begin { id, .. }
     | Event::Params { id, .. }
     | Event::Stdin { id, .. }
+    | Event::StdinEndInDoubt { id }
     | Event::StdinEnd { id }
     | Event::Data { id, .. }
     | Event::DataEnd { id }
@@ -100,7 +101,7 @@ fn answer(decision: u8, server: &mut Server, event: &Event<'_>, order: &mut Orde
         let status =
             if decision & 8 == 0 { ProtocolStatus::RequestComplete } else { ProtocolStatus::Overloaded };
         let _ = server.end(id, u32::from(decision), status, out);
-        order.active.remove(&id);
+        order.ended(id);
     }
 }
 
@@ -121,12 +122,16 @@ fn note(event: &Event<'_>, events: &mut Vec<(String, Vec<u8>)>) -> bool {
 #[derive(Debug, Default)]
 struct Order {
     active: BTreeMap<u16, Request>,
+    /// Ids whose last request ended before its STDIN did.
+    unfinished: BTreeSet<u16>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Request {
     role: Role,
     stage: Stage,
+    stdin_begun: bool,
+    stdin_doubted: bool,
     data_ended: bool,
 }
 
@@ -143,10 +148,24 @@ impl Order {
         self.active.get_mut(&id).unwrap_or_else(|| panic!("{id} has not begun"))
     }
 
+    fn ended(&mut self, id: u16) {
+        match self.active.remove(&id) {
+            Some(request) if request.stage != Stage::StdinEnded => {
+                self.unfinished.insert(id);
+            }
+            Some(_) => {
+                self.unfinished.remove(&id);
+            }
+            None => {}
+        }
+    }
+
     fn check(&mut self, event: &Event<'_>) {
         if let Event::Begin { id, role, .. } = *event {
             assert_ne!(id, 0);
-            let request = Request { role, stage: Stage::Begun, data_ended: false };
+            let (stdin_begun, stdin_doubted) = (false, false);
+            let request =
+                Request { role, stage: Stage::Begun, stdin_begun, stdin_doubted, data_ended: false };
             assert!(self.active.insert(id, request).is_none(), "{id} begins twice");
             return;
         }
@@ -163,7 +182,14 @@ impl Order {
             Event::Stdin { id, bytes } => {
                 let request = self.of(*id);
                 assert_eq!(request.stage, Stage::Params);
+                request.stdin_begun = true;
                 assert!(!bytes.is_empty() && request.role != Role::Authorizer);
+            }
+            Event::StdinEndInDoubt { id } => {
+                let request = self.of(*id);
+                assert_eq!(request.stage, Stage::Params);
+                assert!(!request.stdin_begun && !std::mem::replace(&mut request.stdin_doubted, true));
+                assert!(self.unfinished.contains(id), "the last request with this id had sent its end");
             }
             Event::StdinEnd { id } => {
                 assert_eq!(std::mem::replace(&mut self.of(*id).stage, Stage::StdinEnded), Stage::Params);
