@@ -3,6 +3,7 @@
 //! A request comes in as [`Variables`] and is checked into a [`request::Head`]; a response goes out with a
 //! head that [`response::Head`] and [`ProxyHeaders`] have checked.
 
+pub mod arrival;
 pub mod proxy;
 mod proxy_headers;
 mod repeated;

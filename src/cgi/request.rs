@@ -153,6 +153,17 @@ impl Head {
         Ok((Self::parse(variables)?, data_length))
     }
 
+    /// The proxy keeps the promised body to itself: the application is told of an empty one, and of the promise as
+    /// `nibiru.promised_length`.
+    pub fn withhold_body(&mut self, promised: u64) {
+        let mut variables = Variables::new();
+        for (name, value) in &self.variables {
+            variables.push(name, if name == CONTENT_LENGTH { b"0" } else { value });
+        }
+        variables.push(PROMISED_LENGTH, promised.to_string().as_bytes());
+        (self.variables, self.content_length) = (variables, ContentLength::Known(0));
+    }
+
     fn parse_any(variables: &mut Variables) -> Result<Self, BadRequest> {
         let settled = repeated::settle(variables)?;
         let (mut content_length, mut head_request) = (ContentLength::UntilEnd, false);
@@ -188,6 +199,8 @@ impl Head {
 }
 
 const CONTENT_LENGTH: &[u8] = b"CONTENT_LENGTH";
+/// For the application, of a body that the proxy keeps: what CONTENT_LENGTH was.
+const PROMISED_LENGTH: &[u8] = b"nibiru.promised_length";
 const FCGI_DATA_LENGTH: &[u8] = b"FCGI_DATA_LENGTH";
 const REQUEST_METHOD: &[u8] = b"REQUEST_METHOD";
 const SCRIPT_NAME: &[u8] = b"SCRIPT_NAME";

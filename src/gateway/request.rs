@@ -102,6 +102,25 @@ impl Request {
         self.reply.fail(status, message, (status == 503).then_some(seconds));
     }
 
+    /// Logs that the client went away before all of it had come, as often as refusals may be logged. A proxy that gives a
+    /// request up which never becomes complete would otherwise leave no line.
+    pub(super) fn log_abort_while_arriving(&self, came: u64, after: Duration) {
+        let line = RequestLine::of(&self.variables);
+        let line = (!line.is_empty()).then(|| tracing::field::display(line));
+        if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            let promised = self.variables.get(b"CONTENT_LENGTH").filter(|value| !value.is_empty());
+            let promised = promised.map(|value| format!(" of {}", value.escape_ascii())).unwrap_or_default();
+            let seconds = after.as_secs_f32();
+            info!(
+                request = self.request_id,
+                line,
+                left_out,
+                "request aborted by the client after {seconds:.1} s with {came}{promised} bytes of its body here"
+            );
+        }
+    }
+
     /// Its worker is done with it. It ends when its client has what waits for it, too.
     pub(super) fn answered(mut self: Box<Self>) {
         self.done = Some(Instant::now());

@@ -1,11 +1,15 @@
 //! A client's stream, Unix or TCP, with the few operations that a connection needs.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::readable;
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -49,6 +53,26 @@ impl Stream {
             Self::Tcp(stream) => rustix::io::ioctl_fionread(stream),
         };
         unread.is_ok_and(|bytes| bytes > 0)
+    }
+
+    /// Whether the peer has only shut its writing side, and can still read. Over TCP that looks like a close, so there it is
+    /// never said. `poll` tells the two apart on a Unix socket: a peer that has closed has hung up.
+    pub(super) fn is_half_closed(&self) -> bool {
+        let Self::Unix(stream) = self else { return false };
+        let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+        let found = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+        let gone = PollFlags::HUP | PollFlags::ERR;
+        found.is_ok() && polled[0].revents() & (gone | PollFlags::RDHUP) == PollFlags::RDHUP
+    }
+
+    /// A second descriptor of the socket, to see a peer hang up that has shut its writing side. Its readiness is its own, so
+    /// that waiting for the end does not take that of a write away.
+    pub(super) fn watch_for_hang_up(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let socket = match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        };
+        readable::watch_for(rustix::io::fcntl_dupfd_cloexec(socket, 3)?, Interest::WRITABLE)
     }
 
     /// Makes what the peer writes from now on fail; what it has written can still be read. Over TCP the peer's

@@ -2,6 +2,8 @@
 //! life, and at all of them by chance.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 
 use crate::support::{Gate, Server, wait_for};
 use crate::wire::{
@@ -193,8 +195,44 @@ fn next_record(connection: &mut Connection) -> (u8, u16) {
     }
 }
 
+/// php-fpm gives the answer too, on either kind of socket, since it never looks.
 #[test]
-fn a_client_that_has_shut_its_side_counts_as_gone() {
+fn a_unix_client_that_has_only_shut_its_writing_side_gets_its_answers() {
+    let server = Server::builder().workers("3").arguments(["--request-timeout", "off"]).start();
+    for keep in [true, false] {
+        let gates = [Gate::new(), Gate::new()];
+        let mut connection = Connection::open(&server.socket());
+        connection.send(&get(1, &gates[0].url("/wait"), keep));
+        connection.send(&get(2, &gates[1].url("/wait"), keep));
+        // A third has not come whole, and never will.
+        connection.send(&[begin(3, RESPONDER, keep), stream(PARAMS, 3, &get_params("/count"))].concat());
+        gates.iter().for_each(|gate| drop(gate.announced("started")));
+        connection.finish_sending();
+        let end = connection.record().unwrap();
+        while end.id == 3 && connection.record().unwrap().kind != END_REQUEST {}
+        for (gate, id) in gates.iter().zip([1, 2]) {
+            gate.open("go");
+            assert_eq!(connection.response(id).expect("a response").body(), b"waited\n", "keep {keep}");
+        }
+        assert!(connection.closes());
+    }
+    // Sent, and shut, before the server has looked once; and with an answer that the kernel does not take whole.
+    let gate = Gate::new();
+    gate.open("go");
+    for url in ["/hello".to_owned(), gate.url("/flow/after_large")] {
+        let mut connection = Connection::open(&server.socket());
+        connection.send(&get(1, &url, true));
+        connection.finish_sending();
+        let response = connection.response(1).expect("a response");
+        let length: usize = response.header("Content-Length").unwrap().parse().unwrap();
+        assert_eq!((response.status(), response.body().len()), (200, length), "{url}");
+        assert!(connection.closes());
+    }
+    wait_for("all connections are closed", || server.connections().is_empty().then_some(()));
+}
+
+#[test]
+fn a_unix_client_that_has_shut_its_side_and_then_goes_is_an_abort() {
     let server = patient();
     for how in ["tick", "poll_first"] {
         let gate = Gate::new();
@@ -202,7 +240,34 @@ fn a_client_that_has_shut_its_side_counts_as_gone() {
         connection.send(&get(1, &gate.url(&format!("/flow/{how}")), true));
         gate.announced("started");
         connection.finish_sending();
-        assert!(connection.closes(), "{how}");
+        if how == "tick" {
+            // It goes on being answered.
+            for _ in 0..3 {
+                assert_eq!(connection.record().unwrap().kind, STDOUT);
+            }
+        }
+        assert_eq!(gate.said("closed"), None);
+        drop(connection);
+        says_hello(&mut Connection::open(&server.socket()), &server);
+        assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{how}");
+    }
+}
+
+#[test]
+fn a_tcp_client_that_has_shut_its_writing_side_counts_as_gone() {
+    let address = format!("127.0.0.1:{}", crate::support::free_port());
+    let listen = format!("tcp:{address}");
+    let server =
+        Server::builder().workers("1").arguments(["--request-timeout", "off", "--listen", &listen]).start();
+    for how in ["tick", "poll_first"] {
+        let gate = Gate::new();
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(&get(1, &gate.url(&format!("/flow/{how}")), true)).unwrap();
+        gate.announced("started");
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut rest = Vec::new();
+        // It ends, which an answer of endless ticks never would.
+        let _ = stream.read_to_end(&mut rest);
         says_hello(&mut Connection::open(&server.socket()), &server);
         assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{how}");
     }

@@ -16,6 +16,7 @@ mod access_log;
 mod authorizer;
 mod caddy;
 mod commands;
+mod completeness;
 mod deadlines;
 mod dev;
 mod docs;

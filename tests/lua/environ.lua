@@ -33,6 +33,12 @@ return {
     equal(environ.EXTRA, "\0\255")
     equal(environ["odd name"], "1")
   end, { variables = { EXTRA = "\0\255", ["odd name"] = "1" } }),
+  case("a body that the proxy keeps", function(environ)
+    equal(environ.CONTENT_LENGTH, "0")
+    equal(environ["nibiru.promised_length"], "4000")
+    equal(environ["wsgi.input"]:read("a"), "")
+    equal(environ["wsgi.input"]:read(1), nil)
+  end, { variables = { CONTENT_LENGTH = "0", ["nibiru.promised_length"] = "4000" } }),
   case("a plain table", function(environ)
     equal(type(environ), "table")
     equal(getmetatable(environ), nil)

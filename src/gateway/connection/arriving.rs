@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::cgi::request::{ContentLength, Head};
+use crate::cgi::arrival::{Arrival, Completeness};
+use crate::cgi::request::Head;
 use crate::fastcgi::Role;
 use crate::gateway::pace::Pace;
 use crate::gateway::spool::Body;
@@ -15,16 +16,16 @@ pub(super) struct Arriving {
     pub(super) stdin: Incoming,
     /// Of a Filter.
     pub(super) data: Option<Box<Incoming>>,
+    /// When its parameters were complete.
+    pub(super) since: Instant,
     pub(super) pace: Pace,
 }
 
 /// STDIN or DATA.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    pub(super) promised: ContentLength,
+    pub(super) arrival: Arrival,
     pub(super) body: Body,
-    /// All of it has come; a part may still be written.
-    pub(super) ended: bool,
 }
 
 /// Which of them.
@@ -75,8 +76,11 @@ impl Arriving {
         self.all().map(|incoming| incoming.body.len()).sum()
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        self.all().all(|incoming| incoming.ended)
+    /// Whether all has come; a part may still be on its way to its file.
+    pub(super) fn is_complete(&self) -> bool {
+        self.all().all(|incoming| {
+            matches!(incoming.arrival.completeness(), Completeness::Complete | Completeness::Withheld { .. })
+        })
     }
 
     /// Whether all has come and is where it stays.

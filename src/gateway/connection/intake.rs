@@ -12,8 +12,9 @@ use tracing::{info, warn};
 use super::Connection;
 use super::arriving::{Arriving, Incoming, Source};
 use super::due::{Due, Timeouts};
-use super::state::{Ending, Phase, Undelivered};
+use super::state::{Ending, Phase, Receiving, Undelivered};
 use crate::cgi::Variables;
+use crate::cgi::arrival::{Arrival, Completeness};
 use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{Event, Fault, ProtocolStatus, Refusal, Role};
 use crate::gateway::Gateway;
@@ -81,15 +82,18 @@ impl Connection {
                 Some(Event::Params { id, variables }) => self.params(id, variables, now, gateway),
                 Some(Event::Stdin { id, bytes }) => self.take(id, Source::Stdin, bytes, now, gateway),
                 Some(Event::Data { id, bytes }) => self.take(id, Source::Data, bytes, now, gateway),
-                Some(Event::StdinEnd { id }) => self.take_end(id, Source::Stdin, gateway),
-                Some(Event::DataEnd { id }) => self.take_end(id, Source::Data, gateway),
+                Some(Event::StdinEnd { id }) => self.take_end(id, Source::Stdin, Arrival::end, gateway),
+                Some(Event::StdinEndInDoubt { id }) => {
+                    self.take_end(id, Source::Stdin, Arrival::end_in_doubt, gateway);
+                }
+                Some(Event::DataEnd { id }) => self.take_end(id, Source::Data, Arrival::end, gateway),
                 Some(Event::Refused { id, refusal }) => {
                     let why = match refusal {
                         Refusal::TooManyRequests { .. } => Refused::ConnectionFull,
                         _ => Refused::Params,
                     };
                     let cause = Cause(why, refusal.status(), refusal.to_string());
-                    self.refuse(id, Variables::new(), cause, true, gateway);
+                    self.refuse(id, Variables::new(), cause, gateway);
                     if refusal.closes() {
                         self.state.borrow_mut().close_when_written();
                     }
@@ -116,7 +120,7 @@ impl Connection {
             }
             Err(error) => {
                 let cause = Cause(Refused::Variables, error.status(), error.to_string());
-                return self.refuse(id, variables, cause, true, gateway);
+                return self.refuse(id, variables, cause, gateway);
             }
         };
         let limit = gateway.config().max_body;
@@ -126,14 +130,17 @@ impl Connection {
             {
                 let message = format!("{source} has {length} bytes, --max-body is {limit}");
                 let cause = Cause(Refused::BodyTooLarge, 413, message);
-                return self.refuse(id, head.variables, cause, true, gateway);
+                return self.refuse(id, head.variables, cause, gateway);
             }
         }
         let in_memory = if data.is_some() { MAX_INLINE_BODY_OF_TWO } else { MAX_INLINE_BODY };
-        let incoming = |promised| Incoming { promised, body: Body::within(in_memory), ended: false };
+        let incoming = |promised| Incoming { arrival: Arrival::new(promised), body: Body::within(in_memory) };
         let (stdin, data) = (incoming(head.content_length), data.map(|data| Box::new(incoming(data))));
-        let arriving = Arriving { head, role, stdin, data, pace: Pace::new(now) };
+        let arriving = Arriving { head, role, stdin, data, since: now, pace: Pace::new(now) };
         self.state.borrow_mut().set_phase(id, Phase::Arriving(Box::new(arriving)));
+        for source in [Source::Stdin, Source::Data] {
+            self.progress(id, source, gateway);
+        }
     }
 
     fn take(self: &Rc<Self>, id: u16, source: Source, bytes: &[u8], now: Instant, gateway: &Rc<Gateway>) {
@@ -141,43 +148,60 @@ impl Connection {
             let mut state = self.state.borrow_mut();
             let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
             arriving.pace.moved(bytes.len(), now);
-            let Some(Incoming { promised, body, .. }) = arriving.from(source) else { return };
+            let Some(Incoming { arrival, body }) = arriving.from(source) else { return };
+            if arrival.completeness() != Completeness::Incomplete {
+                // More than was promised, while the rest is on its way to its file.
+                return;
+            }
             let limit = gateway.config().max_body;
-            let (room, bounded) = match promised {
-                // What exceeds CONTENT_LENGTH is not the body's, and dropped.
-                ContentLength::Known(length) => (*length - body.len(), true),
-                // A reload may have lowered the limit below what is here.
-                ContentLength::UntilEnd => (limit.saturating_sub(body.len()), false),
-            };
-            let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-            if kept < bytes.len() && !bounded {
+            let kept = arrival.receive(bytes.len());
+            // A promise within the limit has been let in. A reload may have lowered the limit since.
+            if !arrival.is_promised() && body.len() + kept as u64 > limit {
                 let message = format!("{source} has more than {limit} bytes (--max-body)");
-                Cause(Refused::BodyTooLarge, 413, message)
+                Some(Cause(Refused::BodyTooLarge, 413, message))
             } else {
-                match body.append(&bytes[..kept], &gateway.spool) {
-                    Ok(()) => return,
-                    Err(error) => Cause::from(error),
-                }
+                body.append(&bytes[..kept], &gateway.spool).err().map(Cause::from)
             }
         };
-        self.refuse_arriving(id, gateway, |_| cause);
+        match cause {
+            Some(cause) => self.refuse_arriving(id, gateway, |_| cause),
+            None => self.progress(id, source, gateway),
+        }
     }
 
-    fn take_end(self: &Rc<Self>, id: u16, source: Source, gateway: &Rc<Gateway>) {
+    /// A stream has ended, as `end` says.
+    fn take_end(self: &Rc<Self>, id: u16, source: Source, end: fn(&mut Arrival), gateway: &Rc<Gateway>) {
+        {
+            let mut state = self.state.borrow_mut();
+            let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
+            let Some(Incoming { arrival, .. }) = arriving.from(source) else { return };
+            if arrival.completeness() != Completeness::Incomplete {
+                // It was complete without.
+                return;
+            }
+            end(arrival);
+        }
+        self.progress(id, source, gateway);
+    }
+
+    /// Submits the request where this was the last of it; refuses it where it can never be complete.
+    fn progress(self: &Rc<Self>, id: u16, source: Source, gateway: &Rc<Gateway>) {
         let (came, promised) = {
             let mut state = self.state.borrow_mut();
             let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
-            let Some(Incoming { promised, body, ended }) = arriving.from(source) else { return };
-            *ended = true;
-            match *promised {
-                ContentLength::Known(promised) if body.len() < promised => (body.len(), promised),
-                _ => {
+            let Some(Incoming { arrival, body }) = arriving.from(source) else { return };
+            match (arrival.completeness(), source) {
+                (Completeness::Incomplete, _) => return,
+                (Completeness::Complete, _) | (Completeness::Withheld { .. }, Source::Stdin) => {
                     body.finish(&gateway.spool);
                     if !arriving.is_kept() {
                         return;
                     }
                     drop(state);
                     return self.submit(id, gateway);
+                }
+                (Completeness::Withheld { promised } | Completeness::Short { promised }, _) => {
+                    (body.len(), promised)
                 }
             }
         };
@@ -190,7 +214,10 @@ impl Connection {
         let ticket = Rc::new(Ticket::default());
         let phase = self.state.borrow_mut().set_phase(id, Phase::Submitted(Rc::clone(&ticket)));
         let Some(Phase::Arriving(arriving)) = phase else { return };
-        let Arriving { head, role, stdin, data, .. } = *arriving;
+        let Arriving { mut head, role, stdin, data, .. } = *arriving;
+        if let Completeness::Withheld { promised } = stdin.arrival.completeness() {
+            head.withhold_body(promised);
+        }
         let mut reply = Reply::new(Rc::clone(self), id, ticket, head.head_request);
         if role == Role::Authorizer {
             reply.hold_head();
@@ -242,6 +269,7 @@ impl Connection {
                         let why = "the parameters took too long (--header-timeout)";
                         return self.close_late(why, gateway);
                     }
+                    log_throttled(gateway, "request ended: its parameters took too long (--header-timeout)");
                     self.end_with(id, 1, ProtocolStatus::RequestComplete);
                 }
                 Due::Body(id) => {
@@ -265,18 +293,18 @@ impl Connection {
                 Due::Broken(id) => self.end_with(id, 1, ProtocolStatus::RequestComplete),
                 Due::Spool(id) => self.refuse_arriving(id, gateway, |_| Cause::from(SpoolError::Stalled)),
                 Due::Slow => self.begin_to_spill(gateway),
-                Due::Lost => self.lose_spilled("the disk did not give it back in time", gateway),
+                Due::Lost => {
+                    self.lose_spilled("the disk did not give it back in time (--send-timeout)", gateway);
+                }
             }
         }
     }
 
     /// Ends the connection of a client that has had its time.
     fn close_late(&self, why: &str, gateway: &Gateway) {
-        if let Some(left_out) = gateway.journal.may_log_refusal() {
-            let left_out = (left_out > 0).then_some(left_out);
-            info!(left_out, "connection closed: {why}");
-        }
-        self.state.borrow_mut().ending = Ending::Now;
+        log_throttled(gateway, &format!("connection closed: {why}"));
+        let mut state = self.state.borrow_mut();
+        (state.ending, state.cut) = (Ending::Now, true);
     }
 
     /// Refuses a request whose body is on its way.
@@ -284,18 +312,29 @@ impl Connection {
         let phase = self.state.borrow_mut().take_phase(id);
         let Some(Phase::Arriving(arriving)) = phase else { return };
         let cause = cause(&arriving);
-        let more = !arriving.has_ended();
-        self.refuse(id, arriving.head.variables, cause, more, gateway);
+        self.refuse(id, arriving.head.variables, cause, gateway);
     }
 
-    /// Answers a request that never becomes one for a worker. `more`: the client may still be sending it,
-    /// and what comes is dropped.
-    fn refuse(self: &Rc<Self>, id: u16, variables: Variables, cause: Cause, more: bool, gateway: &Gateway) {
+    /// Answers a request that never becomes one for a worker. What still comes of it is dropped.
+    fn refuse(self: &Rc<Self>, id: u16, variables: Variables, cause: Cause, gateway: &Gateway) {
         let Cause(why, status, message) = cause;
-        self.state.borrow_mut().unread = more;
         let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
         let reply = Reply::new(Rc::clone(self), id, Rc::default(), head_request);
         Request::partial(variables, reply, Rc::clone(&gateway.journal)).refuse(why, status, &message);
+    }
+
+    /// The client sends nothing more. One that has only shut its writing side still gets the answers to what it has sent
+    /// whole; what has come in part never becomes a request.
+    pub(super) fn end_of_input(self: &Rc<Self>, gateway: &Gateway) {
+        let half_closed = self.stream.is_half_closed();
+        if half_closed && self.state.borrow().receiving == Receiving::Open {
+            let incomplete = || self.state.borrow().incomplete().next();
+            while let Some(id) = incomplete() {
+                self.abandon(id, gateway);
+                self.end_with(id, 0, ProtocolStatus::RequestComplete);
+            }
+        }
+        self.state.borrow_mut().no_more_comes(half_closed);
     }
 
     /// The client does not wait for this request's answer any more.
@@ -308,13 +347,22 @@ impl Connection {
 
     pub(super) fn abandoned(self: &Rc<Self>, id: u16, phase: Phase, gateway: &Gateway) {
         match phase {
-            // Nothing is known of it, or all is said.
-            Phase::Begun(..) | Phase::Broken(_) => {}
+            Phase::Begun(..) => {
+                if !self.state.borrow().cut {
+                    log_throttled(gateway, "request aborted by the client before its parameters had come");
+                }
+            }
+            // All is said.
+            Phase::Broken(_) => {}
             Phase::Arriving(arriving) => {
                 let ticket = Ticket::default();
                 ticket.abandon();
                 let reply = Reply::new(Rc::clone(self), id, Rc::new(ticket), false);
-                drop(Request::partial(arriving.head.variables, reply, Rc::clone(&gateway.journal)));
+                let came = arriving.len();
+                let request = Request::partial(arriving.head.variables, reply, Rc::clone(&gateway.journal));
+                if !self.state.borrow().cut {
+                    request.log_abort_while_arriving(came, arriving.since.elapsed());
+                }
             }
             Phase::Submitted(ticket) => gateway.abandoned(&ticket),
         }
@@ -335,5 +383,13 @@ impl Connection {
             self.abandoned(id, phase, gateway);
         }
         self.drained.notify_waiters();
+    }
+}
+
+/// Logs what becomes of a client that has had its time or has gone, as often as refusals may be logged.
+fn log_throttled(gateway: &Gateway, message: &str) {
+    if let Some(left_out) = gateway.journal.may_log_refusal() {
+        let left_out = (left_out > 0).then_some(left_out);
+        info!(left_out, "{message}");
     }
 }

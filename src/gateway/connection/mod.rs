@@ -13,9 +13,11 @@ mod state;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
+use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, info};
@@ -67,8 +69,10 @@ impl Connection {
                 last_end: now,
                 unread: false,
                 late: false,
+                cut: false,
                 stopping: false,
                 receiving: Receiving::Open,
+                half_closed: false,
             }),
             changed: Notify::new(),
             drained: Notify::new(),
@@ -79,7 +83,15 @@ impl Connection {
     /// Serves the connection to its end. Whatever runs for it then is aborted.
     pub(super) async fn serve(self: Rc<Self>, gateway: Rc<Gateway>) {
         let mut stopping = gateway.stopping();
+        let mut hang_up = None;
         loop {
+            if self.state.borrow().half_closed && hang_up.is_none() {
+                match self.stream.watch_for_hang_up() {
+                    Ok(watched) => hang_up = Some(watched),
+                    // No descriptor is left. A client that may be gone keeps a worker from others.
+                    Err(_) => break,
+                }
+            }
             if self.state.borrow().overflow.is_some() {
                 self.move_spilled(&gateway);
             }
@@ -109,6 +121,7 @@ impl Connection {
                     self.spilled(done, &gateway);
                     Ok(Ready::EMPTY)
                 }
+                () = hung_up(hang_up.as_ref()), if hang_up.is_some() => break,
                 () = super::sleep_until(deadline) => {
                     self.expire(&gateway);
                     Ok(Ready::EMPTY)
@@ -133,11 +146,12 @@ impl Connection {
         let now = Instant::now();
         for _ in 0..READS_IN_A_ROW {
             match self.stream.try_read(&mut scratch) {
-                Ok(0) => self.state.borrow_mut().no_more_comes(),
+                Ok(0) => self.end_of_input(gateway),
                 Ok(length) => {
                     if let Err(fault) = self.receive(&scratch[..length], now, gateway) {
                         info!(cause = %fault, "connection closed");
-                        self.state.borrow_mut().ending = Ending::Now;
+                        let mut state = self.state.borrow_mut();
+                        (state.ending, state.cut) = (Ending::Now, true);
                     }
                     self.state.borrow_mut().note_read(now);
                 }
@@ -185,6 +199,7 @@ impl Connection {
         {
             let state = &mut *self.state.borrow_mut();
             state.take_phase(id);
+            state.unread |= state.server.is_sending(id);
             if state.server.end(id, app_status, protocol_status, state.out.tail()) == AfterEnd::Close {
                 state.close_when_written();
             }
@@ -192,6 +207,7 @@ impl Connection {
                 state.last_end = Instant::now();
                 self.changed.notify_one();
             }
+            state.close_if_half_closed();
             // Before the client reads the end of this answer, after which it may send the next request.
             state.leave_if_idle(&self.stream);
         }
@@ -295,5 +311,17 @@ impl Connection {
             self.changed.notify_one();
         }
         full
+    }
+}
+
+/// Waits for the end of a client that has shut its writing side already.
+async fn hung_up(watched: Option<&AsyncFd<OwnedFd>>) {
+    let Some(watched) = watched else { return };
+    while let Ok(mut ready) = watched.writable().await {
+        if ready.ready().is_write_closed() {
+            return;
+        }
+        // It has read something. The next look is when it does so again, or hangs up.
+        ready.clear_ready();
     }
 }

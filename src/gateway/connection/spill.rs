@@ -92,7 +92,7 @@ impl Connection {
             state.overflow = None;
             state.out.lose_spilled();
             fastcgi::poison(state.out.tail());
-            state.receiving = Receiving::Done;
+            (state.receiving, state.cut) = (Receiving::Done, true);
             state.close_when_written();
             (std::mem::take(&mut state.requests), std::mem::take(&mut state.undelivered))
         };

@@ -56,14 +56,19 @@ pub(super) struct State {
     pub(super) shared: bool,
     /// When an answer last ended beside, or as, one that broke off.
     pub(super) last_end: Instant,
-    /// Whether the client may still be sending something that nobody waits for.
+    /// Whether the client may still be sending a request that has ended: one that was refused, or complete before its end
+    /// came.
     pub(super) unread: bool,
     /// Whether the client was answered because it had had its time.
     pub(super) late: bool,
+    /// The connection is cut, and the log says why.
+    pub(super) cut: bool,
     /// The gateway stops: closes once nothing is left to answer.
     pub(super) stopping: bool,
     /// How far the client's side is shut, by us.
     pub(super) receiving: Receiving,
+    /// The client has shut its writing side and can still read.
+    pub(super) half_closed: bool,
 }
 
 /// Whether more is taken from the client.
@@ -139,6 +144,7 @@ impl State {
     /// Notes what a read has brought.
     pub(super) fn note_read(&mut self, now: Instant) {
         self.last_read = now;
+        self.unread &= self.server.has_unfinished();
         let stray = !self.is_arriving() && !self.server.is_between_records();
         self.stray_since = if stray { self.stray_since.or(Some(now)) } else { None };
     }
@@ -167,24 +173,44 @@ impl State {
         })
     }
 
-    /// The client's side has ended. Unless that is our own doing, nobody is left to read an answer.
-    pub(super) fn no_more_comes(&mut self) {
+    /// The client sends nothing more. Unless that is our own doing, or the client has only shut its writing side, nobody is
+    /// left to read an answer.
+    pub(super) fn no_more_comes(&mut self, half_closed: bool) {
         let lingers = matches!(self.ending, Ending::Lingering { .. });
-        if self.receiving == Receiving::Open || self.awaits_more() || lingers {
+        match self.receiving {
+            Receiving::Open if half_closed => self.half_closed = true,
+            Receiving::Open => self.ending = Ending::Now,
+            Receiving::Shut | Receiving::Done if self.awaits_more() => self.ending = Ending::Now,
+            Receiving::Shut | Receiving::Done => {}
+        }
+        if lingers {
             self.ending = Ending::Now;
         }
         self.receiving = Receiving::Done;
+        self.unread = false;
+        self.close_if_half_closed();
+    }
+
+    /// Closes the connection of a client that has shut its writing side once nothing is left to answer.
+    pub(super) fn close_if_half_closed(&mut self) {
+        if self.half_closed && self.requests.is_empty() {
+            self.close_when_written();
+        }
     }
 
     /// Whether something has come in part that can never become whole.
     fn awaits_more(&self) -> bool {
-        let awaited = |phase: &Phase| match phase {
+        self.incomplete().next().is_some() || (self.requests.is_empty() && !self.server.is_idle())
+    }
+
+    /// Requests of which more has to come.
+    pub(super) fn incomplete(&self) -> impl Iterator<Item = u16> {
+        let incomplete = |phase: &Phase| match phase {
             Phase::Begun(..) => true,
-            Phase::Arriving(arriving) => !arriving.has_ended(),
+            Phase::Arriving(arriving) => !arriving.is_complete(),
             Phase::Submitted(_) | Phase::Broken(_) => false,
         };
-        self.requests.iter().any(|(_, phase)| awaited(phase))
-            || (self.requests.is_empty() && !self.server.is_idle())
+        self.requests.iter().filter(move |(_, phase)| incomplete(phase)).map(|(id, _)| *id)
     }
 
     /// While the gateway stops: closes the connection when there is nothing left to answer.
@@ -201,8 +227,11 @@ impl State {
         if expected {
             return;
         }
-        // One that still sends what was refused is to get its answer, not a write that fails.
-        if self.receiving == Receiving::Open && !self.unread {
+        // One that still sends what was refused is to get its answer, not a write that fails. One that has been silent since
+        // does not send it any more: HAProxy leaves the end of an empty body out.
+        let sends = self.unread && Instant::now() < self.last_read + LINGER_SILENCE;
+        if self.receiving == Receiving::Open && !sends {
+            self.unread = false;
             stream.take_no_more();
             self.receiving = Receiving::Shut;
         }

@@ -85,7 +85,7 @@ impl fmt::Display for SpoolError {
             Self::Files(limit) => {
                 write!(f, "{limit} files are spooled, and the limit of open files allows no more")
             }
-            Self::Stalled => write!(f, "the body could not be spooled in time"),
+            Self::Stalled => write!(f, "the body could not be spooled in time (--body-timeout)"),
             Self::Io(error) => write!(f, "cannot spool the body: {}", crate::log::cause(error)),
         }
     }

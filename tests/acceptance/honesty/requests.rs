@@ -16,7 +16,7 @@ return function(environ)
     posts = posts + 1
   end
   local text = "length " .. (environ.CONTENT_LENGTH or "absent")
-  for _, name in ipairs({ "HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_X_LATE" }) do
+  for _, name in ipairs({ "HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_X_LATE", "nibiru.promised_length" }) do
     if environ[name] then
       text = text .. ", " .. name .. " " .. environ[name]
     end
@@ -31,6 +31,12 @@ type FromProxy = (&'static str, &'static [(&'static str, &'static str)], &'stati
 const FROM_PROXY: &[FromProxy] = &[
     ("`CONTENT_LENGTH` 5, 5 bytes", &[("CONTENT_LENGTH", "5")], "hello", "length 5, body hello"),
     ("`CONTENT_LENGTH` 9, 5 bytes", &[("CONTENT_LENGTH", "9")], "hello", "400"),
+    (
+        "`CONTENT_LENGTH` 9, no byte",
+        &[("CONTENT_LENGTH", "9")],
+        "",
+        "length 0, nibiru.promised_length 9, body ",
+    ),
     ("`CONTENT_LENGTH` 3, 5 bytes", &[("CONTENT_LENGTH", "3")], "hello", "length 3, body hel"),
     ("`CONTENT_LENGTH` 0, 5 bytes", &[("CONTENT_LENGTH", "0")], "hello", "length 0, body "),
     ("no `CONTENT_LENGTH`, 5 bytes", &[], "hello", "length 5, body hello"),
@@ -327,13 +333,13 @@ fn what_the_gateway_answers_itself_to_head_has_no_body() {
     let gate = Gate::new();
     let too_long = wire::pair(b"CONTENT_LENGTH", b"2000");
     let twice = [wire::pair(b"HTTP_HOST", b"a"), wire::pair(b"HTTP_HOST", b"b")].concat();
-    let short = wire::pair(b"CONTENT_LENGTH", b"5");
+    let no_length = wire::pair(b"CONTENT_LENGTH", b"-5");
     for (status, url, more) in [
         (502, "/fail/killed_before_head".to_owned(), &b""[..]),
         (504, gate.url("/spin"), b""),
         (413, "/hello".to_owned(), &too_long),
         (400, "/hello".to_owned(), &twice),
-        (400, "/hello".to_owned(), &short),
+        (400, "/hello".to_owned(), &no_length),
         (200, "/-/status".to_owned(), b""),
     ] {
         let response = head(&url, more);

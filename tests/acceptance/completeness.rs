@@ -1,0 +1,177 @@
+//! When a request is complete: with the last byte that was promised, whether or not STDIN ends; and what is not, though it
+//! looks like it.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+
+use crate::support::{Gate, Server, free_port, wait_for};
+use crate::wire::{
+    Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, params, record, stream,
+};
+
+/// BEGIN_REQUEST and PARAMS of a POST to `url` that promises `length` bytes.
+fn head(id: u16, url: &str, length: &str, keep: bool) -> Vec<u8> {
+    let params = [params("POST", url), pair(b"CONTENT_LENGTH", length.as_bytes())].concat();
+    [begin(id, RESPONDER, keep), stream(PARAMS, id, &params)].concat()
+}
+
+#[track_caller]
+fn echoes(connection: &mut Connection, id: u16, body: &[u8]) {
+    let response = connection.response(id).expect("a response");
+    assert_eq!((response.status(), response.body()), (200, body), "{response:?}");
+}
+
+#[test]
+fn a_request_whose_promised_body_has_come_is_answered_without_the_end_of_stdin() {
+    let server = Server::start();
+    let mut connection = Connection::open(&server.socket());
+    // HAProxy over HTTP/2 sends no STDIN record for a Content-Length of 0.
+    connection.send(&head(1, "/echo", "0", true));
+    echoes(&mut connection, 1, b"");
+    connection.send(&[head(1, "/echo", "5", true), record(STDIN, 1, b"hello")].concat());
+    echoes(&mut connection, 1, b"hello");
+    // Byte by byte, more than was promised, and a body that goes to a file.
+    connection.send(&head(1, "/echo", "3", true));
+    for byte in [b"a", b"b", b"c"] {
+        connection.settle();
+        connection.send(&record(STDIN, 1, byte));
+    }
+    echoes(&mut connection, 1, b"abc");
+    connection.send(&[head(1, "/echo", "3", true), record(STDIN, 1, b"abcdef")].concat());
+    echoes(&mut connection, 1, b"abc");
+    let large = vec![b'x'; 300_000];
+    connection.send(&head(1, "/echo", "300000", true));
+    large.chunks(60_000).for_each(|piece| connection.send(&record(STDIN, 1, piece)));
+    echoes(&mut connection, 1, &large);
+    assert_eq!(connection.get("/hello").body(), b"Hello, World!\n");
+}
+
+#[test]
+fn a_late_end_of_stdin_touches_neither_its_own_request_nor_the_next() {
+    let server = Server::start();
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    // While its request runs.
+    connection.send(&[head(1, &gate.url("/wait"), "2", true), record(STDIN, 1, b"ab")].concat());
+    gate.announced("started");
+    connection.send(&[record(STDIN, 1, b"more"), record(STDIN, 1, b""), record(STDIN, 1, b"")].concat());
+    connection.settle();
+    gate.open("go");
+    echoes(&mut connection, 1, b"waited\n");
+    // After its END_REQUEST: before the next request with that id, behind its BEGIN_REQUEST, behind its PARAMS.
+    let parts = |late: usize| {
+        let whole = head(1, "/echo", "4", true);
+        let (begun, rest) = whole.split_at(16);
+        let end = record(STDIN, 1, b"");
+        let mut parts = vec![begun.to_vec(), rest.to_vec(), record(STDIN, 1, b"next"), end.clone()];
+        parts.insert(late, end);
+        parts
+    };
+    for late in 0..=2 {
+        connection.send(&[head(1, "/echo", "5", true), record(STDIN, 1, b"first")].concat());
+        echoes(&mut connection, 1, b"first");
+        for part in parts(late) {
+            connection.send(&part);
+            connection.settle();
+            if connection.unread() > 0 {
+                break;
+            }
+        }
+        echoes(&mut connection, 1, b"next");
+        connection.send(&record(STDIN, 1, b""));
+    }
+    // A GET has nothing but its end.
+    connection.send(&[head(1, "/echo", "5", true), record(STDIN, 1, b"first")].concat());
+    echoes(&mut connection, 1, b"first");
+    connection.send(&get(1, "/hello", true));
+    echoes(&mut connection, 1, b"Hello, World!\n");
+}
+
+/// A socket that is closed with unread data is reset, and with it what its peer has not read yet.
+#[test]
+fn what_comes_late_is_read_before_the_close_so_that_the_answer_is_not_lost() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let listen = format!("tcp:{address}");
+    let server = Server::builder().arguments(["--listen", &listen]).start();
+    let early = [head(1, "/echo", "5", false), record(STDIN, 1, b"hello")].concat();
+    // What is beyond the promise, more than a socket's buffer holds, and the end.
+    let mut late: Vec<u8> = (0..20).flat_map(|_| record(STDIN, 1, &[b'x'; 60_000])).collect();
+    late.extend(record(STDIN, 1, b""));
+
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&early);
+    wait_for("the answer has come", || (connection.unread() > 100).then_some(()));
+    connection.try_send(&late).expect("it still reads");
+    echoes(&mut connection, 1, b"hello");
+    assert!(connection.closes());
+
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.write_all(&early).unwrap();
+    wait_for("the answer has come", || (rustix::io::ioctl_fionread(&stream).unwrap() > 100).then_some(()));
+    stream.write_all(&late).expect("it still reads");
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    std::io::Read::read_to_end(&mut stream, &mut answer).expect("no reset");
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.contains("\r\n\r\n") && text.contains("hello"), "{text}");
+    wait_for("all is closed", || server.connections().is_empty().then_some(()));
+}
+
+/// php-fpm runs such a request too. nginx sends it for `auth_request` with `fastcgi_pass_request_body off`, for a page of
+/// `error_page`, for `mirror_request_body off`, with `client_body_in_file_only`: see `configurations`.
+#[test]
+fn a_promised_body_that_the_proxy_keeps_is_empty_and_the_promise_is_told() {
+    let server = Server::start();
+    let mut connection = Connection::open(&server.socket());
+    for method in ["GET", "POST", "HEAD"] {
+        let only = |name: &str| format!("/environ?only={name}");
+        for (name, expected) in [("CONTENT_LENGTH", "0"), ("nibiru.promised_length", "4000")] {
+            let params = [params(method, &only(name)), pair(b"CONTENT_LENGTH", b"4000")].concat();
+            connection.send(&[begin(1, RESPONDER, true), stream(PARAMS, 1, &params)].concat());
+            connection.settle();
+            connection.send(&record(STDIN, 1, b""));
+            let response = connection.response(1).expect("a response");
+            let expected = if method == "HEAD" { "" } else { expected };
+            assert_eq!((response.status(), response.body()), (200, expected.as_bytes()), "{method} {name}");
+        }
+    }
+    // Where a body was passed on, or none promised, there is no such key.
+    connection.send(&[head(1, "/environ", "2", true), stream(STDIN, 1, b"ab")].concat());
+    let environ = connection.response(1).unwrap();
+    assert!(!String::from_utf8_lossy(environ.body()).contains("nibiru.promised_length"), "{environ:?}");
+    // One that has begun and ends short is no such body.
+    connection.send(&[head(1, "/echo", "4000", true), record(STDIN, 1, b"a")].concat());
+    connection.settle();
+    connection.send(&record(STDIN, 1, b""));
+    assert_eq!(connection.response(1).unwrap().status(), 400);
+    server.logged(&["the body ended after 1 of 4000 bytes"]);
+}
+
+#[test]
+fn a_client_that_goes_before_its_body_is_logged_and_never_runs() {
+    let server = Server::start();
+    let gate = Gate::new();
+    let whole = head(1, &gate.url("/count"), "4000", true);
+    let shut = |connection: &mut Connection| connection.finish_sending();
+    let close = |connection: &mut Connection| connection.hang_up();
+    let abort = |connection: &mut Connection| connection.send(&record(2, 1, b""));
+    let mut expected = 0;
+    for go in [shut as fn(&mut Connection), close, abort] {
+        let mut connection = Connection::open(&server.socket());
+        connection.send(&whole);
+        connection.settle();
+        go(&mut connection);
+        expected += 1;
+        wait_for("the log says so", || {
+            let lines = server.log().matches("with 0 of 4000 bytes of its body here").count();
+            (lines == expected).then_some(())
+        });
+    }
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&[begin(1, RESPONDER, true), record(PARAMS, 1, &get_params("/hello")[..20])].concat());
+    connection.settle();
+    drop(connection);
+    server.logged(&["request aborted by the client before its parameters had come"]);
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(gate.said("executions"), None);
+}
