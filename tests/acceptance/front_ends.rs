@@ -39,8 +39,44 @@ impl FrontEnd {
     #[track_caller]
     pub(crate) fn with_edits(kind: Kind, builder: ServerBuilder, edit: impl Fn(String) -> String) -> Self {
         let authorizer = format!("127.0.0.1:{}", free_port());
-        let listen = format!("tcp:{authorizer}");
-        let mut builder = builder.arguments(["--listen", &listen]);
+        let builder = builder.arguments(["--listen", &format!("tcp:{authorizer}")]);
+        Self::serving(kind, builder, |socket, private| {
+            let (path, placeholders) = match kind {
+                Kind::Apache => (
+                    "deploy/apache/authorizer.conf",
+                    [
+                        ("127.0.0.1:9000", &*authorizer),
+                        ("/srv/app/private", private),
+                        ("/run/nibiru/app.sock", socket),
+                    ],
+                ),
+                Kind::Lighttpd => (
+                    "deploy/lighttpd/authorizer.conf",
+                    [
+                        ("/run/nibiru/auth.sock", socket),
+                        ("/srv/app/private", private),
+                        ("/run/nibiru/app.sock", socket),
+                    ],
+                ),
+            };
+            let mut site = fs::read_to_string(repository(path)).unwrap();
+            for (placeholder, value) in placeholders {
+                assert!(site.contains(placeholder), "{path} has no {placeholder}");
+                site = site.replace(placeholder, value);
+            }
+            edit(site)
+        })
+    }
+
+    /// With another site than that of `deploy/`, which is given nibiru's socket.
+    #[track_caller]
+    pub(crate) fn with_site(kind: Kind, builder: ServerBuilder, site: impl Fn(&str) -> String) -> Self {
+        Self::serving(kind, builder, |socket, _| site(socket))
+    }
+
+    /// `site` is given nibiru's socket and the directory of files for whoever is let through.
+    #[track_caller]
+    fn serving(kind: Kind, mut builder: ServerBuilder, site: impl Fn(&str, &str) -> String) -> Self {
         if is_root() && kind == Kind::Apache {
             builder = builder.arguments(["--socket-owner", "root:www-data"]);
         }
@@ -51,40 +87,21 @@ impl FrontEnd {
             fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let private = scratch.path().join("private");
-        let socket = server.socket().display().to_string();
-        let fill_in = |path: &str, placeholders: &[(&str, &str)]| {
-            let mut site = fs::read_to_string(repository(path)).unwrap();
-            for (placeholder, value) in placeholders {
-                assert!(site.contains(placeholder), "{path} has no {placeholder}");
-                site = site.replace(placeholder, value);
-            }
-            edit(site)
-        };
-        let directory = private.display().to_string();
+        let site = site(&server.socket().display().to_string(), &private.display().to_string());
         let port = free_port();
         let command = match kind {
-            Kind::Apache => {
-                let placeholders = [
-                    ("127.0.0.1:9000", &*authorizer),
-                    ("/srv/app/private", &directory),
-                    ("/run/nibiru/app.sock", &socket),
-                ];
-                apache(scratch.path(), port, &fill_in("deploy/apache/authorizer.conf", &placeholders))
-            }
-            Kind::Lighttpd => {
-                let placeholders = [
-                    ("/run/nibiru/auth.sock", &*socket),
-                    ("/srv/app/private", &directory),
-                    ("/run/nibiru/app.sock", &socket),
-                ];
-                lighttpd(scratch.path(), port, &fill_in("deploy/lighttpd/authorizer.conf", &placeholders))
-            }
+            Kind::Apache => apache(scratch.path(), port, &site),
+            Kind::Lighttpd => lighttpd(scratch.path(), port, &site),
         };
         let mut process = Process::start("front-end", scratch.path(), command);
         process.wait_ready(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
         let front_end = Self { kind, server, port, private, _scratch: scratch, _process: process };
         fs::create_dir(&front_end.private).unwrap();
         front_end
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Puts a file where only who is let through gets it, at this path of the site.

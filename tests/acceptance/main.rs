@@ -17,6 +17,7 @@ mod authorizer;
 mod caddy;
 mod commands;
 mod completeness;
+mod configurations;
 mod deadlines;
 mod dev;
 mod docs;

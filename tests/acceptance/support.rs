@@ -110,6 +110,11 @@ impl Gate {
         Self(tempfile::tempdir().unwrap())
     }
 
+    /// Where it is, for an application that is told in another way than by [`Self::url`].
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+
     /// `path` of an application, with this gate in its query string.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{path}?dir={}", self.0.path().display())
@@ -179,6 +184,11 @@ impl Process {
             }
             ready().then_some(())
         });
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&self) {
+        signal(self.pid(), Signal::TERM);
     }
 
     #[track_caller]

@@ -1,0 +1,162 @@
+//! Clients that go away between the head of their request and its body. A proxy that passes a body on as it comes has begun
+//! the request by then; nothing of it may run, least of all as a request whose body the proxy keeps.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use super::front_ends::{apache, apache_kept, http2, lighttpd, lighttpd_streaming, unbuffered};
+use super::{Row, application};
+use crate::front_ends::{FrontEnd, Kind as FrontEndKind};
+use crate::support::{Gate, Kind, Proxy, Server, ServerBuilder, wait_for, wait_within};
+
+/// nibiru has the head, and sees the client go.
+const ABORTED: &str = "nothing runs: nibiru has the head, and an abort";
+
+/// The proxy waits for the body before it begins the request.
+const NOT_BEGUN: &str = "nothing runs: the proxy has not begun the request";
+
+const GONE: &str = "POST of 4,000 bytes, and leaves before the first";
+
+pub(super) const ROWS: &[Row] = &[
+    ("nginx", GONE, NOT_BEGUN),
+    ("nginx, `fastcgi_request_buffering off`", GONE, ABORTED),
+    ("Caddy 2.6.2", GONE, ABORTED),
+    ("Caddy 2.11.7", GONE, NOT_BEGUN),
+    ("HAProxy 2.6, HTTP/1.1", GONE, NOT_BEGUN),
+    ("HAProxy 2.6, HTTP/1.1, no `http-buffer-request`", GONE, NOT_BEGUN),
+    ("HAProxy 2.6, HTTP/2 (`proto h2`)", GONE, NOT_BEGUN),
+    ("HAProxy 2.6, HTTP/2, no `http-buffer-request`", GONE, NOT_BEGUN),
+    ("Apache, mod_proxy_fcgi", GONE, ABORTED),
+    ("Apache, mod_proxy_fcgi, `enablereuse=on`", GONE, ABORTED),
+    ("lighttpd, mod_fastcgi", GONE, NOT_BEGUN),
+    ("lighttpd, `server.stream-request-body = 2`", GONE, ABORTED),
+];
+
+/// What nibiru logs of a request that its client has left.
+const LINE: &str = "0 of 4000 bytes of its body here";
+
+/// How long a proxy is given to begin a request, and nibiru to see its end, before it is tried once more.
+const TRY: Duration = Duration::from_secs(2);
+
+/// A client that has sent the head of a POST, and leaves when it is dropped.
+fn head(port: u16) -> TcpStream {
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(b"POST /gone HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n").unwrap();
+    client
+}
+
+/// Lets clients leave before their bodies, `leave` one; the next request is answered, and is all that has run.
+#[track_caller]
+fn check(configuration: &str, server: &Server, gate: &Gate, leave: impl Fn(), next: impl Fn() -> u16) {
+    let expected = ROWS.iter().find(|(of, ..)| *of == configuration).expect("a row").2;
+    leave();
+    if expected == ABORTED {
+        wait_for("nibiru has begun the request and seen its end", || {
+            leave();
+            wait_within(TRY, || server.log().contains(LINE).then_some(()))
+        });
+    }
+    for _ in 0..3 {
+        leave();
+        assert_eq!(next(), 200, "{configuration}");
+    }
+    let seen = if server.log().contains(LINE) { ABORTED } else { NOT_BEGUN };
+    assert_eq!(seen, expected, "{configuration}: {}", server.log());
+    let ran = gate.said("seen").unwrap_or_default();
+    assert!(
+        ran.lines().count() == 3 && ran.lines().all(|line| line.starts_with("GET")),
+        "{configuration}: {ran}"
+    );
+}
+
+fn serving() -> (crate::support::App, Gate, ServerBuilder) {
+    let (app, gate) = application();
+    let builder = Server::builder().application(app.root(), "app").environment("GATE", gate.directory());
+    (app, gate, builder)
+}
+
+fn through_proxy(configuration: &str, kind: Kind, edit: impl Fn(String) -> String) {
+    let (_app, gate, builder) = serving();
+    let server = builder.start();
+    let proxy = Proxy::with_edits(kind, &server, edit);
+    let leave = || {
+        let client = head(proxy.port());
+        let _ = wait_within(TRY / 10, || (!server.connections().is_empty()).then_some(()));
+        drop(client);
+    };
+    check(configuration, &server, &gate, leave, || proxy.curl([], "/next").status);
+}
+
+fn through_front_end(configuration: &str, kind: FrontEndKind, site: impl Fn(&str) -> String) {
+    let (_app, gate, builder) = serving();
+    let front_end = FrontEnd::with_site(kind, builder, site);
+    let leave = || {
+        let client = head(front_end.port());
+        let _ = wait_within(TRY / 10, || (!front_end.server.connections().is_empty()).then_some(()));
+        drop(client);
+    };
+    check(configuration, &front_end.server, &gate, leave, || front_end.curl([], "/next").status);
+}
+
+/// curl sends the head, then waits for the body from a pipe until it is killed.
+fn over_http2(configuration: &str, edit: impl Fn(String) -> String) {
+    let (_app, gate, builder) = serving();
+    let server = builder.start();
+    let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| http2(edit(site)));
+    let leave = || {
+        let upload = ["--http2-prior-knowledge", "--header", "Content-Length: 4000", "--request", "POST"];
+        let mut curl = proxy.curl_command(upload, "/gone");
+        let mut curl = curl.args(["--verbose", "--upload-file", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut said = std::io::BufReader::new(curl.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("> POST") {
+            line.clear();
+            assert_ne!(std::io::BufRead::read_line(&mut said, &mut line).unwrap(), 0, "curl sends no head");
+        }
+        let _ = wait_within(TRY / 10, || (!server.connections().is_empty()).then_some(()));
+        curl.kill().unwrap();
+        curl.wait().unwrap();
+    };
+    check(configuration, &server, &gate, leave, || proxy.curl(["--http2-prior-knowledge"], "/next").status);
+}
+
+fn at_once(site: String) -> String {
+    let option = "    option http-buffer-request\n";
+    assert!(site.contains(option), "haproxy.cfg has no {option}");
+    site.replace(option, "")
+}
+
+#[test]
+fn nginx() {
+    through_proxy("nginx", Kind::Nginx, |site| site);
+    through_proxy("nginx, `fastcgi_request_buffering off`", Kind::Nginx, unbuffered);
+}
+
+#[test]
+fn both_caddys() {
+    through_proxy("Caddy 2.6.2", Kind::OldCaddy, |site| site);
+    through_proxy("Caddy 2.11.7", Kind::NewCaddy, |site| site);
+}
+
+#[test]
+fn haproxy_over_http_1_and_2() {
+    through_proxy("HAProxy 2.6, HTTP/1.1", Kind::HaProxy, |site| site);
+    through_proxy("HAProxy 2.6, HTTP/1.1, no `http-buffer-request`", Kind::HaProxy, at_once);
+    over_http2("HAProxy 2.6, HTTP/2 (`proto h2`)", |site| site);
+    over_http2("HAProxy 2.6, HTTP/2, no `http-buffer-request`", at_once);
+}
+
+#[test]
+fn apache_with_and_without_kept_connections() {
+    through_front_end("Apache, mod_proxy_fcgi", FrontEndKind::Apache, apache);
+    through_front_end("Apache, mod_proxy_fcgi, `enablereuse=on`", FrontEndKind::Apache, apache_kept);
+}
+
+#[test]
+fn lighttpd_with_and_without_a_buffered_body() {
+    through_front_end("lighttpd, mod_fastcgi", FrontEndKind::Lighttpd, lighttpd);
+    let streaming = "lighttpd, `server.stream-request-body = 2`";
+    through_front_end(streaming, FrontEndKind::Lighttpd, lighttpd_streaming);
+}

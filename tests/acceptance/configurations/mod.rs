@@ -1,0 +1,94 @@
+//! Configurations that people have, each through the real program: what an application sees of each kind of request. The table of
+//! `docs/reference/configurations.md`, row by row.
+
+mod front_ends;
+mod gone;
+mod nginx;
+mod programs;
+
+use std::fmt::Write as _;
+use std::fs;
+
+use crate::support::{App, Gate, Reply, repository};
+
+/// Tells what it sees of a request, as cells of the table, in its answer and to the gate.
+const APPLICATION: &str = r#"
+local directory = os.getenv("GATE")
+
+local function shown(value)
+  return value == "" and "empty" or value or "absent"
+end
+
+return function(environ)
+  local body = #environ["wsgi.input"]:read("a") .. " bytes"
+  if environ.X_BODY_FILE then
+    local file = assert(io.open(environ.X_BODY_FILE, "rb"))
+    body = body .. ", and a file of " .. #file:read("a")
+    file:close()
+  end
+  local text = table.concat({
+    shown(environ.SCRIPT_NAME), shown(environ.PATH_INFO), shown(environ.CONTENT_LENGTH),
+    environ["nibiru.promised_length"] or "", body,
+  }, " | ")
+  local file = assert(io.open(directory .. "/seen", "a"))
+  file:write(environ.REQUEST_METHOD, " | ", text, "\n")
+  file:close()
+  return 200, { ["Content-Type"] = "text/plain" }, text
+end
+"#;
+
+/// The application in a directory of its own, and the gate that it tells what it sees.
+fn application() -> (App, Gate) {
+    (App::new(APPLICATION), Gate::new())
+}
+
+/// A configuration, what is sent, and what the application sees of it: the cells of the table.
+type Row = (&'static str, &'static str, &'static str);
+
+/// What the cells of the last column are.
+const CELLS: [&str; 5] = ["SCRIPT_NAME", "PATH_INFO", "CONTENT_LENGTH", "promised", "what it reads"];
+
+/// Every row that a test holds. In the order of the page.
+fn rows() -> Vec<Row> {
+    [front_ends::ROWS, gone::ROWS, nginx::ROWS, programs::ROWS].concat()
+}
+
+/// Fails where the rows of a configuration are not exactly these.
+#[track_caller]
+fn compare(all: &[Row], configuration: &str, seen: &[(&'static str, String)]) {
+    let expected: Vec<(&str, String)> = all
+        .iter()
+        .filter(|(of, ..)| *of == configuration)
+        .map(|(_, sent, seen)| (*sent, (*seen).to_owned()))
+        .collect();
+    assert_eq!(seen, expected, "{configuration}");
+}
+
+/// What a client got, in the words of the table.
+fn seen(reply: &Reply) -> String {
+    match (reply.exit, reply.status) {
+        (0, 200) => reply.text(),
+        (0, status) => status.to_string(),
+        (exit, _) => format!("curl: {exit}"),
+    }
+}
+
+/// As Markdown.
+fn table() -> String {
+    let rule = " --- |".repeat(2 + CELLS.len());
+    let mut text = format!("| configuration | the client sends | {} |\n|{rule}\n", CELLS.join(" | "));
+    for (configuration, sent, seen) in rows() {
+        let missing = CELLS.len() - seen.split(" | ").count();
+        let _ = writeln!(text, "| {configuration} | {sent} | {seen} |{}", "  |".repeat(missing));
+    }
+    text
+}
+
+#[test]
+fn the_page_holds_this_very_table() {
+    let text = fs::read_to_string(repository("docs/reference/configurations.md")).unwrap();
+    let table = table();
+    assert!(text.contains(&table), "docs/reference/configurations.md should hold\n\n{table}");
+    let lines = |text: &str| text.lines().filter(|line| line.starts_with('|')).count();
+    assert_eq!(lines(&text), lines(&table), "the page has a row that no test knows");
+}
