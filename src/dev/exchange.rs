@@ -172,7 +172,7 @@ async fn upload(mut writer: OwnedWriteHalf, mut out: Vec<u8>, mut body: Incoming
             }
         }
     }
-    // Dropped, it would shut its side down, which the gateway takes for a client that has gone.
+    // Dropped, it would shut its side down: the gateway would go on, and close the connection after this answer.
     writer.forget();
 }
 

@@ -189,6 +189,36 @@ fn data_may_come_before_the_body_has_ended() {
 }
 
 #[test]
+fn a_filter_is_complete_with_what_was_promised_of_both_streams() {
+    let server = builder().start();
+    let begun = |length: &str, data_length: &str| {
+        let lengths = pairs(&[
+            ("REQUEST_METHOD", "POST"),
+            ("CONTENT_LENGTH", length),
+            ("FCGI_DATA_LENGTH", data_length),
+        ]);
+        [begin(1, FILTER, true), stream(PARAMS, 1, &lengths)].concat()
+    };
+    let mut connection = Connection::open(&server.socket());
+    // No end of either; in any order.
+    for order in [[(STDIN, &b"body"[..]), (DATA, b"data")], [(DATA, b"data"), (STDIN, b"body")]] {
+        let [first, second] = order.map(|(kind, bytes)| record(kind, 1, bytes));
+        connection.send(&[begun("4", "4"), first].concat());
+        connection.settle();
+        let response = answer(&mut connection, &second);
+        assert_eq!((response.header("X-Of").as_deref(), response.body()), (Some("body|4|nil"), &b"DATA"[..]));
+    }
+    assert_eq!(answer(&mut connection, &begun("0", "0")).body(), b"");
+    // The body can be kept by a proxy; the data are what it is all about.
+    let mut connection = Connection::open(&server.socket());
+    let kept = [begun("4", "4"), record(STDIN, 1, b""), record(DATA, 1, b"data")].concat();
+    assert_eq!(answer(&mut connection, &kept).body(), b"DATA");
+    let none = [begun("0", "4"), record(DATA, 1, b"")].concat();
+    let response = answer(&mut connection, &none);
+    assert_eq!(response.body(), b"400 Bad Request: the data to filter ended after 0 of 4 bytes\n");
+}
+
+#[test]
 fn a_filters_data_are_bounded_as_its_body_is() {
     let server = builder().arguments(["--max-body", "1000"]).start();
     let data = |params: &[(&str, &str)], data: &[u8]| {
