@@ -155,16 +155,14 @@ fn a_client_that_goes_before_its_body_is_logged_and_never_runs() {
     let shut = |connection: &mut Connection| connection.finish_sending();
     let close = |connection: &mut Connection| connection.hang_up();
     let abort = |connection: &mut Connection| connection.send(&record(2, 1, b""));
-    let mut expected = 0;
-    for go in [shut as fn(&mut Connection), close, abort] {
+    for (before, go) in [shut as fn(&mut Connection), close, abort].into_iter().enumerate() {
         let mut connection = Connection::open(&server.socket());
         connection.send(&whole);
         connection.settle();
         go(&mut connection);
-        expected += 1;
         wait_for("the log says so", || {
             let lines = server.log().matches("with 0 of 4000 bytes of its body here").count();
-            (lines == expected).then_some(())
+            (lines == before + 1).then_some(())
         });
     }
     let mut connection = Connection::open(&server.socket());
