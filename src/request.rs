@@ -1,5 +1,6 @@
 //! `nibiru request`: one request straight to a FastCGI socket, with the variables that nginx would send.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::TcpStream;
@@ -12,6 +13,7 @@ use crate::cli;
 use crate::config::Listen;
 use crate::fastcgi::client::{self, Decoder, Reply};
 use crate::fastcgi::{ProtocolStatus, Role};
+use crate::log::escape::TextStream;
 use crate::stdout;
 
 /// The one request on the connection.
@@ -30,8 +32,9 @@ pub enum Error {
     Output(stdout::Error),
     /// The server's bytes are not FastCGI or not a response.
     Protocol(String),
-    /// The server ended the request before the response was complete.
-    Truncated,
+    /// The answer ended before it was complete; what came of it is printed. After so many bytes of its body, or within its
+    /// head; and why.
+    BrokenOff(Option<u64>, String),
     /// The server answered END_REQUEST with this.
     Refused(ProtocolStatus),
 }
@@ -44,7 +47,10 @@ impl fmt::Display for Error {
             Self::Io(error) => f.write_str(&crate::log::cause(error)),
             Self::Output(error) => error.fmt(f),
             Self::Protocol(what) => write!(f, "bad answer: {what}"),
-            Self::Truncated => f.write_str("bad answer: it ended before it was complete"),
+            Self::BrokenOff(Some(bytes), why) => {
+                write!(f, "the answer is broken off after {bytes} bytes of its body: {why}")
+            }
+            Self::BrokenOff(None, why) => write!(f, "the answer is broken off within its head: {why}"),
             Self::Refused(status) => write!(f, "the server refused the request: {status:?}"),
         }
     }
@@ -58,7 +64,11 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Sends the request and prints the response body (with `--include` its head too) on standard output.
+/// Sends the request and prints the response body (with `--include` its head too) on standard output, piece by piece as it
+/// comes. Holds one piece of it at a time.
+///
+/// # Errors
+/// Also where the answer is not whole; what came of it is printed by then.
 pub fn run(arguments: &cli::Request) -> Result<(), Error> {
     let body = body(arguments)?;
     let mut out = Vec::new();
@@ -67,9 +77,15 @@ pub fn run(arguments: &cli::Request) -> Result<(), Error> {
     client::stdin(ID, &body, &mut out);
     client::stdin_end(ID, &mut out);
     let mut stream = connect(&arguments.to)?;
-    stream.write_all(&out)?;
-    let answer = read(&mut *stream)?;
-    print(&answer, arguments.include)
+    // A server that takes no more has answered already, or says below that it is gone.
+    let _ = stream.write_all(&out);
+    let mut answer = Answer::new(arguments.include, arguments.method == "HEAD");
+    let mut stdout =
+        Sink::new(io::stdout().is_terminal(), |bytes| stdout::write(bytes).map_err(Error::Output));
+    let received = receive(&mut *stream, &mut answer, &mut stdout);
+    // What came is printed whatever became of the rest.
+    stdout.write(answer.unfinished_head())?;
+    stdout.end().and(received)
 }
 
 fn body(arguments: &cli::Request) -> Result<Vec<u8>, Error> {
@@ -149,60 +165,219 @@ fn connect(address: &Listen) -> Result<Box<dyn Stream>, Error> {
     connected.map_err(|error| Error::Connect(address.clone(), error))
 }
 
-/// Reads the whole answer; what the server says on STDERR goes to ours.
-fn read(stream: &mut dyn Stream) -> Result<Vec<u8>, Error> {
-    let (mut decoder, mut answer, mut buffer) = (Decoder::new(), Vec::new(), vec![0; 64 * 1024]);
+/// Prints the answer as it comes; what the server says on STDERR goes to ours.
+fn receive(
+    stream: &mut dyn Stream,
+    answer: &mut Answer,
+    stdout: &mut Sink<impl FnMut(&[u8]) -> Result<(), Error>>,
+) -> Result<(), Error> {
+    // A closed standard error changes nothing about the answer.
+    let mut stderr = Sink::new(io::stderr().is_terminal(), |bytes| {
+        let _ = io::stderr().write_all(bytes);
+        Ok(())
+    });
+    let (mut decoder, mut buffer) = (Decoder::new(), vec![0; 64 * 1024]);
     loop {
-        let length = stream.read(&mut buffer)?;
-        if length == 0 {
-            return Err(Error::Truncated);
-        }
+        let length = match stream.read(&mut buffer) {
+            Ok(0) => return Err(answer.broken_off("the server closed the connection")),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(answer.broken_off(crate::log::cause(&error))),
+        };
         let mut input = &buffer[..length];
-        while let Some(reply) =
-            decoder.receive(&mut input).map_err(|fault| Error::Protocol(fault.to_string()))?
-        {
-            match reply {
-                Reply::Stdout { bytes, .. } => answer.extend_from_slice(bytes),
-                Reply::Stderr { bytes, .. } => io::stderr().write_all(bytes)?,
-                Reply::End { protocol_status: ProtocolStatus::RequestComplete, app_status: 0, .. } => {
-                    return Ok(answer);
+        loop {
+            match decoder.receive(&mut input) {
+                Ok(None) => break,
+                Ok(Some(Reply::Stdout { bytes, .. })) => {
+                    let piece = answer.piece(bytes)?;
+                    stdout.write(&piece)?;
                 }
-                Reply::End { protocol_status: ProtocolStatus::RequestComplete, .. } => {
-                    return Err(Error::Truncated);
+                Ok(Some(Reply::Stderr { bytes, .. })) => stderr.write(bytes)?,
+                Ok(Some(Reply::End { app_status, protocol_status, .. })) => {
+                    stderr.end()?;
+                    return answer.end(app_status, protocol_status);
                 }
-                Reply::End { protocol_status, .. } => return Err(Error::Refused(protocol_status)),
-                Reply::Values(_) | Reply::UnknownType(_) => {}
+                Ok(Some(Reply::Values(_) | Reply::UnknownType(_))) => {}
+                // So nibiru itself says that no more of this answer comes.
+                Err(fault) => return Err(answer.broken_off(fault)),
             }
         }
     }
 }
 
-fn print(answer: &[u8], include: bool) -> Result<(), Error> {
-    let (length, promised) = match Head::parse(answer) {
-        Ok(Status::Complete { head, consumed }) => {
-            (consumed, head.content_length.filter(|_| head.body_allowed()))
+/// How far the answer is. Decides what of it is printed, and whether it was whole; reads and writes nothing.
+#[derive(Debug)]
+struct Answer {
+    /// Whether the head is printed, too.
+    include: bool,
+    /// Whether the request was a HEAD, whose answer has no body whatever its head says.
+    head_only: bool,
+    /// What has come of the head, until all of it has.
+    head: Vec<u8>,
+    /// Once the head is there: bytes of the body that have come, and how many it promises.
+    body: Option<(u64, Option<u64>)>,
+}
+
+impl Answer {
+    fn new(include: bool, head_only: bool) -> Self {
+        Self { include, head_only, head: Vec::new(), body: None }
+    }
+
+    /// What is printed of these bytes, the next of the answer.
+    fn piece<'a>(&mut self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
+        if let Some((received, _)) = &mut self.body {
+            *received += bytes.len() as u64;
+            return Ok(Cow::Borrowed(bytes));
         }
-        Ok(Status::Partial) => return Err(Error::Truncated),
-        Err(error) => return Err(Error::Protocol(error.to_string())),
-    };
-    let (head, body) = answer.split_at(length);
-    let write = |bytes| stdout::write(bytes).map_err(Error::Output);
-    if include {
-        write(head)?;
+        self.head.extend_from_slice(bytes);
+        match Head::parse(&self.head) {
+            Ok(Status::Partial) => Ok(Cow::Borrowed(b"")),
+            Ok(Status::Complete { head, consumed }) => {
+                let promised = head.content_length.filter(|_| head.body_allowed() && !self.head_only);
+                self.body = Some(((self.head.len() - consumed) as u64, promised));
+                let mut printed = std::mem::take(&mut self.head);
+                if !self.include {
+                    printed.drain(..consumed);
+                }
+                Ok(Cow::Owned(printed))
+            }
+            Err(error) => Err(Error::Protocol(error.to_string())),
+        }
     }
-    write(body)?;
-    if io::stdout().is_terminal() && !body.ends_with(b"\n") {
-        write(b"\n")?;
+
+    /// The server says that the request has ended.
+    fn end(&self, app_status: u32, protocol_status: ProtocolStatus) -> Result<(), Error> {
+        if protocol_status != ProtocolStatus::RequestComplete {
+            return Err(Error::Refused(protocol_status));
+        }
+        match self.body {
+            _ if app_status != 0 => {
+                Err(self.broken_off(format!("the server ended it with application status {app_status}")))
+            }
+            None => Err(self.broken_off("the server ended it")),
+            Some((received, Some(promised))) if received < promised => {
+                Err(self.broken_off(format!("its Content-Length is {promised}")))
+            }
+            Some((received, Some(promised))) if received > promised => Err(Error::Protocol(format!(
+                "its body has {received} bytes, and its Content-Length is {promised}"
+            ))),
+            Some(_) => Ok(()),
+        }
     }
-    match promised {
-        Some(promised) if promised > body.len() as u64 && !body.is_empty() => Err(Error::Truncated),
-        _ => Ok(()),
+
+    /// What has come of a head that is not whole, where it is to be printed.
+    fn unfinished_head(&self) -> &[u8] {
+        if self.include { &self.head } else { b"" }
+    }
+
+    fn broken_off(&self, why: impl fmt::Display) -> Error {
+        Error::BrokenOff(self.body.map(|(received, _)| received), why.to_string())
+    }
+}
+
+/// Where bytes of the answer go: as they are to a file or a pipe; escaped, and with a line end at the end, to a terminal,
+/// which would obey them.
+struct Sink<W> {
+    write: W,
+    terminal: Option<TextStream>,
+    /// Whether the last that was written is a line end.
+    at_line_end: bool,
+}
+
+impl<W: FnMut(&[u8]) -> Result<(), Error>> Sink<W> {
+    fn new(terminal: bool, write: W) -> Self {
+        Self { write, terminal: terminal.then(TextStream::default), at_line_end: true }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let text = self.terminal.as_mut().map(|terminal| terminal.piece(bytes));
+        let bytes = text.as_ref().map_or(bytes, |text| text.as_bytes());
+        if let Some(last) = bytes.last() {
+            self.at_line_end = *last == b'\n';
+            (self.write)(bytes)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(terminal) = &mut self.terminal else { return Ok(()) };
+        let rest = terminal.end();
+        let end = if rest.is_empty() && self.at_line_end { "" } else { "\n" };
+        if rest.is_empty() && end.is_empty() { Ok(()) } else { (self.write)((rest + end).as_bytes()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgi::response;
+
+    const HEAD: &[u8] = b"Status: 200 OK\r\nContent-Length: 4\r\n\r\n";
+
+    /// What an answer in pieces of `size` bytes prints, and how it ends.
+    fn printed(answer: &[u8], size: usize, include: bool, head_only: bool) -> (Vec<u8>, Result<(), String>) {
+        let (mut state, mut printed) = (Answer::new(include, head_only), Vec::new());
+        for piece in answer.chunks(size) {
+            match state.piece(piece) {
+                Ok(piece) => printed.extend_from_slice(&piece),
+                Err(error) => return (printed, Err(error.to_string())),
+            }
+        }
+        (printed, state.end(0, ProtocolStatus::RequestComplete).map_err(|error| error.to_string()))
+    }
+
+    #[test]
+    fn an_answer_is_printed_as_it_comes_and_told_from_one_that_is_not_whole() {
+        let broken = |what: &str| Err(format!("the answer is broken off {what}"));
+        let bad = |what: &str| Err(format!("bad answer: {what}"));
+        for size in 1..60 {
+            let with = |body: &[u8]| [HEAD, body].concat();
+            assert_eq!(printed(&with(b"four"), size, false, false), (b"four".to_vec(), Ok(())));
+            assert_eq!(printed(&with(b"four"), size, true, false), (with(b"four"), Ok(())));
+            let end = broken("after 2 bytes of its body: its Content-Length is 4");
+            assert_eq!(printed(&with(b"tw"), size, true, false), (with(b"tw"), end));
+            let end = broken("after 0 bytes of its body: its Content-Length is 4");
+            assert_eq!(printed(&with(b""), size, false, false), (vec![], end));
+            assert_eq!(printed(&with(b""), size, false, true), (vec![], Ok(())), "HEAD");
+            let end = bad("its body has 5 bytes, and its Content-Length is 4");
+            assert_eq!(printed(&with(b"fiver"), size, false, false), (b"fiver".to_vec(), end));
+            let end = broken("within its head: the server ended it");
+            assert_eq!(printed(&HEAD[..20], size, true, false), (vec![], end));
+        }
+        for (include, shown) in [(true, &HEAD[..20]), (false, b"")] {
+            let mut answer = Answer::new(include, false);
+            answer.piece(&HEAD[..20]).unwrap();
+            assert_eq!(answer.unfinished_head(), shown);
+        }
+        let mut answer = Answer::new(false, false);
+        answer.piece(HEAD).unwrap();
+        assert!(matches!(answer.end(1, ProtocolStatus::RequestComplete), Err(Error::BrokenOff(Some(0), _))));
+        assert!(matches!(answer.end(0, ProtocolStatus::Overloaded), Err(Error::Refused(_))));
+    }
+
+    #[test]
+    fn a_head_without_end_is_not_kept_for_ever() {
+        let (mut answer, line) = (Answer::new(false, false), [b'x'; 1000]);
+        let pieces = (0..).take_while(|_| answer.piece(&line).is_ok()).count();
+        assert!(pieces <= response::MAX_HEAD / line.len() + 1, "{pieces}");
+    }
+
+    #[test]
+    fn a_terminal_gets_text_and_a_pipe_the_very_bytes() {
+        let pieces: [&[u8]; 4] = [b"a\x1b[2J", b"\xc3", b"\xa9\xff\r", b"\nb"];
+        for (terminal, expected) in
+            [(true, "a\\x1B[2Jé\\xFF\nb\n".as_bytes().to_vec()), (false, pieces.concat())]
+        {
+            let mut written = Vec::new();
+            let mut sink = Sink::new(terminal, |bytes: &[u8]| {
+                written.extend_from_slice(bytes);
+                Ok(())
+            });
+            pieces.iter().try_for_each(|piece| sink.write(piece)).unwrap();
+            sink.end().unwrap();
+            assert_eq!(written, expected);
+        }
+    }
 
     #[test]
     fn urls_come_apart() {

@@ -45,6 +45,7 @@ mod proxies;
 mod recovery;
 mod releases;
 mod reliability;
+mod request;
 mod roles;
 mod slow_clients;
 mod slow_readers;
