@@ -53,6 +53,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     let mut title = Title::take();
     title.set(&format!("zygote gen {} {}", launch.generation, launch.app));
     let control = Link::from(sys::take_descriptor(0)?);
+    sys::claim_process();
     std::env::set_current_dir(&launch.root).map_err(|error| {
         let cause = crate::log::cause(&error);
         io::Error::new(error.kind(), format!("cannot enter the root {}: {cause}", launch.root.display()))
@@ -114,7 +115,9 @@ fn load(launch: &Launch) -> Result<lua::State, String> {
     };
     let mut state = lua::State::new(&settings).map_err(|error| error.to_string())?;
     if launch.preload != Preload::Off {
-        state.load().map_err(|error| error.to_string())?;
+        let loaded = state.load();
+        worker::end_fork_of_load(&loaded);
+        loaded.map_err(|error| error.to_string())?;
     }
     Ok(state)
 }

@@ -6,7 +6,7 @@
 local host, loader, traceback = ...
 
 local callable, describe = loader.callable, traceback.describe
-local send = host.send
+local end_if_forked, send = host.end_if_forked, host.send
 local error, type, xpcall = error, type, xpcall
 
 local functions, count, done = {}, 0, 0
@@ -48,6 +48,7 @@ function M.run(report)
     if not ok then
       report(problem)
     end
+    end_if_forked()
   end
   if done > 0 then
     functions, count, done = {}, 0, 0

@@ -106,6 +106,10 @@ function hooks.start_worker(worker)
     local ok, problem = xpcall(function()
       fn(worker)
     end, describe)
+    if not ok and host.is_forked() then
+      host.log("error", "error in on_worker_start: " .. problem)
+    end
+    host.end_if_forked()
     if not ok then
       return problem
     end
@@ -122,6 +126,7 @@ function hooks.stop_worker()
     if not ok then
       host.log("error", "error in on_worker_stop: " .. problem)
     end
+    host.end_if_forked()
   end
 end
 

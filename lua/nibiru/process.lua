@@ -30,6 +30,11 @@ function os.exit(code)
   else
     error(format("bad argument #1 to 'exit' (number expected, got %s)", type(code)), 2)
   end
+  if host.is_forked() then
+    -- A process that the application forked has no request to answer.
+    flush_output()
+    host.exit(nil, status)
+  end
   local outcome = server.abandon(here(format("os.exit(%s) was called", code == nil and "" or tostring(code))))
   flush_output()
   host.exit(outcome, status)

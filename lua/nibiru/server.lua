@@ -11,7 +11,7 @@ local is_file, prepare_file = file.is_file, file.prepare
 local has_no_body, final_head, transmit, started, send_chunk, send_whole, finish =
   response.has_no_body, response.final_head, response.transmit, response.started, response.send_chunk, response.send_whole, response.finish
 local fill, flush_errors = environment.fill, environment.flush_errors
-local send, log = host.send, host.log
+local end_if_forked, send, log = host.end_if_forked, host.send, host.log
 local concat, debug_getmetatable, find, format = table.concat, debug.getmetatable, string.find, string.format
 local error, next, rawget, select, tostring, type, xpcall = error, next, rawget, select, tostring, type, xpcall
 
@@ -251,9 +251,11 @@ end
 ---@param problem any
 local function fail(request, problem)
   if request.gone then
+    end_if_forked()
     return
   end
   report(request, ": ", place(tostring(problem), application))
+  end_if_forked()
   if not request.head_sent then
     request.sent = 0
     transmit(request, ERROR_HEAD, request.method ~= "HEAD" and ERROR_BODY or nil, false)

@@ -1,6 +1,7 @@
 //! The sockets between the processes: `SOCK_SEQPACKET` pairs that carry packets and descriptors.
 //!
-//! A packet arrives whole or not at all, so a killed process never leaves half a message.
+//! A packet arrives whole or not at all, so a killed process never leaves half a message. A process that the application
+//! forked holds its parent's end, too; it uses that for nothing, and ends where it would.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,6 +16,7 @@ use rustix::net::{
 };
 
 use super::message::MAX_PACKET;
+use crate::sys;
 
 /// The most descriptors that one packet carries: those of `Spawn`.
 const MAX_DESCRIPTORS: usize = 3;
@@ -57,6 +59,7 @@ impl Link {
     /// `WouldBlock` on a non-blocking end whose peer does not read; `BrokenPipe` where the peer is closed.
     pub fn send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         debug_assert!(packet.len() <= MAX_PACKET && descriptors.len() <= MAX_DESCRIPTORS);
+        sys::end_if_forked();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
@@ -130,6 +133,7 @@ impl Link {
         control: &mut RecvAncillaryBuffer<'_>,
         flags: RecvFlags,
     ) -> io::Result<(Received, ReturnFlags)> {
+        sys::end_if_forked();
         let message = rustix::io::retry_on_intr(|| {
             let mut vector = [IoSliceMut::new(buffer)];
             rustix::net::recvmsg(&self.socket, &mut vector, control, flags | RecvFlags::CMSG_CLOEXEC)

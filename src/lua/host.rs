@@ -18,6 +18,7 @@ use super::body::Reader;
 use super::{Body, Gone, Interrupt, Level, Outcome, Output, Settings, interrupt};
 use crate::cgi::{proxy, response};
 use crate::log::{escape, redact};
+use crate::sys;
 
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;
@@ -94,7 +95,7 @@ impl Host {
         let began = Instant::now();
         let time = Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_WAIT.as_secs_f64()));
         let here = match self.output.borrow_mut().as_mut() {
-            Some(output) if self.answers.get() => output.wait(time).is_ok(),
+            Some(output) if self.answers.get() && !sys::is_forked() => output.wait(time).is_ok(),
             _ => {
                 // Not std's, which goes on after a signal.
                 let _ = rustix::event::poll(&mut [], Timespec::try_from(time).ok().as_ref());
@@ -126,6 +127,8 @@ impl Host {
 
     fn exit(&self, outcome: Option<Outcome>, code: i32) -> ! {
         match self.output.borrow_mut().as_mut() {
+            // It ends as any program does, and nobody else notices.
+            _ if sys::is_forked() => std::process::exit(code),
             Some(output) => output.exit(outcome, code),
             // While the application is loaded: one that exits does not load, whatever status it names.
             None => std::process::exit(EXIT_NOT_LOADED),
@@ -199,6 +202,15 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
                 _ => Level::Error,
             };
             shared.log(level, &message.as_bytes());
+            Ok(())
+        })?,
+    )?;
+
+    table.raw_set("is_forked", lua.create_function(|_, ()| Ok(sys::is_forked()))?)?;
+    table.raw_set(
+        "end_if_forked",
+        lua.create_function(|_, ()| {
+            sys::end_if_forked();
             Ok(())
         })?,
     )?;

@@ -70,6 +70,8 @@ pub fn run(birth: Birth, mut state: lua::State, title: WorkerTitle) -> ! {
 }
 
 fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<i32> {
+    // The zygote has forked it to live its own life.
+    sys::claim_process();
     sys::die_with(&birth.lifeline)?;
     rustix::stdio::dup2_stdout(&birth.output)?;
     rustix::stdio::dup2_stderr(&birth.output)?;
@@ -129,9 +131,19 @@ fn start(
     channel: &Rc<Channel>,
 ) -> Result<(), lua::LoadError> {
     if !preloaded {
-        state.load()?;
+        let loaded = state.load();
+        end_fork_of_load(&loaded);
+        loaded?;
     }
     state.start_worker(worker, seed(), Box::new(Outbox::new(Rc::clone(channel))))
+}
+
+/// Ends a process that the application forked while it was loaded, once it comes back from there.
+pub fn end_fork_of_load<E: std::fmt::Display>(loaded: &Result<(), E>) {
+    if let (true, Err(error)) = (sys::is_forked(), loaded) {
+        let _ = writeln!(io::stderr(), "{error}");
+    }
+    sys::end_if_forked();
 }
 
 /// Runs in a signal handler.

@@ -1,7 +1,7 @@
 //! A worker's side of its link: collects what the application sends into packets, and notices aborts.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crate::ipc::interrupt::Serial;
 use crate::ipc::message::{FromWorker, MAX_CHUNK, MAX_PACKET, ToWorker};
 use crate::ipc::socket::Received;
 use crate::lua::{Gone, Interrupt, Level, Outcome, Output};
+use crate::sys;
 
 /// The link with what waits to be sent on it.
 #[derive(Debug)]
@@ -147,6 +148,8 @@ impl Outbox {
 
 impl Output for Outbox {
     fn head(&mut self, head: &[u8]) -> Result<(), Gone> {
+        // Before anything more of the application's runs, which the link itself would only see later.
+        sys::end_if_forked();
         self.channel.add(&FromWorker::Head { block: head }).map_err(|_| Gone)
     }
 
@@ -161,6 +164,7 @@ impl Output for Outbox {
     }
 
     fn flush(&mut self) -> Result<(), Gone> {
+        sys::end_if_forked();
         self.channel.flush().map_err(|_| Gone)?;
         self.channel.heed()
     }
@@ -173,6 +177,11 @@ impl Output for Outbox {
 
     fn log(&mut self, level: Level, message: &[u8]) {
         let message = &message[..message.len().min(MAX_CHUNK)];
+        if sys::is_forked() {
+            // The link is its parent's; standard error leads to the log, too.
+            let _ = io::stderr().write_all(&[message, b"\n"].concat());
+            return;
+        }
         // Where the gateway is gone there is no log either.
         let _ = self.channel.send(&FromWorker::Log { level: level.into(), message });
     }

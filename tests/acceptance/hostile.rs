@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::LazyLock;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::{Gate, Server, ServerBuilder, descriptors, output, repository, runs, signal, wait_for};
+use crate::support::{
+    Gate, Server, ServerBuilder, descriptors, library_of, repository, runs, signal, wait_for,
+};
 use crate::wire::{Connection, get};
 
 /// What the client of the hostile request gets.
@@ -58,15 +59,7 @@ const TRICKS: &[(&str, Gets, &str)] = &[
 
 /// The C code, as a library that Lua loads.
 fn library() -> PathBuf {
-    static BUILT: LazyLock<TempDir> = LazyLock::new(|| {
-        let scratch = tempfile::tempdir().unwrap();
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
-        compiler.arg(scratch.path().join("hostile.so")).arg(repository("tests/apps/hostile/hostile.c"));
-        let built = output(&mut compiler);
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        scratch
-    });
+    static BUILT: LazyLock<TempDir> = LazyLock::new(|| library_of("tests/apps/hostile/hostile.c", &[]));
     BUILT.path().join("hostile.so")
 }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the test harness takes what a test says")]
 
 mod disks;
+mod forks;
 mod front_ends;
 mod http;
 mod support;

@@ -49,6 +49,17 @@ pub(crate) fn wait_within<T>(bound: Duration, mut condition: impl FnMut() -> Opt
     }
 }
 
+/// C code as a library that Lua loads: `NAME.so`, in a directory of its own, of a `NAME.c` in this repository.
+pub(crate) fn library_of(source: &str, flags: &[&str]) -> TempDir {
+    let (scratch, source) = (tempfile::tempdir().unwrap(), repository(source));
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]).args(flags).arg("-o");
+    compiler.arg(scratch.path().join(source.with_extension("so").file_name().unwrap())).arg(source);
+    let built = output(&mut compiler);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    scratch
+}
+
 /// The nibiru under test, for commands that end by themselves: see [`output`].
 pub(crate) fn nibiru() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nibiru"));

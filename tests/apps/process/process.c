@@ -1,0 +1,69 @@
+/*
+ * What C modules for POSIX give to Lua, as far as the tests need it: forks, working directory, umask.
+ *
+ * Needs no header of Lua's: the functions that it calls are the same in every Lua.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#if LUA_IS_51
+typedef ptrdiff_t integer;
+extern integer lua_tointeger(void *state, int index);
+static integer to_integer(void *state, int index) { return lua_tointeger(state, index); }
+#else
+typedef long long integer;
+extern integer lua_tointegerx(void *state, int index, int *is_number);
+static integer to_integer(void *state, int index) { return lua_tointegerx(state, index, NULL); }
+#endif
+extern const char *lua_tolstring(void *state, int index, size_t *length);
+extern void lua_pushinteger(void *state, integer value);
+extern void lua_pushcclosure(void *state, int (*function)(void *), int upvalues);
+extern void lua_createtable(void *state, int array, int hash);
+extern void lua_setfield(void *state, int index, const char *name);
+
+static int give(void *state, integer value)
+{
+    lua_pushinteger(state, value);
+    return 1;
+}
+
+static int forked(void *state) { return give(state, fork()); }
+
+/* As fork(2), without the C library's knowledge. */
+static int cloned(void *state) { return give(state, syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)); }
+
+/* The exit status of a child, or the signal that ended it as a negative number. */
+static int waited(void *state)
+{
+    int status = 0;
+    if (waitpid((pid_t)to_integer(state, 1), &status, 0) < 0)
+        return give(state, -1000);
+    return give(state, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
+}
+
+static int changed_directory(void *state) { return give(state, chdir(lua_tolstring(state, 1, NULL))); }
+
+static int changed_umask(void *state) { return give(state, umask((mode_t)to_integer(state, 1))); }
+
+int luaopen_process(void *state)
+{
+    lua_createtable(state, 0, 5);
+    lua_pushcclosure(state, forked, 0);
+    lua_setfield(state, -2, "fork");
+    lua_pushcclosure(state, cloned, 0);
+    lua_setfield(state, -2, "clone");
+    lua_pushcclosure(state, waited, 0);
+    lua_setfield(state, -2, "wait");
+    lua_pushcclosure(state, changed_directory, 0);
+    lua_setfield(state, -2, "chdir");
+    lua_pushcclosure(state, changed_umask, 0);
+    lua_setfield(state, -2, "umask");
+    return 1;
+}
