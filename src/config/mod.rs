@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod limits;
 mod options;
+mod peers;
 mod quantity;
 mod reload;
 mod settings;
@@ -18,6 +19,7 @@ mod values;
 pub use error::ConfigError;
 pub use file::FILE;
 pub use options::Options;
+pub use peers::{Network, Peers};
 pub use quantity::{Count, Positive, Size, Time};
 pub use settings::{Config, control};
 pub use source::{Origin, Sources};
@@ -69,6 +71,8 @@ mod tests {
     /// Those that cannot, since the server needs a value.
     const NEVER_OFF: &[&str] = &[
         "listen",
+        // Would read as "everybody".
+        "allow-from",
         "socket-mode",
         "root",
         "workers",
@@ -327,6 +331,20 @@ mod tests {
         assert!(file("proxy-headers = ['Set-Cookie']").unwrap_err().contains("X-Accel-Redirect"));
         let off = Config::new(file("app = 'a'\nrequest-timeout = 'off'").unwrap()).unwrap();
         assert_eq!(off.request_timeout, None);
+    }
+
+    #[test]
+    fn a_tcp_address_that_others_reach_needs_a_name_for_them() {
+        let config = |text: &str| Config::new(file(&format!("app = 'a'\n{text}")).unwrap());
+        for address in ["tcp:0.0.0.0:9000", "tcp:[::]:9000", "tcp:192.0.2.1:9000"] {
+            let problem = config(&format!("listen = '{address}'")).unwrap_err().to_string();
+            assert!(problem.starts_with(&format!("listen: {address}: whoever can connect")), "{problem}");
+            config(&format!("listen = '{address}'\nallow-from = ['10.0.0.0/8', '::1']")).unwrap();
+        }
+        // Names are looked up when they are listened on.
+        config("listen = ['tcp:127.0.0.1:9000', 'tcp:[::1]:9000', 'tcp:localhost:9000']").unwrap();
+        assert!(file("allow-from = '10.0.0.7/8'").unwrap_err().contains("bits beyond its prefix"));
+        assert!(file("allow-from = []").unwrap_err().contains("the list is empty"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::file::{addresses, from_text, one_of, one_or_more, plain};
+use super::peers::Network;
 use super::quantity::{Count, Positive, Size, Time};
 use super::value::OrOff;
 use super::values::{
@@ -27,6 +28,17 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", env = "NIBIRU_LISTEN", value_delimiter = ',')]
     #[serde(deserialize_with = "addresses")]
     pub listen: Vec<Listen>,
+
+    /// Who may connect over TCP: an address or a network; repeatable [this machine]
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "NIBIRU_ALLOW_FROM",
+        hide_short_help = true,
+        value_delimiter = ','
+    )]
+    #[serde(deserialize_with = "addresses")]
+    pub allow_from: Vec<Network>,
 
     /// Permissions of the Unix socket [0660]
     #[arg(long, value_name = "MODE", env = "NIBIRU_SOCKET_MODE")]
@@ -253,6 +265,7 @@ impl Options {
         Self {
             app: self.app.or(below.app),
             listen: first_given(self.listen, below.listen),
+            allow_from: first_given(self.allow_from, below.allow_from),
             socket_mode: self.socket_mode.or(below.socket_mode),
             socket_owner: self.socket_owner.or(below.socket_owner),
             root: self.root.or(below.root),

@@ -16,6 +16,7 @@ impl Config {
         }
         keep!(
             listen: "listen",
+            peers: "allow-from",
             socket_mode: "socket-mode",
             socket_owner: "socket-owner",
             max_connections: "max-connections",

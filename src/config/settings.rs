@@ -8,6 +8,7 @@ use rustix::fs::Access;
 use super::error::ConfigError;
 use super::limits;
 use super::options::Options;
+use super::peers::{Peers, WEB_SERVER_ADDRS};
 use super::quantity::{Count, Positive, Size, Time};
 use super::value::OrOff;
 use super::values::{
@@ -23,6 +24,8 @@ pub struct Config {
     pub app: String,
     /// At least one address.
     pub listen: Vec<Listen>,
+    /// Who may connect over TCP.
+    pub peers: Peers,
     /// Of every Unix socket that is bound here.
     pub socket_mode: SocketMode,
     /// Of every Unix socket that is bound here, where it is to differ from the process's.
@@ -131,6 +134,17 @@ impl Config {
             listen if listen.is_empty() => vec![Listen::default()],
             listen => listen,
         };
+        let peers = Peers::new(&options.allow_from, std::env::var_os(WEB_SERVER_ADDRS).as_deref())?;
+        for address in &listen {
+            // A name is looked up, and an inherited socket seen, where it is opened.
+            if let Listen::Tcp(name) = address
+                && let Ok(literal) = name.parse()
+            {
+                peers
+                    .allow_listening(literal)
+                    .map_err(|cause| ConfigError::new("listen", cause).of(address))?;
+            }
+        }
         let exit_idle_time = time_unless_off(options.exit_idle_time, None);
         if exit_idle_time.is_some() && listen.iter().any(|address| !address.is_inherited()) {
             let cause = "only with sockets that somebody else keeps (systemd or fd:N), since nobody could connect again";
@@ -160,6 +174,7 @@ impl Config {
             app,
             control: control(options.control, &listen),
             listen,
+            peers,
             socket_mode: options.socket_mode.unwrap_or(SocketMode(0o660)),
             socket_owner: options.socket_owner.and_then(OrOff::set),
             root,

@@ -131,6 +131,25 @@ impl FromStr for SocketOwner {
     }
 }
 
+/// `USER:GROUP`, by name where there is one.
+impl fmt::Display for SocketOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |number: Option<u32>, table: &str| match number {
+            Some(number) => name_of(number, table).unwrap_or_else(|| number.to_string()),
+            None => String::new(),
+        };
+        write!(f, "{}:{}", part(self.user, "/etc/passwd"), part(self.group, "/etc/group"))
+    }
+}
+
+/// The name that `/etc/passwd` or `/etc/group` has for a number; `None` where it has none.
+fn name_of(number: u32, table: &str) -> Option<String> {
+    let text = std::fs::read_to_string(table).ok()?;
+    let mut fields = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = fields.find(|fields| fields.get(2).is_some_and(|field| field.parse() == Ok(number)))?;
+    Some(found[0].to_owned())
+}
+
 impl Value for SocketOwner {
     const EXPECTED: &'static str = "USER, USER:GROUP or :GROUP";
 }

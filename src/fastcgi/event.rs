@@ -2,7 +2,7 @@
 
 use std::{error, fmt};
 
-use super::record::{BadVersion, Role};
+use super::record::{HEADER_LENGTH, Role};
 use crate::cgi::Variables;
 
 /// Something that happened to a request. Bytes are borrowed from the input, never copied.
@@ -140,6 +140,8 @@ impl error::Error for Refusal {}
 pub enum Fault {
     /// A header has a version other than 1.
     BadVersion(u8),
+    /// The connection began with another protocol.
+    OtherProtocol(OtherProtocol),
     /// BEGIN_REQUEST with id 0, which stands for the connection itself.
     BeginWithoutId,
     /// BEGIN_REQUEST with a body of this many bytes in place of 8.
@@ -161,6 +163,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadVersion(version) => write!(f, "peer sent a record of version {version}, not 1"),
+            Self::OtherProtocol(protocol) => write!(f, "peer speaks {protocol}, not FastCGI"),
             Self::BeginWithoutId => write!(f, "peer began a request with id 0"),
             Self::BeginLength(length) => write!(f, "peer sent a BEGIN_REQUEST body of {length} bytes, not 8"),
             Self::BeginActive(id) => write!(f, "peer began request {id}, which has not ended"),
@@ -173,9 +176,55 @@ impl fmt::Display for Fault {
 
 impl error::Error for Fault {}
 
-impl From<BadVersion> for Fault {
-    fn from(BadVersion(version): BadVersion) -> Self {
-        Self::BadVersion(version)
+/// What a peer speaks that was configured for another kind of server, told from the first bytes of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherProtocol {
+    /// HTTP, 1 or 2: `proxy_pass` in place of `fastcgi_pass`.
+    Http,
+    /// TLS.
+    Tls,
+    /// The PROXY protocol of load balancers (HAProxy's `send-proxy`).
+    Proxy,
+}
+
+impl OtherProtocol {
+    /// What a connection that begins so speaks, where that is known.
+    pub(super) fn of(start: &[u8; HEADER_LENGTH]) -> Option<Self> {
+        const HTTP: [&[u8]; 11] = [
+            b"GET ",
+            b"HEAD ",
+            b"POST ",
+            b"PUT ",
+            b"DELETE ",
+            b"CONNECT ",
+            b"OPTIONS ",
+            b"TRACE ",
+            b"PATCH ",
+            b"PROPFIND",
+            // RFC 9113 §3.4
+            b"PRI * HT",
+        ];
+        let begins = |with: &[u8]| start.starts_with(with);
+        if HTTP.into_iter().any(begins) {
+            Some(Self::Http)
+        } else if begins(b"\x16\x03") {
+            // RFC 8446 §5.1: a handshake record.
+            Some(Self::Tls)
+        } else if begins(b"PROXY ") || begins(b"\r\n\r\n\0\r\nQ") {
+            Some(Self::Proxy)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for OtherProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "HTTP",
+            Self::Tls => "TLS",
+            Self::Proxy => "the PROXY protocol",
+        })
     }
 }
 

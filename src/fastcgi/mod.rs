@@ -56,6 +56,6 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use event::{AfterEnd, Event, Fault, Refusal};
+pub use event::{AfterEnd, Event, Fault, OtherProtocol, Refusal};
 pub use record::{ProtocolStatus, Role, poison, whole_records};
 pub use server::{Limits, MAX_IGNORED, MAX_PAIRS, MAX_PARAMS, MAX_REFUSED, MAX_REQUESTS, Server};

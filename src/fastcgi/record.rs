@@ -291,7 +291,7 @@ impl Reader {
             None => {
                 self.skip_padding(input);
                 let Some(bytes) = self.take_header(input) else { return Ok(None) };
-                let header = Header::decode(&bytes)?;
+                let header = Header::decode(&bytes).inspect_err(|_| self.partial = bytes)?;
                 self.content_left = header.content_length;
                 self.current = Some(header);
                 header
@@ -310,6 +310,11 @@ impl Reader {
             self.padding_left = header.padding_length;
         }
         Ok(Some(Piece { header, bytes, first, last }))
+    }
+
+    /// After [`BadVersion`], the bytes that were no header.
+    pub(super) fn refused(&self) -> &[u8; HEADER_LENGTH] {
+        &self.partial
     }
 
     /// Whether the bytes so far end where a record ends, its padding aside.

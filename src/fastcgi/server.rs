@@ -4,9 +4,9 @@
 //! long a record may take is the caller's to decide. Holds a request's PARAMS until they are complete
 //! and nothing of its body.
 
-use super::event::{AfterEnd, Event, Fault, Refusal};
+use super::event::{AfterEnd, Event, Fault, OtherProtocol, Refusal};
 use super::params::{self, Decoder, Pairs};
-use super::record::{self, BODY_LENGTH, Header, Piece, ProtocolStatus, Reader, RecordType, Role};
+use super::record::{self, BODY_LENGTH, BadVersion, Header, Piece, ProtocolStatus, Reader, RecordType, Role};
 use super::request::{Content, Phase, Request, Unfinished};
 
 /// What a connection may cost.
@@ -69,6 +69,8 @@ impl Default for Limits {
 pub struct Server {
     limits: Limits,
     reader: Reader,
+    /// A record has come.
+    met: bool,
     /// What the record that is arriving is.
     content: Content,
     /// The first part of a short body that arrives in pieces: at most [`MAX_GET_VALUES`] bytes.
@@ -91,6 +93,7 @@ impl Server {
         Self {
             limits,
             reader: Reader::default(),
+            met: false,
             content: Content::Ignored,
             gathered: Vec::new(),
             requests: Vec::new(),
@@ -199,7 +202,8 @@ impl Server {
         if let Some(id) = self.stdin_end_due.take() {
             return Ok(Some(Event::StdinEnd { id }));
         }
-        while let Some(piece) = self.reader.next_piece(input)? {
+        while let Some(piece) = self.reader.next_piece(input).map_err(|bad| self.no_record(bad))? {
+            self.met = true;
             if piece.first {
                 self.content = self.classify(&piece.header, out)?;
             }
@@ -216,6 +220,12 @@ impl Server {
             }
         }
         Ok(None)
+    }
+
+    /// What it is that came in place of a record.
+    fn no_record(&self, BadVersion(version): BadVersion) -> Fault {
+        let other = OtherProtocol::of(self.reader.refused()).filter(|_| !self.met);
+        other.map_or(Fault::BadVersion(version), Fault::OtherProtocol)
     }
 
     /// Decides from a record's header what becomes of its content.

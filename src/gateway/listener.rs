@@ -4,8 +4,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use super::connection::Connection;
 use super::handover::Taken;
 use super::socket_file::{Found, Permissions, SocketFile};
 use super::stream::Stream;
+use super::throttle::Throttle;
 use super::{Gateway, readable, sockets};
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, Peers, SocketOwner};
 use crate::fastcgi;
 
 /// How long to wait where accepting fails (mostly since no descriptor is left), before the next try.
@@ -89,7 +91,11 @@ pub(super) fn open_all(
                 }
             }
         };
-        listeners.extend(open().map_err(|error| (address.clone(), error))?.into_iter().map(Rc::new));
+        let opened = open().and_then(|opened| {
+            opened.iter().try_for_each(|listener| listener.may_be_listened_on(config))?;
+            Ok(opened)
+        });
+        listeners.extend(opened.map_err(|error| (address.clone(), error))?.into_iter().map(Rc::new));
     }
     Ok(listeners)
 }
@@ -115,13 +121,36 @@ impl Listener {
         }
     }
 
+    /// Of a Unix socket, who may connect: `, mode 0660, owner nibiru:www-data`. Nothing where there is no file.
+    fn permissions(&self) -> String {
+        let local = self.local_address();
+        let path = match &self.address {
+            Listen::Unix(path) => Some(path.as_path()),
+            _ => local.as_deref().and_then(|local| local.strip_prefix("unix:")).map(Path::new),
+        };
+        let Some(Ok(file)) = path.map(std::fs::symlink_metadata) else { return String::new() };
+        let owner = SocketOwner { user: Some(file.uid()), group: Some(file.gid()) };
+        format!(", mode {:04o}, owner {owner}", file.mode() & 0o7777)
+    }
+
     fn local_address(&self) -> Option<String> {
         let local = rustix::net::getsockname(self.socket().get_ref()).ok()?;
         if self.family == AddressFamily::UNIX {
             let local = SocketAddrUnix::try_from(local).ok()?;
             return Some(format!("unix:{}", String::from_utf8_lossy(local.path_bytes()?)));
         }
-        Some(format!("tcp:{}", std::net::SocketAddr::try_from(local).ok()?))
+        Some(format!("tcp:{}", SocketAddr::try_from(local).ok()?))
+    }
+
+    /// Refuses a TCP socket that others reach where nobody says who may, whoever has opened it: what a client can claim there
+    /// is the same. And refuses what is neither Unix nor TCP, whose peers nobody could tell apart.
+    fn may_be_listened_on(&self, config: &Config) -> io::Result<()> {
+        if self.family == AddressFamily::UNIX {
+            return Ok(());
+        }
+        let local = SocketAddr::try_from(rustix::net::getsockname(self.socket().get_ref())?)
+            .map_err(|_| io::Error::other("neither a Unix nor a TCP socket"))?;
+        config.peers.allow_listening(local).map_err(|cause| io::Error::other(format!("{local}: {cause}")))
     }
 
     /// As the operator configured it.
@@ -302,19 +331,20 @@ impl Listener {
 #[derive(Debug)]
 struct Door {
     slots: Arc<Semaphore>,
-    /// FastCGI 1.0 §3.2: `FCGI_WEB_SERVER_ADDRS` lists the addresses that may connect over TCP.
-    allowed: Vec<IpAddr>,
+    peers: Peers,
+    /// For lines about peers that may not connect.
+    refused: RefCell<Throttle>,
     connections: usize,
     /// When it was last said that there is no slot.
     said_full: Cell<Option<Instant>>,
 }
 
 impl Door {
-    fn new(connections: usize) -> Self {
-        let allowed = std::env::var("FCGI_WEB_SERVER_ADDRS").unwrap_or_default();
+    fn new(connections: usize, peers: Peers) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(connections)),
-            allowed: allowed.split(',').filter_map(|address| address.trim().parse().ok()).collect(),
+            peers,
+            refused: RefCell::new(Throttle::new(Instant::now())),
             connections,
             said_full: Cell::new(None),
         }
@@ -338,7 +368,7 @@ impl Door {
     /// Gives a connection a task. `slot` is its room.
     fn let_in(&self, gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit) {
         if !self.is_allowed(&stream) {
-            return warn!("connection refused: the peer is not in FCGI_WEB_SERVER_ADDRS");
+            return;
         }
         let connection = Connection::new(stream, limits(&gateway.config(), self.connections));
         let gateway = Rc::clone(gateway);
@@ -351,14 +381,21 @@ impl Door {
         });
     }
 
+    /// Whether the peer may connect; says so where it may not.
     fn is_allowed(&self, stream: &Stream) -> bool {
-        match stream {
-            Stream::Unix(_) => true,
-            Stream::Tcp(_) if self.allowed.is_empty() => true,
-            Stream::Tcp(stream) => {
-                stream.peer_addr().is_ok_and(|peer| self.allowed.contains(&peer.ip().to_canonical()))
-            }
+        let Stream::Tcp(stream) = stream else { return true };
+        // One that has left already has no address any more.
+        let Ok(peer) = stream.peer_addr() else { return false };
+        let allowed = self.peers.allow(peer.ip());
+        if !allowed && let Some(left_out) = self.refused.borrow_mut().allow(Instant::now()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            warn!(
+                peer = %peer.ip().to_canonical(),
+                left_out,
+                "connection refused: the peer is not among those that may connect (--allow-from, FCGI_WEB_SERVER_ADDRS)"
+            );
         }
+        allowed
     }
 }
 
@@ -385,9 +422,9 @@ impl Shortage {
 
 /// Accepts on every listener until the gateway stops.
 pub(super) fn accept_all(listeners: Vec<Rc<Listener>>, connections: usize, gateway: &Rc<Gateway>) {
-    let door = Rc::new(Door::new(connections));
+    let door = Rc::new(Door::new(connections, gateway.config().peers.clone()));
     for listener in listeners {
-        info!("listening on {}", listener.address());
+        info!("listening on {}{}", listener.address(), listener.permissions());
         // Counted before the task first runs, so that a stop in between waits for it.
         gateway.accepting_started();
         gateway.listeners.borrow_mut().push(Rc::clone(&listener));

@@ -75,6 +75,22 @@ impl Stream {
         readable::watch_for(rustix::io::fcntl_dupfd_cloexec(socket, 3)?, Interest::WRITABLE)
     }
 
+    /// Who is at the other end, for the log: an address, or a process of this machine.
+    pub(super) fn peer(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().map_or_else(|_| unknown(), |peer| peer.to_string()),
+            Self::Unix(stream) => stream.peer_cred().map_or_else(
+                |_| unknown(),
+                |peer| match peer.pid() {
+                    // 0: of another process namespace.
+                    Some(pid) if pid > 0 => format!("pid {pid}, user {}", peer.uid()),
+                    _ => format!("user {}", peer.uid()),
+                },
+            ),
+        }
+    }
+
     /// Makes what the peer writes from now on fail; what it has written can still be read. Over TCP the peer's
     /// kernel is not told, so there it changes nothing.
     pub(super) fn take_no_more(&self) {

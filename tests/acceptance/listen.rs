@@ -1,7 +1,7 @@
 //! The ways to listen beside a Unix socket of nibiru's own.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
@@ -73,21 +73,178 @@ fn without_a_socket_from_systemd_the_start_fails_with_the_reason() {
     assert!(message.contains("nibiru: cannot listen on systemd: systemd passed no socket"), "{message}");
 }
 
-/// FastCGI 1.0 §3.2.
+/// Whether a client from this machine is answered on that port.
+fn is_answered(host: &str, port: u16) -> bool {
+    let mut client = wait_for("it listens", || TcpStream::connect((host, port)).ok());
+    // One that is not answered may be closed before it has sent.
+    let _ = client.write_all(&get(1, "/hello", false));
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer);
+    !answer.is_empty()
+}
+
+/// FastCGI 1.0 §3.2, and the option. Where both are given, a peer has to be in both.
 #[test]
 fn over_tcp_only_the_named_web_servers_are_answered() {
-    for (allowed, answered) in [("127.0.0.1", true), ("192.0.2.1,127.0.0.1", true), ("192.0.2.1", false)] {
+    for (listen, variable, allow_from, answered) in [
+        ("127.0.0.1", Some("127.0.0.1"), None, true),
+        ("127.0.0.1", Some("192.0.2.1, 127.0.0.1"), None, true),
+        ("127.0.0.1", Some("::ffff:127.0.0.1"), None, true),
+        ("127.0.0.1", Some("192.0.2.1"), None, false),
+        ("127.0.0.1", None, None, true),
+        ("127.0.0.1", None, Some("127.0.0.0/8"), true),
+        ("127.0.0.1", None, Some("192.0.2.0/24,::1"), false),
+        ("127.0.0.1", Some("127.0.0.1,192.0.2.1"), Some("192.0.2.0/24"), false),
+        ("0.0.0.0", None, Some("127.0.0.1"), true),
+        // A socket for both families sees 127.0.0.1 as ::ffff:127.0.0.1.
+        ("[::]", None, Some("127.0.0.1"), true),
+        ("[::]", None, Some("::ffff:127.0.0.0/104"), true),
+        ("[::]", Some("127.0.0.1"), None, true),
+        ("[::]", None, Some("::1"), false),
+    ] {
         let port = free_port();
-        let listen = format!("tcp:127.0.0.1:{port}");
-        let _server = Server::builder()
-            .environment("FCGI_WEB_SERVER_ADDRS", allowed)
-            .arguments(["--listen", &listen])
-            .start();
-        let mut client = wait_for("it listens", || TcpStream::connect(("127.0.0.1", port)).ok());
-        // One that is not answered may be closed before it has sent.
-        let _ = client.write_all(&get(1, "/hello", false));
-        let mut answer = Vec::new();
-        let _ = client.read_to_end(&mut answer);
-        assert_eq!(!answer.is_empty(), answered, "{allowed}");
+        let listen = format!("tcp:{listen}:{port}");
+        let mut builder = Server::builder().workers("1").arguments(["--listen", &listen]);
+        if let Some(variable) = variable {
+            builder = builder.environment("FCGI_WEB_SERVER_ADDRS", variable);
+        }
+        if let Some(allow_from) = allow_from {
+            builder = builder.arguments(["--allow-from", allow_from]);
+        }
+        let server = builder.start();
+        let what = format!("{listen} {variable:?} {allow_from:?}");
+        assert_eq!(is_answered("127.0.0.1", port), answered, "{what}");
+        if answered {
+            assert!(!server.log().contains("connection refused"), "{what}: {}", server.log());
+        } else {
+            server.logged(&[
+                "WARN",
+                "connection refused",
+                "(--allow-from, FCGI_WEB_SERVER_ADDRS)",
+                "peer=\"127.0.0.1\"",
+            ]);
+        }
+        // Whoever can open a Unix socket is let in by its permissions.
+        assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    }
+}
+
+#[test]
+fn peers_that_are_refused_do_not_fill_the_log() {
+    let port = free_port();
+    let listen = format!("tcp:127.0.0.1:{port}");
+    let server = Server::builder().arguments(["--listen", &listen, "--allow-from", "192.0.2.7"]).start();
+    for _ in 0..100 {
+        assert!(!is_answered("127.0.0.1", port));
+    }
+    let lines = server.log().matches("connection refused").count();
+    assert!((5..50).contains(&lines), "{lines} lines:\n{}", server.log());
+}
+
+/// Whatever was left out of such a list before let everybody in.
+#[test]
+fn what_is_no_address_refuses_the_start_and_the_check() {
+    for command in ["serve", "check"] {
+        for (variable, cause) in [
+            ("localhost", "\"localhost\" is not an IP address"),
+            ("10.0.0.0/8", "\"10.0.0.0/8\" is a network, not an address; --allow-from takes networks"),
+            ("10.0.0.1;10.0.0.2", "\"10.0.0.1;10.0.0.2\" is not an IP address"),
+            ("10.0.0.1,bar", "\"bar\" is not an IP address"),
+            ("", "set but empty"),
+        ] {
+            let refused = refusal(command, &["--listen", "tcp:127.0.0.1:1"], |nibiru| {
+                nibiru.env("FCGI_WEB_SERVER_ADDRS", variable);
+            });
+            assert!(refused.starts_with(&format!("2 nibiru: FCGI_WEB_SERVER_ADDRS: {cause}")), "{refused}");
+        }
+        for (argument, cause) in [
+            ("localhost", "expected an address such as"),
+            ("10.0.0.7/8", "bits beyond its prefix"),
+            ("", "expected an address such as"),
+        ] {
+            let refused = refusal(command, &["--allow-from", argument], |_| {});
+            assert!(refused.starts_with("2 nibiru: ") && refused.contains(cause), "{refused}");
+        }
+        let empty = refusal(command, &[], |nibiru| {
+            nibiru.env("NIBIRU_ALLOW_FROM", "");
+        });
+        assert!(
+            empty.starts_with("2 nibiru: NIBIRU_ALLOW_FROM=") && empty.contains("set but empty"),
+            "{empty}"
+        );
+    }
+}
+
+#[test]
+fn a_tcp_address_that_others_reach_is_refused_where_nobody_says_who_they_are() {
+    for command in ["serve", "check"] {
+        for address in ["tcp:0.0.0.0:1", "tcp:[::]:1", "tcp:192.0.2.1:1"] {
+            let refused = refusal(command, &["--listen", address], |_| {});
+            let expected =
+                format!("2 nibiru: --listen {address}: whoever can connect there can claim to be any user");
+            assert!(refused.starts_with(&expected) && refused.contains("--allow-from"), "{refused}");
+        }
+    }
+    // Also where somebody else has opened it: what a client can claim there is the same.
+    let socket = TcpListener::bind("0.0.0.0:0").unwrap();
+    let refused = refusal("serve", &["--listen", "fd:0"], |nibiru| {
+        nibiru.stdin(OwnedFd::from(socket.try_clone().unwrap()));
+    });
+    assert!(refused.starts_with("1 nibiru: cannot listen on fd:0: 0.0.0.0:"), "{refused}");
+    assert!(refused.contains("whoever can connect there can claim to be any user"), "{refused}");
+
+    let port = socket.local_addr().unwrap().port();
+    let mut command = nibiru();
+    command.arg("serve").stdin(OwnedFd::from(socket)).args(["--allow-from", "127.0.0.1"]);
+    let _server = serve(command, "fd:0");
+    assert!(is_answered("127.0.0.1", port));
+}
+
+/// Exit code and message of a command that is refused.
+#[track_caller]
+fn refusal(command: &str, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> String {
+    let mut nibiru = nibiru();
+    nibiru.arg(command).args(arguments).arg("--root").arg(repository("examples/hello")).arg("app");
+    prepare(&mut nibiru);
+    let output = crate::support::output(&mut nibiru);
+    format!("{} {}", output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr))
+}
+
+/// `proxy_pass` in place of `fastcgi_pass`: what the operator sees is a 502, and here whose it is.
+#[test]
+fn http_on_the_fastcgi_socket_is_named_with_the_peer_that_speaks_it() {
+    let port = free_port();
+    let listen = format!("tcp:127.0.0.1:{port}");
+    let server = Server::builder().arguments(["--listen", &listen]).start();
+    let mut client = wait_for("it listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let peer = format!("peer=\"{}\"", client.local_addr().unwrap());
+    server.logged(&["WARN", "the peer speaks HTTP, not FastCGI (nginx: fastcgi_pass", &peer]);
+    let mut client = UnixStream::connect(server.socket()).unwrap();
+    client.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03").unwrap();
+    let peer = format!("peer=\"pid {}, user ", std::process::id());
+    server.logged(&["WARN", "the peer speaks TLS, not FastCGI", &peer]);
+    for _ in 0..100 {
+        let mut client = UnixStream::connect(server.socket()).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+    }
+    let lines = server.log().matches("the peer speaks").count();
+    assert!((5..50).contains(&lines), "{lines} lines:\n{}", server.log());
+}
+
+#[test]
+fn the_log_says_who_may_open_a_unix_socket() {
+    let id = |flag: &str| {
+        let output = Command::new("id").arg(flag).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let server = Server::builder().arguments(["--socket-mode", "0620"]).start();
+    let socket = server.socket().display().to_string();
+    let line = format!("listening on unix:{socket}, mode 0620, owner {}:{}", id("-un"), id("-gn"));
+    assert!(server.logged(&["listening on unix:"]).ends_with(&line), "{}", server.log());
+    if rustix::process::geteuid().is_root() {
+        let server = Server::builder().arguments(["--socket-owner", "12345:www-data"]).start();
+        assert!(server.logged(&["listening on unix:"]).ends_with(", mode 0660, owner 12345:www-data"));
     }
 }

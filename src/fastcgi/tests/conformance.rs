@@ -15,6 +15,35 @@ fn c1_a_version_other_than_1_ends_the_connection() {
 }
 
 #[test]
+fn c1_another_protocol_is_named_where_the_connection_begins_with_it() {
+    use OtherProtocol::{Http, Proxy, Tls};
+    for (bytes, protocol) in [
+        (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], Some(Http)),
+        (b"POST /a HTTP/1.0\r\n\r\n", Some(Http)),
+        (b"PROPFIND / HTTP/1.1\r\n\r\n", Some(Http)),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Http)),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01", Some(Tls)),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", Some(Proxy)),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c", Some(Proxy)),
+        (b"GETTING / HTTP/1.1\r\n", None),
+        (b"{\"json\": 1}", None),
+    ] {
+        let refused = |outcome: Outcome| {
+            assert_eq!(outcome.out, b"");
+            outcome.fault.unwrap()
+        };
+        let expected = protocol.map_or(Fault::BadVersion(bytes[0]), Fault::OtherProtocol);
+        let whole = refused(run(Limits::default(), [&bytes[..8]], wait));
+        let in_bytes = refused(run(Limits::default(), bytes[..8].chunks(1), wait));
+        assert_eq!([whole, in_bytes], [expected; 2], "{}", bytes.escape_ascii());
+        // Behind a record it is no more than a bad header.
+        let mut wire = Wire::new().request(1);
+        wire.0.extend_from_slice(&bytes[..8]);
+        assert_eq!(check(&wire.0, wait).fault, Some(Fault::BadVersion(bytes[0])));
+    }
+}
+
+#[test]
 fn c2_any_content_and_padding_lengths_are_read_and_reserved_bytes_ignored() {
     for padding in [0, 1, 7, 8, 255] {
         for length in [1, 7, 8, 65_535] {

@@ -20,7 +20,7 @@ use std::time::Instant;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 use tokio::sync::{Notify, Semaphore};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use self::due::{Blocked, Timeouts};
 use self::state::{Ending, Phase, Receiving, State, Undelivered};
@@ -28,7 +28,7 @@ use super::Gateway;
 use super::outgoing::Outgoing;
 use super::pace::Pace;
 use super::stream::Stream;
-use crate::fastcgi::{self, AfterEnd, ProtocolStatus, Server};
+use crate::fastcgi::{self, AfterEnd, Fault, ProtocolStatus, Server};
 
 /// Full reads of one connection before the others have their turn: a quarter of a mebibyte, some 100 µs.
 const READS_IN_A_ROW: usize = 4;
@@ -149,7 +149,7 @@ impl Connection {
                 Ok(0) => self.end_of_input(gateway),
                 Ok(length) => {
                     if let Err(fault) = self.receive(&scratch[..length], now, gateway) {
-                        info!(cause = %fault, "connection closed");
+                        self.tell_of_fault(fault, gateway);
                         let mut state = self.state.borrow_mut();
                         (state.ending, state.cut) = (Ending::Now, true);
                     }
@@ -171,6 +171,22 @@ impl Connection {
             }
         }
         true
+    }
+
+    /// Says why the connection ends, and whose it is where that is to be configured.
+    fn tell_of_fault(&self, fault: Fault, gateway: &Gateway) {
+        let Some(left_out) = gateway.journal.may_log_refusal() else { return };
+        let left_out = (left_out > 0).then_some(left_out);
+        if let Fault::OtherProtocol(protocol) = fault {
+            warn!(
+                peer = self.stream.peer(),
+                left_out,
+                "connection closed: the peer speaks {protocol}, not FastCGI (nginx: fastcgi_pass; Caddy: transport fastcgi; \
+                 HAProxy: proto fcgi; Apache: ProxyPass with fcgi://)"
+            );
+        } else {
+            info!(cause = %fault, left_out, "connection closed");
+        }
     }
 
     // The side of the answers.

@@ -1,0 +1,220 @@
+//! Who may connect over TCP: `--allow-from`, and `FCGI_WEB_SERVER_ADDRS` of FastCGI 1.0 §3.2.
+//!
+//! Whoever connects can claim to be any user at any address (REMOTE_USER, REMOTE_ADDR), so nothing here opens by default:
+//! what is no address is refused, and without either only a loopback address may be listened on. Both the settings and
+//! the listener ask here.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use super::error::ConfigError;
+use super::value::{Value, expected};
+
+/// The environment variable of FastCGI 1.0 §3.2.
+pub(super) const WEB_SERVER_ADDRS: &str = "FCGI_WEB_SERVER_ADDRS";
+
+/// Addresses with a common prefix: `10.0.0.0/8`, or one alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl Network {
+    fn contains(self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let network = match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => text.parse::<IpNet>().map_err(|_| expected::<Self>())?,
+        };
+        if network.addr() != network.network() {
+            let (network, address) = (network.trunc(), network.addr());
+            return Err(format!("has bits beyond its prefix; write {network} or {address}"));
+        }
+        Ok(Self(canonical(network)))
+    }
+}
+
+impl Value for Network {
+    const EXPECTED: &'static str = "an address such as 10.0.0.7, or a network such as 10.0.0.0/8";
+}
+
+/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`: peers are compared as IPv4 where they are.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let shorter = network.prefix_len().checked_sub(MAPPED);
+    match (network.addr(), network.addr().to_canonical(), shorter) {
+        (IpAddr::V6(_), IpAddr::V4(address), Some(prefix)) => IpNet::new_assert(address.into(), prefix),
+        _ => network,
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() { self.0.addr().fmt(f) } else { self.0.fmt(f) }
+    }
+}
+
+/// The peers that may connect over TCP; `None`: whoever reaches a loopback address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peers(Option<Vec<Network>>);
+
+impl Peers {
+    /// Those of `--allow-from`, and of [`WEB_SERVER_ADDRS`] where that is set; where both are, those in both, so that neither
+    /// lets anybody in whom the other does not name.
+    ///
+    /// # Errors
+    /// When the variable holds anything but addresses, or nobody is in both.
+    pub fn new(allow_from: &[Network], web_servers: Option<&OsStr>) -> Result<Self, ConfigError> {
+        let Some(web_servers) = web_servers else {
+            return Ok(Self((!allow_from.is_empty()).then(|| allow_from.to_vec())));
+        };
+        let mut both = addresses(web_servers)?;
+        if !allow_from.is_empty() {
+            both.retain(|address| allow_from.iter().any(|network| network.contains(address.0.addr())));
+        }
+        if both.is_empty() {
+            let cause = "none of its addresses is among --allow-from, so nobody could connect over TCP";
+            return Err(ConfigError::new(WEB_SERVER_ADDRS, cause));
+        }
+        Ok(Self(Some(both)))
+    }
+
+    /// Whether a peer may connect.
+    pub fn allow(&self, peer: IpAddr) -> bool {
+        self.0.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(peer)))
+    }
+
+    /// Whether this address may be listened on.
+    ///
+    /// # Errors
+    /// Why not, where others than this machine's could connect and nobody says who may.
+    pub fn allow_listening(&self, address: SocketAddr) -> Result<(), &'static str> {
+        if self.0.is_some() || address.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        Err(
+            "whoever can connect there can claim to be any user: name the proxies (--allow-from 10.0.0.7), or listen \
+             on 127.0.0.1 or a Unix socket",
+        )
+    }
+}
+
+/// The addresses of [`WEB_SERVER_ADDRS`]: "a comma-separated list of valid IP addresses".
+fn addresses(list: &OsStr) -> Result<Vec<Network>, ConfigError> {
+    let refused = |cause: String| ConfigError::new(WEB_SERVER_ADDRS, cause);
+    let text = list.to_str().ok_or_else(|| refused("not text".to_owned()))?;
+    if text.trim().is_empty() {
+        return Err(refused("set but empty; unset it, or list the addresses that may connect".to_owned()));
+    }
+    let parsed = text.split(',').map(str::trim).map(|entry| match entry.parse::<IpAddr>() {
+        Ok(address) => Ok(Network(canonical(IpNet::from(address)))),
+        Err(_) if entry.parse::<Network>().is_ok() => {
+            Err(refused(format!("\"{entry}\" is a network, not an address; --allow-from takes networks")))
+        }
+        Err(_) => Err(refused(format!("\"{entry}\" is not an IP address"))),
+    });
+    parsed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(list: &[&str]) -> Vec<Network> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn peers(allow_from: &[&str], web_servers: Option<&str>) -> Result<Peers, String> {
+        Peers::new(&networks(allow_from), web_servers.map(OsStr::new)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_network_is_an_address_or_a_prefix() {
+        for (text, shown) in [
+            ("10.0.0.7", "10.0.0.7"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("10.0.0.7/32", "10.0.0.7"),
+            ("fd00::/8", "fd00::/8"),
+            ("::1", "::1"),
+            ("::ffff:10.0.0.7", "10.0.0.7"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(text.parse::<Network>().unwrap().to_string(), shown);
+        }
+        for text in
+            ["", "localhost", "10.0.0.0/33", "10.0.0", "10.0.0.7 ", "10.0.0.1;10.0.0.2", "10.0.0.0/", "/8"]
+        {
+            assert_eq!(text.parse::<Network>(), Err(expected::<Network>()), "{text}");
+        }
+        let problem = "10.0.0.7/8".parse::<Network>().unwrap_err();
+        assert_eq!(problem, "has bits beyond its prefix; write 10.0.0.0/8 or 10.0.0.7");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_by_name() {
+        for (list, cause) in [
+            ("localhost", "\"localhost\" is not an IP address"),
+            ("10.0.0.0/8", "\"10.0.0.0/8\" is a network, not an address; --allow-from takes networks"),
+            ("10.0.0.1;10.0.0.2", "\"10.0.0.1;10.0.0.2\" is not an IP address"),
+            ("10.0.0.1,bar", "\"bar\" is not an IP address"),
+            ("10.0.0.1,", "\"\" is not an IP address"),
+            ("", "set but empty; unset it, or list the addresses that may connect"),
+            (" ", "set but empty; unset it, or list the addresses that may connect"),
+        ] {
+            assert_eq!(peers(&[], Some(list)), Err(format!("FCGI_WEB_SERVER_ADDRS: {cause}")));
+        }
+        use std::os::unix::ffi::OsStrExt as _;
+        assert!(Peers::new(&[], Some(OsStr::from_bytes(b"\xff"))).is_err());
+    }
+
+    #[test]
+    fn only_who_is_named_may_connect() {
+        for (allow_from, web_servers, allowed, refused) in [
+            (
+                &["10.0.0.0/8", "fd00::7"][..],
+                None,
+                &["10.1.2.3", "::ffff:10.1.2.3", "fd00::7"][..],
+                &["11.0.0.1", "fd00::8", "127.0.0.1"][..],
+            ),
+            (&[], Some("10.0.0.7, ::1"), &["10.0.0.7", "::ffff:10.0.0.7", "::1"], &["10.0.0.8", "127.0.0.1"]),
+            (&[], Some("::ffff:10.0.0.7"), &["10.0.0.7"], &["10.0.0.8"]),
+            // Both: the narrower counts.
+            (&["10.0.0.0/24"], Some("10.0.0.7,10.1.0.7"), &["10.0.0.7"], &["10.0.0.8", "10.1.0.7"]),
+            (&["0.0.0.0/0"], None, &["192.0.2.1", "127.0.0.1"], &["::1"]),
+        ] {
+            let peers = peers(allow_from, web_servers).unwrap();
+            for peer in allowed {
+                assert!(peers.allow(peer.parse().unwrap()), "{peers:?} {peer}");
+            }
+            for peer in refused {
+                assert!(!peers.allow(peer.parse().unwrap()), "{peers:?} {peer}");
+            }
+            assert_eq!(peers.allow_listening("0.0.0.0:9000".parse().unwrap()), Ok(()));
+        }
+        let problem = peers(&["192.0.2.0/24"], Some("10.0.0.7")).unwrap_err();
+        assert!(problem.starts_with("FCGI_WEB_SERVER_ADDRS: none of its addresses is among --allow-from"));
+    }
+
+    #[test]
+    fn where_nobody_is_named_only_a_loopback_address_may_be_listened_on() {
+        let peers = peers(&[], None).unwrap();
+        for address in ["127.0.0.1:9000", "127.8.8.8:9000", "[::1]:9000", "[::ffff:127.0.0.1]:9000"] {
+            assert_eq!(peers.allow_listening(address.parse().unwrap()), Ok(()), "{address}");
+        }
+        for address in ["0.0.0.0:9000", "[::]:9000", "10.0.0.1:9000", "[::ffff:10.0.0.1]:9000"] {
+            assert!(peers.allow_listening(address.parse().unwrap()).is_err(), "{address}");
+        }
+        assert!(peers.allow("127.0.0.1".parse().unwrap()));
+    }
+}
