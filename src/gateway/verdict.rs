@@ -183,17 +183,26 @@ pub(super) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
     if facts.is_stuck(now) {
         return (Verdict::Down, Reason::Stuck);
     }
+    let wants_workers = ready == 0 && (facts.min > 0 || facts.wanting_since.is_some());
     let degraded = [
         (facts.cannot_fork, Reason::NotReplaced),
         (facts.failing, Reason::Dying),
         (facts.load_failed, Reason::ReloadFailed),
-        (ready == 0 && (facts.min > 0 || facts.wanting_since.is_some()), Reason::NoneReady),
+        (wants_workers && facts.has_stood_still(now, MOMENT), Reason::NoneReady),
         (facts.is_overloaded(now), Reason::Overloaded),
     ];
     if let Some((_, reason)) = degraded.into_iter().find(|(applies, _)| *applies) {
         return (Verdict::Degraded, reason);
     }
-    (Verdict::Ok, if ready == 0 { Reason::ScaledToZero } else { Reason::Ready(ready) })
+    // Between two workers, with `--max-requests 1` at every request, there may be none for a moment.
+    (
+        Verdict::Ok,
+        match ready {
+            0 if wants_workers => Reason::NoneReady,
+            0 => Reason::ScaledToZero,
+            _ => Reason::Ready(ready),
+        },
+    )
 }
 
 impl Facts {
@@ -201,8 +210,15 @@ impl Facts {
     /// all stream; where requests have no limit, one whose workers are all busy is not either.
     fn is_stuck(&self, now: Instant) -> bool {
         let limit = if self.busy > 0 { self.request_limit } else { self.request_limit.or(self.start_limit) };
-        let (Some(since), Some(limit)) = (self.wanting_since, limit) else { return false };
-        self.idle == 0 && now.saturating_duration_since(since.max(self.moved)) > limit + MOMENT
+        self.idle == 0
+            && self.wanting_since.is_some()
+            && limit.is_some_and(|limit| self.has_stood_still(now, limit + MOMENT))
+    }
+
+    /// Whether nothing has moved for so long, since requests began to wait if any do.
+    fn has_stood_still(&self, now: Instant, long: Duration) -> bool {
+        let since = self.wanting_since.map_or(self.moved, |since| since.max(self.moved));
+        now.saturating_duration_since(since) > long
     }
 
     fn is_overloaded(&self, now: Instant) -> bool {
@@ -294,11 +310,19 @@ mod tests {
                 Down,
                 Reason::NotLoaded,
             ),
-            ("all were killed at once", none(), s(0), Degraded, Reason::NoneReady),
+            ("between two workers", none(), s(1), Ok, Reason::NoneReady),
+            ("all were killed at once", none(), s(2), Degraded, Reason::NoneReady),
             (
-                "the first worker from zero",
-                Facts { min: 0, wanting_since: Some(start), oldest: Some(start), ..none() },
-                s(1),
+                "the first worker from zero, after a long pause",
+                Facts { min: 0, wanting_since: Some(start + s(1000)), ..none() },
+                s(1001),
+                Ok,
+                Reason::NoneReady,
+            ),
+            (
+                "and it does not come",
+                Facts { min: 0, wanting_since: Some(start + s(1000)), ..none() },
+                s(1002),
                 Degraded,
                 Reason::NoneReady,
             ),
