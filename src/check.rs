@@ -1,24 +1,33 @@
-//! `nibiru check`: loads the application the way a zygote would, and lets it go.
+//! `nibiru check`: says whether `serve` would start with these settings.
+//!
+//! The gateway itself is started, with a zygote and a worker, and stops before it serves: see [`crate::gateway::try_out`].
 
-use std::time::Instant;
+use std::fmt::Write as _;
 
-use crate::cgi::ProxyHeaders;
 use crate::config::Config;
-use crate::lua;
+use crate::gateway::{self, Error, Trial};
+use crate::log;
 
-/// Loads the application of `config`. Gives a line that says so, or why it does not load.
-pub fn run(config: &Config) -> Result<String, String> {
-    let target = config.app.parse::<lua::Target>().map_err(|error| error.to_string())?;
-    std::env::set_current_dir(&config.root)
-        .map_err(|error| format!("{}: {}", config.root.display(), crate::log::cause(&error)))?;
-    // It answers nobody, so there is no proxy either.
-    let proxy_headers = ProxyHeaders::default();
-    let settings = lua::Settings { root: config.root.clone(), target, generation: 1, proxy_headers };
-    crate::sys::restore_signals();
-    let begin = Instant::now();
-    lua::State::new(&settings)
-        .map_err(|error| error.to_string())?
-        .load()
-        .map_err(|error| error.to_string())?;
-    Ok(format!("{}: loads in {:.1} ms", config.app, begin.elapsed().as_secs_f64() * 1000.0))
+/// Has the log show warnings and errors alone, unless more than usual is asked for: the news of a start and of a stop are
+/// no concern of a check.
+pub fn quietly(mut config: Config) -> Config {
+    if config.log_level == log::Level::Info {
+        config.log_level = log::Level::Warn;
+    }
+    config
+}
+
+/// Starts with `config`, and stops. Gives lines that say what was tried.
+///
+/// # Errors
+/// What `serve` would fail with.
+pub fn run(config: Config) -> Result<String, Error> {
+    let app = config.app.clone();
+    let Trial { addresses, took } = gateway::block_on(gateway::try_out(config))?;
+    let mut text = format!("{app}: loads, and a worker starts, in {:.1} ms\n", took.as_secs_f64() * 1000.0);
+    for (address, tried) in addresses {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{address}: {tried}");
+    }
+    Ok(text)
 }

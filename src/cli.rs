@@ -123,7 +123,7 @@ pub enum Command {
     /// Serve an application over FastCGI, for production
     #[command(mut_args(option_of_serve), after_help = SETTINGS)]
     Serve(Server),
-    /// Check the configuration and load the application
+    /// Say whether `serve` would start: settings, sockets, files, application
     #[command(mut_args(option_of_serve), after_help = SETTINGS)]
     Check(Serve),
     /// Send one request to a FastCGI socket, as a proxy would

@@ -39,16 +39,13 @@ fn main() -> ExitCode {
         },
         // The fork server: loads the application, then forks the workers. Executed by the gateway.
         Command::Zygote(launch) => zygote::run(&launch),
-        // No server: the application is loaded and let go.
-        Command::Check(serve) => match read_config(serve, Path::new("")) {
-            Ok(config) => match config.log.as_deref().map_or(Ok(()), log::try_out) {
-                Ok(()) => match check::run(&config) {
-                    Ok(summary) => print(&format!("{summary}\n")),
-                    Err(error) => fail(NOT_LOADED, error),
-                },
-                Err(error) => fail(FAILED, error),
+        // A gateway that starts and serves nobody. Its log is not the server's.
+        Command::Check(serve) => match check_config(serve) {
+            Ok((config, log)) => match check::run(config) {
+                Ok(summary) => print(&summary),
+                Err(error) => finish(Err(error), &log),
             },
-            Err(error) => fail(USAGE, error),
+            Err(failed) => failed,
         },
         // Clients of a running gateway.
         Command::Status(status) => match tell(&status.control, "status") {
@@ -95,6 +92,15 @@ fn main() -> ExitCode {
 fn configure(serve: Serve) -> Result<(Config, log::Guard), ExitCode> {
     let config = read_config(serve, Path::new("")).map_err(|error| fail(USAGE, error))?;
     let log = log::init(config.log_format, config.log_level, config.log.as_deref());
+    Ok((config, log.map_err(|error| fail(FAILED, error))?))
+}
+
+/// As [`configure`], but that the log goes to standard error, and that the server's is only tried.
+fn check_config(serve: Serve) -> Result<(Config, log::Guard), ExitCode> {
+    let config = read_config(serve, Path::new("")).map_err(|error| fail(USAGE, error))?;
+    config.log.as_deref().map_or(Ok(()), log::try_out).map_err(|error| fail(FAILED, error))?;
+    let config = check::quietly(config);
+    let log = log::init(config.log_format, config.log_level, None);
     Ok((config, log.map_err(|error| fail(FAILED, error))?))
 }
 

@@ -20,7 +20,7 @@ use super::request_line::RequestLine;
 use crate::config::{self, AccessLogQuery};
 use crate::log::Format;
 use crate::log::escape::Word;
-use crate::log::file::{LogFile, Shared, WRITE_SIZE, count_lines};
+use crate::log::file::{self, LogFile, Shared, WRITE_SIZE, count_lines};
 
 /// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
 /// as the request itself; nobody reads a log faster than this.
@@ -94,6 +94,14 @@ impl AccessLog {
             shared,
             _guard: guard,
         })
+    }
+
+    /// Whether [`Self::open`] would succeed. Leaves no file behind.
+    pub(super) fn try_out(target: &config::AccessLog) -> io::Result<()> {
+        match target {
+            config::AccessLog::Stdout => Ok(()),
+            config::AccessLog::File(path) => file::try_out(path),
+        }
     }
 
     /// Takes a request's line. Never waits.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use tokio::sync::watch;
 
@@ -43,6 +44,8 @@ pub struct Mode {
     pub code: watch::Sender<Code>,
     /// Reads the settings again, for a reload; without it they stay as they are.
     pub read_config: Option<ReadConfig>,
+    /// Nobody is to be served: it is only tried whether everything starts, and systemd is told nothing.
+    pub trial: bool,
     /// Takes the sockets of the gateway that runs with these settings, if one does, and then lets it go.
     pub take_over: bool,
 }
@@ -86,6 +89,8 @@ pub enum Error {
     Listen(String, io::Error),
     /// The access log cannot be opened.
     AccessLog(config::AccessLog, io::Error),
+    /// Nothing can be kept in this directory.
+    Spool(PathBuf, io::Error),
     /// The application does not load.
     Load(String),
     /// The system refused something that every start needs.
@@ -100,6 +105,14 @@ impl fmt::Display for Error {
             }
             Self::AccessLog(target, error) => {
                 write!(f, "cannot open the access log {target}: {}", crate::log::cause(error))
+            }
+            Self::Spool(path, error) => {
+                write!(
+                    f,
+                    "cannot keep bodies in {}: {} (--spool-dir)",
+                    path.display(),
+                    crate::log::cause(error)
+                )
             }
             Self::Load(message) => f.write_str(message),
             Self::System(error) => write!(f, "cannot start: {}", crate::log::cause(error)),

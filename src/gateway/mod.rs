@@ -48,6 +48,7 @@ mod stream;
 mod supervisor;
 mod systemd;
 mod throttle;
+mod trial;
 mod verdict;
 mod worker_link;
 mod workers;
@@ -77,6 +78,7 @@ use crate::config::Config;
 
 pub use self::command::{Code, Command, Error, Load, Mode, ReadConfig, Scale};
 pub use self::start::{block_on, forward_signals, run, serve};
+pub use self::trial::{Trial, Tried, try_out};
 
 /// When a client that met a full server may try again: `Retry-After`.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

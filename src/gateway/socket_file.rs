@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,12 +71,19 @@ pub(super) enum Found {
 impl SocketFile {
     /// Makes a socket at `path` that listens. `patient`: waits for others that are about to.
     pub(super) fn bind(path: &Path, permissions: &Permissions, patient: bool) -> io::Result<(OwnedFd, Self)> {
-        let address = SocketAddrUnix::new(path)
-            .map_err(|_| io::Error::other("the path is too long for a Unix socket (at most 107 bytes)"))?;
+        let address = address_of(path)?;
         let _lock = lock_directory(path, if patient { LOCK_PATIENCE } else { Duration::ZERO })?;
         remove_stale(path, permissions)?;
+        let (socket, file) = Self::make(path, &address, permissions)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok((socket, file))
+    }
+
+    /// Makes the file of a socket that does not listen yet, so that nobody connects under other permissions. `address`
+    /// leads to `path`.
+    fn make(path: &Path, address: &SocketAddrUnix, permissions: &Permissions) -> io::Result<(OwnedFd, Self)> {
         let socket = new_socket()?;
-        rustix::net::bind(&socket, &address)?;
+        rustix::net::bind(&socket, address)?;
         let data = std::fs::symlink_metadata(path)?;
         let file = Self {
             path: path.to_owned(),
@@ -84,13 +91,24 @@ impl SocketFile {
             identity: identity(&data),
             released: false,
         };
-        // Before `listen`, so that nobody connects under other permissions.
         std::fs::set_permissions(path, PermissionsExt::from_mode(permissions.mode.0))?;
         if let Some(owner) = &permissions.owner {
             chown(path, owner.user, owner.group)?;
         }
-        rustix::net::listen(&socket, BACKLOG)?;
         Ok((socket, file))
+    }
+
+    /// Whether [`Self::bind`] would succeed. Touches nothing that is at `path`: a socket is made in its directory, under a
+    /// name that nobody knows, and removed at once.
+    pub(super) fn try_out(path: &Path, permissions: &Permissions) -> io::Result<()> {
+        address_of(path)?;
+        let _lock = lock_directory(path, LOCK_PATIENCE)?;
+        find_stale(path, permissions)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(directory_of(path), flags, Mode::empty())?;
+        // Through the descriptor, since the name beside it may be longer than that of the socket may be.
+        let name = format!("/proc/self/fd/{}/.nibiru-check-{}", directory.as_raw_fd(), std::process::id());
+        Self::make(Path::new(&name), &address_of(Path::new(&name))?, permissions).map(drop)
     }
 
     /// The file of a socket that another process has made and handed over. That process's, until [`Self::keep`].
@@ -158,13 +176,22 @@ fn new_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
+fn address_of(path: &Path) -> io::Result<SocketAddrUnix> {
+    SocketAddrUnix::new(path)
+        .map_err(|_| io::Error::other("the path is too long for a Unix socket (at most 107 bytes)"))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str() != OsStr::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Locks the directory of `path` until what this gives is dropped. The lock is the directory's own (`flock`), so no
 /// lock file is left behind. `None` where it cannot be locked at all: unreadable, or a file system without locks.
 fn lock_directory(path: &Path, patience: Duration) -> io::Result<Option<OwnedFd>> {
-    let directory = match path.parent() {
-        Some(parent) if parent.as_os_str() != OsStr::new("") => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = match rustix::fs::open(directory, flags, Mode::empty()) {
         Ok(opened) => opened,
@@ -193,9 +220,19 @@ fn lock_directory(path: &Path, patience: Duration) -> io::Result<Option<OwnedFd>
 
 /// Removes the socket of a server that is gone; refuses everything else that is at `path`.
 fn remove_stale(path: &Path, permissions: &Permissions) -> io::Result<()> {
+    let Some(stale) = find_stale(path, permissions)? else { return Ok(()) };
+    // Other programs do not know the lock; whoever made a socket there meanwhile keeps it.
+    if std::fs::symlink_metadata(path).is_ok_and(|now| identity(&now) != stale) {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody else makes a socket there"));
+    }
+    std::fs::remove_file(path)
+}
+
+/// The socket of a server that is gone, which another may take the place of; refuses everything else that is at `path`.
+fn find_stale(path: &Path, permissions: &Permissions) -> io::Result<Option<Identity>> {
     let data = match std::fs::symlink_metadata(path) {
         Ok(data) => data,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     if !data.file_type().is_socket() {
@@ -218,11 +255,7 @@ fn remove_stale(path: &Path, permissions: &Permissions) -> io::Result<()> {
             data.uid()
         )));
     }
-    // Other programs do not know the lock; whoever made a socket there meanwhile keeps it.
-    if std::fs::symlink_metadata(path).is_ok_and(|now| identity(&now) != identity(&data)) {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody else makes a socket there"));
-    }
-    std::fs::remove_file(path)
+    Ok(Some(identity(&data)))
 }
 
 #[cfg(test)]

@@ -4,18 +4,28 @@ use std::io;
 use std::net::ToSocketAddrs;
 use std::os::fd::OwnedFd;
 
+use tokio::net::TcpSocket;
+
 /// Connections that the kernel holds until they are accepted; it takes `net.core.somaxconn` (4096 by
 /// default) where that is less.
 pub(super) const BACKLOG: i32 = 4096;
 
 pub(super) fn bind_tcp(address: &str) -> io::Result<OwnedFd> {
+    Ok(bound_tcp(address)?.listen(BACKLOG.unsigned_abs())?.into_std()?.into())
+}
+
+/// Whether [`bind_tcp`] would succeed. Never listens.
+pub(super) fn try_tcp(address: &str) -> io::Result<()> {
+    bound_tcp(address).map(drop)
+}
+
+fn bound_tcp(address: &str) -> io::Result<TcpSocket> {
     let address =
         address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
-    let socket =
-        if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    Ok(socket.listen(BACKLOG.unsigned_abs())?.into_std()?.into())
+    Ok(socket)
 }
 
 /// A listening socket that this process was started with, under the number it has.

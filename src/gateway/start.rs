@@ -138,34 +138,12 @@ pub async fn run(
         Some(path) => Some(Control::open(path).map_err(|error| cannot_control(path, error))?),
         None => None,
     };
+    if let Err(error) = spool::try_out(&config.spool_dir) {
+        let (path, cause) = (config.spool_dir.display(), crate::log::cause(&error));
+        warn!(%path, cause, "nothing can be kept in --spool-dir; requests with bodies over 64K will fail");
+    }
     let (notices, receiver) = Notices::channel();
-    let gateway = Rc::new(Gateway {
-        start: Start::now(),
-        queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
-        queued: Notify::new(),
-        pool: RefCell::new(Pool::new(policy_of(&config), 0)),
-        workers: RefCell::new(HashMap::new()),
-        spool: Spool::new(&config.spool_dir, config.max_spool, budget.spooled),
-        proxy_headers: config::proxy_headers(config.sendfile, &config.sendfile_map, &config.proxy_headers),
-        journal: Rc::new(Journal::new(access_log)),
-        notices: notices.clone(),
-        demand: Cell::new(false),
-        measuring: Cell::new(false),
-        trouble: RefCell::new(Throttle::new(Instant::now())),
-        told: RefCell::default(),
-        stopping: watch::Sender::new(false),
-        course: Cell::new(Course::default()),
-        given_up: Cell::new(None),
-        listeners: RefCell::default(),
-        accepting: Cell::new(0),
-        idle_since: Cell::new(begin),
-        open_files,
-        scratch: RefCell::new(vec![0; READ_BUFFER]),
-        packet: RefCell::new(vec![0; MAX_PACKET]),
-        request_packet: RefCell::new(Vec::new()),
-        config: RefCell::new(Rc::new(config)),
-        mode,
-    });
+    let gateway = Rc::new(Gateway::new(config, mode, &budget, access_log, open_files, notices.clone()));
     tokio::task::spawn_local(async move {
         while let Some(command) = commands.recv().await {
             notices.send(Notice::Command(command));
@@ -228,12 +206,12 @@ fn take_over(config: &Config) -> Result<Option<Taken>, Error> {
     Ok(taken)
 }
 
-fn cannot_control(path: &Path, error: io::Error) -> Error {
+pub(super) fn cannot_control(path: &Path, error: io::Error) -> Error {
     Error::Listen(format!("unix:{} (--control)", path.display()), error)
 }
 
 /// Shares the descriptors that there may be out. Says where they are too few for what is configured.
-fn share_out(config: &Config) -> Result<Budget, Error> {
+pub(super) fn share_out(config: &Config) -> Result<Budget, Error> {
     let (limit, workers) = (open_files::limit(), config.workers.max);
     let open = open_files::count().map_err(Error::System)?;
     let budget = Budget::new(limit, open, workers, config.max_connections).ok_or_else(|| {
@@ -260,6 +238,49 @@ async fn gather_lines(journal: Rc<Journal>) {
 }
 
 impl Gateway {
+    /// A gateway that has nobody to serve yet, and no worker.
+    pub(super) fn new(
+        config: Config,
+        mode: Mode,
+        budget: &Budget,
+        access_log: Option<AccessLog>,
+        open_files: Option<u64>,
+        notices: Notices,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            start: Start::now(),
+            queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
+            queued: Notify::new(),
+            pool: RefCell::new(Pool::new(policy_of(&config), 0)),
+            workers: RefCell::new(HashMap::new()),
+            spool: Spool::new(&config.spool_dir, config.max_spool, budget.spooled),
+            proxy_headers: config::proxy_headers(
+                config.sendfile,
+                &config.sendfile_map,
+                &config.proxy_headers,
+            ),
+            journal: Rc::new(Journal::new(access_log)),
+            notices,
+            demand: Cell::new(false),
+            measuring: Cell::new(false),
+            trouble: RefCell::new(Throttle::new(now)),
+            told: RefCell::default(),
+            stopping: watch::Sender::new(false),
+            course: Cell::new(Course::default()),
+            given_up: Cell::new(None),
+            listeners: RefCell::default(),
+            accepting: Cell::new(0),
+            idle_since: Cell::new(now),
+            open_files,
+            scratch: RefCell::new(vec![0; READ_BUFFER]),
+            packet: RefCell::new(vec![0; MAX_PACKET]),
+            request_packet: RefCell::new(Vec::new()),
+            config: RefCell::new(Rc::new(config)),
+            mode,
+        }
+    }
+
     /// Lets the gateway go whose sockets were taken over. From now on they, and its control socket's path, are ours.
     fn replace(self: &Rc<Self>, taken: Taken) -> Result<(), Error> {
         if let Some(path) = &self.config().control {

@@ -16,6 +16,7 @@ mod aborts;
 mod access_log;
 mod authorizer;
 mod caddy;
+mod check;
 mod commands;
 mod completeness;
 mod configurations;

@@ -74,6 +74,11 @@ enum Use {
 /// then what it takes.
 type Job<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 
+/// Whether files can be made in `directory`. Leaves none behind.
+pub(super) fn try_out(directory: &Path) -> io::Result<()> {
+    tempfile::tempfile_in(directory).map(drop)
+}
+
 impl Spool {
     pub(super) fn new(directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
         let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));

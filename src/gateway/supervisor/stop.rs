@@ -47,7 +47,9 @@ impl Supervisor {
 
     fn begin_to_stop(&mut self) {
         info!(grace_s = self.gateway.config().grace.as_secs_f32(), "stopping");
-        systemd::stopping();
+        if !self.gateway.mode.trial {
+            systemd::stopping();
+        }
         self.stop = Stop::Finishing(Instant::now() + self.gateway.config().grace);
         self.discard_next();
         if !self.gateway.has_served() {

@@ -1,0 +1,140 @@
+//! `nibiru check`: does what a start does, up to serving, and leaves nothing behind.
+//!
+//! Called by `check`. Addresses and files are tried by the modules that open them, and the application is loaded by the
+//! supervisor, in a zygote and a worker. Never listens: a server that runs at these addresses goes on undisturbed.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::access_log::AccessLog;
+use super::handover::Taken;
+use super::notice::{Notice, Notices};
+use super::socket_file::{Permissions, SocketFile};
+use super::start::{cannot_control, share_out};
+use super::supervisor::Supervisor;
+use super::{Command, Error, Gateway, Mode, sockets, spool};
+use crate::config::{self, Config, Listen, Workers};
+use crate::open_files;
+
+/// What a start that came as far as serving found.
+#[derive(Debug)]
+pub struct Trial {
+    /// Every address of `--listen`.
+    pub addresses: Vec<(Listen, Tried)>,
+    /// How long the application took to load and its first worker to start.
+    pub took: Duration,
+}
+
+/// How an address would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// It can be listened on.
+    Free,
+    /// The server that runs with these settings listens there; a reload leaves it to that.
+    Running,
+    /// Only the process that is started with the socket can tell.
+    Inherited,
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Free => "free",
+            Self::Running => "the running server listens there",
+            Self::Inherited => "not tried: the socket is passed to serve when it is started",
+        })
+    }
+}
+
+/// Starts with `config`, and stops before anybody could connect.
+pub async fn try_out(config: Config) -> Result<Trial, Error> {
+    crate::sys::keep_descriptors_from_children();
+    let open_files = open_files::raise();
+    let addresses = addresses(&config)?;
+    let budget = share_out(&config)?;
+    if let Some(target) = &config.access_log {
+        AccessLog::try_out(target).map_err(|error| Error::AccessLog(target.clone(), error))?;
+    }
+    spool::try_out(&config.spool_dir).map_err(|error| Error::Spool(config.spool_dir.clone(), error))?;
+
+    // The first worker proves what the others would.
+    let config = Config { workers: Workers::fixed(1), ..config };
+    let mode = Mode { trial: true, ..Mode::default() };
+    let (notices, receiver) = Notices::channel();
+    let begin = Instant::now();
+    let gateway = Rc::new(Gateway::new(config, mode, &budget, None, open_files, notices));
+    let (started, outcome) = oneshot::channel();
+    let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
+    outcome.await.map_err(|error| Error::System(std::io::Error::other(error)))??;
+    let took = begin.elapsed();
+    gateway.notices.send(Notice::Command(Command::StopSoon));
+    supervisor.await.map_err(|error| Error::System(std::io::Error::other(error)))?;
+    Ok(Trial { addresses, took })
+}
+
+/// Tries the addresses of `--listen` and that of `--control`.
+fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
+    let mut running = Running::find(config)?;
+    let mut addresses = Vec::new();
+    for address in &config.listen {
+        let tried = if running.has(address) {
+            Ok(Tried::Running)
+        } else {
+            match address {
+                Listen::Unix(path) => {
+                    SocketFile::try_out(path, &Permissions::of(config)).map(|()| Tried::Free)
+                }
+                Listen::Tcp(name) => sockets::try_tcp(name).map(|()| Tried::Free),
+                Listen::Fd(_) | Listen::Systemd => Ok(Tried::Inherited),
+            }
+        };
+        let tried = tried.map_err(|error| Error::Listen(address.to_string(), error))?;
+        addresses.push((address.clone(), tried));
+    }
+    if let Some(path) = &config.control
+        && running.control.as_ref().is_none_or(|control| control != path)
+    {
+        SocketFile::try_out(path, &Permissions::private()).map_err(|error| cannot_control(path, error))?;
+    }
+    Ok(addresses)
+}
+
+/// The server that runs with these settings, if one does. It says itself what it listens on, as to a `--take-over`, and
+/// keeps its sockets, since nobody tells it that they were taken.
+struct Running {
+    taken: Option<Taken>,
+    /// Where it was reached.
+    control: Option<PathBuf>,
+}
+
+impl Running {
+    /// Asks at the control socket that is configured, and where one would be that is not: the server may run with an
+    /// older form of these settings.
+    fn find(config: &Config) -> Result<Self, Error> {
+        let beside =
+            config.listen.iter().filter_map(|address| config::control(None, std::slice::from_ref(address)));
+        for path in config.control.iter().cloned().chain(beside) {
+            if let Some(taken) = ask(&path)? {
+                return Ok(Self { taken: Some(taken), control: Some(path) });
+            }
+        }
+        Ok(Self { taken: None, control: None })
+    }
+
+    fn has(&mut self, address: &Listen) -> bool {
+        self.taken.as_mut().is_some_and(|taken| !taken.claim(address).is_empty())
+    }
+}
+
+fn ask(path: &Path) -> Result<Option<Taken>, Error> {
+    Taken::from(path).or_else(|error| match error.kind() {
+        // What is at such a path, the address itself is tried for.
+        ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Ok(None),
+        _ => Err(cannot_control(path, error)),
+    })
+}
