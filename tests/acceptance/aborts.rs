@@ -195,7 +195,7 @@ fn next_record(connection: &mut Connection) -> (u8, u16) {
     }
 }
 
-/// php-fpm gives the answer too, on either kind of socket, since it never looks.
+/// php-fpm 8.2 gives the answer, too.
 #[test]
 fn a_unix_client_that_has_only_shut_its_writing_side_gets_its_answers() {
     let server = Server::builder().workers("3").arguments(["--request-timeout", "off"]).start();
@@ -253,6 +253,7 @@ fn a_unix_client_that_has_shut_its_side_and_then_goes_is_an_abort() {
     }
 }
 
+/// php-fpm 8.2 gives the answer here as well, since it never looks; to one that has gone, too.
 #[test]
 fn a_tcp_client_that_has_shut_its_writing_side_counts_as_gone() {
     let address = format!("127.0.0.1:{}", crate::support::free_port());

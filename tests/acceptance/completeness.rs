@@ -21,6 +21,7 @@ fn echoes(connection: &mut Connection, id: u16, body: &[u8]) {
     assert_eq!((response.status(), response.body()), (200, body), "{response:?}");
 }
 
+/// php-fpm 8.2 answers these at once, too: it reads CONTENT_LENGTH bytes and no further.
 #[test]
 fn a_request_whose_promised_body_has_come_is_answered_without_the_end_of_stdin() {
     let server = Server::start();
@@ -117,7 +118,7 @@ fn what_comes_late_is_read_before_the_close_so_that_the_answer_is_not_lost() {
     wait_for("all is closed", || server.connections().is_empty().then_some(()));
 }
 
-/// php-fpm runs such a request too. nginx sends it for `auth_request` with `fastcgi_pass_request_body off`, for a page of
+/// php-fpm 8.2 runs such a request too, and leaves CONTENT_LENGTH as it came. nginx sends it for `auth_request` with `fastcgi_pass_request_body off`, for a page of
 /// `error_page`, for `mirror_request_body off`, with `client_body_in_file_only`: see `configurations`.
 #[test]
 fn a_promised_body_that_the_proxy_keeps_is_empty_and_the_promise_is_told() {
@@ -147,6 +148,7 @@ fn a_promised_body_that_the_proxy_keeps_is_empty_and_the_promise_is_told() {
     server.logged(&["the body ended after 1 of 4000 bytes"]);
 }
 
+/// php-fpm 8.2 runs such a request with an empty body where the client shuts its writing side.
 #[test]
 fn a_client_that_goes_before_its_body_is_logged_and_never_runs() {
     let server = Server::start();

@@ -151,8 +151,9 @@ fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
     let Some(disk) = Disk::new() else { return };
     let app = App::new(SUMS);
     let directory = disk.directory().display().to_string();
-    let server =
-        Server::builder().application(app.root(), "app").arguments(["--spool-dir", &directory]).start();
+    // Twelve sums in Lua on a busy machine.
+    let arguments = ["--spool-dir", &directory, "--queue-timeout", "10m"];
+    let server = Server::builder().application(app.root(), "app").arguments(arguments).start();
     let socket = server.socket();
     let body = body(2_000_000);
     let frozen = disk.freeze();

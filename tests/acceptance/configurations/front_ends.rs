@@ -136,7 +136,7 @@ fn both_caddys() {
     through_proxy("Caddy 2.11.7", Kind::NewCaddy, |site| site, &[]);
 }
 
-/// php-fpm 8.2 answers the empty body over HTTP/2 at once, too: it waits for CONTENT_LENGTH bytes and no further.
+/// Over HTTP/2 HAProxy sends no STDIN record for an empty body.
 #[test]
 fn haproxy_over_http_1_and_2() {
     through_proxy("HAProxy 2.6, HTTP/1.1", Kind::HaProxy, |site| site, &[]);
