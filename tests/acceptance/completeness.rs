@@ -118,6 +118,17 @@ fn what_comes_late_is_read_before_the_close_so_that_the_answer_is_not_lost() {
     wait_for("all is closed", || server.connections().is_empty().then_some(()));
 }
 
+#[test]
+fn a_client_that_never_ends_its_request_is_told_the_end_and_then_let_go() {
+    let server = Server::start();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&[head(1, "/echo", "5", false), record(STDIN, 1, b"hello")].concat());
+    echoes(&mut connection, 1, b"hello");
+    assert!(connection.closes(), "it sees the end of the answer at once");
+    server.logged(&["connection closed: the client did not close it after its answer, nor end its request"]);
+    wait_for("it is let go", || server.connections().is_empty().then_some(()));
+}
+
 /// php-fpm 8.2 runs such a request too, and leaves CONTENT_LENGTH as it came. nginx sends it for `auth_request` with `fastcgi_pass_request_body off`, for a page of
 /// `error_page`, for `mirror_request_body off`, with `client_body_in_file_only`: see `configurations`.
 #[test]

@@ -67,6 +67,36 @@ fn parameters_that_do_not_come_in_time_close_the_connection() {
 }
 
 #[test]
+fn parameters_that_do_not_come_in_time_end_their_request_alone_on_a_shared_connection() {
+    let server = Server::builder().workers("1").arguments(["--header-timeout", "1s"]).start();
+    let gate = Gate::new();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&wire::get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    connection.send(&begin(2, RESPONDER, true));
+    let end = connection.response(2).expect("END_REQUEST");
+    assert_eq!((&end.stdout[..], end.app_status), (&b""[..], 1), "{end:?}");
+    server.logged(&["request ended: its parameters took too long (--header-timeout)"]);
+    gate.open("go");
+    assert_eq!(connection.response(1).expect("a response").body(), b"waited\n");
+}
+
+/// A deadline is told by its name, and the client is not said to have gone.
+#[test]
+fn what_a_deadline_cuts_is_not_logged_as_an_abort() {
+    let server = server();
+    let mut params = Connection::open(&server.socket());
+    params.send(&begin(1, RESPONDER, true));
+    let mut body = Connection::open(&server.socket());
+    body.send(&post_without_body(1, 4000, true));
+    assert!(params.closes());
+    assert_eq!(body.response(1).unwrap().status(), 408);
+    server.logged(&["the parameters took too long (--header-timeout)"]);
+    server.logged(&["the body came too slowly: 0 bytes so far (--body-timeout)"]);
+    assert!(!server.log().contains("aborted"), "{}", server.log());
+}
+
+#[test]
 fn parameters_that_trickle_close_the_connection() {
     let server = server();
     let bytes = [begin(1, RESPONDER, true), record(PARAMS, 1, &wire::get_params("/hello"))].concat();

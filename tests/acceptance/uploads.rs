@@ -201,7 +201,7 @@ fn an_upload_that_the_disk_does_not_take_in_time_is_503() {
     let whole = wire::post(1, "/", &body(100_000), true);
     connection.send(&whole);
     assert_eq!(connection.response(1).unwrap().status(), 503);
-    server.logged(&["status=503", "could not be spooled in time"]);
+    server.logged(&["status=503", "could not be spooled in time (--body-timeout)"]);
     assert_eq!(connection.get("/").status(), 200, "the connection goes on");
     drop(frozen);
     connection.send(&whole);

@@ -142,8 +142,11 @@ impl State {
     pub(super) fn due(&mut self, timeouts: &Timeouts, others_wait: bool, now: Instant) -> Option<Due> {
         let past = |since: Instant, limit: Duration| now >= since + limit;
         if let Ending::Lingering { until, .. } = self.ending {
-            let over = now >= until || past(self.last_read, LINGER_SILENCE);
-            return over.then_some(Due::Close("the client went on sending after its answer"));
+            if now >= until {
+                return Some(Due::Close("the client went on sending after its answer"));
+            }
+            return past(self.last_read, LINGER_SILENCE)
+                .then_some(Due::Close("the client did not close it after its answer, nor end its request"));
         }
         if !self.out.unwritten().is_empty() && self.taking.is_too_slow(timeouts.send, now) {
             return Some(Due::Close("the client took its answer too slowly (--send-timeout)"));

@@ -48,9 +48,12 @@ type Row = (&'static str, &'static str, &'static str);
 /// What the cells of the last column are.
 const CELLS: [&str; 5] = ["SCRIPT_NAME", "PATH_INFO", "CONTENT_LENGTH", "promised", "what it reads"];
 
-/// Every row that a test holds. In the order of the page.
+/// Every row that a test holds, those of a configuration together.
 fn rows() -> Vec<Row> {
-    [front_ends::ROWS, gone::ROWS, nginx::ROWS, programs::ROWS].concat()
+    let mut rows = [front_ends::ROWS, gone::ROWS, nginx::ROWS, programs::ROWS].concat();
+    let configurations: Vec<&str> = rows.iter().map(|(configuration, ..)| *configuration).collect();
+    rows.sort_by_key(|(configuration, ..)| configurations.iter().position(|other| other == configuration));
+    rows
 }
 
 /// Fails where the rows of a configuration are not exactly these.
