@@ -1,4 +1,4 @@
-//! Apache and lighttpd in front of nibiru, with the files of `deploy/` for its role Authorizer.
+//! Apache and lighttpd: their programs, and both in front of nibiru with the files of `deploy/` for its role Authorizer.
 
 use std::fs;
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{Process, Reply, Server, ServerBuilder, curl, free_port, repository};
+use crate::support::{Process, Reply, Server, ServerBuilder, curl, free_port, output, repository};
 
 /// Which front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,17 @@ impl FrontEnd {
     }
 }
 
+/// Started by root, Apache serves as another user, who has to reach what is in `scratch`, and the socket.
+pub(crate) fn let_apache_in(scratch: &Path, socket: &Path) {
+    for directory in [scratch, &scratch.join("public"), socket.parent().unwrap()] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    if is_root() {
+        let chgrp = output(Command::new("chgrp").arg("www-data").arg(socket));
+        assert!(chgrp.status.success(), "{chgrp:?}");
+    }
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -133,15 +144,18 @@ fn program(name: &str) -> Command {
     Command::new(if path.exists() { path } else { name.into() })
 }
 
-/// Apache on a scratch directory, with the modules that Debian would have enabled and those that the file asks for.
-fn apache(scratch: &Path, port: u16, site: &str) -> Command {
+/// Apache on a scratch directory, with the modules that Debian would have enabled and those that the files ask for.
+pub(crate) fn apache(scratch: &Path, port: u16, site: &str) -> Command {
     let modules = [
         "mpm_event",
         "authn_core",
         "authz_core",
         "authz_user",
         "alias",
+        "dir",
+        "env",
         "mime",
+        "unique_id",
         "authnz_fcgi",
         "proxy",
         "proxy_fcgi",
@@ -155,24 +169,24 @@ fn apache(scratch: &Path, port: u16, site: &str) -> Command {
     main.push_str(&format!(
         "ServerRoot \"{root}\"\nServerName localhost\nListen 127.0.0.1:{port}\nPidFile \"{root}/apache.pid\"\n\
          ErrorLog \"|/bin/cat\"\nTypesConfig /etc/mime.types\nDocumentRoot \"{root}\"\nDefaultRuntimeDir \"{root}\"\n\
-         <Directory \"{root}\">\n    Require all granted\n</Directory>\nInclude \"{root}/authorizer.conf\"\n"
+         <Directory \"{root}\">\n    Require all granted\n</Directory>\nInclude \"{root}/site.conf\"\n"
     ));
     fs::write(scratch.join("apache.conf"), main).unwrap();
-    fs::write(scratch.join("authorizer.conf"), site).unwrap();
+    fs::write(scratch.join("site.conf"), site).unwrap();
     let mut command = program("apache2");
     command.arg("-f").arg(scratch.join("apache.conf")).arg("-DFOREGROUND");
     command
 }
 
 /// lighttpd on a scratch directory.
-fn lighttpd(scratch: &Path, port: u16, site: &str) -> Command {
+pub(crate) fn lighttpd(scratch: &Path, port: u16, site: &str) -> Command {
     let root = scratch.display();
     let main = format!(
         "server.bind = \"127.0.0.1\"\nserver.port = {port}\nserver.document-root = \"{root}/public\"\n\
-         server.modules = ()\nmimetype.assign = ( \".html\" => \"text/html\" )\ninclude \"authorizer.conf\"\n"
+         server.modules = ()\nmimetype.assign = ( \".html\" => \"text/html\", \".css\" => \"text/css\" )\ninclude \"site.conf\"\n"
     );
     fs::write(scratch.join("lighttpd.conf"), main).unwrap();
-    fs::write(scratch.join("authorizer.conf"), site).unwrap();
+    fs::write(scratch.join("site.conf"), site).unwrap();
     let mut command = program("lighttpd");
     command.arg("-D").arg("-f").arg(scratch.join("lighttpd.conf"));
     command

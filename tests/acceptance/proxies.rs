@@ -1,4 +1,4 @@
-//! What must look the same through nginx, both Caddys and HAProxy.
+//! What must look the same through nginx, both Caddys, HAProxy, Apache and lighttpd.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +10,7 @@ use crate::support::{Gate, Kind, Proxy, Server};
 #[track_caller]
 fn through_each(test: impl Fn(&Proxy)) {
     let server = Server::start();
-    for proxy in Proxy::each(&server) {
+    for proxy in Proxy::every(&server) {
         eprintln!("through {:?}", proxy.kind);
         test(&proxy);
     }
@@ -89,7 +89,8 @@ fn the_query_string_arrives_as_sent() {
             |query: &str| environ(proxy, &format!("/environ?only=QUERY_STRING{query}"), "QUERY_STRING");
         assert_eq!(value("&a=1&a=2"), "only=QUERY_STRING&a=1&a=2");
         assert_eq!(value("&q=%C3%A9+%20%26%3D"), "only=QUERY_STRING&q=%C3%A9+%20%26%3D");
-        assert_eq!(value("&flag&x=[1]?/"), "only=QUERY_STRING&flag&x=[1]?/");
+        let brackets = if proxy.kind == Kind::Lighttpd { "%5B1%5D" } else { "[1]" };
+        assert_eq!(value("&flag&x=[1]?/"), format!("only=QUERY_STRING&flag&x={brackets}?/"));
     });
 }
 
@@ -119,9 +120,9 @@ fn the_path_is_decoded_once_and_the_request_uri_not_at_all() {
     ];
     through_each(|proxy| {
         for (sent, decoded) in cases {
-            if proxy.kind == Kind::HaProxy && sent.contains("%0A") {
-                // It takes no line break in a path.
-                proxy.curl([], sent).expect(500);
+            if sent.contains("%0A") && matches!(proxy.kind, Kind::HaProxy | Kind::Lighttpd) {
+                // They take no line break in a path.
+                proxy.curl([], sent).expect(if proxy.kind == Kind::HaProxy { 500 } else { 400 });
                 continue;
             }
             let value = |name: &str| environ(proxy, &format!("{sent}?only={name}"), name);
@@ -138,7 +139,12 @@ fn the_path_is_decoded_once_and_the_request_uri_not_at_all() {
 #[test]
 fn a_path_that_is_not_utf_8_keeps_its_bytes() {
     through_each(|proxy| {
-        let reply = proxy.curl([], "/environ/%FF%FE?only=PATH_INFO").expect(200);
+        let reply = proxy.curl([], "/environ/%FF%FE?only=PATH_INFO");
+        if proxy.kind == Kind::Lighttpd {
+            reply.expect(400);
+            return;
+        }
+        let reply = reply.expect(200);
         assert_eq!(reply.body, b"/environ/\xff\xfe");
     });
 }
@@ -174,11 +180,29 @@ fn a_client_cannot_set_the_proxy_variable_or_forge_a_header_or_choose_the_reques
         let headers = ["-H", "Proxy: http://evil", "-H", "X_Colour: forged", "-H", "X-Request-Id: chosen"];
         let reply = proxy.curl(headers, "/environ").expect(200).text();
         for forged in ["evil", "forged", "chosen"] {
-            assert!(!reply.contains(forged), "{:?}: {forged} in:\n{reply}", proxy.kind);
+            // Nothing makes lighttpd 1.4.69 drop a header for its underscore; the how-to says so.
+            let passes = proxy.kind == Kind::Lighttpd && forged == "forged";
+            assert_eq!(reply.contains(forged), passes, "{:?}: {forged} in:\n{reply}", proxy.kind);
         }
         let id = |name: &str| reply.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").to_owned();
-        assert!(id("HTTP_X_REQUEST_ID=").len() >= 32, "{reply}");
+        if proxy.kind == Kind::Lighttpd {
+            // It has no id for a request: nibiru's own counts.
+            assert_eq!((id("HTTP_X_REQUEST_ID=").len(), id("nibiru.request_id=").len()), (0, 16), "{reply}");
+            return;
+        }
+        // Apache's has 27 characters, the others' 32 and more.
+        assert!(id("HTTP_X_REQUEST_ID=").len() >= 27, "{reply}");
         assert_eq!(id("nibiru.request_id="), id("HTTP_X_REQUEST_ID="));
+    });
+}
+
+/// What FastCGI calls the status is none of HTTP's headers. Caddy passes it on unless it is told not to.
+#[test]
+fn no_client_sees_a_header_status() {
+    through_each(|proxy| {
+        for path in ["/hello", "/redirect", "/fail/error"] {
+            assert_eq!(proxy.curl([], path).header("Status"), None, "{:?} {path}", proxy.kind);
+        }
     });
 }
 
@@ -245,13 +269,17 @@ fn a_file_is_the_proxys_and_a_hidden_file_or_a_directory_the_applications() {
             // It sends no files.
             return;
         }
-        fs::write(proxy.public.join("style.css"), "body {}\n").unwrap();
-        fs::write(proxy.public.join(".env"), "PASSWORD=secret\n").unwrap();
+        // lighttpd sends those of one directory.
+        let place = if proxy.kind == Kind::Lighttpd { "static/" } else { "" };
+        let files = proxy.public.join(place);
+        fs::create_dir_all(&files).unwrap();
+        fs::write(files.join("style.css"), "body {}\n").unwrap();
+        fs::write(files.join(".env"), "PASSWORD=secret\n").unwrap();
         fs::create_dir(proxy.public.join("hello")).unwrap();
-        let file = proxy.curl([], "/style.css").expect(200);
+        let file = proxy.curl([], &format!("/{place}style.css")).expect(200);
         assert_eq!(file.text(), "body {}\n");
         assert_eq!(file.header("Content-Type").map(|value| value.starts_with("text/css")), Some(true));
-        let hidden = proxy.curl([], "/.env");
+        let hidden = proxy.curl([], &format!("/{place}.env"));
         assert!(!hidden.text().contains("secret"), "{hidden:?}");
         assert_eq!(proxy.curl([], "/hello").expect(200).text(), "Hello, World!\n");
         assert_eq!(proxy.curl([], "/hello/").expect(200).text(), "Hello, World!\n");

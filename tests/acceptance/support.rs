@@ -19,6 +19,8 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
+use crate::front_ends;
+
 /// When a wait gives up. Far beyond what anything here takes, even on a busy machine.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(60);
 
@@ -405,9 +407,13 @@ pub(crate) enum Kind {
     NewCaddy,
     /// HAProxy from the distribution.
     HaProxy,
+    /// Apache from the distribution.
+    Apache,
+    /// lighttpd from the distribution.
+    Lighttpd,
 }
 
-/// A running nginx, Caddy or HAProxy with the files of `deploy/`.
+/// A running proxy with the files of `deploy/`.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
@@ -424,12 +430,19 @@ impl Proxy {
         [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy, Kind::HaProxy].map(|kind| Self::start(kind, server))
     }
 
+    /// These, and the two that are no proxies alone.
+    pub(crate) fn every(server: &Server) -> impl Iterator<Item = Self> {
+        let others = [Kind::Apache, Kind::Lighttpd].map(|kind| Self::start(kind, server));
+        Self::each(server).into_iter().chain(others)
+    }
+
     #[track_caller]
     pub(crate) fn start(kind: Kind, server: &Server) -> Self {
         Self::with_edits(kind, server, |site| site)
     }
 
-    /// As [`Self::start`], with `edit` applied to the site's file (`nibiru.conf`, `Caddyfile` or `haproxy.cfg`).
+    /// As [`Self::start`], with `edit` applied to the site's file (`nibiru.conf`, `Caddyfile` or
+    /// `haproxy.cfg`).
     #[track_caller]
     pub(crate) fn with_edits(kind: Kind, server: &Server, edit: impl Fn(String) -> String) -> Self {
         let scratch = tempfile::tempdir().unwrap();
@@ -460,6 +473,16 @@ impl Proxy {
             Kind::HaProxy => {
                 let listen = ("bind :80", format!("bind 127.0.0.1:{port}"));
                 haproxy(scratch.path(), &fill_in("deploy/haproxy/haproxy.cfg", listen))
+            }
+            Kind::Apache => {
+                let site = fill_in("deploy/apache/nibiru.conf", ("*:80", format!("127.0.0.1:{port}")));
+                front_ends::let_apache_in(scratch.path(), &server.socket());
+                front_ends::apache(scratch.path(), port, &site)
+            }
+            Kind::Lighttpd => {
+                let site =
+                    fill_in("deploy/lighttpd/nibiru.conf", ("server.modules", "server.modules".to_owned()));
+                front_ends::lighttpd(scratch.path(), port, &site)
             }
         };
         let mut process = Process::start("proxy", scratch.path(), command);

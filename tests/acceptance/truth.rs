@@ -12,7 +12,7 @@ fn whole_page(path: &str, status: u16) {
     let server = Server::start();
     let direct = Connection::open(&server.socket()).get(path);
     assert_eq!(direct.status(), status, "{direct:?}\n{}", server.log());
-    for proxy in Proxy::each(&server) {
+    for proxy in Proxy::every(&server) {
         let reply = proxy.curl([], path).expect(status);
         assert_eq!(reply.body, direct.body(), "{:?} shows a page of its own", proxy.kind);
         assert!(!reply.body.is_empty());
@@ -58,7 +58,7 @@ fn a_header_with_a_line_break_is_a_500_page_and_no_header() {
 #[test]
 fn a_worker_killed_in_a_body_with_a_length_breaks_the_transfer() {
     let server = Server::start();
-    for proxy in Proxy::each(&server) {
+    for proxy in Proxy::every(&server) {
         // Workers that die before they have answered anything would count as failing.
         proxy.curl([], "/hello").expect(200);
         let reply = killed_in_body(&proxy, "/fail/killed_in_body_with_length");
@@ -69,7 +69,7 @@ fn a_worker_killed_in_a_body_with_a_length_breaks_the_transfer() {
 #[test]
 fn a_worker_killed_in_a_body_without_a_length_breaks_the_transfer() {
     let server = Server::start();
-    for kind in [Kind::Nginx, Kind::NewCaddy, Kind::HaProxy] {
+    for kind in [Kind::Nginx, Kind::NewCaddy, Kind::HaProxy, Kind::Apache, Kind::Lighttpd] {
         let proxy = Proxy::start(kind, &server);
         proxy.curl([], "/hello").expect(200);
         let reply = killed_in_body(&proxy, "/fail/killed_in_body_without_length");

@@ -96,6 +96,8 @@ impl<'a> Load<'a> {
             Kind::Nginx => "nginx",
             Kind::OldCaddy | Kind::NewCaddy => "Caddy",
             Kind::HaProxy => "HAProxy",
+            Kind::Apache => "Apache",
+            Kind::Lighttpd => "lighttpd",
         };
         self.with(CLIENTS, &Way::Http(name, proxy.port()))
     }
