@@ -61,3 +61,4 @@ mod units;
 mod upgrade;
 mod uploads;
 mod vectors;
+mod walks;
