@@ -1,4 +1,5 @@
---- The entries, in SQLite. Needs LuaSQL: `apt install lua-sql-sqlite3` or `luarocks install luasql-sqlite3`.
+--- The entries, in SQLite. Needs LuaSQL: `apt install lua-sql-sqlite3` or `luarocks --lua-version 5.4
+-- install luasql-sqlite3`.
 
 local luasql = require("luasql.sqlite3")
 
