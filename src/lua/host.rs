@@ -35,6 +35,8 @@ pub(super) struct Host {
     /// None until the worker starts: the zygote has nobody to send to.
     output: RefCell<Option<Box<dyn Output>>>,
     head_sent: Cell<bool>,
+    /// The application has loaded code that is not Lua.
+    native_code: Cell<bool>,
     /// A request runs whose answer is not over.
     answers: Cell<bool>,
     /// Counts bodies, so that an input that outlives its request cannot read the next one's: the number of the first
@@ -60,6 +62,10 @@ impl Host {
         bodies.push(Reader::new(body));
         bodies.extend(data.map(Reader::new));
         self.serial.get()
+    }
+
+    pub(super) fn has_native_code(&self) -> bool {
+        self.native_code.get()
     }
 
     /// The answer of the request is over.
@@ -206,6 +212,14 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
         })?,
     )?;
 
+    let shared = Rc::clone(host);
+    table.raw_set(
+        "loaded_native_code",
+        lua.create_function(move |_, ()| {
+            shared.native_code.set(true);
+            Ok(())
+        })?,
+    )?;
     table.raw_set("is_forked", lua.create_function(|_, ()| Ok(sys::is_forked()))?)?;
     table.raw_set(
         "end_if_forked",

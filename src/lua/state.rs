@@ -207,6 +207,11 @@ impl State {
         self.heap_limit.is_some_and(|limit| self.heap() > limit / 4 * 3)
     }
 
+    /// Whether the application has loaded C modules, or uses LuaJIT's `ffi`.
+    pub fn has_native_code(&self) -> bool {
+        self.host.has_native_code()
+    }
+
     /// Collects all garbage.
     pub fn collect(&self) {
         // A finaliser that raises is the application's own affair; the collection is done all the same.
@@ -329,6 +334,7 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
     )?;
     let process = run!(lua, own, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, own, "init.lua", (Table, Table), (host, traceback))?;
+    run!(lua, own, "native.lua", (), host)?;
     lua.register_module("nibiru", nibiru)?;
     lua.register_module("nibiru.text", run!(lua, own, "text.lua", Table, host)?)?;
     if lua.globals().raw_get::<Value>("utf8")?.is_nil() {

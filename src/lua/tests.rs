@@ -330,6 +330,39 @@ fn debians_luasql_loads_and_works() {
     run_table("with_luasql.lua");
 }
 
+/// Only such code can change what is the process's, so nothing is asked of others after each request.
+#[test]
+fn code_that_is_not_lua_is_noticed() {
+    let (state, _) = started("harness.lua");
+    let run = |code: &str| state.lua().load(code).exec().unwrap();
+    run("require('harness') pcall(require, 'nosuch')\n\
+         package.loadlib('/nosuch.so', 'f') package.loadlib('/nosuch.so', '*')");
+    assert!(!state.has_native_code());
+    #[cfg(feature = "luajit")]
+    {
+        // Many modules look whether it is there.
+        run("assert(require('ffi') == ffi and ffi.new('int') == 0)");
+        assert!(!state.has_native_code());
+        run("ffi.cdef('int getpid(void);')");
+        assert!(state.has_native_code());
+        assert!(run_error(&state, "ffi.cdef('no type')").contains("expected"));
+    }
+    #[cfg(not(any(feature = "lua55", feature = "luajit")))]
+    {
+        run("assert(type(require('cjson')) == 'table' and require('cjson') == package.loaded.cjson)");
+        assert!(state.has_native_code());
+    }
+    let (state, _) = started("harness.lua");
+    let error = run_error(&state, "require('no.such.module')");
+    assert!(error.contains("no.such.module' not found") && error.contains("no/such/module.so"), "{error}");
+    let error = run_error(&state, "require('strict_harness.nosuch')");
+    assert!(!error.contains("nibiru/"), "{error}");
+}
+
+fn run_error(state: &State, code: &str) -> String {
+    state.lua().load(code).exec().unwrap_err().to_string()
+}
+
 fn load_error(files: &[(&str, &str)], target: &str) -> LoadError {
     let directory = tempfile::tempdir().unwrap();
     for (name, text) in files {

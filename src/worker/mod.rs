@@ -3,6 +3,7 @@
 //! One thread, one blocking loop. Never sees FastCGI, a client or a sibling.
 
 mod outbox;
+mod surroundings;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -20,6 +21,7 @@ use crate::sys;
 use crate::title::WorkerTitle;
 
 use self::outbox::{Channel, Outbox};
+use self::surroundings::Surroundings;
 
 /// The exit status of a worker whose application or start hook failed.
 const START_FAILED: i32 = 3;
@@ -159,6 +161,7 @@ fn interrupted(number: u32) {
 /// Takes requests until the gateway has no more.
 fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> io::Result<()> {
     let (mut descriptors, mut serial) = (Vec::new(), Serial::default());
+    let mut surroundings = Surroundings::now();
     while !channel.is_draining() {
         title.set("idle");
         descriptors.clear();
@@ -190,6 +193,14 @@ fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> i
                 channel.end(outcome == lua::Outcome::Complete);
                 // Where there is any, it sends the end first, so that the client has its answer.
                 state.after_response();
+                if state.has_native_code() {
+                    let mut told = Ok(());
+                    surroundings.put_back(|message| {
+                        let message = message.as_bytes();
+                        told = channel.send(&FromWorker::Log { level: LogLevel::Warn, message });
+                    });
+                    told?;
+                }
                 if state.is_nearly_full() {
                     // The client need not wait for it.
                     channel.flush()?;

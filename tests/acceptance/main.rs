@@ -30,6 +30,7 @@ mod health;
 mod honesty;
 mod hostile;
 mod layering;
+mod left_behind;
 mod listen;
 mod load;
 mod lua_modules;

@@ -1,0 +1,125 @@
+//! What a request changes of the process that it runs in, and what the next one finds: working directory and umask, which C
+//! modules (`tests/apps/process`) can change.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::forks::module_path;
+use crate::support::{Server, ServerBuilder};
+use crate::wire::Connection;
+
+/// An application that answers with its working directory and its umask, in a server with one worker. `/chdir` and
+/// `/umask` change them, `/later` does so after the response. `start` is code that runs while it is loaded.
+fn server(app: &TempDir, start: &str) -> ServerBuilder {
+    let text = format!(
+        "local process\n\
+         {start}\n\
+         local function shown(command)\n\
+         \x20 local pipe = io.popen(command)\n\
+         \x20 local line = pipe:read('*l')\n\
+         \x20 pipe:close()\n\
+         \x20 return line\n\
+         end\n\
+         return function(environ)\n\
+         \x20 local path = environ.PATH_INFO\n\
+         \x20 if path == '/chdir' then process.chdir('/usr') end\n\
+         \x20 if path == '/umask' then process.umask(7) end\n\
+         \x20 if path == '/later' then\n\
+         \x20   environ['nibiru.after_response'](function() process.chdir('/usr') process.umask(7) end)\n\
+         \x20 end\n\
+         \x20 return 200, {{}}, shown('readlink /proc/self/cwd') .. ' ' .. shown('umask')\n\
+         end"
+    );
+    fs::write(app.path().join("app.lua"), text).unwrap();
+    let cpath = format!("{};;", module_path().display());
+    let server = Server::builder().application(app.path().to_owned(), "app").environment("LUA_CPATH", cpath);
+    server.workers("1").after("umask 027")
+}
+
+/// Loads the module with the application.
+const EAGER: &str = "process = require('process')";
+
+fn get(server: &Server, path: &str) -> String {
+    let response = Connection::open(&server.socket()).get(path);
+    assert_eq!(response.status(), 200, "{path}: {}", server.log());
+    String::from_utf8_lossy(response.body()).into_owned()
+}
+
+#[test]
+fn working_directory_and_umask_are_put_back_after_a_request() {
+    let app = tempfile::tempdir().unwrap();
+    let root = app.path().canonicalize().unwrap().display().to_string();
+    let server = server(&app, EAGER).start();
+    let worker = server.workers(1);
+    for _ in 0..3 {
+        assert_eq!(get(&server, "/"), format!("{root} 0027"));
+        assert_eq!(get(&server, "/chdir"), "/usr 0027");
+        assert_eq!(get(&server, "/umask"), format!("{root} 0007"));
+        assert_eq!(get(&server, "/later"), format!("{root} 0027"));
+    }
+    assert_eq!(get(&server, "/"), format!("{root} 0027"));
+    server.logged(&["has changed the working directory to /usr"]);
+    server.logged(&["has changed the umask to 0007; it is 0027 again"]);
+    assert_eq!(server.log().matches("(each worker says so once)").count(), 2, "{}", server.log());
+    assert_eq!(server.workers(1), worker);
+}
+
+/// What the application changes before its first request is meant to stay.
+#[test]
+fn a_working_directory_and_a_umask_of_the_applications_choice_stay() {
+    for start in [
+        "process = require('process') process.chdir('/etc') process.umask(63)",
+        "process = require('process') require('nibiru').on_worker_start(function() process.chdir('/etc') process.umask(63) end)",
+    ] {
+        let app = tempfile::tempdir().unwrap();
+        let server = server(&app, start).start();
+        assert_eq!(get(&server, "/"), "/etc 0077");
+        assert_eq!(get(&server, "/later"), "/etc 0077");
+        assert_eq!(get(&server, "/"), "/etc 0077");
+        assert_eq!(get(&server, "/umask"), "/etc 0007");
+        assert_eq!(get(&server, "/chdir"), "/usr 0077");
+    }
+}
+
+/// A module that is loaded by the very request that uses it.
+#[test]
+fn a_module_that_a_request_loads_is_noticed() {
+    let app = tempfile::tempdir().unwrap();
+    let lazy =
+        "process = setmetatable({}, { __index = function(_, name) return require('process')[name] end })";
+    let server = server(&app, lazy);
+    let server = server.start();
+    let before = get(&server, "/");
+    assert_eq!(get(&server, "/chdir"), "/usr 0027");
+    assert_eq!(get(&server, "/"), before);
+}
+
+/// The release that a worker serves may be removed, or renamed, under it.
+#[test]
+fn a_root_that_is_gone_is_come_back_to_all_the_same() {
+    for renamed in [false, true] {
+        let app = tempfile::tempdir().unwrap();
+        let root = app.path().canonicalize().unwrap();
+        let server = server(&app, EAGER).start();
+        let worker = server.workers(1);
+        assert_eq!(get(&server, "/"), format!("{} 0027", root.display()));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let elsewhere = elsewhere.path().canonicalize().unwrap();
+        let name = if renamed {
+            fs::rename(&root, elsewhere.join("renamed")).unwrap();
+            elsewhere.join("renamed").display().to_string()
+        } else {
+            app.close().unwrap();
+            format!("{} (deleted)", root.display())
+        };
+        assert_eq!(get(&server, "/"), format!("{name} 0027"));
+        assert!(!server.log().contains("working directory"), "nothing has changed it: {}", server.log());
+        for _ in 0..2 {
+            assert_eq!(get(&server, "/chdir"), "/usr 0027");
+            assert_eq!(get(&server, "/"), format!("{name} 0027"));
+        }
+        assert_eq!(server.log().matches("has changed the working directory to /usr").count(), 1);
+        assert_eq!(server.workers(1), worker);
+    }
+}
