@@ -14,7 +14,24 @@ local PAGE = [[
 <!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Events</title>
+<style>
+  :root { color-scheme: light dark; }
+  body {
+    display: grid;
+    align-content: center;
+    min-height: 100vh;
+    box-sizing: border-box;
+    margin: 0;
+    padding: 1rem;
+    font: 1.25rem/1.5 system-ui, sans-serif;
+    text-align: center;
+  }
+  h1 { margin: 0; font-size: 1em; font-weight: 400; }
+  /* Digits of one width, so that nothing moves when the time does. */
+  output { display: block; font-size: clamp(1.75rem, 11vw, 5rem); font-weight: 600; font-variant-numeric: tabular-nums; }
+</style>
 <h1>The server says it is <output>…</output></h1>
 <script>
   const output = document.querySelector("output");

@@ -17,7 +17,7 @@ return function(environ)
     headers[2] = { "Last-Modified", os.date("!%a, %d %b %Y %H:%M:%S GMT", changed) }
   end
   return 200, headers, coroutine.wrap(function()
-    coroutine.yield("<!doctype html>\n<pre>\n")
+    coroutine.yield('<!doctype html>\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<pre>\n')
     for block in file:lines(BLOCK) do
       coroutine.yield((block:gsub("[&<]", ESCAPES)))
     end

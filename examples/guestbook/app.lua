@@ -15,21 +15,24 @@ local PAGE = [[
 <!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Guestbook</title>
 <link rel="stylesheet" href="${mount}/style.css">
+<main>
 <h1>Guestbook</h1>
 <form method="post" action="${mount}/">
-<label>Name <input name="name" maxlength="80" required></label>
-<label>Message <textarea name="text" maxlength="2000" required></textarea></label>
+<label>Name <input name="name" maxlength="80" autocomplete="name" required></label>
+<label>Message <textarea name="text" maxlength="2000" rows="4" required></textarea></label>
 <button>Sign</button>
 </form>
 <ol reversed>
 ${entries|raw}</ol>
+</main>
 </html>
 ]]
 
 local ENTRY = [[
-<li><p>${text}</p><footer>${name}, <time>${written}</time></footer></li>
+<li><p dir="auto">${text}</p><footer><bdi>${name}</bdi>, <time>${written}</time></footer></li>
 ]]
 
 local function plain(status, text)

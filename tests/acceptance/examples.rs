@@ -6,6 +6,9 @@ use crate::front_ends::{self, FrontEnd};
 use crate::support::{Kind, Proxy, Server, repository};
 use crate::wire::{Connection, DATA, FILTER, PARAMS, STDIN, begin, pairs, stream};
 
+/// Without it a phone lays a page out for a desk and shows it too small to read.
+const VIEWPORT: &str = "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">";
+
 #[test]
 fn hello_says_hello() {
     let server = Server::builder().application(repository("examples/hello"), "app").start();
@@ -27,6 +30,7 @@ fn the_guestbook_keeps_an_entry_and_escapes_it() {
     let page = proxy.curl([], "/").expect(200);
     assert_eq!(page.header("Content-Type"), Some("text/html; charset=utf-8"));
     let text = page.text();
+    assert!(text.contains(VIEWPORT), "{text}");
     assert!(
         text.contains("&lt;b&gt;Enki&#39;s") && text.contains("\u{12097} &amp; &quot;water&quot;"),
         "{text}"
@@ -78,7 +82,7 @@ fn the_filter_makes_a_page_of_a_file() {
     connection.send(&request.concat());
     let response = connection.response(1).expect("an answer");
     assert_eq!(response.header("Last-Modified").as_deref(), Some("Tue, 14 Nov 2023 22:13:20 GMT"));
-    let page = format!("<!doctype html>\n<pre>\n&lt;a> &amp;\n{}</pre>\n", "x".repeat(100_000));
+    let page = format!("<!doctype html>\n{VIEWPORT}\n<pre>\n&lt;a> &amp;\n{}</pre>\n", "x".repeat(100_000));
     assert!(response.body() == page.as_bytes(), "{}", String::from_utf8_lossy(response.body()));
     // As a responder, it says what it is.
     assert_eq!(connection.get("/").status(), 500);
@@ -90,6 +94,7 @@ fn events_come_one_by_one_and_stop_when_the_page_is_closed() {
     let proxy = Proxy::start(Kind::Nginx, &server);
     let page = proxy.curl([], "/").expect(200);
     assert!(page.text().contains("new EventSource(\"events\")"));
+    assert!(page.text().contains(VIEWPORT), "{}", page.text());
     let mut browser = proxy.curl_command([], "/events").spawn().unwrap();
     let mut lines = BufReader::new(browser.stdout.take().unwrap()).lines().map(Result::unwrap);
     let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
