@@ -126,6 +126,10 @@ impl Config {
             let cause = format!("no file can be made there: {}", log::cause(&error.into()));
             return Err(ConfigError::new("spool-dir", cause).of(spool_dir.display()));
         }
+        let max_memory = options.max_memory.and_then(OrOff::set).map(|Size(bytes)| bytes);
+        if max_memory.is_some() {
+            memory_is_known().map_err(|cause| ConfigError::new("max-memory", cause))?;
+        }
         let workers = options.workers.unwrap_or_else(|| {
             let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
             Workers::fixed(u32::try_from(cpus).unwrap_or(MAX_WORKERS).min(MAX_WORKERS))
@@ -189,7 +193,7 @@ impl Config {
                 .max_requests_jitter
                 .and_then(OrOff::set)
                 .map_or(0, |Count(count)| count),
-            max_memory: options.max_memory.and_then(OrOff::set).map(|Size(bytes)| bytes),
+            max_memory,
             max_age: time_unless_off(options.max_age, None),
             memory_limit: options.memory_limit.and_then(OrOff::set).map(|Size(bytes)| bytes),
             queue: options.queue.map_or(1024, |Count(count)| count as usize),
@@ -254,6 +258,15 @@ fn list_unless_off<T>(key: &str, given: Vec<OrOff<T>>) -> Result<Vec<T>, ConfigE
         return Err(ConfigError::new(key, "off goes with no other value"));
     }
     Ok(values)
+}
+
+/// Whether the kernel says how much memory a process takes. Where it does not, no worker would ever be found too large.
+fn memory_is_known() -> Result<(), String> {
+    const FILE: &str = "/proc/self/smaps_rollup";
+    let text = std::fs::read_to_string(FILE)
+        .map_err(|error| format!("cannot be watched without {FILE}: {}", log::cause(&error)))?;
+    let known = text.lines().any(|line| line.starts_with("Pss:"));
+    known.then_some(()).ok_or_else(|| format!("cannot be watched: {FILE} says no Pss"))
 }
 
 fn directory(option: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {

@@ -236,6 +236,23 @@ fn request_to_a_server_that_is_not_there_is_1_and_names_the_socket() {
     assert!(message.contains("/nonexistent/app.sock"), "{message}");
 }
 
+/// Unmeasured, no worker is ever too large: the limit would be none.
+#[test]
+fn a_limit_of_memory_that_cannot_be_measured_is_refused() {
+    if let Some(why) = crate::disks::none_here() {
+        return eprintln!("skipped: {why}");
+    }
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", "mount -t tmpfs none /proc && exec \"$0\" \"$@\""]);
+    unshare.arg(nibiru().get_program()).args(["serve", "--max-memory", "64M", "--root"]);
+    let output = output(unshare.arg(repository("tests/apps")).arg("site"));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    let expected =
+        "--max-memory 64M: cannot be watched without /proc/self/smaps_rollup: no such file or directory\n";
+    assert!(message.ends_with(expected), "{message}");
+}
+
 #[test]
 fn help_fits_a_screen() {
     for arguments in [&["-h"][..], &["serve", "-h"]] {
