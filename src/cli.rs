@@ -180,9 +180,9 @@ pub struct Dev {
 /// `reload` and `stop`: where the server is.
 #[derive(Debug, Args)]
 pub struct Control {
-    /// Control socket: unix:PATH [as --config says, else nibiru.sock.ctl]
+    /// Control socket: unix:PATH, or NAME for nibiru@NAME under systemd [the server's that runs here]
     #[arg(long, value_name = "ADDR", env = "NIBIRU_CONTROL", hide_env = true)]
-    pub control: Option<crate::config::Control>,
+    pub control: Option<crate::control::Address>,
     /// Configuration file of the server [nibiru.toml, where there is one]
     #[arg(long, value_name = "FILE", env = "NIBIRU_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,

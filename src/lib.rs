@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dev;
+pub mod discovery;
 pub mod fastcgi;
 pub mod gateway;
 pub mod ipc;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use nibiru::cli::{self, Cli, Command, Serve, Server};
-use nibiru::config::{Config, ConfigError, Options, StartDirectory};
+use nibiru::config::{Config, ConfigError, FILE, Options, StartDirectory};
 use nibiru::control::{self, Call};
 use nibiru::gateway::ReadConfig;
 use nibiru::{arguments, check, dev, gateway, log, request, stdout, zygote};
@@ -116,7 +116,8 @@ fn read_config(serve: Serve, directory: &Path) -> Result<Config, ConfigError> {
     let (options, sources) = Options::from_file(directory, serve.config.as_deref())?.unwrap_or_default();
     let sources = serve.sources.or(sources);
     let options = serve.options.or(options).with_root_below(directory);
-    Config::new(options).map_err(|error| error.named_by(&sources))
+    let config = Config::new(options).map_err(|error| error.named_by(&sources))?;
+    Ok(Config { file: Some(serve.config.unwrap_or_else(|| FILE.into())), ..config })
 }
 
 fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call), control::Error> {

@@ -26,7 +26,11 @@ pub enum Error {
     Usage(String, &'static str),
     /// The socket cannot be reached.
     Connect(Listen, io::Error),
-    /// The connection or a file broke.
+    /// The file of the body, as the user wrote it, cannot be read.
+    Data(String, io::Error),
+    /// The address leads to a server's control socket.
+    Control(Listen),
+    /// The connection broke.
     Io(io::Error),
     /// The answer cannot be printed.
     Output(stdout::Error),
@@ -44,6 +48,10 @@ impl fmt::Display for Error {
         match self {
             Self::Usage(object, cause) => write!(f, "{object}: {cause}"),
             Self::Connect(address, error) => write!(f, "{address}: {}", crate::log::cause(error)),
+            Self::Data(data, error) => write!(f, "{data}: {}", crate::log::cause(error)),
+            Self::Control(address) => {
+                write!(f, "{address} is the server's control socket; requests go to the one of --listen")
+            }
             Self::Io(error) => f.write_str(&crate::log::cause(error)),
             Self::Output(error) => error.fmt(f),
             Self::Protocol(what) => write!(f, "bad answer: {what}"),
@@ -82,7 +90,7 @@ pub fn run(arguments: &cli::Request) -> Result<(), Error> {
     let mut answer = Answer::new(arguments.include, arguments.method == "HEAD");
     let mut stdout =
         Sink::new(io::stdout().is_terminal(), |bytes| stdout::write(bytes).map_err(Error::Output));
-    let received = receive(&mut *stream, &mut answer, &mut stdout);
+    let received = receive(&mut *stream, &arguments.to, &mut answer, &mut stdout);
     // What came is printed whatever became of the rest.
     stdout.write(answer.unfinished_head())?;
     stdout.end().and(received)
@@ -96,7 +104,9 @@ fn body(arguments: &cli::Request) -> Result<Vec<u8>, Error> {
             io::stdin().read_to_end(&mut body)?;
         }
         Some(data) => match data.strip_prefix('@') {
-            Some(path) => body = std::fs::read(path)?,
+            Some(path) => {
+                body = std::fs::read(path).map_err(|error| Error::Data(data.to_owned(), error))?;
+            }
             None => body.extend_from_slice(data.as_bytes()),
         },
     }
@@ -168,6 +178,7 @@ fn connect(address: &Listen) -> Result<Box<dyn Stream>, Error> {
 /// Prints the answer as it comes; what the server says on STDERR goes to ours.
 fn receive(
     stream: &mut dyn Stream,
+    address: &Listen,
     answer: &mut Answer,
     stdout: &mut Sink<impl FnMut(&[u8]) -> Result<(), Error>>,
 ) -> Result<(), Error> {
@@ -198,6 +209,8 @@ fn receive(
                     return answer.end(app_status, protocol_status);
                 }
                 Ok(Some(Reply::Values(_) | Reply::UnknownType(_))) => {}
+                // A control socket answers with a JSON object.
+                Err(client::Fault::BadVersion(b'{')) => return Err(Error::Control(address.clone())),
                 // So nibiru itself says that no more of this answer comes.
                 Err(fault) => return Err(answer.broken_off(fault)),
             }

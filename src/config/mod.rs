@@ -3,6 +3,7 @@
 //! [`Options`] is the one list of settings: clap reads it from flags and `NIBIRU_…` variables, serde from
 //! the file. Flags beat the environment beats the file beats the defaults, which stand in [`Config::new`].
 
+mod addresses;
 mod error;
 mod file;
 mod limits;
@@ -21,7 +22,7 @@ pub use file::FILE;
 pub use options::Options;
 pub use peers::{Network, Peers};
 pub use quantity::{Count, Positive, Size, Time};
-pub use settings::{Config, control};
+pub use settings::{Config, control, control_beside};
 pub use source::{Origin, Sources};
 pub use start_directory::StartDirectory;
 pub use value::{OrOff, Value};
@@ -65,6 +66,7 @@ mod tests {
         ("health-path", "/a", ""),
         ("drain-delay", "5s", ""),
         ("access-log", "/a", ""),
+        ("access-log-query", "redact", ""),
         ("preload", "on", ""),
     ];
 
@@ -89,6 +91,7 @@ mod tests {
         "spool-dir",
         "max-spool",
         "grace",
+        "log",
         "log-format",
         "log-level",
     ];

@@ -1,10 +1,11 @@
 //! Every setting, decided: the options checked together, with the defaults filled in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::Access;
 
+use super::addresses;
 use super::error::ConfigError;
 use super::limits;
 use super::options::Options;
@@ -20,6 +21,8 @@ use crate::log;
 /// Every setting, decided.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The configuration file, whether or not it is there: commands find the server by it.
+    pub file: Option<PathBuf>,
     /// As the user named it; the Lua bridge parses it.
     pub app: String,
     /// At least one address.
@@ -92,6 +95,8 @@ pub struct Config {
     pub exit_idle_time: Option<Duration>,
     /// The control socket, where there is to be one.
     pub control: Option<PathBuf>,
+    /// Whether there is none because the operator said so.
+    pub wants_no_control: bool,
     /// The path that the gateway answers with its status.
     pub status_path: Option<String>,
     /// The path that the gateway answers with its health.
@@ -174,9 +179,14 @@ impl Config {
         {
             return Err(ConfigError::new("health-path", "the same as status-path"));
         }
+        let wants_no_control = options.control == Some(Control::Off);
+        let control = control(options.control, &listen);
+        addresses::check(&listen, control.as_deref())?;
         Ok(Self {
+            file: None,
             app,
-            control: control(options.control, &listen),
+            control,
+            wants_no_control,
             listen,
             peers,
             socket_mode: options.socket_mode.unwrap_or(SocketMode(0o660)),
@@ -236,14 +246,17 @@ pub fn control(given: Option<Control>, listen: &[Listen]) -> Option<PathBuf> {
         Some(Control::Unix(path)) => Some(path),
         Some(Control::Off) => None,
         None => listen.iter().find_map(|address| match address {
-            Listen::Unix(path) => {
-                let mut path = path.clone().into_os_string();
-                path.push(".ctl");
-                Some(path.into())
-            }
+            Listen::Unix(path) => Some(control_beside(path)),
             _ => None,
         }),
     }
+}
+
+/// The control socket of a server that listens at `path`, unless the operator says otherwise.
+pub fn control_beside(path: &Path) -> PathBuf {
+    let mut path = path.to_owned().into_os_string();
+    path.push(".ctl");
+    path.into()
 }
 
 fn time_unless_off(given: Option<OrOff<Time>>, default: Option<Duration>) -> Option<Duration> {

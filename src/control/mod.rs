@@ -2,6 +2,7 @@
 //!
 //! A client of `gateway/control`, which documents the protocol. Blocking; never more than one command.
 
+mod address;
 mod describe;
 mod outcome;
 
@@ -9,13 +10,22 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::{self, ConfigError, Listen, Options};
+use crate::config::{self, ConfigError, FILE, Listen, Options, StartDirectory};
+use crate::discovery;
 
+pub use address::Address;
 pub use describe::{describe, is_down};
 pub use outcome::{reloaded, scaled, stopped};
+
+/// How long a server may take over an answer that it has at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The length of a FastCGI record's header. With so many bytes, a FastCGI server knows that this is none and closes.
+const RECORD_HEADER: usize = 8;
 
 /// Why a command came to nothing.
 #[derive(Debug)]
@@ -26,6 +36,12 @@ pub enum Error {
     Off,
     /// Nobody answers at this path.
     Unreachable(PathBuf, io::Error),
+    /// Servers with these control sockets run with the same configuration file.
+    Several(Vec<PathBuf>),
+    /// Somebody answers at this path, or closes, but it is no control socket.
+    NotControl(PathBuf),
+    /// Nothing came in time.
+    Silent(PathBuf),
     /// The server says no.
     Refused {
         /// Why.
@@ -39,10 +55,49 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
-            Self::Off => f.write_str("no control socket: name one with --control unix:PATH"),
+            Self::Off => f.write_str(
+                "the server has no control socket, since it makes no Unix socket or --control is off: start it with \
+                 --control unix:PATH",
+            ),
             Self::Unreachable(path, error) => {
-                write!(f, "cannot reach the server at {}: {}", path.display(), crate::log::cause(error))
+                write!(f, "cannot reach the server at {}: {}", path.display(), crate::log::cause(error))?;
+                match (error.kind(), address::unit_of(path)) {
+                    (io::ErrorKind::PermissionDenied, _) => {
+                        f.write_str(" (a control socket is for the server's own user, and for root)")
+                    }
+                    (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, Some(unit)) => {
+                        write!(f, " (does {unit} run?)")
+                    }
+                    _ => Ok(()),
+                }
             }
+            Self::Several(paths) => {
+                f.write_str("several servers run with this configuration file; name one:")?;
+                paths.iter().try_for_each(|path| write!(f, "\n  --control unix:{}", path.display()))
+            }
+            Self::NotControl(path) => {
+                let beside = config::control_beside(path);
+                match beside.exists() {
+                    true => write!(
+                        f,
+                        "{} is the server's FastCGI socket; its control socket is {}",
+                        path.display(),
+                        beside.display()
+                    ),
+                    false => write!(
+                        f,
+                        "{} is no control socket; without --control a server has its own beside its first Unix socket, with \
+                         .ctl at the end",
+                        path.display()
+                    ),
+                }
+            }
+            Self::Silent(path) => write!(
+                f,
+                "no answer at {} within {} s: it is no control socket, or the server is stuck",
+                path.display(),
+                PATIENCE.as_secs()
+            ),
             Self::Refused { message, .. } => f.write_str(message),
         }
     }
@@ -54,8 +109,8 @@ impl Error {
     /// The exit code: `refused` where the server says no.
     pub fn exit_code(&self, refused: u8) -> u8 {
         match self {
-            Self::Config(_) | Self::Off => 2,
-            Self::Unreachable(..) => 1,
+            Self::Config(_) | Self::Off | Self::Several(_) => 2,
+            Self::Unreachable(..) | Self::NotControl(_) | Self::Silent(_) => 1,
             Self::Refused { .. } => refused,
         }
     }
@@ -71,11 +126,35 @@ impl Error {
     }
 }
 
-/// Where the control socket is, by the rules of `serve`: the flag, then the file, then beside the first Unix socket.
-pub fn find(file: Option<&Path>, given: Option<config::Control>) -> Result<PathBuf, Error> {
+/// Where the control socket is: where the flag says; where the server has it that runs with this configuration file; or
+/// else where one would have it by the rules of `serve`.
+pub fn find(file: Option<&Path>, given: Option<Address>) -> Result<PathBuf, Error> {
+    match given {
+        Some(Address::Unix(path)) => return Ok(path),
+        Some(Address::Off) => return Err(Error::Off),
+        None => {}
+    }
+    let directory = StartDirectory::of_this_process();
+    let mut running = discovery::servers(directory.path(), file.unwrap_or(Path::new(FILE)));
+    match running.len() {
+        // Whatever the file says now: it may have been edited since, or be broken.
+        1 => running.remove(0).ok_or(Error::Off),
+        0 => by_file(file),
+        _ => {
+            let named = by_file(file)?;
+            let among = |path: &Path| running.iter().flatten().any(|running| running == path);
+            match std::path::absolute(&named).is_ok_and(|named| among(&named)) {
+                true => Ok(named),
+                false => Err(Error::Several(running.into_iter().flatten().collect())),
+            }
+        }
+    }
+}
+
+fn by_file(file: Option<&Path>) -> Result<PathBuf, Error> {
     let (options, _) = Options::from_file(Path::new(""), file).map_err(Error::Config)?.unwrap_or_default();
     let listen = if options.listen.is_empty() { vec![Listen::default()] } else { options.listen };
-    config::control(given.or(options.control), &listen).ok_or(Error::Off)
+    config::control(options.control, &listen).ok_or(Error::Off)
 }
 
 /// A connection with a command on its way.
@@ -90,16 +169,32 @@ impl Call {
     pub fn new(path: &Path, command: &str) -> Result<Self, Error> {
         let unreachable = |error| Error::Unreachable(path.to_owned(), error);
         let mut stream = UnixStream::connect(path).map_err(unreachable)?;
-        stream.write_all(format!("{command}\n").as_bytes()).map_err(unreachable)?;
+        let mut line = format!("{command}\n");
+        // A gateway reads no further than the first line's end.
+        line.extend(std::iter::repeat_n('\n', RECORD_HEADER.saturating_sub(line.len())));
+        stream.write_all(line.as_bytes()).map_err(|error| match error.kind() {
+            // Closed before anything was said: no gateway does that.
+            io::ErrorKind::BrokenPipe => Error::NotControl(path.to_owned()),
+            _ => unreachable(error),
+        })?;
+        // Code may take long to load.
+        let patience = Some(PATIENCE).filter(|_| command != "reload");
+        stream.set_read_timeout(patience).map_err(unreachable)?;
         Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
     }
 
     /// Waits for the answer.
     pub fn answer(&mut self) -> Result<Value, Error> {
         let mut line = String::new();
-        self.stream.read_line(&mut line).map_err(|error| self.unreachable(error))?;
-        let answer: Value = serde_json::from_str(&line)
-            .map_err(|_| self.unreachable(io::Error::other("it ended without an answer")))?;
+        self.stream.read_line(&mut line).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Error::Silent(self.path.clone()),
+            // Bytes that are no text, and a close with the command unread.
+            io::ErrorKind::InvalidData | io::ErrorKind::ConnectionReset => {
+                Error::NotControl(self.path.clone())
+            }
+            _ => self.unreachable(error),
+        })?;
+        let answer: Value = serde_json::from_str(&line).map_err(|_| Error::NotControl(self.path.clone()))?;
         match answer.get("error") {
             Some(error) => Err(Error::Refused {
                 message: error.as_str().unwrap_or_default().to_owned(),
@@ -112,6 +207,7 @@ impl Call {
     /// Waits until the server has closed the connection; a server that stops does so with its end.
     pub fn wait_for_the_end(&mut self) {
         // An error is an end, too.
+        let _ = self.stream.get_ref().set_read_timeout(None);
         let _ = self.stream.read_to_end(&mut Vec::new());
     }
 

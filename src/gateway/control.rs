@@ -26,7 +26,8 @@ use super::handover;
 use super::notice::Notice;
 use super::socket_file::{Permissions, SocketFile};
 use super::{Command, Gateway, Load, Scale};
-use crate::config::Workers;
+use crate::config::{StartDirectory, Workers};
+use crate::discovery;
 
 /// The longest command.
 const MAX_COMMAND: usize = 256;
@@ -36,6 +37,9 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait when a client cannot be accepted, for want of a descriptor.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a command is told where the control socket is, at most.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(10);
 
 /// The socket, and its file for as long as this lives.
 #[derive(Debug)]
@@ -78,8 +82,53 @@ impl Control {
     }
 }
 
+/// Tells commands of this user where the control socket is, so that they find it by the configuration file.
+pub(super) fn announce(gateway: &Rc<Gateway>) {
+    let config = gateway.config();
+    let Some(file) = &config.file else { return };
+    let (directory, mut chance) = (StartDirectory::of_this_process(), [0; 8]);
+    // Without the kernel's pool of randomness, early at boot, two servers of one file at once are not both found.
+    let _ = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::NONBLOCK);
+    let listeners = discovery::announce(directory.path(), file, u64::from_ne_bytes(chance));
+    let listeners = listeners.and_then(|listeners| {
+        listeners.into_iter().map(UnixListener::from_std).collect::<io::Result<Vec<_>>>()
+    });
+    match listeners {
+        Ok(listeners) => {
+            let answer: Rc<[u8]> = discovery::answer(config.control.as_deref()).into();
+            for listener in listeners {
+                tokio::task::spawn_local(tell_where(listener, Rc::clone(&answer)));
+            }
+        }
+        // Commands look where the file says, then.
+        Err(cause) => debug!(cause = %crate::log::cause(&cause), "cannot be found by the configuration file"),
+    }
+}
+
+async fn tell_where(listener: UnixListener, answer: Rc<[u8]>) {
+    let own = rustix::process::geteuid().as_raw();
+    loop {
+        if let Ok((mut stream, _)) = listener.accept().await
+            && stream.peer_cred().is_ok_and(|peer| [0, own].contains(&peer.uid()))
+        {
+            // The buffer of a new connection has room for it.
+            let _ = stream.write_all(&answer).await;
+        }
+        // Every user of the machine can connect, and must not keep the gateway busy.
+        tokio::time::sleep(ANNOUNCE_PAUSE).await;
+    }
+}
+
 async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()> {
-    let command = tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut stream)).await??;
+    let command = match tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut stream)).await? {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            // A proxy, or `nibiru request`, that was given the wrong socket.
+            let answer =
+                json!({ "ok": false, "error": "this is the control socket, and that was no command" });
+            return stream.write_all(format!("{answer}\n").as_bytes()).await;
+        }
+        command => command?,
+    };
     if command == "take-over" {
         handover::offer(&stream, gateway).await?;
         // One that does not start closes the connection instead, and nothing has changed.
@@ -104,7 +153,11 @@ async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()>
 async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
-        if stream.read_buf(&mut line).await? == 0 || line.len() > MAX_COMMAND {
+        if stream.read_buf(&mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // A command is a word; FastCGI begins with the byte 1.
+        if line.len() > MAX_COMMAND || !line[0].is_ascii_alphabetic() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         if let Some(end) = line.iter().position(|byte| *byte == b'\n') {

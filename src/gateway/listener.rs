@@ -95,9 +95,26 @@ pub(super) fn open_all(
             opened.iter().try_for_each(|listener| listener.may_be_listened_on(config))?;
             Ok(opened)
         });
-        listeners.extend(opened.map_err(|error| (address.clone(), error))?.into_iter().map(Rc::new));
+        let opened = opened.map_err(|error| (address.clone(), in_use_by_us(error, address, &listeners)))?;
+        listeners.extend(opened.into_iter().map(Rc::new));
     }
     Ok(listeners)
+}
+
+/// Where a TCP port is in use because of an address before: names, and 0.0.0.0, lead to others.
+fn in_use_by_us(error: io::Error, address: &Listen, before: &[Rc<Listener>]) -> io::Error {
+    let Listen::Tcp(name) = address else { return error };
+    let port = name.rsplit_once(':').map(|(_, port)| format!(":{port}"));
+    let same_port = |listener: &&Rc<Listener>| {
+        listener
+            .local_address()
+            .zip(port.as_ref())
+            .is_some_and(|(local, port)| local.ends_with(port.as_str()))
+    };
+    match before.iter().find(same_port).filter(|_| error.kind() == io::ErrorKind::AddrInUse) {
+        Some(other) => io::Error::new(error.kind(), format!("{} of this same server has it", other.address)),
+        None => error,
+    }
 }
 
 impl Listener {

@@ -56,8 +56,10 @@ pub(super) fn passed_by_systemd() -> io::Result<Vec<OwnedFd>> {
 
 fn take(number: u32) -> io::Result<OwnedFd> {
     let socket = crate::sys::take_descriptor(number)?;
-    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
-        return Err(io::Error::other("not a listening socket"));
+    match rustix::net::sockopt::socket_acceptconn(&socket) {
+        Ok(true) => {}
+        Ok(false) => return Err(io::Error::other(format!("descriptor {number} is not a listening socket"))),
+        Err(_) => return Err(io::Error::other(format!("descriptor {number} is not a socket"))),
     }
     rustix::io::ioctl_fionbio(&socket, true)?;
     Ok(socket)

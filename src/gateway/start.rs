@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::access_log::AccessLog;
 use super::budget::Budget;
-use super::control::Control;
+use super::control::{self, Control};
 use super::handover::Taken;
 use super::journal::Journal;
 use super::notice::{Notice, Notices};
@@ -121,6 +121,7 @@ pub async fn run(
         warn!("workers run as root, and the application with them: start nibiru as a user of its own");
     }
     let open_files = open_files::raise();
+    find_null_device()?;
     let mut taken = if mode.take_over { take_over(&config)? } else { None };
     let listeners = listener::open_all(&config, taken.as_mut())
         .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
@@ -152,6 +153,7 @@ pub async fn run(
     if std::process::id() == INIT {
         tokio::task::spawn_local(orphans::reap());
     }
+    control::announce(&gateway);
     // From the beginning, so that a server whose application hangs while it loads can be stopped.
     if let Some(control) = control {
         tokio::task::spawn_local(control.serve(Rc::clone(&gateway)));
@@ -191,6 +193,16 @@ pub async fn run(
         gateway.ready(begin);
     }
     supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
+}
+
+/// Every process needs it, and each would fail in words of its own: it is put in the place of descriptors that are taken
+/// over.
+fn find_null_device() -> Result<(), Error> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    opened.map(drop).map_err(|error| {
+        let cause = format!("/dev/null cannot be read and written: {}", crate::log::cause(&error));
+        Error::System(io::Error::other(cause))
+    })
 }
 
 /// The sockets of the gateway that runs with these settings, if one does.
@@ -299,6 +311,12 @@ impl Gateway {
         let workers = config.workers.to_string();
         let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(app = config.app, workers, took_ms, "ready");
+        if config.file.is_some() && config.control.is_none() && !config.wants_no_control {
+            info!(
+                "no control socket, since nibiru makes no Unix socket here: `nibiru status`, `reload` and `stop` cannot reach \
+                 this server; --control unix:PATH gives it one"
+            );
+        }
         systemd::ready(self.pool.borrow().generation(), &workers);
         tokio::task::spawn_local(systemd::watchdog());
         self.idle_since.set(Instant::now());

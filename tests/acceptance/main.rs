@@ -20,6 +20,7 @@ mod check;
 mod commands;
 mod completeness;
 mod configurations;
+mod control;
 mod deadlines;
 mod dev;
 mod docs;

@@ -1,0 +1,153 @@
+//! How a command finds the server that runs with a configuration file, also when the file no longer says where.
+//!
+//! A server that was started listens at an abstract Unix socket (no file, gone with the process) whose name has a hash of
+//! the file's path in it, and tells every caller of its own user where its control socket is. Commands list such names
+//! in `/proc/net/unix`. Nothing is decided here: what the name leads to is a hint, and the control socket has its own
+//! permissions. Std only.
+
+use std::io::{self, Read as _};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf, absolute};
+use std::time::Duration;
+
+/// What every name begins with.
+const PREFIX: &str = "nibiru";
+
+/// How long a server may take to answer: it has only to look at what it knows.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest answer: a path of a Unix socket, made absolute.
+const MAX_ANSWER: u64 = 8 * 1024;
+
+/// The names of the configuration file at `path` (relative to `directory`, the shell's name of the working directory): the
+/// one that people write, and the one without links. A deployment may change either.
+fn names(directory: &Path, path: &Path) -> Vec<u64> {
+    let written = directory.join(path);
+    let written = absolute(&written).unwrap_or(written);
+    let parent = written.parent().and_then(|parent| parent.canonicalize().ok());
+    let real = parent.zip(written.file_name()).map(|(parent, name)| parent.join(name));
+    let mut names: Vec<u64> = [Some(written), real].into_iter().flatten().map(|path| hash(&path)).collect();
+    names.dedup();
+    names
+}
+
+/// FNV-1a: the same in every version, and no secret hangs on it.
+fn hash(path: &Path) -> u64 {
+    path.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// Opens the sockets by which this server is found; `chance` tells it from others with the same file.
+pub fn announce(directory: &Path, file: &Path, chance: u64) -> io::Result<Vec<UnixListener>> {
+    let open = |name: u64| {
+        let name = format!("{PREFIX}/{name:016x}/{chance:016x}");
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    names(directory, file).into_iter().map(open).collect()
+}
+
+/// What a server answers: the absolute path of its control socket; nothing where it has none.
+pub fn answer(control: Option<&Path>) -> Vec<u8> {
+    let path = control.map(|path| absolute(path).unwrap_or_else(|_| path.to_owned()));
+    path.map_or_else(Vec::new, |path| path.into_os_string().into_vec())
+}
+
+/// The control sockets of the servers that run with this file, each once; `None` for those that have none. Only of this
+/// process's user, of root, and for root of the user whom the file or its directory belongs to: the names of abstract
+/// sockets are free to all.
+pub fn servers(directory: &Path, file: &Path) -> Vec<Option<PathBuf>> {
+    let names: Vec<String> =
+        names(directory, file).iter().map(|name| format!("@{PREFIX}/{name:016x}/")).collect();
+    let trusted = trusted(&directory.join(file));
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // Num RefCount Protocol Flags Type St Inode Path
+    let listed = table.lines().filter_map(|line| line.split_whitespace().nth(7));
+    let ours = listed.filter(|listed| names.iter().any(|name| listed.starts_with(name.as_str())));
+    let mut found: Vec<_> = ours.filter_map(|name| ask(&name[1..], &trusted).ok()).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn trusted(file: &Path) -> Vec<u32> {
+    let own = rustix::process::geteuid();
+    let mut users = vec![own.as_raw(), 0];
+    if own.is_root() {
+        users.extend(
+            [Some(file), file.parent()]
+                .into_iter()
+                .flatten()
+                .filter_map(|path| path.metadata().ok())
+                .map(|data| data.uid()),
+        );
+    }
+    users
+}
+
+fn ask(name: &str, trusted: &[u32]) -> io::Result<Option<PathBuf>> {
+    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+    if !trusted.contains(&rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw()) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut path = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut path)?;
+    Ok((!path.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(path))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    /// Answers `count` callers of each listener.
+    fn serve(listeners: Vec<UnixListener>, control: Option<PathBuf>) {
+        for listener in listeners {
+            let control = control.clone();
+            listener.set_nonblocking(false).unwrap();
+            std::thread::spawn(move || {
+                while let Ok((mut stream, _)) = listener.accept() {
+                    let _ = stream.write_all(&answer(control.as_deref()));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn servers_are_found_by_their_file_however_it_is_written_and_others_are_not() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("one")).unwrap();
+        std::os::unix::fs::symlink(root.join("one"), root.join("current")).unwrap();
+        let file = Path::new("nibiru.toml");
+        assert_eq!(servers(&root.join("one"), file), []);
+        serve(announce(&root.join("current"), file, 1).unwrap(), Some("/run/a.ctl".into()));
+        serve(announce(&root.join("one"), file, 2).unwrap(), None);
+        let both = [None, Some(PathBuf::from("/run/a.ctl"))];
+        for directory in ["current", "one", "one/../current"] {
+            assert_eq!(servers(&root.join(directory), file), both, "{directory}");
+        }
+        assert_eq!(servers(Path::new("/"), &root.join("one/nibiru.toml")), both);
+        // The link leads elsewhere after a deployment, and the server still runs.
+        std::fs::create_dir(root.join("two")).unwrap();
+        std::fs::remove_file(root.join("current")).unwrap();
+        std::os::unix::fs::symlink(root.join("two"), root.join("current")).unwrap();
+        assert_eq!(servers(&root.join("current"), file), [Some(PathBuf::from("/run/a.ctl"))]);
+        assert_eq!(servers(&root.join("two"), file), []);
+    }
+
+    #[test]
+    fn an_answer_of_another_user_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let listeners = announce(root.path(), Path::new("a.toml"), 3).unwrap();
+        serve(listeners, Some("/run/a.ctl".into()));
+        let name = format!("{PREFIX}/{:016x}/{:016x}", names(root.path(), Path::new("a.toml"))[0], 3);
+        assert_eq!(ask(&name, &[u32::MAX]).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+}
