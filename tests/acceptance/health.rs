@@ -121,14 +121,21 @@ fn while_the_application_loads_it_is_alive_and_not_ready_and_requests_wait() {
     let app =
         App::new(&format!("while not io.open('{}') do os.execute('sleep 0.02') end\n{FINE}", go.display()));
     // Requests that come now wait for the load, however long that takes.
-    let server = serving(&app, "1").arguments(["--queue-timeout", "10ms"]).start();
-    let mut waiting = Connection::open(&server.socket());
-    waiting.send(&get(1, "/", true));
+    let server = serving(&app, "1").arguments(["--queue-timeout", "2s"]).start();
+    // One for the worker, and one that waits for it in the queue.
+    let mut waiting = [(); 2].map(|()| Connection::open(&server.socket()));
+    waiting.iter_mut().for_each(|connection| connection.send(&get(1, "/", true)));
     assert_eq!(healthy(&server, 503, "starting"), "the application is being loaded");
     assert_eq!(ask(&server, &format!("{HEALTH}?live")).status(), 200);
     every_view_says(&server, "starting", "the application is being loaded");
+    wait_for("they have waited for longer than a request may", || {
+        let status: Value = serde_json::from_slice(ask(&server, &format!("{STATUS}?json")).body()).unwrap();
+        (status["queue"]["oldest_wait"].as_f64()? > 2.5 && status["queue"]["length"] == 2).then_some(())
+    });
     fs::write(&go, "").unwrap();
-    assert_eq!(body(&waiting.response(1).expect("an answer")), "fine", "{}", server.log());
+    for mut connection in waiting {
+        assert_eq!(body(&connection.response(1).expect("an answer")), "fine", "{}", server.log());
+    }
     healthy(&server, 200, "ok");
 }
 
