@@ -845,6 +845,25 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_becomes_free_when_it_is_ready_or_ends_in_a_request() {
+        let (mut pool, start) = pool(range(3, 3));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!((pool.freed(), pool.at_hand()), (Some(start), (3, 0)));
+        assert_eq!(pool.assign(at(1)), Some(3));
+        assert_eq!(pool.assign(at(1)), Some(2));
+        pool.ended(1, at(2));
+        assert_eq!(
+            (pool.freed(), pool.at_hand()),
+            (Some(start), (0, 2)),
+            "an idle one was free before it ended"
+        );
+        pool.ended(2, at(3));
+        assert_eq!((pool.freed(), pool.at_hand()), (Some(at(3)), (0, 1)));
+        pool.ready(3, at(4));
+        assert_eq!((pool.freed(), pool.at_hand()), (Some(at(4)), (1, 0)));
+    }
+
+    #[test]
     fn fewer_workers_leave_as_they_become_idle() {
         let (mut pool, now) = pool(range(3, 3));
         assert_eq!(pool.assign(now), Some(3));
