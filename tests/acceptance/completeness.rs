@@ -118,6 +118,26 @@ fn what_comes_late_is_read_before_the_close_so_that_the_answer_is_not_lost() {
     wait_for("all is closed", || server.connections().is_empty().then_some(()));
 }
 
+/// As of the page that nginx shows for a body which is too large: the promise is of what was refused.
+#[test]
+fn a_promise_beyond_the_limit_is_refused_unless_the_proxy_keeps_the_body() {
+    let server = Server::builder().arguments(["--max-body", "1000"]).start();
+    let mut connection = Connection::open(&server.socket());
+    connection.send(&head(1, "/environ?only=nibiru.promised_length", "5000", true));
+    connection.settle();
+    connection.send(&record(STDIN, 1, b""));
+    echoes(&mut connection, 1, b"5000");
+    for bytes in [&b"x"[..], &[b'x'; 5000]] {
+        connection.send(&[head(1, "/echo", "5000", true), record(STDIN, 1, bytes)].concat());
+        let response = connection.response(1).expect("a response");
+        assert_eq!(response.body(), b"413 Content Too Large: the body has 5000 bytes, --max-body is 1000\n");
+        connection.send(&record(STDIN, 1, b""));
+    }
+    // Nothing comes: it is told after a second.
+    connection.send(&head(1, "/echo", "5000", true));
+    assert_eq!(connection.response(1).expect("a response").status(), 413);
+}
+
 #[test]
 fn a_client_that_never_ends_its_request_is_told_the_end_and_then_let_go() {
     let server = Server::start();

@@ -18,6 +18,9 @@ pub(super) struct Arriving {
     pub(super) data: Option<Box<Incoming>>,
     /// When its parameters were complete.
     pub(super) since: Instant,
+    /// The promised body is larger than `--max-body`. It is refused with its first byte, or soon: the proxy may keep it to
+    /// itself, as nginx does for the page that it shows for a body which is too large.
+    pub(super) too_large: bool,
     pub(super) pace: Pace,
 }
 

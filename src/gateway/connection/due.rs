@@ -35,6 +35,10 @@ const SLOW_READER_WHILE_OTHERS_WAIT: Duration = Duration::from_millis(20);
 /// it for minutes. A proxy that keeps the answer itself takes ten times as much.
 const SLOW_RATE: u64 = 16 << 20;
 
+/// How long a request whose promised body is larger than `--max-body` waits for its first byte, or for the end of STDIN. A
+/// proxy that keeps the body to itself sends that end with the head, so this covers no more than a pause within one write.
+const TOO_LARGE_WAIT: Duration = Duration::from_secs(1);
+
 /// How long a client may take for what.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
@@ -86,6 +90,8 @@ pub(super) enum Due {
     Params(u16),
     /// The body of a request does not come fast enough.
     Body(u16),
+    /// The body of a request is too large, and its client waits to be told so.
+    TooLarge(u16),
     /// The disk does not take the body of a request.
     Spool(u16),
     /// Nobody can be waiting any more for an answer that broke off.
@@ -127,6 +133,7 @@ impl State {
             Phase::Begun(since, _) => self.reading.then(|| *since + timeouts.header),
             Phase::Arriving(arriving) => match arriving.writing_since() {
                 Some(since) => Some(since + timeouts.body),
+                None if arriving.too_large => Some(arriving.since + TOO_LARGE_WAIT),
                 None => self.reading.then(|| arriving.pace.deadline(timeouts.body)),
             },
             Phase::Submitted(_) => None,
@@ -185,6 +192,9 @@ impl State {
             Phase::Begun(since, _) => (reading && past(*since, timeouts.header)).then_some(Due::Params(*id)),
             Phase::Arriving(arriving) => match arriving.writing_since() {
                 Some(since) => past(since, timeouts.body).then_some(Due::Spool(*id)),
+                None if arriving.too_large => {
+                    past(arriving.since, TOO_LARGE_WAIT).then_some(Due::TooLarge(*id))
+                }
                 None if reading && arriving.pace.is_too_slow(timeouts.body, now) => Some(Due::Body(*id)),
                 None => None,
             },

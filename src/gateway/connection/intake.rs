@@ -124,19 +124,15 @@ impl Connection {
             }
         };
         let limit = gateway.config().max_body;
-        for (source, promised) in [(Source::Stdin, Some(head.content_length)), (Source::Data, data)] {
-            if let Some(ContentLength::Known(length)) = promised
-                && length > limit
-            {
-                let message = format!("{source} has {length} bytes, --max-body is {limit}");
-                let cause = Cause(Refused::BodyTooLarge, 413, message);
-                return self.refuse(id, head.variables, cause, gateway);
-            }
+        let exceeds = |promised| matches!(promised, ContentLength::Known(length) if length > limit);
+        if let Some(data) = data.filter(|data| exceeds(*data)) {
+            return self.refuse(id, head.variables, too_large(Source::Data, data, limit), gateway);
         }
+        let too_large = exceeds(head.content_length);
         let in_memory = if data.is_some() { MAX_INLINE_BODY_OF_TWO } else { MAX_INLINE_BODY };
         let incoming = |promised| Incoming { arrival: Arrival::new(promised), body: Body::within(in_memory) };
         let (stdin, data) = (incoming(head.content_length), data.map(|data| Box::new(incoming(data))));
-        let arriving = Arriving { head, role, stdin, data, since: now, pace: Pace::new(now) };
+        let arriving = Arriving { head, role, stdin, data, since: now, too_large, pace: Pace::new(now) };
         self.state.borrow_mut().set_phase(id, Phase::Arriving(Box::new(arriving)));
         for source in [Source::Stdin, Source::Data] {
             self.progress(id, source, gateway);
@@ -147,6 +143,10 @@ impl Connection {
         let cause = {
             let mut state = self.state.borrow_mut();
             let Some(Phase::Arriving(arriving)) = state.phase(id) else { return };
+            if arriving.too_large && source == Source::Stdin {
+                drop(state);
+                return self.refuse_too_large(id, gateway);
+            }
             arriving.pace.moved(bytes.len(), now);
             let Some(Incoming { arrival, body }) = arriving.from(source) else { return };
             if arrival.completeness() != Completeness::Incomplete {
@@ -286,6 +286,7 @@ impl Connection {
                         state.close_when_written();
                     }
                 }
+                Due::TooLarge(id) => self.refuse_too_large(id, gateway),
                 Due::Break => {
                     self.state.borrow_mut().break_transfer();
                     self.flush();
@@ -305,6 +306,14 @@ impl Connection {
         log_throttled(gateway, &format!("connection closed: {why}"));
         let mut state = self.state.borrow_mut();
         (state.ending, state.cut) = (Ending::Now, true);
+    }
+
+    /// Refuses a request whose promised body is larger than `--max-body`.
+    fn refuse_too_large(self: &Rc<Self>, id: u16, gateway: &Gateway) {
+        let limit = gateway.config().max_body;
+        self.refuse_arriving(id, gateway, |arriving| {
+            too_large(Source::Stdin, arriving.head.content_length, limit)
+        });
     }
 
     /// Refuses a request whose body is on its way.
@@ -384,6 +393,14 @@ impl Connection {
         }
         self.drained.notify_waiters();
     }
+}
+
+fn too_large(source: Source, promised: ContentLength, limit: u64) -> Cause {
+    let length = match promised {
+        ContentLength::Known(length) => format!("{length} bytes"),
+        ContentLength::UntilEnd => "too many bytes".to_owned(),
+    };
+    Cause(Refused::BodyTooLarge, 413, format!("{source} has {length}, --max-body is {limit}"))
 }
 
 /// Logs what becomes of a client that has had its time or has gone, as often as refusals may be logged.

@@ -327,7 +327,7 @@ fn what_the_gateway_answers_itself_to_head_has_no_body() {
         let mut connection = Connection::open(&server.socket());
         connection.send(&wire::begin(1, wire::RESPONDER, true));
         connection.send(&wire::stream(wire::PARAMS, 1, &[&wire::params("HEAD", url), more].concat()));
-        let _ = connection.try_send(&wire::stream(wire::STDIN, 1, b""));
+        let _ = connection.try_send(&wire::stream(wire::STDIN, 1, b"x"));
         connection.response(1).expect("a response")
     };
     let gate = Gate::new();
