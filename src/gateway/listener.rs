@@ -84,7 +84,7 @@ pub(super) fn open_all(
                     let (socket, file) = SocketFile::bind(path, &Permissions::of(config), true)?;
                     Ok(vec![made(socket, Some(file))?])
                 }
-                Listen::Tcp(name) => Ok(vec![made(sockets::bind_tcp(name)?, None)?]),
+                Listen::Tcp(name) => Ok(vec![made(sockets::bind_tcp(name, &config.peers)?, None)?]),
                 Listen::Fd(number) => Ok(vec![made(sockets::inherited(*number)?, None)?]),
                 Listen::Systemd => {
                     sockets::passed_by_systemd()?.into_iter().map(|socket| made(socket, None)).collect()
@@ -167,7 +167,7 @@ impl Listener {
         }
         let local = SocketAddr::try_from(rustix::net::getsockname(self.socket().get_ref())?)
             .map_err(|_| io::Error::other("neither a Unix nor a TCP socket"))?;
-        config.peers.allow_listening(local).map_err(|cause| io::Error::other(format!("{local}: {cause}")))
+        sockets::allow_listening(local, &config.peers)
     }
 
     /// As the operator configured it.

@@ -1,31 +1,39 @@
 //! Opens the listening sockets that are not files of ours: TCP, and those that this process was started with.
 
 use std::io;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 
 use tokio::net::TcpSocket;
+
+use crate::config::Peers;
 
 /// Connections that the kernel holds until they are accepted; it takes `net.core.somaxconn` (4096 by
 /// default) where that is less.
 pub(super) const BACKLOG: i32 = 4096;
 
-pub(super) fn bind_tcp(address: &str) -> io::Result<OwnedFd> {
-    Ok(bound_tcp(address)?.listen(BACKLOG.unsigned_abs())?.into_std()?.into())
+pub(super) fn bind_tcp(address: &str, peers: &Peers) -> io::Result<OwnedFd> {
+    Ok(bound_tcp(address, peers)?.listen(BACKLOG.unsigned_abs())?.into_std()?.into())
 }
 
 /// Whether [`bind_tcp`] would succeed. Never listens.
-pub(super) fn try_tcp(address: &str) -> io::Result<()> {
-    bound_tcp(address).map(drop)
+pub(super) fn try_tcp(address: &str, peers: &Peers) -> io::Result<()> {
+    bound_tcp(address, peers).map(drop)
 }
 
-fn bound_tcp(address: &str) -> io::Result<TcpSocket> {
+fn bound_tcp(address: &str, peers: &Peers) -> io::Result<TcpSocket> {
     let address =
         address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
+    allow_listening(address, peers)?;
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
+}
+
+/// Refuses an address that others reach where nobody says who may. The settings ask the same of addresses that are no names.
+pub(super) fn allow_listening(address: SocketAddr, peers: &Peers) -> io::Result<()> {
+    peers.allow_listening(address).map_err(|cause| io::Error::other(format!("{address}: {cause}")))
 }
 
 /// A listening socket that this process was started with, under the number it has.

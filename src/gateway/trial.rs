@@ -89,7 +89,7 @@ fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
                 Listen::Unix(path) => {
                     SocketFile::try_out(path, &Permissions::of(config)).map(|()| Tried::Free)
                 }
-                Listen::Tcp(name) => sockets::try_tcp(name).map(|()| Tried::Free),
+                Listen::Tcp(name) => sockets::try_tcp(name, &config.peers).map(|()| Tried::Free),
                 Listen::Fd(_) | Listen::Systemd => Ok(Tried::Inherited),
             }
         };

@@ -75,7 +75,10 @@ fn what_serve_cannot_open_the_check_cannot_either() {
         (&["--listen", &here("other")], "another server is listening there"),
         (&["--listen", &long], "the path is too long for a Unix socket"),
         (&["--listen", &tcp], "address already in use"),
-        (&["--listen", "tcp:192.0.2.1:9000", "--control", "off"], "cannot assign requested address"),
+        (
+            &["--listen", "tcp:192.0.2.1:9000", "--allow-from", "192.0.2.7", "--control", "off"],
+            "cannot assign requested address",
+        ),
         (
             &["--listen", &free, "--control", "unix:/no/such/ctl"],
             "cannot listen on unix:/no/such/ctl (--control)",

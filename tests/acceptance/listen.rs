@@ -184,6 +184,10 @@ fn a_tcp_address_that_others_reach_is_refused_where_nobody_says_who_they_are() {
                 format!("2 nibiru: --listen {address}: whoever can connect there can claim to be any user");
             assert!(refused.starts_with(&expected) && refused.contains("--allow-from"), "{refused}");
         }
+        // A name, for all that the settings know: the system's resolver takes it for 0.0.0.0.
+        let refused = refusal(command, &["--listen", "tcp:0:1"], |_| {});
+        let expected = "1 nibiru: cannot listen on tcp:0:1: 0.0.0.0:1: whoever can connect there";
+        assert!(refused.starts_with(expected), "{refused}");
     }
     // Also where somebody else has opened it: what a client can claim there is the same.
     let socket = TcpListener::bind("0.0.0.0:0").unwrap();
