@@ -100,6 +100,15 @@ impl WorkerName {
     }
 }
 
+fn is_logged(level: LogLevel) -> bool {
+    match level {
+        LogLevel::Debug => tracing::enabled!(tracing::Level::DEBUG),
+        LogLevel::Info => tracing::enabled!(tracing::Level::INFO),
+        LogLevel::Warn => tracing::enabled!(tracing::Level::WARN),
+        LogLevel::Error => tracing::enabled!(tracing::Level::ERROR),
+    }
+}
+
 /// Why a worker did not get a request.
 #[derive(Debug)]
 pub(super) enum NotStarted {
@@ -473,7 +482,10 @@ impl WorkerLink {
         {
             request.reply.stderr(message);
         }
-        self.name.log(level, self.request_id().as_deref(), &escape::text(message));
+        // A flood of lines below the level costs no look at their bytes.
+        if is_logged(level) {
+            self.name.log(level, self.request_id().as_deref(), &escape::text(message));
+        }
     }
 }
 
