@@ -212,6 +212,34 @@ fn workers_are_forked_after_their_release_has_been_removed() {
     assert_eq!(answer(&server), deployment.answer("2"));
 }
 
+/// Where a release is removed before the reload, what has to be loaded again comes from where the link leads by then: when
+/// the zygote ends, and when workers load the application by themselves.
+#[test]
+fn what_is_loaded_again_after_its_release_has_been_removed_is_the_current_one() {
+    for preload in ["on", "off"] {
+        let deployment = Deployment::new();
+        let server = deployment.server("").workers("1").arguments(["--preload", preload]).start();
+        assert_eq!(answer(&server), deployment.answer("1"));
+        deployment.release("2");
+        deployment.switch("2");
+        deployment.remove("1");
+        let ends = if preload == "on" { server.zygote() } else { *server.workers(1).first().unwrap() };
+        signal(ends, Signal::KILL);
+        let expected = deployment.answer("2");
+        wait_for(&format!("{preload}: the second release is served"), || {
+            (answer(&server) == expected).then_some(())
+        });
+        server.logged(&["the root has been removed"]);
+        // It goes on from there.
+        let worker = *server.workers(1).first().unwrap();
+        signal(server.zygote(), Signal::KILL);
+        signal(worker, Signal::KILL);
+        wait_for("a worker of the second release", || {
+            (!server.workers(1).contains(&worker) && answer(&server) == expected).then_some(())
+        });
+    }
+}
+
 /// A new server is started within the link, and takes over from one that was started there before.
 #[test]
 fn a_server_that_takes_over_follows_the_link_as_well() {

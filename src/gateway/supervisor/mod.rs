@@ -260,7 +260,7 @@ impl Supervisor {
         if let Some(before) = before {
             before.link.shut_down();
         }
-        self.relaunch = None;
+        (self.relaunch, self.failed_launches) = (None, 0);
         self.gateway.journal.reloaded(true);
         self.code_is(Load::Done);
         self.gateway.note(|course| (course.load_failed, course.cannot_fork) = (false, false));

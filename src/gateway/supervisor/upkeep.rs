@@ -4,11 +4,13 @@
 //! The books say what; this does it, and says when to look again.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, warn};
 
 use super::{RETRY, Stop, Supervisor, Zygote};
+use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::pool::{Due, State, Want, Worker};
 use crate::gateway::zygote_link::Birth;
@@ -27,11 +29,7 @@ impl Supervisor {
         let now = Instant::now();
         if self.relaunch.is_some_and(|time| time <= now) {
             self.relaunch = None;
-            let generation = self.gateway.pool.borrow().generation();
-            self.current = self.launch(generation, &self.gateway.config());
-            if self.current.is_none() {
-                self.put_off_relaunch();
-            }
+            self.launch_again();
         }
         let gateway = &self.gateway;
         self.leaving.retain(|(until, generation)| {
@@ -69,6 +67,36 @@ impl Supervisor {
             .min()
     }
 
+    /// Launches a zygote in the place of one that has ended.
+    fn launch_again(&mut self) {
+        let config = self.gateway.config();
+        if self.is_serving() && !config.root.is_dir() {
+            // Its code cannot be loaded again. The link to the current release may lead elsewhere by now.
+            self.put_off_relaunch();
+            if self.next.is_none() {
+                warn!(root = %config.root.display(), "the root has been removed; reloading");
+                self.reload();
+            }
+            return;
+        }
+        let generation = self.gateway.pool.borrow().generation();
+        self.current = self.launch(generation, &config);
+        if self.current.is_none() {
+            self.put_off_relaunch();
+        }
+    }
+
+    /// The settings to load the code afresh with, where its workers fail.
+    fn config_to_recover(&self) -> Rc<Config> {
+        let config = self.gateway.config();
+        if config.root.is_dir() {
+            return config;
+        }
+        warn!(root = %config.root.display(), "the root has been removed; looking where it is now");
+        // Where the settings are wrong by now, the failure to load says so.
+        self.gateway.read_config_again().map_or(config, |(config, _)| config)
+    }
+
     /// Raises the number of workers wanted, where requests have waited for long enough; gives when that may be.
     fn meet_demand(&self, now: Instant) -> Option<Instant> {
         let queue = self.gateway.queue.borrow();
@@ -98,10 +126,13 @@ impl Supervisor {
                     return None;
                 }
                 // Copies of the code as it was loaded die like the ones before; the files may have been mended since.
-                Want::Spawn(_) if zygote.preloaded && self.gateway.pool.borrow().is_failing() => {
+                Want::Spawn(_)
+                    if self.gateway.pool.borrow().is_failing()
+                        && (zygote.preloaded || !self.gateway.config().root.is_dir()) =>
+                {
                     if self.next.is_none() && self.is_serving() {
                         self.recovering = true;
-                        let config = self.gateway.config();
+                        let config = self.config_to_recover();
                         self.load_next(config, Vec::new());
                     }
                     return None;
