@@ -164,6 +164,8 @@ for name in $INTRUDERS; do
     try 'environment of the worker' "cat /proc/$worker/environ"
     try 'memory' "cat /proc/$worker/maps"
     try stop 'nibiru stop --control unix:/run/nibiru/blog/control.sock'
+    try 'stop by name' 'nibiru stop --control blog'
+    try 'stop by file' 'nibiru stop --config /etc/nibiru/blog.toml'
     try request 'nibiru request --to unix:/run/nibiru/blog.sock GET /'
     try variables 'cat /etc/nibiru/blog.env'
     try state 'cat /var/lib/nibiru/blog/file'
@@ -183,6 +185,8 @@ say after "$(systemctl show --property=MainPID --value nibiru@blog)"
         ("environment of the worker", "no such file"),
         ("memory", "no such file"),
         ("stop", "permission denied"),
+        ("stop by name", "permission denied"),
+        ("stop by file", "cannot reach the server"),
         ("request", "permission denied"),
         ("variables", "permission denied"),
         ("state", "no such file"),
@@ -280,7 +284,7 @@ say exit "$(status GET /exit)"
 head -c 3000000 /dev/zero >/tmp/body
 say body "$(timeout 30 nibiru request --to unix:/run/nibiru/shop.sock --data @/tmp/body POST /body)"
 say scale "$(nibiru scale --control unix:/run/nibiru/shop/control.sock 3 >/dev/null; echo $?)"
-say status "$(nibiru status --control unix:/run/nibiru/shop/control.sock --json >/dev/null; echo $?)"
+say status "$(nibiru status --control shop --json >/dev/null; echo $?)"
 systemctl kill --kill-whom=main --signal=USR1 nibiru@shop
 systemctl reload nibiru@shop; say reload $?
 systemctl restart nibiru@shop; say restart $?
