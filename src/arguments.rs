@@ -36,8 +36,10 @@ pub(crate) fn no_variable_is_empty(command: &Command) -> Result<(), Error> {
 
 /// What is wrong with a value, by where it was given. `None` for errors that are not about a value.
 pub(crate) fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<ConfigError> {
-    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
-        return None;
+    match error.kind() {
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {}
+        ErrorKind::InvalidUtf8 => return no_text(command, arguments),
+        _ => return None,
     }
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -62,6 +64,16 @@ pub(crate) fn explain(error: &clap::Error, command: &Command, arguments: &[OsStr
         _ => Origin::Flag(flag(argument), value.to_owned()),
     };
     Some(ConfigError::at(origin, cause))
+}
+
+/// The variable that is no text where clap has found one that should be, but does not say which.
+fn no_text(command: &Command, arguments: &[OsString]) -> Option<ConfigError> {
+    let given = command.get_arguments().filter(|argument| !is_given(argument, arguments));
+    let values =
+        given.filter_map(|argument| Some((argument.get_env()?, std::env::var_os(argument.get_env()?)?)));
+    let (name, value) = values.into_iter().find(|(_, value)| value.to_str().is_none())?;
+    let (name, value) = (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned());
+    Some(ConfigError::at(Origin::Variable(name, value), "expected text in UTF-8"))
 }
 
 /// Whether the flag is on the command line.
@@ -94,7 +106,8 @@ pub(crate) fn sources(command: &Command, matches: &ArgMatches) -> Sources {
     sources
 }
 
-/// A flag as it is written; of an argument without one, its name.
+/// A flag as it is written; of an argument without one, what the help calls it.
 fn flag(argument: &Arg) -> String {
-    argument.get_long().map_or_else(|| argument.get_id().as_str().to_uppercase(), |long| format!("--{long}"))
+    let called = || argument.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
+    argument.get_long().map(|long| format!("--{long}")).or_else(called).unwrap_or_default()
 }

@@ -178,6 +178,9 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
         }
         "scale" => {
             let workers: Workers = argument.parse()?;
+            if workers.min == 0 && gateway.config().queue == 0 {
+                return Err("no request could wait for the first worker (--queue 0)".to_owned());
+            }
             gateway.notices.send(Notice::Command(Command::Scale(Scale::To(workers))));
             Ok(json!({ "ok": true, "workers": workers.to_string() }))
         }

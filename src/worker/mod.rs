@@ -26,6 +26,9 @@ use self::surroundings::Surroundings;
 /// The exit status of a worker whose application or start hook failed.
 const START_FAILED: i32 = 3;
 
+/// How Lua words it that the heap is at its limit.
+const OUT_OF_MEMORY: &str = "not enough memory";
+
 /// The part of `--memory-limit` that is kept for what is not Lua's: an eighth.
 const HEADROOM: u64 = 8;
 
@@ -84,7 +87,10 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
         Some(taken) => Err(taken),
         None => {
             birth.memory_limit.map_or(Ok(()), |limit| set_memory_limit(limit, state))?;
-            start(state, birth.worker, birth.preloaded, &channel).map_err(|error| error.to_string())
+            let hint = if birth.memory_limit.is_some() { " (--memory-limit)" } else { "" };
+            start(state, birth.worker, birth.preloaded, &channel).map_err(|error| {
+                error.to_string().replacen(OUT_OF_MEMORY, &format!("{OUT_OF_MEMORY}{hint}"), 1)
+            })
         }
     };
     if let Err(message) = started {

@@ -1,6 +1,8 @@
 //! What a setting may be, and what is said of one that does not do: what was set, and where.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -118,6 +120,46 @@ fn a_worker_that_is_too_large_at_birth_serves_and_is_replaced_slowly_with_a_line
     let pauses: Vec<&str> =
         log.split("replaced in ").skip(1).filter_map(|rest| rest.split(' ').next()).collect();
     assert!(["1s", "2s", "4s", "8s", "16s"].starts_with(&pauses), "{pauses:?}");
+}
+
+/// Where each worker loads, Lua runs into the limit itself.
+#[test]
+fn a_memory_limit_that_loading_exceeds_is_named() {
+    let app = App::new("kept = {} for i = 1, 4000 do kept[i] = ('x'):rep(5e4) .. i end return print");
+    let listen = format!("unix:{}", app.root().join("app.sock").display());
+    let mut serve = nibiru();
+    serve.args(["serve", "--preload", "off", "--memory-limit", "64M", "--listen", &listen, "--root"]);
+    let output = output(serve.arg(app.root()).arg("app"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("--memory-limit"), "{said}");
+    // LuaJIT may run into the process's own limit, which may end it.
+    assert!(cfg!(feature = "luajit") || said.contains("not enough memory (--memory-limit)"), "{said}");
+}
+
+/// With no worker kept and none that may wait, nothing would ever be answered.
+#[test]
+fn a_queue_of_none_needs_a_worker_that_is_kept() {
+    let app = App::new(APP);
+    let said = refused(check(&app.root()).args(["--queue", "0", "--workers", "0-4", "app"]));
+    let cause = "would refuse every request, since none may wait for the first worker (--workers)";
+    assert_eq!(said, format!("nibiru: --queue 0: {cause}\n"));
+    let server = Server::builder().workers("1").arguments(["--queue", "0"]).start();
+    let control = format!("unix:{}.ctl", server.socket().display());
+    let scaled = output(nibiru().args(["scale", "0-4", "--control", &control]));
+    assert_eq!(scaled.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&scaled.stderr).into_owned();
+    assert_eq!(said, "nibiru: no request could wait for the first worker (--queue 0)\n");
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    let said = refused(nibiru().args(["scale", "0"]));
+    assert_eq!(said, "nibiru: N 0: expected a number such as 4, or a range such as 0-8\n");
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_named() {
+    let app = App::new(APP);
+    let said = refused(check(&app.root()).env("NIBIRU_QUEUE", OsStr::from_bytes(b"1\xff")).arg("app"));
+    assert_eq!(said, "nibiru: NIBIRU_QUEUE=\"1\u{fffd}\" (environment): expected text in UTF-8\n");
 }
 
 #[test]

@@ -136,7 +136,10 @@ impl Supervisor {
             Notice::FirstReady { generation } => self.swap(generation),
             Notice::WorkerEnded { generation, start_failed } => {
                 if self.is_next(generation) {
-                    let silent = || "the first worker ended before it was ready".to_owned();
+                    let limited =
+                        self.next_config.as_ref().is_some_and(|config| config.memory_limit.is_some());
+                    let hint = if limited { "; is --memory-limit too low for it?" } else { "" };
+                    let silent = || format!("the first worker ended before it was ready{hint}");
                     self.next_failed(start_failed.unwrap_or_else(silent));
                 } else if let Some(message) = start_failed {
                     self.gateway.in_trouble(|left_out| {
