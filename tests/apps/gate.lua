@@ -16,14 +16,17 @@ function M.announce(directory, name, text)
   assert(os.rename(path .. ".new", path))
 end
 
---- Returns once the file `name` is there.
+--- Whether a file, or a directory, is there.
+local function exists(path)
+  local file = io.open(path)
+  return file ~= nil and file:close()
+end
+
+--- Returns once the file `name` is there. A test that ends first takes its directory away: then nothing is worth waiting for,
+--- and a process that the application forked would outlive everybody.
 function M.wait(directory, name)
-  while true do
-    local file = io.open(directory .. "/" .. name)
-    if file then
-      file:close()
-      return
-    end
+  while not exists(directory .. "/" .. name) do
+    assert(exists(directory), "the test has gone")
     os.execute("sleep 0.02")
   end
 end
