@@ -88,8 +88,12 @@ impl Connection {
             if self.state.borrow().half_closed && hang_up.is_none() {
                 match self.stream.watch_for_hang_up() {
                     Ok(watched) => hang_up = Some(watched),
-                    // No descriptor is left. A client that may be gone keeps a worker from others.
-                    Err(_) => break,
+                    // No descriptor is left, and a client that may be gone would keep a worker from others.
+                    Err(error) => {
+                        let cause = crate::log::cause(&error);
+                        warn!(%cause, "connection closed: a client that has shut its side cannot be watched");
+                        break;
+                    }
                 }
             }
             if self.state.borrow().overflow.is_some() {
