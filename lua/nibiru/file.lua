@@ -12,6 +12,9 @@ local io_open, io_type, min, tostring, type = io.open, io.type, math.min, tostri
 -- What is read at once when nothing else is asked for: the size of a pipe's buffer.
 local BLOCK_SIZE = 65536
 
+-- Integers up to here are exact in every Lua. What says that it is longer is no file: the end of a directory is at 2^63 - 1.
+local MAX_LENGTH = 2 ^ 53
+
 ---@class nibiru.FileBody
 ---@field file any           a handle of Lua's, or any object with `read`
 ---@field block_size integer
@@ -70,7 +73,8 @@ local function remaining(file)
   if not ok then
     error("cannot seek in the wrapped file: " .. tostring(problem), 0)
   end
-  return size > position and size - position or nil
+  local left = size - position
+  return left > 0 and left <= MAX_LENGTH and left or nil
 end
 
 local M = {}

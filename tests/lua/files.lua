@@ -80,13 +80,13 @@ return {
     head = text .. "Content-Length: 5||", chunks = { "xx", "xx", "x" } },
   { name = "what was read before is not sent", app = wrapping({}, function()
       local file = file_of("head\nbody")
-      file:read("l")
+      file:read("*l")
       return file
     end), head = text .. "Content-Length: 4||", body = "body" },
   { name = "an empty file", app = wrapping({}, function() return file_of("") end), head = text .. "Content-Length: 0||", body = "" },
   { name = "a pipe has no length", app = wrapping({}, function()
       local pipe = io.popen("printf 'first\\nsecond'")
-      assert(pipe:read("l") == "first")
+      assert(pipe:read("*l") == "first")
       return pipe
     end), head = text .. "|", body = "second" },
   { name = "a file of the kernel's that says it is empty", app = wrapping({}, function() return assert(io.open("/proc/self/cmdline", "rb")) end),
