@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use super::error::ConfigError;
 use super::options::Options;
 use super::source::{Origin, Sources};
+use super::suggest;
 use super::value::Value;
 use crate::log;
 
@@ -54,7 +55,8 @@ pub(super) fn read(path: &Path, text: &str) -> Result<(Options, Sources), Config
         let at = error.span().map_or(0, |span| span.start);
         match entries.iter().find(|(start, end, _)| (*start..*end).contains(&at)) {
             Some((start, _, key)) if error.message().starts_with("unknown field") => {
-                ConfigError::at(origin(*start, key), "unknown key")
+                let meant = suggest::key(key).map(|meant| format!("; did you mean {meant}?"));
+                ConfigError::at(origin(*start, key), format!("unknown key{}", meant.unwrap_or_default()))
             }
             Some((start, end, _)) => ConfigError::at(origin(*start, &text[*start..*end]), error.message()),
             None => ConfigError::new(path.display(), error.message()),

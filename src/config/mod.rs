@@ -14,6 +14,7 @@ mod reload;
 mod settings;
 mod source;
 mod start_directory;
+mod suggest;
 mod value;
 mod values;
 

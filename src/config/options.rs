@@ -19,7 +19,7 @@ use crate::log;
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
-    /// The application: module.path:name or path/to/file.lua[:name]
+    /// The application: module.path:name or path/to/file.lua[:name] [app, where ROOT has an app.lua]
     #[arg(value_name = "APP", env = "NIBIRU_APP")]
     #[serde(deserialize_with = "plain")]
     pub app: Option<String>,

@@ -18,6 +18,10 @@ use super::values::{
 };
 use crate::log;
 
+/// The application where none is named, and the file that must be there for it.
+const APP: &str = "app";
+const APP_FILE: &str = "app.lua";
+
 /// Every setting, decided.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -119,13 +123,22 @@ impl Config {
     /// Checks the options and fills in the defaults.
     pub fn new(options: Options) -> Result<Self, ConfigError> {
         limits::check(&options)?;
-        let app = options.app.ok_or_else(|| {
-            ConfigError::new("no application", "name one as module.path:name or path/to/file.lua")
-        })?;
-        if app.is_empty() {
-            return Err(ConfigError::new("app", "expected module.path:name or path/to/file.lua"));
-        }
         let root = directory("root", options.root.unwrap_or_else(|| PathBuf::from(".")))?;
+        let app = match options.app {
+            Some(app) if app.is_empty() => {
+                return Err(ConfigError::new("app", "expected module.path:name or path/to/file.lua"));
+            }
+            Some(app) => app,
+            None if root.join(APP_FILE).is_file() => APP.to_owned(),
+            None => {
+                let cause = format!(
+                    "there is no {APP_FILE} in {}; name one as module.path:name or path/to/file.lua, or its directory \
+                     with --root",
+                    root.display()
+                );
+                return Err(ConfigError::new("no application", cause));
+            }
+        };
         let spool_dir = directory("spool-dir", options.spool_dir.unwrap_or_else(std::env::temp_dir))?;
         if let Err(error) = rustix::fs::access(&spool_dir, Access::WRITE_OK | Access::EXEC_OK) {
             let cause = format!("no file can be made there: {}", log::cause(&error.into()));

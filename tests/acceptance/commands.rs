@@ -175,6 +175,50 @@ fn dev_refuses_the_flags_that_it_has_no_use_for_and_leaves_variables_and_keys_to
 }
 
 #[test]
+fn an_application_beside_which_a_command_is_started_needs_no_name() {
+    let root = application("return function() return 200, {}, 'unnamed' end\n");
+    fs::write(root.path().join("other.lua"), "return function() return 200, {}, 'named' end\n").unwrap();
+    let checked = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = nibiru();
+        command
+            .arg("check")
+            .args(arguments)
+            .current_dir(root.path())
+            .envs(variable.map(|app| ("NIBIRU_APP", app)));
+        let output = output(&mut command);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().split(':').next().unwrap().to_owned()
+    };
+    assert_eq!(checked(&[], None), "app");
+    assert_eq!(checked(&["--root", "."], None), "app");
+    assert_eq!(checked(&["other"], None), "other");
+    assert_eq!(checked(&[], Some("other")), "other");
+    fs::write(root.path().join("nibiru.toml"), "app = 'other'").unwrap();
+    assert_eq!(checked(&[], None), "other");
+
+    let empty = tempfile::tempdir().unwrap();
+    let in_root = empty.path().canonicalize().unwrap().display().to_string();
+    for command in ["serve", "check", "dev"] {
+        let output = output(nibiru().arg(command).current_dir(empty.path()));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{command}: {message}");
+        let begin =
+            format!("nibiru: no application: there is no app.lua in {in_root}; name one as module.path:name");
+        assert!(message.starts_with(&begin), "{command}: {message}");
+    }
+}
+
+#[test]
+fn an_unknown_key_of_the_file_gets_the_one_that_may_be_meant() {
+    let root = application("return print");
+    fs::write(root.path().join("nibiru.toml"), "app = 'app'\nmax_bodi = '2M'\n").unwrap();
+    let output = output(nibiru().arg("check").current_dir(root.path()));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert_eq!(message, "nibiru: nibiru.toml:2: max_bodi: unknown key; did you mean max-body?\n");
+}
+
+#[test]
 fn the_http_address_of_dev_needs_a_port() {
     let message = refused(&["dev", "--http", "localhost", "app"]);
     assert!(message.contains("--http localhost: expected a port such as 8001"), "{message}");
