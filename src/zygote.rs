@@ -115,6 +115,9 @@ fn load(launch: &Launch) -> Result<lua::State, String> {
     };
     let mut state = lua::State::new(&settings).map_err(|error| error.to_string())?;
     if launch.preload != Preload::Off {
+        // For an application that takes too long to load. Without a handler that only ends without its stack.
+        state.accept_interrupts();
+        let _ = sys::on_interrupt(worker::interrupted);
         let loaded = state.load();
         worker::end_fork_of_load(&loaded);
         loaded.map_err(|error| error.to_string())?;

@@ -22,7 +22,7 @@ use super::spool::{Body, Place};
 use super::{Gateway, readable};
 use crate::fastcgi;
 use crate::ipc::Link;
-use crate::ipc::interrupt::{Interrupt, Kind};
+use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::ipc::socket::Received;
 use crate::log::escape;
@@ -51,6 +51,8 @@ pub(super) struct WorkerLink {
     running: RefCell<Option<Box<Request>>>,
     /// A request that is answered, while the worker is not ready for the next.
     answered: RefCell<Option<Box<Request>>>,
+    /// It takes too long to start, and has been interrupted.
+    late: Cell<bool>,
     /// From the moment that a request is handed over until the worker is ready again.
     run: Cell<Option<Run>>,
     /// What the worker may say next.
@@ -144,6 +146,7 @@ impl WorkerLink {
             _lifeline: lifeline,
             running: RefCell::new(None),
             answered: RefCell::new(None),
+            late: Cell::new(false),
             run: Cell::new(None),
             conversation: RefCell::default(),
             given_up: Cell::new(false),
@@ -246,6 +249,18 @@ impl WorkerLink {
     /// The request that runs.
     pub(super) fn running(&self) -> Option<Ref<'_, Request>> {
         Ref::filter_map(self.running.borrow(), |running| running.as_deref()).ok()
+    }
+
+    /// Has a worker that takes too long to start say where it is, as the reason why it does not. Once; gives whether this
+    /// was the first time.
+    pub(super) fn interrupt_start(&self) -> bool {
+        let first = !self.late.replace(true);
+        if first {
+            let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
+            // As for `interrupt`.
+            let _ = sys::interrupt(self.pidfd.get_ref().as_fd(), interrupt.encode());
+        }
+        first
     }
 
     /// Interrupts the running request, which may be over by the time that this arrives.

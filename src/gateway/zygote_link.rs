@@ -14,10 +14,12 @@ use tracing::info;
 use super::orphans::WaitedFor;
 use super::{output, readable, systemd};
 use crate::ipc::Link;
+use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::launch::{Launch, NAME};
 use crate::ipc::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
 use crate::ipc::socket::Received;
 use crate::log::escape;
+use crate::sys;
 
 /// A zygote that runs.
 #[derive(Debug)]
@@ -94,6 +96,13 @@ impl ZygoteLink {
     pub(super) fn shut_down(self) {
         // One that cannot be told is gone, or kills itself when its parent does.
         let _ = self.send(ToZygote::Shutdown, &[]);
+    }
+
+    /// Has a zygote that takes too long say where it is, as the reason why the application does not load.
+    pub(super) fn interrupt(&self) {
+        let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
+        // One that has ended needs none, and one that takes no notice is killed soon.
+        let _ = sys::interrupt(self.pidfd.as_fd(), interrupt.encode());
     }
 
     /// Ends a zygote that may be stuck in the application's code.

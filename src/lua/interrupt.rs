@@ -1,4 +1,5 @@
-//! Interrupts the running request from outside: for its stack, or to make it fail at its deadline.
+//! Interrupts the running request from outside: for its stack, or to make it fail at its deadline. So it does with an
+//! application that takes too long to load, or to start in a worker.
 //!
 //! The worker's signal handler calls [`interrupt`]. That sets a hook on the Lua state that runs, as `lua.c` does for
 //! Ctrl-C, and the hook does the work from within Lua, before its next instruction. No hook is set
@@ -9,7 +10,7 @@
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering, compiler_fence};
 
 use mlua::ffi::{self, lua_State};
 use mlua::{Function, Lua};
@@ -22,6 +23,12 @@ pub(super) const TIMED_OUT: &str = "the request has run for too long";
 
 /// The same while there is one limit only. What limits a stream, the gateway's log says.
 const TIMED_OUT_BEFORE_HEAD: &str = "the request has run for too long (--request-timeout)";
+
+/// What an application is told that takes too long to load, or to start in a worker. The gateway says which limit it was.
+const STILL_STARTING: &str = "still running";
+
+/// The number under which the start is interrupted: no request of a worker has it before two thousand million others.
+const START: u32 = 0;
 
 /// The state of this process that signals interrupt.
 static INTERRUPTIBLE: AtomicPtr<Interrupts> = AtomicPtr::new(ptr::null_mut());
@@ -50,6 +57,8 @@ pub(super) struct Interrupts {
     running: AtomicPtr<lua_State>,
     /// The number of the request that may be interrupted, or [`NONE`].
     serial: AtomicU64,
+    /// What runs is no request, but the application's start.
+    starting: AtomicBool,
     /// What has come for that request; the same does not come twice.
     came: AtomicU8,
     /// What of it the hook has not done yet.
@@ -78,6 +87,7 @@ impl Interrupts {
             main: AtomicPtr::default(),
             running: AtomicPtr::default(),
             serial: AtomicU64::new(NONE),
+            starting: AtomicBool::new(false),
             came: AtomicU8::new(0),
             pending: AtomicU8::new(0),
             hook,
@@ -107,8 +117,19 @@ impl Interrupts {
         INTERRUPTIBLE.store(ptr::from_ref(self).cast_mut(), Ordering::Release);
     }
 
+    /// The application begins to load, or to start in a worker.
+    pub(super) fn begin_start(&self) {
+        self.starting.store(true, Ordering::Relaxed);
+        self.open(START);
+    }
+
     /// Request number `serial` begins.
     pub(super) fn begin(&self, serial: u32) {
+        self.starting.store(false, Ordering::Relaxed);
+        self.open(serial);
+    }
+
+    fn open(&self, serial: u32) {
         self.end();
         self.came.store(0, Ordering::Relaxed);
         self.running.store(self.main.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -235,6 +256,7 @@ impl Interrupts {
                 state,
                 match kind {
                     Interrupt::Trace => "",
+                    Interrupt::Timeout if self.starting.load(Ordering::Relaxed) => STILL_STARTING,
                     Interrupt::Timeout if self.host.head_sent() => TIMED_OUT,
                     Interrupt::Timeout => TIMED_OUT_BEFORE_HEAD,
                 },
@@ -249,7 +271,10 @@ impl Interrupts {
             let text = ffi::lua_tolstring(state, -2, &raw mut length);
             let text =
                 if text.is_null() { &[] } else { std::slice::from_raw_parts(text.cast::<u8>(), length) };
-            self.host.stack(kind, text);
+            // At a start the stack goes with the error, and a worker that is not ready yet must send none.
+            if !self.starting.load(Ordering::Relaxed) {
+                self.host.stack(kind, text);
+            }
             ffi::lua_remove(state, -2);
         }
     }

@@ -82,6 +82,13 @@ impl State {
     /// A syntax error, a missing module, an error raised while loading, no callable: the message says
     /// where, and what was found and tried.
     pub fn load(&mut self) -> Result<(), LoadError> {
+        self.interrupts.begin_start();
+        let loaded = self.load_application();
+        self.interrupts.end();
+        loaded
+    }
+
+    fn load_application(&self) -> Result<(), LoadError> {
         let (module, file) = match &self.target.source {
             Source::Module(module) => (Some(module.as_str()), None),
             Source::File(path) => {
@@ -127,7 +134,10 @@ impl State {
     pub fn start_worker(&mut self, worker: u32, seed: u64, output: Box<dyn Output>) -> Result<(), LoadError> {
         self.host.attach(output);
         self.functions.seed.call::<()>((seed >> 32, seed & 0xFFFF_FFFF))?;
-        match self.functions.start_hooks.call::<Option<LuaString>>(worker)? {
+        self.interrupts.begin_start();
+        let failed = self.functions.start_hooks.call::<Option<LuaString>>(worker);
+        self.interrupts.end();
+        match failed? {
             Some(problem) => Err(LoadError::new(&problem.as_bytes())),
             None => Ok(()),
         }

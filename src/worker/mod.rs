@@ -81,6 +81,9 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     rustix::stdio::dup2_stdout(&birth.output)?;
     rustix::stdio::dup2_stderr(&birth.output)?;
     drop(birth.output);
+    // Before the gateway sends one, for a start that takes too long at the earliest: unprepared, it would die of it.
+    state.accept_interrupts();
+    sys::on_interrupt(interrupted)?;
     let channel = Rc::new(Channel::new(birth.link));
     let started = match birth.memory_limit.and_then(exceeded) {
         // It could not even say so from behind the wall.
@@ -98,9 +101,6 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
         channel.send(&FromWorker::StartFailed { message })?;
         return Ok(START_FAILED);
     }
-    // Before the gateway learns that it can be sent one: unprepared, it would die of it.
-    state.accept_interrupts();
-    sys::on_interrupt(interrupted)?;
     channel.send(&FromWorker::Ready)?;
     let served = serve(state, &channel, title);
     state.stop_worker();
@@ -154,8 +154,8 @@ pub fn end_fork_of_load<E: std::fmt::Display>(loaded: &Result<(), E>) {
     sys::end_if_forked();
 }
 
-/// Runs in a signal handler.
-fn interrupted(number: u32) {
+/// Takes an interrupt of the gateway's. Runs in a signal handler.
+pub fn interrupted(number: u32) {
     let Interrupt { kind, serial } = Interrupt::decode(number);
     let kind = match kind {
         Kind::Trace => lua::Interrupt::Trace,

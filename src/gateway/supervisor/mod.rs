@@ -66,7 +66,10 @@ struct Zygote {
     /// Whether it forks copies of what it has loaded, and not processes that load for themselves.
     preloaded: bool,
     launched: Instant,
-    /// It has taken too long to load, and is killed.
+    /// It takes too long to load, or its first worker to start: what is said of that. It has been interrupted, and may
+    /// give its stack.
+    late: Option<String>,
+    /// It has taken no notice, and is killed.
     given_up: bool,
 }
 
@@ -140,7 +143,7 @@ impl Supervisor {
                         self.next_config.as_ref().is_some_and(|config| config.memory_limit.is_some());
                     let hint = if limited { "; is --memory-limit too low for it?" } else { "" };
                     let silent = || format!("the first worker ended before it was ready{hint}");
-                    self.next_failed(start_failed.unwrap_or_else(silent));
+                    self.next_failed(self.after_lateness(start_failed.unwrap_or_else(silent)));
                 } else if let Some(message) = start_failed {
                     self.gateway.in_trouble(|left_out| {
                         error!(r#gen = generation, left_out, "worker does not start: {message}");
@@ -207,6 +210,7 @@ impl Supervisor {
                 loaded: false,
                 preloaded: false,
                 launched: Instant::now(),
+                late: None,
                 given_up: false,
             }),
             Err(cause) => {
@@ -318,6 +322,14 @@ impl Supervisor {
         }
     }
 
+    /// What the next generation says of its failure, after what made it say so.
+    fn after_lateness(&self, message: String) -> String {
+        match self.next.as_ref().and_then(|next| next.late.as_ref()) {
+            Some(late) => format!("{late}: {message}"),
+            None => message,
+        }
+    }
+
     /// The generation that was being loaded has come so far.
     fn code_is(&self, load: Load) {
         self.gateway.mode.code.send_modify(|code| code.load = load);
@@ -358,7 +370,7 @@ impl Supervisor {
             ZygoteEvent::Loaded { preloaded, took } => {
                 let zygote = if is_next { &mut self.next } else { &mut self.current };
                 let Some(zygote) = zygote.as_mut().filter(|zygote| zygote.launch == launch) else { return };
-                (zygote.loaded, zygote.preloaded) = (true, preloaded);
+                (zygote.loaded, zygote.preloaded, zygote.late) = (true, preloaded, None);
                 let r#gen = zygote.link.generation;
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                 if self.recovering {
@@ -374,7 +386,7 @@ impl Supervisor {
                     self.gateway.note(|course| course.cannot_fork = false);
                 }
             }
-            ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(message),
+            ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(self.after_lateness(message)),
             ZygoteEvent::LoadFailed(message) if is_current => {
                 self.gateway.note(|course| course.cannot_fork = true);
                 let r#gen = self.gateway.pool.borrow().generation();

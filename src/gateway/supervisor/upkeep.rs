@@ -23,6 +23,10 @@ const SCALE_WAIT: Duration = Duration::from_millis(5);
 /// How often it is looked again while requests wait for longer than that.
 const SCALE_CHECK: Duration = Duration::from_millis(1);
 
+/// How long an application that is interrupted at `--start-timeout` has to say where it is. Code that runs Lua does so
+/// within milliseconds; what does not, such as a connect that hangs, is killed then.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 impl Supervisor {
     /// Does what is due; gives when to look again if nothing happens before.
     pub(super) fn act(&mut self) -> Option<Instant> {
@@ -167,43 +171,60 @@ impl Supervisor {
         again
     }
 
-    /// Ends zygotes and workers that take too long to start; gives when to look again.
+    /// Interrupts zygotes and workers that take too long to start, and ends those that take no notice; gives when to look
+    /// again.
     fn end_late_starts(&mut self, now: Instant) -> Option<Instant> {
         let timeout = self.next_config.clone().unwrap_or_else(|| self.gateway.config()).start_timeout?;
         let limit = humantime::format_duration(timeout);
         let is_late = |since: Instant| since + timeout <= now;
+        let is_over = |since: Instant| since + timeout + LAST_WORDS <= now;
 
-        if self.next.as_ref().is_some_and(|next| !next.loaded && is_late(next.launched)) {
-            self.next_failed(format!("loading takes longer than {limit} (--start-timeout)"));
+        let loading = format!("loading takes longer than {limit} (--start-timeout)");
+        if let Some(next) = self.next.as_mut().filter(|next| !next.loaded && is_late(next.launched)) {
+            if is_over(next.launched) {
+                self.next_failed(loading.clone());
+            } else if next.late.is_none() {
+                next.link.interrupt();
+                next.late = Some(loading.clone());
+            }
         }
         if let Some(zygote) = self.current.as_mut().filter(|zygote| !zygote.loaded && !zygote.given_up)
             && is_late(zygote.launched)
         {
-            zygote.given_up = true;
-            error!(r#gen = zygote.link.generation, "loading takes longer than {limit} (--start-timeout)");
-            zygote.link.kill();
+            if zygote.late.is_none() {
+                error!(r#gen = zygote.link.generation, "{loading}");
+                zygote.link.interrupt();
+                zygote.late = Some(loading);
+            } else if is_over(zygote.launched) {
+                zygote.given_up = true;
+                zygote.link.kill();
+            }
         }
         let starting = |worker: &Worker| worker.state == State::Starting;
         let starting: Vec<_> = self.gateway.pool.borrow().workers().filter(starting).collect();
-        for Worker { number: worker, generation: r#gen, .. } in starting.iter().filter(|it| is_late(it.born))
+        for Worker { number: worker, generation: r#gen, born, .. } in
+            starting.iter().filter(|it| is_late(it.born))
         {
-            if self.is_next(*r#gen) {
-                self.next_failed(format!(
-                    "its first worker takes longer than {limit} to start (--start-timeout)"
-                ));
-            } else {
-                self.gateway.in_trouble(|left_out| {
-                    error!(
-                        worker,
-                        r#gen, left_out, "worker takes longer than {limit} to start (--start-timeout)"
-                    );
-                });
-                self.gateway.kill(&[*worker]);
+            let late = || format!("takes longer than {limit} to start (--start-timeout)");
+            if is_over(*born) {
+                if self.is_next(*r#gen) {
+                    self.next_failed(format!("its first worker {}", late()));
+                } else {
+                    self.gateway.kill(&[*worker]);
+                }
+            } else if self.gateway.workers.borrow().get(worker).is_some_and(|link| link.interrupt_start()) {
+                match self.next.as_mut().filter(|next| next.link.generation == *r#gen) {
+                    Some(next) => next.late = Some(format!("its first worker {}", late())),
+                    None => self.gateway.in_trouble(|left_out| {
+                        error!(worker, r#gen, left_out, "worker {}", late());
+                    }),
+                }
             }
         }
         let loading = [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded);
         let since = loading.map(|zygote| zygote.launched).chain(starting.iter().map(|worker| worker.born));
-        since.map(|since| since + timeout).filter(|time| *time > now).min()
+        let looks = since.flat_map(|since| [since + timeout, since + timeout + LAST_WORDS]);
+        looks.filter(|time| *time > now).min()
     }
 
     pub(super) fn spawn(
