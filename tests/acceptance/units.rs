@@ -239,7 +239,7 @@ echo 'return {' >/srv/app/app.lua
 systemctl reload nibiru@shop 2>/dev/null; say 'bad code' $?
 say bad "$(get shop /)"
 say active "$(systemctl is-active nibiru@shop)"
-say journal "$(journalctl --no-pager -o cat -u nibiru@shop | grep -c 'unexpected symbol near <eof>')"
+say journal "$(journalctl --no-pager -o cat -u nibiru@shop | grep -c 'unexpected symbol near')"
 echo 'return function() return 200, {}, "mended\n" end' >/srv/app/app.lua
 systemctl reload nibiru@shop; say 'mended code' $?
 say mended "$(get shop /)"
