@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use crate::config::Preload;
 use crate::ipc::Link;
 use crate::ipc::launch::{Launch, NAME};
-use crate::ipc::message::{Exit, FromZygote, MAX_CHUNK, ToZygote};
+use crate::ipc::message::{Exit, FromZygote, LogLevel, ToZygote, shortened};
 use crate::ipc::socket::Received;
 use crate::lua;
 use crate::open_files;
@@ -60,13 +60,13 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     })?;
 
     let begin = Instant::now();
+    // What the application logs while it loads goes this way, and only then: no worker inherits it.
+    let log = Link::from(control.as_fd().try_clone_to_owned()?);
     let before = Descriptors::open()?;
-    let mut state = match load(launch) {
+    let mut state = match load(launch, log) {
         Ok(state) => state,
         Err(message) => {
-            let message = message.as_bytes();
-            let message = &message[..message.len().min(MAX_CHUNK)];
-            send(&control, &FromZygote::LoadFailed { message }, None)?;
+            send(&control, &FromZygote::LoadFailed { message: &shortened(message.as_bytes()) }, None)?;
             return Ok(ExitCode::from(LOAD_FAILED));
         }
     };
@@ -74,7 +74,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     // Collects first, so that a file which was read and forgotten is closed by the time it is looked for.
     state.settle();
     if preloaded && sys::threads() > 1 {
-        say("loading the application started a thread, which forked workers would not have");
+        warn(&control, "loading the application started a thread, which forked workers would not have");
         return Err(load_in_workers(launch, control, &[]));
     }
     if launch.preload == Preload::Auto {
@@ -83,6 +83,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
             return Err(load_in_workers(launch, control, &shared));
         }
     }
+    state.log_while_loading(None);
     let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
     send(&control, &FromZygote::Loaded { preloaded, micros }, None)?;
     // From here on only workers run the application. The zygote needs a descriptor for each of them.
@@ -99,13 +100,20 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     zygote.serve(state, title)
 }
 
+/// Logs a line of the zygote's own.
+fn warn(control: &Link, line: &str) {
+    let message = &*shortened(line.as_bytes());
+    // Without a gateway nobody reads it.
+    let _ = send(control, &FromZygote::Log { level: LogLevel::Warn, message, fields: b"" }, None);
+}
+
 /// Writes a line on standard error, which is a pipe into the gateway's log. Without a gateway nobody reads it.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A state with the application in it, or an empty one where workers load it.
-fn load(launch: &Launch) -> Result<lua::State, String> {
+fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
     let target = launch.app.parse::<lua::Target>().map_err(|error| error.to_string())?;
     let settings = lua::Settings {
         root: launch.root.clone(),
@@ -114,6 +122,11 @@ fn load(launch: &Launch) -> Result<lua::State, String> {
         proxy_headers: launch.proxy_headers(),
     };
     let mut state = lua::State::new(&settings).map_err(|error| error.to_string())?;
+    state.log_while_loading(Some(Box::new(move |level: lua::Level, message: &[u8], fields: &str| {
+        let (message, fields) = (&*shortened(message), fields.as_bytes());
+        // Without a gateway nobody reads it.
+        let _ = send(&log, &FromZygote::Log { level: level.into(), message, fields }, None);
+    })));
     if launch.preload != Preload::Off {
         // For an application that takes too long to load. Without a handler that only ends without its stack.
         state.accept_interrupts();
@@ -129,16 +142,17 @@ fn load(launch: &Launch) -> Result<lua::State, String> {
 /// the error where that is impossible.
 fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) -> io::Error {
     for (number, target) in shared {
-        say(&format!(
-            "loading the application opened {}, which forked workers would share",
-            target.display()
-        ));
+        warn(
+            &control,
+            &format!("loading the application opened {}, which forked workers would share", target.display()),
+        );
         if let Ok(number) = u32::try_from(*number) {
             // Closed here, and /dev/null in its place by the execution below.
             drop(sys::take_descriptor(number));
         }
     }
-    say(
+    warn(
+        &control,
         "every worker loads the application itself (use nibiru.on_worker_start for what a worker needs of its own, \
          or set --preload)",
     );

@@ -3,8 +3,7 @@
 local host, traceback = ...
 
 local describe = traceback.describe
-local concat, error, find, format, gsub = table.concat, error, string.find, string.format, string.gsub
-local ipairs, sort = ipairs, table.sort
+local error, ipairs = error, ipairs
 local next, tostring, type, xpcall = next, tostring, type, xpcall
 
 ---@class nibiru
@@ -55,15 +54,6 @@ function M.sleep(seconds)
   return here
 end
 
---- One `key=value`, with the value quoted where it would not stay one word.
-local function field(key, value)
-  local text = tostring(value)
-  if text == "" or find(text, '[%s"=%c]') then
-    text = gsub(format("%q", text), "\\\n", "\\n")
-  end
-  return tostring(key) .. "=" .. text
-end
-
 ---@param level string
 ---@return fun(message: string, fields?: table<string, any>)
 local function logger(level)
@@ -73,17 +63,18 @@ local function logger(level)
     elseif fields ~= nil and type(fields) ~= "table" then
       error("fields must be a table, got " .. type(fields), 2)
     end
+    local plain
     if fields then
-      local parts = {}
+      plain = {}
       for key, value in next, fields do
-        parts[#parts + 1] = field(key, value)
-      end
-      sort(parts)
-      if #parts > 0 then
-        message = message .. " " .. concat(parts, " ")
+        local kind = type(value)
+        if kind ~= "string" and kind ~= "number" and kind ~= "boolean" then
+          value = tostring(value)
+        end
+        plain[tostring(key)] = value
       end
     end
-    host.log(level, message)
+    host.log(level, message, plain)
   end
 end
 

@@ -40,6 +40,9 @@ function os.exit(code)
   host.exit(outcome, status)
 end
 
+-- What is printed while the application loads is in the log before it crashes, too.
+pcall(setvbuf, stdout, "line")
+
 local M = {}
 
 --- Empties the buffers, so that a fork does not write them twice.
@@ -49,7 +52,6 @@ M.flush = flush_output
 ---@param high integer  32 random bits
 ---@param low integer   32 more
 function M.start_worker(high, low)
-  pcall(setvbuf, stdout, "line")
   if is_luajit then
     -- LuaJIT takes the bits of a double, but its generator drops the lowest ones: 44 bits all count.
     randomseed(high * 2 ^ 12 + low % 2 ^ 12)

@@ -1,16 +1,16 @@
 //! The budget of descriptors: how many connections and spooled files there may be at a time, so that the pool
 //! never lacks one. Std only; told the limit.
 
-/// What one worker takes here: its link, its pidfd, its output, its lifeline.
-const OF_A_WORKER: usize = 4;
+/// What one worker takes here: its link, its pidfd, its standard output and error, its lifeline.
+const OF_A_WORKER: usize = 5;
 
-/// What one zygote takes: its link, its output, its pidfd, and the one by which its end is awaited.
-const OF_A_ZYGOTE: usize = 4;
+/// What one zygote takes: its link, its standard output and error, its pidfd, and the one by which its end is awaited.
+const OF_A_ZYGOTE: usize = 5;
 
 /// During a reload two generations are here.
 const GENERATIONS: usize = 2;
 
-/// For what comes and goes: executing a zygote (ten for a moment), forking a worker (six), log files, the
+/// For what comes and goes: executing a zygote (twelve for a moment), forking a worker (eight), log files, the
 /// control socket and who is connected to it, looking into `/proc`, making a socket file anew.
 const SPARE: usize = 40;
 

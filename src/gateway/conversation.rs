@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn log_lines_of_a_packet_are_bounded() {
-        let line = FromWorker::Log { level: LogLevel::Info, message: b"" };
+        let line = FromWorker::Log { level: LogLevel::Info, message: b"", fields: b"" };
         let (mut conversation, most) = (ready(), MAX_LINES as usize);
         assert_eq!(say(&mut conversation, &vec![line; most]), Ok(most));
         assert_eq!(say(&mut conversation, &vec![line; most + 1]), Err("too many log lines at once"));

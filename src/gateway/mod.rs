@@ -65,6 +65,7 @@ use tracing::warn;
 use self::journal::Journal;
 use self::listener::Listener;
 use self::notice::{Notice, Notices};
+use self::output::WeakUnread;
 use self::pool::{Policy, Pool};
 use self::queue::Queue;
 use self::request::Request;
@@ -121,6 +122,8 @@ struct Gateway {
     idle_since: Cell<Instant>,
     /// The soft limit of open files that the application is to have.
     open_files: Option<u64>,
+    /// Whoever reads what a process writes has one of these until all of it is read; the gateway ends after that.
+    unread: WeakUnread,
     /// For reading from clients.
     scratch: RefCell<Vec<u8>>,
     /// For packets from workers.

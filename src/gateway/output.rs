@@ -1,37 +1,216 @@
-//! What the zygote and the workers print, line by line into the log.
+//! What the zygote and the workers write to standard output and standard error: lines for the log.
+//!
+//! Two pipes from each process, so that the two have levels of their own: what a C library says before it aborts must be
+//! in the log at any level. Each keeps its order; between the two it is as they are read.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, watch};
 
+use crate::ipc::message::{LogLevel, MAX_CHUNK};
 use crate::log::escape;
 
-/// A longer line is logged in pieces, so that a process which prints no newline cannot fill the memory.
-const MAX_LINE: usize = 8 * 1024;
+/// The longest line that is logged whole, as long as the longest message of `nibiru.log`. A longer one is logged in pieces,
+/// so that a process which writes no line end cannot fill the memory.
+const MAX_LINE: usize = MAX_CHUNK;
 
-/// Gives every line that arrives on `pipe` to `log`, without its newline, until the last writer is gone.
-pub(super) async fn each_line(pipe: OwnedFd, mut log: impl FnMut(&str)) -> io::Result<()> {
+/// The room for each read. A line takes as many reads as it needs.
+const READ: usize = 8 * 1024;
+
+/// The most that a pipe holds (`/proc/sys/fs/pipe-max-size`, as a process without privileges may set it).
+const MAX_PIPE: usize = 1 << 20;
+
+/// The two pipes.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// The ends that the process has.
+#[derive(Debug)]
+pub(super) struct Writers {
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// A line, or a piece of one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line<'a> {
+    pub(super) level: LogLevel,
+    /// Without its end.
+    pub(super) text: &'a [u8],
+    /// Of a line that is too long to be logged whole: which piece, from 1.
+    pub(super) part: Option<u32>,
+}
+
+/// Held by whoever knows when the process ends, and dropped then.
+#[derive(Debug)]
+pub(super) struct Alive(#[expect(dead_code, reason = "only its end matters")] watch::Sender<()>);
+
+/// Held by each that reads, until all that its process has written is read.
+pub(super) type Unread = mpsc::Sender<Infallible>;
+pub(super) type WeakUnread = mpsc::WeakSender<Infallible>;
+
+/// How long the end of the gateway waits for last words: those of a process that has not ended by then are no matter.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// All that read, together.
+#[derive(Debug)]
+pub(super) struct Readers {
+    unread: Unread,
+    all_read: mpsc::Receiver<Infallible>,
+}
+
+impl Readers {
+    pub(super) fn new() -> Self {
+        let (unread, all_read) = mpsc::channel(1);
+        Self { unread, all_read }
+    }
+
+    /// What those that are to be waited for are made from.
+    pub(super) fn counted(&self) -> WeakUnread {
+        self.unread.downgrade()
+    }
+
+    /// Waits until what the processes that have ended had to say is in the log. It is in their pipes already, but who reads
+    /// those may not have had a turn.
+    pub(super) async fn finish(mut self) {
+        drop(self.unread);
+        let _ = tokio::time::timeout(LAST_WORDS, self.all_read.recv()).await;
+    }
+}
+
+impl Pipes {
+    pub(super) fn open() -> io::Result<(Self, Writers)> {
+        let ((stdout, their_stdout), (stderr, their_stderr)) = (io::pipe()?, io::pipe()?);
+        let ours = Self { stdout: stdout.into(), stderr: stderr.into() };
+        Ok((ours, Writers { stdout: their_stdout.into(), stderr: their_stderr.into() }))
+    }
+
+    /// Gives every line that arrives to `log`, until the last writer is gone. What the process has written without a line
+    /// end is a line as soon as the process ends; its children may keep the pipes open for long.
+    pub(super) fn log(self, unread: Option<&Unread>, log: impl Fn(Line<'_>) + Clone + 'static) -> Alive {
+        let (alive, ended) = watch::channel(());
+        for (pipe, level) in [(self.stdout, LogLevel::Info), (self.stderr, LogLevel::Error)] {
+            let (ended, unread, log) = (ended.clone(), unread.cloned(), log.clone());
+            tokio::task::spawn_local(async move {
+                // A pipe that cannot be read has nobody to tell of it but the log, which has its process's end.
+                let _ = each_line(pipe, ended, unread, |text, part| log(Line { level, text, part })).await;
+            });
+        }
+        Alive(alive)
+    }
+}
+
+async fn each_line(
+    pipe: OwnedFd,
+    mut ended: watch::Receiver<()>,
+    mut unread: Option<Unread>,
+    mut log: impl FnMut(&[u8], Option<u32>),
+) -> io::Result<()> {
     let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
-    let mut buffer = Vec::with_capacity(1024);
+    let (mut lines, mut lives) = (Lines::default(), true);
     loop {
-        let end = pipe.read_buf(&mut buffer).await? == 0;
-        let mut rest = &buffer[..];
-        while let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
-            log(&escape::text(&rest[..at]));
-            rest = &rest[at + 1..];
-        }
-        if !rest.is_empty() && (end || rest.len() >= MAX_LINE) {
-            log(&escape::text(rest));
-            rest = &[];
-        }
-        let taken = buffer.len() - rest.len();
-        buffer.drain(..taken);
-        if end {
+        lines.make_room();
+        let read = tokio::select! {
+            read = pipe.read_buf(&mut lines.buffer) => read?,
+            // Nothing is ever sent: its sender is gone.
+            _ = ended.changed(), if lives => {
+                // All that it wrote is in the pipe, whether or not tokio has heard of it. Beyond what that holds somebody else
+                // writes.
+                let (mut left, mut piece) = (MAX_PIPE, [0; READ]);
+                while left > 0
+                    && let Ok(read @ 1..) = rustix::io::read(&pipe, &mut piece)
+                {
+                    lines.buffer.extend_from_slice(&piece[..read]);
+                    lines.take(&mut log);
+                    left = left.saturating_sub(read);
+                }
+                lines.end(&mut log);
+                lives = false;
+                drop(unread.take());
+                continue;
+            }
+        };
+        if read == 0 {
+            lines.end(&mut log);
             return Ok(());
         }
+        lines.take(&mut log);
     }
+}
+
+/// Bytes on their way to become lines.
+#[derive(Debug, Default)]
+struct Lines {
+    buffer: Vec<u8>,
+    /// Bytes at the front of the buffer that hold no line end.
+    searched: usize,
+    /// Pieces that were given of the line at the front.
+    parts: u32,
+}
+
+impl Lines {
+    /// Makes room for a read, and gives back what a long line took.
+    fn make_room(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer.shrink_to(READ);
+        }
+        self.buffer.reserve(READ);
+    }
+
+    /// Gives the lines that have ended, and pieces of one that is too long. Keeps at most [`MAX_LINE`].
+    fn take(&mut self, log: &mut impl FnMut(&[u8], Option<u32>)) {
+        let mut start = 0;
+        while let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+            let end = self.searched + at;
+            let line = &self.buffer[start..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let from = pieces(line, &mut self.parts, log);
+            last(&line[from..], &mut self.parts, log);
+            start = end + 1;
+            self.searched = start;
+        }
+        start += pieces(&self.buffer[start..], &mut self.parts, log);
+        self.buffer.drain(..start);
+        self.searched = self.buffer.len();
+    }
+
+    /// Gives what has no line end: none comes.
+    fn end(&mut self, log: &mut impl FnMut(&[u8], Option<u32>)) {
+        if !self.buffer.is_empty() {
+            last(&self.buffer, &mut self.parts, log);
+        }
+        self.buffer.clear();
+        (self.searched, self.parts) = (0, 0);
+    }
+}
+
+/// Gives pieces of a line until what is left is not too long; says how many bytes they were. No piece ends within a
+/// character.
+fn pieces(line: &[u8], parts: &mut u32, log: &mut impl FnMut(&[u8], Option<u32>)) -> usize {
+    let mut from = 0;
+    while line.len() - from > MAX_LINE {
+        let piece = &line[from..from + MAX_LINE];
+        let piece = &piece[..MAX_LINE - escape::unfinished(piece)];
+        *parts = parts.saturating_add(1);
+        log(piece, Some(*parts));
+        from += piece.len();
+    }
+    from
+}
+
+/// Gives the last piece of a line, which mostly is all of it.
+fn last(line: &[u8], parts: &mut u32, log: &mut impl FnMut(&[u8], Option<u32>)) {
+    let part = (*parts > 0).then(|| parts.saturating_add(1));
+    *parts = 0;
+    log(line, part);
 }
 
 #[cfg(test)]
@@ -39,22 +218,77 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    /// The lines of `text` when it comes in pieces of `size` bytes.
+    fn lines_of(text: &[u8], size: usize) -> Vec<(String, Option<u32>)> {
+        let (mut lines, mut found) = (Lines::default(), Vec::new());
+        let mut log = |text: &[u8], part| found.push((String::from_utf8(text.to_vec()).unwrap(), part));
+        for piece in text.chunks(size) {
+            lines.make_room();
+            lines.buffer.extend_from_slice(piece);
+            lines.take(&mut log);
+            assert!(lines.buffer.len() <= MAX_LINE, "{} bytes are kept", lines.buffer.len());
+        }
+        lines.end(&mut log);
+        found
+    }
+
     #[test]
-    fn lines_come_whole_the_last_one_too_and_endless_ones_in_pieces() {
+    fn lines_come_whole_the_last_one_too_and_those_that_are_too_long_in_pieces() {
+        let long = "é".repeat(MAX_LINE);
+        let text = format!("one\n\ntwo\r\n{}\n{long}\nlast", "x".repeat(MAX_LINE));
+        for size in [1, 7, 4096, 1 << 20] {
+            let found = lines_of(text.as_bytes(), size);
+            let whole = |text: &str| (text.to_owned(), None);
+            assert_eq!(found[..4], [whole("one"), whole(""), whole("two"), whole(&"x".repeat(MAX_LINE))]);
+            let parts: Vec<_> = found[4..found.len() - 1].iter().map(|(_, part)| part.unwrap()).collect();
+            assert_eq!(parts, [1, 2], "{size}");
+            assert_eq!(found[4].0.clone() + &found[5].0, long);
+            assert_eq!(*found.last().unwrap(), whole("last"));
+        }
+        // One byte more than a line may have, and characters that do not fit it evenly.
+        let odd = format!("x{long}");
+        let found = lines_of(odd.as_bytes(), 4096);
+        assert_eq!(found.iter().map(|(text, _)| text.len()).collect::<Vec<_>>(), [MAX_LINE - 1, MAX_LINE, 2]);
+        assert_eq!(found.iter().map(|(text, _)| &**text).collect::<String>(), odd);
+    }
+
+    #[test]
+    fn a_long_line_that_comes_byte_by_byte_is_searched_once() {
+        let began = std::time::Instant::now();
+        assert_eq!(lines_of(&vec![b'x'; 40 * MAX_LINE], 1).len(), 40);
+        // A search from the front for each byte would take minutes.
+        assert!(began.elapsed().as_secs() < 30);
+    }
+
+    #[test]
+    fn last_words_are_logged_when_the_process_ends_though_its_child_keeps_the_pipe_open() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let lines = runtime.block_on(async {
-            let (receiver, mut sender) = std::io::pipe().unwrap();
-            let mut text = b"one\n\ntwo\n".to_vec();
-            text.extend_from_slice(&[b'x'; MAX_LINE]);
-            text.extend_from_slice(b"\nlast");
-            sender.write_all(&text).unwrap();
-            drop(sender);
+        let found = tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (pipes, writers) = Pipes::open().unwrap();
+            let (unread, mut all_read) = mpsc::channel(1);
+            let (sender, mut found) = mpsc::unbounded_channel();
+            let alive = pipes.log(Some(&unread), move |line| {
+                let _ = sender.send((line.level, String::from_utf8_lossy(line.text).into_owned()));
+            });
+            drop(unread);
+            std::fs::File::from(writers.stdout.try_clone().unwrap()).write_all(b"out\nno end").unwrap();
+            std::fs::File::from(writers.stderr.try_clone().unwrap()).write_all(b"last words").unwrap();
+            drop(alive);
+            assert!(all_read.recv().await.is_none());
             let mut lines = Vec::new();
-            each_line(receiver.into(), |line| lines.push(line.to_owned())).await.unwrap();
+            while let Ok(line) = found.try_recv() {
+                lines.push(line);
+            }
+            lines.sort_by_key(|(level, _)| *level as u8);
+            drop(writers);
             lines
         });
-        assert_eq!(lines[..3], ["one", "", "two"]);
-        assert_eq!(lines.concat().len(), "onetwo".len() + MAX_LINE + "last".len());
-        assert_eq!(lines.last().unwrap(), "last");
+        let line = |level, text: &str| (level, text.to_owned());
+        let expected = [
+            line(LogLevel::Info, "out"),
+            line(LogLevel::Info, "no end"),
+            line(LogLevel::Error, "last words"),
+        ];
+        assert_eq!(found, expected);
     }
 }

@@ -21,6 +21,7 @@ use super::control::{self, Control};
 use super::handover::Taken;
 use super::journal::Journal;
 use super::notice::{Notice, Notices};
+use super::output::{Readers, WeakUnread};
 use super::pool::Pool;
 use super::queue::Queue;
 use super::spool::{self, Spool};
@@ -144,7 +145,10 @@ pub async fn run(
         warn!(%path, cause, "nothing can be kept in --spool-dir; requests with bodies over 64K will fail");
     }
     let (notices, receiver) = Notices::channel();
-    let gateway = Rc::new(Gateway::new(config, mode, &budget, access_log, open_files, notices.clone()));
+    let readers = Readers::new();
+    let gateway =
+        Gateway::new(config, mode, &budget, access_log, open_files, notices.clone(), readers.counted());
+    let gateway = Rc::new(gateway);
     tokio::task::spawn_local(async move {
         while let Some(command) = commands.recv().await {
             notices.send(Notice::Command(command));
@@ -180,6 +184,7 @@ pub async fn run(
                 // Whoever does not take its answer by then has had its time.
                 let _ = tokio::time::timeout(LAST_ANSWERS, supervisor).await;
             }
+            readers.finish().await;
             return Err(error);
         }
         gateway.queue.borrow_mut().open(Instant::now());
@@ -192,7 +197,9 @@ pub async fn run(
         }
         gateway.ready(begin);
     }
-    supervisor.await.map_err(|error| Error::System(io::Error::other(error)))
+    let ended = supervisor.await.map_err(|error| Error::System(io::Error::other(error)));
+    readers.finish().await;
+    ended
 }
 
 /// Every process needs it, and each would fail in words of its own: it is put in the place of descriptors that are taken
@@ -258,6 +265,7 @@ impl Gateway {
         access_log: Option<AccessLog>,
         open_files: Option<u64>,
         notices: Notices,
+        unread: WeakUnread,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -285,6 +293,7 @@ impl Gateway {
             accepting: Cell::new(0),
             idle_since: Cell::new(now),
             open_files,
+            unread,
             scratch: RefCell::new(vec![0; READ_BUFFER]),
             packet: RefCell::new(vec![0; MAX_PACKET]),
             request_packet: RefCell::new(Vec::new()),

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::access_log::AccessLog;
 use super::handover::Taken;
 use super::notice::{Notice, Notices};
+use super::output::Readers;
 use super::socket_file::{Permissions, SocketFile};
 use super::start::{cannot_control, share_out};
 use super::supervisor::Supervisor;
@@ -67,14 +68,18 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
     let mode = Mode { trial: true, ..Mode::default() };
     let (notices, receiver) = Notices::channel();
     let begin = Instant::now();
-    let gateway = Rc::new(Gateway::new(config, mode, &budget, None, open_files, notices));
+    let readers = Readers::new();
+    let gateway = Rc::new(Gateway::new(config, mode, &budget, None, open_files, notices, readers.counted()));
     let (started, outcome) = oneshot::channel();
     let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
-    outcome.await.map_err(|error| Error::System(std::io::Error::other(error)))??;
+    let outcome = outcome.await.map_err(|error| Error::System(std::io::Error::other(error)))?;
     let took = begin.elapsed();
-    gateway.notices.send(Notice::Command(Command::StopSoon));
-    supervisor.await.map_err(|error| Error::System(std::io::Error::other(error)))?;
-    Ok(Trial { addresses, took })
+    if outcome.is_ok() {
+        gateway.notices.send(Notice::Command(Command::StopSoon));
+        supervisor.await.map_err(|error| Error::System(std::io::Error::other(error)))?;
+    }
+    readers.finish().await;
+    outcome.map(|()| Trial { addresses, took })
 }
 
 /// Tries the addresses of `--listen` and that of `--control`.

@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::answer::Untruthful;
 use super::conversation::Conversation;
 use super::deadlines::{self, Run};
+use super::output::Alive;
 use super::request::{Handed, Request};
 use super::spool::{Body, Place};
 use super::{Gateway, readable};
@@ -25,7 +26,7 @@ use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::ipc::socket::Received;
-use crate::log::escape;
+use crate::log::{escape, fields};
 use crate::sys;
 
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
@@ -63,6 +64,8 @@ pub(super) struct WorkerLink {
     gave_up: Notify,
     /// Whether the worker was sent anything after the request it runs.
     told: Cell<bool>,
+    /// Dropped with its process.
+    alive: RefCell<Option<Alive>>,
     /// Whether it has been ready.
     proved: Cell<bool>,
     memory: Cell<Option<Memory>>,
@@ -80,6 +83,15 @@ pub(super) struct Memory {
     pub(super) lua_heap: u64,
 }
 
+/// What else a line of a process's has to say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct More<'a> {
+    /// Which piece of a long line it is.
+    pub(super) part: Option<u32>,
+    /// The application's fields, as JSON.
+    pub(super) fields: Option<&'a str>,
+}
+
 /// Which worker this is, in the log and in the books.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WorkerName {
@@ -90,14 +102,14 @@ pub(super) struct WorkerName {
 
 impl WorkerName {
     /// Logs a line of this worker's, as its own.
-    pub(super) fn log(self, level: LogLevel, request: Option<&str>, line: &str) {
+    pub(super) fn log(self, level: LogLevel, request: Option<&str>, more: More<'_>, line: &[u8]) {
         let Self { worker, generation: r#gen, pid } = self;
-        let process = "worker";
+        let (process, More { part, fields }, line) = ("worker", more, escape::Text(line));
         match level {
-            LogLevel::Debug => debug!(process, worker, r#gen, pid, request, "{line}"),
-            LogLevel::Info => info!(process, worker, r#gen, pid, request, "{line}"),
-            LogLevel::Warn => warn!(process, worker, r#gen, pid, request, "{line}"),
-            LogLevel::Error => error!(process, worker, r#gen, pid, request, "{line}"),
+            LogLevel::Debug => debug!(process, worker, r#gen, pid, request, part, fields, "{line}"),
+            LogLevel::Info => info!(process, worker, r#gen, pid, request, part, fields, "{line}"),
+            LogLevel::Warn => warn!(process, worker, r#gen, pid, request, part, fields, "{line}"),
+            LogLevel::Error => error!(process, worker, r#gen, pid, request, part, fields, "{line}"),
         }
     }
 }
@@ -152,6 +164,7 @@ impl WorkerLink {
             given_up: Cell::new(false),
             gave_up: Notify::new(),
             told: Cell::new(false),
+            alive: RefCell::new(None),
             proved: Cell::new(false),
             memory: Cell::new(None),
             asked: Cell::new(None),
@@ -161,6 +174,16 @@ impl WorkerLink {
 
     pub(super) fn name(&self) -> WorkerName {
         self.name
+    }
+
+    /// Keeps what its process's end is told by.
+    pub(super) fn keep_until_it_ends(&self, alive: Alive) {
+        *self.alive.borrow_mut() = Some(alive);
+    }
+
+    /// Its process is gone: all that it wrote can be read.
+    pub(super) fn has_ended(&self) {
+        *self.alive.borrow_mut() = None;
     }
 
     /// The worker is ready. Says whether for the first time.
@@ -307,7 +330,7 @@ impl WorkerLink {
         let request = self.request_id();
         let answered = self.answered.borrow();
         let id = request.as_deref().or(answered.as_ref().map(|request| &*request.request_id));
-        self.name.log(level, id, line);
+        self.name.log(level, id, More::default(), line.as_bytes());
     }
 
     /// Tells the client of the running request something beside the response.
@@ -452,7 +475,9 @@ impl WorkerLink {
                     self.memory.set(Some(memory));
                     gateway.measured(self, memory);
                 }
-                FromWorker::Log { level, message } => self.log_of_worker(level, message, gateway),
+                FromWorker::Log { level, message, fields } => {
+                    self.log_of_worker(level, message, fields, gateway);
+                }
                 FromWorker::Stack { timeout, text } => deadlines::stack(gateway, self, timeout, text),
                 FromWorker::StartFailed { message } => {
                     return Ok(Some(Fate::StartFailed(escape::text(message).into_owned())));
@@ -490,16 +515,19 @@ impl WorkerLink {
         self.running.borrow_mut().as_mut().map_or(Ok(()), |request| act(request))
     }
 
-    fn log_of_worker(&self, level: LogLevel, message: &[u8], gateway: &Gateway) {
+    fn log_of_worker(&self, level: LogLevel, message: &[u8], fields: &[u8], gateway: &Gateway) {
+        let given = String::from_utf8_lossy(fields);
         if let Some(request) = &*self.running.borrow()
             && gateway.mode.development
             && level == LogLevel::Error
         {
-            request.reply.stderr(message);
+            let text = fields::after(message, &given);
+            request.reply.stderr(text.as_bytes());
         }
         // A flood of lines below the level costs no look at their bytes.
         if is_logged(level) {
-            self.name.log(level, self.request_id().as_deref(), &escape::text(message));
+            let more = More { fields: (!given.is_empty()).then_some(&*given), part: None };
+            self.name.log(level, self.request_id().as_deref(), more, message);
         }
     }
 }

@@ -46,6 +46,7 @@ impl Gateway {
     /// client. Harmless the second time.
     pub(super) fn worker_gone(&self, link: &WorkerLink) {
         let WorkerName { worker, generation: r#gen, pid } = link.name();
+        link.has_ended();
         let mut workers = self.workers.borrow_mut();
         if workers.get(&worker).is_none_or(|known| known.name().pid != pid) {
             return;

@@ -9,14 +9,16 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
-use tracing::info;
+use tracing::{debug, error, info, warn};
 
 use super::orphans::WaitedFor;
-use super::{output, readable, systemd};
+use super::output::{self, Alive, Line, Pipes, Unread};
+use super::worker_link::More;
+use super::{readable, systemd};
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::launch::{Launch, NAME};
-use crate::ipc::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
+use crate::ipc::message::{Exit, FromZygote, LogLevel, MAX_PACKET, ToZygote};
 use crate::ipc::socket::Received;
 use crate::log::escape;
 use crate::sys;
@@ -27,6 +29,27 @@ pub(super) struct ZygoteLink {
     pub(super) generation: u32,
     link: Rc<AsyncFd<Link>>,
     pidfd: OwnedFd,
+}
+
+/// Which zygote this is, in the log.
+#[derive(Clone, Copy, Debug)]
+struct ZygoteName {
+    generation: u32,
+    pid: i32,
+}
+
+impl ZygoteName {
+    /// Logs a line of this zygote's, as its own.
+    fn log(self, level: LogLevel, more: More<'_>, line: &[u8]) {
+        let Self { generation: r#gen, pid } = self;
+        let (process, More { part, fields }, line) = ("zygote", more, escape::Text(line));
+        match level {
+            LogLevel::Debug => debug!(process, r#gen, pid, part, fields, "{line}"),
+            LogLevel::Info => info!(process, r#gen, pid, part, fields, "{line}"),
+            LogLevel::Warn => warn!(process, r#gen, pid, part, fields, "{line}"),
+            LogLevel::Error => error!(process, r#gen, pid, part, fields, "{line}"),
+        }
+    }
 }
 
 /// What a zygote says.
@@ -58,10 +81,14 @@ pub(super) enum ZygoteEvent {
 
 impl ZygoteLink {
     /// Executes a zygote. Everything it says is given to `hear`.
-    pub(super) fn launch(settings: &Launch, hear: impl Fn(ZygoteEvent) + 'static) -> io::Result<Self> {
+    pub(super) fn launch(
+        settings: &Launch,
+        unread: Option<&Unread>,
+        hear: impl Fn(ZygoteEvent) + 'static,
+    ) -> io::Result<Self> {
         let (ours, theirs) = Link::pair()?;
         ours.set_nonblocking()?;
-        let (output_reader, output_writer) = io::pipe()?;
+        let (pipes, writers) = output::Pipes::open()?;
         let mut command = Command::new("/proc/self/exe");
         systemd::VARIABLES.iter().for_each(|name| {
             command.env_remove(name);
@@ -70,25 +97,25 @@ impl ZygoteLink {
             .arg0(NAME)
             .args(settings.arguments())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(output_writer.try_clone()?)
-            .stderr(output_writer)
+            .stdout(writers.stdout)
+            .stderr(writers.stderr)
             .kill_on_drop(true)
             .spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let pid = pid.ok_or(io::ErrorKind::NotFound)?;
         let waited_for = WaitedFor::new(pid);
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let (r#gen, zygote) = (settings.generation, pid.as_raw_nonzero().get());
-        tokio::task::spawn_local(output::each_line(output_reader.into(), move |line| {
-            info!(process = "zygote", r#gen, pid = zygote, "{line}");
-        }));
+        let name = ZygoteName { generation: settings.generation, pid: pid.as_raw_nonzero().get() };
+        let alive = pipes.log(unread, move |Line { level, text, part }| {
+            name.log(level, More { part, fields: None }, text)
+        });
         let link = Rc::new(readable::watch(ours)?);
-        tokio::task::spawn_local(listen(Rc::clone(&link), child, waited_for, hear));
+        tokio::task::spawn_local(listen(Rc::clone(&link), name, child, (waited_for, alive), hear));
         Ok(Self { generation: settings.generation, link, pidfd })
     }
 
-    /// Asks for a worker. The descriptors: its link, its output pipe, its lifeline.
-    pub(super) fn spawn(&self, worker: u32, descriptors: &[BorrowedFd<'_>; 3]) -> io::Result<()> {
+    /// Asks for a worker. The descriptors: its link, its standard output and error, its lifeline.
+    pub(super) fn spawn(&self, worker: u32, descriptors: &[BorrowedFd<'_>; 4]) -> io::Result<()> {
         self.send(ToZygote::Spawn { worker }, descriptors)
     }
 
@@ -121,8 +148,9 @@ impl ZygoteLink {
 /// Hears a zygote out and waits for its end.
 async fn listen(
     link: Rc<AsyncFd<Link>>,
+    name: ZygoteName,
     mut child: Child,
-    _waited_for: WaitedFor,
+    _until_it_ends: (WaitedFor, Alive),
     hear: impl Fn(ZygoteEvent),
 ) {
     let mut buffer = vec![0; MAX_PACKET];
@@ -131,7 +159,7 @@ async fn listen(
         let received = if status.is_none() {
             tokio::select! {
                 ready = link.readable() => match ready {
-                    Ok(mut ready) => match ready.try_io(|link| receive(link.get_ref(), &mut buffer, &hear)) {
+                    Ok(mut ready) => match ready.try_io(|link| receive(link.get_ref(), name, &mut buffer, &hear)) {
                         Ok(received) => received,
                         Err(_would_block) => continue,
                     },
@@ -144,7 +172,7 @@ async fn listen(
                 }
             }
         } else {
-            receive(link.get_ref(), &mut buffer, &hear)
+            receive(link.get_ref(), name, &mut buffer, &hear)
         };
         match received {
             Ok(true) => {}
@@ -162,19 +190,32 @@ async fn listen(
 }
 
 /// Receives one packet and tells what is in it. False at the end.
-fn receive(link: &Link, buffer: &mut [u8], hear: &impl Fn(ZygoteEvent)) -> io::Result<bool> {
+fn receive(
+    link: &Link,
+    name: ZygoteName,
+    buffer: &mut [u8],
+    hear: &impl Fn(ZygoteEvent),
+) -> io::Result<bool> {
     let mut descriptors = Vec::new();
     let Received::Packet(length) = link.receive(buffer, &mut descriptors)? else { return Ok(false) };
     let (mut packet, mut descriptors) = (&buffer[..length], descriptors.into_iter());
     while !packet.is_empty() {
         let message = FromZygote::decode(&mut packet).map_err(io::Error::other)?;
-        hear(event_of(message, &mut descriptors));
+        if let FromZygote::Log { level, message, fields } = message {
+            let fields = String::from_utf8_lossy(fields);
+            let more = More { fields: (!fields.is_empty()).then_some(&*fields), part: None };
+            name.log(level, more, message);
+        } else if let Some(event) = event_of(message, &mut descriptors) {
+            hear(event);
+        }
     }
     Ok(true)
 }
 
-fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> ZygoteEvent {
-    match message {
+/// What the supervisor has to know of; none for a line of the log.
+fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<ZygoteEvent> {
+    Some(match message {
+        FromZygote::Log { .. } => return None,
         FromZygote::Loaded { preloaded, micros } => {
             ZygoteEvent::Loaded { preloaded, took: Duration::from_micros(micros) }
         }
@@ -187,15 +228,15 @@ fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = Owne
             ZygoteEvent::SpawnFailed { worker, cause }
         }
         FromZygote::Exited { worker, pid, exit } => ZygoteEvent::Exited { worker, pid, exit },
-    }
+    })
 }
 
-/// The three pipes and sockets that a worker is born with, our side of each.
+/// The pipes and the socket that a worker is born with, our side of each.
 #[derive(Debug)]
 pub(super) struct Birth {
     pub(super) generation: u32,
     pub(super) link: Link,
-    pub(super) output: OwnedFd,
+    pub(super) output: Pipes,
     pub(super) lifeline: OwnedFd,
 }
 
@@ -203,9 +244,12 @@ impl Birth {
     /// Makes them and asks `zygote` for the worker.
     pub(super) fn of(worker: u32, zygote: &ZygoteLink) -> io::Result<Self> {
         let (link, their_link) = Link::pair()?;
-        let (output, their_output) = io::pipe()?;
+        let (output, theirs) = Pipes::open()?;
         let (their_lifeline, lifeline) = io::pipe()?;
-        zygote.spawn(worker, &[their_link.as_fd(), their_output.as_fd(), their_lifeline.as_fd()])?;
-        Ok(Self { generation: zygote.generation, link, output: output.into(), lifeline: lifeline.into() })
+        zygote.spawn(
+            worker,
+            &[their_link.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd(), their_lifeline.as_fd()],
+        )?;
+        Ok(Self { generation: zygote.generation, link, output, lifeline: lifeline.into() })
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! | from → to | messages |
 //! | --- | --- |
-//! | gateway → zygote | `Spawn` (with three descriptors), `Shutdown` |
-//! | zygote → gateway | `Loaded`, `LoadFailed`, `Spawned` (with a pidfd), `SpawnFailed`, `Exited` |
+//! | gateway → zygote | `Spawn` (with four descriptors), `Shutdown` |
+//! | zygote → gateway | `Loaded`, `LoadFailed`, `Spawned` (with a pidfd), `SpawnFailed`, `Exited`; while it loads `Log` |
 //! | gateway → worker | `Request` (may carry its bodies' descriptors), `Abort`, `Measure`, `Drain` |
 //! | worker → gateway | `Ready`, `StartFailed`, `Answering`, `Head`, `Body`, `End`, `Measured`, `Log`, `Stack` |
 //!
@@ -14,6 +14,7 @@
 //! What must reach a worker while it runs a request is no message but a signal: [`super::interrupt`]. `Stack` is
 //! its answer.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The most bytes in one packet.
@@ -31,11 +32,30 @@ pub const MAX_INLINE_BODY_OF_TWO: usize = MAX_INLINE_BODY / 2;
 /// The most bytes in one `Body`, `Log`, `Stack` or `StartFailed`. Two of them never exceed [`MAX_PACKET`].
 pub const MAX_CHUNK: usize = 64 * 1024;
 
+/// The most bytes of a `Log`'s fields. Two messages of the greatest length still fit a packet.
+pub const MAX_FIELDS: usize = 32 * 1024;
+
+/// A message for people, cut where it is longer than [`MAX_CHUNK`]; its end then says how much is missing.
+pub fn shortened(message: &[u8]) -> Cow<'_, [u8]> {
+    /// Room for the note.
+    const NOTE: usize = 64;
+    if message.len() <= MAX_CHUNK {
+        return Cow::Borrowed(message);
+    }
+    let mut end = MAX_CHUNK - NOTE;
+    // Not within a character, where it is UTF-8.
+    while end > MAX_CHUNK - NOTE - 4 && message[end] & 0b1100_0000 == 0b1000_0000 {
+        end -= 1;
+    }
+    let note = format!("… ({} bytes are left out)", message.len() - end);
+    Cow::Owned([&message[..end], note.as_bytes()].concat())
+}
+
 /// Gateway → zygote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each message's text names its fields")]
 pub enum ToZygote {
-    /// Fork worker `worker`. Carries, in this order: the worker's link, its output pipe, its lifeline.
+    /// Fork worker `worker`. Carries, in this order: the worker's link, its standard output, its standard error, its lifeline.
     Spawn { worker: u32 },
     /// Exit; workers that still run are left alone.
     Shutdown,
@@ -55,6 +75,8 @@ pub enum FromZygote<'a> {
     SpawnFailed { worker: u32, errno: u32 },
     /// A worker was reaped.
     Exited { worker: u32, pid: u32, exit: Exit },
+    /// While it loads: a line for the log, as a worker's.
+    Log { level: LogLevel, message: &'a [u8], fields: &'a [u8] },
 }
 
 /// How a process ended.
@@ -130,8 +152,8 @@ pub enum FromWorker<'a> {
     Body { bytes: &'a [u8] },
     /// The request is over. Without `complete` the response must not look whole.
     End { complete: bool },
-    /// A line (or a traceback) for the log.
-    Log { level: LogLevel, message: &'a [u8] },
+    /// A line (or a traceback) for the log, with fields as JSON (or empty).
+    Log { level: LogLevel, message: &'a [u8], fields: &'a [u8] },
     /// What the worker takes, in bytes: its proportional share of memory, and Lua's heap.
     Measured { pss: u64, lua_heap: u64 },
     /// The Lua stack of the running request, which an interrupt asked for; with `timeout` it was told to
@@ -220,6 +242,10 @@ impl<'a> FromZygote<'a> {
                 packet.push(kind);
                 put_u32(packet, number);
             }
+            Self::Log { level, message, fields } => {
+                packet.push(6);
+                put_log(packet, level, message, fields);
+            }
         }
     }
 
@@ -237,6 +263,7 @@ impl<'a> FromZygote<'a> {
                 let exit = if signalled { Exit::Signal(number) } else { Exit::Status(number) };
                 Ok(Self::Exited { worker, pid, exit })
             }
+            6 => take_log(packet).map(|(level, message, fields)| Self::Log { level, message, fields }),
             _ => Err(Malformed),
         }
     }
@@ -338,9 +365,9 @@ impl<'a> FromWorker<'a> {
                 put_bytes(packet, bytes);
             }
             Self::End { complete } => packet.extend_from_slice(&[5, u8::from(complete)]),
-            Self::Log { level, message } => {
-                packet.extend_from_slice(&[6, level as u8]);
-                put_bytes(packet, message);
+            Self::Log { level, message, fields } => {
+                packet.push(6);
+                put_log(packet, level, message, fields);
             }
             Self::Measured { pss, lua_heap } => {
                 packet.push(7);
@@ -369,22 +396,31 @@ impl<'a> FromWorker<'a> {
                 bytes => Ok(Self::Body { bytes }),
             },
             5 => Ok(Self::End { complete: take_bool(packet)? }),
-            6 => {
-                let level = match take_u8(packet)? {
-                    0 => LogLevel::Debug,
-                    1 => LogLevel::Info,
-                    2 => LogLevel::Warn,
-                    3 => LogLevel::Error,
-                    _ => return Err(Malformed),
-                };
-                Ok(Self::Log { level, message: take_chunk(packet)? })
-            }
+            6 => take_log(packet).map(|(level, message, fields)| Self::Log { level, message, fields }),
             7 => Ok(Self::Measured { pss: take_u64(packet)?, lua_heap: take_u64(packet)? }),
             8 => Ok(Self::Stack { timeout: take_bool(packet)?, text: take_chunk(packet)? }),
             9 => Ok(Self::Answering { serial: take_u32(packet)? }),
             _ => Err(Malformed),
         }
     }
+}
+
+fn put_log(packet: &mut Vec<u8>, level: LogLevel, message: &[u8], fields: &[u8]) {
+    packet.push(level as u8);
+    put_bytes(packet, message);
+    put_bytes(packet, fields);
+}
+
+fn take_log<'a>(packet: &mut &'a [u8]) -> Result<(LogLevel, &'a [u8], &'a [u8]), Malformed> {
+    let level = match take_u8(packet)? {
+        0 => LogLevel::Debug,
+        1 => LogLevel::Info,
+        2 => LogLevel::Warn,
+        3 => LogLevel::Error,
+        _ => return Err(Malformed),
+    };
+    let (message, fields) = (take_chunk(packet)?, take_bytes(packet)?);
+    if fields.len() <= MAX_FIELDS { Ok((level, message, fields)) } else { Err(Malformed) }
 }
 
 fn put_u32(packet: &mut Vec<u8>, value: u32) {
@@ -445,7 +481,7 @@ mod tests {
         FromWorker::Body { bytes: b"\0\xff" },
         FromWorker::End { complete: true },
         FromWorker::End { complete: false },
-        FromWorker::Log { level: LogLevel::Warn, message: b"" },
+        FromWorker::Log { level: LogLevel::Warn, message: b"", fields: b"{}" },
         FromWorker::Measured { pss: 1 << 40, lua_heap: 7 },
         FromWorker::Stack { timeout: true, text: b"stack traceback:" },
         FromWorker::Answering { serial: u32::MAX },
@@ -471,13 +507,14 @@ mod tests {
         ToWorker::Measure,
     ];
 
-    const FROM_ZYGOTE: [FromZygote<'_>; 6] = [
+    const FROM_ZYGOTE: [FromZygote<'_>; 7] = [
         FromZygote::Loaded { preloaded: true, micros: 1500 },
         FromZygote::LoadFailed { message: b"no" },
         FromZygote::Spawned { worker: 3, pid: 77 },
         FromZygote::SpawnFailed { worker: 3, errno: 11 },
         FromZygote::Exited { worker: 3, pid: 77, exit: Exit::Signal(9) },
         FromZygote::Exited { worker: 3, pid: 77, exit: Exit::Status(0) },
+        FromZygote::Log { level: LogLevel::Error, message: b"line", fields: b"" },
     ];
 
     const TO_ZYGOTE: [ToZygote; 2] = [ToZygote::Spawn { worker: 9 }, ToZygote::Shutdown];
@@ -511,6 +548,20 @@ mod tests {
         round_trip!(ToWorker<'_>, TO_WORKER);
         round_trip!(FromZygote<'_>, FROM_ZYGOTE);
         round_trip!(ToZygote, TO_ZYGOTE);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_says_how_much_is_missing() {
+        assert_eq!(*shortened(&[b'x'; MAX_CHUNK]), [b'x'; MAX_CHUNK]);
+        for shift in 0..4 {
+            let long = format!("{}{}", "x".repeat(shift), "漢".repeat(MAX_CHUNK));
+            let short = shortened(long.as_bytes());
+            let text = str::from_utf8(&short).expect("no character is cut");
+            let (kept, note) = text.split_once('…').unwrap();
+            assert!(short.len() <= MAX_CHUNK && long.starts_with(kept));
+            assert_eq!(note, format!(" ({} bytes are left out)", long.len() - kept.len()));
+        }
+        assert!(shortened(&[0x80; 2 * MAX_CHUNK]).len() <= MAX_CHUNK);
     }
 
     #[test]

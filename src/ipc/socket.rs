@@ -19,7 +19,7 @@ use super::message::MAX_PACKET;
 use crate::sys;
 
 /// The most descriptors that one packet carries: those of `Spawn`.
-const MAX_DESCRIPTORS: usize = 3;
+const MAX_DESCRIPTORS: usize = 4;
 
 /// One end of a pair.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Link {
         Ok(rustix::io::ioctl_fionbio(&self.socket, true)?)
     }
 
-    /// Sends one packet, whole, with `descriptors` (at most three).
+    /// Sends one packet, whole, with `descriptors` (at most four).
     ///
     /// # Errors
     /// `WouldBlock` on a non-blocking end whose peer does not read; `BrokenPipe` where the peer is closed.

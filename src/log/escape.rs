@@ -17,6 +17,16 @@ pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     escape(bytes, |character| matches!(character, '\n' | '\t'))
 }
 
+/// [`text`] where it is written, so that a line which is not logged at all costs nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a>(pub &'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&text(self.0))
+    }
+}
+
 /// Text that stays on its line: tabs stay, line ends are escaped.
 pub fn line(bytes: &[u8]) -> Cow<'_, str> {
     escape(bytes, |character| character == '\t')
@@ -144,8 +154,11 @@ pub fn unfinished(bytes: &[u8]) -> usize {
 }
 
 fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> Cow<'_, str> {
+    // Each hostile character begins with one of these bytes, so most text is looked at byte by byte only.
+    let suspicious = |byte: &u8| matches!(byte, 0..0x20 | 0x7F | 0xC2 | 0xE2) && !keep(char::from(*byte));
     if let Ok(text) = str::from_utf8(bytes)
-        && !text.chars().any(|character| is_hostile(character) && !keep(character))
+        && (!bytes.iter().any(suspicious)
+            || !text.chars().any(|character| is_hostile(character) && !keep(character)))
     {
         return Cow::Borrowed(text);
     }

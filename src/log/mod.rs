@@ -5,6 +5,7 @@
 //! How text is escaped, here and wherever else people read it, is `escape`'s; what of a request is left out, `redact`'s.
 
 pub mod escape;
+pub mod fields;
 pub mod redact;
 
 pub mod file;
@@ -249,12 +250,8 @@ where
                 let message = escape::text(fields.message.as_bytes());
                 let (first, rest) = message.split_once('\n').unwrap_or((&message, ""));
                 write!(writer, "{time} {level:5} {process} {first}")?;
-                for (name, value) in &fields.others {
-                    match value {
-                        Value::String(text) => write!(writer, " {name}={}", escape::Quoted(text))?,
-                        plain => write!(writer, " {name}={plain}")?,
-                    }
-                }
+                fields::write(&mut writer, &fields.of_application)?;
+                fields::write(&mut writer, &fields.others)?;
                 rest.trim_end().lines().try_for_each(|line| write!(writer, "\n    {line}"))?;
             }
             Format::Json => {
@@ -263,7 +260,9 @@ where
                 object.insert("level".to_owned(), level.as_str().to_lowercase().into());
                 object.insert("process".to_owned(), process.into());
                 object.insert("message".to_owned(), escape::text(fields.message.as_bytes()).into());
-                object.extend(fields.others.into_iter().map(|(name, value)| match value {
+                // What is ours comes last, and so wins.
+                let all = fields.of_application.into_iter().chain(fields.others);
+                object.extend(all.map(|(name, value)| match value {
                     Value::String(text) => (name, escape::text(text.as_bytes()).into()),
                     plain => (name, plain),
                 }));
@@ -274,11 +273,13 @@ where
     }
 }
 
-/// The fields of an event, the two that have a place of their own apart.
+/// The fields of an event, the three that have a place of their own apart.
 #[derive(Debug, Default)]
 struct Fields {
     message: String,
     process: Option<String>,
+    /// Those that an application gave its line.
+    of_application: Map<String, Value>,
     others: Map<String, Value>,
 }
 
@@ -291,6 +292,7 @@ impl Fields {
         match field.name() {
             "message" => self.message = text(value),
             "process" => self.process = Some(text(value)),
+            "fields" => self.of_application = fields::decode(&text(value)),
             name => {
                 self.others.insert(name.to_owned(), value);
             }

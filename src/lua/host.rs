@@ -11,17 +11,21 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mlua::{Lua, LuaString, Table};
+use mlua::{Lua, LuaString, Table, Value};
 use rustix::event::Timespec;
 
 use super::body::Reader;
-use super::{Body, Gone, Interrupt, Level, Outcome, Output, Settings, interrupt};
+use super::{Body, Gone, Interrupt, Level, LoadingLog, Outcome, Output, Settings, interrupt};
 use crate::cgi::{proxy, response};
-use crate::log::{escape, redact};
+use crate::log::{escape, fields, redact};
 use crate::sys;
 
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;
+
+/// Bytes of a warning after which no more pieces are added: no message of the log is longer.
+#[cfg(any(feature = "lua54", feature = "lua55"))]
+const MAX_WARNING: usize = 64 * 1024;
 
 /// How many bodies a request has at most.
 const MOST_BODIES: u64 = 2;
@@ -29,11 +33,22 @@ const MOST_BODIES: u64 = 2;
 /// How long the kernel is asked to wait at a time: what it takes in any case. The Lua side asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
+/// The state of `warn`. As in the `lua` program, warnings are off until a `warn("@on")`.
+#[derive(Default)]
+struct Warnings {
+    on: bool,
+    /// What has come of a warning whose end is still to come.
+    begun: Option<String>,
+}
+
 /// Shared between the state and the functions it gave to Lua.
 #[derive(Default)]
 pub(super) struct Host {
     /// None until the worker starts: the zygote has nobody to send to.
     output: RefCell<Option<Box<dyn Output>>>,
+    /// Takes log lines until then.
+    loading_log: RefCell<Option<LoadingLog>>,
+    warnings: RefCell<Warnings>,
     head_sent: Cell<bool>,
     /// The application has loaded code that is not Lua.
     native_code: Cell<bool>,
@@ -111,13 +126,53 @@ impl Host {
         (seconds - began.elapsed().as_secs_f64(), here)
     }
 
-    /// Before there is an output, to stderr: the zygote's is the log's pipe already.
-    pub(super) fn log(&self, level: Level, message: &[u8]) {
-        match self.output.borrow_mut().as_mut() {
-            Some(output) => output.log(level, message),
-            None => {
-                // Nobody reads a closed one.
-                let _ = writeln!(io::stderr(), "{}", escape::text(message));
+    pub(super) fn log_while_loading(&self, log: Option<LoadingLog>) {
+        *self.loading_log.borrow_mut() = log;
+    }
+
+    /// Not while the output is in use, where a warning could come from: that loses the line rather than the process.
+    pub(super) fn log(&self, level: Level, message: &[u8], given: &str) {
+        let Ok(mut output) = self.output.try_borrow_mut() else { return };
+        // A process that the application has forked: the ways to the gateway are its parent's.
+        let forked = sys::is_forked();
+        if let Some(output) = output.as_mut().filter(|_| !forked) {
+            return output.log(level, message, given);
+        }
+        if let Some(log) = self.loading_log.borrow().as_ref().filter(|_| !forked) {
+            return log(level, message, given);
+        }
+        let line = fields::after(message, given) + "\n";
+        // Both lead to the log, at a level each. Nobody reads a closed one.
+        let _ = match level {
+            Level::Debug | Level::Info if forked => io::stdout().write_all(line.as_bytes()),
+            _ => io::stderr().write_all(line.as_bytes()),
+        };
+    }
+
+    /// A piece of a warning; `more` follow. One that is a whole and begins with `@` is for this function: `@on`, `@off`;
+    /// others are ignored, as Lua's manual says.
+    #[cfg(any(feature = "lua54", feature = "lua55"))]
+    pub(super) fn warning(&self, piece: &str, more: bool) {
+        let Ok(mut warnings) = self.warnings.try_borrow_mut() else { return };
+        if warnings.begun.is_none() && !more && piece.starts_with('@') {
+            match piece {
+                "@on" => warnings.on = true,
+                "@off" => warnings.on = false,
+                _ => {}
+            }
+            return;
+        }
+        let on = warnings.on;
+        let begun = warnings.begun.get_or_insert_default();
+        // The rest of one that is longer than any message is not kept.
+        if on && begun.len() <= MAX_WARNING {
+            begun.push_str(piece);
+        }
+        if !more {
+            let text = warnings.begun.take().unwrap_or_default();
+            drop(warnings);
+            if on {
+                self.log(Level::Warn, text.as_bytes(), "");
             }
         }
     }
@@ -200,14 +255,15 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
     let shared = Rc::clone(host);
     table.raw_set(
         "log",
-        lua.create_function(move |_, (level, message): (LuaString, LuaString)| {
+        lua.create_function(move |_, (level, message, given): (LuaString, LuaString, Option<Table>)| {
             let level = match &*level.as_bytes() {
                 b"debug" => Level::Debug,
                 b"info" => Level::Info,
                 b"warn" => Level::Warn,
                 _ => Level::Error,
             };
-            shared.log(level, &message.as_bytes());
+            let given = given.map(|table| plain(&table)).transpose()?;
+            shared.log(level, &message.as_bytes(), &fields::encode(given.unwrap_or_default()));
             Ok(())
         })?,
     )?;
@@ -246,6 +302,25 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
     input(lua, host, &table)?;
     text(lua, &table)?;
     Ok(table)
+}
+
+/// The fields of a log line, which `lua/nibiru/init.lua` has made strings, numbers and booleans.
+fn plain(table: &Table) -> mlua::Result<Vec<(String, serde_json::Value)>> {
+    let mut fields = Vec::new();
+    for pair in table.pairs::<LuaString, Value>() {
+        let (key, value) = pair?;
+        let value = match value {
+            Value::Boolean(value) => value.into(),
+            Value::Integer(value) => value.into(),
+            // JSON has no infinity.
+            Value::Number(value) => serde_json::Number::from_f64(value)
+                .map_or_else(|| value.to_string().into(), serde_json::Value::Number),
+            Value::String(text) => escape::text(&text.as_bytes()).into(),
+            other => other.type_name().into(),
+        };
+        fields.push((escape::line(&key.as_bytes()).into_owned(), value));
+    }
+    Ok(fields)
 }
 
 /// The function behind `wsgi.file_wrapper`: gives the absolute path of a file, and the header line by which the proxy

@@ -111,6 +111,10 @@ pub enum Level {
     Error,
 }
 
+/// Takes log lines while the application loads, when there is no [`Output`] yet: level, message and fields, as
+/// [`Output::log`].
+pub type LoadingLog = Box<dyn Fn(Level, &[u8], &str)>;
+
 /// What an interrupted request is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupt {
@@ -150,8 +154,9 @@ pub trait Output {
     /// The client has gone.
     fn wait(&mut self, time: Duration) -> Result<(), Gone>;
 
-    /// A message, without a line end of its own; a traceback has several lines.
-    fn log(&mut self, level: Level, message: &[u8]);
+    /// A message, without a line end of its own; a traceback has several lines. `fields` are JSON
+    /// ([`crate::log::fields`]), or empty.
+    fn log(&mut self, level: Level, message: &[u8], fields: &str);
 
     /// What an interrupted request was doing: the error, for a timeout, and its stack. Empty where there was no
     /// memory to say it.

@@ -15,7 +15,7 @@ use super::interrupt::Interrupts;
 use super::missing;
 use super::paths::Paths;
 use super::target::Source;
-use super::{Body, Error, Level, LoadError, Outcome, Output, Request, Role, Settings, Target};
+use super::{Body, Error, Level, LoadError, LoadingLog, Outcome, Output, Request, Role, Settings, Target};
 
 /// What the client gets when not even the Lua side could answer. The very bytes of `server.lua`.
 const ERROR_HEAD: &[u8] = b"Status: 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\n\r\n";
@@ -63,6 +63,14 @@ impl State {
         let host = Rc::new(Host::default());
         set_paths(&lua, settings)?;
         let functions = embed(&lua, &host, settings)?;
+        #[cfg(any(feature = "lua54", feature = "lua55"))]
+        {
+            let host = Rc::clone(&host);
+            lua.set_warning_function(move |_, piece, more| {
+                host.warning(piece, more);
+                Ok(())
+            });
+        }
         let interrupts = Interrupts::new(&lua, Rc::clone(&host), &functions.interrupted)?;
         Ok(Self {
             environs: Environs::new(&lua)?,
@@ -111,6 +119,11 @@ impl State {
             return Err(error);
         }
         Ok(self.functions.set_application.call(application)?)
+    }
+
+    /// Where log lines go until the worker starts; to standard error without one.
+    pub fn log_while_loading(&self, log: Option<LoadingLog>) {
+        self.host.log_while_loading(log);
     }
 
     /// Makes the heap ready to be shared by forks: garbage gone, so that the children's first
@@ -286,7 +299,7 @@ impl State {
     }
 
     fn log_failure(&self, error: &mlua::Error) {
-        self.host.log(Level::Error, error.to_string().as_bytes());
+        self.host.log(Level::Error, error.to_string().as_bytes(), "");
     }
 }
 

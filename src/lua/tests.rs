@@ -62,8 +62,10 @@ impl Output for Recorder {
         if self.0.borrow().patience == Some(0) { Err(Gone) } else { Ok(()) }
     }
 
-    fn log(&mut self, level: Level, message: &[u8]) {
-        self.0.borrow_mut().log.push((level, String::from_utf8_lossy(message).into_owned()));
+    fn log(&mut self, level: Level, message: &[u8], fields: &str) {
+        let space = if fields.is_empty() { "" } else { " " };
+        let line = format!("{}{space}{fields}", String::from_utf8_lossy(message));
+        self.0.borrow_mut().log.push((level, line));
     }
 
     fn stack(&mut self, interrupt: Interrupt, text: &[u8]) {
@@ -508,7 +510,7 @@ fn hooks_run_in_order_and_a_failing_start_is_reported() {
     state.stop_worker();
     let log = recorder.take().log;
     let lines: Vec<&str> = log.iter().map(|(_, line)| line.lines().next().unwrap()).collect();
-    assert_eq!(lines[0], "started worker=3");
+    assert_eq!(lines[0], r#"started {"worker":3}"#);
     assert_eq!(lines[1], "generation=7");
     assert_eq!(log[1].0, Level::Debug);
     assert!(
@@ -598,7 +600,7 @@ mod exit {
         fn wait(&mut self, _: Duration) -> Result<(), Gone> {
             Ok(())
         }
-        fn log(&mut self, _: Level, message: &[u8]) {
+        fn log(&mut self, _: Level, message: &[u8], _: &str) {
             let _ = self.0.send(Event::Log(String::from_utf8_lossy(message).into_owned()));
         }
         fn stack(&mut self, _: Interrupt, _: &[u8]) {
@@ -691,7 +693,7 @@ fn bench() {
         fn wait(&mut self, _: std::time::Duration) -> Result<(), Gone> {
             Ok(())
         }
-        fn log(&mut self, _: Level, message: &[u8]) {
+        fn log(&mut self, _: Level, message: &[u8], _: &str) {
             panic!("{}", String::from_utf8_lossy(message));
         }
         fn stack(&mut self, _: Interrupt, _: &[u8]) {

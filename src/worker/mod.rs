@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit};
 use crate::cgi::Variables;
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
-use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, RequestBody, Role, ToWorker};
+use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker, shortened};
 use crate::lua;
 use crate::sys;
 use crate::title::WorkerTitle;
@@ -37,7 +37,8 @@ const HEADROOM: u64 = 8;
 pub struct Birth {
     worker: u32,
     link: Link,
-    output: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
     lifeline: OwnedFd,
     /// Whether the application is in the state already.
     preloaded: bool,
@@ -46,16 +47,16 @@ pub struct Birth {
 }
 
 impl Birth {
-    /// Takes over the three descriptors of `Spawn`.
+    /// Takes over the four descriptors of `Spawn`.
     pub fn new(
         worker: u32,
         descriptors: Vec<OwnedFd>,
         preloaded: bool,
         memory_limit: Option<u64>,
     ) -> io::Result<Self> {
-        let [link, output, lifeline] = <[OwnedFd; 3]>::try_from(descriptors)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "Spawn carries three descriptors"))?;
-        Ok(Self { worker, link: Link::from(link), output, lifeline, preloaded, memory_limit })
+        let [link, stdout, stderr, lifeline] = <[OwnedFd; 4]>::try_from(descriptors)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "Spawn carries four descriptors"))?;
+        Ok(Self { worker, link: Link::from(link), stdout, stderr, lifeline, preloaded, memory_limit })
     }
 }
 
@@ -78,9 +79,9 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     // The zygote has forked it to live its own life.
     sys::claim_process();
     sys::die_with(&birth.lifeline)?;
-    rustix::stdio::dup2_stdout(&birth.output)?;
-    rustix::stdio::dup2_stderr(&birth.output)?;
-    drop(birth.output);
+    rustix::stdio::dup2_stdout(&birth.stdout)?;
+    rustix::stdio::dup2_stderr(&birth.stderr)?;
+    drop((birth.stdout, birth.stderr));
     // Before the gateway sends one, for a start that takes too long at the earliest: unprepared, it would die of it.
     state.accept_interrupts();
     sys::on_interrupt(interrupted)?;
@@ -97,8 +98,7 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
         }
     };
     if let Err(message) = started {
-        let message = &message.as_bytes()[..message.len().min(MAX_CHUNK)];
-        channel.send(&FromWorker::StartFailed { message })?;
+        channel.send(&FromWorker::StartFailed { message: &shortened(message.as_bytes()) })?;
         return Ok(START_FAILED);
     }
     channel.send(&FromWorker::Ready)?;
@@ -139,6 +139,10 @@ fn start(
     channel: &Rc<Channel>,
 ) -> Result<(), lua::LoadError> {
     if !preloaded {
+        let log = Rc::clone(channel);
+        state.log_while_loading(Some(Box::new(move |level, message, fields| {
+            log.log(level.into(), message, fields);
+        })));
         let loaded = state.load();
         end_fork_of_load(&loaded);
         loaded?;
@@ -203,7 +207,7 @@ fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> i
                     let mut told = Ok(());
                     surroundings.put_back(|message| {
                         let message = message.as_bytes();
-                        told = channel.send(&FromWorker::Log { level: LogLevel::Warn, message });
+                        told = channel.send(&FromWorker::Log { level: LogLevel::Warn, message, fields: b"" });
                     });
                     told?;
                 }

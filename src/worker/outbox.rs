@@ -1,14 +1,14 @@
 //! A worker's side of its link: collects what the application sends into packets, and notices aborts.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::ipc::Link;
 use crate::ipc::interrupt::Serial;
-use crate::ipc::message::{FromWorker, MAX_CHUNK, MAX_PACKET, ToWorker};
+use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, MAX_FIELDS, MAX_PACKET, ToWorker, shortened};
 use crate::ipc::socket::Received;
 use crate::lua::{Gone, Interrupt, Level, Outcome, Output};
 use crate::sys;
@@ -73,10 +73,19 @@ impl Channel {
         self.flush()
     }
 
+    /// Sends a line for the log.
+    pub(super) fn log(&self, level: LogLevel, message: &[u8], fields: &str) {
+        const _: () = assert!(crate::log::fields::MAX_LENGTH <= MAX_FIELDS, "fields fit their message");
+        let (message, fields) = (&*shortened(message), fields.as_bytes());
+        // Where the gateway is gone there is no log either.
+        let _ = self.send(&FromWorker::Log { level, message, fields });
+    }
+
     /// Adds a message; sends what is there first where both do not fit a packet.
     fn add(&self, message: &FromWorker<'_>) -> io::Result<()> {
         let length = match message {
-            FromWorker::StartFailed { message } | FromWorker::Log { message, .. } => message.len(),
+            FromWorker::StartFailed { message } => message.len(),
+            FromWorker::Log { message, fields, .. } => message.len() + fields.len(),
             FromWorker::Head { block } => block.len(),
             FromWorker::Body { bytes } => bytes.len(),
             FromWorker::Stack { text, .. } => text.len(),
@@ -175,19 +184,12 @@ impl Output for Outbox {
         self.channel.heed()
     }
 
-    fn log(&mut self, level: Level, message: &[u8]) {
-        let message = &message[..message.len().min(MAX_CHUNK)];
-        if sys::is_forked() {
-            // The link is its parent's; standard error leads to the log, too.
-            let _ = io::stderr().write_all(&[message, b"\n"].concat());
-            return;
-        }
-        // Where the gateway is gone there is no log either.
-        let _ = self.channel.send(&FromWorker::Log { level: level.into(), message });
+    fn log(&mut self, level: Level, message: &[u8], fields: &str) {
+        self.channel.log(level.into(), message, fields);
     }
 
     fn stack(&mut self, interrupt: Interrupt, text: &[u8]) {
-        let (timeout, text) = (interrupt == Interrupt::Timeout, &text[..text.len().min(MAX_CHUNK)]);
+        let (timeout, text) = (interrupt == Interrupt::Timeout, &*shortened(text));
         // Where the gateway is gone there is no log either.
         let _ = self.channel.send(&FromWorker::Stack { timeout, text });
     }

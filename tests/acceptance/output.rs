@@ -243,3 +243,175 @@ fn the_access_log_has_as_much_of_the_query_as_its_option_says() {
         }
     }
 }
+
+/// The record of the log, in JSON, whose message is or begins with `message`.
+#[track_caller]
+fn record(server: &Server, message: &str) -> Value {
+    let line = server.logged(&[&format!("\"message\":\"{message}")]);
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn what_is_printed_is_info_and_what_is_written_to_stderr_is_an_error_so_that_last_words_are_never_dropped() {
+    let app = App::new(
+        "return function(environ)\n\
+         \x20 print('printed')\n\
+         \x20 io.stderr:write('complained\\n')\n\
+         \x20 if environ.PATH_INFO == '/die' then\n\
+         \x20   os.execute('(sleep 20 >/dev/null &) ; printf \"free(): invalid pointer\" >&2; kill -ABRT $PPID; sleep 20')\n\
+         \x20 end\n\
+         \x20 return 200, {}, 'fine'\nend",
+    );
+    for (level, printed) in [("info", true), ("warn", false), ("error", false)] {
+        let arguments = ["--log-level", level, "--log-format", "json"];
+        let server =
+            Server::builder().application(app.root(), "app").workers("1").arguments(arguments).start();
+        assert_eq!(Connection::open(&server.socket()).get("/die").status(), 502);
+        assert_eq!(record(&server, "complained")["level"], "error");
+        // Also what has no line end, though a child of the worker keeps the pipe open.
+        let last = record(&server, "free(): invalid pointer");
+        assert_eq!(
+            (&last["level"], &last["process"], &last["worker"]),
+            (&"error".into(), &"worker".into(), &1.into())
+        );
+        if printed {
+            assert_eq!(record(&server, "printed")["level"], "info");
+        }
+        assert_eq!(server.log().contains("\"printed\""), printed, "{}", server.log());
+    }
+}
+
+#[test]
+fn lines_are_whole_up_to_64_kib_and_longer_ones_come_in_numbered_pieces() {
+    let app = App::new(
+        "return function(environ)\n\
+         \x20 for _, length in ipairs({ 8191, 8192, 20000, 65536 }) do print(('x'):rep(length)) end\n\
+         \x20 print(('é'):rep(50000))\n\
+         \x20 for i = 1, 30 do io.stderr:write(('y'):rep(1000)) end io.stderr:write('\\n')\n\
+         \x20 return 200, {}, 'fine'\nend",
+    );
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--log-format", "json"])
+        .start();
+    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    let lines = |first: char| -> Vec<Value> {
+        let log = server.log();
+        let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.filter(|record| record["message"].as_str().unwrap().starts_with(first)).collect()
+    };
+    let length = |record: &Value| record["message"].as_str().unwrap().len();
+    let complained = wait_for("the written line", || Some(lines('y')).filter(|lines| !lines.is_empty()));
+    assert_eq!(complained.iter().map(length).collect::<Vec<_>>(), [30_000]);
+    let in_pieces = wait_for("the long line", || Some(lines('é')).filter(|lines| lines.len() == 2));
+    assert_eq!(in_pieces.iter().map(length).sum::<usize>(), 100_000);
+    assert_eq!((&in_pieces[0]["part"], &in_pieces[1]["part"]), (&1.into(), &2.into()));
+    let printed = lines('x');
+    assert_eq!(printed.iter().map(length).collect::<Vec<_>>(), [8191, 8192, 20_000, 65_536]);
+    assert!(printed.iter().all(|line| line.get("part").is_none()));
+}
+
+#[test]
+fn a_stop_logs_the_last_words_of_every_worker() {
+    let app = App::new(
+        "require('nibiru').on_worker_stop(function() io.write('goodbye from ', 'a worker') end)\n\
+         return function() return 200, {}, 'fine' end",
+    );
+    let mut server = Server::builder().application(app.root(), "app").workers("4").start();
+    server.workers(4);
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(server.log().matches("goodbye from a worker").count(), 4, "{}", server.log());
+}
+
+#[test]
+fn what_is_logged_while_the_application_loads_has_its_level_and_fields() {
+    let text = "local log = require('nibiru').log\nlog.info('loading', { n = 1 })\nlog.warn('odd')\nlog.debug('quiet')\n\
+                return function() return 200, {}, 'fine' end";
+    for preload in ["on", "off"] {
+        let app = App::new(text);
+        let arguments = ["--log-format", "json", "--preload", preload];
+        let server =
+            Server::builder().application(app.root(), "app").workers("1").arguments(arguments).start();
+        let process = if preload == "on" { "zygote" } else { "worker" };
+        let loading = record(&server, "loading");
+        assert_eq!(
+            (&loading["level"], &loading["n"], &loading["process"]),
+            (&"info".into(), &1.into(), &process.into())
+        );
+        assert_eq!(record(&server, "odd")["level"], "warn");
+        assert!(!server.log().contains("quiet"), "{}", server.log());
+    }
+    // What a library says when it ends the process while it loads.
+    let app =
+        App::new("io.stderr:write('no such device')\nos.execute('kill -ABRT $PPID')\nwhile true do end");
+    let listen = format!("unix:{}", app.root().join("app.sock").display());
+    let output = output(nibiru().args(["serve", "--listen", &listen, "--root"]).arg(app.root()).arg("app"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("ERROR zygote no such device"), "{text}");
+}
+
+#[test]
+fn fields_are_keys_of_the_record_with_their_types_and_never_the_servers_own() {
+    let app = App::new(
+        "local log = require('nibiru').log\n\
+         return function()\n\
+         \x20 log.warn('fields', { n = 1, f = 1.5, yes = true, text = 'a \"b\"', level = 'mine', pid = 'mine', request = 'mine',\n\
+         \x20   ['a b'] = 'c', shown = setmetatable({}, { __tostring = function() return 'as text' end }) })\n\
+         \x20 return 200, {}, 'fine'\nend",
+    );
+    for format in ["json", "text"] {
+        let server = Server::builder()
+            .application(app.root(), "app")
+            .workers("1")
+            .arguments(["--log-format", format])
+            .start();
+        assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+        if format == "text" {
+            let line = server.logged(&["WARN  worker fields "]);
+            let fields = " fields \"a b\"=\"c\" f=1.5 fields.level=\"mine\" n=1 fields.pid=\"mine\" fields.request=\"mine\" \
+                          shown=\"as text\" text=\"a \\\"b\\\"\" yes=true worker=1 gen=1 pid=";
+            assert!(line.contains(fields), "{line}");
+            continue;
+        }
+        let record = record(&server, "fields");
+        for (name, value) in [
+            ("n", Value::from(1)),
+            ("f", 1.5.into()),
+            ("yes", true.into()),
+            ("text", "a \"b\"".into()),
+            ("a b", "c".into()),
+            ("shown", "as text".into()),
+            ("level", "warn".into()),
+            ("fields.level", "mine".into()),
+            ("fields.pid", "mine".into()),
+            ("fields.request", "mine".into()),
+        ] {
+            assert_eq!(record[name], value, "{name} in {record}");
+        }
+        assert!(record["pid"].is_number() && record["request"] != "mine", "{record}");
+    }
+}
+
+/// Lua 5.4 and later; `lua5.4` writes `Lua warning: seen` to standard error for the same.
+#[test]
+fn a_warning_of_luas_is_a_line_of_the_log_once_warnings_are_on() {
+    let app = App::new(
+        "if not warn then return function() return 204, {}, '' end end\n\
+         warn('not yet')\nwarn('@on')\n\
+         return function() warn('seen ', 'in pieces') return 200, {}, 'fine' end",
+    );
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--log-format", "json"])
+        .start();
+    if Connection::open(&server.socket()).get("/").status() == 204 {
+        return;
+    }
+    let warning = record(&server, "seen in pieces");
+    assert_eq!((&warning["level"], &warning["process"]), (&"warn".into(), &"worker".into()));
+    assert!(warning["request"].is_string() && !server.log().contains("not yet"), "{}", server.log());
+}

@@ -36,7 +36,32 @@ return {
     nibiru.log.info("i", {})
     nibiru.log.warn("w", { b = 2, a = "one two" })
     nibiru.log.error("e", { line = "x\ny", empty = "" })
-  end, { "d", "i", 'w a="one two" b=2', 'e empty="" line="x\\ny"' }),
+  end, { "d", "i", 'w {"a":"one two","b":2}', 'e {"empty":"","line":"x\\ny"}' }),
+  case("fields keep their types", function()
+    local shown = setmetatable({}, {
+      __tostring = function()
+        return "shown"
+      end,
+    })
+    nibiru.log.info("l", { int = 1, float = 1.5, yes = true, no = false, inf = 1 / 0, shown = shown, [3] = "\27\255" })
+  end, { [[l {"3":"\\x1B\\xFF","float":1.5,"inf":"inf","int":1,"no":false,"shown":"shown","yes":true}]] }),
+  -- `warn` came with Lua 5.4; off until it is told otherwise, as in the program `lua`.
+  case("warn", function()
+    if warn then
+      warn("lost")
+      warn("@on")
+      warn("seen ", "in ", "pieces")
+      warn("@", "on")
+      warn("@unknown")
+      warn("@off")
+      warn("lost")
+      warn("lost", "@on")
+      warn("lost")
+      warn("@on")
+      warn("seen again")
+      warn("@off")
+    end
+  end, warn and { "seen in pieces", "@on", "seen again" } or {}),
   case("misuse of log", function()
     raises("message must be a string, got table", nibiru.log.info, {})
     raises("fields must be a table, got number", nibiru.log.info, "x", 1)

@@ -91,7 +91,7 @@ local cases = {
     environ["wsgi.errors"]:writelines({ "b\n" })
     nibiru.log.warn("message", { key = "two words", other = "a\nb" })
     return 200, {}, ""
-  end, log = { "a1", "b", 'message key="two words" other="a\\nb"' } },
+  end, log = { "a1", "b", [[message {"key":"two words","other":"a\nb"}]] } },
   { name = "text", app = function()
     local valid, position = text.valid_utf8("a\255")
     return 200, {}, tostring(valid) .. position .. text.scrub("a\255")

@@ -15,12 +15,13 @@ use tracing::{debug, error, info, warn};
 
 use self::stop::{FAREWELL, Stop};
 use super::notice::Notice;
-use super::worker_link::{Fate, WorkerLink, WorkerName};
+use super::output::Line;
+use super::worker_link::{Fate, More, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
-use super::{Code, Command, Error, Gateway, Load, Scale, output, systemd};
+use super::{Code, Command, Error, Gateway, Load, Scale, systemd};
 use crate::config::{Config, MAX_WORKERS, Workers};
 use crate::ipc::launch::Launch;
-use crate::ipc::message::{Exit, LogLevel, ToWorker};
+use crate::ipc::message::{Exit, ToWorker};
 
 /// How long after a try that failed the next one waits: to fork, or to launch a zygote in the place of one that
 /// ended by itself. A launch that fails again waits twice as long each time, up to [`MAX_RETRY`].
@@ -203,7 +204,9 @@ impl Supervisor {
         self.launches += 1;
         let (launch, notices) = (self.launches, self.gateway.notices.clone());
         let settings = Launch::new(config, generation, self.gateway.open_files);
-        match ZygoteLink::launch(&settings, move |event| notices.send(Notice::Zygote { launch, event })) {
+        let unread = self.gateway.unread.upgrade();
+        let hear = move |event| notices.send(Notice::Zygote { launch, event });
+        match ZygoteLink::launch(&settings, unread.as_ref(), hear) {
             Ok(link) => Some(Zygote {
                 link,
                 launch,
@@ -483,10 +486,13 @@ impl Supervisor {
         self.gateway.workers.borrow_mut().insert(worker, Rc::clone(&link));
         // Weak: what the worker has started may keep the pipe open long after it.
         let (name, link_of) = (link.name(), Rc::downgrade(&link));
-        tokio::task::spawn_local(output::each_line(output, move |line| {
-            let request = link_of.upgrade().and_then(|link| link.request_id());
-            name.log(LogLevel::Info, request.as_deref(), line);
-        }));
+        link.keep_until_it_ends(output.log(
+            self.gateway.unread.upgrade().as_ref(),
+            move |Line { level, text, part }| {
+                let request = link_of.upgrade().and_then(|link| link.request_id());
+                name.log(level, request.as_deref(), More { part, fields: None }, text);
+            },
+        ));
         tokio::task::spawn_local(attend(Rc::clone(&self.gateway), link));
     }
 }

@@ -66,6 +66,7 @@ static void line(unsigned char level, const char *from)
     byte(level);
     number((uint32_t)strlen(from));
     bytes(from, strlen(from));
+    number(0); /* no fields */
 }
 
 static void end(void)
@@ -133,6 +134,8 @@ static void flood(int link, int tag, size_t size)
             byte(0); /* of the level debug, which is not written unless it is asked for */
         number((uint32_t)size);
         bytes(filler, size);
+        if (tag == LOG)
+            number(0); /* no fields */
     } while (post(link) >= 0);
 }
 

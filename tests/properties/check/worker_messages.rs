@@ -118,7 +118,11 @@ fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
             4..=6 => FromWorker::Body { bytes: &[b'b'; 16][..variant] },
             7 => FromWorker::End { complete: variant != 0 },
             8 => FromWorker::Measured { pss: 1, lua_heap: 2 },
-            9 => FromWorker::Log { level: nibiru::ipc::message::LogLevel::Info, message: b"line" },
+            9 => FromWorker::Log {
+                level: nibiru::ipc::message::LogLevel::Info,
+                message: b"line",
+                fields: b"{}",
+            },
             10 => FromWorker::Stack { timeout: variant % 2 == 1, text: b"stack" },
             _ if variant == 0 => FromWorker::StartFailed { message: b"no" },
             _ => FromWorker::Answering { serial: u32::from(take_byte(data)) },

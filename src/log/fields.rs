@@ -1,0 +1,167 @@
+//! The fields of an application's log line (`nibiru.log.warn(message, { key = value })`), on their way from its worker to the
+//! log: one JSON object of plain values.
+//!
+//! [`encode`] runs in the worker and bounds them, [`decode`] in the log's formatter, which trusts no worker.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::escape;
+
+/// Fields of one line. More are data, and belong into a file of the application's own.
+const MAX_FIELDS: usize = 32;
+
+/// Bytes of a key.
+const MAX_KEY: usize = 64;
+
+/// Bytes of a text.
+const MAX_TEXT: usize = 4096;
+
+/// Bytes of all of them together, as JSON: with the message they fit a packet twice.
+pub const MAX_LENGTH: usize = 32 * 1024;
+
+/// Says how many fields were left out.
+const LEFT_OUT: &str = "fields_left_out";
+
+/// What the server itself says in a line. A field of the application's with such a name gets this before it, as in logrus.
+const PREFIX: &str = "fields.";
+const RESERVED: &[&str] =
+    &["time", "level", "process", "message", "worker", "gen", "pid", "request", "part", "left_out", LEFT_OUT];
+
+/// Fields in the order of their keys, as JSON; what is too much is cut or left out. Empty where there are none.
+pub fn encode(mut fields: Vec<(String, Value)>) -> String {
+    if fields.is_empty() {
+        return String::new();
+    }
+    fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let (mut object, mut length, mut left_out) = (Map::new(), 2, 0_u64);
+    for (key, value) in fields {
+        let key = cut(&escape::line(key.as_bytes()), MAX_KEY);
+        let value = match value {
+            Value::String(text) => cut(&escape::text(text.as_bytes()), MAX_TEXT).into(),
+            plain => plain,
+        };
+        // With its quotes, its colon and its comma. Backslashes and quotes count twice, as JSON has them.
+        let taken = Value::from(key.as_str()).to_string().len() + value.to_string().len() + 2;
+        if object.len() == MAX_FIELDS || length + taken > MAX_LENGTH - 64 {
+            left_out += 1;
+            continue;
+        }
+        length += taken;
+        object.insert(key, value);
+    }
+    if left_out > 0 {
+        object.insert(LEFT_OUT.to_owned(), left_out.into());
+    }
+    Value::Object(object).to_string()
+}
+
+/// The fields as the log has them: names of the server's own are not among them, and nothing is nested. What is no such
+/// object is one field, as text.
+pub fn decode(json: &str) -> Map<String, Value> {
+    let mut fields = Map::new();
+    match serde_json::from_str(json) {
+        _ if json.is_empty() => {}
+        Ok(Value::Object(object)) => {
+            for (key, value) in object.into_iter().take(MAX_FIELDS + 1) {
+                let ours = RESERVED.contains(&key.as_str()) && key != LEFT_OUT;
+                let key = if ours { format!("{PREFIX}{key}") } else { key };
+                let plain = !value.is_array() && !value.is_object();
+                fields.insert(key, if plain { value } else { value.to_string().into() });
+            }
+        }
+        Ok(_) | Err(_) => drop(fields.insert("fields".to_owned(), json.into())),
+    }
+    fields
+}
+
+/// Writes fields as the log's text has them: ` key=value`, each.
+pub fn write(to: &mut impl fmt::Write, fields: &Map<String, Value>) -> fmt::Result {
+    fields.iter().try_for_each(|(name, value)| {
+        to.write_char(' ')?;
+        // A name with a space or a quote in it would look like more than one.
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        match name.bytes().all(word) && !name.is_empty() {
+            true => to.write_str(name)?,
+            false => write!(to, "{}", escape::Quoted(name))?,
+        }
+        match value {
+            Value::String(text) => write!(to, "={}", escape::Quoted(text)),
+            plain => write!(to, "={plain}"),
+        }
+    })
+}
+
+/// A message with its fields after it, where no log is that would keep them apart.
+pub fn after(message: &[u8], fields: &str) -> String {
+    let mut text = escape::text(message).into_owned();
+    // A string takes everything.
+    let _ = write(&mut text, &decode(fields));
+    text
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    if text.len() <= longest {
+        return text.to_owned();
+    }
+    let mut end = longest - "…".len();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn through(fields: Value) -> Value {
+        let Value::Object(object) = fields else { panic!("an object") };
+        let json = encode(object.into_iter().collect());
+        assert!(json.len() <= MAX_LENGTH, "{}", json.len());
+        Value::Object(decode(&json))
+    }
+
+    #[test]
+    fn plain_values_keep_their_types_and_the_names_of_the_server_are_its_own() {
+        let fields = json!({ "b": 1, "a": 1.5, "c": true, "d": "e\u{1b}\n", "k\n": "" });
+        assert_eq!(through(fields), json!({ "a": 1.5, "b": 1, "c": true, "d": "e\\x1B\n", "k\\x0A": "" }));
+        for name in RESERVED.iter().filter(|name| **name != LEFT_OUT) {
+            assert_eq!(through(json!({ *name: "x" })), json!({ format!("fields.{name}"): "x" }));
+        }
+        assert_eq!(encode(Vec::new()), "");
+        assert!(decode("").is_empty());
+    }
+
+    #[test]
+    fn fields_are_bounded_in_number_and_size() {
+        let many: Map<String, Value> =
+            (0..100).map(|number| (format!("k{number:02}"), number.into())).collect();
+        let shown = through(Value::Object(many));
+        assert_eq!(shown.as_object().unwrap().len(), MAX_FIELDS + 1);
+        assert_eq!((&shown["k31"], &shown["fields_left_out"]), (&json!(31), &json!(68)));
+
+        let large = json!({ "k".repeat(100): "é".repeat(100_000) });
+        let shown = through(large);
+        let (key, value) = shown.as_object().unwrap().iter().next().unwrap();
+        assert!(key.len() <= MAX_KEY && key.ends_with('…'), "{key}");
+        assert!(value.as_str().unwrap().len() <= MAX_TEXT && value.as_str().unwrap().ends_with("é…"));
+
+        let huge: Map<String, Value> = (0..30).map(|n| (n.to_string(), "\"".repeat(5000).into())).collect();
+        assert_eq!(through(Value::Object(huge))["fields_left_out"], 27);
+    }
+
+    #[test]
+    fn what_no_honest_worker_sends_is_shown_all_the_same() {
+        assert_eq!(
+            Value::Object(decode("{\"a\":[1],\"b\":{\"c\":2}}")),
+            json!({ "a": "[1]", "b": "{\"c\":2}" })
+        );
+        assert_eq!(Value::Object(decode("[1]")), json!({ "fields": "[1]" }));
+        assert_eq!(Value::Object(decode("{\"a\"")), json!({ "fields": "{\"a\"" }));
+        let nested = "[".repeat(10_000);
+        assert_eq!(Value::Object(decode(&nested)), json!({ "fields": nested }));
+    }
+}
