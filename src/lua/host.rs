@@ -34,6 +34,7 @@ const MOST_BODIES: u64 = 2;
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// The state of `warn`. As in the `lua` program, warnings are off until a `warn("@on")`.
+#[cfg(any(feature = "lua54", feature = "lua55"))]
 #[derive(Default)]
 struct Warnings {
     on: bool,
@@ -48,6 +49,7 @@ pub(super) struct Host {
     output: RefCell<Option<Box<dyn Output>>>,
     /// Takes log lines until then.
     loading_log: RefCell<Option<LoadingLog>>,
+    #[cfg(any(feature = "lua54", feature = "lua55"))]
     warnings: RefCell<Warnings>,
     head_sent: Cell<bool>,
     /// The application has loaded code that is not Lua.
