@@ -2,8 +2,8 @@
 //!
 //! A server that was started listens at an abstract Unix socket (no file, gone with the process) whose name has a hash of
 //! the file's path in it, and tells every caller of its own user where its control socket is. Commands list such names
-//! in `/proc/net/unix`. Nothing is decided here: what the name leads to is a hint, and the control socket has its own
-//! permissions. Std only.
+//! in `/proc/net/unix`. Every user of the machine can take such a name, so that a name alone proves nothing: the process that
+//! listens there is asked for its user, and the control socket has its own permissions.
 
 use std::io::{self, Read as _};
 use std::os::linux::net::SocketAddrExt as _;
@@ -12,6 +12,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// What every name begins with.
 const PREFIX: &str = "nibiru";
@@ -65,7 +67,9 @@ pub fn servers(directory: &Path, file: &Path) -> Vec<Option<PathBuf>> {
     let names: Vec<String> =
         names(directory, file).iter().map(|name| format!("@{PREFIX}/{name:016x}/")).collect();
     let trusted = trusted(&directory.join(file));
-    let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // Names of other programs' sockets are any bytes.
+    let table = std::fs::read("/proc/net/unix").unwrap_or_default();
+    let table = String::from_utf8_lossy(&table);
     // Num RefCount Protocol Flags Type St Inode Path
     let listed = table.lines().filter_map(|line| line.split_whitespace().nth(7));
     let ours = listed.filter(|listed| names.iter().any(|name| listed.starts_with(name.as_str())));
@@ -91,7 +95,12 @@ fn trusted(file: &Path) -> Vec<u32> {
 }
 
 fn ask(name: &str, trusted: &[u32]) -> io::Result<Option<PathBuf>> {
-    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+    // Without waiting: whoever has taken the name may accept nobody.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
     if !trusted.contains(&rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw()) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
@@ -149,5 +158,23 @@ mod tests {
         serve(listeners, Some("/run/a.ctl".into()));
         let name = format!("{PREFIX}/{:016x}/{:016x}", names(root.path(), Path::new("a.toml"))[0], 3);
         assert_eq!(ask(&name, &[u32::MAX]).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    /// Every user of the machine may have done these things.
+    #[test]
+    fn sockets_of_others_do_not_hide_a_server_nor_hold_a_command_up() {
+        let root = tempfile::tempdir().unwrap();
+        let file = Path::new("nibiru.toml");
+        let bind =
+            |name: &[u8]| UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let _no_text = bind(&[b"nibiru \xff", root.path().as_os_str().as_bytes()].concat());
+        let name = format!("{PREFIX}/{:016x}/taken", names(root.path(), file)[0]);
+        let full = bind(name.as_bytes());
+        rustix::net::listen(&full, 0).unwrap();
+        // The one that waits to be accepted leaves no room for another.
+        let _waiting = UnixStream::connect_addr(&full.local_addr().unwrap()).unwrap();
+        assert_eq!(servers(root.path(), file), []);
+        serve(announce(root.path(), file, 1).unwrap(), Some("/run/a.ctl".into()));
+        assert_eq!(servers(root.path(), file), [Some(PathBuf::from("/run/a.ctl"))]);
     }
 }
