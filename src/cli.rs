@@ -25,10 +25,12 @@ const EXAMPLES: &str = "Examples:
 /// they are the production server's.
 const NOT_FOR_DEV: &[(&str, &str)] = &[
     ("listen", "dev speaks HTTP, at --http ADDR"),
+    ("allow_from", "dev asks nobody who reaches --http ADDR"),
     ("socket_mode", "dev speaks HTTP, at --http ADDR"),
     ("socket_owner", "dev speaks HTTP, at --http ADDR"),
     ("control", "dev reloads by itself, and Ctrl-C stops it"),
     ("exit_idle_time", "dev runs until Ctrl-C"),
+    ("drain_delay", "dev stops at once, with no load balancer to warn"),
     ("sendfile", "dev has no proxy that could send the file"),
     ("sendfile_map", "dev has no proxy that could send the file"),
 ];
