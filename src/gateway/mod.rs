@@ -34,6 +34,7 @@ mod output;
 mod pace;
 mod parameters;
 mod pool;
+mod process_log;
 mod queue;
 mod readable;
 mod reply;

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
-use tracing::{debug, error, info, warn};
 
 use super::answer::Untruthful;
 use super::conversation::Conversation;
 use super::deadlines::{self, Run};
 use super::output::Alive;
+use super::process_log::{More, Process};
 use super::request::{Handed, Request};
 use super::spool::{Body, Place};
 use super::{Gateway, readable};
@@ -83,15 +83,6 @@ pub(super) struct Memory {
     pub(super) lua_heap: u64,
 }
 
-/// What else a line of a process's has to say.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct More<'a> {
-    /// Which piece of a long line it is.
-    pub(super) part: Option<u32>,
-    /// The application's fields, as JSON.
-    pub(super) fields: Option<&'a str>,
-}
-
 /// Which worker this is, in the log and in the books.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WorkerName {
@@ -103,23 +94,8 @@ pub(super) struct WorkerName {
 impl WorkerName {
     /// Logs a line of this worker's, as its own.
     pub(super) fn log(self, level: LogLevel, request: Option<&str>, more: More<'_>, line: &[u8]) {
-        let Self { worker, generation: r#gen, pid } = self;
-        let (process, More { part, fields }, line) = ("worker", more, escape::Text(line));
-        match level {
-            LogLevel::Debug => debug!(process, worker, r#gen, pid, request, part, fields, "{line}"),
-            LogLevel::Info => info!(process, worker, r#gen, pid, request, part, fields, "{line}"),
-            LogLevel::Warn => warn!(process, worker, r#gen, pid, request, part, fields, "{line}"),
-            LogLevel::Error => error!(process, worker, r#gen, pid, request, part, fields, "{line}"),
-        }
-    }
-}
-
-fn is_logged(level: LogLevel) -> bool {
-    match level {
-        LogLevel::Debug => tracing::enabled!(tracing::Level::DEBUG),
-        LogLevel::Info => tracing::enabled!(tracing::Level::INFO),
-        LogLevel::Warn => tracing::enabled!(tracing::Level::WARN),
-        LogLevel::Error => tracing::enabled!(tracing::Level::ERROR),
+        let Self { worker, generation, pid } = self;
+        Process { name: "worker", worker: Some(worker), generation, pid }.log(level, request, more, line);
     }
 }
 
@@ -516,19 +492,14 @@ impl WorkerLink {
     }
 
     fn log_of_worker(&self, level: LogLevel, message: &[u8], fields: &[u8], gateway: &Gateway) {
-        let given = String::from_utf8_lossy(fields);
         if let Some(request) = &*self.running.borrow()
             && gateway.mode.development
             && level == LogLevel::Error
         {
-            let text = fields::after(message, &given);
+            let text = fields::after(message, &String::from_utf8_lossy(fields));
             request.reply.stderr(text.as_bytes());
         }
-        // A flood of lines below the level costs no look at their bytes.
-        if is_logged(level) {
-            let more = More { fields: (!given.is_empty()).then_some(&*given), part: None };
-            self.name.log(level, self.request_id().as_deref(), more, message);
-        }
+        self.name.log(level, self.request_id().as_deref(), More { fields, part: None }, message);
     }
 }
 

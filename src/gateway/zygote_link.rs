@@ -9,16 +9,15 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
-use tracing::{debug, error, info, warn};
 
 use super::orphans::WaitedFor;
 use super::output::{self, Alive, Line, Pipes, Unread};
-use super::worker_link::More;
+use super::process_log::{More, Process};
 use super::{readable, systemd};
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::launch::{Launch, NAME};
-use crate::ipc::message::{Exit, FromZygote, LogLevel, MAX_PACKET, ToZygote};
+use crate::ipc::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
 use crate::ipc::socket::Received;
 use crate::log::escape;
 use crate::sys;
@@ -29,27 +28,6 @@ pub(super) struct ZygoteLink {
     pub(super) generation: u32,
     link: Rc<AsyncFd<Link>>,
     pidfd: OwnedFd,
-}
-
-/// Which zygote this is, in the log.
-#[derive(Clone, Copy, Debug)]
-struct ZygoteName {
-    generation: u32,
-    pid: i32,
-}
-
-impl ZygoteName {
-    /// Logs a line of this zygote's, as its own.
-    fn log(self, level: LogLevel, more: More<'_>, line: &[u8]) {
-        let Self { generation: r#gen, pid } = self;
-        let (process, More { part, fields }, line) = ("zygote", more, escape::Text(line));
-        match level {
-            LogLevel::Debug => debug!(process, r#gen, pid, part, fields, "{line}"),
-            LogLevel::Info => info!(process, r#gen, pid, part, fields, "{line}"),
-            LogLevel::Warn => warn!(process, r#gen, pid, part, fields, "{line}"),
-            LogLevel::Error => error!(process, r#gen, pid, part, fields, "{line}"),
-        }
-    }
 }
 
 /// What a zygote says.
@@ -105,9 +83,10 @@ impl ZygoteLink {
         let pid = pid.ok_or(io::ErrorKind::NotFound)?;
         let waited_for = WaitedFor::new(pid);
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let name = ZygoteName { generation: settings.generation, pid: pid.as_raw_nonzero().get() };
+        let pid = pid.as_raw_nonzero().get().cast_unsigned();
+        let name = Process { name: "zygote", worker: None, generation: settings.generation, pid };
         let alive = pipes.log(unread, move |Line { level, text, part }| {
-            name.log(level, More { part, fields: None }, text)
+            name.log(level, None, More { part, fields: b"" }, text)
         });
         let link = Rc::new(readable::watch(ours)?);
         tokio::task::spawn_local(listen(Rc::clone(&link), name, child, (waited_for, alive), hear));
@@ -148,7 +127,7 @@ impl ZygoteLink {
 /// Hears a zygote out and waits for its end.
 async fn listen(
     link: Rc<AsyncFd<Link>>,
-    name: ZygoteName,
+    name: Process,
     mut child: Child,
     _until_it_ends: (WaitedFor, Alive),
     hear: impl Fn(ZygoteEvent),
@@ -190,21 +169,14 @@ async fn listen(
 }
 
 /// Receives one packet and tells what is in it. False at the end.
-fn receive(
-    link: &Link,
-    name: ZygoteName,
-    buffer: &mut [u8],
-    hear: &impl Fn(ZygoteEvent),
-) -> io::Result<bool> {
+fn receive(link: &Link, name: Process, buffer: &mut [u8], hear: &impl Fn(ZygoteEvent)) -> io::Result<bool> {
     let mut descriptors = Vec::new();
     let Received::Packet(length) = link.receive(buffer, &mut descriptors)? else { return Ok(false) };
     let (mut packet, mut descriptors) = (&buffer[..length], descriptors.into_iter());
     while !packet.is_empty() {
         let message = FromZygote::decode(&mut packet).map_err(io::Error::other)?;
         if let FromZygote::Log { level, message, fields } = message {
-            let fields = String::from_utf8_lossy(fields);
-            let more = More { fields: (!fields.is_empty()).then_some(&*fields), part: None };
-            name.log(level, more, message);
+            name.log(level, None, More { fields, part: None }, message);
         } else if let Some(event) = event_of(message, &mut descriptors) {
             hear(event);
         }

@@ -16,7 +16,8 @@ use tracing::{debug, error, info, warn};
 use self::stop::{FAREWELL, Stop};
 use super::notice::Notice;
 use super::output::Line;
-use super::worker_link::{Fate, More, WorkerLink, WorkerName};
+use super::process_log::More;
+use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
 use super::{Code, Command, Error, Gateway, Load, Scale, systemd};
 use crate::config::{Config, MAX_WORKERS, Workers};
@@ -490,7 +491,7 @@ impl Supervisor {
             self.gateway.unread.upgrade().as_ref(),
             move |Line { level, text, part }| {
                 let request = link_of.upgrade().and_then(|link| link.request_id());
-                name.log(level, request.as_deref(), More { part, fields: None }, text);
+                name.log(level, request.as_deref(), More { part, fields: b"" }, text);
             },
         ));
         tokio::task::spawn_local(attend(Rc::clone(&self.gateway), link));

@@ -1,0 +1,49 @@
+//! Lines of the zygote's and the workers' in the log, each under the name of the process that it is from.
+//!
+//! Called with what the processes print and with what they send over their links. Escapes nothing itself: [`escape`] does.
+
+use tracing::{debug, error, info, warn};
+
+use crate::ipc::message::LogLevel;
+use crate::log::escape;
+
+/// The process that a line is from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process {
+    /// Its kind: `worker` or `zygote`.
+    pub(super) name: &'static str,
+    /// The worker's number.
+    pub(super) worker: Option<u32>,
+    pub(super) generation: u32,
+    pub(super) pid: u32,
+}
+
+/// What a line has beside its text.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct More<'a> {
+    /// The number of this piece of a long line.
+    pub(super) part: Option<u32>,
+    /// The application's fields, as JSON; empty where it gave none.
+    pub(super) fields: &'a [u8],
+}
+
+impl Process {
+    /// Logs a line. One below the level costs no look at its bytes.
+    pub(super) fn log(self, level: LogLevel, request: Option<&str>, more: More<'_>, line: &[u8]) {
+        let Self { name: process, worker, generation: r#gen, pid } = self;
+        let (More { part, fields }, line) = (more, escape::Text(line));
+        let fields = || (!fields.is_empty()).then(|| String::from_utf8_lossy(fields));
+        // The level is part of tracing's call site, and the fields are looked at where that is enabled.
+        macro_rules! log_as {
+            ($level:ident) => {
+                $level!(process, worker, r#gen, pid, request, part, fields = fields().as_deref(), "{line}")
+            };
+        }
+        match level {
+            LogLevel::Debug => log_as!(debug),
+            LogLevel::Info => log_as!(info),
+            LogLevel::Warn => log_as!(warn),
+            LogLevel::Error => log_as!(error),
+        }
+    }
+}
