@@ -37,14 +37,13 @@ impl Options {
 /// The settings in the text of a file, and where each stands.
 pub(super) fn read(path: &Path, text: &str) -> Result<(Options, Sources), ConfigError> {
     let origin = |start: usize, entry: &str| {
-        let line = text[..start].matches('\n').count() + 1;
         let first = entry.lines().next().unwrap_or_default();
         let shown: String = first.chars().take(ENTRY_SHOWN).collect();
         let more = if shown.len() < entry.len() { " …" } else { "" };
-        Origin::File(path.to_owned(), line, format!("{shown}{more}"))
+        Origin::File(path.to_owned(), line_of(text, start), format!("{shown}{more}"))
     };
     let table = DeTable::parse(text).map_err(|error| {
-        let line = text[..error.span().map_or(0, |span| span.start)].matches('\n').count() + 1;
+        let line = line_of(text, error.span().map_or(0, |span| span.start));
         ConfigError::new(format_args!("{}:{line}", path.display()), error.message().trim_end())
     })?;
     let entries =
@@ -67,6 +66,11 @@ pub(super) fn read(path: &Path, text: &str) -> Result<(Options, Sources), Config
         sources.insert(*key, origin(*start, &text[*start..*end]));
     }
     Ok((options, sources))
+}
+
+/// The line, counted from 1, in which a byte of the text stands.
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
 /// Lets the file write a value as text, and one that is a number as a number too: `workers = 4`, `max-body = "64M"`.

@@ -49,12 +49,12 @@ impl<'a> Shown<'a> {
         let parameter = |pair: &str| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name), decode(value));
-            let shown = cut(&redact::parameter(&name, &value));
-            (cut(&name), shown)
+            let shown = escape::cut(&redact::parameter(&name, &value), MAX_VALUE);
+            (escape::cut(&name, MAX_VALUE), shown)
         };
         let header = |(name, value): (&hyper::header::HeaderName, &HeaderValue)| {
             let value = redact::header(name.as_str(), value.as_bytes());
-            (name.to_string(), cut(&escape::text(&value)))
+            (name.to_string(), escape::cut(&escape::text(&value), MAX_VALUE))
         };
         Self {
             method: about.method,
@@ -64,15 +64,6 @@ impl<'a> Shown<'a> {
             id: about.id,
         }
     }
-}
-
-fn cut(text: &str) -> String {
-    let mut end = text.len().min(MAX_VALUE);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let more = if end < text.len() { "…" } else { "" };
-    format!("{}{more}", &text[..end])
 }
 
 /// Renders `failure` as the client's Accept header, `accept`, wants it.

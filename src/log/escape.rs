@@ -67,6 +67,19 @@ pub fn html(text: &str) -> String {
     escaped
 }
 
+/// Text of at most `longest` bytes, of which what is cut off leaves a `…` at the end.
+pub fn cut(text: &str, longest: usize) -> String {
+    if text.len() <= longest {
+        return text.to_owned();
+    }
+    let mark = "…";
+    let mut end = longest.saturating_sub(mark.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{mark}", &text[..end])
+}
+
 /// A value in quotes on a line: quotes, backslashes and line ends have a backslash before them, as in JSON.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a>(pub &'a str);

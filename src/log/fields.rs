@@ -37,9 +37,9 @@ pub fn encode(mut fields: Vec<(String, Value)>) -> String {
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
     let (mut object, mut length, mut left_out) = (Map::new(), 2, 0_u64);
     for (key, value) in fields {
-        let key = cut(&escape::line(key.as_bytes()), MAX_KEY);
+        let key = escape::cut(&escape::line(key.as_bytes()), MAX_KEY);
         let value = match value {
-            Value::String(text) => cut(&escape::text(text.as_bytes()), MAX_TEXT).into(),
+            Value::String(text) => escape::cut(&escape::text(text.as_bytes()), MAX_TEXT).into(),
             plain => plain,
         };
         // With its quotes, its colon and its comma. Backslashes and quotes count twice, as JSON has them.
@@ -99,17 +99,6 @@ pub fn after(message: &[u8], fields: &str) -> String {
     // A string takes everything.
     let _ = write(&mut text, &decode(fields));
     text
-}
-
-fn cut(text: &str, longest: usize) -> String {
-    if text.len() <= longest {
-        return text.to_owned();
-    }
-    let mut end = longest - "…".len();
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
 }
 
 #[cfg(test)]
