@@ -13,6 +13,7 @@ mod access_log;
 // Public for `fuzz/` alone: they hold no secret and do no harm, and a feature for it would be a second build to test.
 #[doc(hidden)]
 pub mod answer;
+mod backoff;
 mod budget;
 mod command;
 mod connection;

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::backoff::Backoff;
+
 /// The delay after the second worker in a row that failed to start; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -15,8 +17,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// failure is an accident, and two may be.
 const FAILING: u32 = 3;
 
-/// How long the successor of a worker waits that was due before it could have answered anything: settings that no worker
-/// can keep must not become a fork after the other. It doubles with each further one in a row.
+/// How long the successor of a worker waits that was due before it could have answered anything, as its successor will
+/// be: settings that no worker can keep must not fork without end. It doubles with each further one in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest such wait. The worker that is due goes on meanwhile, so nothing is urgent.
@@ -140,14 +142,11 @@ pub(super) struct Pool {
     /// A worker has become due, and nobody has looked since.
     changed: bool,
     /// Starts in a row that ended before the worker answered a request.
-    failures: u32,
+    starts: Backoff,
     /// The generation of the last of them.
     failed_generation: u32,
-    not_before: Option<Instant>,
-    /// Workers in a row that were due before they could have answered anything.
-    due_at_birth: u32,
-    /// When the next of them may be replaced.
-    replace_not_before: Option<Instant>,
+    /// Replacements of workers, in a row, that were due before they could have answered anything.
+    replacements: Backoff,
     /// When a worker last became ready, or a busy one ended.
     freed: Option<Instant>,
 }
@@ -163,11 +162,10 @@ impl Pool {
             idle: Vec::new(),
             busy: 0,
             changed: false,
-            failures: 0,
+            // One failure is an accident.
+            starts: Backoff::new(FIRST_BACKOFF, MAX_BACKOFF).after(1),
             failed_generation: 0,
-            not_before: None,
-            due_at_birth: 0,
-            replace_not_before: None,
+            replacements: Backoff::new(FIRST_PAUSE, MAX_PAUSE),
             freed: None,
         }
     }
@@ -224,10 +222,10 @@ impl Pool {
         let starting = || self.current().any(|seat| seat.state == State::Starting);
         // Nobody is missing: it is about the successors of workers that are due.
         let replaces = self.current().count() >= self.level as usize;
-        match self.not_before.max(self.replace_not_before.filter(|_| replaces)) {
+        match self.starts.until().max(self.replacements.until().filter(|_| replaces)) {
             Some(time) if time > now => Want::Wait(time),
             // One tries for all.
-            _ if self.failures >= FAILING && starting() => Want::Nothing,
+            _ if self.starts.failures() >= FAILING && starting() => Want::Nothing,
             _ => Want::Spawn(self.free_number()),
         }
     }
@@ -347,12 +345,10 @@ impl Pool {
         if let Some(seat) = self.seats.get_mut(&worker) {
             seat.answered = true;
             if !seat.due {
-                self.due_at_birth = 0;
-                self.replace_not_before = None;
+                self.replacements.reset();
             }
         }
-        self.failures = 0;
-        self.not_before = None;
+        self.starts.reset();
     }
 
     /// A worker ended. Says what it was doing. One that ends before it answered a request counts as a failed start, and
@@ -375,21 +371,17 @@ impl Pool {
     /// A start came to nothing.
     pub(super) fn failed(&mut self, generation: u32, now: Instant) {
         self.failed_generation = generation;
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = match self.failures {
-            0 | 1 => None,
-            n => Some(now + (FIRST_BACKOFF * 2u32.saturating_pow(n.min(16) - 2)).min(MAX_BACKOFF)),
-        };
+        self.starts.failed(now);
     }
 
     /// Whether workers of the generation that answers die again and again before they have answered anything.
     pub(super) fn is_failing(&self) -> bool {
-        self.failures >= FAILING && self.failed_generation == self.generation
+        self.starts.failures() >= FAILING && self.failed_generation == self.generation
     }
 
     /// Where nobody is there to work, nor about to be: how long until the next attempt.
     pub(super) fn down_for(&self, now: Instant) -> Option<Duration> {
-        let attempt = self.not_before.filter(|time| *time > now && self.has_nobody())?;
+        let attempt = self.starts.until().filter(|time| *time > now && self.has_nobody())?;
         Some(attempt - now)
     }
 
@@ -409,7 +401,7 @@ impl Pool {
         }
         seat.due = true;
         let at_birth = !seat.answered;
-        Some(Due { worker, pause: at_birth.then(|| self.pause(now)) })
+        Some(Due { worker, pause: at_birth.then(|| self.replacements.failed(now)) })
     }
 
     /// Marks the oldest worker that has reached its age. One at a time: those that were forked together are not
@@ -429,15 +421,7 @@ impl Pool {
         }
         oldest.due = true;
         let at_birth = oldest.ready.is_none_or(|ready| ready >= time);
-        (None, Some(Due { worker, pause: at_birth.then(|| self.pause(now)) }))
-    }
-
-    /// A worker was due before it could have answered anything, and so will its successor be: how long that one waits.
-    fn pause(&mut self, now: Instant) -> Duration {
-        let pause = (FIRST_PAUSE * 2u32.saturating_pow(self.due_at_birth.min(16))).min(MAX_PAUSE);
-        self.due_at_birth = self.due_at_birth.saturating_add(1);
-        self.replace_not_before = Some(now + pause);
-        pause
+        (None, Some(Due { worker, pause: at_birth.then(|| self.replacements.failed(now)) }))
     }
 
     /// Workers that are no longer needed, to be told to exit at once: those whose successors are ready, those
@@ -499,7 +483,7 @@ impl Pool {
         self.level = self.level.clamp(policy.min, policy.max);
         self.policy = policy;
         // What was due at birth before may not be now.
-        (self.due_at_birth, self.replace_not_before) = (0, None);
+        self.replacements.reset();
     }
 
     /// From now on between `min` and `max` workers are wanted.
@@ -519,9 +503,10 @@ impl Pool {
     pub(super) fn switch(&mut self, generation: u32, afresh: bool, now: Instant) {
         self.generation = generation;
         if afresh {
-            self.failures = 0;
+            self.starts.reset();
+        } else {
+            self.starts.lift();
         }
-        self.not_before = None;
         self.idle.clear();
         self.busy = 0;
         for (worker, seat) in &mut self.seats {
@@ -805,7 +790,7 @@ mod tests {
         pool.ended(2, now);
         assert_eq!(pool.want(now), Want::Spawn(2));
         pool.set_policy(Policy { max_memory: None, ..range(2, 2) });
-        assert_eq!(pool.due_at_birth, 0);
+        assert_eq!(pool.replacements.until(), None);
     }
 
     /// Start hooks that take longer than a worker may live.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use self::stop::{FAREWELL, Stop};
+use super::backoff::Backoff;
 use super::notice::Notice;
 use super::output::Line;
 use super::process_log::More;
@@ -53,7 +54,7 @@ pub(super) struct Supervisor {
     /// When a zygote that ended by itself is replaced.
     relaunch: Option<Instant>,
     /// Launches in a row, in the place of one that ended, that came to nothing.
-    failed_launches: u32,
+    failed_launches: Backoff,
     /// Generations that have been replaced, with the time when their last workers are killed.
     leaving: Vec<(Instant, u32)>,
     stop: Stop,
@@ -93,7 +94,7 @@ impl Supervisor {
             next_config: None,
             recovering: false,
             relaunch: None,
-            failed_launches: 0,
+            failed_launches: Backoff::new(RETRY, MAX_RETRY),
             leaving: Vec::new(),
             stop: Stop::No,
         }
@@ -271,7 +272,8 @@ impl Supervisor {
         if let Some(before) = before {
             before.link.shut_down();
         }
-        (self.relaunch, self.failed_launches) = (None, 0);
+        self.relaunch = None;
+        self.failed_launches.reset();
         self.gateway.journal.reloaded(true);
         self.code_is(Load::Done);
         self.gateway.note(|course| (course.load_failed, course.cannot_fork) = (false, false));
@@ -386,7 +388,7 @@ impl Supervisor {
                 if is_next {
                     self.spawn_first_of_next();
                 } else {
-                    self.failed_launches = 0;
+                    self.failed_launches.reset();
                     self.gateway.note(|course| course.cannot_fork = false);
                 }
             }
@@ -457,9 +459,8 @@ impl Supervisor {
 
     fn put_off_relaunch(&mut self) {
         self.gateway.note(|course| course.cannot_fork = true);
-        let delay = (RETRY * 2u32.saturating_pow(self.failed_launches.min(16))).min(MAX_RETRY);
-        self.failed_launches += 1;
-        self.relaunch = Some(Instant::now() + delay);
+        let now = Instant::now();
+        self.relaunch = Some(now + self.failed_launches.failed(now));
     }
 
     /// A zygote has forked a worker: attend to it.
