@@ -163,7 +163,7 @@ fn dev_refuses_the_flags_that_it_has_no_use_for_and_leaves_variables_and_keys_to
         ("--socket-owner", "0", "--http ADDR"),
         ("--control", "off", "Ctrl-C"),
         ("--exit-idle-time", "1m", "Ctrl-C"),
-        ("--allow-from", "10.0.0.7", "dev asks nobody"),
+        ("--allow-from", "10.0.0.7", "--http"),
         ("--drain-delay", "5s", "dev stops at once"),
         ("--sendfile", "x-sendfile", "no proxy"),
         ("--sendfile-map", "/a=/b", "no proxy"),

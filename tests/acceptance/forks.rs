@@ -18,7 +18,7 @@ const WAYS: &[&str] = if cfg!(feature = "luajit") { &["fork", "clone", "posix"] 
 pub(crate) fn module_path() -> PathBuf {
     static BUILT: LazyLock<TempDir> = LazyLock::new(|| {
         let flags: &[&str] = if cfg!(feature = "luajit") { &["-DLUA_IS_51=1"] } else { &[] };
-        library_of("tests/apps/process/process.c", flags)
+        library_of(&repository("tests/apps/process/process.c"), flags)
     });
     BUILT.path().join("?.so")
 }

@@ -59,7 +59,8 @@ const TRICKS: &[(&str, Gets, &str)] = &[
 
 /// The C code, as a library that Lua loads.
 fn library() -> PathBuf {
-    static BUILT: LazyLock<TempDir> = LazyLock::new(|| library_of("tests/apps/hostile/hostile.c", &[]));
+    static BUILT: LazyLock<TempDir> =
+        LazyLock::new(|| library_of(&repository("tests/apps/hostile/hostile.c"), &[]));
     BUILT.path().join("hostile.so")
 }
 

@@ -51,9 +51,9 @@ pub(crate) fn wait_within<T>(bound: Duration, mut condition: impl FnMut() -> Opt
     }
 }
 
-/// C code as a library that Lua loads: `NAME.so`, in a directory of its own, of a `NAME.c` in this repository.
-pub(crate) fn library_of(source: &str, flags: &[&str]) -> TempDir {
-    let (scratch, source) = (tempfile::tempdir().unwrap(), repository(source));
+/// Builds a `NAME.c` into a library that Lua loads: `NAME.so`, in a directory of its own.
+pub(crate) fn library_of(source: &Path, flags: &[&str]) -> TempDir {
+    let scratch = tempfile::tempdir().unwrap();
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]).args(flags).arg("-o");
     compiler.arg(scratch.path().join(source.with_extension("so").file_name().unwrap())).arg(source);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Signal, getrlimit};
 use tempfile::TempDir;
 
-use crate::support::{Gate, Server, children, output, wait_for};
+use crate::support::{Gate, Server, children, library_of, wait_for};
 use crate::wire::{Connection, get};
 
 /// What `ps` shows.
@@ -232,9 +232,8 @@ fn an_application_that_ignores_sigchld_itself_does_not_end_the_zygote() {
     let source =
         "#include <signal.h>\nint ignore_sigchld(void *state) { signal(SIGCHLD, SIG_IGN); return 0; }\n";
     fs::write(app.path().join("ignore.c"), source).unwrap();
-    let mut cc = std::process::Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-o", "ignore.so", "ignore.c"]).current_dir(app.path());
-    assert!(output(&mut cc).status.success());
+    let built = library_of(&app.path().join("ignore.c"), &[]);
+    fs::copy(built.path().join("ignore.so"), app.path().join("ignore.so")).unwrap();
     let (server, _) = answer(&app, "", "on");
     let (zygote, worker) = (server.zygote(), *server.workers(1).first().unwrap());
     crate::support::signal(worker, Signal::KILL);
