@@ -10,10 +10,10 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::config::{ConfigError, Origin, Sources};
 
-/// Why there is no command to run.
+/// The command line names no command to run, and why.
 #[derive(Debug)]
 pub enum Error {
-    /// A flag, an argument or a variable has a value that does not do.
+    /// The value of a flag, an argument or a variable is refused.
     Value(ConfigError),
     /// Help or the version was asked for, or the usage is wrong.
     Usage(clap::Error),
@@ -25,7 +25,7 @@ impl From<clap::Error> for Error {
     }
 }
 
-/// A variable that is set but empty is mostly one that a script failed to fill in.
+/// Refuses a variable that is set but empty: mostly a script has failed to fill it in.
 pub(crate) fn no_variable_is_empty(command: &Command) -> Result<(), Error> {
     let names = command.get_arguments().filter_map(Arg::get_env);
     let empty = names.filter(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
@@ -66,7 +66,7 @@ pub(crate) fn explain(error: &clap::Error, command: &Command, arguments: &[OsStr
     Some(ConfigError::at(origin, cause))
 }
 
-/// The variable that is no text where clap has found one that should be, but does not say which.
+/// The variable whose value is not UTF-8: clap says that there is one, and not which.
 fn no_text(command: &Command, arguments: &[OsString]) -> Option<ConfigError> {
     let given = command.get_arguments().filter(|argument| !is_given(argument, arguments));
     let values =

@@ -25,7 +25,7 @@ const EXAMPLES: &str = "Examples:
 /// they are the production server's.
 const NOT_FOR_DEV: &[(&str, &str)] = &[
     ("listen", "dev speaks HTTP, at --http ADDR"),
-    ("allow_from", "dev asks nobody who reaches --http ADDR"),
+    ("allow_from", "dev checks no client's address; give --http an address that only you reach"),
     ("socket_mode", "dev speaks HTTP, at --http ADDR"),
     ("socket_owner", "dev speaks HTTP, at --http ADDR"),
     ("control", "dev reloads by itself, and Ctrl-C stops it"),

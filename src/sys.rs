@@ -41,7 +41,7 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Who [`is_forked`] takes for itself.
+/// How [`is_forked`] knows the process that called [`claim_process`] last.
 static OWN: OnceLock<Own> = OnceLock::new();
 
 enum Own {
@@ -72,8 +72,8 @@ impl Own {
     }
 }
 
-/// Makes this process the one that it is, and no longer a fork of another one. Not needed by one that neither forks nor
-/// runs the application.
+/// From now on this process is not a fork, and those that it forks are: see [`is_forked`]. Zygote and workers call it; a process
+/// that neither forks nor runs the application need not.
 pub fn claim_process() {
     match OWN.get_or_init(Own::new) {
         Own::Page(mark) => mark.store(1, Ordering::Relaxed),
@@ -94,7 +94,7 @@ pub fn is_forked() -> bool {
 /// Ends this process where the application forked it: its code has come to an end, and what follows is its parent's to do.
 /// Neither exit handlers nor buffers are touched, which it shares with its parent.
 pub fn end_if_forked() {
-    /// Such an end is an oversight, and whoever waits for the process should see it.
+    /// Not 0: the application forgot to end the process, and its parent should see that.
     const STATUS: libc::c_int = 1;
     if is_forked() {
         let line = format!(

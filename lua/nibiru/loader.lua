@@ -45,7 +45,7 @@ local function index(value, key)
   return value[key]
 end
 
---- A field of a module, also an inherited one. A module in strict mode raises an error for one that it has not.
+--- A field of a module, also an inherited one; nil where the module is in strict mode and raises an error for a missing field.
 ---@param value table
 ---@param key string
 ---@return any

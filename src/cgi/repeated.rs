@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use super::Variables;
 use super::request::BadRequest;
 
-/// What the values of a repeated name mean together.
+/// How the values of a repeated name become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     /// The last one counts, as in php-fpm: a later line of the configuration replaces an earlier one. nginx leaves a client's
@@ -190,8 +190,8 @@ fn fold(byte: u8) -> u8 {
 }
 
 /// A name among the others. That of a header compares without regard to case and to `-` against `_`: what a proxy makes of
-/// the header `X-Foo` must not be confused with what it passes on as `X_Foo`. Others are what they are: a health check that
-/// sends its environment has `no_proxy` and `NO_PROXY`.
+/// the header `X-Foo` must not be confused with what it passes on as `X_Foo`. Other names compare byte by byte: a health check
+/// that sends its environment has `no_proxy` and `NO_PROXY`.
 struct Name<'a> {
     /// Length and folded end of the name: decides nearly every comparison, since names differ at the end.
     key: u64,

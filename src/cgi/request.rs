@@ -1,7 +1,7 @@
 //! Request heads: from the variables that a client sent to a head that is safe to act on (RFC 3875 §4.1).
 //!
-//! Called by the gateway once PARAMS is complete. Never looks at a body: what is wrong is refused, not repaired. What comes
-//! more than once is [`repeated`]'s to settle; what is absent because it is empty is added as empty.
+//! Called by the gateway once PARAMS is complete. Never looks at a body. A wrong variable is refused, not repaired; a repeated one
+//! is [`repeated`]'s to settle; one that is absent because its value is empty is added.
 
 use std::{error, fmt};
 

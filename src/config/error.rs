@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::source::{Origin, Sources};
 
-/// A setting that does not do: the object, then the cause. Small, since every result of reading settings has room for it.
+/// A setting is refused: its name or place, then the cause. Boxed, since every result of reading settings has room for it.
 #[derive(Debug)]
 pub struct ConfigError(Box<Wrong>);
 
@@ -12,7 +12,7 @@ pub struct ConfigError(Box<Wrong>);
 struct Wrong {
     /// The setting's key, or another name of what is wrong, such as that of the file.
     object: String,
-    /// What the setting is, where that is not to be read from its origin.
+    /// The setting's value, where the origin does not show it: a default has none.
     value: Option<String>,
     /// Where the setting was given, as far as that is known.
     origin: Option<Origin>,

@@ -106,7 +106,7 @@ where
     values.into_iter().map(parse).collect::<Result<_, String>>().map_err(de::Error::custom)
 }
 
-/// [`one_or_more`] of what must not be none: an empty list of addresses would listen at the default one.
+/// [`one_or_more`], but that an empty list is refused: as one of addresses it would mean the default address.
 pub(super) fn addresses<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,5 +1,5 @@
-//! The bounds of settings beyond what their kind allows: a value outside them would mean an outage, and nobody would
-//! know why. Each bound has its reason, which is also what the message says.
+//! The bounds of single settings. A value outside of them parses and would cause an outage that does not show its cause.
+//! Each bound has its reason, which the message gives.
 
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ pub(super) fn check(options: &Options) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What was meant by a size like `64` where megabytes are usual.
+/// The size with the unit that was probably left out: `64M` for `64`.
 fn forgotten_unit(given: Size, least: Size) -> Option<Size> {
     let bare = !given.0.is_multiple_of(1024);
     let unit = if least >= Size(1 << 20) { 20 } else { 10 };

@@ -1,8 +1,8 @@
 //! Who may connect over TCP: `--allow-from`, and `FCGI_WEB_SERVER_ADDRS` of FastCGI 1.0 §3.2.
 //!
-//! Whoever connects can claim to be any user at any address (REMOTE_USER, REMOTE_ADDR), so nothing here opens by default:
-//! what is no address is refused, and without either only a loopback address may be listened on. Both the settings and
-//! the listener ask here.
+//! A FastCGI client can claim to be any user at any address (REMOTE_USER, REMOTE_ADDR), so nothing here opens by default: a
+//! list with anything but addresses in it is refused, and without a list only a loopback address may be listened on. The
+//! settings and the listener both ask here.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -63,7 +63,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// The peers that may connect over TCP; `None`: whoever reaches a loopback address.
+/// The peers that may connect over TCP. `None`: every process that reaches the loopback address listened on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peers(Option<Vec<Network>>);
 
@@ -96,7 +96,7 @@ impl Peers {
     /// Whether this address may be listened on.
     ///
     /// # Errors
-    /// Why not, where others than this machine's could connect and nobody says who may.
+    /// The reason, where other machines could connect and neither list names any.
     pub fn allow_listening(&self, address: SocketAddr) -> Result<(), &'static str> {
         if self.0.is_some() || address.ip().to_canonical().is_loopback() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The key that may be meant by one that is not known.
+//! The known key that an unknown one is most like, for the message.
 
 use clap::Args as _;
 

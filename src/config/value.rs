@@ -1,4 +1,4 @@
-//! What every value of a setting has in common: it is parsed from its text and says what it should look like.
+//! The trait of a setting's value: it is parsed from text, and describes the text that it expects.
 
 use std::str::FromStr;
 

@@ -69,7 +69,7 @@ impl Default for Limits {
 pub struct Server {
     limits: Limits,
     reader: Reader,
-    /// A record has come.
+    /// The first record has arrived, so that the peer speaks FastCGI.
     met: bool,
     /// What the record that is arriving is.
     content: Content,
@@ -222,7 +222,7 @@ impl Server {
         Ok(None)
     }
 
-    /// What it is that came in place of a record.
+    /// The fault of a peer that sent no FastCGI record: the protocol that it speaks, where its first bytes tell.
     fn no_record(&self, BadVersion(version): BadVersion) -> Fault {
         let other = OtherProtocol::of(self.reader.refused()).filter(|_| !self.met);
         other.map_or(Fault::BadVersion(version), Fault::OtherProtocol)
@@ -310,7 +310,7 @@ impl Server {
         };
         let keep_open = flags & record::KEEP_CONN != 0;
         let mut request = Request::new(id, role, keep_open, phase);
-        // An Authorizer's STDIN is ignored, whosever it is.
+        // An Authorizer's STDIN is ignored, so its end need not be told from the previous request's.
         request.previous_stdin_open = self.unfinished.begin(id) && role != Role::Authorizer;
         self.requests.push(request);
         self.ignored = 0;

@@ -50,14 +50,14 @@ impl Gateway {
         }
     }
 
-    /// A worker is free, and where the queue is empty nobody has wanted one in vain.
+    /// A worker is free. Where the queue is empty, requests no longer count as waiting for a worker.
     pub(super) fn nobody_wants(&self) {
         if self.queue.borrow().is_empty() && self.course.get().wanting_since.is_some() {
             self.note(|course| course.wanting_since = None);
         }
     }
 
-    /// No request will get a worker any more: tells those that wait, and whoever comes.
+    /// No request will get a worker any more: refuses those in the queue, and all that come later, with this reason.
     pub(super) fn give_up(&self, why: &'static str) {
         self.given_up.set(Some(why));
         while let Some((_, mut request)) = self.next_wanted() {

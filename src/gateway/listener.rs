@@ -159,8 +159,8 @@ impl Listener {
         Some(format!("tcp:{}", SocketAddr::try_from(local).ok()?))
     }
 
-    /// Refuses a TCP socket that others reach where nobody says who may, whoever has opened it: what a client can claim there
-    /// is the same. And refuses what is neither Unix nor TCP, whose peers nobody could tell apart.
+    /// Refuses a TCP socket that other machines reach where the settings name no peers, also where the socket is inherited:
+    /// its clients can claim the same. Refuses a socket that is neither Unix nor TCP, since its peers have no address to check.
     fn may_be_listened_on(&self, config: &Config) -> io::Result<()> {
         if self.family == AddressFamily::UNIX {
             return Ok(());

@@ -112,7 +112,7 @@ struct Gateway {
     /// What the log has said about proxies' parameters.
     told: RefCell<parameters::Told>,
     stopping: watch::Sender<bool>,
-    /// What the verdict has to know beside the books.
+    /// Facts for the verdict that neither the pool nor the queue has.
     course: Cell<Course>,
     /// Why no request will get a worker any more, where that is so.
     given_up: Cell<Option<&'static str>>,
@@ -124,7 +124,7 @@ struct Gateway {
     idle_since: Cell<Instant>,
     /// The soft limit of open files that the application is to have.
     open_files: Option<u64>,
-    /// Whoever reads what a process writes has one of these until all of it is read; the gateway ends after that.
+    /// Held by each reader of a process's output until all of it is read. The gateway's end waits for the last of them.
     unread: WeakUnread,
     /// For reading from clients.
     scratch: RefCell<Vec<u8>>,

@@ -49,18 +49,18 @@ pub(super) struct Line<'a> {
     pub(super) part: Option<u32>,
 }
 
-/// Held by whoever knows when the process ends, and dropped then.
+/// Held by the task that waits for the process's end, and dropped then.
 #[derive(Debug)]
 pub(super) struct Alive(#[expect(dead_code, reason = "only its end matters")] watch::Sender<()>);
 
-/// Held by each that reads, until all that its process has written is read.
+/// Held by each reader until it has read all that its process has written.
 pub(super) type Unread = mpsc::Sender<Infallible>;
 pub(super) type WeakUnread = mpsc::WeakSender<Infallible>;
 
-/// How long the end of the gateway waits for last words: those of a process that has not ended by then are no matter.
+/// How long the gateway's end waits for the last output of its processes.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// All that read, together.
+/// The readers of every process's output, counted.
 #[derive(Debug)]
 pub(super) struct Readers {
     unread: Unread,
@@ -73,13 +73,13 @@ impl Readers {
         Self { unread, all_read }
     }
 
-    /// What those that are to be waited for are made from.
+    /// Gives each reader that the end has to wait for its share of the count.
     pub(super) fn counted(&self) -> WeakUnread {
         self.unread.downgrade()
     }
 
-    /// Waits until what the processes that have ended had to say is in the log. It is in their pipes already, but who reads
-    /// those may not have had a turn.
+    /// Waits until the output of the processes that have ended is in the log. It is in their pipes already, but the tasks that
+    /// read those may not have had a turn.
     pub(super) async fn finish(mut self) {
         drop(self.unread);
         let _ = tokio::time::timeout(LAST_WORDS, self.all_read.recv()).await;
@@ -100,7 +100,7 @@ impl Pipes {
         for (pipe, level) in [(self.stdout, LogLevel::Info), (self.stderr, LogLevel::Error)] {
             let (ended, unread, log) = (ended.clone(), unread.cloned(), log.clone());
             tokio::task::spawn_local(async move {
-                // A pipe that cannot be read has nobody to tell of it but the log, which has its process's end.
+                // An error ends the reading. The log has the end of the process, which is the likely cause.
                 let _ = each_line(pipe, ended, unread, |text, part| log(Line { level, text, part })).await;
             });
         }
@@ -122,8 +122,8 @@ async fn each_line(
             read = pipe.read_buf(&mut lines.buffer) => read?,
             // Nothing is ever sent: its sender is gone.
             _ = ended.changed(), if lives => {
-                // All that it wrote is in the pipe, whether or not tokio has heard of it. Beyond what that holds somebody else
-                // writes.
+                // All that the process wrote is in the pipe, whether or not tokio has noticed. What exceeds the size of a pipe is
+                // another process's, which still writes.
                 let (mut left, mut piece) = (MAX_PIPE, [0; READ]);
                 while left > 0
                     && let Ok(read @ 1..) = rustix::io::read(&pipe, &mut piece)

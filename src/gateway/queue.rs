@@ -10,7 +10,7 @@ pub(super) struct Queue<T> {
     items: VecDeque<(Instant, T)>,
     capacity: usize,
     max_age: Duration,
-    /// Until then nobody could have had an item, so that it counts for no age.
+    /// When the first items could be taken: until then they did not age.
     opened: Option<Instant>,
 }
 
@@ -50,7 +50,7 @@ impl<T> Queue<T> {
         (self.capacity, self.max_age) = (capacity, max_age);
     }
 
-    /// What has come so far ages from now on.
+    /// Items can be taken from now on, and age.
     pub(super) fn open(&mut self, now: Instant) {
         self.opened = Some(now);
     }

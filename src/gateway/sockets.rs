@@ -31,7 +31,8 @@ fn bound_tcp(address: &str, peers: &Peers) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Refuses an address that others reach where nobody says who may. The settings ask the same of addresses that are no names.
+/// Refuses an address that other machines reach where the settings name no peers. Of a literal address the settings have asked
+/// the same; of a name only this does.
 pub(super) fn allow_listening(address: SocketAddr, peers: &Peers) -> io::Result<()> {
     peers.allow_listening(address).map_err(|cause| io::Error::other(format!("{address}: {cause}")))
 }

@@ -44,7 +44,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// How long clients have to read that the application does not load, where they were accepted before that was known.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// The process that the kernel gives orphans to: in a container mostly the one that it was started for.
+/// The pid of the process that the kernel gives orphans to: in a container, mostly the server itself.
 const INIT: u32 = 1;
 
 /// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload. `take_over`: in
@@ -181,7 +181,7 @@ pub async fn run(
             if early {
                 gateway.give_up("the application does not load");
                 gateway.notices.send(Notice::Command(Command::StopSoon));
-                // Whoever does not take its answer by then has had its time.
+                // A client that has not read its answer by then is closed.
                 let _ = tokio::time::timeout(LAST_ANSWERS, supervisor).await;
             }
             readers.finish().await;
@@ -257,7 +257,7 @@ async fn gather_lines(journal: Rc<Journal>) {
 }
 
 impl Gateway {
-    /// A gateway that has nobody to serve yet, and no worker.
+    /// A gateway without a listener and without a worker.
     pub(super) fn new(
         config: Config,
         mode: Mode,

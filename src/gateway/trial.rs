@@ -22,7 +22,7 @@ use super::{Command, Error, Gateway, Mode, sockets, spool};
 use crate::config::{self, Config, Listen, Workers};
 use crate::open_files;
 
-/// What a start that came as far as serving found.
+/// The result of a start that got as far as serving.
 #[derive(Debug)]
 pub struct Trial {
     /// Every address of `--listen`.

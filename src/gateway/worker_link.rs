@@ -64,7 +64,7 @@ pub(super) struct WorkerLink {
     gave_up: Notify,
     /// Whether the worker was sent anything after the request it runs.
     told: Cell<bool>,
-    /// Dropped with its process.
+    /// Dropped when its process has ended, for the readers of its output.
     alive: RefCell<Option<Alive>>,
     /// Whether it has been ready.
     proved: Cell<bool>,
@@ -152,7 +152,7 @@ impl WorkerLink {
         self.name
     }
 
-    /// Keeps what its process's end is told by.
+    /// Keeps the handle whose drop tells the output's readers that the process has ended.
     pub(super) fn keep_until_it_ends(&self, alive: Alive) {
         *self.alive.borrow_mut() = Some(alive);
     }

@@ -152,7 +152,7 @@ pub fn unfinished(bytes: &[u8]) -> usize {
         return 1;
     }
     let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
-    // One that cannot be finished is as long as its first wrong byte; only a beginning reaches the end and is valid so far.
+    // The invalid part of the last chunk is the beginning of a character only where it is valid so far and reaches the end.
     let begins = |tail: &[u8]| {
         let Some(first) = tail.first() else { return false };
         let length = match first {

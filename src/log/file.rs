@@ -23,7 +23,7 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// Readable by the group, which is how log collectors get in; addresses of clients are nobody else's business.
 const MODE: u32 = 0o640;
 
-/// What other threads have to do with a log file.
+/// The part of a log file that other threads use.
 #[derive(Debug, Default)]
 pub struct Shared {
     reopen: AtomicBool,
@@ -47,7 +47,7 @@ impl Shared {
     }
 }
 
-/// Writes lines to a file. Gives no error back: whoever calls could only end.
+/// Writes lines to a file. Returns no error: the threads that write here could do nothing but end.
 #[derive(Debug)]
 pub struct LogFile {
     /// As messages call it: `access log`.
@@ -60,7 +60,7 @@ pub struct LogFile {
     waiting: Vec<u8>,
     /// The file ends in the middle of a line.
     torn: bool,
-    /// The last write failed, and somebody was told.
+    /// The last write failed, and [`Self::complain`] has said so.
     failing: bool,
     /// When to try again to open the file.
     retry: Option<Instant>,

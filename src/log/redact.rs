@@ -1,4 +1,4 @@
-//! Redaction: what of a request is left out where people read about it, because whoever has it can act as the client.
+//! Redaction: the parts of a request that logs and pages leave out, because a reader could act as the client with them.
 //!
 //! Called by everything that shows a request but the access log, which has an option: the main log with its tracebacks and
 //! slow requests, the status, the error page of `dev`. Decides by names; a secret in a path or under an ordinary name is

@@ -144,7 +144,7 @@ impl Host {
             return log(level, message, given);
         }
         let line = fields::after(message, given) + "\n";
-        // Both lead to the log, at a level each. Nobody reads a closed one.
+        // Standard output and error lead to the log, at a level each. A closed one has no reader to miss the line.
         let _ = match level {
             Level::Debug | Level::Info if forked => io::stdout().write_all(line.as_bytes()),
             _ => io::stderr().write_all(line.as_bytes()),
@@ -166,7 +166,7 @@ impl Host {
         }
         let on = warnings.on;
         let begun = warnings.begun.get_or_insert_default();
-        // The rest of one that is longer than any message is not kept.
+        // A warning that is longer than any message of the log is cut.
         if on && begun.len() <= MAX_WARNING {
             begun.push_str(piece);
         }
@@ -190,7 +190,7 @@ impl Host {
 
     fn exit(&self, outcome: Option<Outcome>, code: i32) -> ! {
         match self.output.borrow_mut().as_mut() {
-            // It ends as any program does, and nobody else notices.
+            // A forked process ends as any program does; its parent's request goes on.
             _ if sys::is_forked() => std::process::exit(code),
             Some(output) => output.exit(outcome, code),
             // While the application is loaded: one that exits does not load, whatever status it names.

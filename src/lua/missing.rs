@@ -10,7 +10,7 @@ pub(super) fn file(root: &Path, file: &Path) -> Option<String> {
     if path.is_dir() {
         return Some(format!("{}: a directory; {}", file.display(), instead_of_directory(root, file)));
     }
-    // One that exists and cannot be read is Lua's to name.
+    // Lua's own message names a file that exists and cannot be read.
     if path.symlink_metadata().is_ok() {
         return None;
     }

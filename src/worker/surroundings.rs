@@ -67,7 +67,7 @@ impl Surroundings {
                 let changed_to = shown(&getcwd(Vec::new()).unwrap_or_default());
                 (fchdir(&directory.handle).map_err(io::Error::from), changed_to)
             }
-            // Where it could not be opened, nobody knows whether it has changed.
+            // Without the directory of the start there is nothing to compare with.
             Err(error) => (Err(io::Error::from(error.kind())), String::new()),
         };
         if std::mem::replace(&mut self.told.directory, true) {
@@ -92,7 +92,7 @@ impl Directory {
         Ok(Self {
             handle: rustix::fs::open(".", flags, Mode::empty())?,
             identity: identity(rustix::fs::stat(".")?),
-            // One that has been removed has none.
+            // A removed directory has no name.
             name: getcwd(Vec::new()).unwrap_or_default(),
             buffer: Vec::new(),
         })

@@ -34,7 +34,7 @@ impl From<SpoolError> for Cause {
     }
 }
 
-/// Says, once, what the proxy's configuration is to be looked at for.
+/// Logs, once each, the parameters that the proxy repeats, and a missing PATH_INFO: faults of its configuration.
 fn tell_of_parameters(head: &mut Head, gateway: &Gateway) {
     if head.repeated.is_empty() && !head.lacks_path_info {
         return;
@@ -324,7 +324,7 @@ impl Connection {
         self.refuse(id, arriving.head.variables, cause, gateway);
     }
 
-    /// Answers a request that never becomes one for a worker. What still comes of it is dropped.
+    /// Answers a request that no worker gets. The rest of its body is dropped as it arrives.
     fn refuse(self: &Rc<Self>, id: u16, variables: Variables, cause: Cause, gateway: &Gateway) {
         let Cause(why, status, message) = cause;
         let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
@@ -332,8 +332,8 @@ impl Connection {
         Request::partial(variables, reply, Rc::clone(&gateway.journal)).refuse(why, status, &message);
     }
 
-    /// The client sends nothing more. One that has only shut its writing side still gets the answers to what it has sent
-    /// whole; what has come in part never becomes a request.
+    /// The client sends nothing more. A client that has only shut its writing side still gets the answers to the requests that
+    /// are complete; incomplete ones are aborted.
     pub(super) fn end_of_input(self: &Rc<Self>, gateway: &Gateway) {
         let half_closed = self.stream.is_half_closed();
         if half_closed && self.state.borrow().receiving == Receiving::Open {
@@ -403,7 +403,7 @@ fn too_large(source: Source, promised: ContentLength, limit: u64) -> Cause {
     Cause(Refused::BodyTooLarge, 413, format!("{source} has {length}, --max-body is {limit}"))
 }
 
-/// Logs what becomes of a client that has had its time or has gone, as often as refusals may be logged.
+/// Logs why a request or a connection ended early, as often as refusals may be logged.
 fn log_throttled(gateway: &Gateway, message: &str) {
     if let Some(left_out) = gateway.journal.may_log_refusal() {
         let left_out = (left_out > 0).then_some(left_out);

@@ -177,7 +177,8 @@ impl Connection {
         true
     }
 
-    /// Says why the connection ends, and whose it is where that is to be configured.
+    /// Logs why the connection ends; where the peer speaks another protocol, as a warning with its address, since it has to be
+    /// configured anew.
     fn tell_of_fault(&self, fault: Fault, gateway: &Gateway) {
         let Some(left_out) = gateway.journal.may_log_refusal() else { return };
         let left_out = (left_out > 0).then_some(left_out);
@@ -334,14 +335,14 @@ impl Connection {
     }
 }
 
-/// Waits for the end of a client that has shut its writing side already.
+/// Waits until a client that has shut its writing side closes its socket.
 async fn hung_up(watched: Option<&AsyncFd<OwnedFd>>) {
     let Some(watched) = watched else { return };
     while let Ok(mut ready) = watched.writable().await {
         if ready.ready().is_write_closed() {
             return;
         }
-        // It has read something. The next look is when it does so again, or hangs up.
+        // The client has read something, and still has the socket.
         ready.clear_ready();
     }
 }

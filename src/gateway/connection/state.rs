@@ -227,8 +227,8 @@ impl State {
         if expected {
             return;
         }
-        // One that still sends what was refused is to get its answer, not a write that fails. One that has been silent since
-        // does not send it any more: HAProxy leaves the end of an empty body out.
+        // A client that still sends a refused body is to get its answer, not a write that fails. A client that has been silent
+        // since its last read sends no more of it: HAProxy leaves the end of an empty body out.
         let sends = self.unread && Instant::now() < self.last_read + LINGER_SILENCE;
         if self.receiving == Receiving::Open && !sends {
             self.unread = false;
