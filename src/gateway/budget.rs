@@ -18,12 +18,18 @@ const SPARE: usize = 40;
 /// file each until their request is over; most connections wait for their next request and have none.
 const QUARTERS_FOR_CONNECTIONS: usize = 3;
 
+/// Of that rest, the part for second descriptors of clients that have shut their writing side: it takes one to see such a client
+/// hang up. Few clients do so, and none of the proxies.
+const PART_FOR_HANG_UPS: usize = 4;
+
 /// How many there may be at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Budget {
     pub(super) connections: usize,
     /// Bodies and answers in files.
     pub(super) spooled: usize,
+    /// Connections of clients that have shut their writing side.
+    pub(super) half_closed: usize,
 }
 
 impl Budget {
@@ -33,7 +39,9 @@ impl Budget {
         let pool = GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE);
         let free = limit.saturating_sub(open + SPARE + pool);
         let connections = max_connections.min(free / 4 * QUARTERS_FOR_CONNECTIONS);
-        (connections > 0).then_some(Self { connections, spooled: free - connections })
+        let half_closed = (free - connections) / PART_FOR_HANG_UPS;
+        let spooled = free - connections - half_closed;
+        (connections > 0).then_some(Self { connections, spooled, half_closed })
     }
 }
 
@@ -51,9 +59,14 @@ mod tests {
     #[test]
     fn connections_bodies_and_two_generations_fit_the_limit_together() {
         for limit in 0..2000 {
-            let Some(Budget { connections, spooled }) = Budget::new(limit, 20, 8, 4096) else { continue };
+            let Some(Budget { connections, spooled, half_closed }) = Budget::new(limit, 20, 8, 4096) else {
+                continue;
+            };
             assert!(connections >= 1 && spooled >= 1);
-            assert!(20 + SPARE + 2 * 8 * OF_A_WORKER + 2 * OF_A_ZYGOTE + connections + spooled <= limit);
+            assert!(
+                20 + SPARE + 2 * 8 * OF_A_WORKER + 2 * OF_A_ZYGOTE + connections + spooled + half_closed
+                    <= limit
+            );
         }
         assert_eq!(Budget::new(100, 20, 8, 4096), None);
         assert_eq!(Budget::new(1000, 20, 8, 10).map(|budget| budget.connections), Some(10));

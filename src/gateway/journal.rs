@@ -220,9 +220,9 @@ impl Journal {
         self.open.get()
     }
 
-    /// Whether a refusal may be logged now; if so, how many were not since the last that was. They are counted all the
-    /// same, and an overloaded server does not fill its disk.
-    pub(super) fn may_log_refusal(&self) -> Option<u64> {
+    /// Whether a refusal may be logged now; if so, how many were not since the last that was, where any were not. They are
+    /// counted all the same, and an overloaded server does not fill its disk.
+    pub(super) fn may_log_refusal(&self) -> Option<Option<u64>> {
         self.refusals.borrow_mut().allow(Instant::now())
     }
 

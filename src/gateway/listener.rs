@@ -405,7 +405,6 @@ impl Door {
         let Ok(peer) = stream.peer_addr() else { return false };
         let allowed = self.peers.allow(peer.ip());
         if !allowed && let Some(left_out) = self.refused.borrow_mut().allow(Instant::now()) {
-            let left_out = (left_out > 0).then_some(left_out);
             warn!(
                 peer = %peer.ip().to_canonical(),
                 left_out,

@@ -61,7 +61,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tracing::warn;
 
 use self::journal::Journal;
@@ -122,6 +122,8 @@ struct Gateway {
     accepting: Cell<usize>,
     /// When the last connection closed.
     idle_since: Cell<Instant>,
+    /// Room for the second descriptors of half-closed connections.
+    half_closed: Semaphore,
     /// The soft limit of open files that the application is to have.
     open_files: Option<u64>,
     /// Held by each reader of a process's output until all of it is read. The gateway's end waits for the last of them.

@@ -94,7 +94,6 @@ impl Request {
             _ => "",
         };
         if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
-            let left_out = (left_out > 0).then_some(left_out);
             info!(request = self.request_id, status, line, left_out, "request refused: {message}{option}");
         }
         self.refused = Some(why);
@@ -108,7 +107,6 @@ impl Request {
         let line = RequestLine::of(&self.variables);
         let line = (!line.is_empty()).then(|| tracing::field::display(line));
         if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
-            let left_out = (left_out > 0).then_some(left_out);
             let promised = self.variables.get(b"CONTENT_LENGTH").filter(|value| !value.is_empty());
             let promised = promised.map(|value| format!(" of {}", value.escape_ascii())).unwrap_or_default();
             let seconds = after.as_secs_f32();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
@@ -292,6 +292,7 @@ impl Gateway {
             listeners: RefCell::default(),
             accepting: Cell::new(0),
             idle_since: Cell::new(now),
+            half_closed: Semaphore::new(budget.half_closed),
             open_files,
             unread,
             scratch: RefCell::new(vec![0; READ_BUFFER]),

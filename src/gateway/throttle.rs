@@ -24,8 +24,8 @@ impl Throttle {
         Self { allowance: BURST, refilled: now, left_out: 0 }
     }
 
-    /// Whether a line may be written now; if so, how many were left out before it.
-    pub(super) fn allow(&mut self, now: Instant) -> Option<u64> {
+    /// Whether a line may be written now; if so, how many were left out before it, where any were.
+    pub(super) fn allow(&mut self, now: Instant) -> Option<Option<u64>> {
         let passed = (now - self.refilled).as_nanos() / INTERVAL.as_nanos();
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
         if passed > 0 {
@@ -37,7 +37,7 @@ impl Throttle {
             return None;
         }
         self.allowance -= 1;
-        Some(std::mem::take(&mut self.left_out))
+        Some(Some(std::mem::take(&mut self.left_out)).filter(|left_out| *left_out > 0))
     }
 }
 
@@ -49,17 +49,17 @@ mod tests {
     fn one_accident_is_told_whole_and_a_flood_once_a_second() {
         let start = Instant::now();
         let mut throttle = Throttle::new(start);
-        assert!((0..BURST).all(|_| throttle.allow(start) == Some(0)));
+        assert!((0..BURST).all(|_| throttle.allow(start) == Some(None)));
         let mut written = 0;
         for millis in 1..=10_000 {
             if let Some(left_out) = throttle.allow(start + Duration::from_millis(millis)) {
-                assert_eq!(left_out, 999);
+                assert_eq!(left_out, Some(999));
                 written += 1;
             }
         }
         assert_eq!(written, 10);
         let quiet = start + Duration::from_secs(60);
-        assert!((0..BURST).all(|_| throttle.allow(quiet) == Some(0)));
+        assert!((0..BURST).all(|_| throttle.allow(quiet) == Some(None)));
         assert_eq!(throttle.allow(quiet), None);
     }
 }

@@ -111,8 +111,10 @@ impl Gateway {
     /// Logs a line about a worker that ended or does not start, unless there were too many lately. `write` is given how
     /// many were left out before this one, where any were.
     pub(super) fn in_trouble(&self, write: impl FnOnce(Option<u64>)) {
-        if let Some(left_out) = self.trouble.borrow_mut().allow(Instant::now()) {
-            write((left_out > 0).then_some(left_out));
+        // Not borrowed while `write` runs.
+        let allowed = self.trouble.borrow_mut().allow(Instant::now());
+        if let Some(left_out) = allowed {
+            write(left_out);
         }
     }
 

@@ -98,6 +98,32 @@ fn spooled_bodies_take_no_descriptor_that_the_pool_needs() {
     assert_eq!(statuses, BTreeSet::from([200, 503]));
 }
 
+/// Each takes a second descriptor, by which it is seen to hang up.
+#[test]
+fn clients_that_have_shut_their_writing_side_take_no_descriptor_that_the_pool_needs() {
+    let server = Server::builder().workers("1").after("ulimit -n 160").start();
+    let (gate, mut busy) = (Gate::new(), Connection::open(&server.socket()));
+    busy.send(&get(1, &gate.url("/wait"), false));
+    gate.announced("started");
+    let idle = descriptors(server.pid()).len();
+    let clients: Vec<Connection> = (0..30)
+        .map(|_| {
+            let mut client = Connection::open(&server.socket());
+            client.send(&get(1, "/hello", false));
+            client.finish_sending();
+            client
+        })
+        .collect();
+    server.logged(&["a client that has shut its side cannot be watched", "ulimit -n"]);
+    wait_for("those beyond the budget are closed", || {
+        (descriptors(server.pid()).len() < idle + 20).then_some(())
+    });
+    gate.open("go");
+    assert_eq!(busy.response(1).expect("an answer").status(), 200);
+    let answered = clients.into_iter().filter_map(|mut client| client.response(1)).count();
+    assert!((1..10).contains(&answered), "{answered} of them were within the budget");
+}
+
 #[test]
 fn too_few_descriptors_for_the_workers_are_no_start() {
     let mut command = std::process::Command::new("sh");

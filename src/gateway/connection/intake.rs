@@ -406,7 +406,6 @@ fn too_large(source: Source, promised: ContentLength, limit: u64) -> Cause {
 /// Logs why a request or a connection ended early, as often as refusals may be logged.
 fn log_throttled(gateway: &Gateway, message: &str) {
     if let Some(left_out) = gateway.journal.may_log_refusal() {
-        let left_out = (left_out > 0).then_some(left_out);
         info!(left_out, "{message}");
     }
 }

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tracing::{debug, info, warn};
 
 use self::due::{Blocked, Timeouts};
@@ -86,12 +86,18 @@ impl Connection {
         let mut hang_up = None;
         loop {
             if self.state.borrow().half_closed && hang_up.is_none() {
-                match self.stream.watch_for_hang_up() {
+                match self.watch_for_hang_up(&gateway.half_closed) {
                     Ok(watched) => hang_up = Some(watched),
                     // No descriptor is left, and a client that may be gone would keep a worker from others.
                     Err(error) => {
-                        let cause = crate::log::cause(&error);
-                        warn!(%cause, "connection closed: a client that has shut its side cannot be watched");
+                        if let Some(left_out) = gateway.journal.may_log_refusal() {
+                            let cause = crate::log::cause(&error);
+                            warn!(
+                                cause,
+                                left_out,
+                                "connection closed: a client that has shut its side cannot be watched"
+                            );
+                        }
                         break;
                     }
                 }
@@ -125,7 +131,7 @@ impl Connection {
                     self.spilled(done, &gateway);
                     Ok(Ready::EMPTY)
                 }
-                () = hung_up(hang_up.as_ref()), if hang_up.is_some() => break,
+                () = hung_up(hang_up.as_ref().map(|(watched, _)| watched)), if hang_up.is_some() => break,
                 () = super::sleep_until(deadline) => {
                     self.expire(&gateway);
                     Ok(Ready::EMPTY)
@@ -177,11 +183,21 @@ impl Connection {
         true
     }
 
+    /// A second descriptor of the socket, by which its hang-up is seen, and its part of the budget of descriptors.
+    fn watch_for_hang_up<'a>(
+        &self,
+        room: &'a Semaphore,
+    ) -> io::Result<(AsyncFd<OwnedFd>, SemaphorePermit<'a>)> {
+        let part = room
+            .try_acquire()
+            .map_err(|_| io::Error::other("the limit of open files allows no more of them (ulimit -n)"))?;
+        Ok((self.stream.watch_for_hang_up()?, part))
+    }
+
     /// Logs why the connection ends; where the peer speaks another protocol, as a warning with its address, since it has to be
     /// configured anew.
     fn tell_of_fault(&self, fault: Fault, gateway: &Gateway) {
         let Some(left_out) = gateway.journal.may_log_refusal() else { return };
-        let left_out = (left_out > 0).then_some(left_out);
         if let Fault::OtherProtocol(protocol) = fault {
             warn!(
                 peer = self.stream.peer(),

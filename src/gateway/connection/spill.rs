@@ -67,7 +67,6 @@ impl Connection {
                     && let Some(left_out) = gateway.journal.may_log_refusal()
                 {
                     // Nothing is lost.
-                    let left_out = (left_out > 0).then_some(left_out);
                     let cause = crate::log::cause(&error);
                     warn!(left_out, %cause, "cannot spool the answer of a slow client, whose worker waits for it");
                 }
