@@ -48,8 +48,7 @@ impl Cli {
     /// Reads the command line of this process.
     ///
     /// # Errors
-    /// What clap says of it, help and version included; an option that its command has no use for; a variable that is
-    /// set but empty.
+    /// clap's errors, help and version included; an option that the command has no use for; a variable that is set but empty.
     pub fn read() -> Result<Self, arguments::Error> {
         let (mut command, given) = (Self::command(), std::env::args_os().collect::<Vec<_>>());
         // Only a command that is built can show its arguments.
@@ -89,7 +88,7 @@ impl Cli {
     }
 }
 
-/// Refuses what would be silently ignored otherwise.
+/// Refuses the flags that `dev` would otherwise ignore in silence.
 fn refuse_flags_of_serve(dev: &ArgMatches) -> Result<(), clap::Error> {
     let given = |id: &str| dev.value_source(id) == Some(ValueSource::CommandLine);
     match NOT_FOR_DEV.iter().find(|(id, _)| given(id)) {

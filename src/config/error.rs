@@ -1,4 +1,4 @@
-//! What is wrong with a setting, and where it was given.
+//! The error of a setting: its cause, and the place where it was given.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub struct ConfigError(Box<Wrong>);
 
 #[derive(Debug)]
 struct Wrong {
-    /// The setting's key, or another name of what is wrong, such as that of the file.
+    /// The setting's key; of a file that cannot be read, its path.
     object: String,
     /// The setting's value, where the origin does not show it: a default has none.
     value: Option<String>,

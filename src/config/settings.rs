@@ -69,7 +69,7 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a body may bring nothing, and after which it must have come fast enough.
     pub body_timeout: Duration,
-    /// How long a client may take no byte of what waits for it.
+    /// How long a client may take no byte of its answer.
     pub send_timeout: Duration,
     /// How long a response may stream in all.
     pub stream_timeout: Option<Duration>,

@@ -7,7 +7,7 @@ use std::str::FromStr;
 const UNITS: &str = "/run/nibiru";
 const SOCKET_OF_UNIT: &str = "control.sock";
 
-/// What `--control` is for a client: `unix:PATH`, a path, or the name of an application under systemd.
+/// The value of a client's `--control`: `unix:PATH`, a path, or the name of an application under systemd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// The socket at this path.

@@ -115,7 +115,7 @@ impl Error {
         }
     }
 
-    /// What a refused command has left behind, as text for people; nothing where nothing changed that could have.
+    /// The state that a refused command has left the server in, as text for people; `None` for commands that change nothing.
     pub fn outcome(&self) -> Option<String> {
         match self {
             Self::Refused { serving: Some(generation), .. } => {

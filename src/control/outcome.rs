@@ -1,4 +1,4 @@
-//! What came of a command that changes a running server, as text for people.
+//! The outcome of a command that changes a running server, as text for people.
 
 use std::fmt::Write as _;
 

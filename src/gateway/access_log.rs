@@ -30,7 +30,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// a busy one. More would only put off what has to be dropped.
 const BATCHES: usize = 512;
 
-/// What messages call it.
+/// The log's name in messages.
 const NAME: &str = "access log";
 
 /// Takes lines, and hands them to the thread that writes.

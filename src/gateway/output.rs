@@ -182,7 +182,7 @@ impl Lines {
         self.searched = self.buffer.len();
     }
 
-    /// Gives what has no line end: none comes.
+    /// Gives the last line, which has no line end.
     fn end(&mut self, log: &mut impl FnMut(&[u8], Option<u32>)) {
         if !self.buffer.is_empty() {
             last(&self.buffer, &mut self.parts, log);

@@ -1,4 +1,4 @@
-//! What the log says about a proxy's parameters: each thing once, since every request would say it again.
+//! Faults of a proxy's configuration that its parameters show: each is logged once, since every request shows it again.
 //!
 //! Decides; the caller writes the line.
 
@@ -9,7 +9,7 @@ const MAX_REPEATED: usize = 32;
 /// The longest name that is remembered. Those that proxies send are below 40 bytes.
 const MAX_NAME: usize = 128;
 
-/// What has been said.
+/// The faults that the log has.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     repeated: Vec<Vec<u8>>,

@@ -138,7 +138,7 @@ impl Running {
 
 fn ask(path: &Path) -> Result<Option<Taken>, Error> {
     Taken::from(path).or_else(|error| match error.kind() {
-        // What is at such a path, the address itself is tried for.
+        // Trying the address itself says what is there.
         ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Ok(None),
         _ => Err(cannot_control(path, error)),
     })

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// What is granted to the watchdog of running requests beyond its own limits before the pool counts as stuck: it kills at
-/// the limit, and the end of a process takes a moment to arrive.
+/// How much longer than its limits the watchdog of running requests may take before the pool counts as stuck: it kills at the
+/// limit, and the end of a process takes a moment to arrive.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// How the server does, in one word.
@@ -111,7 +111,7 @@ pub(super) enum Stop {
     Begun,
 }
 
-/// What has happened and is not in the books of pool and queue.
+/// The state of stop, loading and forking, which the books of pool and queue do not have.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Course {
     /// A stop is announced, and everything is still served.
@@ -124,7 +124,7 @@ pub(super) struct Course {
     pub(super) wanting_since: Option<Instant>,
 }
 
-/// What the books say, of the generation that answers.
+/// All that the verdict is decided from; the figures are of the generation that answers.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) stop: Stop,
@@ -206,8 +206,8 @@ pub(super) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
 }
 
 impl Facts {
-    /// Whether requests wait and nothing moves for longer than it may. An idle pool is not stuck, nor is one whose workers
-    /// all stream; where requests have no limit, one whose workers are all busy is not either.
+    /// Whether requests wait, and no worker has moved for longer than a request may take. A pool with an idle worker is not stuck,
+    /// nor one whose workers stream, nor, where requests have no limit, one with a busy worker.
     fn is_stuck(&self, now: Instant) -> bool {
         let limit = if self.busy > 0 { self.request_limit } else { self.request_limit.or(self.start_limit) };
         self.idle == 0

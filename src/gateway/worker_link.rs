@@ -441,7 +441,9 @@ impl WorkerLink {
                 }
                 FromWorker::Ready => {
                     self.run.set(None);
-                    if let Some(request) = self.answered.borrow_mut().take() {
+                    // Not borrowed while the request ends.
+                    let answered = self.answered.borrow_mut().take();
+                    if let Some(request) = answered {
                         request.answered();
                     }
                     gateway.worker_ready(self);

@@ -184,7 +184,7 @@ fn receive(link: &Link, name: Process, buffer: &mut [u8], hear: &impl Fn(ZygoteE
     Ok(true)
 }
 
-/// What the supervisor has to know of; none for a line of the log.
+/// The event of a message, for the supervisor; `None` for a line of the log.
 fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<ZygoteEvent> {
     Some(match message {
         FromZygote::Log { .. } => return None,

@@ -24,12 +24,13 @@ pub const MAX_LENGTH: usize = 32 * 1024;
 /// Says how many fields were left out.
 const LEFT_OUT: &str = "fields_left_out";
 
-/// What the server itself says in a line. A field of the application's with such a name gets this before it, as in logrus.
+/// The names of the server's own fields. An application's field with such a name gets the prefix, as in logrus.
 const PREFIX: &str = "fields.";
 const RESERVED: &[&str] =
     &["time", "level", "process", "message", "worker", "gen", "pid", "request", "part", "left_out", LEFT_OUT];
 
-/// Fields in the order of their keys, as JSON; what is too much is cut or left out. Empty where there are none.
+/// Encodes fields as JSON, in the order of their keys. Long values are cut, and fields beyond the bounds left out. Empty where
+/// there are none.
 pub fn encode(mut fields: Vec<(String, Value)>) -> String {
     if fields.is_empty() {
         return String::new();

@@ -26,7 +26,7 @@ use self::surroundings::Surroundings;
 /// The exit status of a worker whose application or start hook failed.
 const START_FAILED: i32 = 3;
 
-/// How Lua words it that the heap is at its limit.
+/// Lua's message for a heap at its limit.
 const OUT_OF_MEMORY: &str = "not enough memory";
 
 /// The part of `--memory-limit` that is kept for what is not Lua's: an eighth.
@@ -107,8 +107,8 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     served.map(|()| 0)
 }
 
-/// What a limit of its memory means for this process, if what the application takes once it is loaded leaves nothing of
-/// it for a request.
+/// The error of a worker whose loaded application takes so much of the memory limit that a request would have too little;
+/// `None` where it leaves enough.
 fn exceeded(limit: u64) -> Option<String> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let taken = kilobytes(&text, "VmData:")?;

@@ -1,5 +1,5 @@
-//! What a request finds of the process around it: the working directory and the umask. Both are the process's, so one
-//! request that changes them would change them for those that follow.
+//! The working directory and the umask, put back after each request. Both are the process's, so a request that changes them
+//! would change them for those that follow.
 //!
 //! Plain Lua can change neither; the worker asks only where the application has loaded other code.
 
@@ -48,7 +48,7 @@ impl Surroundings {
         Self { umask: mask, directory: Directory::current(), told: Told::default() }
     }
 
-    /// Puts them back where they have changed. `tell` is given what there is to say of it, the first time.
+    /// Puts them back where they have changed. `tell` gets a line for the log, once for each of the two.
     pub(super) fn put_back(&mut self, mut tell: impl FnMut(&str)) {
         let mask = umask(self.umask);
         if mask != self.umask && !std::mem::replace(&mut self.told.umask, true) {

@@ -83,7 +83,7 @@ impl Gateway {
         None
     }
 
-    /// Answers in the application's place, with what counts nowhere.
+    /// Answers in the application's place. The request is in no count and in no log.
     pub(super) fn answer_with(&self, mut request: Box<Request>, head: &str, body: &str) {
         request.set_aside();
         // Both are our own, and right.

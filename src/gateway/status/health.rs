@@ -11,7 +11,7 @@ use super::super::request_line::RequestLine;
 use crate::cgi::response;
 use crate::fastcgi::Role;
 
-/// What is asked.
+/// The question that a health check asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
     /// Whether requests should be sent here.

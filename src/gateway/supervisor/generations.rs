@@ -148,7 +148,7 @@ impl Supervisor {
         }
     }
 
-    /// What the next generation says of its failure, after what made it say so.
+    /// The message of the next generation's failure, behind the time-out that interrupted it, where one did.
     pub(super) fn after_lateness(&self, message: String) -> String {
         match self.next.as_ref().and_then(|next| next.late.as_ref()) {
             Some(late) => format!("{late}: {message}"),
@@ -156,7 +156,7 @@ impl Supervisor {
         }
     }
 
-    /// The generation that was being loaded has come so far.
+    /// Publishes how far the load of the newest generation is.
     fn code_is(&self, load: Load) {
         self.gateway.mode.code.send_modify(|code| code.load = load);
     }

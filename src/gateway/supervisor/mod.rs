@@ -70,8 +70,7 @@ struct Zygote {
     /// Whether it forks copies of what it has loaded, and not processes that load for themselves.
     preloaded: bool,
     launched: Instant,
-    /// It takes too long to load, or its first worker to start: what is said of that. It has been interrupted, and may
-    /// give its stack.
+    /// The time-out that it, or its first worker, has exceeded. It has been interrupted, and may give its stack.
     late: Option<String>,
     /// It has taken no notice, and is killed.
     given_up: bool,
