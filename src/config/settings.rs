@@ -25,7 +25,8 @@ const APP_FILE: &str = "app.lua";
 /// Every setting, decided.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The configuration file, whether or not it is there: commands find the server by it.
+    /// The configuration file, whether or not it is there: commands find the server by it. None where there is no server to
+    /// find.
     pub file: Option<PathBuf>,
     /// As the user named it; the Lua bridge parses it.
     pub app: String,

@@ -95,6 +95,8 @@ pub fn serve(config: Config, read_config: ReadConfig, http: &HttpAddress) -> Res
 /// These settings for a gateway that only the front talks to, at `socket`.
 fn private(config: Config, socket: &Path) -> Config {
     Config {
+        // Nothing to be found by: it takes no commands.
+        file: None,
         listen: vec![Listen::Unix(socket.to_owned())],
         socket_mode: SocketMode(0o600),
         socket_owner: None,

@@ -31,9 +31,12 @@ fn run(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
 /// A server that is started in the directory of its application, as people do.
 #[track_caller]
 fn serve(directory: &Path, name: &'static str, arguments: &[&str]) -> Process {
-    let mut command = command(directory, &["serve"]);
-    command.args(arguments);
-    let mut process = Process::start(name, directory, command);
+    start(directory, name, &[&["serve"], arguments].concat())
+}
+
+#[track_caller]
+fn start(directory: &Path, name: &'static str, arguments: &[&str]) -> Process {
+    let mut process = Process::start(name, directory, command(directory, arguments));
     let log = directory.join(format!("{name}.log"));
     process.wait_ready(|| fs::read_to_string(&log).is_ok_and(|log| log.contains("ready")));
     process
@@ -115,6 +118,22 @@ fn of_two_servers_with_one_file_the_one_that_it_names_is_meant() {
         let path = app.root().canonicalize().unwrap().join(format!("{name}.sock.ctl"));
         assert!(several.contains(&format!("\n  --control unix:{}", path.display())), "{several}");
     }
+}
+
+/// `nibiru dev` takes no commands, and hides no server from them.
+#[test]
+fn a_server_is_found_beside_nibiru_dev_which_is_no_server_to_find() {
+    let app = App::new(APP);
+    let server = serve(&app.root(), "nibiru", &["--workers", "1", "--listen", "unix:other.sock"]);
+    let dev = start(&app.root(), "dev", &["dev", "--http", "127.0.0.1:0"]);
+    let (code, status) = run(&app.root(), &["status"]);
+    assert_eq!(code, Some(0), "{status}");
+    assert!(status.contains(&format!("pid {}", server.pid())), "{status}");
+    assert!(!dev.log().contains("control socket"), "{}", dev.log());
+    drop(server);
+    let (code, none) = run(&app.root(), &["status"]);
+    assert_eq!(code, Some(1), "{none}");
+    assert!(none.contains("cannot reach the server at nibiru.sock.ctl"), "{none}");
 }
 
 #[test]
