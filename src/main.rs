@@ -29,12 +29,12 @@ fn main() -> ExitCode {
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
         Command::Serve(Server { serve, take_over }) => match configure(serve.clone()) {
-            Ok((config, log)) => finish(gateway::serve(config, read_again(serve), take_over), &log),
+            Ok((config, log)) => finish(gateway::serve(config, read_again(serve), take_over), log),
             Err(failed) => failed,
         },
         // The same gateway, with an HTTP front before it.
         Command::Dev(dev) => match configure(dev.serve.clone()) {
-            Ok((config, log)) => finish(dev::serve(config, read_again(dev.serve), &dev.http), &log),
+            Ok((config, log)) => finish(dev::serve(config, read_again(dev.serve), &dev.http), log),
             Err(failed) => failed,
         },
         // The fork server: loads the application, then forks the workers. Executed by the gateway.
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Command::Check(serve) => match check_config(serve) {
             Ok((config, log)) => match check::run(config) {
                 Ok(summary) => print(&summary),
-                Err(error) => finish(Err(error), &log),
+                Err(error) => finish(Err(error), log),
             },
             Err(failed) => failed,
         },
@@ -126,10 +126,12 @@ fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call
     Ok((call.answer()?, call))
 }
 
-fn finish(result: Result<(), gateway::Error>, log: &log::Guard) -> ExitCode {
+/// The exit code of a gateway, and its last message: behind every line of the log, which may go to standard error as well.
+fn finish(result: Result<(), gateway::Error>, log: log::Guard) -> ExitCode {
     if let Err(error) = &result {
         log.last_words(error);
     }
+    drop(log);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ gateway::Error::Load(_)) => fail(NOT_LOADED, error),
@@ -161,8 +163,9 @@ fn not_printed(error: &stdout::Error, code: ExitCode) -> ExitCode {
 }
 
 fn fail(status: u8, error: impl Display) -> ExitCode {
-    // A closed standard error leaves nobody to tell.
-    let _ = writeln!(io::stderr(), "nibiru: {}", log::escape::text(error.to_string().as_bytes()));
+    let message = format!("nibiru: {}\n", log::escape::text(error.to_string().as_bytes()));
+    // In one piece, since other processes may write there too. A closed standard error leaves nobody to tell.
+    let _ = io::stderr().write_all(message.as_bytes());
     ExitCode::from(status)
 }
 

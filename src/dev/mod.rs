@@ -118,7 +118,8 @@ fn announce(config: &Config, listener: &TcpListener) -> io::Result<()> {
         crate::log::Format::Text => {
             let app = crate::log::escape::line(config.app.as_bytes());
             // Where nobody reads it, the server is there all the same.
-            let _ = writeln!(io::stderr(), "\n  {app} is at  http://{address}/  (Ctrl-C stops it)\n");
+            let banner = format!("\n  {app} is at  http://{address}/  (Ctrl-C stops it)\n\n");
+            let _ = io::stderr().write_all(banner.as_bytes());
         }
         crate::log::Format::Json => {
             info!(process = "dev", app = config.app, "listening on http://{address}/")

@@ -267,7 +267,8 @@ fn a_descriptor_that_is_no_listening_socket_is_named() {
     ] {
         let (exit, said) = refused(&app, &["--listen", address]);
         assert_eq!(exit, Some(code), "{said}");
-        assert!(said.contains(&format!("nibiru: {cause}\n")), "{said}");
+        // Behind every line of the log, and in one piece.
+        assert!(said.ends_with(&format!("nibiru: {cause}\n")), "{said}");
     }
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let mut connected = command(&app.root(), &["serve", "--listen", "fd:0", "app"]);
