@@ -63,6 +63,7 @@ pub(super) async fn offer(stream: &UnixStream, gateway: &Gateway) -> io::Result<
 pub(super) fn accepted(gateway: &Gateway) {
     info!("another server has taken over");
     gateway.listeners.borrow().iter().for_each(|listener| listener.release_file());
+    gateway.note(|course| course.taken_over = true);
     // The new one serves whoever comes, so that nobody has to be sent elsewhere.
     gateway.notices.send(Notice::Command(Command::StopSoon));
 }

@@ -40,9 +40,10 @@ impl Verdict {
         }
     }
 
-    /// Whether requests should be sent here.
-    pub(super) fn is_ready(self) -> bool {
-        matches!(self, Self::Ok | Self::Degraded)
+    /// Whether requests should be sent to the address at which this was asked. After a take-over they reach the other server
+    /// there, and a proxy that heard "no" from this one would send them nowhere.
+    pub(super) fn is_ready(self, reason: Reason) -> bool {
+        matches!(self, Self::Ok | Self::Degraded) || reason == Reason::TakenOver
     }
 }
 
@@ -75,6 +76,8 @@ pub(super) enum Reason {
     StopAnnounced,
     /// A stop has begun.
     Stopping,
+    /// Another server accepts at the same addresses, and this one finishes what it has.
+    TakenOver,
 }
 
 impl fmt::Display for Reason {
@@ -96,6 +99,7 @@ impl fmt::Display for Reason {
             Self::Overloaded => "requests wait for long (--queue, --queue-timeout)",
             Self::StopAnnounced => "a stop is announced; requests are still served (--drain-delay)",
             Self::Stopping => "a stop has begun",
+            Self::TakenOver => "another server has taken over",
         })
     }
 }
@@ -109,6 +113,8 @@ pub(super) enum Stop {
     Announced,
     /// Nobody is let in any more.
     Begun,
+    /// Another server lets everybody in.
+    TakenOver,
 }
 
 /// The state of stop, loading and forking, which the books of pool and queue do not have.
@@ -116,6 +122,8 @@ pub(super) enum Stop {
 pub(super) struct Course {
     /// A stop is announced, and everything is still served.
     pub(super) stop_announced: bool,
+    /// Another server has taken over.
+    pub(super) taken_over: bool,
     /// The newest load, of the code or of the settings, has failed.
     pub(super) load_failed: bool,
     /// The zygote of the generation that answers does not load.
@@ -165,6 +173,7 @@ pub(super) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
     let ready = facts.idle + facts.busy;
     match facts.stop {
         Stop::Begun => return (Verdict::Stopping, Reason::Stopping),
+        Stop::TakenOver => return (Verdict::Stopping, Reason::TakenOver),
         Stop::Announced => return (Verdict::Stopping, Reason::StopAnnounced),
         Stop::No => {}
     }
@@ -418,6 +427,13 @@ mod tests {
                 Reason::Stopping,
             ),
             (
+                "another server has taken over",
+                Facts { stop: Stop::TakenOver, ..none() },
+                s(0),
+                Stopping,
+                Reason::TakenOver,
+            ),
+            (
                 "a stop while starting",
                 Facts { stop: Stop::Begun, has_served: false, ..none() },
                 s(0),
@@ -432,9 +448,10 @@ mod tests {
 
     #[test]
     fn requests_are_sent_where_they_are_answered() {
-        let ready = Verdict::ALL.map(|verdict| (verdict.name(), verdict.is_ready()));
+        let ready = Verdict::ALL.map(|verdict| (verdict.name(), verdict.is_ready(Reason::Stopping)));
         let expected =
             [("ok", true), ("starting", false), ("degraded", true), ("down", false), ("stopping", false)];
         assert_eq!(ready, expected);
+        assert!(Verdict::Stopping.is_ready(Reason::TakenOver));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::process::Signal;
 
-use crate::support::{App, Kind, Process, Proxy, Reply, Server, nibiru, output, signal, wait_for};
+use crate::support::{App, Gate, Kind, Process, Proxy, Reply, Server, nibiru, output, signal, wait_for};
 use crate::wire::{Connection, get};
 
 /// `nibiru serve --take-over` with the settings of `server`.
@@ -112,6 +112,26 @@ fn the_old_server_goes_without_its_drain_delay() {
         Server::builder().application(app.root(), "app").arguments(["--drain-delay", "10m"]).start();
     assert_eq!(answer(&server.socket()), "one");
     let _new = Process::start("new", &app.root(), take_over(&server, &app));
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+}
+
+/// A proxy may ask the old server once more, on a connection that it keeps. Were it told "no", the new one would get no
+/// requests until it has asked again, and there may be no other.
+#[test]
+fn the_old_server_does_not_send_clients_away_while_it_finishes() {
+    let (app, gate) = (App::new(&says("two")), Gate::new());
+    let mut server = Server::builder().arguments(["--health-path", "/-/health"]).start();
+    let mut kept = Connection::open(&server.socket());
+    kept.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    let _new = Process::start("new", &app.root(), take_over(&server, &app));
+    server.logged(&["another server has taken over"]);
+    kept.send(&get(2, "/-/health", true));
+    let response = kept.response(2).expect("an answer");
+    assert_eq!(response.status(), 200);
+    assert_eq!(String::from_utf8_lossy(response.body()), "stopping: another server has taken over\n");
+    gate.open("go");
+    assert_eq!(kept.response(1).expect("an answer").status(), 200);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 }
 

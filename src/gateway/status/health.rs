@@ -64,7 +64,7 @@ impl Gateway {
         let (verdict, reason) = self.verdict();
         let status = match Question::of(query) {
             Question::Live => 200,
-            Question::Ready if verdict.is_ready() => 200,
+            Question::Ready if verdict.is_ready(reason) => 200,
             Question::Ready => 503,
         };
         let (kind, body) = if wants_json(query, accept) {

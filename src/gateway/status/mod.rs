@@ -278,6 +278,7 @@ impl Gateway {
         let (idle, busy) = pool.at_hand();
         let running = self.workers.borrow().values().filter_map(|link| Some(link.run()?.moved_at())).max();
         let stop = match (*self.stopping.borrow(), course.stop_announced) {
+            _ if course.taken_over => verdict::Stop::TakenOver,
             (true, _) => verdict::Stop::Begun,
             (false, true) => verdict::Stop::Announced,
             (false, false) => verdict::Stop::No,
