@@ -135,6 +135,27 @@ fn the_old_server_does_not_send_clients_away_while_it_finishes() {
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 }
 
+/// A take-over is no second signal, which would break running requests off.
+#[test]
+fn a_take_over_in_the_delay_before_a_stop_lets_running_requests_finish() {
+    let mut server = Server::builder().workers("1").arguments(["--drain-delay", "10m"]).start();
+    let gate = Gate::new();
+    let mut running = Connection::open(&server.socket());
+    running.send(&get(1, &gate.url("/wait"), false));
+    gate.announced("started");
+    server.signal(Signal::TERM);
+    server.logged(&["stop announced"]);
+    server.signal(Signal::HUP);
+    server.logged(&["not reloaded: the server is stopping"]);
+    let app = App::new(&says("two"));
+    let _new = Process::start("new", &app.root(), take_over(&server, &app));
+    server.logged(&["another server has taken over"]);
+    gate.open("go");
+    assert_eq!(running.response(1).expect("an answer").status(), 200, "{}", server.log());
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert_eq!(answer(&server.socket()), "two");
+}
+
 /// One that answers for its health while it loads has nothing to hand over yet.
 #[test]
 fn a_server_that_has_not_loaded_hands_nothing_over() {

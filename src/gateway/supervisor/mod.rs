@@ -127,13 +127,14 @@ impl Supervisor {
         match notice {
             Notice::Command(Command::Reload) if self.stop == Stop::No => self.reload(),
             Notice::Command(Command::Scale(change)) => self.scale(change),
-            Notice::Command(Command::Reload) | Notice::PoolChanged | Notice::Demand => {}
+            Notice::Command(Command::Reload) => warn!("not reloaded: the server is stopping"),
+            Notice::PoolChanged | Notice::Demand => {}
             Notice::Command(Command::ReopenLogs) => {
                 crate::log::reopen();
                 self.gateway.journal.access_log().inspect(|log| log.reopen());
             }
-            Notice::Command(Command::Stop) => self.stop(self.gateway.config().drain_delay),
-            Notice::Command(Command::StopSoon) => self.stop(None),
+            Notice::Command(Command::Stop) => self.stop(),
+            Notice::Command(Command::StopSoon) => self.stop_soon(),
             Notice::ConnectionsGone => {
                 if matches!(self.stop, Stop::Finishing(_)) {
                     self.drain();

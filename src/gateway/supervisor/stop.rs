@@ -23,9 +23,9 @@ pub(super) enum Stop {
 }
 
 impl Supervisor {
-    /// The first time: finish what is accepted, after `delay`. The second time: at once.
-    pub(super) fn stop(&mut self, delay: Option<Duration>) {
-        match (self.stop, delay) {
+    /// Somebody asks for a stop. The first time: finish what is accepted, after `--drain-delay`. The second time: at once.
+    pub(super) fn stop(&mut self) {
+        match (self.stop, self.gateway.config().drain_delay) {
             // Before the first load there is nothing to serve meanwhile.
             (Stop::No, Some(delay)) if self.gateway.has_served() => {
                 info!(
@@ -42,6 +42,15 @@ impl Supervisor {
                 self.gateway.kill_all();
                 self.stop = Stop::Draining(Instant::now());
             }
+        }
+    }
+
+    /// Nobody has to be warned: another server has taken over, or nobody is connected. A stop that was only announced begins,
+    /// and running requests are finished all the same.
+    pub(super) fn stop_soon(&mut self) {
+        match self.stop {
+            Stop::No | Stop::Announced(_) => self.begin_to_stop(),
+            Stop::Finishing(_) | Stop::Draining(_) => {}
         }
     }
 
