@@ -315,10 +315,7 @@ fn aborted_requests_are_logged_and_counted() {
         assert!(line.contains(" aborted"), "{line}");
     }
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
-    let control = format!("unix:{}", server.socket().with_extension("sock.ctl").display());
-    let status =
-        crate::support::output(crate::support::nibiru().args(["status", "--json", "--control", &control]));
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let status = server.status();
     assert_eq!(status["requests"]["aborted"], 3, "{status}");
 }
 

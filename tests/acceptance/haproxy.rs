@@ -221,28 +221,14 @@ fn crowd(server: &Server, proxy: &Proxy, count: usize, queued: usize) -> Vec<u16
     let gate = Gate::new();
     let first = wait_at(proxy, &gate);
     let others: Vec<Child> = (1..count).map(|_| proxy.curl_command([], "/hello").spawn().unwrap()).collect();
-    let status = || {
-        let mut command = crate::support::nibiru();
-        let control = format!("unix:{}.ctl", server.socket().display());
-        let output = crate::support::output(command.args(["status", "--json", "--control", &control]));
-        String::from_utf8(output.stdout).unwrap()
-    };
     let refused = count - queued;
     wait_for("all requests have come", || {
-        let text: String = status().split_whitespace().collect();
-        (number(&text, "\"queue\":{\"length\":") == queued - 1
-            && number(&text, "\"connection_full\":") == refused)
-            .then_some(())
+        let status = server.status();
+        let connection_full = &status["requests"]["refused"]["connection_full"];
+        (status["queue"]["length"] == queued - 1 && *connection_full == refused).then_some(())
     });
     gate.open("go");
     std::iter::once(first).chain(others).map(|child| reply(child).status).collect()
-}
-
-/// The number after `key`.
-fn number(text: &str, key: &str) -> usize {
-    let at = text.find(key).unwrap_or_else(|| panic!("no {key} in {text}")) + key.len();
-    let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap()
 }
 
 #[test]

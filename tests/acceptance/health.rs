@@ -273,9 +273,8 @@ fn code_that_does_not_load_any_more_is_degraded_while_the_old_code_answers() {
 
 /// The workers' pids as the status has them: they may have lost their parent.
 fn worker_of(server: &Server) -> Vec<u32> {
-    let json = command(server, &["status", "--json"]).stdout;
-    let json: Value = serde_json::from_slice(&json).unwrap();
-    let pids = json["workers"].as_array().unwrap().iter();
+    let status = server.status();
+    let pids = status["workers"].as_array().unwrap().iter();
     pids.map(|worker| worker["pid"].as_u64().unwrap().try_into().unwrap()).collect()
 }
 

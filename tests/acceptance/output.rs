@@ -196,9 +196,7 @@ fn secrets_of_a_request_are_in_no_log_line_no_traceback_and_no_status() {
 
     let mut spinning = ask("/spin");
     server.logged(&["GET /spin?kept=1&token=[redacted]", "(--slow-log)"]);
-    let control = format!("unix:{}.ctl", server.socket().display());
-    let said = output(nibiru().args(["status", "--json", "--control", &control]));
-    let status: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let status = server.status();
     let line = status["workers"][0]["request"]["line"].as_str().unwrap();
     assert!(line.starts_with("GET /spin?kept=1&token=[redacted]&"), "{line}");
     for form in ["html", "json"] {

@@ -342,8 +342,7 @@ fn status_shows_what_each_worker_runs_and_what_waits() {
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
-    let json: serde_json::Value =
-        serde_json::from_slice(&control(&server, ["status", "--json"]).stdout).unwrap();
+    let json = server.status();
     assert_eq!((&json["queue"]["length"], &json["workers"][0]["pid"]), (&1.into(), &worker.into()));
     gate.open("go");
     assert_eq!(running.response(1).expect("an answer").status(), 200);
@@ -362,10 +361,7 @@ fn a_request_whose_client_has_gone_while_it_waited_never_runs() {
     leaver.send(&get(1, &gone.url("/count"), true));
     leaver.settle();
     drop(leaver);
-    let queued = || {
-        let json = control(&server, ["status", "--json"]).stdout;
-        serde_json::from_slice::<serde_json::Value>(&json).unwrap()["queue"]["length"].as_u64()
-    };
+    let queued = || server.status()["queue"]["length"].as_u64();
     wait_for("it is dropped", || (queued() == Some(0)).then_some(()));
     gate.open("go");
     assert_eq!(running.response(1).expect("an answer").status(), 200);

@@ -256,6 +256,13 @@ impl Server {
         self.scratch.path().join("app.sock")
     }
 
+    /// What `nibiru status --json` says.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let control = format!("unix:{}.ctl", self.socket().display());
+        let said = output(nibiru().args(["status", "--json", "--control", &control]));
+        serde_json::from_slice(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+    }
+
     /// The gateway's pid.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()

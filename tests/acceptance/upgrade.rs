@@ -30,10 +30,7 @@ fn answer(socket: &Path) -> String {
 
 /// The pid of the gateway that answers on the control socket.
 fn pid(server: &Server) -> u32 {
-    let control = format!("unix:{}.ctl", server.socket().display());
-    let status = output(nibiru().args(["status", "--json", "--control", &control])).stdout;
-    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
-    status["pid"].as_u64().unwrap().try_into().unwrap()
+    server.status()["pid"].as_u64().unwrap().try_into().unwrap()
 }
 
 #[test]
