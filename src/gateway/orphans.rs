@@ -1,8 +1,8 @@
-//! Reaps orphans where the gateway is process 1, as it is in most containers: the kernel gives it the children of every
-//! process that ends before them, and each stays a zombie until process 1 has asked how it ended.
+//! Reaps children that the gateway has not started. Where it is process 1, as in most containers, the kernel gives it the
+//! children of every process that ends before them; anywhere it has those of a script that started them and then executed
+//! nibiru (`helper & exec nibiru serve`). Each stays a zombie until its parent has asked how it ended.
 //!
-//! Leaves the gateway's own children, the zygotes, to the task that waits for them. Anywhere else nothing is done:
-//! orphans go to the machine's init.
+//! Leaves the gateway's own children, the zygotes, to the task that waits for them.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -46,7 +46,7 @@ pub(super) async fn reap() {
     let mut ended = match signal(SignalKind::child()) {
         Ok(ended) => ended,
         Err(error) => {
-            return warn!(cause = %crate::log::cause(&error), "orphans of this container are not reaped");
+            return warn!(cause = %crate::log::cause(&error), "children that nibiru has not started are not reaped");
         }
     };
     loop {

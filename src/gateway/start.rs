@@ -44,9 +44,6 @@ const READ_BUFFER: usize = 64 * 1024;
 /// How long clients have to read that the application does not load, where they were accepted before that was known.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// The pid of the process that the kernel gives orphans to: in a container, mostly the server itself.
-const INIT: u32 = 1;
-
 /// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload. `take_over`: in
 /// the place of the gateway that runs, if one does.
 pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result<(), Error> {
@@ -154,9 +151,7 @@ pub async fn run(
             notices.send(Notice::Command(command));
         }
     });
-    if std::process::id() == INIT {
-        tokio::task::spawn_local(orphans::reap());
-    }
+    tokio::task::spawn_local(orphans::reap());
     control::announce(&gateway);
     // From the beginning, so that a server whose application hangs while it loads can be stopped.
     if let Some(control) = control {

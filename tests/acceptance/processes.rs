@@ -360,6 +360,21 @@ fn as_process_1_it_reaps_orphans_and_still_learns_how_its_zygote_ended() {
     assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
 }
 
+/// As an entry point of a container does that starts a helper and then executes nibiru; with an init of its own there, nibiru
+/// is not process 1. nginx and php-fpm reap them as well, since they wait for any child.
+#[test]
+fn children_of_the_script_that_has_executed_it_are_reaped() {
+    let server = Server::builder().after("{ sleep 0.01 & }").start();
+    let gateway = server.pid();
+    wait_for("the helper has ended and been reaped", || {
+        (children(gateway).len() == 1 && zombies(gateway) == 0).then_some(())
+    });
+    let zygote = children(gateway)[0];
+    signal(zygote, Signal::KILL);
+    server.logged(&["zygote ended; launching another", "signal: 9"]);
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+}
+
 #[test]
 fn starts_with_the_standard_descriptors_closed() {
     let server = Server::builder().after("exec <&- >&- 2>&-").start();
