@@ -139,7 +139,8 @@ fn an_application_that_serve_would_not_serve_fails_the_check() {
 fn a_check_runs_the_hooks_of_one_worker_and_leaves_nothing_behind() {
     let app = App::new(
         "local nibiru = require('nibiru')\n\
-         local function note(text) return function() io.open('said', 'a'):write(text, '\\n'):close() end end\n\
+         local function note(text)\n\
+         \x20 return function() local file = io.open('said', 'a') file:write(text, '\\n') file:close() end\nend\n\
          nibiru.on_worker_start(note('start'))\nnibiru.on_worker_stop(note('stop'))\n\
          setmetatable(_G, { __index = function(_, name) error('undeclared ' .. name, 2) end,\n\
          \x20 __newindex = function(_, name) error('undeclared ' .. name, 2) end })\n\
