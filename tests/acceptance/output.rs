@@ -166,14 +166,15 @@ fn secretive(path: &str) -> Vec<u8> {
 
 #[test]
 fn secrets_of_a_request_are_in_no_log_line_no_traceback_and_no_status() {
-    // A loop that LuaJIT does not compile: one that it has compiled takes no notice of the slow log.
+    // A loop that LuaJIT has compiled takes no notice of the slow log nor of the deadline.
     let app = App::new(
-        "local gate = require('gate')\n\
+        "if jit then jit.off() end\n\
+         local gate = require('gate')\n\
          return function(environ)\n\
          \x20 local path = environ.PATH_INFO\n\
          \x20 if path == '/error' then error('failed')\n\
          \x20 elseif path == '/table' then error({ password = 'XYZZY', api_key = 'XYZZY', code = 42 })\n\
-         \x20 elseif path == '/spin' then while true do io.open('app.lua'):close() end\n\
+         \x20 elseif path == '/spin' then while true do end\n\
          \x20 elseif path == '/exit' then os.exit(1) end\n\
          \x20 return 200, { ['Set-Cookie'] = 'sid=XYZZY' }, 'fine'\nend\n",
     );
