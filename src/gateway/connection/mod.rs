@@ -83,22 +83,19 @@ impl Connection {
     /// Serves the connection to its end. Whatever runs for it then is aborted.
     pub(super) async fn serve(self: Rc<Self>, gateway: Rc<Gateway>) {
         let mut stopping = gateway.stopping();
-        let mut hang_up = None;
+        let (mut hang_up, mut half_closed) = (None, false);
         loop {
-            if self.state.borrow().half_closed && hang_up.is_none() {
+            if !half_closed && self.state.borrow().half_closed {
+                half_closed = true;
                 match self.watch_for_hang_up(&gateway.half_closed) {
                     Ok(watched) => hang_up = Some(watched),
-                    // No descriptor is left, and a client that may be gone would keep a worker from others.
+                    // No descriptor is left. The client gets its answers all the same; that it has gone is noticed when they
+                    // are written.
                     Err(error) => {
                         if let Some(left_out) = gateway.journal.may_log_refusal() {
                             let cause = crate::log::cause(&error);
-                            warn!(
-                                cause,
-                                left_out,
-                                "connection closed: a client that has shut its side cannot be watched"
-                            );
+                            warn!(cause, left_out, "a client that has shut its side is not watched");
                         }
-                        break;
                     }
                 }
             }
