@@ -57,6 +57,12 @@ fn body(random: &mut fastrand::Rng, id: u16) -> Vec<u8> {
 fn downloads_do_not_keep_a_small_answer_that_is_ready_from_their_connection() {
     const LENGTH: usize = 8 << 20;
     let server = Server::builder().workers("3").start();
+    // A server is ready with its first worker; before the third there is no answer that could have a share.
+    wait_for("three workers are ready", || {
+        let status = server.status();
+        let workers = status["workers"].as_array().unwrap();
+        (workers.iter().filter(|worker| worker["state"] == "idle").count() == 3).then_some(())
+    });
     let mut most = 0;
     for _ in 0..5 {
         let (small, downloads) = (Gate::new(), Gate::new());
