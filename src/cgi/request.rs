@@ -1,7 +1,7 @@
 //! Request heads: from the variables that a client sent to a head that is safe to act on (RFC 3875 §4.1).
 //!
-//! Called by the gateway once PARAMS is complete. Never looks at a body. A wrong variable is refused, not repaired; a repeated one
-//! is [`repeated`]'s to settle; one that is absent because its value is empty is added.
+//! Called by the gateway once PARAMS is complete. Never looks at a body. A wrong variable is refused, not repaired. [`repeated`] settles
+//! a repeated one. A variable that the proxy left out because its value is empty is added.
 
 use std::{error, fmt};
 

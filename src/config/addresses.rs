@@ -102,7 +102,7 @@ mod tests {
             "control: the server listens for FastCGI at unix:a.sock; the control socket needs another path"
         );
         assert_eq!(refused(&["unix:a.sock"], Some("a.sock.ctl")), None);
-        // The one that is beside the first socket, in the place of the second.
+        // The second listener has the path that the control socket would have by default.
         assert!(refused(&["unix:a.sock", "unix:a.sock.ctl"], Some("a.sock.ctl")).is_some());
     }
 }
