@@ -57,5 +57,5 @@ mod server;
 mod tests;
 
 pub use event::{AfterEnd, Event, Fault, OtherProtocol, Refusal};
-pub use record::{ProtocolStatus, Role, poison, whole_records};
+pub use record::{ProtocolStatus, Role, whole_records};
 pub use server::{Limits, MAX_IGNORED, MAX_PAIRS, MAX_PARAMS, MAX_REFUSED, MAX_REQUESTS, Server};

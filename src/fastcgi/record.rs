@@ -208,7 +208,7 @@ pub struct BadVersion(pub u8);
 ///
 /// For a response that fails after its head and has no Content-Length: END_REQUEST or a plain close would
 /// make the client believe that the body is complete. Nothing can follow but closing the connection.
-pub fn poison(out: &mut Vec<u8>) {
+pub(super) fn poison(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; HEADER_LENGTH]);
 }
 

@@ -168,6 +168,17 @@ impl Server {
         if self.closing && self.requests.is_empty() { AfterEnd::Close } else { AfterEnd::KeepOpen }
     }
 
+    /// Leaves all requests without their END_REQUEST, so that no client takes what came of their answers for whole: appends a
+    /// header that is none. What still arrives for them is ignored. The connection has to be closed.
+    pub fn break_off(&mut self, out: &mut Vec<u8>) {
+        record::poison(out);
+        for request in self.requests.drain(..) {
+            self.unfinished.add(&request);
+        }
+        self.stdin_end_due = None;
+        self.closing = true;
+    }
+
     /// How many ids are in use.
     pub fn active(&self) -> usize {
         self.requests.len()

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
-use crate::support::{Gate, Server, free_port, wait_for};
+use crate::support::{App, Gate, Server, free_port, wait_for};
 use crate::wire::{
     Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, params, record, stream,
 };
@@ -206,4 +206,39 @@ fn a_client_that_goes_before_its_body_is_logged_and_never_runs() {
     server.logged(&["request aborted by the client before its parameters had come"]);
     assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
     assert_eq!(gate.said("executions"), None);
+}
+
+/// A client that ends an empty body apart from its head, as Caddy does, and finds that it cannot, looks at nothing that came
+/// before: its own client gets a 502 in place of what the application sent.
+#[test]
+fn a_request_may_still_be_ended_whatever_has_become_of_its_answer() {
+    let app = App::new(
+        r#"
+local ways = {
+  ["/whole"] = function() return 200, {}, "hello" end,
+  ["/error"] = function() error("deliberate failure") end,
+  ["/killed"] = function() os.execute("kill -9 $PPID") end,
+  ["/broken"] = function(start_response) start_response(200, {})("hello") error("deliberate failure") end,
+  ["/killed_after_head"] = function(start_response) start_response(200, {})("hello") os.execute("kill -9 $PPID") end,
+}
+
+return function(environ, start_response)
+  return ways[environ.PATH_INFO](start_response)
+end
+"#,
+    );
+    let server = Server::builder().application(app.root(), "app.lua").start();
+    for url in ["/whole", "/error", "/killed", "/broken", "/killed_after_head"] {
+        for keep in [false, true] {
+            let mut connection = Connection::open(&server.socket());
+            connection.send(&head(1, url, "0", keep));
+            if keep && matches!(url, "/whole" | "/error" | "/killed") {
+                connection.response(1).expect("a response");
+            } else {
+                assert!(connection.closes());
+            }
+            let ended = connection.try_send(&record(STDIN, 1, b""));
+            assert!(ended.is_ok(), "{url}, kept {keep}: {ended:?}");
+        }
+    }
 }

@@ -610,7 +610,8 @@ fn a_client_breaks_off_at_poison() {
     let (mut server, mut out) = (Server::new(Limits::default()), Vec::new());
     server.receive(&mut &Wire::new().begin(1).0[..], &mut out).unwrap();
     server.stdout(1, b"half a bo", &mut out);
-    poison(&mut out);
+    server.break_off(&mut out);
+    assert!(server.is_idle() && server.has_unfinished());
     let (mut decoder, mut input) = (client::Decoder::new(), &out[..]);
     assert!(matches!(decoder.receive(&mut input), Ok(Some(client::Reply::Stdout { .. }))));
     assert_eq!(decoder.receive(&mut input), Err(client::Fault::BadVersion(0)));

@@ -12,7 +12,6 @@ use tracing::{debug, warn};
 
 use super::Connection;
 use super::state::{Ending, Phase, Receiving, State, Undelivered};
-use crate::fastcgi;
 use crate::gateway::Gateway;
 use crate::gateway::pace::Pace;
 use crate::gateway::request::Request;
@@ -90,7 +89,7 @@ impl Connection {
             let state = &mut *self.state.borrow_mut();
             state.overflow = None;
             state.out.lose_spilled();
-            fastcgi::poison(state.out.tail());
+            state.server.break_off(state.out.tail());
             (state.receiving, state.cut) = (Receiving::Done, true);
             state.close_when_written();
             (std::mem::take(&mut state.requests), std::mem::take(&mut state.undelivered))

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 
 use super::arriving::Arriving;
 use super::due::Blocked;
-use crate::fastcgi::{self, Role, Server};
+use crate::fastcgi::{Role, Server};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pace::Pace;
 use crate::gateway::reply::Ticket;
@@ -255,10 +255,12 @@ impl State {
         matches!(self.ending, Ending::Now | Ending::Lingering { bytes: 0, .. })
     }
 
-    /// Breaks the transfer off, and the connection with it.
+    /// Breaks the transfer off, and the connection with it. A client that has still to end its request, as Caddy has after its
+    /// GET, is read to that end: were its write to fail, it would not look at what came before.
     pub(super) fn break_transfer(&mut self) {
         self.requests.clear();
-        fastcgi::poison(self.out.tail());
+        self.server.break_off(self.out.tail());
+        self.unread |= self.server.has_unfinished();
         self.close_when_written();
     }
 

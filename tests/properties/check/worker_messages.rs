@@ -6,7 +6,7 @@
 use nibiru::cgi::ProxyHeaders;
 use nibiru::cgi::response::{Head, Status};
 use nibiru::fastcgi::client::{self, Decoder, Fault, Reply};
-use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server, poison};
+use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server};
 use nibiru::gateway::answer::{Answer, Failure, Part, Untruthful};
 use nibiru::gateway::conversation::Conversation;
 use nibiru::ipc::interrupt::Kind;
@@ -286,7 +286,7 @@ impl Gateway {
             Failure::Stands => client.end(0),
             Failure::BreakOff => {
                 assert!(!client.over);
-                poison(&mut client.out);
+                client.server.break_off(&mut client.out);
                 client.over = true;
             }
             Failure::None => assert!(client.over),
