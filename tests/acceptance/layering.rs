@@ -15,7 +15,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "gateway/backoff.rs",
             "gateway/conversation.rs",
             "gateway/parameters.rs",
-            "gateway/pool.rs",
+            "gateway/pool/",
             "gateway/queue.rs",
             "gateway/verdict.rs",
             "gateway/budget.rs",

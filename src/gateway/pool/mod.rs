@@ -2,10 +2,17 @@
 //!
 //! Decides; never forks, kills or sends. Time and chance come in as arguments.
 
+mod leave;
+mod seat;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use self::seat::Seat;
 use super::backoff::Backoff;
+
+pub(super) use self::leave::Due;
+pub(super) use self::seat::{State, Worker};
 
 /// The delay after the second worker in a row that failed to start; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -42,57 +49,6 @@ pub(super) struct Policy {
     pub(super) max_memory: Option<u64>,
 }
 
-/// What a worker is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// Being forked, or running its start hooks.
-    Starting,
-    /// Ready, of a generation that does not answer yet.
-    Proved,
-    /// Waiting for a request.
-    Idle,
-    /// Running one.
-    Busy,
-    /// Told to exit.
-    Draining,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Seat {
-    generation: u32,
-    state: State,
-    /// When it was forked.
-    born: Instant,
-    /// When it was first ready.
-    ready: Option<Instant>,
-    /// Since when it is in its state.
-    since: Instant,
-    /// Requests it was given.
-    requests: u32,
-    /// Requests after which it is due.
-    limit: Option<u32>,
-    /// To be replaced; it leaves when its successor is ready.
-    due: bool,
-    /// To be told to exit when its request is over.
-    retired: bool,
-    /// Whether it has answered a request.
-    answered: bool,
-}
-
-/// A worker, as the status shows it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Worker {
-    pub(super) number: u32,
-    pub(super) generation: u32,
-    pub(super) state: State,
-    /// When it was forked.
-    pub(super) born: Instant,
-    /// Requests it was given.
-    pub(super) requests: u32,
-    /// To leave when its request is over or its successor ready.
-    pub(super) leaving: bool,
-}
-
 /// What becomes of a worker that says it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ready {
@@ -104,14 +60,6 @@ pub(super) enum Ready {
     Drain,
     /// It was ready already, or is not in the books: it breaks the rules.
     Unexpected,
-}
-
-/// A worker that has become due by the policy's age or memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Due {
-    pub(super) worker: u32,
-    /// How long its successor waits, where it was due before it could have answered anything.
-    pub(super) pause: Option<Duration>,
 }
 
 /// What the pool wants next.
@@ -385,97 +333,9 @@ impl Pool {
         Some(attempt - now)
     }
 
-    // Shrinking and replacing.
-
     /// Whether a worker has become due since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
-    }
-
-    /// What a worker takes, in bytes. Says whether it has become due by that.
-    pub(super) fn measured(&mut self, worker: u32, memory: u64, now: Instant) -> Option<Due> {
-        let limit = self.policy.max_memory?;
-        let seat = self.seats.get_mut(&worker).filter(|seat| !seat.due && !seat.retired)?;
-        if memory <= limit {
-            return None;
-        }
-        seat.due = true;
-        let at_birth = !seat.answered;
-        Some(Due { worker, pause: at_birth.then(|| self.replacements.failed(now)) })
-    }
-
-    /// Marks the oldest worker that has reached its age. One at a time: those that were forked together are not
-    /// all replaced together. Gives when to look again, and the worker that it marked.
-    pub(super) fn age(&mut self, now: Instant) -> (Option<Instant>, Option<Due>) {
-        let Some(max_age) = self.policy.max_age else { return (None, None) };
-        let generation = self.generation;
-        let of_it = |seat: &Seat| seat.generation == generation && !seat.retired;
-        if self.seats.values().any(|seat| of_it(seat) && seat.due) {
-            return (None, None);
-        }
-        let oldest = self.seats.iter_mut().filter(|(_, seat)| of_it(seat)).min_by_key(|(_, seat)| seat.born);
-        let Some((worker, oldest)) = oldest else { return (None, None) };
-        let (worker, time) = (*worker, oldest.born + max_age);
-        if time > now {
-            return (Some(time), None);
-        }
-        oldest.due = true;
-        let at_birth = oldest.ready.is_none_or(|ready| ready >= time);
-        (None, Some(Due { worker, pause: at_birth.then(|| self.replacements.failed(now)) }))
-    }
-
-    /// Workers that are no longer needed, to be told to exit at once: those whose successors are ready, those
-    /// beyond the most there may be, those above the least that have been idle for too long. Busy ones among the
-    /// first two follow when their request is over. Also gives when to look again.
-    pub(super) fn surplus(&mut self, now: Instant) -> (Vec<u32>, Option<Instant>) {
-        let mut leaving = Vec::new();
-        loop {
-            let ready = self.current().filter(|seat| seat.state != State::Starting).count();
-            let Some(worker) = (ready > self.level as usize).then(|| self.least_needed()).flatten() else {
-                break;
-            };
-            leaving.extend(self.let_go(worker, now));
-        }
-        let mut again = None;
-        while let Some(worker) = self.idle.first().copied()
-            && self.current().count() > self.policy.min as usize
-        {
-            let Some(seat) = self.seats.get(&worker) else { break };
-            let time = seat.since + self.policy.idle_timeout;
-            if time > now {
-                again = Some(time);
-                break;
-            }
-            self.level = self.level.saturating_sub(1).max(self.policy.min);
-            leaving.extend(self.let_go(worker, now));
-        }
-        (leaving, again)
-    }
-
-    /// A worker that may go first, of more than are wanted: one that is due, or any where there are more than
-    /// there may be; an idle one before a busy one.
-    fn least_needed(&self) -> Option<u32> {
-        let over = self.current().count()
-            > self.policy.max as usize + self.current().filter(|seat| seat.due).count();
-        let candidates = self.seats.iter().filter(|(_, seat)| {
-            seat.generation == self.generation && !seat.retired && seat.state != State::Starting
-        });
-        candidates
-            .filter(|(_, seat)| seat.due || over)
-            .min_by_key(|(number, seat)| (!seat.due, seat.state != State::Idle, **number))
-            .map(|(number, _)| *number)
-    }
-
-    /// Retires a worker of this generation; gives it back where it is to be told to exit now.
-    fn let_go(&mut self, worker: u32, now: Instant) -> Option<u32> {
-        let seat = self.seats.get_mut(&worker)?;
-        seat.retired = true;
-        if seat.state == State::Busy {
-            return None;
-        }
-        (seat.state, seat.since) = (State::Draining, now);
-        self.idle.retain(|idle| *idle != worker);
-        Some(worker)
     }
 
     /// Another policy. Workers that exist keep the number of requests they were born with.
@@ -489,12 +349,6 @@ impl Pool {
     /// From now on between `min` and `max` workers are wanted.
     pub(super) fn resize(&mut self, min: u32, max: u32) {
         self.set_policy(Policy { min, max, ..self.policy.clone() });
-    }
-
-    /// No worker is wanted any more; gives the idle ones, which are to be told to exit at once.
-    pub(super) fn close(&mut self, now: Instant) -> Vec<u32> {
-        self.resize(0, 0);
-        self.retire(now, |_| true)
     }
 
     // Generations.
@@ -517,40 +371,18 @@ impl Pool {
         }
     }
 
-    /// Numbers of the workers of a generation that are to leave.
-    pub(super) fn retired(&self, generation: u32) -> Vec<u32> {
-        let of_it = |seat: &Seat| seat.generation == generation && seat.retired;
-        self.seats.iter().filter(|(_, seat)| of_it(seat)).map(|(worker, _)| *worker).collect()
-    }
-
-    /// Retires every worker that `which` (given its generation) picks; gives the idle ones, which are to
-    /// be told to exit at once. The busy ones follow when their request is over.
-    pub(super) fn retire(&mut self, now: Instant, which: impl Fn(u32) -> bool) -> Vec<u32> {
-        let mut leaving = Vec::new();
-        for (worker, seat) in &mut self.seats {
-            if which(seat.generation) && !seat.retired {
-                seat.retired = true;
-                if matches!(seat.state, State::Idle | State::Proved) {
-                    (seat.state, seat.since) = (State::Draining, now);
-                    leaving.push(*worker);
-                }
-            }
-        }
-        self.idle.retain(|worker| !leaving.contains(worker));
-        leaving
-    }
-
     /// The seats of the generation that answers, but for those that are to leave.
     fn current(&self) -> impl Iterator<Item = &Seat> {
         self.seats.values().filter(|seat| seat.generation == self.generation && !seat.retired)
     }
 }
 
+/// Books to try things on.
 #[cfg(test)]
-mod tests {
+mod testing {
     use super::*;
 
-    const POLICY: Policy = Policy {
+    pub(super) const POLICY: Policy = Policy {
         min: 1,
         max: 1,
         idle_timeout: Duration::from_secs(60),
@@ -560,18 +392,18 @@ mod tests {
         max_memory: None,
     };
 
-    fn range(min: u32, max: u32) -> Policy {
+    pub(super) fn range(min: u32, max: u32) -> Policy {
         Policy { min, max, ..POLICY }
     }
 
-    fn pool(policy: Policy) -> (Pool, Instant) {
+    pub(super) fn pool(policy: Policy) -> (Pool, Instant) {
         let (mut pool, now) = (Pool::new(policy, 1), Instant::now());
         fill(&mut pool, now);
         (pool, now)
     }
 
     /// Forks whatever is wanted; each worker is ready at once. Gives their numbers.
-    fn fill(pool: &mut Pool, now: Instant) -> Vec<u32> {
+    pub(super) fn fill(pool: &mut Pool, now: Instant) -> Vec<u32> {
         let mut forked = Vec::new();
         while let Want::Spawn(worker) = pool.want(now) {
             pool.starting(worker, pool.generation(), 0, now);
@@ -582,11 +414,17 @@ mod tests {
     }
 
     /// Runs one request on the worker that is next.
-    fn serve(pool: &mut Pool, now: Instant) -> (u32, Ready) {
+    pub(super) fn serve(pool: &mut Pool, now: Instant) -> (u32, Ready) {
         let worker = pool.assign(now).expect("somebody is idle");
         pool.answered(worker);
         (worker, pool.ready(worker, now))
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{fill, pool, range, serve};
+    use super::*;
 
     #[test]
     fn fills_up_and_numbers_from_one() {
@@ -669,24 +507,6 @@ mod tests {
     }
 
     #[test]
-    fn waiting_requests_raise_the_number_of_workers_and_idleness_lowers_it() {
-        let (mut pool, now) = pool(range(0, 4));
-        assert_eq!(pool.want(now), Want::Nothing, "nothing to do, nobody there");
-        pool.demand(3);
-        assert_eq!(fill(&mut pool, now), [1, 2, 3]);
-        pool.demand(9);
-        assert_eq!(fill(&mut pool, now), [4], "never more than the most");
-        assert!(!pool.can_grow());
-        // Worker 4 goes on working; the others are never needed again.
-        let later = now + POLICY.idle_timeout;
-        assert_eq!(pool.surplus(later - Duration::from_nanos(1)), (vec![], Some(later)));
-        serve(&mut pool, later);
-        assert_eq!(pool.surplus(later), (vec![1, 2, 3], Some(later + POLICY.idle_timeout)));
-        assert_eq!(pool.want(later), Want::Nothing);
-        assert_eq!(pool.surplus(later + POLICY.idle_timeout), (vec![4], None));
-    }
-
-    #[test]
     fn a_worker_that_starts_already_counts_for_one_that_waits() {
         let (mut pool, now) = pool(range(0, 4));
         pool.demand(1);
@@ -695,23 +515,6 @@ mod tests {
         assert_eq!(pool.want(now), Want::Nothing);
         pool.demand(2);
         assert_eq!(pool.want(now), Want::Spawn(2));
-    }
-
-    #[test]
-    fn a_worker_goes_on_after_its_last_request_until_its_successor_is_ready() {
-        let (mut pool, now) = pool(Policy { max_requests: Some(2), ..range(1, 1) });
-        assert_eq!(serve(&mut pool, now), (1, Ready::Work));
-        assert_eq!(pool.want(now), Want::Nothing);
-        assert_eq!(pool.assign(now), Some(1));
-        assert!(pool.take_changed() && !pool.take_changed());
-        assert_eq!(pool.want(now), Want::Spawn(2), "while the last request runs");
-        pool.starting(2, 1, 0, now);
-        assert_eq!(pool.ready(1, now), Ready::Work);
-        assert_eq!(serve(&mut pool, now), (1, Ready::Work), "its successor is not ready");
-        assert_eq!(pool.surplus(now).0, [0; 0]);
-        pool.ready(2, now);
-        assert_eq!(pool.surplus(now).0, [1]);
-        assert_eq!(pool.assign(now), Some(2));
     }
 
     #[test]
@@ -725,94 +528,6 @@ mod tests {
         pool.answered(1);
         assert_eq!(pool.ready(1, now), Ready::Drain);
         assert_eq!(pool.assign(now), Some(4));
-    }
-
-    #[test]
-    fn workers_of_one_age_are_replaced_one_after_the_other() {
-        let max_age = Duration::from_secs(3600);
-        let (mut pool, now) = pool(Policy { max_age: Some(max_age), ..range(2, 2) });
-        assert_eq!(pool.age(now), (Some(now + max_age), None));
-        let later = now + max_age;
-        assert_eq!(pool.age(later), (None, Some(Due { worker: 1, pause: None })));
-        assert_eq!(pool.age(later), (None, None), "one at a time");
-        assert_eq!(fill(&mut pool, later), [3]);
-        assert_eq!(pool.surplus(later).0, [1]);
-        assert_eq!(pool.age(later), (None, Some(Due { worker: 2, pause: None })));
-        assert_eq!(fill(&mut pool, later), [4]);
-        assert_eq!(pool.surplus(later).0, [2]);
-        assert_eq!(pool.age(later), (Some(later + max_age), None));
-    }
-
-    #[test]
-    fn a_worker_that_has_grown_is_replaced_once() {
-        let (mut pool, now) = pool(Policy { max_memory: Some(1000), ..range(1, 1) });
-        serve(&mut pool, now);
-        assert_eq!(pool.measured(1, 1000, now), None);
-        assert_eq!(pool.measured(1, 1001, now), Some(Due { worker: 1, pause: None }));
-        assert_eq!(pool.measured(1, 1002, now), None);
-        assert_eq!(fill(&mut pool, now), [2]);
-        assert_eq!(pool.surplus(now).0, [1]);
-    }
-
-    /// A limit that every worker exceeds with what the application takes once it is loaded.
-    #[test]
-    fn workers_that_are_too_large_at_birth_are_replaced_more_and_more_slowly_and_go_on_meanwhile() {
-        let (mut pool, mut now) = pool(Policy { max_memory: Some(1000), ..range(1, 1) });
-        let (mut pauses, mut worker) = (Vec::new(), 1);
-        for _ in 0..8 {
-            let due = pool.measured(worker, 1001, now).expect("it is too large");
-            let pause = due.pause.expect("it has answered nothing");
-            assert_eq!(pool.want(now), Want::Wait(now + pause));
-            // It answers until its successor is ready, and that says nothing about its successors.
-            assert_eq!(serve(&mut pool, now).0, worker);
-            assert_eq!(pool.want(now), Want::Wait(now + pause));
-            now += pause;
-            let [next] = fill(&mut pool, now)[..] else { panic!("one successor") };
-            assert_eq!(pool.surplus(now).0, [worker]);
-            pool.ended(worker, now);
-            worker = next;
-            pauses.push(pause.as_secs());
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        // One that is not too large ends it, and so does another policy.
-        serve(&mut pool, now);
-        assert_eq!(pool.measured(worker, 1001, now), Some(Due { worker, pause: None }));
-        assert!(matches!(pool.want(now), Want::Spawn(_)), "it has grown: its successor need not wait");
-    }
-
-    #[test]
-    fn a_worker_that_is_missing_is_forked_at_once_also_while_others_are_too_large() {
-        let (mut pool, now) = pool(Policy { max_memory: Some(1000), ..range(2, 2) });
-        assert_eq!(pool.measured(1, 1001, now).unwrap().pause, Some(FIRST_PAUSE));
-        assert_eq!(pool.measured(2, 1001, now).unwrap().pause, Some(FIRST_PAUSE * 2));
-        assert_eq!(pool.want(now), Want::Wait(now + FIRST_PAUSE * 2));
-        serve(&mut pool, now);
-        pool.ended(2, now);
-        assert_eq!(pool.want(now), Want::Spawn(2));
-        pool.set_policy(Policy { max_memory: None, ..range(2, 2) });
-        assert_eq!(pool.replacements.until(), None);
-    }
-
-    /// Start hooks that take longer than a worker may live.
-    #[test]
-    fn workers_that_are_too_old_when_they_are_ready_are_replaced_more_and_more_slowly() {
-        let max_age = Duration::from_secs(2);
-        let (mut pool, now) = pool(Policy { max_age: Some(max_age), ..range(1, 1) });
-        let mut now = now + max_age;
-        assert_eq!(pool.age(now).1, Some(Due { worker: 1, pause: None }), "it has had its time");
-        let mut pauses = Vec::new();
-        for _ in 0..3 {
-            let Want::Spawn(worker) = pool.want(now) else { panic!("a successor") };
-            pool.starting(worker, 1, 0, now);
-            now += 2 * max_age;
-            pool.ready(worker, now);
-            pool.surplus(now).0.into_iter().for_each(|gone| assert!(pool.ended(gone, now).is_some()));
-            let pause = pool.age(now).1.expect("it is too old").pause.expect("before it has answered");
-            assert_eq!(pool.want(now), Want::Wait(now + pause));
-            pauses.push(pause.as_secs());
-            now += pause;
-        }
-        assert_eq!(pauses, [1, 2, 4]);
     }
 
     /// Chance only ever adds to the number of requests, so a worker that is due has answered one at least.
@@ -846,17 +561,5 @@ mod tests {
         assert_eq!((pool.freed(), pool.at_hand()), (Some(at(3)), (0, 1)));
         pool.ready(3, at(4));
         assert_eq!((pool.freed(), pool.at_hand()), (Some(at(4)), (1, 0)));
-    }
-
-    #[test]
-    fn fewer_workers_leave_as_they_become_idle() {
-        let (mut pool, now) = pool(range(3, 3));
-        assert_eq!(pool.assign(now), Some(3));
-        pool.resize(1, 1);
-        assert_eq!(pool.surplus(now).0, [1, 2]);
-        assert_eq!(pool.want(now), Want::Nothing);
-        pool.resize(2, 2);
-        assert_eq!(pool.want(now), Want::Spawn(4));
-        assert_eq!(pool.ready(3, now), Ready::Work);
     }
 }

@@ -1,0 +1,54 @@
+//! What the books hold of one worker. Std only.
+
+use std::time::Instant;
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum State {
+    /// Being forked, or running its start hooks.
+    Starting,
+    /// Ready, of a generation that does not answer yet.
+    Proved,
+    /// Waiting for a request.
+    Idle,
+    /// Running one.
+    Busy,
+    /// Told to exit.
+    Draining,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seat {
+    pub(super) generation: u32,
+    pub(super) state: State,
+    /// When it was forked.
+    pub(super) born: Instant,
+    /// When it was first ready.
+    pub(super) ready: Option<Instant>,
+    /// Since when it is in its state.
+    pub(super) since: Instant,
+    /// Requests it was given.
+    pub(super) requests: u32,
+    /// Requests after which it is due.
+    pub(super) limit: Option<u32>,
+    /// To be replaced; it leaves when its successor is ready.
+    pub(super) due: bool,
+    /// To be told to exit when its request is over.
+    pub(super) retired: bool,
+    /// Whether it has answered a request.
+    pub(super) answered: bool,
+}
+
+/// A worker, as the status shows it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::gateway) struct Worker {
+    pub(in crate::gateway) number: u32,
+    pub(in crate::gateway) generation: u32,
+    pub(in crate::gateway) state: State,
+    /// When it was forked.
+    pub(in crate::gateway) born: Instant,
+    /// Requests it was given.
+    pub(in crate::gateway) requests: u32,
+    /// To leave when its request is over or its successor ready.
+    pub(in crate::gateway) leaving: bool,
+}
