@@ -127,8 +127,7 @@ function M.prepare(body, head)
     return nil
   end
   -- nginx answers 200 and keeps neither a coding nor a part of the file that the application chose.
-  local ordered = head["x-accel-redirect"] or head["x-sendfile"] or head["x-lighttpd-send-file"]
-  if body.order and code == 200 and not head["content-encoding"] and not ordered
+  if body.order and code == 200 and not head["content-encoding"] and not head.replaced
     and (not head.length or head.length == remaining(body.file)) then
     return body.order
   end

@@ -6,15 +6,16 @@
 local host = ...
 
 local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
-local error, ipairs, next, tonumber, tostring, type = error, ipairs, next, tonumber, tostring, type
+local error, next, tonumber, tostring, type = error, next, tonumber, tostring, type
 local integer_type = math.type or function() end
-local huge, log = math.huge, host.log
+local huge, log, proxy_order = math.huge, host.log, host.proxy_order
 
 ---@class nibiru.Head
 ---@field block string    header lines, each with its CRLF; without Content-Length and the blank line
 ---@field code integer    200..599
 ---@field length integer? the application's Content-Length
 ---@field length_text string?
+---@field replaced boolean?  the application has the proxy send something else in the response's place
 ---@field grants boolean?   it lets an Authorizer's request go on, and is sent without a body
 ---@field ["content-type"] boolean  whether there is one; the same for every other name in `noted`
 
@@ -108,7 +109,8 @@ local function check_name(name)
     return nil, "header name " .. show(name) .. " is not a valid name"
   end
   local small = lower(name)
-  if names_kept < REMEMBERED then
+  -- An order for the proxy is looked at each time that it is given.
+  if names_kept < REMEMBERED and not proxy_order(small) then
     names_kept = names_kept + 1
     lower_names[name] = small
   end
@@ -121,9 +123,6 @@ end
 -- targets both send both, and clients choose as they like: so nobody could say which the response has.
 local noted = {
   ["content-encoding"] = false,
-  ["x-accel-redirect"] = false,
-  ["x-lighttpd-send-file"] = false,
-  ["x-sendfile"] = false,
   ["age"] = true,
   ["content-disposition"] = true,
   ["content-location"] = true,
@@ -146,14 +145,16 @@ local function hop_by_hop(_, name)
   return "header " .. name .. " is hop-by-hop: it belongs to the connection, which the proxy owns"
 end
 
-local told = {}
+-- An application can make up names for its proxy without end; lines of the log as well.
+local MOST_TOLD = 32
+local told, told_count = {}, 0
 
 --- Logs something of which one line is enough.
 ---@param what string  names it
 ---@param message string
 function M.tell_once(what, message)
-  if not told[what] then
-    told[what] = true
+  if not told[what] and told_count < MOST_TOLD then
+    told[what], told_count = true, told_count + 1
     log("warn", message .. " (each worker says so once)")
   end
 end
@@ -203,14 +204,17 @@ local rules = {
   end,
 }
 
--- Headers with orders for the proxy, unless `--proxy-headers` names them. Left out and not refused, so that an
--- application that was written for another server goes on; said once, since it would be said with every response.
-local function leave_out(_, name)
-  M.tell_once(lower(name), format("header %s is left out: it gives the proxy orders (--proxy-headers %s lets it pass)", name, name))
-  return nil, true
-end
-for _, name in ipairs(host.guarded_headers) do
-  rules[lower(name)] = leave_out
+--- A header with orders for the proxy. Without `--proxy-headers` it is left out and not refused, so that an application that was
+--- written for another server goes on; said once, since it would be said with every response.
+---@return boolean left_out
+local function order(head, name, small)
+  local _, guarded, replaces_body = proxy_order(small)
+  if guarded then
+    M.tell_once(small, "header " .. name .. " is left out: it gives the proxy orders (--proxy-headers " .. name .. " lets it pass)")
+  elseif replaces_body then
+    head.replaced = true
+  end
+  return guarded
 end
 
 ---@param head nibiru.Head
@@ -266,6 +270,8 @@ local function add(head, name, value)
   end
   if once ~= nil then
     head[small] = true
+  elseif not lower_names[name] and order(head, name, small) then
+    return nil
   end
   local line = name .. ": " .. value .. "\r\n"
   if lower_names[name] and #value <= LONGEST_KEPT then

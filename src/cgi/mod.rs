@@ -5,7 +5,7 @@
 
 pub mod arrival;
 pub mod proxy;
-mod proxy_headers;
+pub mod proxy_headers;
 mod repeated;
 pub mod request;
 pub mod response;
@@ -15,7 +15,7 @@ pub use proxy_headers::{Form, ProxyHeaders, Sendfile};
 pub use variables::{Iter, Variables};
 
 /// Whether `bytes` is a token (RFC 9110 §5.6.2), as methods and field names are.
-fn is_token(bytes: &[u8]) -> bool {
+pub fn is_token(bytes: &[u8]) -> bool {
     let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !bytes.is_empty() && bytes.iter().all(is_tchar)
 }

@@ -7,27 +7,62 @@
 use super::proxy::{normalise, percent_decode};
 use super::response::Head;
 
+/// How the names begin that proxies take orders by. The list of each proxy grows with its versions (`X-Sendfile2`,
+/// `X-Sendfile-Temporary`, which deletes the file), so it is not names that are guarded. nginx; lighttpd and Apache's
+/// mod_xsendfile; lighttpd; H2O; LiteSpeed.
+const FAMILIES: [&str; 5] = ["X-Accel-", "X-Sendfile", "X-LIGHTTPD-", "X-Reproxy-", "X-LiteSpeed-"];
+
+/// In a family, and no order: nginx only buffers this one response, or does not.
+const HARMLESS: &str = "X-Accel-Buffering";
+
+/// How the names begin of those orders that have something else sent in the response's place.
+const SENDING: [&str; 5] =
+    ["X-Accel-Redirect", "X-Sendfile", "X-LIGHTTPD-send-", "X-Reproxy-", "X-LiteSpeed-Location"];
+
+/// Whether a header of this name is for the proxy and not for the client.
+pub fn is_for_proxy(name: &[u8]) -> bool {
+    begins_with_any(name, &FAMILIES)
+}
+
+/// Whether a header of this name gives the proxy an order.
+///
+/// `X-Accel-Expires`, `X-Accel-Charset` and `X-Accel-Limit-Rate` are orders too: a page that is private goes into the
+/// cache for all, is read in another charset than its author escaped it for, or holds its connection for hours.
+pub fn is_order(name: &[u8]) -> bool {
+    is_for_proxy(name) && !name.eq_ignore_ascii_case(HARMLESS.as_bytes())
+}
+
+/// Whether a header of this name has the proxy send something else in the response's place.
+pub fn replaces_body(name: &[u8]) -> bool {
+    begins_with_any(name, &SENDING)
+}
+
+/// What the names of orders look like, for messages.
+pub const ORDERS_SHOWN: &str = "X-Accel-*, X-Sendfile*, X-LIGHTTPD-*, X-Reproxy-* or X-LiteSpeed-*";
+
+fn begins_with_any(name: &[u8], beginnings: &[&str]) -> bool {
+    let begins =
+        |with: &&str| name.get(..with.len()).is_some_and(|it| it.eq_ignore_ascii_case(with.as_bytes()));
+    beginnings.iter().any(begins)
+}
+
 /// What may be said to the proxy.
 #[derive(Clone, Debug, Default)]
 pub struct ProxyHeaders {
-    /// Those that the application may not send itself.
-    guarded: Vec<&'static str>,
+    /// The orders that the application may send itself; all others pass only as [`Sendfile`]'s.
+    allowed: Vec<String>,
     sendfile: Option<Sendfile>,
 }
 
 impl ProxyHeaders {
-    /// `guarded`: names of headers that pass only as [`Sendfile`]'s.
-    pub fn new(guarded: Vec<&'static str>, sendfile: Option<Sendfile>) -> Self {
-        debug_assert!(
-            guarded.iter().all(|name| name.starts_with("X-")),
-            "else Head::has_extensions misses it"
-        );
-        Self { guarded, sendfile }
+    /// `allowed`: names of orders that the application may send.
+    pub fn new(allowed: Vec<String>, sendfile: Option<Sendfile>) -> Self {
+        Self { allowed, sendfile }
     }
 
-    /// The headers that are no application's to send.
-    pub fn guarded(&self) -> &[&'static str] {
-        &self.guarded
+    /// Whether a header of this name is no application's to send.
+    pub fn guards(&self, name: &[u8]) -> bool {
+        is_order(name) && !self.allowed.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
     }
 
     /// How the proxy is handed a file.
@@ -42,11 +77,10 @@ impl ProxyHeaders {
     }
 
     fn permit_field(&self, name: &[u8], value: &[u8]) -> bool {
-        let guarded = self.guarded.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
         let is_ours = |sendfile: &Sendfile| {
             name.eq_ignore_ascii_case(sendfile.header.as_bytes()) && sendfile.leads_to_a_file(value)
         };
-        !guarded || self.sendfile.as_ref().is_some_and(is_ours)
+        !self.guards(name) || self.sendfile.as_ref().is_some_and(is_ours)
     }
 }
 
@@ -218,7 +252,7 @@ mod tests {
         for name in ["100%", "a%20b", "a?b", "a#b", "a\nb", "a\rb", "a\tb", "a\x7fb", "a "] {
             assert_eq!(raw.address(format!("/srv/f/{name}").as_bytes()), None, "{name}");
         }
-        let orders = ProxyHeaders::new(vec!["X-Sendfile"], Some(raw));
+        let orders = ProxyHeaders::new(Vec::new(), Some(raw));
         assert!(permitted(&orders, "X-Sendfile: /a b.txt"));
         assert!(!permitted(&orders, "X-Sendfile: /a%20b.txt"));
         assert!(!permitted(&orders, "X-Sendfile: /../etc/passwd"));
@@ -234,14 +268,53 @@ mod tests {
     }
 
     #[test]
+    fn families_are_guarded_and_not_names() {
+        let none = ProxyHeaders::default();
+        let allowed = ["X-Accel-Expires", "x-sendfile2"].map(str::to_owned).to_vec();
+        let some = ProxyHeaders::new(allowed, None);
+        for (name, guarded, still_guarded, replaces_body) in [
+            ("X-Sendfile", true, true, true),
+            ("X-SENDFILE2", true, false, true),
+            ("X-Sendfile-Temporary", true, true, true),
+            ("X-LIGHTTPD-send-file", true, true, true),
+            ("x-lighttpd-KBytes-per-second", true, true, false),
+            ("X-Accel-Redirect", true, true, true),
+            ("X-Accel-Expires", true, false, false),
+            ("X-Accel-Charset", true, true, false),
+            ("X-Accel-Limit-Rate", true, true, false),
+            ("X-Accel-Of-Tomorrow", true, true, false),
+            ("X-Reproxy-URL", true, true, true),
+            ("X-LiteSpeed-Location", true, true, true),
+            ("X-LiteSpeed-Cache-Control", true, true, false),
+            ("X-Accel-Buffering", false, false, false),
+            ("x-accel-buffering", false, false, false),
+            ("X-Accel", false, false, false),
+            ("X-Send", false, false, false),
+            ("X-Sent-File", false, false, false),
+            ("Sendfile", false, false, false),
+        ] {
+            assert_eq!(none.guards(name.as_bytes()), guarded, "{name}");
+            assert_eq!(permitted(&none, &format!("{name}: /etc/hostname 0-10")), !guarded, "{name}");
+            assert_eq!(some.guards(name.as_bytes()), still_guarded, "{name}");
+            assert_eq!(super::replaces_body(name.as_bytes()), replaces_body, "{name}");
+        }
+        // A head is looked at only where it has a name that begins so.
+        assert!(FAMILIES.iter().all(|family| family.starts_with("X-")));
+        // A message for operators and the families: one list.
+        assert_eq!(
+            ORDERS_SHOWN.replace("* or ", "*, ").split(", ").collect::<Vec<_>>(),
+            FAMILIES.map(|it| format!("{it}*"))
+        );
+    }
+
+    #[test]
     fn a_head_holds_no_order_but_a_file_under_a_prefix() {
-        let guarded = vec!["X-Accel-Redirect", "X-Sendfile"];
-        let none = ProxyHeaders::new(guarded.clone(), None);
-        let some = ProxyHeaders::new(guarded, Some(sendfile(&[("/srv/f", "/files"), ("/srv/g", "/a b")])));
+        let none = ProxyHeaders::default();
+        let some = ProxyHeaders::new(Vec::new(), Some(sendfile(&[("/srv/f", "/files"), ("/srv/g", "/a b")])));
         for (line, with_none, with_some) in [
             ("X-Other: /etc/passwd", true, true),
             ("X-Accel-Buffering: no", true, true),
-            ("X-Accel-Expires: 5", true, true),
+            ("X-Accel-Expires: 5", false, false),
             ("Content-Length: 0", true, true),
             ("X-Accel-Redirect: /files/a.txt", false, true),
             ("x-accel-redirect: /files/a%20b", false, true),
@@ -267,7 +340,7 @@ mod tests {
             assert_eq!(permitted(&none, line), with_none, "{line} without sendfile");
             assert_eq!(permitted(&some, line), with_some, "{line} with sendfile");
         }
-        let anywhere = ProxyHeaders::new(vec!["X-Accel-Redirect"], Some(sendfile(&[])));
+        let anywhere = ProxyHeaders::new(Vec::new(), Some(sendfile(&[])));
         assert!(permitted(&anywhere, "X-Accel-Redirect: /any/file"));
         assert!(!permitted(&anywhere, "X-Accel-Redirect: /any/../file"));
     }
@@ -276,8 +349,7 @@ mod tests {
     fn every_address_is_permitted() {
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);
-        let orders =
-            ProxyHeaders::new(vec!["X-Accel-Redirect"], Some(sendfile(&[("/d", "/p"), ("/d/e", "/")])));
+        let orders = ProxyHeaders::new(Vec::new(), Some(sendfile(&[("/d", "/p"), ("/d/e", "/")])));
         for _ in 0..20_000 {
             let length = random.usize(1..12);
             let alphabet = b"/.%de2\n?\xc3\xa9 ";

@@ -332,7 +332,10 @@ mod tests {
         assert!(problem("sendfile-map = '/srv=/files'").starts_with("sendfile-map: only with sendfile"));
         assert!(problem("sendfile = 'x-accel-redirect'").contains("needs sendfile-map"));
         assert!(file("sendfile-map = '/srv'").unwrap_err().contains("DIR=PREFIX"));
-        assert!(file("proxy-headers = ['Set-Cookie']").unwrap_err().contains("X-Accel-Redirect"));
+        for name in ["Set-Cookie", "X-Accel-Buffering", "X-Sendfile: /etc/passwd"] {
+            let problem = file(&format!("proxy-headers = ['{name}']")).unwrap_err();
+            assert!(problem.contains("gives the proxy orders: X-Accel-*, X-Sendfile*"), "{problem}");
+        }
         let off = Config::new(file("app = 'a'\nrequest-timeout = 'off'").unwrap()).unwrap();
         assert_eq!(off.request_timeout, None);
     }

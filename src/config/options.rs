@@ -186,7 +186,7 @@ pub struct Options {
     #[serde(deserialize_with = "one_or_more")]
     pub sendfile_map: Vec<OrOff<SendfileMap>>,
 
-    /// Headers with orders for the proxy that the application may send [none]
+    /// Headers with orders for the proxy that the application may send: X-Accel-*, X-Sendfile*, X-LIGHTTPD-*, … [none]
     #[arg(
         long,
         value_name = "NAME",

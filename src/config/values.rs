@@ -378,26 +378,12 @@ impl fmt::Display for SendfileMap {
     }
 }
 
-/// A response header by which an application gives its proxy orders: to send any file that the proxy can read, to
-/// cache, to send slowly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProxyHeader(pub &'static str);
-
-impl ProxyHeader {
-    /// All there are. X-Accel-Buffering is none of them: it concerns this one response only.
-    pub const ALL: [Self; 6] = [
-        Self("X-Accel-Redirect"),
-        Self("X-Accel-Expires"),
-        Self("X-Accel-Limit-Rate"),
-        Self("X-Accel-Charset"),
-        Self("X-Sendfile"),
-        Self("X-LIGHTTPD-send-file"),
-    ];
-}
+/// The name of a response header by which an application gives its proxy orders ([`cgi::proxy_headers::is_order`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyHeader(pub String);
 
 /// What these settings let an application tell its proxy.
 pub fn proxy_headers(sendfile: Sendfile, map: &[SendfileMap], allowed: &[ProxyHeader]) -> cgi::ProxyHeaders {
-    let guarded = ProxyHeader::ALL.into_iter().filter(|header| !allowed.contains(header));
     let header = match sendfile {
         Sendfile::Off => None,
         Sendfile::XAccelRedirect => Some(("X-Accel-Redirect", cgi::Form::Uri)),
@@ -405,26 +391,29 @@ pub fn proxy_headers(sendfile: Sendfile, map: &[SendfileMap], allowed: &[ProxyHe
     };
     let map = map.iter().map(|entry| (entry.directory.as_bytes(), entry.prefix.as_bytes()));
     let sendfile = header.map(|(header, form)| cgi::Sendfile::new(header, form, map));
-    cgi::ProxyHeaders::new(guarded.map(|header| header.0).collect(), sendfile)
+    cgi::ProxyHeaders::new(allowed.iter().map(|header| header.0.clone()).collect(), sendfile)
 }
 
 impl FromStr for ProxyHeader {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|header| header.0.eq_ignore_ascii_case(text));
-        known.ok_or_else(expected::<Self>)
+        let order = cgi::is_token(text.as_bytes()) && cgi::proxy_headers::is_order(text.as_bytes());
+        if order { Ok(Self(text.to_owned())) } else { Err(expected::<Self>()) }
     }
 }
 
 impl Value for ProxyHeader {
-    const EXPECTED: &'static str = "one of X-Accel-Redirect, X-Accel-Expires, X-Accel-Limit-Rate, X-Accel-Charset, \
-                                    X-Sendfile, X-LIGHTTPD-send-file";
+    const EXPECTED: &'static str = "a header that gives the proxy orders";
+
+    fn expected() -> String {
+        format!("expected a header that gives the proxy orders: {}", cgi::proxy_headers::ORDERS_SHOWN)
+    }
 }
 
 impl fmt::Display for ProxyHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(&self.0)
     }
 }
 

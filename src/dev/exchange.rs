@@ -19,6 +19,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::AbortHandle;
 
 use crate::cgi::Variables;
+use crate::cgi::proxy_headers::is_for_proxy;
 use crate::cgi::response::{Head, Status};
 use crate::fastcgi::client::{self, Decoder, Reply};
 use crate::fastcgi::{ProtocolStatus, Role};
@@ -189,7 +190,7 @@ fn response(head: &Head<'_>) -> Result<Response<()>, hyper::http::Error> {
         let kept = !matches!(
             name.as_str(),
             "status" | "connection" | "keep-alive" | "transfer-encoding" | "upgrade"
-        ) && !name.as_str().starts_with("x-accel-");
+        ) && !is_for_proxy(name.as_str().as_bytes());
         if kept {
             response.headers_mut().append(name, HeaderValue::from_bytes(value)?);
         }

@@ -16,7 +16,7 @@ use rustix::event::Timespec;
 
 use super::body::Reader;
 use super::{Body, Gone, Interrupt, Level, LoadingLog, Outcome, Output, Settings, interrupt};
-use crate::cgi::{proxy, response};
+use crate::cgi::{proxy, proxy_headers, response};
 use crate::log::{escape, fields, redact};
 use crate::sys;
 
@@ -298,8 +298,14 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
         })?,
     )?;
 
-    let guarded = settings.proxy_headers.guarded();
-    table.raw_set("guarded_headers", lua.create_sequence_from(guarded.iter().copied())?)?;
+    let headers = settings.proxy_headers.clone();
+    table.raw_set(
+        "proxy_order",
+        lua.create_function(move |_, name: LuaString| {
+            let name = &*name.as_bytes();
+            Ok((proxy_headers::is_order(name), headers.guards(name), proxy_headers::replaces_body(name)))
+        })?,
+    )?;
     files(lua, settings, &table)?;
     input(lua, host, &table)?;
     text(lua, &table)?;

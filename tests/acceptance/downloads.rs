@@ -289,6 +289,47 @@ fn orders_of_the_applications_own_are_left_out_and_logged_once() {
     assert_eq!(direct.header("X-Accel-Buffering").as_deref(), Some("no"));
 }
 
+/// lighttpd obeys more names than the one that its documentation puts first, and its workers may read what the file's
+/// owner would not show to everybody.
+#[test]
+fn no_spelling_of_an_order_has_lighttpd_send_a_file() {
+    let files = Files::new();
+    let secret = files.write("secret", b"the proxy's");
+    let scratch = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let lighttpd = |server: &Server| {
+        // It may send anything that is in there.
+        let command = lighttpd(scratch.path(), &server.socket(), Path::new("/"), port);
+        let mut process = Process::start("lighttpd", scratch.path(), command);
+        process.wait_ready(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        process
+    };
+    let ask = |order: &str| {
+        let mut command = curl(["--request", "GET"], &format!("http://127.0.0.1:{port}/order?{order}"));
+        Reply::from_curl(command.output().unwrap()).expect(200).text()
+    };
+    let secret = secret.display();
+    let orders = [
+        ("X-Sendfile", format!("X-Sendfile={secret}")),
+        ("X-SENDFILE2", format!("X-SENDFILE2={secret} 0-10")),
+        ("X-LIGHTTPD-send-file", format!("X-LIGHTTPD-send-file={secret}")),
+    ];
+    let server = Server::start();
+    let process = lighttpd(&server);
+    for (name, order) in &orders {
+        assert_eq!(ask(&order.replace(' ', "%20")), "the application's own\n", "{name}");
+        server.logged(&[&format!("header {name} is left out")]);
+    }
+    drop(process);
+    // What it is that was left out.
+    let names = orders.each_ref().map(|(name, _)| *name).join(",");
+    let server = Server::builder().arguments(["--proxy-headers", &names]).start();
+    let _process = lighttpd(&server);
+    for (name, order) in &orders {
+        assert_eq!(ask(&order.replace(' ', "%20")), "the proxy's", "{name}");
+    }
+}
+
 #[test]
 fn orders_that_the_operator_allows_pass() {
     let files = Files::new();

@@ -1,5 +1,5 @@
 -- `wsgi.file_wrapper` where the proxy sends what is in tests/ as /-/tests, but for tests/apps; and the headers that the
--- proxy takes orders by. Of those X-Accel-Redirect and X-Accel-Expires are not allowed here.
+-- proxy takes orders by. Of those X-Sendfile and X-Accel-Limit-Rate are allowed here.
 
 local function wrapping(status, headers, path)
   return function(environ)
@@ -17,6 +17,15 @@ local function length_of(path)
   return ("%d"):format(length)
 end
 local length = length_of("tests/lua/environ.lua")
+
+--- Parts of the lines that are logged: 32 in all, of which the cases above have had their own.
+local function first_orders(count)
+  local lines = {}
+  for position = 1, count do
+    lines[position] = "header X-Accel-" .. position .. " is left out"
+  end
+  return lines
+end
 
 return {
   { name = "a relative path", app = wrapping(200, {}, "environ.lua"), head = order .. text .. "|", chunks = {} },
@@ -66,10 +75,23 @@ return {
       return 200, { { "x-accel-redirect", "/any" }, { "X-Accel-Redirect", "/other" } }, "body"
     end, head = text .. "Content-Length: 4||" },
   { name = "for each header", app = function() return 200, { { "X-Accel-Expires", 5 } }, "" end, log = "X-Accel-Expires is left out" },
+  { name = "a family and not names", app = function()
+      return 200, { { "X-SENDFILE2", "/etc/hostname 0-10" }, { "X-LIGHTTPD-KBytes-per-second", 1 }, { "X-Sent", "1" } }, ""
+    end, head = "X-Sent: 1|" .. text .. "Content-Length: 0||", 
+    log = { "header X-SENDFILE2 is left out", "header X-LIGHTTPD-KBytes-per-second is left out" } },
   { name = "a bad value is wrong even so", app = function() return 200, { ["X-Accel-Redirect"] = "/a\nX: y" }, "" end,
     status = "500 Internal Server Error", log = "header X-Accel-Redirect contains LF" },
   { name = "X-Accel-Buffering passes", app = function() return 200, { ["X-Accel-Buffering"] = "no" }, "" end,
     head = "X-Accel-Buffering: no|" .. text .. "Content-Length: 0||" },
   { name = "what is allowed passes, and there is no second order", app = wrapping(200, { { "X-Sendfile", "/any" } }, "environ.lua"),
     head = "X-Sendfile: /any|" .. text .. "Content-Length: " .. length .. "||" },
+  { name = "an order that leaves the body alone goes with it", app = wrapping(200, { { "X-Accel-Limit-Rate", 9 } }, "environ.lua"),
+    head = "X-Accel-Limit-Rate: 9|" .. order .. text .. "|", chunks = {} },
+  { name = "any number of them, and few lines of the log", app = function()
+      local headers = {}
+      for position = 1, 1000 do
+        headers[position] = { "X-Accel-" .. position, "1" }
+      end
+      return 200, headers, ""
+    end, head = text .. "Content-Length: 0||", log = first_orders(32 - 4) },
 }

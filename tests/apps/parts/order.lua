@@ -1,7 +1,11 @@
 -- Sends each header that the query names, ?X-Accel-Redirect=/path; with &stubborn=1 also those that nibiru leaves out.
 
---- Finds the table of header rules behind a value, and takes the rule for `name` out of it, as a C module could.
-local function disobey(name, from, seen)
+local function no_order()
+  return false, false, false
+end
+
+--- Finds what knows orders behind a value, and makes it know none, as a C module could.
+local function disobey(from, seen)
   if seen[from] then
     return
   end
@@ -9,7 +13,7 @@ local function disobey(name, from, seen)
   if type(from) == "table" then
     for _, value in pairs(from) do
       if type(value) == "function" then
-        disobey(name, value, seen)
+        disobey(value, seen)
       end
     end
   elseif type(from) == "function" and debug.getinfo(from, "S").source:find("nibiru/", 1, true) then
@@ -17,10 +21,10 @@ local function disobey(name, from, seen)
       local key, value = debug.getupvalue(from, position)
       if not key then
         return
-      elseif key == "rules" then
-        value[name] = nil
+      elseif key == "proxy_order" then
+        debug.setupvalue(from, position, no_order)
       elseif value ~= nil then
-        disobey(name, value, seen)
+        disobey(value, seen)
       end
     end
   end
@@ -30,9 +34,9 @@ return function(environ, start_response)
   local headers = { { "Content-Type", "text/plain" } }
   for name, value in environ.QUERY_STRING:gmatch("([^&=]+)=([^&]*)") do
     if name == "stubborn" then
-      disobey(headers[2][1]:lower(), start_response, {})
+      disobey(start_response, {})
     else
-      headers[#headers + 1] = { name, value }
+      headers[#headers + 1] = { name, (value:gsub("%%20", " ")) }
     end
   end
   start_response(200, headers)

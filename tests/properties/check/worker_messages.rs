@@ -169,7 +169,7 @@ impl Gateway {
             interrupts: [0; 2],
             stacks: [0; 2],
             exited: false,
-            orders: ProxyHeaders::new(vec!["X-Accel-Redirect"], None),
+            orders: ProxyHeaders::default(),
             clients: Vec::new(),
         }
     }
