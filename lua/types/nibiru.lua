@@ -22,6 +22,7 @@
 ---@field ["wsgi.run_once"] boolean
 ---@field ["wsgi.file_wrapper"] nibiru.FileWrapper
 ---@field ["nibiru.request_id"] string
+---@field ["nibiru.trace_id"]? string  of a valid `traceparent`: 32 hexadecimal digits
 ---@field ["nibiru.promised_length"]? string  of a body that the proxy keeps to itself: what CONTENT_LENGTH was
 ---@field ["nibiru.role"] "responder"|"authorizer"|"filter"
 ---@field ["nibiru.filter_data"]? nibiru.Input  what a filter is to change

@@ -9,9 +9,11 @@ pub mod proxy_headers;
 mod repeated;
 pub mod request;
 pub mod response;
+mod trace_context;
 mod variables;
 
 pub use proxy_headers::{Form, ProxyHeaders, Sendfile};
+pub use trace_context::{TRACEPARENT, TraceId};
 pub use variables::{Iter, Variables};
 
 /// Whether `bytes` is a token (RFC 9110 §5.6.2), as methods and field names are.

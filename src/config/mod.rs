@@ -29,7 +29,7 @@ pub use start_directory::StartDirectory;
 pub use value::{OrOff, Value};
 pub use values::{
     AccessLog, AccessLogQuery, Control, Listen, LogTarget, MAX_WORKERS, Preload, ProxyHeader, Sendfile,
-    SendfileMap, SocketMode, SocketOwner, UrlPath, Workers, proxy_headers,
+    SendfileMap, SocketMode, SocketOwner, Switch, UrlPath, Workers, proxy_headers,
 };
 
 #[cfg(test)]
@@ -66,6 +66,7 @@ mod tests {
         ("status-path", "/a", ""),
         ("health-path", "/a", ""),
         ("drain-delay", "5s", ""),
+        ("server-timing", "on", ""),
         ("access-log", "/a", ""),
         ("access-log-query", "redact", ""),
         ("preload", "on", ""),

@@ -11,7 +11,7 @@ use super::quantity::{Count, Positive, Size, Time};
 use super::value::OrOff;
 use super::values::{
     AccessLog, AccessLogQuery, Control, Listen, LogTarget, Preload, ProxyHeader, Sendfile, SendfileMap,
-    SocketMode, SocketOwner, UrlPath, Workers,
+    SocketMode, SocketOwner, Switch, UrlPath, Workers,
 };
 use crate::log;
 
@@ -227,6 +227,11 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub health_path: Option<OrOff<UrlPath>>,
 
+    /// Tell clients in Server-Timing how long a request waited and ran [off]
+    #[arg(long, value_enum, value_name = "WHETHER", env = "NIBIRU_SERVER_TIMING", hide_short_help = true)]
+    #[serde(deserialize_with = "one_of")]
+    pub server_timing: Option<Switch>,
+
     /// File with a line for each request; - for standard output [off]
     #[arg(long, value_name = "FILE", env = "NIBIRU_ACCESS_LOG")]
     #[serde(deserialize_with = "from_text")]
@@ -301,6 +306,7 @@ impl Options {
             control: self.control.or(below.control),
             status_path: self.status_path.or(below.status_path),
             health_path: self.health_path.or(below.health_path),
+            server_timing: self.server_timing.or(below.server_timing),
             access_log: self.access_log.or(below.access_log),
             access_log_query: self.access_log_query.or(below.access_log_query),
             log: self.log.or(below.log),

@@ -14,7 +14,7 @@ use super::quantity::{Count, Positive, Size, Time};
 use super::value::OrOff;
 use super::values::{
     AccessLog, AccessLogQuery, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap,
-    SocketMode, SocketOwner, Workers,
+    SocketMode, SocketOwner, Switch, Workers,
 };
 use crate::log;
 
@@ -106,6 +106,8 @@ pub struct Config {
     pub status_path: Option<String>,
     /// The path that the gateway answers with its health.
     pub health_path: Option<String>,
+    /// Whether responses tell where their time went.
+    pub server_timing: bool,
     /// Where each request leaves a line.
     pub access_log: Option<AccessLog>,
     /// How much of the query it has.
@@ -244,6 +246,7 @@ impl Config {
             exit_idle_time,
             health_path: options.health_path.and_then(OrOff::set).map(|path| path.0),
             status_path: options.status_path.and_then(OrOff::set).map(|path| path.0),
+            server_timing: options.server_timing == Some(Switch::On),
             access_log: options.access_log.and_then(OrOff::set),
             access_log_query: options.access_log_query.unwrap_or(AccessLogQuery::On),
             log: options.log.and_then(|target| target.0),

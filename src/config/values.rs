@@ -428,6 +428,15 @@ pub enum AccessLogQuery {
     Off,
 }
 
+/// Something that is done or is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is done
+    On,
+    /// It is not
+    Off,
+}
+
 /// When the application is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preload {

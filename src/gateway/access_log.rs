@@ -16,6 +16,7 @@ use tracing::warn;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use super::outcome::End;
+use super::request::Named;
 use super::request_line::RequestLine;
 use crate::config::{self, AccessLogQuery};
 use crate::log::Format;
@@ -53,7 +54,7 @@ pub(super) struct AccessLog {
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     pub(super) line: RequestLine<'a>,
-    pub(super) request: &'a str,
+    pub(super) request: Named<'a>,
     pub(super) status: Option<u16>,
     /// Of the body that was sent.
     pub(super) bytes: u64,
@@ -197,7 +198,7 @@ impl Entry<'_> {
             Some((worker, generation)) => write!(f, " {worker} {generation}")?,
             None => f.write_str(" - -")?,
         }
-        writeln!(f, " {} {}", self.request, self.end.name())
+        writeln!(f, " {} {}", self.request.request, self.end.name())
     }
 }
 
@@ -216,6 +217,8 @@ struct Object<'a> {
     worker: Option<u32>,
     r#gen: Option<u32>,
     request: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
     end: &'static str,
 }
 
@@ -238,7 +241,8 @@ impl<'a> Object<'a> {
             service_time: entry.service.map(seconds),
             worker: entry.worker.map(|(worker, _)| worker),
             r#gen: entry.worker.map(|(_, generation)| generation),
-            request: entry.request,
+            request: entry.request.request,
+            trace_id: entry.request.trace_id,
             end: entry.end.name(),
         }
     }

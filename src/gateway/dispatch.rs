@@ -10,33 +10,34 @@ use tracing::warn;
 use super::notice::Notice;
 use super::outcome::Refused;
 use super::reply::Ticket;
-use super::request::Request;
+use super::request::{Named, Request};
 use super::worker_link::NotStarted;
 use super::{Gateway, Load, sleep_until};
+use crate::fastcgi::Role;
 use crate::ipc::message::ToWorker;
 
 impl Gateway {
     /// Takes a complete request: an idle worker gets it, else it waits.
     pub(super) fn submit(&self, request: Box<Request>) {
-        let Some(request) = self.answer_itself(request) else { return };
+        let Some(mut request) = self.answer_itself(request) else { return };
         if self.mode.development
             && let Load::Failed(message) = &self.mode.code.borrow().load
         {
-            let mut request = request;
             request.reply.stderr(message.as_bytes());
             return request.reply.fail(500, "the application does not load", None);
         }
         let came = request.came;
+        if self.config.borrow().server_timing && request.role != Role::Authorizer {
+            request.reply.tell_timing(came);
+        }
         let idle = if self.queue.borrow().is_empty() { self.pool.borrow_mut().assign(came) } else { None };
         if let Some(worker) = idle {
             return self.hand(worker, came, request);
         }
         if let Some(wait) = self.pool.borrow().down_for(came) {
-            let mut request = request;
             return request.refuse_for(Refused::Down, 503, "the application does not start", wait);
         }
         if let Some(why) = self.given_up.get() {
-            let mut request = request;
             return request.refuse(Refused::Down, 503, why);
         }
         self.note(|course| course.wanting_since = course.wanting_since.or(Some(came)));
@@ -117,7 +118,9 @@ impl Gateway {
             }
             Err(NotStarted::Refused(mut request, cause)) => {
                 self.pool.borrow_mut().unassign(worker, Instant::now());
-                warn!(worker, request = request.request_id, cause = %crate::log::cause(&cause), "cannot hand over a request");
+                let Named { request: id, trace_id } = request.named();
+                let cause = crate::log::cause(&cause);
+                warn!(worker, request = id, trace_id, cause, "cannot hand over a request");
                 request.refuse(Refused::NotHanded, 503, "no worker could take the request");
             }
         }
@@ -125,7 +128,7 @@ impl Gateway {
 
     /// Lets a request wait again that no worker has read.
     pub(super) fn put_back(&self, came: Instant, mut request: Box<Request>) {
-        request.handed = None;
+        request.take_back();
         self.queue.borrow_mut().put_back(came, request);
         self.queued.notify_one();
     }

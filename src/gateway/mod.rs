@@ -41,6 +41,7 @@ mod readable;
 mod reply;
 mod request;
 mod request_line;
+mod server_timing;
 mod socket_file;
 mod sockets;
 mod spool;
@@ -230,7 +231,7 @@ impl Gateway {
     /// Whether anybody is connected, or a worker still runs the request of a client that has gone.
     fn has_work(&self) -> bool {
         self.journal.open_connections() > 0
-            || self.workers.borrow().values().any(|link| link.request_id().is_some())
+            || self.workers.borrow().values().any(|link| link.running().is_some())
     }
 }
 

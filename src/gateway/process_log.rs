@@ -4,6 +4,7 @@
 
 use tracing::{debug, error, info, warn};
 
+use super::request::Named;
 use crate::ipc::message::LogLevel;
 use crate::log::escape;
 
@@ -29,14 +30,26 @@ pub(super) struct More<'a> {
 
 impl Process {
     /// Logs a line. One below the level costs no look at its bytes.
-    pub(super) fn log(self, level: LogLevel, request: Option<&str>, more: More<'_>, line: &[u8]) {
+    pub(super) fn log(self, level: LogLevel, request: Option<Named<'_>>, more: More<'_>, line: &[u8]) {
         let Self { name: process, worker, generation: r#gen, pid } = self;
+        let (request, trace_id) =
+            (request.map(|named| named.request), request.and_then(|named| named.trace_id));
         let (More { part, fields }, line) = (more, escape::Text(line));
         let fields = || (!fields.is_empty()).then(|| String::from_utf8_lossy(fields));
         // The level is part of tracing's call site, and the fields are looked at where that is enabled.
         macro_rules! log_as {
             ($level:ident) => {
-                $level!(process, worker, r#gen, pid, request, part, fields = fields().as_deref(), "{line}")
+                $level!(
+                    process,
+                    worker,
+                    r#gen,
+                    pid,
+                    request,
+                    trace_id,
+                    part,
+                    fields = fields().as_deref(),
+                    "{line}"
+                )
             };
         }
         match level {

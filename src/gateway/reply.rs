@@ -5,11 +5,13 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::answer::{Answer, Failure, Part, Untruthful};
 use super::connection::Connection;
 use super::outcome::End;
 use super::request::Request;
+use super::server_timing::ServerTiming;
 use crate::cgi::{ProxyHeaders, response};
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request
@@ -52,6 +54,8 @@ pub(super) struct Reply {
     answer: Answer,
     /// A head that waits for what follows it, where [`Self::hold_head`] asked for that.
     held: Option<Vec<u8>>,
+    /// Where the head is to have it.
+    timing: Option<ServerTiming>,
     /// Of the head that was sent.
     status: Option<u16>,
     /// Bytes of body that were sent.
@@ -70,6 +74,7 @@ impl Reply {
             ticket,
             answer: Answer::new(head_request),
             held: None,
+            timing: None,
             status: None,
             sent: 0,
             end_in_file: None,
@@ -81,6 +86,18 @@ impl Reply {
     /// can go wrong after, and Apache takes of a denial's body what is in one record with the head.
     pub(super) fn hold_head(&mut self) {
         self.held = Some(Vec::new());
+    }
+
+    /// The head tells where the time of the request, complete since `came`, went.
+    pub(super) fn tell_timing(&mut self, came: Instant) {
+        self.timing = Some(ServerTiming::new(came));
+    }
+
+    /// A worker has the request, or does not have it any more.
+    pub(super) fn set_handed(&mut self, at: Option<Instant>) {
+        if let Some(timing) = &mut self.timing {
+            timing.set_handed(at);
+        }
     }
 
     pub(super) fn ticket(&self) -> &Ticket {
@@ -170,6 +187,8 @@ impl Reply {
     fn put_head(&mut self, status: u16, block: &[u8]) {
         if !self.ticket.is_abandoned() {
             self.status = Some(status);
+            let timed = self.timing.map(|timing| [timing.field(Instant::now()).as_bytes(), block].concat());
+            let block = timed.as_deref().unwrap_or(block);
             match &mut self.held {
                 Some(held) => held.extend_from_slice(block),
                 None => self.connection.stdout(self.id, block),

@@ -11,17 +11,22 @@ use super::outcome::Refused;
 use super::reply::Reply;
 use super::request_line::RequestLine;
 use super::spool::Body;
-use crate::cgi::Variables;
+use crate::cgi::{TRACEPARENT, TraceId, Variables};
 use crate::fastcgi::Role;
 
 /// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
 const MAX_REQUEST_ID: usize = 64;
+
+/// For the application: the trace that the request belongs to.
+const TRACE_ID: &[u8] = b"nibiru.trace_id";
 
 /// One request: complete, but for those that are refused or left while they arrive.
 #[derive(Debug)]
 pub(super) struct Request {
     /// From the proxy where it is sane, else generated; in the logs, and `nibiru.request_id` for the application.
     pub(super) request_id: String,
+    /// Of the client's or proxy's `traceparent`, where that is valid; in the logs, and `nibiru.trace_id` for the application.
+    pub(super) trace_id: Option<TraceId>,
     pub(super) variables: Variables,
     pub(super) body: Body,
     pub(super) role: Role,
@@ -49,13 +54,31 @@ pub(super) struct Handed {
     pub(super) generation: u32,
 }
 
+/// What the log's fields call a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Named<'a> {
+    pub(super) request: &'a str,
+    pub(super) trace_id: Option<&'a str>,
+}
+
 impl Request {
     /// A complete one, for a Responder.
-    pub(super) fn new(variables: Variables, body: Body, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
-        let given = variables.get(b"HTTP_X_REQUEST_ID").and_then(sane);
+    pub(super) fn new(mut variables: Variables, body: Body, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
+        let (mut given, mut trace_id) = (None, None);
+        for (name, value) in &variables {
+            match name {
+                b"HTTP_X_REQUEST_ID" => given = sane(value),
+                TRACEPARENT => trace_id = TraceId::of_traceparent(value),
+                _ => {}
+            }
+        }
         let request_id = given.map_or_else(generate, str::to_owned);
+        if let Some(trace_id) = &trace_id {
+            variables.push(TRACE_ID, trace_id.as_str().as_bytes());
+        }
         Box::new(Self {
             request_id,
+            trace_id,
             variables,
             body,
             role: Role::Responder,
@@ -77,6 +100,24 @@ impl Request {
         request
     }
 
+    /// A worker has it now.
+    pub(super) fn set_handed(&mut self, handed: Handed) {
+        self.handed = Some(handed);
+        self.reply.set_handed(Some(handed.at));
+    }
+
+    /// Its worker has not read it, and another is to have it.
+    pub(super) fn take_back(&mut self) {
+        self.handed = None;
+        self.reply.set_handed(None);
+    }
+
+    /// For the fields of a line in the log.
+    pub(super) fn named(&self) -> Named<'_> {
+        let trace_id = self.trace_id.as_ref().map(TraceId::as_str);
+        Named { request: &self.request_id, trace_id }
+    }
+
     /// Answers it in the application's place; logs why.
     pub(super) fn refuse(&mut self, why: Refused, status: u16, message: &str) {
         self.refuse_for(why, status, message, super::RETRY_AFTER);
@@ -94,7 +135,8 @@ impl Request {
             _ => "",
         };
         if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
-            info!(request = self.request_id, status, line, left_out, "request refused: {message}{option}");
+            let Named { request, trace_id } = self.named();
+            info!(request, trace_id, status, line, left_out, "request refused: {message}{option}");
         }
         self.refused = Some(why);
         let seconds = u32::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
@@ -110,8 +152,10 @@ impl Request {
             let promised = self.variables.get(b"CONTENT_LENGTH").filter(|value| !value.is_empty());
             let promised = promised.map(|value| format!(" of {}", value.escape_ascii())).unwrap_or_default();
             let seconds = after.as_secs_f32();
+            let Named { request, trace_id } = self.named();
             info!(
-                request = self.request_id,
+                request,
+                trace_id,
                 line,
                 left_out,
                 "request aborted by the client after {seconds:.1} s with {came}{promised} bytes of its body here"

@@ -18,7 +18,7 @@ use super::conversation::Conversation;
 use super::deadlines::{self, Run};
 use super::output::Alive;
 use super::process_log::{More, Process};
-use super::request::{Handed, Request};
+use super::request::{Handed, Named, Request};
 use super::spool::{Body, Place};
 use super::{Gateway, readable};
 use crate::fastcgi;
@@ -93,7 +93,7 @@ pub(super) struct WorkerName {
 
 impl WorkerName {
     /// Logs a line of this worker's, as its own.
-    pub(super) fn log(self, level: LogLevel, request: Option<&str>, more: More<'_>, line: &[u8]) {
+    pub(super) fn log(self, level: LogLevel, request: Option<Named<'_>>, more: More<'_>, line: &[u8]) {
         let Self { worker, generation, pid } = self;
         Process { name: "worker", worker: Some(worker), generation, pid }.log(level, request, more, line);
     }
@@ -222,7 +222,7 @@ impl WorkerLink {
             Err((_, error)) => return Err(NotStarted::Refused(request, error)),
         }
         request.reply.ticket().set_worker(Some(self.name.worker));
-        request.handed = Some(Handed { at, worker: self.name.worker, generation: self.name.generation });
+        request.set_handed(Handed { at, worker: self.name.worker, generation: self.name.generation });
         self.told.set(false);
         self.given_up.set(false);
         self.conversation.borrow_mut().handed();
@@ -303,10 +303,9 @@ impl WorkerLink {
 
     /// A line about the worker's request.
     pub(super) fn log(&self, level: LogLevel, line: &str) {
-        let request = self.request_id();
-        let answered = self.answered.borrow();
-        let id = request.as_deref().or(answered.as_ref().map(|request| &*request.request_id));
-        self.name.log(level, id, More::default(), line.as_bytes());
+        let (running, answered) = (self.running.borrow(), self.answered.borrow());
+        let request = running.as_ref().or(answered.as_ref());
+        self.name.log(level, request.map(|request| request.named()), More::default(), line.as_bytes());
     }
 
     /// Tells the client of the running request something beside the response.
@@ -314,11 +313,6 @@ impl WorkerLink {
         if let Some(request) = &*self.running.borrow() {
             request.reply.stderr(message.as_bytes());
         }
-    }
-
-    /// The id of the request that runs.
-    pub(super) fn request_id(&self) -> Option<String> {
-        self.running.borrow().as_ref().map(|request| request.request_id.clone())
     }
 
     pub(super) fn take_running(&self) -> Option<Box<Request>> {
@@ -494,14 +488,16 @@ impl WorkerLink {
     }
 
     fn log_of_worker(&self, level: LogLevel, message: &[u8], fields: &[u8], gateway: &Gateway) {
-        if let Some(request) = &*self.running.borrow()
+        let running = self.running();
+        if let Some(request) = &running
             && gateway.mode.development
             && level == LogLevel::Error
         {
             let text = fields::after(message, &String::from_utf8_lossy(fields));
             request.reply.stderr(text.as_bytes());
         }
-        self.name.log(level, self.request_id().as_deref(), More { fields, part: None }, message);
+        let request = running.as_ref().map(|request| request.named());
+        self.name.log(level, request, More { fields, part: None }, message);
     }
 }
 

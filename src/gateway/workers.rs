@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::journal::WorkerEnd;
 use super::notice::Notice;
 use super::pool::{Ready, State};
+use super::request::Named;
 use super::worker_link::{Fate, Memory, WorkerLink, WorkerName};
 use super::{Gateway, deadlines};
 use crate::ipc::message::ToWorker;
@@ -77,14 +78,15 @@ impl Gateway {
             // Also where it was never read: it has had its time. The log knows.
             return request.reply.fail(504, deadlines::TOO_LONG, None);
         }
-        let id = request.request_id.clone();
         if link.never_read(fate) {
             self.in_trouble(|left_out| {
+                let Named { request, trace_id } = request.named();
                 warn!(
                     worker,
                     r#gen,
                     pid,
-                    request = id,
+                    request,
+                    trace_id,
                     left_out,
                     "worker ended before it read its request; trying another"
                 );
@@ -95,13 +97,10 @@ impl Gateway {
         // One that broke the rules has its line already.
         if !matches!(fate, Fate::Misbehaved(_)) {
             self.in_trouble(|left_out| {
+                let Named { request, trace_id } = request.named();
                 warn!(
                     worker,
-                    r#gen,
-                    pid,
-                    request = id,
-                    left_out,
-                    "worker ended in the middle of its request"
+                    r#gen, pid, request, trace_id, left_out, "worker ended in the middle of its request"
                 );
             });
         }

@@ -26,8 +26,10 @@ const LEFT_OUT: &str = "fields_left_out";
 
 /// The names of the server's own fields. An application's field with such a name gets the prefix, as in logrus.
 const PREFIX: &str = "fields.";
-const RESERVED: &[&str] =
-    &["time", "level", "process", "message", "worker", "gen", "pid", "request", "part", "left_out", LEFT_OUT];
+const RESERVED: &[&str] = &[
+    "time", "level", "process", "message", "worker", "gen", "pid", "request", "trace_id", "part", "left_out",
+    LEFT_OUT,
+];
 
 /// Encodes fields as JSON, in the order of their keys. Long values are cut, and fields beyond the bounds left out. Empty where
 /// there are none.

@@ -58,6 +58,7 @@ mod status;
 mod streams;
 mod surroundings;
 mod systemd;
+mod tracing;
 mod truth;
 mod units;
 mod upgrade;

@@ -335,8 +335,10 @@ impl Supervisor {
         link.keep_until_it_ends(output.log(
             self.gateway.unread.upgrade().as_ref(),
             move |Line { level, text, part }| {
-                let request = link_of.upgrade().and_then(|link| link.request_id());
-                name.log(level, request.as_deref(), More { part, fields: b"" }, text);
+                let link = link_of.upgrade();
+                let running = link.as_ref().and_then(|link| link.running());
+                let request = running.as_ref().map(|request| request.named());
+                name.log(level, request, More { part, fields: b"" }, text);
             },
         ));
         tokio::task::spawn_local(attend(Rc::clone(&self.gateway), link));
@@ -348,8 +350,10 @@ async fn attend(gateway: Rc<Gateway>, link: Rc<WorkerLink>) {
     let fate = link.relay(&gateway).await;
     if let Fate::Misbehaved(what) = &fate {
         let WorkerName { worker, generation, pid } = link.name();
-        let request = link.request_id();
-        error!(worker, r#gen = generation, pid, request, "worker sent {what}; killing it");
+        let running = link.running();
+        let named = running.as_ref().map(|request| request.named());
+        let (request, trace_id) = (named.map(|named| named.request), named.and_then(|named| named.trace_id));
+        error!(worker, r#gen = generation, pid, request, trace_id, "worker sent {what}; killing it");
     }
     // One that closed its link has nothing left to do, whatever keeps it.
     link.kill();
