@@ -17,6 +17,7 @@ pub mod config;
 pub mod control;
 pub mod dev;
 pub mod discovery;
+pub mod dumpable;
 pub mod fastcgi;
 pub mod gateway;
 pub mod ipc;

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use crate::config::Preload;
+use crate::dumpable;
 use crate::ipc::Link;
 use crate::ipc::launch::{Launch, NAME};
 use crate::ipc::message::{Exit, FromZygote, LogLevel, ToZygote, shortened};
@@ -41,6 +42,7 @@ pub fn run(launch: &Launch) -> ExitCode {
 }
 
 fn start(launch: &Launch) -> io::Result<ExitCode> {
+    dumpable::set(launch.dumpable);
     // Executed as /proc/self/exe, it would be listed as "exe".
     rustix::thread::set_name(c"nibiru")?;
     // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.

@@ -70,6 +70,7 @@ mod tests {
         ("access-log", "/a", ""),
         ("access-log-query", "redact", ""),
         ("preload", "on", ""),
+        ("dumpable", "on", ""),
     ];
 
     /// Those that cannot, since the server needs a value.

@@ -252,6 +252,11 @@ pub struct Options {
     #[serde(deserialize_with = "one_of")]
     pub preload: Option<Preload>,
 
+    /// Whether processes of the same user can trace gateway and zygote, and crashes leave a core [off]
+    #[arg(long, value_enum, value_name = "WHETHER", env = "NIBIRU_DUMPABLE", hide_short_help = true)]
+    #[serde(deserialize_with = "one_of")]
+    pub dumpable: Option<Switch>,
+
     /// Format of the log and the access log [text]
     #[arg(long, value_enum, value_name = "FORMAT", env = "NIBIRU_LOG_FORMAT")]
     #[serde(deserialize_with = "one_of")]
@@ -311,6 +316,7 @@ impl Options {
             access_log_query: self.access_log_query.or(below.access_log_query),
             log: self.log.or(below.log),
             preload: self.preload.or(below.preload),
+            dumpable: self.dumpable.or(below.dumpable),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
         }

@@ -27,6 +27,7 @@ impl Config {
             proxy_headers: "proxy-headers",
             exit_idle_time: "exit-idle-time",
             control: "control",
+            dumpable: "dumpable",
             access_log: "access-log",
             access_log_query: "access-log-query",
             log: "log",

@@ -116,6 +116,8 @@ pub struct Config {
     pub log: Option<PathBuf>,
     /// When the application is loaded.
     pub preload: Preload,
+    /// Whether gateway and zygote are dumpable.
+    pub dumpable: Switch,
     /// Of the log.
     pub log_format: log::Format,
     /// Of the log.
@@ -251,6 +253,7 @@ impl Config {
             access_log_query: options.access_log_query.unwrap_or(AccessLogQuery::On),
             log: options.log.and_then(|target| target.0),
             preload: options.preload.unwrap_or(Preload::Auto),
+            dumpable: options.dumpable.unwrap_or(Switch::Off),
             log_format: options.log_format.unwrap_or(log::Format::Text),
             log_level: options.log_level.unwrap_or(log::Level::Info),
         })

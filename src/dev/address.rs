@@ -1,6 +1,7 @@
 //! The address of the HTTP server of `nibiru dev`, as people write it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// The host where only a port is given: `dev` is for the user of this machine.
@@ -15,6 +16,12 @@ impl HttpAddress {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether others than this machine's own users reach an address that is listened on.
+pub(super) fn is_for_others(address: IpAddr) -> bool {
+    // An address of IPv4 may be written as one of IPv6.
+    !address.to_canonical().is_loopback()
 }
 
 impl FromStr for HttpAddress {
@@ -42,6 +49,23 @@ impl fmt::Display for HttpAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_loopback_address_is_for_this_machine_alone() {
+        for (address, others) in [
+            ("127.0.0.1", false),
+            ("127.8.8.8", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("0.0.0.0", true),
+            ("::", true),
+            ("192.0.2.1", true),
+            ("fe80::1", true),
+            ("::ffff:192.0.2.1", true),
+        ] {
+            assert_eq!(is_for_others(address.parse().unwrap()), others, "{address}");
+        }
+    }
 
     #[test]
     fn a_port_alone_is_on_the_loopback_address() {

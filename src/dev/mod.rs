@@ -125,6 +125,14 @@ fn announce(config: &Config, listener: &TcpListener) -> io::Result<()> {
             info!(process = "dev", app = config.app, "listening on http://{address}/")
         }
     }
+    if address::is_for_others(address.ip()) {
+        warn!(
+            process = "dev",
+            %address,
+            "whoever reaches this address is shown the application's source with every error; for others than the user of \
+             this machine there is `nibiru serve`"
+        );
+    }
     Ok(())
 }
 

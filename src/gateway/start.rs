@@ -112,6 +112,7 @@ pub async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
     let begin = Instant::now();
+    crate::dumpable::set(config.dumpable);
     crate::sys::keep_descriptors_from_children();
     Title::take().set(&format!("gateway {}", config.app));
     systemd::starting(&config.app);

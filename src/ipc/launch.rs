@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::cgi::ProxyHeaders;
-use crate::config::{self, Config, Preload, ProxyHeader, Sendfile, SendfileMap};
+use crate::config::{self, Config, Preload, ProxyHeader, Sendfile, SendfileMap, Switch};
 
 /// Under which name the zygote is executed. The spaces make room for its titles and its workers', which are written
 /// over its arguments: see [`crate::title`].
@@ -39,6 +39,9 @@ pub struct Launch {
     /// Headers with orders for the proxy that the application may send
     #[arg(long)]
     pub proxy_headers: Vec<ProxyHeader>,
+    /// Whether the zygote is dumpable
+    #[arg(long, value_enum)]
+    pub dumpable: Switch,
     /// The application
     pub app: String,
 }
@@ -55,6 +58,7 @@ impl Launch {
             sendfile: config.sendfile,
             sendfile_map: config.sendfile_map.clone(),
             proxy_headers: config.proxy_headers.clone(),
+            dumpable: config.dumpable,
             app: config.app.clone(),
         }
     }
@@ -75,6 +79,7 @@ impl Launch {
             format!("--preload={}", self.preload).into(),
             root,
             format!("--sendfile={}", self.sendfile).into(),
+            format!("--dumpable={}", self.dumpable).into(),
         ];
         arguments.extend(self.sendfile_map.iter().map(|entry| format!("--sendfile-map={entry}").into()));
         arguments.extend(self.proxy_headers.iter().map(|name| format!("--proxy-headers={name}").into()));

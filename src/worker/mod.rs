@@ -13,6 +13,7 @@ use std::rc::Rc;
 use rustix::process::{Resource, Rlimit};
 
 use crate::cgi::Variables;
+use crate::dumpable;
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
 use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker, shortened};
@@ -76,6 +77,7 @@ pub fn run(birth: Birth, mut state: lua::State, title: WorkerTitle) -> ! {
 }
 
 fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<i32> {
+    dumpable::open_worker();
     // The zygote has forked it to live its own life.
     sys::claim_process();
     sys::die_with(&birth.lifeline)?;

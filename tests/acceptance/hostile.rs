@@ -97,7 +97,7 @@ fn highest_memory(pid: u32) -> u64 {
 
 #[test]
 fn every_trick_costs_its_own_request_and_its_own_worker() {
-    let server = server().start();
+    let server = server().looked_into().start();
     assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
     let mut workers = server.workers(2);
     let fresh = descriptors(server.pid()).len();

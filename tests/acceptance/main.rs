@@ -25,6 +25,7 @@ mod deadlines;
 mod dev;
 mod docs;
 mod downloads;
+mod dumpable;
 mod examples;
 mod haproxy;
 mod health;

@@ -236,7 +236,7 @@ fn a_file_read_while_loading_prevents_no_preloading_and_one_kept_open_is_named()
     server.logged(&["loaded", "preloaded=true"]);
 
     let app = App::new(&format!("kept = io.open('app.lua')\n{}", says("loaded")));
-    let server = Server::builder().application(app.root(), "app").workers("2").start();
+    let server = Server::builder().application(app.root(), "app").workers("2").looked_into().start();
     assert_eq!(answer(&server.socket()), "loaded");
     server.logged(&["app.lua", "which forked workers would share"]);
     server.logged(&["loaded", "preloaded=false"]);
@@ -246,7 +246,7 @@ fn a_file_read_while_loading_prevents_no_preloading_and_one_kept_open_is_named()
 
 #[test]
 fn reloads_and_kills_leave_no_descriptor_behind() {
-    let server = Server::builder().workers("2").start();
+    let server = Server::builder().workers("2").looked_into().start();
     let settled = || {
         server.workers(2);
         wait_for("all workers answer", || {

@@ -58,7 +58,7 @@ fn serving(app: &App, builder: ServerBuilder, workers: &'static str) -> ServerBu
 
 fn start(workers: &'static str, arguments: &[&str]) -> (App, Server) {
     let app = App::new(APP);
-    let mut builder = serving(&app, Server::builder(), workers);
+    let mut builder = serving(&app, Server::builder().looked_into(), workers);
     for argument in arguments {
         builder = builder.arguments([argument]);
     }

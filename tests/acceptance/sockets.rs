@@ -40,7 +40,7 @@ fn rests(server: &Server, time: Duration) {
 
 #[test]
 fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
-    let server = Server::builder().after("ulimit -n 160").start();
+    let server = Server::builder().after("ulimit -n 160").looked_into().start();
     server.logged(&["the limit of open files", "--max-connections 4096", "limit=160"]);
     let mut held = Connection::open(&server.socket());
     assert_eq!(held.get("/hello").status(), 200);
@@ -101,7 +101,7 @@ fn spooled_bodies_take_no_descriptor_that_the_pool_needs() {
 /// Each takes a second descriptor, by which it is seen to hang up.
 #[test]
 fn clients_that_have_shut_their_writing_side_take_no_descriptor_that_the_pool_needs() {
-    let server = Server::builder().workers("1").after("ulimit -n 160").start();
+    let server = Server::builder().workers("1").after("ulimit -n 160").looked_into().start();
     let (gate, mut busy) = (Gate::new(), Connection::open(&server.socket()));
     busy.send(&get(1, &gate.url("/wait"), false));
     gate.announced("started");
@@ -140,7 +140,7 @@ fn too_few_descriptors_for_the_workers_are_no_start() {
 
 #[test]
 fn without_a_free_descriptor_accepting_pauses_and_recovers() {
-    let server = Server::builder().workers("1").start();
+    let server = Server::builder().workers("1").looked_into().start();
     let mut held = Connection::open(&server.socket());
     assert_eq!(held.get("/hello").status(), 200);
     server.workers(1);

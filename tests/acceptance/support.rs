@@ -376,6 +376,22 @@ impl ServerBuilder {
         self
     }
 
+    /// Where this is root, starts it as a user that owns nothing but the directory of the socket, as docs/how-to/operate.md does.
+    pub(crate) fn by_ordinary_user(self) -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return self;
+        }
+        let script = "for word; do case $word in unix:*) socket=${word#unix:};; esac; done; \
+                      chown 65534 \"${socket%/*}\" \"${socket%/*}\"/*; \
+                      exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" \"$@\"";
+        self.through(["sh", "-c", script])
+    }
+
+    /// Lets this test look at the descriptors of gateway and zygote, which only root may otherwise.
+    pub(crate) fn looked_into(self) -> Self {
+        if rustix::process::geteuid().is_root() { self } else { self.arguments(["--dumpable", "on"]) }
+    }
+
     /// Has it listen on this socket too, which is its descriptor 0.
     pub(crate) fn inherit(mut self, listener: UnixListener) -> Self {
         self.listener = Some(listener);

@@ -102,7 +102,8 @@ pub(super) fn full_spool(scale: Scale) -> Row {
 /// replaced all the same.
 pub(super) fn no_descriptors(scale: Scale) -> Row {
     let limit = scale.of(150, 500);
-    let server = Server::builder().through(["prlimit", &format!("--nofile={limit}:{limit}")]).start();
+    let server =
+        Server::builder().through(["prlimit", &format!("--nofile={limit}:{limit}")]).looked_into().start();
     let mut first = Connection::open(&server.socket());
     assert_eq!(first.get("/hello").status(), 200);
     let mut row = Row::default();
