@@ -150,7 +150,8 @@ pub(super) struct Client<'a> {
     pub(super) way: &'static str,
 }
 
-struct SetOnDrop<'a>(&'a AtomicBool);
+/// Ends what goes on for as long as the flag is not set.
+pub(super) struct SetOnDrop<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {

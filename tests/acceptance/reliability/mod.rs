@@ -6,6 +6,7 @@
 
 mod application;
 mod books;
+mod chaos;
 mod clients;
 mod kills;
 mod nonces;
@@ -26,7 +27,7 @@ use self::books::Account;
 type Scenario = (&'static str, fn(Scale) -> Row);
 
 /// Every scenario, in the order of the table.
-const SCENARIOS: [Scenario; 20] = [
+const SCENARIOS: [Scenario; 21] = [
     ("killed workers", kills::workers),
     ("killed zygotes", kills::zygotes),
     ("killed gateways", kills::gateways),
@@ -47,6 +48,7 @@ const SCENARIOS: [Scenario; 20] = [
     ("slow parameters", senders::slow_parameters),
     ("nonces", nonces::nonces),
     ("descriptor audit", nonces::descriptors),
+    ("chaos", chaos::chaos),
 ];
 
 /// How much to try.
@@ -185,7 +187,7 @@ fn short(name: &str) {
 
 /// The long run: see `tests/soak`. `SOAK_SCALE` is the part of it to run, `SOAK_ROWS` parts of the names to run.
 #[test]
-#[ignore = "takes half an hour: tests/soak"]
+#[ignore = "takes three quarters of an hour: tests/soak"]
 fn soak() {
     let scale =
         std::env::var("SOAK_SCALE").map_or(1.0, |scale| scale.parse().expect("SOAK_SCALE is a number"));
@@ -314,4 +316,9 @@ fn every_answer_is_its_own_requests() {
 #[test]
 fn requests_and_deaths_leave_no_descriptor_behind() {
     short("descriptor audit");
+}
+
+#[test]
+fn nothing_is_wrong_or_left_behind_when_everything_happens_at_once() {
+    short("chaos");
 }

@@ -153,7 +153,7 @@ pub(super) fn descriptors(scale: Scale) -> Row {
 }
 
 /// What a process holds, by kind.
-fn kinds(pid: u32) -> BTreeMap<String, usize> {
+pub(super) fn kinds(pid: u32) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
     for (_, target) in open(pid) {
         *kinds.entry(target.replace(|c: char| c.is_ascii_digit(), "")).or_default() += 1;

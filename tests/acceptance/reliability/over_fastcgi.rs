@@ -112,21 +112,23 @@ impl Batch {
             self.scripts.concat().concat()
         };
         let mut sender = connection.sender();
-        let result = if in_records {
+        // What was written before the server took no more is answered all the same.
+        let (sent, result) = if in_records {
             // Answers come before all is sent, and who reads none of them is not read from either.
             std::thread::scope(|scope| {
-                scope.spawn(move || sender.try_send(&bytes));
+                let sent = scope.spawn(move || sender.try_send(&bytes));
                 let result = self.answers(client, connection);
                 if result.is_err() {
                     connection.hang_up();
                 }
-                result
+                (sent.join().expect("nothing in it panics"), result)
             })
         } else {
-            sender.try_send(&bytes).and_then(|()| self.answers(client, connection))
+            (sender.try_send(&bytes), self.answers(client, connection))
         };
-        // What is still open has its answer in part, or none.
-        let left = matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted);
+        // What is still open has its answer in part, or none. A client whose write fails knows that nobody has its request.
+        let left =
+            sent.is_err() || matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted);
         for Open { asked, response, aborted, .. } in self.open {
             client.books.record(client.way, asked, outcome(&response, false, asked, left || aborted));
         }
