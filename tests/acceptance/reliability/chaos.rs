@@ -25,9 +25,19 @@ use crate::wire::{
 const WORKERS: &str = "4";
 
 /// Beside these the settings are the defaults. A request that a stopped worker has fails soon, a birth in a stopped zygote too,
-/// and an old server does not stay for long.
-const SETTINGS: [&str; 8] =
-    ["--request-timeout", "2s", "--kill-after", "300ms", "--start-timeout", "2s", "--grace", "4s"];
+/// and an old server does not stay for long. An ordinary user's test looks into gateway and zygote as well.
+const SETTINGS: [&str; 10] = [
+    "--request-timeout",
+    "2s",
+    "--kill-after",
+    "300ms",
+    "--start-timeout",
+    "2s",
+    "--grace",
+    "4s",
+    "--dumpable",
+    "on",
+];
 
 /// The times for which processes are stopped: most are not noticed, the last outlasts deadlines.
 const PAUSES: [Duration; 4] = [
@@ -64,7 +74,13 @@ impl Fleet {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name: &'static str = Box::leak(format!("chaos_{}_{number}", std::process::id()).into_boxed_str());
         let app = App::new("");
-        let code = format!("{}return require('site')\n", reloads::path());
+        let code = format!(
+            "{}local site = require('site').application\n\
+             return function(environ, start_response)\n\
+             \x20 if environ.PATH_INFO == '/child' then os.execute('sleep 1 &') end\n\
+             \x20 return site(environ, start_response)\nend\n",
+            reloads::path()
+        );
         fs::write(app.root().join(format!("{name}.lua")), code).unwrap();
         let builder = Server::builder().application(app.root(), name).workers(WORKERS);
         let first = builder.arguments(SETTINGS).environment(MARK, name).start();
@@ -205,6 +221,8 @@ pub(super) fn chaos(scale: Scale) -> Row {
         account.failed.keys().all(|status| allowed.contains(status)),
         "every failure is one of these",
     );
+    // Where too many die at once there is a 503 at once, for a while.
+    row.promise(account.whole > account.count / 10, "most requests are answered");
     let answers = || (Connection::open(&fleet.socket()).get("/hello").status() == 200).then_some(());
     row.promise(wait_within(TAKEN_OVER, answers).is_some(), "the server that is left answers");
 
@@ -300,12 +318,14 @@ fn change(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
 /// A client that means no good, again and again.
 fn flood(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     let socket = fleet.socket();
-    let floods: [Flood; 5] = [
+    let floods: [Flood; 7] = [
         ("half requests", half_requests),
         ("abort floods", aborts),
         ("begin floods", begins),
         ("floods of questions", questions),
         ("garbage", garbage),
+        ("children left behind", |socket| ask(socket, "/child")),
+        ("crashes", |socket| ask(socket, "/bomb/exit")),
     ];
     while go_on() {
         let (what, flood) = *fastrand::choice(&floods).expect("there are some");
@@ -334,6 +354,13 @@ fn half_requests(socket: &Path) {
         .collect();
     std::thread::sleep(some(1..50));
     drop(strangers);
+}
+
+/// A request whose answer is of no interest.
+fn ask(socket: &Path, url: &str) {
+    let mut stream = stranger(socket);
+    let _ = stream.write_all(&get(1, url, false));
+    let _ = stream.read(&mut [0; 4096]);
 }
 
 /// Requests that are taken back at once, and whose ids are used again.
