@@ -54,7 +54,7 @@ pub(super) struct AccessLog {
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     pub(super) line: RequestLine<'a>,
-    pub(super) request: Named<'a>,
+    pub(super) named: Named<'a>,
     pub(super) status: Option<u16>,
     /// Of the body that was sent.
     pub(super) bytes: u64,
@@ -198,7 +198,7 @@ impl Entry<'_> {
             Some((worker, generation)) => write!(f, " {worker} {generation}")?,
             None => f.write_str(" - -")?,
         }
-        writeln!(f, " {} {}", self.request.request, self.end.name())
+        writeln!(f, " {} {}", self.named.request, self.end.name())
     }
 }
 
@@ -241,8 +241,8 @@ impl<'a> Object<'a> {
             service_time: entry.service.map(seconds),
             worker: entry.worker.map(|(worker, _)| worker),
             r#gen: entry.worker.map(|(_, generation)| generation),
-            request: entry.request.request,
-            trace_id: entry.request.trace_id,
+            request: entry.named.request,
+            trace_id: entry.named.trace_id,
             end: entry.end.name(),
         }
     }

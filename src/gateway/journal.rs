@@ -192,7 +192,7 @@ impl Journal {
         if let Some(log) = &self.access_log {
             log.write(&Entry {
                 line: RequestLine::of(&request.variables),
-                request: request.named(),
+                named: request.named(),
                 status,
                 bytes,
                 wait,
