@@ -52,6 +52,7 @@ mod supervisor;
 mod systemd;
 mod throttle;
 mod trial;
+mod turn;
 mod verdict;
 mod worker_link;
 mod workers;
@@ -75,6 +76,7 @@ use self::request::Request;
 use self::spool::Spool;
 use self::status::Start;
 use self::throttle::Throttle;
+use self::turn::Turnstile;
 use self::verdict::Course;
 use self::worker_link::WorkerLink;
 use crate::cgi::ProxyHeaders;
@@ -129,6 +131,8 @@ struct Gateway {
     open_files: Option<u64>,
     /// Held by each reader of a process's output until all of it is read. The gateway's end waits for the last of them.
     unread: WeakUnread,
+    /// Where sources wait that have had their turn and have more to be read.
+    turnstile: Rc<Turnstile>,
     /// For reading from clients.
     scratch: RefCell<Vec<u8>>,
     /// For packets from workers.

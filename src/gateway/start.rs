@@ -28,6 +28,7 @@ use super::spool::{self, Spool};
 use super::status::Start;
 use super::supervisor::Supervisor;
 use super::throttle::Throttle;
+use super::turn::Turnstile;
 use super::verdict::Course;
 use super::{
     Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, orphans,
@@ -291,6 +292,7 @@ impl Gateway {
             half_closed: Semaphore::new(budget.half_closed),
             open_files,
             unread,
+            turnstile: Rc::new(Turnstile::new()),
             scratch: RefCell::new(vec![0; READ_BUFFER]),
             packet: RefCell::new(vec![0; MAX_PACKET]),
             request_packet: RefCell::new(Vec::new()),

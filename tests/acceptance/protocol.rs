@@ -315,6 +315,37 @@ fn get_values_is_answered_also_in_the_middle_of_a_request() {
     assert_eq!(connection.response(1).expect("a response").body(), b"Hello, World!\n");
 }
 
+/// More than the gateway takes in one turn, in records so small that it stops in the middle of what it has read.
+#[test]
+fn a_flood_of_small_records_is_answered_record_by_record_and_in_order() {
+    const ROUNDS: u16 = 8000;
+    let server = Server::start();
+    let mut connection = Connection::open(&server.socket());
+    let question = record(wire::GET_VALUES, 0, &pair(b"FCGI_MPXS_CONNS", b""));
+    let flood: Vec<u8> = (1..=ROUNDS)
+        .flat_map(|id| {
+            [begin(id, RESPONDER, true), record(ABORT_REQUEST, id, b""), question.clone()].concat()
+        })
+        .collect();
+    let mut sender = connection.sender();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            sender.send(&flood);
+            sender.send(&get(1, "/hello", true));
+            // What is read and has not had its turn is answered, too.
+            sender.finish_sending();
+        });
+        for id in 1..=ROUNDS {
+            let end = connection.response(id).expect("the end of the request");
+            assert_eq!((end.stdout.len(), end.protocol_status), (0, 0), "request {id}");
+            let answer = connection.record().expect("an answer");
+            assert_eq!((answer.kind, answer.id), (GET_VALUES_RESULT, 0), "after request {id}");
+        }
+        assert_eq!(connection.response(1).expect("a response").body(), b"Hello, World!\n");
+        assert!(connection.record().is_none(), "nothing is left to be answered");
+    });
+}
+
 #[test]
 fn a_thousand_half_requests_leave_the_others_alone() {
     let neighbour = Neighbour::start();

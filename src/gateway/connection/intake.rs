@@ -23,6 +23,7 @@ use crate::gateway::pace::Pace;
 use crate::gateway::reply::{Reply, Ticket};
 use crate::gateway::request::Request;
 use crate::gateway::spool::{Body, SpoolError};
+use crate::gateway::turn::{PIECE, Turn};
 use crate::ipc::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
 
 /// Why a request is refused, with which status, in which words.
@@ -54,23 +55,38 @@ fn tell_of_parameters(head: &mut Head, gateway: &Gateway) {
 }
 
 impl Connection {
-    pub(super) fn receive(
+    /// Takes input for as long as the turn goes on and the answers leave room. Gives the rest.
+    pub(super) fn receive<'i>(
         self: &Rc<Self>,
-        mut input: &[u8],
+        input: &'i [u8],
         now: Instant,
+        turn: &mut Turn,
         gateway: &Rc<Gateway>,
-    ) -> Result<(), Fault> {
+    ) -> Result<&'i [u8], Fault> {
+        let mut rest = input;
         loop {
             let event = {
                 let state = &mut *self.state.borrow_mut();
                 if let Ending::Lingering { bytes, .. } = &mut state.ending {
-                    *bytes = bytes.saturating_sub(input.len() as u64);
-                    return Ok(());
+                    *bytes = bytes.saturating_sub(rest.len() as u64);
+                    turn.goes_on_after(rest.len());
+                    return Ok(&[]);
                 }
-                state.server.receive(&mut input, state.out.tail())?
+                // What needs no more bytes is never left for later.
+                if !rest.is_empty() && (turn.is_over() || state.out.is_full()) {
+                    return Ok(rest);
+                }
+                // Records that are answered or ignored without a decision make no event: these are bounded by their length.
+                let mut piece = &rest[..rest.len().min(PIECE)];
+                let length = piece.len();
+                let event = state.server.receive(&mut piece, state.out.tail())?;
+                rest = &rest[length - piece.len()..];
+                event
             };
+            turn.goes_on();
             match event {
-                None => return Ok(()),
+                None if rest.is_empty() => return Ok(rest),
+                None => {}
                 Some(Event::Begin { id, role, .. }) => {
                     let mut state = self.state.borrow_mut();
                     // Clients send one request after the other, so the one that was refused has all come.

@@ -28,10 +28,8 @@ use super::Gateway;
 use super::outgoing::Outgoing;
 use super::pace::Pace;
 use super::stream::Stream;
+use super::turn::Turn;
 use crate::fastcgi::{self, AfterEnd, Fault, ProtocolStatus, Server};
-
-/// Full reads of one connection before the others have their turn: a quarter of a mebibyte, some 100 µs.
-const READS_IN_A_ROW: usize = 4;
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -59,6 +57,8 @@ impl Connection {
                 taking: Pace::new(now),
                 blocked: None,
                 requests: Vec::new(),
+                held: Vec::new(),
+                in_turn: false,
                 ending: Ending::No,
                 opened: now,
                 last_read: now,
@@ -102,7 +102,7 @@ impl Connection {
             if self.state.borrow().overflow.is_some() {
                 self.move_spilled(&gateway);
             }
-            let (interest, deadline, spooling, spilling) = {
+            let (interest, held, deadline, spooling, spilling) = {
                 let mut state = self.state.borrow_mut();
                 state.stopping = *stopping.borrow();
                 if state.is_over(&self.stream) {
@@ -115,10 +115,12 @@ impl Connection {
                 }
                 let timeouts = Timeouts::of(&gateway.config());
                 let spooling = state.spooling().next().is_some();
-                (interest, state.deadline(&timeouts), spooling, state.overflow.is_some())
+                let held = reading && !state.held.is_empty();
+                (interest, held, state.deadline(&timeouts), spooling, state.overflow.is_some())
             };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
+                () = std::future::ready(()), if held => Ok(Ready::READABLE),
                 () = self.changed.notified() => Ok(Ready::EMPTY),
                 (id, kept) = poll_fn(|context| self.poll_spooled(context, &gateway)), if spooling => {
                     self.spooled(id, kept, &gateway);
@@ -140,44 +142,61 @@ impl Connection {
                 self.flush();
             }
             if (ready.is_readable() || ready.is_read_closed()) && self.read(&gateway) {
-                tokio::task::yield_now().await;
+                gateway.turnstile.pass().await;
             }
         }
         self.abandon_all(&gateway);
     }
 
-    /// Reads what is there, as long as the answers leave room and for so long that no other connection
-    /// waits noticeably. Says whether there may be more.
+    /// Has its turn: takes what is held and what can be read, as long as the answers leave room, and then writes what has come
+    /// of it. Says whether the turn was too short for all of it.
     fn read(self: &Rc<Self>, gateway: &Rc<Gateway>) -> bool {
+        let mut turn = Turn::begin(Instant::now);
+        self.state.borrow_mut().in_turn = true;
+        self.read_until_over(&mut turn, gateway);
+        self.state.borrow_mut().in_turn = false;
+        if !self.state.borrow().out.is_empty() {
+            self.flush_ends();
+        }
+        turn.is_over()
+    }
+
+    fn read_until_over(self: &Rc<Self>, turn: &mut Turn, gateway: &Rc<Gateway>) {
         let mut scratch = gateway.scratch.borrow_mut();
         let now = Instant::now();
-        for _ in 0..READS_IN_A_ROW {
-            match self.stream.try_read(&mut scratch) {
+        loop {
+            let held = std::mem::take(&mut self.state.borrow_mut().held);
+            let read = if held.is_empty() { self.stream.try_read(&mut scratch) } else { Ok(held.len()) };
+            match read {
                 Ok(0) => self.end_of_input(gateway),
                 Ok(length) => {
-                    if let Err(fault) = self.receive(&scratch[..length], now, gateway) {
-                        self.tell_of_fault(fault, gateway);
-                        let mut state = self.state.borrow_mut();
-                        (state.ending, state.cut) = (Ending::Now, true);
+                    let input = if held.is_empty() { &scratch[..length] } else { &held };
+                    match self.receive(input, now, turn, gateway) {
+                        Ok(rest) => self.state.borrow_mut().held = rest.to_vec(),
+                        Err(fault) => {
+                            self.tell_of_fault(fault, gateway);
+                            let mut state = self.state.borrow_mut();
+                            (state.ending, state.cut) = (Ending::Now, true);
+                        }
                     }
                     self.state.borrow_mut().note_read(now);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     debug!(cause = %crate::log::cause(&error), "connection lost");
                     self.state.borrow_mut().ending = Ending::Now;
                 }
             }
-            // Before the next read, so that a client which never reads bounds what it can ask for.
-            if !self.state.borrow().out.is_empty() {
-                self.flush();
+            // Before more is taken, so that a client which never reads bounds what it can ask for.
+            if self.state.borrow().out.is_full() {
+                self.flush_now();
             }
             let state = self.state.borrow();
-            if state.ending == Ending::Now || !state.interest().is_some_and(Interest::is_readable) {
-                return false;
+            let reads = state.interest().is_some_and(Interest::is_readable);
+            if turn.is_over() || state.ending == Ending::Now || !reads {
+                return;
             }
         }
-        true
     }
 
     /// A second descriptor of the socket, by which its hang-up is seen, and its part of the budget of descriptors.
@@ -242,9 +261,14 @@ impl Connection {
                 self.changed.notify_one();
             }
             state.close_if_half_closed();
-            // Before the client reads the end of this answer, after which it may send the next request.
-            state.leave_if_idle(&self.stream);
         }
+        self.flush_ends();
+    }
+
+    /// [`Self::flush`] after ends of answers.
+    fn flush_ends(&self) {
+        // Before the client reads the end of its answer, after which it may send the next request.
+        self.state.borrow_mut().leave_if_idle(&self.stream);
         self.flush();
         let state = self.state.borrow();
         if state.stopping && state.ending == Ending::WhenWritten && state.out.is_empty() {
@@ -274,8 +298,14 @@ impl Connection {
         self.flush();
     }
 
-    /// Writes as much as the kernel takes; the task does the rest.
+    /// Writes as much as the kernel takes; the task does the rest. What comes of a turn is written at its end, all at once.
     pub(super) fn flush(&self) {
+        if !self.state.borrow().in_turn {
+            self.flush_now();
+        }
+    }
+
+    fn flush_now(&self) {
         let delivered = self.write();
         // They tell the journal.
         drop(delivered);

@@ -42,6 +42,10 @@ pub(super) struct State {
     pub(super) blocked: Option<Blocked>,
     /// Few, so a scan beats a map.
     pub(super) requests: Vec<(u16, Phase)>,
+    /// What was read and has not had its turn yet: less than a read.
+    pub(super) held: Vec<u8>,
+    /// What was read is being looked at, and nothing is written meanwhile.
+    pub(super) in_turn: bool,
     pub(super) ending: Ending,
     pub(super) opened: Instant,
     /// When something was last read.
@@ -219,8 +223,8 @@ impl State {
     /// makes its next write fail; what it wrote before that is here, and is answered. (A TCP client's kernel
     /// hears of it too late.) Closing at once would lose a request that comes between the look and the close.
     pub(super) fn leave_if_idle(&mut self, stream: &Stream) {
-        let idle = |this: &Self| this.server.is_idle() && !stream.has_unread();
-        if !self.stopping || self.ending != Ending::No || !idle(self) {
+        let idle = |this: &Self| this.server.is_idle() && this.held.is_empty() && !stream.has_unread();
+        if !self.stopping || self.in_turn || self.ending != Ending::No || !idle(self) {
             return;
         }
         let expected = !self.used && Instant::now() < self.opened + FIRST_REQUEST_WAIT;

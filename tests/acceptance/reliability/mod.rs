@@ -8,6 +8,8 @@ mod application;
 mod books;
 mod chaos;
 mod clients;
+mod floods;
+mod healthy;
 mod kills;
 mod nonces;
 mod over_fastcgi;
@@ -27,7 +29,7 @@ use self::books::Account;
 type Scenario = (&'static str, fn(Scale) -> Row);
 
 /// Every scenario, in the order of the table.
-const SCENARIOS: [Scenario; 21] = [
+const SCENARIOS: [Scenario; 24] = [
     ("killed workers", kills::workers),
     ("killed zygotes", kills::zygotes),
     ("killed gateways", kills::gateways),
@@ -45,6 +47,9 @@ const SCENARIOS: [Scenario; 21] = [
     ("clock steps", system::clock_steps),
     ("half requests", senders::half_requests),
     ("BEGIN flood", senders::begin_flood),
+    ("ABORT flood", floods::aborts),
+    ("tiny requests", floods::tiny_requests),
+    ("GET_VALUES flood", floods::questions),
     ("slow parameters", senders::slow_parameters),
     ("nonces", nonces::nonces),
     ("descriptor audit", nonces::descriptors),
@@ -301,6 +306,21 @@ fn half_requests_are_bounded_and_hold_nobody_up() {
 #[test]
 fn a_flood_of_begins_is_bounded_and_holds_nobody_up() {
     short("BEGIN flood");
+}
+
+#[test]
+fn a_flood_of_requests_that_are_taken_back_holds_nobody_up() {
+    short("ABORT flood");
+}
+
+#[test]
+fn a_flood_of_tiny_requests_holds_nobody_up() {
+    short("tiny requests");
+}
+
+#[test]
+fn a_flood_of_questions_holds_nobody_up() {
+    short("GET_VALUES flood");
 }
 
 #[test]

@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use super::healthy::{healthy_enough, latencies};
 use super::{Row, Scale, memory};
 use crate::support::{Server, descriptors, wait_for, wait_within};
 use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, record};
-
-/// Between nothing else running and a machine full of senders, a healthy client may notice this much.
-const HEALTHY: Duration = Duration::from_millis(50);
 
 /// The gateway's own descriptors: listening sockets, links and pipes of some workers, the event loop.
 const OWN_DESCRIPTORS: usize = 64;
@@ -152,22 +150,6 @@ pub(super) fn slow_parameters(scale: Scale) -> Row {
     healthy_enough(&mut row, scale, before, during);
     row.measured(format!("{count} clients, a byte every {} ms", pause.as_millis()));
     row
-}
-
-fn healthy_enough(row: &mut Row, scale: Scale, mut before: Vec<Duration>, mut during: Vec<Duration>) {
-    row.times("healthy before", &mut before);
-    let p99 = row.times("healthy meanwhile", &mut during);
-    row.promise(p99 <= scale.bound(HEALTHY), "a healthy client's p99 stays within 50 ms");
-}
-
-/// How long a healthy client waits for its answers.
-fn latencies(connection: &mut Connection, count: usize) -> Vec<Duration> {
-    let one = |_| {
-        let begun = Instant::now();
-        assert_eq!(connection.get("/hello").status(), 200);
-        begun.elapsed()
-    };
-    (0..count).map(one).collect()
 }
 
 /// Takes what there is to read.
