@@ -57,18 +57,15 @@ fn body(random: &mut fastrand::Rng, id: u16) -> Vec<u8> {
 fn downloads_do_not_keep_a_small_answer_that_is_ready_from_their_connection() {
     const LENGTH: usize = 8 << 20;
     let server = Server::builder().workers("3").start();
-    // A server is ready with its first worker; before the third there is no answer that could have a share.
-    wait_for("three workers are ready", || {
-        let status = server.status();
-        let workers = status["workers"].as_array().unwrap();
-        (workers.iter().filter(|worker| worker["state"] == "idle").count() == 3).then_some(())
-    });
+    three_are_idle(&server);
     let mut most = 0;
     for _ in 0..5 {
         let (small, downloads) = (Gate::new(), Gate::new());
         let mut connection = Connection::open(&server.socket());
         connection.send(&get(3, &small.url("/wait"), true));
         small.announced("started");
+        let third =
+            server.workers(3).into_iter().find(|pid| !is_idle(*pid)).expect("one runs the small answer");
         for id in [1, 2] {
             let url = downloads.url("/nonce") + &format!("&n={id:016x}&f=small&k={}", LENGTH / 16);
             connection.send(&get(id, &url, true));
@@ -76,9 +73,7 @@ fn downloads_do_not_keep_a_small_answer_that_is_ready_from_their_connection() {
         // Nothing is read, so both wait for room; behind them the answer of the third worker, which has given it away.
         wait_for("the downloads have begun", || (connection.unread() > 100_000).then_some(()));
         small.open("go");
-        wait_for("the third worker is idle", || {
-            server.workers(3).into_iter().any(|pid| title(pid).ends_with(" idle")).then_some(())
-        });
+        wait_for("the third worker is idle", || is_idle(third).then_some(()));
         let mut passed = 0;
         loop {
             let Record { kind, id, content } = connection.record().expect("the connection stays");
@@ -101,6 +96,7 @@ fn an_answer_of_some_packets_has_its_share_beside_downloads() {
     let server = Server::builder().workers("3").start();
     let mut most = 0;
     for _ in 0..5 {
+        three_are_idle(&server);
         let gate = Gate::new();
         let mut connection = Connection::open(&server.socket());
         let asked = [(1, LENGTH), (2, LENGTH), (3, SOME)].map(|(id, length)| {
@@ -126,10 +122,21 @@ fn an_answer_of_some_packets_has_its_share_beside_downloads() {
     assert!(most <= 8 << 20, "{most} bytes of downloads went before {SOME}");
 }
 
-/// What a process says of itself in `ps`.
-fn title(pid: u32) -> String {
-    let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&title).trim_end_matches('\0').to_owned()
+/// A server is ready with its first worker; before the third there is no answer that could have a share.
+#[track_caller]
+fn three_are_idle(server: &Server) {
+    wait_for("three workers are idle", || {
+        let status = server.status();
+        let workers = status["workers"].as_array().unwrap();
+        (workers.iter().filter(|worker| worker["state"] == "idle").count() == 3).then_some(())
+    });
+    wait_for("and say so", || server.workers(3).into_iter().all(is_idle).then_some(()));
+}
+
+/// Whether a worker says in `ps` that it has nothing to do.
+fn is_idle(worker: u32) -> bool {
+    let title = std::fs::read(format!("/proc/{worker}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&title).trim_end_matches('\0').ends_with(" idle")
 }
 
 #[test]

@@ -370,6 +370,8 @@ fn as_process_1_it_reaps_orphans_and_still_learns_how_its_zygote_ended() {
 fn children_of_the_script_that_has_executed_it_are_reaped() {
     let server = Server::builder().after("{ sleep 0.01 & }").start();
     let gateway = server.pid();
+    // It listens before it has loaded, and ends when that fails.
+    server.logged(&["gateway ready"]);
     wait_for("the helper has ended and been reaped", || {
         (children(gateway).len() == 1 && zombies(gateway) == 0).then_some(())
     });
