@@ -316,6 +316,66 @@ pub fn interrupt(pidfd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Kills the process group that a process leads.
+pub fn kill_group(leader: BorrowedFd<'_>, pid: u32) -> io::Result<()> {
+    // SAFETY: the call touches no memory of this process: the null pointer stands for a plain signal. The wrapper passes no
+    // flags.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            libc::c_long::from(leader.as_raw_fd()),
+            libc::c_long::from(libc::SIGKILL),
+            std::ptr::null::<libc::siginfo_t>(),
+            libc::c_long::from(PIDFD_SIGNAL_PROCESS_GROUP),
+        )
+    };
+    if sent == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EINVAL) => kill_group_by_number(leader, pid),
+        error => Err(error),
+    }
+}
+
+/// From Linux 6.9 on.
+const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
+
+/// [`kill_group`] where the kernel takes no group from a pidfd. A process that has not ended has its number to itself. One that
+/// ends between these two calls would have to be reaped, and all other numbers given out, before another had it.
+fn kill_group_by_number(leader: BorrowedFd<'_>, pid: u32) -> io::Result<()> {
+    let mut ended = [PollFd::new(&leader, PollFlags::IN)];
+    if poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let pid = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process_group(pid, rustix::process::Signal::KILL)?)
+}
+
+/// Has every process that this one forks run with the default scheduling policy and no advantage (`nice` below 0), whatever
+/// this one has.
+pub fn reset_scheduling_on_fork() -> io::Result<()> {
+    // musl has no working wrappers for these.
+    // SAFETY: asks about the calling thread; touches no memory of this process.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) };
+    let policy = i32::try_from(policy).map_err(io::Error::other)?;
+    if policy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: an all-zero sched_param is a valid one, and the kernel writes one into it.
+    let mut parameters = unsafe { std::mem::zeroed::<libc::sched_param>() };
+    // SAFETY: the pointer is this frame's own sched_param, for the time of the call.
+    if unsafe { libc::syscall(libc::SYS_sched_getparam, 0, &raw mut parameters) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let policy = libc::c_long::from(policy | libc::SCHED_RESET_ON_FORK);
+    // SAFETY: as above; the kernel only reads.
+    match unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameters) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Has `act` called with the number of every [`interrupt`] of this process, in the middle of whatever it does: `act`
 /// may do only what is async-signal-safe. System calls that can go on after a signal do. For the life of
 /// the process; only the first call counts.

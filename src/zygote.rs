@@ -47,6 +47,8 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     rustix::thread::set_name(c"nibiru")?;
     // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.
     let _ = rustix::process::setsid();
+    // What the gateway's priority is set to is not the application's. Where it cannot be said, workers run as this does.
+    let _ = sys::reset_scheduling_on_fork();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The gateway has done so; SIGXFSZ it ignores for itself.
     sys::restore_signals();
@@ -190,6 +192,12 @@ impl Descriptors {
     }
 }
 
+/// Makes a process (`None`: the calling one) the leader of a process group of its own, so that a signal which the
+/// application sends to its group (`kill 0`) reaches neither its siblings nor the zygote. Fails where it has ended.
+fn lead_group(process: Option<Pid>) -> rustix::io::Result<()> {
+    rustix::process::setpgid(process, process)
+}
+
 /// A zygote that has loaded.
 struct Zygote {
     control: Link,
@@ -235,6 +243,7 @@ impl Zygote {
                     let birth = Birth::new(worker, descriptors, self.preloaded, self.memory_limit)?;
                     match sys::fork() {
                         Ok(Fork::Child) => {
+                            let _ = lead_group(None);
                             let title = WorkerTitle::new(title, worker, self.generation);
                             // It was this process's before, so it can be.
                             let _ = open_files::set(self.open_files);
@@ -242,7 +251,11 @@ impl Zygote {
                             drop(self);
                             worker::run(birth, state, title);
                         }
-                        Ok(Fork::Parent { child }) => self.announce(worker, child)?,
+                        Ok(Fork::Parent { child }) => {
+                            // Whoever is first: the gateway may kill the group as soon as it hears of it.
+                            let _ = lead_group(Some(child));
+                            self.announce(worker, child)?;
+                        }
                         Err(error) => {
                             let errno = error.raw_os_error().unwrap_or_default().cast_unsigned();
                             send(&self.control, &FromZygote::SpawnFailed { worker, errno }, None)?;
