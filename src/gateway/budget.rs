@@ -1,13 +1,15 @@
 //! The budget of descriptors: how many connections and spooled files there may be at a time, so that the pool
 //! never lacks one. Std only; told the limit.
 
+use super::pool::most_leaving;
+
 /// What one worker takes here: its link, its pidfd, its standard output and error, its lifeline.
 const OF_A_WORKER: usize = 5;
 
 /// What one zygote takes: its link, its standard output and error, its pidfd, and the one by which its end is awaited.
 const OF_A_ZYGOTE: usize = 5;
 
-/// During a reload two generations are here.
+/// During a reload two generations are here, beside workers that are about to exit.
 const GENERATIONS: usize = 2;
 
 /// For what comes and goes: executing a zygote (twelve for a moment), forking a worker (eight), log files, the
@@ -36,7 +38,8 @@ impl Budget {
     /// Shares out `limit` descriptors, of which `open` are in use, never to be closed. `None` where not one
     /// connection would be left.
     pub(super) fn new(limit: usize, open: usize, workers: u32, max_connections: usize) -> Option<Self> {
-        let pool = GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE);
+        let pool = GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE)
+            + most_leaving(workers) * OF_A_WORKER;
         let free = limit.saturating_sub(open + SPARE + pool);
         let connections = max_connections.min(free / 4 * QUARTERS_FOR_CONNECTIONS);
         let half_closed = (free - connections) / PART_FOR_HANG_UPS;

@@ -220,7 +220,7 @@ fn kill(gateway: &Gateway, link: &WorkerLink, limits: &Limits) {
         link.stderr(&format!("{line}: {TOO_LONG} (--request-timeout), and did not stop: {DEAF}"));
     }
     link.give_up();
-    link.kill();
+    link.kill_group();
 }
 
 /// A worker tells the stack of its request, as it was asked to.

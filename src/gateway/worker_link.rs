@@ -245,6 +245,13 @@ impl WorkerLink {
         let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
     }
 
+    /// Kills it with all of its process group: the command that it waits for would go on without it.
+    pub(super) fn kill_group(&self) {
+        // Its group first: the members of a group whose leader has ended are harder to find.
+        let _ = sys::kill_group(self.pidfd.get_ref().as_fd(), self.name.pid);
+        self.kill();
+    }
+
     /// The request that runs.
     pub(super) fn running(&self) -> Option<Ref<'_, Request>> {
         Ref::filter_map(self.running.borrow(), |running| running.as_deref()).ok()

@@ -35,6 +35,8 @@ impl Gateway {
             Ready::Proved => self.notices.send(Notice::FirstReady { generation }),
             Ready::Drain => {
                 link.tell(ToWorker::Drain);
+                // It has a deadline.
+                self.notices.send(Notice::PoolChanged);
                 // It may have been the one too many.
                 self.dispatch();
             }
@@ -163,12 +165,36 @@ impl Gateway {
         }
     }
 
+    /// Kills a worker that should be gone by now, and what it waits for. False where there is no such process.
+    pub(super) fn end_overdue(&self, worker: u32) -> bool {
+        let known = self.workers.borrow();
+        let Some(link) = known.get(&worker) else { return false };
+        let WorkerName { generation: r#gen, pid, .. } = link.name();
+        let running = link.running();
+        let named = running.as_ref().map(|request| request.named());
+        let (request, trace_id) = (named.map(|named| named.request), named.and_then(|named| named.trace_id));
+        self.in_trouble(|left_out| {
+            warn!(
+                worker,
+                r#gen,
+                pid,
+                request,
+                trace_id,
+                left_out,
+                "worker does not end; killing it and its process group"
+            );
+        });
+        link.kill_group();
+        true
+    }
+
+    /// Kills workers that have had their time, and what they wait for.
     pub(super) fn kill(&self, workers: &[u32]) {
         let known = self.workers.borrow();
-        workers.iter().filter_map(|worker| known.get(worker)).for_each(|link| link.kill());
+        workers.iter().filter_map(|worker| known.get(worker)).for_each(|link| link.kill_group());
     }
 
     pub(super) fn kill_all(&self) {
-        self.workers.borrow().values().for_each(|link| link.kill());
+        self.workers.borrow().values().for_each(|link| link.kill_group());
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
@@ -98,8 +98,8 @@ impl ZygoteLink {
         self.send(ToZygote::Spawn { worker }, descriptors)
     }
 
-    /// Lets an idle zygote exit.
-    pub(super) fn shut_down(self) {
+    /// Lets a zygote exit once the last of its workers has.
+    pub(super) fn shut_down(&self) {
         // One that cannot be told is gone, or kills itself when its parent does.
         let _ = self.send(ToZygote::Shutdown, &[]);
     }
@@ -206,6 +206,8 @@ fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = Owne
 /// The pipes and the socket that a worker is born with, our side of each.
 #[derive(Debug)]
 pub(super) struct Birth {
+    /// When the zygote was asked.
+    pub(super) asked: Instant,
     pub(super) generation: u32,
     pub(super) link: Link,
     pub(super) output: Pipes,
@@ -222,6 +224,7 @@ impl Birth {
             worker,
             &[their_link.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd(), their_lifeline.as_fd()],
         )?;
-        Ok(Self { generation: zygote.generation, link, output, lifeline: lifeline.into() })
+        let (asked, generation) = (Instant::now(), zygote.generation);
+        Ok(Self { asked, generation, link, output, lifeline: lifeline.into() })
     }
 }

@@ -164,7 +164,7 @@ impl Process {
         Self::with_stdin(name, scratch, command, Stdio::null())
     }
 
-    fn with_stdin(name: &'static str, scratch: &Path, mut command: Command, stdin: Stdio) -> Self {
+    pub(crate) fn with_stdin(name: &'static str, scratch: &Path, mut command: Command, stdin: Stdio) -> Self {
         let log = scratch.join(format!("{name}.log"));
         let file = fs::File::create(&log).unwrap();
         command.stdin(stdin).stdout(file.try_clone().unwrap()).stderr(file);

@@ -1,9 +1,11 @@
 //! Who leaves the pool, and when: workers that are due by age, size or requests, and workers that are not needed any
 //! more. Std only.
+//!
+//! Whoever leaves has a deadline, and there are never many who do.
 
 use std::time::{Duration, Instant};
 
-use super::{Pool, Seat, State};
+use super::{FAREWELL, Pool, Seat, State};
 
 /// A worker that has become due by the policy's age or memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +13,13 @@ pub(in crate::gateway) struct Due {
     pub(in crate::gateway) worker: u32,
     /// How long its successor waits, where it was due before it could have answered anything.
     pub(in crate::gateway) pause: Option<Duration>,
+}
+
+/// Workers that may be about to exit at a time in a pool of at most so many: where their stop hooks take long, those that are
+/// to follow wait.
+pub(in crate::gateway) fn most_leaving(max: u32) -> usize {
+    // A small pool whose workers serve one request each needs some all the same.
+    max.max(4) as usize
 }
 
 impl Pool {
@@ -95,7 +104,7 @@ impl Pool {
         if seat.state == State::Busy {
             return None;
         }
-        (seat.state, seat.since) = (State::Draining, now);
+        seat.drain(now);
         self.idle.retain(|idle| *idle != worker);
         Some(worker)
     }
@@ -103,7 +112,7 @@ impl Pool {
     /// No worker is wanted any more; gives the idle ones, which are to be told to exit at once.
     pub(in crate::gateway) fn close(&mut self, now: Instant) -> Vec<u32> {
         self.resize(0, 0);
-        self.retire(now, |_| true)
+        self.retire(now, FAREWELL, |_| true)
     }
 
     /// Numbers of the workers of a generation that are to leave.
@@ -113,26 +122,54 @@ impl Pool {
     }
 
     /// Retires every worker that `which` (given its generation) picks; gives the idle ones, which are to
-    /// be told to exit at once. The busy ones follow when their request is over.
-    pub(in crate::gateway) fn retire(&mut self, now: Instant, which: impl Fn(u32) -> bool) -> Vec<u32> {
+    /// be told to exit at once. The busy ones follow when their request is over. All have to be gone after `patience`; one that
+    /// was told to exit before, and so has nothing left but its stop hooks, after [`FAREWELL`].
+    pub(in crate::gateway) fn retire(
+        &mut self,
+        now: Instant,
+        patience: Duration,
+        which: impl Fn(u32) -> bool,
+    ) -> Vec<u32> {
         let mut leaving = Vec::new();
-        for (worker, seat) in &mut self.seats {
-            if which(seat.generation) && !seat.retired {
-                seat.retired = true;
-                if matches!(seat.state, State::Idle | State::Proved) {
-                    (seat.state, seat.since) = (State::Draining, now);
-                    leaving.push(*worker);
-                }
+        for (worker, seat) in self.seats.iter_mut().filter(|(_, seat)| which(seat.generation)) {
+            let until = now + if seat.state == State::Draining { FAREWELL } else { patience };
+            if seat.retired && seat.state != State::Draining {
+                // It has a request. Those that other generations have retired keep their deadline.
+                seat.leave_by.get_or_insert(until);
+                continue;
+            }
+            seat.leave_by = Some(seat.leave_by.map_or(until, |by| by.min(until)));
+            seat.retired = true;
+            if matches!(seat.state, State::Idle | State::Proved) {
+                seat.drain(now);
+                leaving.push(*worker);
             }
         }
         self.idle.retain(|worker| !leaving.contains(worker));
         leaving
     }
+
+    /// Workers that should be gone by now, to be killed. Also gives when to look again.
+    pub(in crate::gateway) fn overdue(&mut self, now: Instant) -> (Vec<u32>, Option<Instant>) {
+        let mut overdue = Vec::new();
+        for (worker, seat) in &mut self.seats {
+            if seat.leave_by.take_if(|by| *by <= now).is_some() {
+                overdue.push(*worker);
+            }
+        }
+        (overdue, self.seats.values().filter_map(|seat| seat.leave_by).min())
+    }
+
+    /// Those of the generation that answers which were told to exit.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = &Seat> {
+        let of_it = |seat: &&Seat| seat.generation == self.generation && seat.state == State::Draining;
+        self.seats.values().filter(of_it)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{POLICY, fill, pool, range, serve};
+    use super::super::tests::{POLICY, fill, pool, range, serve};
     use super::super::{FIRST_PAUSE, Policy, Ready, Want};
     use super::*;
 
@@ -269,5 +306,85 @@ mod tests {
         pool.ready(2, now);
         assert_eq!(pool.surplus(now).0, [1]);
         assert_eq!(pool.assign(now), Some(2));
+    }
+
+    /// Stop hooks that never return, with a worker for each request.
+    #[test]
+    fn those_that_leave_have_a_deadline_and_are_never_many() {
+        let (mut pool, now) = pool(Policy { max_requests: Some(1), ..range(1, 1) });
+        for _ in 0..4 {
+            let worker = pool.assign(now).expect("a fresh one");
+            fill(&mut pool, now);
+            assert_eq!(pool.ready(worker, now), Ready::Drain);
+        }
+        assert_eq!(pool.workers().count(), 4 + 1);
+        let worker = pool.assign(now).expect("the last one");
+        assert_eq!(pool.want(now), Want::Wait(now + FAREWELL), "four leave");
+        assert_eq!(pool.overdue(now), (vec![], Some(now + FAREWELL)));
+        let later = now + FAREWELL;
+        assert_eq!(pool.ready(worker, later), Ready::Drain);
+        let (overdue, again) = pool.overdue(later);
+        assert_eq!((overdue.len(), again), (4, Some(later + FAREWELL)));
+        assert_eq!(pool.overdue(later).0, [0; 0], "once");
+        assert_eq!(pool.want(later), Want::Wait(later + FAREWELL), "not before they are gone");
+        overdue.into_iter().for_each(|worker| assert_eq!(pool.ended(worker, later), Some(State::Draining)));
+        assert!(matches!(pool.want(later), Want::Spawn(_)));
+    }
+
+    /// Processes that even SIGKILL does not end, such as those that wait for a file system.
+    #[test]
+    fn while_those_that_are_killed_do_not_go_nobody_is_forked_for_them() {
+        let (mut pool, now) = pool(Policy { max_requests: Some(1), ..range(1, 1) });
+        for _ in 0..4 {
+            let worker = pool.assign(now).expect("a fresh one");
+            fill(&mut pool, now);
+            assert_eq!(pool.ready(worker, now), Ready::Drain);
+        }
+        let overdue = pool.overdue(now + FAREWELL).0;
+        assert!(pool.assign(now).is_some());
+        assert_eq!(pool.want(now + FAREWELL), Want::Nothing);
+        pool.ended(overdue[0], now);
+        assert!(matches!(pool.want(now + FAREWELL), Want::Spawn(_)));
+    }
+
+    #[test]
+    fn idle_ones_that_are_not_needed_have_a_deadline_too() {
+        let (mut pool, now) = pool(range(2, 2));
+        pool.resize(1, 1);
+        assert_eq!(pool.surplus(now).0, [1]);
+        assert_eq!(pool.overdue(now + FAREWELL), (vec![1], None));
+    }
+
+    #[test]
+    fn a_reload_gives_its_workers_the_grace_and_the_next_reload_no_second_one() {
+        let grace = Duration::from_secs(30);
+        let (mut pool, now) = pool(range(2, 2));
+        let reload = |pool: &mut Pool, to: u32, now: Instant| {
+            let first = pool.free_number();
+            pool.starting(first, to, 0, now);
+            assert_eq!(pool.ready(first, now), Ready::Proved);
+            pool.switch(to, true, now);
+            pool.retire(now, grace, |generation| generation != to)
+        };
+        assert_eq!(pool.assign(now), Some(2));
+        assert_eq!(reload(&mut pool, 2, now), [1]);
+        assert_eq!(pool.overdue(now), (vec![], Some(now + grace)));
+        assert!(matches!(pool.want(now), Want::Spawn(_)), "older generations do not count");
+        // The idle one has nothing left but its stop hooks; the busy one has its request.
+        let later = now + Duration::from_secs(1);
+        assert_eq!(reload(&mut pool, 3, later), [3]);
+        assert_eq!(pool.overdue(later + FAREWELL), (vec![1], Some(now + grace)));
+        assert_eq!(pool.overdue(now + grace), (vec![2], Some(later + grace)));
+        assert_eq!(pool.overdue(later + grace), (vec![3], None));
+    }
+
+    #[test]
+    fn one_that_was_never_born_leaves_its_place_and_is_no_failed_start() {
+        let (mut pool, now) = pool(range(1, 1));
+        pool.ended(1, now);
+        pool.starting(1, 1, 0, now);
+        assert_eq!(pool.want(now), Want::Nothing);
+        assert_eq!((pool.unborn(1), pool.unborn(1)), (Some(1), None));
+        assert_eq!(pool.want(now), Want::Spawn(1));
     }
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use self::seat::Seat;
 use super::backoff::Backoff;
 
-pub(super) use self::leave::Due;
-pub(super) use self::seat::{State, Worker};
+pub(super) use self::leave::{Due, most_leaving};
+pub(super) use self::seat::{FAREWELL, State, Worker};
 
 /// The delay after the second worker in a row that failed to start; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -172,6 +172,10 @@ impl Pool {
         let replaces = self.current().count() >= self.level as usize;
         match self.starts.until().max(self.replacements.until().filter(|_| replaces)) {
             Some(time) if time > now => Want::Wait(time),
+            // Each of these has a deadline, or is being killed.
+            _ if self.leaving().count() >= most_leaving(self.policy.max) => {
+                self.leaving().filter_map(|seat| seat.leave_by).min().map_or(Want::Nothing, Want::Wait)
+            }
             // One tries for all.
             _ if self.starts.failures() >= FAILING && starting() => Want::Nothing,
             _ => Want::Spawn(self.free_number()),
@@ -221,6 +225,7 @@ impl Pool {
             limit,
             due: false,
             retired: false,
+            leave_by: None,
             answered: false,
         };
         self.seats.insert(worker, seat);
@@ -243,7 +248,7 @@ impl Pool {
         let spent = seat.limit == Some(1) && seat.requests >= 1;
         let ready = if seat.retired || spent {
             seat.retired = true;
-            seat.state = State::Draining;
+            seat.drain(now);
             Ready::Drain
         } else if seat.generation != generation {
             seat.state = State::Proved;
@@ -314,6 +319,13 @@ impl Pool {
         Some(seat.state)
     }
 
+    /// A worker that was asked for will never be: its zygote has ended, or is killed. Gives its generation where it is
+    /// missed. That so many were asked of one zygote says nothing about starts: see [`Self::failed`].
+    pub(super) fn unborn(&mut self, worker: u32) -> Option<u32> {
+        let seat = self.seats.remove(&worker)?;
+        (!seat.retired).then_some(seat.generation)
+    }
+
     // Failing.
 
     /// A start came to nothing.
@@ -377,9 +389,8 @@ impl Pool {
     }
 }
 
-/// Books to try things on.
 #[cfg(test)]
-mod testing {
+mod tests {
     use super::*;
 
     pub(super) const POLICY: Policy = Policy {
@@ -419,12 +430,6 @@ mod testing {
         pool.answered(worker);
         (worker, pool.ready(worker, now))
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::testing::{fill, pool, range, serve};
-    use super::*;
 
     #[test]
     fn fills_up_and_numbers_from_one() {
@@ -497,7 +502,7 @@ mod tests {
         assert_eq!(pool.assign(now), Some(1), "the old generation answers until the switch");
         pool.unassign(1, now);
         pool.switch(2, true, now);
-        assert_eq!(pool.retire(now, |generation| generation < 2), [1]);
+        assert_eq!(pool.retire(now, FAREWELL, |generation| generation < 2), [1]);
         assert_eq!(pool.want(now), Want::Spawn(4));
         assert_eq!(pool.retired(1), [1, 2]);
         assert_eq!(pool.ready(2, now), Ready::Drain, "the busy one is told to exit when it is done");

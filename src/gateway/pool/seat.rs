@@ -1,6 +1,9 @@
 //! What the books hold of one worker. Std only.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a worker has to run its stop hooks once it is told to exit.
+pub(in crate::gateway) const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +38,18 @@ pub(super) struct Seat {
     pub(super) due: bool,
     /// To be told to exit when its request is over.
     pub(super) retired: bool,
+    /// When it is killed if it has not ended by then. Taken when it is.
+    pub(super) leave_by: Option<Instant>,
     /// Whether it has answered a request.
     pub(super) answered: bool,
+}
+
+impl Seat {
+    /// It is told to exit, and has until its deadline, or for `FAREWELL` where it has none yet.
+    pub(super) fn drain(&mut self, now: Instant) {
+        (self.state, self.since) = (State::Draining, now);
+        self.leave_by.get_or_insert(now + FAREWELL);
+    }
 }
 
 /// A worker, as the status shows it.

@@ -6,8 +6,8 @@ use std::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Supervisor;
-use super::stop::FAREWELL;
 use crate::config::Config;
+use crate::gateway::pool::FAREWELL;
 use crate::gateway::{Code, Error, Load, systemd};
 use crate::ipc::message::ToWorker;
 
@@ -62,7 +62,7 @@ impl Supervisor {
         let generation = next.link.generation;
         let all = {
             let mut pool = self.gateway.pool.borrow_mut();
-            pool.retire(Instant::now(), |of| of == generation);
+            pool.retire(Instant::now(), FAREWELL, |of| of == generation);
             pool.retired(generation)
         };
         self.gateway.kill(&all);
@@ -79,18 +79,17 @@ impl Supervisor {
             self.gateway.put_in_force(config);
         }
         let recovering = std::mem::take(&mut self.recovering);
-        let (old, idle) = {
-            let (mut pool, now) = (self.gateway.pool.borrow_mut(), Instant::now());
-            let old = pool.generation();
+        let (now, patience) = (Instant::now(), self.gateway.config().grace + FAREWELL);
+        let idle = {
+            let mut pool = self.gateway.pool.borrow_mut();
             pool.switch(generation, !recovering, now);
-            (old, pool.retire(now, |other| other != generation))
+            pool.retire(now, patience, |other| other != generation)
         };
         for worker in idle {
             self.gateway.tell(worker, ToWorker::Drain);
         }
-        self.leaving.push((Instant::now() + self.gateway.config().grace + FAREWELL, old));
         if let Some(before) = before {
-            before.link.shut_down();
+            self.retire_zygote(before, now + patience);
         }
         self.relaunch = None;
         self.failed_launches.reset();

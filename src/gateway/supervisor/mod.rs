@@ -5,6 +5,7 @@
 mod generations;
 mod stop;
 mod upkeep;
+mod zygotes;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use self::stop::Stop;
+use self::zygotes::RetiredZygote;
 use super::backoff::Backoff;
 use super::notice::Notice;
 use super::output::Line;
@@ -56,8 +58,8 @@ pub(super) struct Supervisor {
     relaunch: Option<Instant>,
     /// Launches in a row, in the place of one that ended, that came to nothing.
     failed_launches: Backoff,
-    /// Generations that have been replaced, with the time when their last workers are killed.
-    leaving: Vec<(Instant, u32)>,
+    /// Those of generations that have been replaced, which reap their last workers.
+    retired: Vec<RetiredZygote>,
     stop: Stop,
 }
 
@@ -95,7 +97,7 @@ impl Supervisor {
             recovering: false,
             relaunch: None,
             failed_launches: Backoff::new(RETRY, MAX_RETRY),
-            leaving: Vec::new(),
+            retired: Vec::new(),
             stop: Stop::No,
         }
     }
@@ -203,16 +205,6 @@ impl Supervisor {
         }
     }
 
-    /// Workers that a zygote was asked for and did not announce: their ends of the lifelines close, so one
-    /// that exists all the same dies.
-    fn forget_births(&mut self, launch: u64) {
-        let lost: Vec<_> = self.births.keys().filter(|(of, _)| *of == launch).copied().collect();
-        for key in lost {
-            self.births.remove(&key);
-            self.gateway.pool.borrow_mut().ended(key.1, Instant::now());
-        }
-    }
-
     fn zygote_event(&mut self, launch: u64, event: ZygoteEvent) {
         let is_it = |zygote: &Option<Zygote>| zygote.as_ref().is_some_and(|zygote| zygote.launch == launch);
         let (is_current, is_next) = (is_it(&self.current), is_it(&self.next));
@@ -272,6 +264,7 @@ impl Supervisor {
                 } else if is_current {
                     self.current_gone(&status);
                 }
+                self.retired.retain(|zygote| zygote.launch != launch);
                 self.forget_births(launch);
             }
         }
@@ -311,7 +304,7 @@ impl Supervisor {
     fn born(&mut self, launch: u64, worker: u32, pid: u32, pidfd: Option<OwnedFd>) {
         // Where its generation was given up meanwhile, its lifeline is closed and it dies.
         let Some(birth) = self.births.remove(&(launch, worker)) else { return };
-        let Birth { generation, link, output, lifeline } = birth;
+        let Birth { generation, link, output, lifeline, .. } = birth;
         // Without a descriptor to spare there is no pidfd, and without a pidfd no attending to it.
         let attended = pidfd
             .ok_or_else(|| std::io::Error::other("no descriptor is left for its pidfd"))

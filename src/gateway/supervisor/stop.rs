@@ -1,15 +1,13 @@
 //! How a stop goes: nobody is let in, what is accepted is finished, then workers have a moment for their stop hooks.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{info, warn};
 
 use super::Supervisor;
+use crate::gateway::pool::FAREWELL;
 use crate::gateway::systemd;
 use crate::ipc::message::ToWorker;
-
-/// How long workers have to run their stop hooks once no request is left.
-pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -74,8 +72,9 @@ impl Supervisor {
 
     /// No request is left: let the workers go.
     pub(super) fn drain(&mut self) {
-        self.stop = Stop::Draining(Instant::now() + FAREWELL);
-        let idle = self.gateway.pool.borrow_mut().close(Instant::now());
+        let now = Instant::now();
+        self.stop = Stop::Draining(now + FAREWELL);
+        let idle = self.gateway.pool.borrow_mut().close(now);
         for worker in idle {
             self.gateway.tell(worker, ToWorker::Drain);
         }

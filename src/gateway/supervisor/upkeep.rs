@@ -35,24 +35,16 @@ impl Supervisor {
             self.relaunch = None;
             self.launch_again();
         }
-        let gateway = &self.gateway;
-        self.leaving.retain(|(until, generation)| {
-            let stays = *until > now;
-            if !stays {
-                gateway.kill(&gateway.pool.borrow().retired(*generation));
-            }
-            stays
-        });
+        let stuck = self.end_stuck_zygotes(now);
         let stop = match self.stop {
             Stop::No => None,
             Stop::Announced(until) | Stop::Finishing(until) | Stop::Draining(until) => Some(until),
         };
-        let leaving = self.leaving.iter().map(|(until, _)| *until).min();
         let (aged, due) = self.gateway.pool.borrow_mut().age(now);
         if let Some(Due { worker, pause: Some(pause) }) = due {
             let max_age =
                 self.gateway.config().max_age.map(humantime::format_duration).map(|age| age.to_string());
-            gateway.in_trouble(|left_out| {
+            self.gateway.in_trouble(|left_out| {
                 warn!(
                     worker,
                     max_age,
@@ -65,10 +57,23 @@ impl Supervisor {
         let filled = self.fill(now);
         let late = self.end_late_starts(now);
         self.gateway.refuse_all_while_down();
-        [aged, demanded, filled, late, self.let_go(now), self.measure(now), self.relaunch, leaving, stop]
+        let (let_go, measured) = (self.let_go(now), self.measure(now));
+        // Last: whoever is let go has a deadline by now.
+        let overdue = self.end_overdue(now);
+        [aged, demanded, filled, late, let_go, measured, overdue, stuck, self.relaunch, stop]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Kills workers that should be gone by now; gives when to look again.
+    fn end_overdue(&self, now: Instant) -> Option<Instant> {
+        let (overdue, again) = self.gateway.pool.borrow_mut().overdue(now);
+        for worker in overdue {
+            // One that was never born goes with its zygote.
+            self.gateway.end_overdue(worker);
+        }
+        again
     }
 
     /// Launches a zygote in the place of one that has ended.
@@ -200,7 +205,10 @@ impl Supervisor {
                 zygote.link.kill();
             }
         }
-        let starting = |worker: &Worker| worker.state == State::Starting;
+        // One that its zygote has not announced yet is the zygote's affair.
+        let starting = |worker: &Worker| {
+            worker.state == State::Starting && self.gateway.workers.borrow().contains_key(&worker.number)
+        };
         let starting: Vec<_> = self.gateway.pool.borrow().workers().filter(starting).collect();
         for Worker { number: worker, generation: r#gen, born, .. } in
             starting.iter().filter(|it| is_late(it.born))

@@ -1,10 +1,11 @@
 /*
- * What C modules for POSIX give to Lua, as far as the tests need it: forks, working directory, umask.
+ * What C modules for POSIX give to Lua, as far as the tests need it: forks, working directory, umask, a fork that hangs.
  *
  * Needs no header of Lua's: the functions that it calls are the same in every Lua.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/stat.h>
@@ -52,9 +53,22 @@ static int changed_directory(void *state) { return give(state, chdir(lua_tolstri
 
 static int changed_umask(void *state) { return give(state, umask((mode_t)to_integer(state, 1))); }
 
+static void hang_unless_first(void)
+{
+    static int forks;
+    while (++forks > 1)
+        pause();
+}
+
+/* From now on this process forks once; the second fork never returns. What it has forked has had its first. */
+static int hang_in_second_fork(void *state)
+{
+    return give(state, pthread_atfork(hang_unless_first, NULL, NULL));
+}
+
 int luaopen_process(void *state)
 {
-    lua_createtable(state, 0, 5);
+    lua_createtable(state, 0, 6);
     lua_pushcclosure(state, forked, 0);
     lua_setfield(state, -2, "fork");
     lua_pushcclosure(state, cloned, 0);
@@ -65,5 +79,7 @@ int luaopen_process(void *state)
     lua_setfield(state, -2, "chdir");
     lua_pushcclosure(state, changed_umask, 0);
     lua_setfield(state, -2, "umask");
+    lua_pushcclosure(state, hang_in_second_fork, 0);
+    lua_setfield(state, -2, "hang_in_second_fork");
     return 1;
 }

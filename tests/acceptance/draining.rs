@@ -1,0 +1,103 @@
+//! Workers that were told to exit, and do not: whatever they were told for, they have a deadline, and there are never many.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::support::{App, Server, children, is_stopped, nibiru, output, runs, signal, wait_for};
+use crate::wire::Connection;
+
+/// Processes of a pool of one: who works, the successor, and four that leave.
+const MOST: usize = 6;
+
+fn answer(server: &Server) -> String {
+    let response = Connection::open(&server.socket()).get("/");
+    assert_eq!(response.status(), 200, "{}", server.log());
+    String::from_utf8_lossy(response.body()).into_owned()
+}
+
+#[test]
+fn workers_whose_stop_hook_never_returns_are_killed_with_what_they_wait_for_and_are_never_many() {
+    let app = App::new(
+        "local nibiru = require('nibiru')\n\
+         nibiru.on_worker_stop(function() os.execute('sleep 600') end)\n\
+         return function() return 200, {}, 'served' end",
+    );
+    let server = Server::builder().application(app.root(), "app").workers("1");
+    let server = server.arguments(["--max-requests", "1"]).start();
+    let zygote = server.zygote();
+    let mut sleeping = Vec::new();
+    for _ in 0..8 {
+        assert_eq!(answer(&server), "served");
+        let workers = children(zygote);
+        assert!(workers.len() <= MOST, "{} workers: {}", workers.len(), server.log());
+        sleeping.extend(workers.into_iter().flat_map(children));
+    }
+    server.workers(1);
+    assert!(!sleeping.is_empty());
+    sleeping.retain(|child| runs(*child));
+    assert!(sleeping.is_empty(), "{sleeping:?} go on");
+    server.logged(&["WARN", "worker does not end", "worker="]);
+}
+
+#[test]
+fn a_stopped_worker_that_is_not_needed_any_more_is_killed() {
+    let server = Server::builder().workers("2").start();
+    let before = server.workers(2);
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    for worker in &before {
+        signal(*worker, Signal::STOP);
+        wait_for("the worker is stopped", || is_stopped(*worker).then_some(()));
+    }
+    let control = format!("unix:{}.ctl", server.socket().display());
+    assert!(output(nibiru().args(["scale", "1", "--control", &control])).status.success());
+    let left = server.workers(1);
+    assert!(left.is_subset(&before));
+    left.into_iter().for_each(|worker| signal(worker, Signal::CONT));
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+}
+
+#[test]
+fn what_a_request_leaves_in_the_background_goes_on_when_its_worker_ends_as_it_was_told() {
+    let app = App::new(
+        "return function(environ)\n\
+         \x20 local pid = io.popen('sleep 600 </dev/null >/dev/null 2>&1 & echo $!'):read('*l')\n\
+         \x20 return 200, {}, pid\n\
+         end",
+    );
+    let server = Server::builder().application(app.root(), "app").workers("1");
+    let server = server.arguments(["--max-requests", "1"]).start();
+    let before = server.workers(1);
+    let background: u32 = answer(&server).parse().unwrap();
+    wait_for("it has a successor", || server.workers(1).is_disjoint(&before).then_some(()));
+    assert!(runs(background), "{}", server.log());
+    signal(background, Signal::KILL);
+}
+
+/// The fields of `/proc/PID/stat` after the name, from the state on.
+fn stat(pid: u32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = text.rsplit_once(") ").unwrap();
+    rest.split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn a_signal_to_the_group_of_a_worker_reaches_neither_its_siblings_nor_the_zygote() {
+    let app = App::new(
+        "return function(environ)\n\
+         \x20 if environ.PATH_INFO == '/group' then os.execute(\"trap 'kill 0' EXIT; exit 0\") end\n\
+         \x20 return 200, {}, 'served'\n\
+         end",
+    );
+    let server = Server::builder().application(app.root(), "app").workers("3").start();
+    let (zygote, before) = (server.zygote(), server.workers(3));
+    for worker in &before {
+        assert_eq!(stat(*worker)[2], worker.to_string(), "it leads a group of its own");
+    }
+    // Its worker may end by it, or have ignored it.
+    let _ = Connection::open(&server.socket()).get("/group");
+    assert_eq!(answer(&server), "served");
+    let after = server.workers(3);
+    assert!(before.intersection(&after).count() >= 2, "{before:?}, then {after:?}: {}", server.log());
+    assert_eq!(server.zygote(), zygote, "{}", server.log());
+}

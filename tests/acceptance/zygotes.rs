@@ -1,0 +1,70 @@
+//! Zygotes that hang: a worker that was asked for and never comes condemns the one that was asked, and a retired one has a
+//! deadline.
+
+use rustix::process::Signal;
+
+use crate::forks::module_path;
+use crate::support::{App, Server, ServerBuilder, is_stopped, runs, signal, wait_for};
+use crate::wire::Connection;
+
+fn stop(pid: u32) {
+    signal(pid, Signal::STOP);
+    wait_for("it is stopped", || is_stopped(pid).then_some(()));
+}
+
+/// Kills the worker and waits until another answers.
+fn replace_worker(server: &Server) {
+    let before = server.workers(1);
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    before.iter().for_each(|worker| signal(*worker, Signal::KILL));
+    wait_for("it has ended", || before.iter().all(|worker| !runs(*worker)).then_some(()));
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200, "{}", server.log());
+    assert!(server.workers(1).is_disjoint(&before));
+}
+
+fn one_worker() -> ServerBuilder {
+    Server::builder().workers("1").arguments(["--start-timeout", "1s"])
+}
+
+#[test]
+fn a_stopped_zygote_is_killed_and_another_forks() {
+    let server = one_worker().start();
+    let zygote = server.zygote();
+    // One that is stopped while it loads holds up the start.
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    stop(zygote);
+    replace_worker(&server);
+    assert!(!runs(zygote));
+    server.logged(&["ERROR", "zygote has not forked a worker for 1s", "--start-timeout"]);
+}
+
+#[test]
+fn a_zygote_that_hangs_in_fork_is_killed_and_another_forks() {
+    let app = App::new(
+        "require('process').hang_in_second_fork()\n\
+         return function() return 200, {}, 'served' end",
+    );
+    let server = one_worker()
+        .application(app.root(), "app")
+        .environment("LUA_CPATH", format!("{};;", module_path().display()))
+        .start();
+    for _ in 0..2 {
+        let zygote = server.zygote();
+        replace_worker(&server);
+        assert!(!runs(zygote));
+    }
+}
+
+#[test]
+fn a_stopped_zygote_of_an_older_generation_is_killed_after_the_grace() {
+    let server = Server::builder().workers("1").arguments(["--grace", "100ms"]).start();
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    let (zygote, worker) = (server.zygote(), server.workers(1));
+    stop(zygote);
+    server.signal(Signal::HUP);
+    server.logged(&["reloaded"]);
+    wait_for("the old zygote is gone", || (!runs(zygote)).then_some(()));
+    server.logged(&["WARN", "zygote does not end"]);
+    assert!(server.workers(1).is_disjoint(&worker));
+    assert_ne!(server.zygote(), zygote);
+}
