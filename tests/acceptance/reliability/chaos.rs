@@ -25,8 +25,10 @@ use crate::wire::{
 const WORKERS: &str = "4";
 
 /// Beside these the settings are the defaults. A request that a stopped worker has fails soon, a birth in a stopped zygote too,
-/// and an old server does not stay for long. An ordinary user's test looks into gateway and zygote as well.
-const SETTINGS: [&str; 10] = [
+/// and an old server does not stay for long. Workers are replaced, too. An ordinary user's test looks into gateway and zygote as well.
+const SETTINGS: [&str; 12] = [
+    "--max-requests",
+    "50",
     "--request-timeout",
     "2s",
     "--kill-after",
