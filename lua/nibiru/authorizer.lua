@@ -5,8 +5,8 @@
 
 local head = ...
 
-local check = head.check
-local concat, gmatch, lower, sub = table.concat, string.gmatch, string.lower, string.sub
+local check, lower = head.check, head.lower
+local concat, gmatch, sub = table.concat, string.gmatch, string.sub
 
 local PREFIX = "variable-"
 

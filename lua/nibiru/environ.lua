@@ -5,17 +5,17 @@ local host, input, file = ...
 
 local file_wrapper, log, new_input = file.wrapper, host.log, input.new
 local error, find, format, select, sub = error, string.find, string.format, select, string.sub
-local tostring, type = tostring, type
-
-local version = { 1, 0 }
+local setmetatable, type = setmetatable, type
 
 -- FastCGI 1.0 §6, by its numbers, which the host uses too.
 local roles = { "responder", "authorizer", "filter" }
 
 local partial_line = ""
 
--- One for all requests: it writes to the log under whichever request is running.
-local errors = {}
+-- Each request has an object of its own, which its application may change, and all write to the log under whichever request is
+-- running. What they share is out of reach.
+local methods = {}
+local Errors = { __index = methods, __metatable = false }
 
 local function write_errors(text)
   text = partial_line .. text
@@ -31,18 +31,18 @@ local function write_errors(text)
   partial_line = sub(text, from)
 end
 
-function errors:write(...)
+function methods:write(...)
   for position = 1, select("#", ...) do
     local text = (select(position, ...))
     if type(text) ~= "string" and type(text) ~= "number" then
-      error(format("bad argument #%d to 'write' (string expected, got %s)", position, type(text)), 2)
+      error(format("bad argument #%d to 'write' (string expected, got ", position) .. type(text) .. ")", 2)
     end
-    write_errors(tostring(text))
+    write_errors(text)
   end
   return self
 end
 
-function errors:writelines(lines)
+function methods:writelines(lines)
   if type(lines) ~= "table" then
     error("lines must be an array of strings", 2)
   end
@@ -54,12 +54,16 @@ function errors:writelines(lines)
   end
 end
 
-function errors:flush()
+local function flush()
   if partial_line ~= "" then
     local line = partial_line
     partial_line = ""
     log("error", line)
   end
+end
+
+function methods:flush()
+  flush()
   return self
 end
 
@@ -76,11 +80,7 @@ end
 local M = {}
 
 --- Logs the line that `wsgi.errors` holds back until its end is written.
-function M.flush_errors()
-  if partial_line ~= "" then
-    errors:flush()
-  end
-end
+M.flush_errors = flush
 
 --- One truth about the body. Whoever does not know its length before it ends (a chunked upload) sends none, or -1; it is
 --- known by now. What the client said of it, and of a coding that is undone, is the proxy's business and may contradict.
@@ -108,10 +108,10 @@ end
 ---@return string role  its name
 function M.fill(environ, serial, length, role, data_length)
   tell_length(environ, length)
-  environ["wsgi.version"] = version
+  environ["wsgi.version"] = { 1, 0 }
   environ["wsgi.url_scheme"] = scheme(environ)
   environ["wsgi.input"] = new_input(serial, length)
-  environ["wsgi.errors"] = errors
+  environ["wsgi.errors"] = setmetatable({}, Errors)
   environ["wsgi.multithread"] = false
   environ["wsgi.multiprocess"] = true
   environ["wsgi.run_once"] = false

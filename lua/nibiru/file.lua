@@ -6,8 +6,11 @@
 local host = ...
 
 local locate = host.locate
-local debug_getmetatable, error, format, setmetatable, sub = debug.getmetatable, error, string.format, setmetatable, string.sub
+local error, format, setmetatable, sub = error, string.format, setmetatable, string.sub
 local io_open, io_type, min, tostring, type = io.open, io.type, math.min, tostring, type
+-- The methods of all handles of Lua's: the application may replace those as well.
+local stdout = io.stdout
+local file_close, file_read, file_seek = stdout.close, stdout.read, stdout.seek
 
 -- What is read at once when nothing else is asked for: the size of a pipe's buffer.
 local BLOCK_SIZE = 65536
@@ -15,44 +18,67 @@ local BLOCK_SIZE = 65536
 -- Integers up to here are exact in every Lua. What says that it is longer is no file: the end of a directory is at 2^63 - 1.
 local MAX_LENGTH = 2 ^ 53
 
+--- A wrapped file, as its application has it: a table without fields, to call and to close.
 ---@class nibiru.FileBody
+
+---@class nibiru.FileState
 ---@field file any           a handle of Lua's, or any object with `read`
 ---@field block_size integer
 ---@field left integer?      bytes that may still be read
 ---@field order string?      the header line by which the proxy sends the file
 ---@field closed boolean
-local FileBody = {}
-FileBody.__index = FileBody
+
+-- What is known of each wrapped file. Not in its table, where the application could write a line of the head.
+---@type table<nibiru.FileBody, nibiru.FileState>
+local states = setmetatable({}, { __mode = "k" })
+
+--- Of a handle of Lua's by Lua's function, of another object by its own.
+local function read(file, count)
+  if io_type(file) then
+    return file_read(file, count)
+  end
+  return file:read(count)
+end
+
+local methods = {}
+local FileBody = { __index = methods, __metatable = false }
 
 --- The next block; nil at the end.
-function FileBody:__call()
-  local most = self.left and min(self.left, self.block_size) or self.block_size
+function FileBody.__call(body)
+  local state = states[body]
+  local most = state.left and min(state.left, state.block_size) or state.block_size
   if most <= 0 then
     return nil
   end
-  local chunk, problem = self.file:read(most)
+  local chunk, problem = read(state.file, most)
   if chunk == nil and problem ~= nil then
     -- A failed read must not look like the end of the file.
-    error("cannot read the wrapped file: " .. tostring(problem), 0)
+    error("cannot read the wrapped file: " .. (type(problem) == "string" and problem or tostring(problem)), 0)
   elseif chunk == nil or chunk == "" then
     return nil
   elseif type(chunk) ~= "string" then
     error("the wrapped file must read strings, got " .. type(chunk), 0)
   end
-  if self.left then
+  if state.left then
     -- Not every object heeds the size that it is asked for.
-    chunk = #chunk > self.left and sub(chunk, 1, self.left) or chunk
-    self.left = self.left - #chunk
+    chunk = #chunk > state.left and sub(chunk, 1, state.left) or chunk
+    state.left = state.left - #chunk
   end
   return chunk
 end
 
 --- Closes the file, if it can be closed. The server does so, and may not be the first.
-function FileBody:close()
-  if not self.closed then
-    self.closed = true
-    if self.file.close then
-      self.file:close()
+function methods:close()
+  local state = states[self]
+  if not state then
+    error("bad argument #1 to 'close' (a wrapped file expected, got " .. type(self) .. ")", 2)
+  elseif not state.closed then
+    state.closed = true
+    local file = state.file
+    if io_type(file) then
+      file_close(file)
+    elseif file.close then
+      file:close()
     end
   end
 end
@@ -64,14 +90,14 @@ local function remaining(file)
   if io_type(file) ~= "file" then
     return nil
   end
-  local position = file:seek("cur")
-  local size = position and file:seek("end")
+  local position = file_seek(file, "cur")
+  local size = position and file_seek(file, "end")
   if not size then
     return nil
   end
-  local ok, problem = file:seek("set", position)
+  local ok, problem = file_seek(file, "set", position)
   if not ok then
-    error("cannot seek in the wrapped file: " .. tostring(problem), 0)
+    error("cannot seek in the wrapped file: " .. problem, 0)
   end
   local left = size - position
   return left > 0 and left <= MAX_LENGTH and left or nil
@@ -87,7 +113,7 @@ local M = {}
 ---@return integer? number  the system's, of that problem
 function M.wrapper(file, block_size)
   local kind = type(file)
-  if kind ~= "string" and ((kind ~= "userdata" and kind ~= "table") or not file.read) then
+  if kind ~= "string" and ((kind ~= "userdata" and kind ~= "table") or not (io_type(file) or file.read)) then
     error("file must be a file handle or a path, got " .. kind, 2)
   elseif block_size ~= nil and (type(block_size) ~= "number" or block_size < 1 or block_size % 1 ~= 0) then
     error("block_size must be a whole number of bytes", 2)
@@ -105,15 +131,23 @@ function M.wrapper(file, block_size)
     end
     order = found
   end
-  local body = { file = file, block_size = block_size or BLOCK_SIZE, left = nil, order = order, closed = false }
-  return setmetatable(body, FileBody)
+  local body = setmetatable({}, FileBody)
+  states[body] = { file = file, block_size = block_size or BLOCK_SIZE, left = nil, order = order, closed = false }
+  return body
 end
 
 --- Whether a table that the application returned is a wrapped file itself.
 ---@param body table
 ---@return boolean
 function M.is_file(body)
-  return debug_getmetatable(body) == FileBody
+  return states[body] ~= nil
+end
+
+--- Has a wrapped file end after so many bytes; with nil, at its own end.
+---@param body nibiru.FileBody
+---@param left integer?
+function M.end_after(body, left)
+  states[body].left = left
 end
 
 --- What the head of a response needs to know of its file: gives the header line by which the proxy sends it; or has the
@@ -126,18 +160,19 @@ function M.prepare(body, head)
   if code == 204 or code == 205 or code == 304 then
     return nil
   end
+  local state = states[body]
   -- nginx answers 200 and keeps neither a coding nor a part of the file that the application chose.
-  if body.order and code == 200 and not head["content-encoding"] and not head.replaced
-    and (not head.length or head.length == remaining(body.file)) then
-    return body.order
+  if state.order and code == 200 and not head["content-encoding"] and not head.replaced
+    and (not head.length or head.length == remaining(state.file)) then
+    return state.order
   end
-  local length = remaining(body.file)
+  local length = remaining(state.file)
   if not length then
     return nil
   elseif not head.length then
     head.length, head.length_text = length, format("%d", length)
   elseif head.length > length then
-    error(format("the wrapped file has %d more bytes, but the Content-Length is %s", length, head.length_text), 0)
+    error(format("the wrapped file has %d more bytes, but the Content-Length is ", length) .. head.length_text, 0)
   end
   return nil
 end

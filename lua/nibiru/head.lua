@@ -5,7 +5,8 @@
 
 local host = ...
 
-local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
+local byte, find, format, gmatch, gsub, lower, match, sub =
+  string.byte, string.find, string.format, string.gmatch, string.gsub, string.lower, string.match, string.sub
 local error, next, tonumber, tostring, type = error, next, tonumber, tostring, type
 local integer_type = math.type or function() end
 local huge, log, proxy_order = math.huge, host.log, host.proxy_order
@@ -34,6 +35,20 @@ local LONGEST_KEPT = 256
 -- A value is shown in a message at most this long.
 local SHOWN = 60
 
+local SMALL = {}
+for letter in gmatch("ABCDEFGHIJKLMNOPQRSTUVWXYZ", ".") do
+  SMALL[letter] = lower(letter)
+end
+
+--- In lower case whatever the locale, which the application may set: Turkish has a small I of its own, and letters beyond ASCII
+--- have no place in a name.
+---@param name string
+---@return string
+function M.lower(name)
+  return (gsub(name, "[A-Z]", SMALL))
+end
+lower = M.lower
+
 ---@param value any
 ---@return string
 local function show(value)
@@ -58,7 +73,7 @@ local function control_character(text)
   end
   local code = byte(text, at)
   local name = ({ [0] = "NUL", [10] = "LF", [13] = "CR" })[code] or format("control character 0x%02X", code)
-  return format("%s at byte %d", name, at)
+  return name .. format(" at byte %d", at)
 end
 
 ---@param status any
@@ -89,7 +104,7 @@ local function status_line(status)
   if not reason or not find(reason, "%S") then
     reason = host.reason(code)
   end
-  line = format("Status: %d %s\r\n", code, reason)
+  line = format("Status: %d ", code) .. reason .. "\r\n"
   if statuses_kept < REMEMBERED then
     statuses_kept = statuses_kept + 1
     status_lines[status], status_codes[status] = line, code
@@ -105,7 +120,7 @@ local function check_name(name)
     return nil, "header name must be a string, got " .. show(name)
   end
   -- RFC 9110 §5.6.2: a token.
-  if not find(name, "^[%w!#$%%&'*+%-.^_`|~]+$") then
+  if not find(name, "^[A-Za-z0-9!#$%%&'*+%-.^_`|~]+$") then
     return nil, "header name " .. show(name) .. " is not a valid name"
   end
   local small = lower(name)
@@ -293,7 +308,7 @@ local function add_list(head, headers)
     end
     count = count + 1
     if type(pair) ~= "table" then
-      return format('headers[%d] must be a pair { "Name", "value" }, got %s', count, show(pair))
+      return format('headers[%d] must be a pair { "Name", "value" }, got ', count) .. show(pair)
     end
     local problem
     if pair[3] ~= nil then
@@ -302,7 +317,7 @@ local function add_list(head, headers)
       problem = add(head, pair[1], pair[2])
     end
     if problem then
-      return format("headers[%d]: %s", count, problem)
+      return format("headers[%d]: ", count) .. problem
     end
   end
   -- Whatever the walk above did not reach would be lost without a word.
@@ -310,7 +325,7 @@ local function add_list(head, headers)
     if type(key) ~= "number" then
       return "headers must be a list of pairs or a map, not both: found the key " .. show(key)
     elseif key < 1 or key > count or key % 1 ~= 0 then
-      return format("headers is a list with a hole: headers[%d] is nil but there is a headers[%s]", count + 1, tostring(key))
+      return format("headers is a list with a hole: headers[%d] is nil but there is a headers[", count + 1) .. tostring(key) .. "]"
     end
   end
   return nil
@@ -330,7 +345,7 @@ local function add_map(head, headers)
       for position in next, value do
         count = count + 1
         if value[count] == nil then
-          return format("header %s: its values must be an array, found the key %s", tostring(name), show(position))
+          return "header " .. (type(name) == "string" and name or tostring(name)) .. ": its values must be an array, found the key " .. show(position)
         end
       end
       for position = 1, count do
@@ -361,7 +376,7 @@ end
 ---@param length integer  of the body
 function M.check_length(head, length)
   if head.length and head.length ~= length then
-    error(format("the body has %d bytes, but its Content-Length is %s", length, head.length_text), 0)
+    error(format("the body has %d bytes, but its Content-Length is ", length) .. head.length_text, 0)
   end
 end
 

@@ -2,7 +2,7 @@
 
 local host, traceback = ...
 
-local describe = traceback.describe
+local describe, text = traceback.describe, traceback.text
 local error, ipairs = error, ipairs
 local next, tostring, type, xpcall = next, tostring, type, xpcall
 
@@ -71,7 +71,7 @@ local function logger(level)
         if kind ~= "string" and kind ~= "number" and kind ~= "boolean" then
           value = tostring(value)
         end
-        plain[tostring(key)] = value
+        plain[text(key)] = value
       end
     end
     host.log(level, message, plain)

@@ -14,9 +14,10 @@ local unpack = table.unpack or unpack
 ---@field private position integer
 ---@field private closed boolean
 ---@field private name? string  where it is not `wsgi.input`
-local Input = {}
-Input.__index = Input
-Input.__name = "wsgi.input"
+local methods = {}
+
+-- Shared by all requests, and out of their reach.
+local Input = { __index = methods, __metatable = false, __name = "wsgi.input" }
 
 --- Raises in the name of the method's caller, two calls up from the helpers below.
 local LEVEL = 3
@@ -85,13 +86,13 @@ local function read_one(self, what, argument, method)
       return line(self, letter == "L")
     end
   end
-  error(format("bad argument #%d to '%s' (invalid format)", argument, method), LEVEL)
+  error(format("bad argument #%d to '", argument) .. method .. "' (invalid format)", LEVEL)
 end
 
 --- Reads by the formats of `file:read`, but without any gives the rest, `""` when there is none.
 ---@param ... string|integer  "a", "l", "L" or a number of bytes
 ---@return string?
-function Input:read(...)
+function methods:read(...)
   check_open(self)
   local count = select("#", ...)
   if count == 0 or (count == 1 and (...) == nil) then
@@ -115,7 +116,7 @@ end
 --- An iterator over the body, by lines unless a format says otherwise.
 ---@param what? string|integer
 ---@return fun(): string?
-function Input:lines(what)
+function methods:lines(what)
   check_open(self)
   what = what == nil and "l" or what
   return function()
@@ -133,7 +134,7 @@ end
 ---@param offset? integer
 ---@return integer? position
 ---@return string? problem
-function Input:seek(whence, offset)
+function methods:seek(whence, offset)
   check_open(self)
   local base
   if whence == nil or whence == "cur" then
@@ -159,11 +160,12 @@ end
 --- PEP 3333's name: the next line with its end, at most `size` bytes of it; nil at the end.
 ---@param size? integer
 ---@return string?
-function Input:readline(size)
+function methods:readline(size)
   check_open(self)
   local from = self.position
   local bytes, problem = line(self, true)
   if bytes and type(size) == "number" and size >= 0 and #bytes > size then
+    size = size - size % 1
     self.position = from + size
     bytes = sub(bytes, 1, size)
   end
@@ -173,7 +175,7 @@ end
 --- PEP 3333's name: an array of the lines left, stopping once they hold `hint` bytes.
 ---@param hint? integer
 ---@return string[]
-function Input:readlines(hint)
+function methods:readlines(hint)
   check_open(self)
   local lines, total = {}, 0
   while not (hint and hint > 0 and total >= hint) do
@@ -191,13 +193,13 @@ end
 
 --- Ends the reading; libraries that drain a file handle close it.
 ---@return true
-function Input:close()
+function methods:close()
   check_open(self)
   self.closed = true
   return true
 end
 
-function Input:__tostring()
+function Input.__tostring(self)
   return (self.name or "wsgi.input") .. " (" .. self.size .. " bytes)"
 end
 

@@ -5,7 +5,7 @@
 
 local traceback = ...
 
-local debug_getmetatable, format, gsub = debug.getmetatable, string.format, string.gsub
+local debug_getmetatable, gsub = debug.getmetatable, string.gsub
 local loadfile, require = loadfile, require
 local concat, min, sort = table.concat, math.min, table.sort
 local error, next, pcall, rawget, tostring, type, xpcall = error, next, pcall, rawget, tostring, type, xpcall
@@ -35,7 +35,7 @@ local function found(value)
   end
   local names = {}
   for key, field in next, value do
-    names[#names + 1] = tostring(key) .. " (" .. type(field) .. ")"
+    names[#names + 1] = traceback.text(key) .. " (" .. type(field) .. ")"
   end
   sort(names)
   return #names == 0 and "it returned an empty table" or "it returned a table with " .. concat(names, ", ", 1, min(#names, 20))
@@ -68,9 +68,9 @@ local function pick(value, name, what)
     if callable(field) then
       return field
     elseif field ~= nil then
-      return nil, format("%s: %s is a %s, and not callable", what, name, type(field))
+      return nil, what .. ": " .. name .. " is a " .. type(field) .. ", and not callable"
     end
-    return nil, format("%s has no %s: %s", what, name, found(value))
+    return nil, what .. " has no " .. name .. ": " .. found(value)
   end
   local application = indexable and field_of(value, "application")
   if callable(application) then
@@ -82,7 +82,7 @@ local function pick(value, name, what)
   if callable(app) then
     return app
   end
-  return nil, format("%s has no callable: tried `application`, the module itself and `app`; %s", what, found(value))
+  return nil, what .. " has no callable: tried `application`, the module itself and `app`; " .. found(value)
 end
 
 --- Loads the target.
@@ -97,7 +97,7 @@ function M.load(module, file, name)
     local problem
     chunk, problem = loadfile(file)
     if not chunk then
-      return nil, tostring(problem)
+      return nil, problem
     end
   end
   local value

@@ -3,9 +3,9 @@
 
 local host, server, traceback = ...
 
-local here = traceback.here
-local error, format, pcall, tostring, type = error, string.format, pcall, tostring, type
-local floor, randomseed = math.floor, math.randomseed
+local here, text = traceback.here, traceback.text
+local error, pcall, tonumber, type = error, pcall, tonumber, type
+local ceil, floor, has_integers, randomseed = math.ceil, math.floor, math.type ~= nil, math.randomseed
 local stdout, stderr = io.stdout, io.stderr
 local flush, setvbuf = stdout.flush, stdout.setvbuf
 local is_luajit, lua_version = jit ~= nil, _VERSION
@@ -16,26 +16,40 @@ local function flush_output()
   pcall(flush, stderr)
 end
 
+--- The exit status for the argument of `os.exit`. Raises what Lua's own raises for what is none, before anything has ended.
+---@param code? boolean|integer|string
+---@return integer  from 0 to 255
+local function exit_status(code)
+  if code == nil or code == true then
+    return 0
+  elseif code == false then
+    return 1
+  end
+  local number = type(code) == "string" and tonumber(code) or code
+  if type(number) ~= "number" then
+    error("bad argument #1 to 'exit' (number expected, got " .. type(code) .. ")", 3)
+  end
+  local fits = number >= -2 ^ 63 and number < 2 ^ 63
+  if not has_integers then
+    -- Those Luas cut the fraction off, and what is no number of C's becomes one that ends in zeros.
+    number = fits and (number < 0 and ceil or floor)(number) or 0
+  elseif not fits or floor(number) ~= number then
+    error("bad argument #1 to 'exit' (number has no integer representation)", 3)
+  end
+  return number % 256
+end
+
 --- Ends the worker. The request that is running is answered with `500` first, unless its head is out.
 ---@param code? boolean|integer
 ---@diagnostic disable-next-line: duplicate-set-field
 function os.exit(code)
-  local status
-  if code == nil or code == true then
-    status = 0
-  elseif code == false then
-    status = 1
-  elseif type(code) == "number" then
-    status = floor(code) % 256
-  else
-    error(format("bad argument #1 to 'exit' (number expected, got %s)", type(code)), 2)
-  end
+  local status = exit_status(code)
   if host.is_forked() then
     -- A process that the application forked has no request to answer.
     flush_output()
     host.exit(nil, status)
   end
-  local outcome = server.abandon(here(format("os.exit(%s) was called", code == nil and "" or tostring(code))))
+  local outcome = server.abandon(here("os.exit(" .. (code == nil and "" or text(code)) .. ") was called"))
   flush_output()
   host.exit(outcome, status)
 end

@@ -114,7 +114,7 @@ local function send_chunk(request, chunk)
   end
   local length = given.length
   if length and request.sent + #chunk > length and not bodiless(given.code) then
-    error(format("the body is longer than its Content-Length of %s", given.length_text), 0)
+    error("the body is longer than its Content-Length of " .. given.length_text, 0)
   end
   if has_no_body(request) then
     if not request.head_sent then
@@ -169,7 +169,7 @@ local function finish(request)
   end
   local given = request.head
   if given.length and request.sent < given.length and not has_no_body(request) then
-    error(format("the body ended after %d bytes, but its Content-Length is %s", request.sent, given.length_text), 0)
+    error(format("the body ended after %d bytes, but its Content-Length is ", request.sent) .. given.length_text, 0)
   end
 end
 

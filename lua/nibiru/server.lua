@@ -6,14 +6,15 @@
 
 local host, head, response, environment, file, loader, traceback, authorizer, after = ...
 
-local callable, describe, place = loader.callable, traceback.describe, traceback.place
-local is_file, prepare_file = file.is_file, file.prepare
+local callable, describe, place, text = loader.callable, traceback.describe, traceback.place, traceback.text
+local is_file, prepare_file, end_file_after = file.is_file, file.prepare, file.end_after
 local has_no_body, final_head, transmit, started, send_chunk, send_whole, finish =
   response.has_no_body, response.final_head, response.transmit, response.started, response.send_chunk, response.send_whole, response.finish
 local fill, flush_errors = environment.fill, environment.flush_errors
 local end_if_forked, send, log = host.end_if_forked, host.send, host.log
 local concat, debug_getmetatable, find, format = table.concat, debug.getmetatable, string.find, string.format
-local error, next, rawget, select, tostring, type, xpcall = error, next, rawget, select, tostring, type, xpcall
+local error, next, rawget, select, type, xpcall = error, next, rawget, select, type, xpcall
+local setlocale, tell_once = os.setlocale, head.tell_once
 
 -- What `serve` gives back; the host maps the numbers to its `Outcome`.
 local COMPLETE, BROKEN, ABORTED = 0, 1, 2
@@ -27,6 +28,9 @@ local ERROR_HEAD = "Status: 500 Internal Server Error\r\n" .. response.default_t
 ---@type nibiru.Request?
 local current
 local application
+
+-- The locale that the worker began with, which loading and start hooks may have chosen.
+local locale
 
 -- The forms of a body -----------------------------------------------------------------------------
 
@@ -77,7 +81,7 @@ local function send_file(request, body)
   end
   -- A head without a body needs nothing from the file; `finish` sends it.
   if not has_no_body(request) then
-    body.left = given.length and given.length - request.sent
+    end_file_after(body, given.length and given.length - request.sent)
     send_iterated(request, body)
   end
 end
@@ -93,7 +97,7 @@ local function join(body)
   while first ~= nil do
     count = count + 1
     if type(first) ~= "string" then
-      error(format("the body must be an array of strings, but body[%d] is a %s", count, type(first)), 0)
+      error(format("the body must be an array of strings, but body[%d] is a ", count) .. type(first), 0)
     end
     strings[count] = first
     first = body[count + 1]
@@ -102,7 +106,7 @@ local function join(body)
     -- `{ status = 200, body = "…" }` from another framework must not pass as an empty page.
     for key in next, body do
       if key ~= "close" and debug_getmetatable(body) == nil then
-        bad_body("a table without strings, but with the key " .. tostring(key))
+        bad_body("a table without strings, but with the key " .. text(key))
       end
     end
   end
@@ -224,18 +228,18 @@ local function name_of(request)
   local environ = request.environ
   local uri = request.uri
   if type(uri) ~= "string" then
-    uri = tostring(rawget(environ, "SCRIPT_NAME") or "") .. tostring(rawget(environ, "PATH_INFO") or "")
+    uri = text(rawget(environ, "SCRIPT_NAME") or "") .. text(rawget(environ, "PATH_INFO") or "")
   end
-  local protocol = tostring(rawget(environ, "SERVER_PROTOCOL") or "-")
-  local line = host.request_line(tostring(request.method or "-"), uri, protocol)
-  return format("%s (request %s)", line, tostring(request.id))
+  local protocol = text(rawget(environ, "SERVER_PROTOCOL") or "-")
+  local line = host.request_line(text(request.method or "-"), uri, protocol)
+  return line .. " (request " .. text(request.id) .. ")"
 end
 
 --- Logs a problem, but for the deadline: that is in the log already, with its stack.
 ---@param request nibiru.Request
 ---@param what string
 local function report(request, what, problem)
-  problem = tostring(problem)
+  problem = text(problem)
   if not find(problem, TIMED_OUT, 1, true) then
     log("error", name_of(request) .. what .. problem)
   end
@@ -254,7 +258,7 @@ local function fail(request, problem)
     end_if_forked()
     return
   end
-  report(request, ": ", place(tostring(problem), application))
+  report(request, ": ", place(text(problem), application))
   end_if_forked()
   if not request.head_sent then
     request.sent = 0
@@ -329,6 +333,7 @@ function M.serve(environ, ...)
     end
   end
   environ["nibiru.after_response"] = after.register
+  locale = locale or setlocale()
   current = request
   after.begin()
   local ok, problem = xpcall(run, describe)
@@ -353,11 +358,22 @@ function M.tidy()
   end
 end
 
+--- The locale is the process's, so a request that changed it would change numbers, cases and classes of characters for those that
+--- follow. To ask for it is no system call, and allocates nothing.
+local function put_locale_back()
+  local now = setlocale()
+  if now ~= locale then
+    setlocale(locale)
+    tell_once("locale", "the application has changed the locale to " .. now .. "; it is " .. locale .. " again for the next request")
+  end
+end
+
 --- Runs what was registered with `nibiru.after_response`. Called again where an interrupt hit it between two
 --- functions, it goes on.
 function M.after_response()
   after.run(report_after)
   flush_errors()
+  put_locale_back()
   current = nil
 end
 

@@ -20,6 +20,14 @@ local FIELDS_SHOWN = 8
 -- Between a message and its stack.
 local MARK = "\nstack traceback:\n"
 
+--- `tostring`, but that a string is itself: the metatable of strings is the application's, and may have a `__tostring`.
+---@param value any
+---@return string
+function M.text(value)
+  return type(value) == "string" and value or tostring(value)
+end
+local text_of = M.text
+
 ---@param value table
 ---@return string
 local function fields(value)
@@ -27,7 +35,7 @@ local function fields(value)
   for key, field in next, value do
     local kind = type(field)
     if type(key) == "string" and (kind == "string" or kind == "number" or kind == "boolean") then
-      local text = kind == "string" and format("%q", field) or tostring(field)
+      local text = kind == "string" and format("%q", field) or text_of(field)
       shown[#shown + 1] = key .. " = " .. (host.is_secret(key) and "[redacted]" or text)
     end
   end
@@ -128,7 +136,7 @@ function M.place(text, application)
   if not place or place.linedefined < 1 then
     return text
   end
-  return text .. format("%s\t%s:%d: in the application", MARK, place.short_src, place.linedefined)
+  return text .. MARK .. "\t" .. place.short_src .. format(":%d: in the application", place.linedefined)
 end
 
 --- The stack of the caller's caller under a message, for something that is not an error.
@@ -150,7 +158,7 @@ function M.interrupted(problem)
   else
     local place = getinfo(2, "Sl")
     if place and place.currentline > 0 then
-      problem = format("%s:%d: %s", place.short_src, place.currentline, problem)
+      problem = place.short_src .. format(":%d: ", place.currentline) .. problem
     end
     text = debug_traceback(problem, 2)
   end

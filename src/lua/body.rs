@@ -4,6 +4,7 @@
 //! the body's length.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -22,21 +23,28 @@ impl Body {
     }
 }
 
-/// A body of the request that is running, and the part of its file that was read last.
+/// A body of the request that is running. Several may read it at a time: one that reads while another does.
 #[derive(Debug)]
 pub(super) struct Reader {
     body: Body,
-    window: Vec<u8>,
-    window_start: u64,
+    /// Not borrowed where Lua could run.
+    window: RefCell<Window>,
+}
+
+/// The part of a body's file that was looked at last for a line's end.
+#[derive(Debug, Default)]
+struct Window {
+    bytes: Vec<u8>,
+    start: u64,
 }
 
 impl Reader {
     pub(super) fn new(body: Body) -> Self {
-        Self { body, window: Vec::new(), window_start: 0 }
+        Self { body, window: RefCell::default() }
     }
 
     /// The `count` bytes from `position`, or as many as there are.
-    pub(super) fn read(&mut self, position: u64, count: u64) -> io::Result<Cow<'_, [u8]>> {
+    pub(super) fn read(&self, position: u64, count: u64) -> io::Result<Cow<'_, [u8]>> {
         let count = count.min(self.body.length().saturating_sub(position));
         match &self.body {
             Body::Memory(bytes) => {
@@ -52,7 +60,7 @@ impl Reader {
     }
 
     /// The position past the line that starts at `position`: past its LF, or the body's end.
-    pub(super) fn line_end(&mut self, position: u64) -> io::Result<u64> {
+    pub(super) fn line_end(&self, position: u64) -> io::Result<u64> {
         let length = self.body.length();
         match &self.body {
             Body::Memory(bytes) => {
@@ -61,8 +69,9 @@ impl Reader {
             }
             Body::File { .. } => {
                 let mut from = position;
+                let mut window = self.window.borrow_mut();
                 while from < length {
-                    let window = self.window_at(from)?;
+                    let window = window.at(from, self)?;
                     if let Some(at) = window.iter().position(|byte| *byte == b'\n') {
                         return Ok(from + at as u64 + 1);
                     }
@@ -72,16 +81,17 @@ impl Reader {
             }
         }
     }
+}
 
-    /// What the window holds from `position` on, never empty; reads it anew where it holds nothing.
-    fn window_at(&mut self, position: u64) -> io::Result<&[u8]> {
-        let end = self.window_start + self.window.len() as u64;
-        if position < self.window_start || position >= end {
-            let window = self.read(position, WINDOW as u64)?.into_owned();
-            self.window = window;
-            self.window_start = position;
+impl Window {
+    /// What it holds from `position` on, never empty; is read anew where it holds nothing.
+    fn at(&mut self, position: u64, reader: &Reader) -> io::Result<&[u8]> {
+        let end = self.start + self.bytes.len() as u64;
+        if position < self.start || position >= end {
+            self.bytes = reader.read(position, WINDOW as u64)?.into_owned();
+            self.start = position;
         }
-        Ok(&self.window[in_memory(position - self.window_start)?..])
+        Ok(&self.bytes[in_memory(position - self.start)?..])
     }
 }
 
@@ -106,7 +116,7 @@ mod tests {
 
     #[test]
     fn reads_the_same_from_memory_and_from_a_file() {
-        for mut reader in both(b"0123456789") {
+        for reader in both(b"0123456789") {
             for (position, count, expected) in [
                 (0, 4, "0123"),
                 (8, 100, "89"),
@@ -129,7 +139,7 @@ mod tests {
         let mut bytes = vec![b'x'; WINDOW - 1];
         bytes.extend_from_slice(b"\n\nab");
         let length = bytes.len() as u64;
-        for mut reader in both(&bytes) {
+        for reader in both(&bytes) {
             let window = WINDOW as u64;
             for (position, expected) in [
                 (0, window),
@@ -148,7 +158,7 @@ mod tests {
     fn a_file_that_shrank_is_an_error_and_not_a_short_body() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"abc").unwrap();
-        let mut reader = Reader::new(Body::File { file, length: 10 });
+        let reader = Reader::new(Body::File { file, length: 10 });
         assert!(reader.read(0, 10).is_err());
         assert!(reader.line_end(0).is_err());
     }

@@ -43,6 +43,9 @@ struct Warnings {
 }
 
 /// Shared between the state and the functions it gave to Lua.
+///
+/// Nothing in here is borrowed while Lua may run, and that is at every allocation: the collector may call a finaliser of the
+/// application's, which may call any of these functions again.
 #[derive(Default)]
 pub(super) struct Host {
     /// None until the worker starts: the zygote has nobody to send to.
@@ -60,7 +63,7 @@ pub(super) struct Host {
     /// in `bodies`.
     serial: Cell<u64>,
     /// Of the request that is running: its body, and a Filter's data.
-    bodies: RefCell<Vec<Reader>>,
+    bodies: RefCell<Vec<Rc<Reader>>>,
 }
 
 impl Host {
@@ -76,8 +79,7 @@ impl Host {
         // A request may have been left without its end.
         bodies.clear();
         self.serial.set(self.serial.get() + MOST_BODIES);
-        bodies.push(Reader::new(body));
-        bodies.extend(data.map(Reader::new));
+        bodies.extend([Some(body), data].into_iter().flatten().map(|body| Rc::new(Reader::new(body))));
         self.serial.get()
     }
 
@@ -198,9 +200,10 @@ impl Host {
         }
     }
 
-    fn with_reader<T>(&self, serial: u64, read: impl FnOnce(&mut Reader) -> T) -> Option<T> {
+    /// The body with this number, where its request still runs.
+    fn reader(&self, serial: u64) -> Option<Rc<Reader>> {
         let position = usize::try_from(serial.checked_sub(self.serial.get())?).ok()?;
-        self.bodies.borrow_mut().get_mut(position).map(read)
+        self.bodies.borrow().get(position).cloned()
     }
 }
 
@@ -382,7 +385,7 @@ fn input(lua: &Lua, host: &Rc<Host>, table: &Table) -> mlua::Result<()> {
     let shared = Rc::clone(host);
     table.raw_set(
         "input_live",
-        lua.create_function(move |_, serial: u64| Ok(shared.with_reader(serial, |_| ()).is_some()))?,
+        lua.create_function(move |_, serial: u64| Ok(shared.reader(serial).is_some()))?,
     )?;
 
     // Both give nil and a message where the file cannot be read, as Lua's own file handles do.
@@ -390,15 +393,13 @@ fn input(lua: &Lua, host: &Rc<Host>, table: &Table) -> mlua::Result<()> {
     table.raw_set(
         "input_read",
         lua.create_function(move |lua, (serial, position, count): (u64, u64, u64)| {
-            let bytes = shared.with_reader(serial, |reader| match reader.read(position, count) {
-                Ok(bytes) => lua.create_string(&*bytes).map(Ok),
-                Err(error) => Ok(Err(error.to_string())),
-            });
-            match bytes.transpose()? {
-                Some(Ok(bytes)) => Ok((Some(bytes), None)),
-                Some(Err(message)) => Ok((None, Some(message))),
-                None => Ok((None, Some("the request has ended".to_owned()))),
-            }
+            let Some(reader) = shared.reader(serial) else {
+                return Ok((None, Some("the request has ended".to_owned())));
+            };
+            Ok(match reader.read(position, count) {
+                Ok(bytes) => (Some(lua.create_string(&*bytes)?), None),
+                Err(error) => (None, Some(error.to_string())),
+            })
         })?,
     )?;
 
@@ -406,7 +407,7 @@ fn input(lua: &Lua, host: &Rc<Host>, table: &Table) -> mlua::Result<()> {
     table.raw_set(
         "input_line",
         lua.create_function(move |_, (serial, position): (u64, u64)| {
-            Ok(match shared.with_reader(serial, |reader| reader.line_end(position)) {
+            Ok(match shared.reader(serial).map(|reader| reader.line_end(position)) {
                 Some(Ok(end)) => (Some(end), None),
                 Some(Err(error)) => (None, Some(error.to_string())),
                 None => (None, Some("the request has ended".to_owned())),

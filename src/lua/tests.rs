@@ -11,6 +11,7 @@ use mlua::{BString, Function, Table, Value};
 use super::*;
 
 mod interrupts;
+mod isolation;
 mod strict;
 
 /// What came out, in order.
@@ -651,6 +652,42 @@ mod exit {
             assert_eq!(log.iter().filter(|line| line.contains("os.exit(")).count(), 1, "{name}: {log:?}");
             assert!(log[0].contains("GET /path?a=1 HTTP/1.1 (request test-id)"), "{name}: {log:?}");
             assert!(log[0].contains("exits.lua:"), "{name}: {log:?}");
+        }
+    }
+
+    /// As Lua's own: those with integers refuse what is none, before anything has ended; the others take what C makes of it.
+    #[test]
+    fn any_number_is_a_status_or_an_error() {
+        for (name, code) in [("text", 3), ("negative", 255), ("whole", 4), ("large", 5)] {
+            let (out, _, outcome, got) = run(name);
+            assert!(out.starts_with("Status: 500 "), "{name}: {out:?}");
+            assert_eq!((outcome, got), (Some(Outcome::Complete), code), "{name}");
+        }
+        for (name, code) in [
+            ("nan", 0),
+            ("huge", 0),
+            ("minus_huge", 0),
+            ("beyond", 0),
+            ("fraction", 3),
+            ("minus_fraction", 253),
+        ] {
+            if cfg!(any(feature = "lua53", feature = "lua54", feature = "lua55")) {
+                let (mut state, recorder) = started(&format!("exits.lua:{name}"));
+                for _ in 0..2 {
+                    assert_eq!(serve(&mut state, "GET", Body::Memory(vec![])), Outcome::Complete, "{name}");
+                    let record = recorder.take();
+                    assert!(record.head.unwrap().starts_with("Status: 500 "), "{name}");
+                    let [(_, line)] = &record.log[..] else { panic!("{name}: {:?}", record.log) };
+                    assert!(
+                        line.contains("bad argument #1 to 'exit' (number has no integer representation)"),
+                        "{line}"
+                    );
+                }
+            } else {
+                let (out, _, outcome, got) = run(name);
+                assert!(out.starts_with("Status: 500 "), "{name}: {out:?}");
+                assert_eq!((outcome, got), (Some(Outcome::Complete), code), "{name}");
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use crate::cgi::Variables;
 use crate::dumpable;
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
-use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker, shortened};
+use crate::ipc::message::{FromWorker, LogLevel, MAX_PACKET, RequestBody, Role, ToWorker, shortened};
 use crate::lua;
 use crate::sys;
 use crate::title::WorkerTitle;
@@ -173,12 +173,13 @@ pub fn interrupted(number: u32) {
 /// Takes requests until the gateway has no more.
 fn serve(state: &mut lua::State, channel: &Channel, mut title: WorkerTitle) -> io::Result<()> {
     let (mut descriptors, mut serial) = (Vec::new(), Serial::default());
+    let mut buffer = vec![0; MAX_PACKET];
     let mut surroundings = Surroundings::now();
     while !channel.is_draining() {
         title.set("idle");
         descriptors.clear();
-        let Some(packet) = channel.receive(&mut descriptors)? else { return Ok(()) };
-        match ToWorker::decode(&mut &packet[..]).map_err(io::Error::other)? {
+        let Some(packet) = channel.receive(&mut buffer, &mut descriptors)? else { return Ok(()) };
+        match ToWorker::decode(&mut &*packet).map_err(io::Error::other)? {
             ToWorker::Drain => return Ok(()),
             // Its request was over by the time this came.
             ToWorker::Abort => {}

@@ -1,6 +1,6 @@
 //! A worker's side of its link: collects what the application sends into packets, and notices aborts.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -23,7 +23,6 @@ pub(super) struct Channel {
     named: Cell<bool>,
     /// Which request runs.
     serial: Cell<Serial>,
-    received: RefCell<Vec<u8>>,
     /// The client of the running request has gone.
     aborted: Cell<bool>,
     /// The gateway wants no more of this worker.
@@ -37,7 +36,6 @@ impl Channel {
             packet: RefCell::new(Vec::new()),
             named: Cell::new(false),
             serial: Cell::default(),
-            received: RefCell::new(vec![0; MAX_PACKET]),
             aborted: Cell::new(false),
             draining: Cell::new(false),
         }
@@ -53,11 +51,15 @@ impl Channel {
         self.draining.get()
     }
 
-    /// Waits for a packet; `None` where the gateway has closed the link. Drop it before the next one.
-    pub(super) fn receive(&self, descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<Ref<'_, [u8]>>> {
-        let received = self.link.receive(&mut self.received.borrow_mut(), descriptors)?;
-        Ok(match received {
-            Received::Packet(length) => Some(Ref::map(self.received.borrow(), |buffer| &buffer[..length])),
+    /// Waits for a packet; `None` where the gateway has closed the link. `buffer` has room for [`MAX_PACKET`], and is the caller's: the
+    /// application runs while the packet is still read.
+    pub(super) fn receive<'a>(
+        &self,
+        buffer: &'a mut [u8],
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> io::Result<Option<&'a [u8]>> {
+        Ok(match self.link.receive(buffer, descriptors)? {
+            Received::Packet(length) => Some(&buffer[..length]),
             Received::Closed => None,
         })
     }

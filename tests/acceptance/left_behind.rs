@@ -1,12 +1,12 @@
-//! What a request changes of the process that it runs in, and what the next one finds: working directory and umask, which C
-//! modules (`tests/apps/process`) can change.
+//! What a request changes of the process that it runs in, and what the next one finds: the locale; working directory and umask,
+//! which C modules (`tests/apps/process`) can change.
 
 use std::fs;
 
 use tempfile::TempDir;
 
 use crate::forks::module_path;
-use crate::support::{Server, ServerBuilder};
+use crate::support::{App, Server, ServerBuilder};
 use crate::wire::Connection;
 
 /// An application that answers with its working directory and its umask, in a server with one worker. `/chdir` and
@@ -121,5 +121,31 @@ fn a_root_that_is_gone_is_come_back_to_all_the_same() {
         }
         assert_eq!(server.log().matches("has changed the working directory to /usr").count(), 1);
         assert_eq!(server.workers(1), worker);
+    }
+}
+
+#[test]
+fn the_locale_is_put_back_after_a_request_and_one_from_the_start_stays() {
+    let app = App::new(
+        "if os.getenv('AT_START') then assert(os.setlocale('C.UTF-8', 'ctype')) end\n\
+         local function change() assert(os.setlocale('C.UTF-8')) end\n\
+         return function(environ)\n\
+         \x20 if environ.PATH_INFO == '/change' then change() end\n\
+         \x20 if environ.PATH_INFO == '/later' then environ['nibiru.after_response'](change) end\n\
+         \x20 return 200, {}, os.setlocale(nil, 'ctype') .. ' ' .. os.setlocale(nil, 'numeric')\n\
+         end",
+    );
+    let warning = "the application has changed the locale to C.UTF-8";
+    for (at_start, locale) in [(false, "C C"), (true, "C.UTF-8 C")] {
+        let server = Server::builder().application(app.root(), "app").workers("1");
+        let server = if at_start { server.environment("AT_START", "1") } else { server }.start();
+        for _ in 0..2 {
+            assert_eq!(get(&server, "/"), locale);
+            assert_eq!(get(&server, "/change"), "C.UTF-8 C.UTF-8");
+            assert_eq!(get(&server, "/"), locale);
+            assert_eq!(get(&server, "/later"), locale);
+        }
+        server.logged(&[warning, "again for the next request"]);
+        assert_eq!(server.log().matches(warning).count(), 1, "{}", server.log());
     }
 }

@@ -76,4 +76,22 @@ function M.in_close()
   }
 end
 
+-- Statuses that are no small whole numbers.
+for name, status in pairs({
+  text = "3",
+  negative = -1,
+  whole = 4.0,
+  large = 2 ^ 40 + 5,
+  nan = 0 / 0,
+  huge = math.huge,
+  minus_huge = -math.huge,
+  beyond = 2 ^ 63,
+  fraction = 3.7,
+  minus_fraction = -3.7,
+}) do
+  M[name] = function()
+    os.exit(status)
+  end
+end
+
 return M

@@ -37,7 +37,10 @@ end
 
 -- What Lua's file handles share; a test has its way with it.
 local methods = debug.getmetatable(io.stdout).__index
-local read = methods.read
+local originals = {}
+for name, method in pairs(methods) do
+  originals[name] = method
+end
 
 --- A file that has other contents from its second block on.
 local function changing(before, after)
@@ -51,18 +54,25 @@ local function changing(before, after)
     write(before)
     local file = assert(io.open(path, "rb"))
     file:setvbuf("no")
-    function methods.read(...)
-      local chunk = read(...)
-      write(after)
-      return chunk
-    end
+    local reads = 0
+    debug.sethook(function()
+      if debug.getinfo(2, "f").func == originals.read then
+        reads = reads + 1
+        if reads == 2 then
+          write(after)
+        end
+      end
+    end, "c")
     start_response(200, {})
     return environ["wsgi.file_wrapper"](file, 2)
   end
 end
 
 local function restore()
-  methods.read = read
+  debug.sethook()
+  for name, method in pairs(originals) do
+    methods[name] = method
+  end
 end
 
 local text = "Content-Type: text/plain; charset=utf-8|"
@@ -157,6 +167,30 @@ return {
     log = "file must be a file handle or a path, got number" },
   { name = "half a block", app = function(environ) environ["wsgi.file_wrapper"](io.stdin, 0.5) end, status = failed,
     log = "block_size must be a whole number of bytes" },
+
+  { name = "methods that the application has replaced are not asked", after = restore, body = "12345", app = function(environ)
+      local body = environ["wsgi.file_wrapper"](file_of("12345"), 2)
+      for name in pairs(originals) do
+        methods[name] = function()
+          error("replaced")
+        end
+      end
+      return 200, {}, body
+    end, head = text .. "Content-Length: 5||" },
+  { name = "what the application writes into a wrapped file is not the server's", app = function(environ)
+      local body = environ["wsgi.file_wrapper"](file_of("12345"))
+      for name, value in pairs({ file = object({ "x" }), left = 1, order = "X-Evil: 1\r\n", block_size = 1, closed = true }) do
+        rawset(body, name, value)
+      end
+      assert(getmetatable(body) == false and not pcall(setmetatable, body, {}))
+      return 200, {}, body
+    end, head = text .. "Content-Length: 5||", chunks = { "12345" } },
+  { name = "a close of the application's own is called", after = closed_once, app = function(environ)
+      local file = object({})
+      local body = environ["wsgi.file_wrapper"](file_of("12345"))
+      body.close = file.close
+      return 200, {}, body
+    end, body = "12345" },
 
   { name = "a path from the root is opened and sent", app = wrapping({}, function() return this end),
     head = text .. "Content-Length: " .. length_of(this) .. "||" },

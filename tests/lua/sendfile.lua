@@ -87,6 +87,11 @@ return {
     head = "X-Sendfile: /any|" .. text .. "Content-Length: " .. length .. "||" },
   { name = "an order that leaves the body alone goes with it", app = wrapping(200, { { "X-Accel-Limit-Rate", 9 } }, "environ.lua"),
     head = "X-Accel-Limit-Rate: 9|" .. order .. text .. "|", chunks = {} },
+  { name = "an order that is written into the wrapped file is none", app = function(environ)
+      local body = environ["wsgi.file_wrapper"]("environ.lua")
+      body.order = "X-Evil: 1\r\n"
+      return 200, {}, body
+    end, head = order .. text .. "|", chunks = {} },
   { name = "any number of them, and few lines of the log", app = function()
       local headers = {}
       for position = 1, 1000 do

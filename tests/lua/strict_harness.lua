@@ -3,7 +3,8 @@
 
 local nibiru = require("nibiru")
 local error, format, next, rawset, setmetatable, tostring, type = error, string.format, next, rawset, setmetatable, tostring, type
-local metatable_of_strings = debug.getmetatable("")
+local debug_getmetatable, stdout = debug.getmetatable, io.stdout
+local metatable_of_strings = debug_getmetatable("")
 local log = nibiru.log.info
 
 local function application()
@@ -59,7 +60,14 @@ function M.replaced()
       end
     end
   end
-  metatable_of_strings.__index = replacement
+  -- From Lua 5.3 on, `tostring` and "%s" ask for the first of these, and arithmetic for the others.
+  for _, event in next, { "__index", "__tostring", "__concat", "__len", "__call", "__add", "__mod", "__unm" } do
+    rawset(metatable_of_strings, event, replacement)
+  end
+  local methods = debug_getmetatable(stdout).__index
+  for key in next, methods do
+    methods[key] = replacement
+  end
   for key, value in next, _G do
     -- The test itself loads strict.lua, which uses `require`.
     if type(value) == "function" and key ~= "require" then
