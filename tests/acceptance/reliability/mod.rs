@@ -16,6 +16,7 @@ mod over_fastcgi;
 mod over_http;
 mod reloads;
 mod senders;
+mod stuck;
 mod system;
 
 use std::fmt::Write as _;
@@ -29,7 +30,7 @@ use self::books::Account;
 type Scenario = (&'static str, fn(Scale) -> Row);
 
 /// Every scenario, in the order of the table.
-const SCENARIOS: [Scenario; 24] = [
+const SCENARIOS: [Scenario; 26] = [
     ("killed workers", kills::workers),
     ("killed zygotes", kills::zygotes),
     ("killed gateways", kills::gateways),
@@ -51,6 +52,8 @@ const SCENARIOS: [Scenario; 24] = [
     ("tiny requests", floods::tiny_requests),
     ("GET_VALUES flood", floods::questions),
     ("slow parameters", senders::slow_parameters),
+    ("stop hooks that hang", stuck::stop_hooks),
+    ("zygotes that hang", stuck::zygotes),
     ("nonces", nonces::nonces),
     ("descriptor audit", nonces::descriptors),
     ("chaos", chaos::chaos),
@@ -231,6 +234,16 @@ fn only_the_requests_of_killed_workers_fail() {
 #[test]
 fn nothing_fails_while_zygotes_are_killed() {
     short("killed zygotes");
+}
+
+#[test]
+fn nothing_fails_while_zygotes_hang() {
+    short("zygotes that hang");
+}
+
+#[test]
+fn everything_is_served_while_stop_hooks_hang_and_nothing_piles_up() {
+    short("stop hooks that hang");
 }
 
 #[test]
