@@ -25,6 +25,7 @@ pub mod log;
 pub mod lua;
 pub mod open_files;
 pub mod request;
+pub mod safe_path;
 pub mod stdout;
 pub mod sys;
 pub mod title;

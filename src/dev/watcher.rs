@@ -120,7 +120,7 @@ impl Watcher {
     async fn catch_up(&self) {
         let number = self.next_marker.replace(self.next_marker.get() + 1);
         let path = self.markers.join(number.to_string());
-        if let Err(cause) = File::create(&path).and_then(|_| std::fs::remove_file(&path)) {
+        if let Err(cause) = File::create_new(&path).and_then(|_| std::fs::remove_file(&path)) {
             debug!(process = "dev", cause = %crate::log::cause(&cause), "cannot make a marker");
             return;
         }

@@ -50,14 +50,14 @@ pub(super) struct Control {
 
 impl Control {
     /// Opens the socket at `path`, for this user alone.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let (socket, file) = SocketFile::bind(path, &Permissions::private(), true)?;
+    pub(super) async fn open(path: &Path) -> io::Result<Self> {
+        let (socket, file) = SocketFile::bind(path, &Permissions::private()).await?;
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
     /// [`Self::open`], in the place of a gateway that still has its own there.
-    pub(super) fn open_over(path: &Path) -> io::Result<Self> {
-        let (socket, file) = SocketFile::bind_over(path, &Permissions::private())?;
+    pub(super) async fn open_over(path: &Path) -> io::Result<Self> {
+        let (socket, file) = SocketFile::prepare_over(path, &Permissions::private()).await?.publish()?;
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 

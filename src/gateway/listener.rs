@@ -65,33 +65,14 @@ enum Trouble {
 }
 
 /// Opens every socket that the configuration names, but for those that were taken over.
-pub(super) fn open_all(
+pub(super) async fn open_all(
     config: &Config,
     mut taken: Option<&mut Taken>,
 ) -> Result<Vec<Rc<Listener>>, (Listen, io::Error)> {
     let mut listeners = Vec::new();
     for address in &config.listen {
         let claimed = taken.as_mut().map(|taken| taken.claim(address)).unwrap_or_default();
-        let open = || -> io::Result<Vec<Listener>> {
-            let made = |socket, file| Listener::new(address, socket, file);
-            let known = |path: &Path| SocketFile::known(path, &Permissions::of(config));
-            match address {
-                Listen::Unix(path) if !claimed.is_empty() => {
-                    claimed.into_iter().map(|socket| made(socket, Some(known(path)))).collect()
-                }
-                _ if !claimed.is_empty() => claimed.into_iter().map(|socket| made(socket, None)).collect(),
-                Listen::Unix(path) => {
-                    let (socket, file) = SocketFile::bind(path, &Permissions::of(config), true)?;
-                    Ok(vec![made(socket, Some(file))?])
-                }
-                Listen::Tcp(name) => Ok(vec![made(sockets::bind_tcp(name, &config.peers)?, None)?]),
-                Listen::Fd(number) => Ok(vec![made(sockets::inherited(*number)?, None)?]),
-                Listen::Systemd => {
-                    sockets::passed_by_systemd()?.into_iter().map(|socket| made(socket, None)).collect()
-                }
-            }
-        };
-        let opened = open().and_then(|opened| {
+        let opened = open(config, address, claimed).await.and_then(|opened| {
             opened.iter().try_for_each(|listener| listener.may_be_listened_on(config))?;
             Ok(opened)
         });
@@ -99,6 +80,27 @@ pub(super) fn open_all(
         listeners.extend(opened.into_iter().map(Rc::new));
     }
     Ok(listeners)
+}
+
+/// Opens the sockets of one address. `claimed` were taken over.
+async fn open(config: &Config, address: &Listen, claimed: Vec<OwnedFd>) -> io::Result<Vec<Listener>> {
+    let made = |socket, file| Listener::new(address, socket, file);
+    let known = |path: &Path| SocketFile::known(path, &Permissions::of(config));
+    match address {
+        Listen::Unix(path) if !claimed.is_empty() => {
+            claimed.into_iter().map(|socket| made(socket, Some(known(path)))).collect()
+        }
+        _ if !claimed.is_empty() => claimed.into_iter().map(|socket| made(socket, None)).collect(),
+        Listen::Unix(path) => {
+            let (socket, file) = SocketFile::bind(path, &Permissions::of(config)).await?;
+            Ok(vec![made(socket, Some(file))?])
+        }
+        Listen::Tcp(name) => Ok(vec![made(sockets::bind_tcp(name, &config.peers)?, None)?]),
+        Listen::Fd(number) => Ok(vec![made(sockets::inherited(*number)?, None)?]),
+        Listen::Systemd => {
+            sockets::passed_by_systemd()?.into_iter().map(|socket| made(socket, None)).collect()
+        }
+    }
 }
 
 /// Where a TCP port is in use because of an address before: names, and 0.0.0.0, lead to others.

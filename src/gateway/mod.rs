@@ -45,6 +45,7 @@ mod server_timing;
 mod socket_file;
 mod sockets;
 mod spool;
+mod staging;
 mod start;
 mod status;
 mod stream;

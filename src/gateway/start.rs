@@ -122,10 +122,7 @@ pub async fn run(
     }
     let open_files = open_files::raise();
     find_null_device()?;
-    let mut taken = if mode.take_over { take_over(&config)? } else { None };
-    let listeners = listener::open_all(&config, taken.as_mut())
-        .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
-    let budget = share_out(&config)?;
+    // Before anybody can connect, who may then look for it.
     let access_log = match &config.access_log {
         Some(target) => Some(
             AccessLog::open(target, config.log_format, config.access_log_query)
@@ -133,10 +130,15 @@ pub async fn run(
         ),
         None => None,
     };
+    let mut taken = if mode.take_over { take_over(&config)? } else { None };
+    let listeners = listener::open_all(&config, taken.as_mut())
+        .await
+        .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
+    let budget = share_out(&config)?;
     let control = match &config.control {
         // Opened when the other gateway is told to go.
         Some(_) if taken.is_some() => None,
-        Some(path) => Some(Control::open(path).map_err(|error| cannot_control(path, error))?),
+        Some(path) => Some(Control::open(path).await.map_err(|error| cannot_control(path, error))?),
         None => None,
     };
     if let Err(error) = spool::try_out(&config.spool_dir) {
@@ -190,7 +192,7 @@ pub async fn run(
         tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
         accept();
         if let Some(taken) = taken {
-            gateway.replace(taken)?;
+            gateway.replace(taken).await?;
         }
         gateway.ready(begin);
     }
@@ -302,9 +304,9 @@ impl Gateway {
     }
 
     /// Lets the gateway go whose sockets were taken over. From now on they, and its control socket's path, are ours.
-    fn replace(self: &Rc<Self>, taken: Taken) -> Result<(), Error> {
+    async fn replace(self: &Rc<Self>, taken: Taken) -> Result<(), Error> {
         if let Some(path) = &self.config().control {
-            let control = Control::open_over(path).map_err(|error| cannot_control(path, error))?;
+            let control = Control::open_over(path).await.map_err(|error| cannot_control(path, error))?;
             tokio::task::spawn_local(control.serve(Rc::clone(self)));
         }
         self.listeners.borrow().iter().for_each(|listener| listener.keep_file());

@@ -56,7 +56,7 @@ impl fmt::Display for Tried {
 pub async fn try_out(config: Config) -> Result<Trial, Error> {
     crate::sys::keep_descriptors_from_children();
     let open_files = open_files::raise();
-    let addresses = addresses(&config)?;
+    let addresses = addresses(&config).await?;
     let budget = share_out(&config)?;
     if let Some(target) = &config.access_log {
         AccessLog::try_out(target).map_err(|error| Error::AccessLog(target.clone(), error))?;
@@ -83,7 +83,7 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
 }
 
 /// Tries the addresses of `--listen` and that of `--control`.
-fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
+async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
     let mut running = Running::find(config)?;
     let mut addresses = Vec::new();
     for address in &config.listen {
@@ -92,7 +92,7 @@ fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
         } else {
             match address {
                 Listen::Unix(path) => {
-                    SocketFile::try_out(path, &Permissions::of(config)).map(|()| Tried::Free)
+                    SocketFile::try_out(path, &Permissions::of(config)).await.map(|()| Tried::Free)
                 }
                 Listen::Tcp(name) => sockets::try_tcp(name, &config.peers).map(|()| Tried::Free),
                 Listen::Fd(_) | Listen::Systemd => Ok(Tried::Inherited),
@@ -104,7 +104,9 @@ fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
     if let Some(path) = &config.control
         && running.control.as_ref().is_none_or(|control| control != path)
     {
-        SocketFile::try_out(path, &Permissions::private()).map_err(|error| cannot_control(path, error))?;
+        SocketFile::try_out(path, &Permissions::private())
+            .await
+            .map_err(|error| cannot_control(path, error))?;
     }
     Ok(addresses)
 }

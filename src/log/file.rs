@@ -3,16 +3,18 @@
 //! The main log and the access log write through it, each on a thread of its own. Never ends the server: a disk that is
 //! full or gone costs lines, which are counted.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use tracing::{info, warn};
+
+use crate::safe_path::SafePath;
 
 /// Bytes that are written at a time, at most.
 pub const WRITE_SIZE: usize = 64 * 1024;
@@ -181,26 +183,23 @@ pub fn count_lines(text: &[u8]) -> u64 {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(MODE).open(path)
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+    Ok(SafePath::following(path)?.open(flags, Mode::from_raw_mode(MODE))?.into())
 }
 
 /// Whether [`LogFile::open`] would succeed at `path`. Makes no file there.
 pub fn try_out(path: &Path) -> io::Result<()> {
+    let place = SafePath::following(path)?;
     // Not waiting for a reader, where it is a pipe.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    match OpenOptions::new().append(true).custom_flags(nonblocking).open(path) {
+    match place.open(OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK, Mode::empty()) {
         Ok(_) => Ok(()),
-        // A file without a name, in the directory in which it would be made: that of what a link leads to.
+        // A file without a name, in the directory in which it would be made.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let target = std::fs::read_link(path).map(|target| directory_of(path).join(target));
-            tempfile::tempfile_in(directory_of(target.as_deref().unwrap_or(path))).map(drop)
+            let directory = format!("/proc/self/fd/{}", place.directory().as_raw_fd());
+            tempfile::tempfile_in(directory).map(drop)
         }
         Err(error) => Err(error),
     }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

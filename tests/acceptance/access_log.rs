@@ -235,7 +235,11 @@ fn a_log_that_cannot_be_opened_is_no_start() {
     let output = output(command.arg("--access-log").arg(&log).arg("site:application"));
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    let expected = format!("nibiru: cannot open the access log {}: no such file or directory", log.display());
+    let expected = format!(
+        "nibiru: cannot open the access log {}: the directory {} does not exist",
+        log.display(),
+        log.parent().unwrap().display()
+    );
     assert!(message.contains(&expected), "{message}");
 }
 
@@ -272,4 +276,29 @@ fn a_worker_that_never_read_its_request_leaves_no_line_of_its_own() {
     let line = logged.line("?retried");
     assert_eq!((line[3].as_str(), line[10].as_str()), ("200", "complete"));
     assert_eq!(fs::read_to_string(logged.file()).unwrap().lines().count(), 2);
+}
+
+/// A log may be in a directory of the application's user, while root starts the server.
+#[test]
+fn a_link_that_another_user_puts_in_the_place_of_the_log_is_not_followed() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let logged = Logged::start("1", &[]);
+    let precious = tempfile::tempdir().unwrap();
+    let victim = precious.path().join("shadow");
+    fs::write(&victim, "root's").unwrap();
+    std::os::unix::fs::chown(logged.directory.path(), Some(12_345), None).unwrap();
+    fs::remove_file(logged.file()).unwrap();
+    std::os::unix::fs::symlink(&victim, logged.file()).unwrap();
+    std::os::unix::fs::lchown(logged.file(), Some(12_345), None).unwrap();
+    logged.server.signal(Signal::USR1);
+    logged.server.logged(&["cannot reopen the access log", "is a symbolic link that user 12345 made"]);
+    assert_eq!(logged.open().get("/hello").status(), 200);
+    fs::remove_file(logged.file()).unwrap();
+    wait_for("the log has its place again", || {
+        logged.open().get("/hello?again");
+        fs::read_to_string(logged.file()).is_ok_and(|text| text.contains("?again")).then_some(())
+    });
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "root's");
 }

@@ -94,7 +94,7 @@ fn a_late_end_of_stdin_touches_neither_its_own_request_nor_the_next() {
 fn what_comes_late_is_read_before_the_close_so_that_the_answer_is_not_lost() {
     let address = format!("127.0.0.1:{}", free_port());
     let listen = format!("tcp:{address}");
-    let server = Server::builder().arguments(["--listen", &listen]).start();
+    let server = Server::builder().arguments(["--listen", &listen]).looked_into().start();
     let early = [head(1, "/echo", "5", false), record(STDIN, 1, b"hello")].concat();
     // What is beyond the promise, more than a socket's buffer holds, and the end.
     let mut late: Vec<u8> = (0..20).flat_map(|_| record(STDIN, 1, &[b'x'; 60_000])).collect();
@@ -141,7 +141,7 @@ fn a_promise_beyond_the_limit_is_refused_unless_the_proxy_keeps_the_body() {
 
 #[test]
 fn a_client_that_never_ends_its_request_is_told_the_end_and_then_let_go() {
-    let server = Server::start();
+    let server = Server::builder().looked_into().start();
     let mut connection = Connection::open(&server.socket());
     connection.send(&[head(1, "/echo", "5", false), record(STDIN, 1, b"hello")].concat());
     echoes(&mut connection, 1, b"hello");

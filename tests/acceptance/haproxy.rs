@@ -41,7 +41,7 @@ fn reply(child: Child) -> Reply {
 
 #[test]
 fn requests_that_run_at_the_same_time_share_one_connection() {
-    let server = Server::builder().workers("8").start();
+    let server = Server::builder().workers("8").looked_into().start();
     let relay = Relay::start(&server.socket());
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
         shared(site).replace(&server.socket().display().to_string(), &relay.path.display().to_string())
@@ -68,7 +68,7 @@ fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let server = Server::builder().workers("4").start();
+    let server = Server::builder().workers("4").looked_into().start();
     let proxy = sharing(&server);
     let (gate, scratch) = (Gate::new(), tempfile::tempdir().unwrap());
     let held = wait_at(&proxy, &gate);
@@ -95,7 +95,7 @@ fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
 
 #[test]
 fn a_client_that_leaves_while_it_sends_is_an_abort_and_its_neighbours_are_answered() {
-    let server = Server::builder().workers("2").start();
+    let server = Server::builder().workers("2").looked_into().start();
     let relay = Relay::start(&server.socket());
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
         shared(site).replace(&server.socket().display().to_string(), &relay.path.display().to_string())
@@ -142,7 +142,7 @@ fn a_client_that_leaves_while_its_request_runs_is_noticed_without_keep_conn() {
 
 #[test]
 fn a_killed_worker_costs_its_own_request_alone() {
-    let server = Server::builder().workers("3").start();
+    let server = Server::builder().workers("3").looked_into().start();
     let proxy = sharing(&server);
     let gate = Gate::new();
     let neighbour = wait_at(&proxy, &gate);
@@ -158,7 +158,7 @@ fn a_killed_worker_costs_its_own_request_alone() {
 /// HAProxy passes it on.
 #[test]
 fn a_nul_in_a_header_costs_its_own_request_alone() {
-    let server = Server::builder().workers("2").start();
+    let server = Server::builder().workers("2").looked_into().start();
     let proxy = sharing(&server);
     let gate = Gate::new();
     let neighbour = wait_at(&proxy, &gate);
@@ -177,7 +177,7 @@ fn a_nul_in_a_header_costs_its_own_request_alone() {
 /// See `docs/explanation/truth.md`: END_REQUEST would be a complete answer to HAProxy, so there is none.
 #[test]
 fn an_answer_that_breaks_off_beside_another_breaks_once_that_is_over() {
-    let server = Server::builder().workers("2").start();
+    let server = Server::builder().workers("2").looked_into().start();
     let proxy = sharing(&server);
     let (held, broken) = (Gate::new(), Gate::new());
     let neighbour = wait_at(&proxy, &held);
@@ -195,7 +195,7 @@ fn an_answer_that_breaks_off_beside_another_breaks_once_that_is_over() {
 
 #[test]
 fn haproxy_opens_another_connection_before_one_has_too_many_requests() {
-    let server = Server::builder().workers("1").start();
+    let server = Server::builder().workers("1").looked_into().start();
     let proxy = sharing(&server);
     let statuses = crowd(&server, &proxy, MOST + 30, MOST + 30);
     assert_eq!(statuses, vec![200; MOST + 30]);
@@ -204,7 +204,7 @@ fn haproxy_opens_another_connection_before_one_has_too_many_requests() {
 
 #[test]
 fn requests_beyond_what_a_connection_takes_are_503_where_haproxy_does_not_ask() {
-    let server = Server::builder().workers("1").start();
+    let server = Server::builder().workers("1").looked_into().start();
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
         shared(site).replace("option max-reqs 64", "option max-reqs 200").replace("option get-values", "")
     });

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -63,9 +62,13 @@ fn a_worker_holds_no_descriptor_of_its_sibling() {
 
 #[test]
 fn a_worker_holds_neither_the_listening_socket_nor_a_connection_of_a_client() {
-    let server = Server::start();
-    let listening = inodes_of(&server.socket());
-    assert!(!listening.is_empty());
+    let server = Server::builder().looked_into().start();
+    let mut held = Connection::open(&server.socket());
+    assert_eq!(held.get("/hello").status(), 200);
+    let mut listening = server.sockets_in_state("01");
+    assert_eq!(listening.len(), 1);
+    listening.extend(server.connections());
+    assert_eq!(listening.len(), 2);
     for worker in server.workers(2) {
         for (_, target) in descriptors(worker) {
             let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
@@ -472,12 +475,4 @@ fn from_both_workers(server: &Server, path: &str) -> Vec<(String, String)> {
     other_gate.open("go");
     other_held.response(1).expect("the second worker is free again");
     vec![one, two]
-}
-
-/// The inodes of the sockets bound to `path`, accepted connections included.
-fn inodes_of(path: &Path) -> BTreeSet<String> {
-    let path = path.display().to_string();
-    let table = fs::read_to_string("/proc/net/unix").unwrap();
-    let of_path = table.lines().filter(|line| line.ends_with(&path));
-    of_path.filter_map(|line| line.split_whitespace().nth(6).map(str::to_owned)).collect()
 }

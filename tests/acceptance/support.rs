@@ -313,14 +313,21 @@ impl Server {
 
     /// The connections that proxies hold to the socket now, by inode.
     pub(crate) fn connections(&self) -> BTreeSet<String> {
-        let path = self.socket().display().to_string();
+        self.sockets_in_state("03")
+    }
+
+    /// The sockets that the gateway has to its clients, by inode: those that listen (state 01) or are connected (03). Needs
+    /// [`ServerBuilder::looked_into`].
+    pub(crate) fn sockets_in_state(&self, state: &str) -> BTreeSet<String> {
+        let held: BTreeSet<String> = descriptors(self.pid()).into_iter().map(|(_, target)| target).collect();
         let table = fs::read_to_string("/proc/net/unix").unwrap();
-        let connected = table.lines().filter_map(|line| {
-            // Num RefCount Protocol Flags Type St Inode Path; state 03 is connected.
+        let found = table.lines().filter_map(|line| {
+            // Num RefCount Protocol Flags Type St Inode Path, which is that of the directory where the socket began.
             let fields: Vec<&str> = line.split_whitespace().collect();
-            (fields.len() == 8 && fields[7] == path && fields[5] == "03").then(|| fields[6].to_owned())
+            let of_clients = fields.len() == 8 && fields[7].ends_with("/app.sock") && fields[5] == state;
+            (of_clients && held.contains(&format!("socket:[{}]", fields[6]))).then(|| fields[6].to_owned())
         });
-        connected.collect()
+        found.collect()
     }
 }
 
