@@ -9,8 +9,8 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::Gateway;
 use super::worker_link::WorkerLink;
-use super::{Gateway, sleep_until};
 use crate::config::Config;
 use crate::ipc::interrupt::Kind;
 use crate::ipc::message::LogLevel;
@@ -148,27 +148,33 @@ pub(super) async fn keep(gateway: Rc<Gateway>) {
     // A load of the application may have come with other settings.
     let mut reloads = gateway.mode.code.subscribe();
     loop {
-        let now = Instant::now();
+        let (now, settled) = (Instant::now(), gateway.clock.settled());
         let limits = Limits::of(&gateway.config());
         let first = {
             // Let go before the wait: a worker's link must not outlive it here.
             let links: Vec<_> = gateway.workers.borrow().values().map(Rc::clone).collect();
-            links.iter().filter_map(|link| attend(&gateway, link, &limits, now)).min()
+            links.iter().filter_map(|link| attend(&gateway, link, &limits, settled, now)).min()
         };
         let fresh = limits.shortest().map(|shortest| now + shortest);
         tokio::select! {
-            () = sleep_until(first.into_iter().chain(fresh).min()) => {}
+            () = gateway.clock.passed(first.into_iter().chain(fresh).min()) => {}
             _ = reloads.changed() => {}
         }
     }
 }
 
-/// Does what is due for a worker; gives when something is again.
-fn attend(gateway: &Gateway, link: &WorkerLink, limits: &Limits, now: Instant) -> Option<Instant> {
+/// Does what is due for a worker by `settled`; gives when something is again.
+fn attend(
+    gateway: &Gateway,
+    link: &WorkerLink,
+    limits: &Limits,
+    settled: Instant,
+    now: Instant,
+) -> Option<Instant> {
     loop {
         let run = link.run()?;
         let (due, act) = run.next(limits)?;
-        if due > now {
+        if due > settled {
             return Some(due);
         }
         link.set_run(run.after(act, now));

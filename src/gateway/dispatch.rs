@@ -12,7 +12,7 @@ use super::outcome::Refused;
 use super::reply::Ticket;
 use super::request::{Named, Request};
 use super::worker_link::NotStarted;
-use super::{Gateway, Load, sleep_until};
+use super::{Gateway, Load};
 use crate::fastcgi::Role;
 use crate::ipc::message::ToWorker;
 
@@ -166,10 +166,10 @@ pub(super) async fn expire(gateway: Rc<Gateway>) {
         let next = gateway.queue.borrow().next_expiry();
         tokio::select! {
             () = gateway.queued.notified() => {}
-            () = sleep_until(next) => {}
+            () = gateway.clock.passed(next) => {}
         }
         loop {
-            let expired = gateway.queue.borrow_mut().pop_expired(Instant::now());
+            let expired = gateway.queue.borrow_mut().pop_expired(gateway.clock.settled());
             let Some(mut request) = expired else { break };
             request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
         }

@@ -17,10 +17,10 @@ pub(super) async fn stop_when_idle(gateway: Rc<Gateway>, time: Duration) {
         // A worker may still run the request of a client that has gone; then it is looked at again later.
         let begin = if gateway.has_work() { Instant::now() } else { gateway.idle_since.get() };
         let due = begin + time;
-        if due <= Instant::now() {
+        if due <= gateway.clock.settled() {
             break;
         }
-        tokio::time::sleep_until(due.into()).await;
+        gateway.clock.passed(Some(due)).await;
     }
     info!(idle_s = time.as_secs_f32(), "nobody was connected for long enough (--exit-idle-time)");
     gateway.notices.send(Notice::Command(Command::StopSoon));

@@ -15,6 +15,7 @@ mod access_log;
 pub mod answer;
 mod backoff;
 mod budget;
+mod clock;
 mod command;
 mod connection;
 mod control;
@@ -67,6 +68,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::warn;
 
+use self::clock::Clock;
 use self::journal::Journal;
 use self::listener::Listener;
 use self::notice::{Notice, Notices};
@@ -97,6 +99,8 @@ struct Gateway {
     /// Replaced as a whole by a reload.
     config: RefCell<Rc<Config>>,
     mode: Mode,
+    /// What deadlines are judged by.
+    clock: Clock,
     queue: RefCell<Queue<Box<Request>>>,
     /// The queue has a new oldest request.
     queued: Notify,

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::access_log::AccessLog;
 use super::budget::Budget;
+use super::clock::Clock;
 use super::control::{self, Control};
 use super::handover::Taken;
 use super::journal::Journal;
@@ -269,6 +270,7 @@ impl Gateway {
         let now = Instant::now();
         Self {
             start: Start::now(),
+            clock: Clock::new(now),
             queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
             queued: Notify::new(),
             pool: RefCell::new(Pool::new(policy_of(&config), 0)),

@@ -43,6 +43,7 @@ mod nginx;
 mod options;
 mod output;
 mod parameters;
+mod pauses;
 mod pool;
 mod printing;
 mod processes;

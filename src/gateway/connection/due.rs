@@ -105,14 +105,13 @@ pub(super) enum Due {
 }
 
 impl State {
-    /// When to look at the connection again, if nothing happens before.
+    /// When something is due next, if nothing happens before.
     pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
         if let Ending::Lingering { until, .. } = self.ending {
             return Some(until.min(self.last_read + LINGER_SILENCE));
         }
         let requests = self.requests.iter().filter_map(|(_, phase)| self.deadline_of(phase, timeouts));
         let send = (!self.out.unwritten().is_empty()).then(|| self.taking.deadline(timeouts.send));
-        let blocked = self.blocked.as_ref().map(|blocked| blocked.look);
         let disk = self.reading_spilled_since().map(|since| since + timeouts.send);
         let stray = self.stray_since.map(|since| since + timeouts.header);
         let silent = self.requests.is_empty().then(|| match self.used {
@@ -125,7 +124,12 @@ impl State {
             false => Some(self.opened + timeouts.header),
         });
         let silent = silent.flatten();
-        requests.chain(send).chain(blocked).chain(disk).chain(stray).chain(silent).min()
+        requests.chain(send).chain(disk).chain(stray).chain(silent).min()
+    }
+
+    /// When to look whether the client is slow. Nobody loses anything by that, so it waits for nothing.
+    pub(super) fn look(&self) -> Option<Instant> {
+        self.blocked.as_ref().map(|blocked| blocked.look)
     }
 
     fn deadline_of(&self, phase: &Phase, timeouts: &Timeouts) -> Option<Instant> {
@@ -144,9 +148,26 @@ impl State {
         }
     }
 
-    /// What is due by now; one thing at a time.
-    /// `others_wait`: for a worker.
-    pub(super) fn due(&mut self, timeouts: &Timeouts, others_wait: bool, now: Instant) -> Option<Due> {
+    /// What is due; one thing at a time. `others_wait`: for a worker. `settled`: see [`Clock`](crate::gateway::clock::Clock).
+    pub(super) fn due(
+        &mut self,
+        timeouts: &Timeouts,
+        others_wait: bool,
+        settled: Instant,
+        now: Instant,
+    ) -> Option<Due> {
+        if let Some(blocked) = &mut self.blocked
+            && now >= blocked.look
+        {
+            let slow = blocked.is_slow(others_wait, now);
+            // Looked at again: it may become slow, or there may be room in the spool by then.
+            if !self.out.is_full() {
+                self.blocked = None;
+            } else if slow && !self.out.is_spilling() {
+                return Some(Due::Slow);
+            }
+        }
+        let now = settled;
         let past = |since: Instant, limit: Duration| now >= since + limit;
         if let Ending::Lingering { until, .. } = self.ending {
             if now >= until {
@@ -160,17 +181,6 @@ impl State {
         }
         if self.reading_spilled_since().is_some_and(|since| past(since, timeouts.send)) {
             return Some(Due::Lost);
-        }
-        if let Some(blocked) = &mut self.blocked
-            && now >= blocked.look
-        {
-            let slow = blocked.is_slow(others_wait, now);
-            // Looked at again: it may become slow, or there may be room in the spool by then.
-            if !self.out.is_full() {
-                self.blocked = None;
-            } else if slow && !self.out.is_spilling() {
-                return Some(Due::Slow);
-            }
         }
         if self.stray_since.is_some_and(|since| past(since, timeouts.header)) {
             return Some(Due::Close("the client took too long for a record (--header-timeout)"));

@@ -275,7 +275,8 @@ impl Connection {
     pub(super) fn expire(self: &Rc<Self>, gateway: &Rc<Gateway>) {
         let timeouts = Timeouts::of(&gateway.config());
         let others_wait = !gateway.queue.borrow().is_empty();
-        let due = || self.state.borrow_mut().due(&timeouts, others_wait, Instant::now());
+        let settled = gateway.clock.settled();
+        let due = || self.state.borrow_mut().due(&timeouts, others_wait, settled, Instant::now());
         while let Some(due) = due() {
             match due {
                 Due::Close(why) => return self.close_late(why, gateway),

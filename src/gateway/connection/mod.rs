@@ -102,7 +102,7 @@ impl Connection {
             if self.state.borrow().overflow.is_some() {
                 self.move_spilled(&gateway);
             }
-            let (interest, held, deadline, spooling, spilling) = {
+            let (interest, held, deadline, look, spooling, spilling) = {
                 let mut state = self.state.borrow_mut();
                 state.stopping = *stopping.borrow();
                 if state.is_over(&self.stream) {
@@ -116,7 +116,8 @@ impl Connection {
                 let timeouts = Timeouts::of(&gateway.config());
                 let spooling = state.spooling().next().is_some();
                 let held = reading && !state.held.is_empty();
-                (interest, held, state.deadline(&timeouts), spooling, state.overflow.is_some())
+                let (deadline, look) = (state.deadline(&timeouts), state.look());
+                (interest, held, deadline, look, spooling, state.overflow.is_some())
             };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
@@ -131,7 +132,11 @@ impl Connection {
                     Ok(Ready::EMPTY)
                 }
                 () = hung_up(hang_up.as_ref().map(|(watched, _)| watched)), if hang_up.is_some() => break,
-                () = super::sleep_until(deadline) => {
+                () = gateway.clock.passed(deadline) => {
+                    self.expire(&gateway);
+                    Ok(Ready::EMPTY)
+                }
+                () = super::sleep_until(look) => {
                     self.expire(&gateway);
                     Ok(Ready::EMPTY)
                 }

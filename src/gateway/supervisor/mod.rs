@@ -104,16 +104,19 @@ impl Supervisor {
 
     /// Runs until a stop is complete.
     pub(super) async fn run(mut self) {
+        let gateway = Rc::clone(&self.gateway);
+        tokio::task::spawn_local(async move { gateway.clock.keep().await });
         let config = self.gateway.config();
         self.load_next(config, Vec::new());
         loop {
-            let wake = self.act();
+            let (look, deadline) = self.act();
             if self.stop != Stop::No && self.is_stopped() {
                 break;
             }
             let notice = tokio::select! {
                 notice = self.notices.recv() => notice,
-                () = super::sleep_until(wake) => None,
+                () = super::sleep_until(look) => None,
+                () = self.gateway.clock.passed(deadline) => None,
             };
             if let Some(notice) = notice {
                 self.notice(notice);

@@ -81,7 +81,7 @@ impl Supervisor {
     }
 
     pub(super) fn is_stopped(&mut self) -> bool {
-        let now = Instant::now();
+        let now = self.gateway.clock.settled();
         match self.stop {
             Stop::No => false,
             Stop::Announced(until) => {

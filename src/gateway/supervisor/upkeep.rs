@@ -28,14 +28,14 @@ const SCALE_CHECK: Duration = Duration::from_millis(1);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// Does what is due; gives when to look again if nothing happens before.
-    pub(super) fn act(&mut self) -> Option<Instant> {
-        let now = Instant::now();
+    /// Does what is due; gives when to look again if nothing happens before, and when the next deadline of others is.
+    pub(super) fn act(&mut self) -> (Option<Instant>, Option<Instant>) {
+        let (now, settled) = (Instant::now(), self.gateway.clock.settled());
         if self.relaunch.is_some_and(|time| time <= now) {
             self.relaunch = None;
             self.launch_again();
         }
-        let stuck = self.end_stuck_zygotes(now);
+        let stuck = self.end_stuck_zygotes(settled);
         let stop = match self.stop {
             Stop::No => None,
             Stop::Announced(until) | Stop::Finishing(until) | Stop::Draining(until) => Some(until),
@@ -55,15 +55,14 @@ impl Supervisor {
         }
         let demanded = self.meet_demand(now);
         let filled = self.fill(now);
-        let late = self.end_late_starts(now);
+        let late = self.end_late_starts(settled);
         self.gateway.refuse_all_while_down();
         let (let_go, measured) = (self.let_go(now), self.measure(now));
         // Last: whoever is let go has a deadline by now.
-        let overdue = self.end_overdue(now);
-        [aged, demanded, filled, late, let_go, measured, overdue, stuck, self.relaunch, stop]
-            .into_iter()
-            .flatten()
-            .min()
+        let overdue = self.end_overdue(settled);
+        let looks = [aged, demanded, filled, let_go, measured, self.relaunch];
+        let deadlines = [late, overdue, stuck, stop];
+        (looks.into_iter().flatten().min(), deadlines.into_iter().flatten().min())
     }
 
     /// Kills workers that should be gone by now; gives when to look again.
@@ -178,11 +177,11 @@ impl Supervisor {
 
     /// Interrupts zygotes and workers that take too long to start, and ends those that take no notice; gives when to look
     /// again.
-    fn end_late_starts(&mut self, now: Instant) -> Option<Instant> {
+    fn end_late_starts(&mut self, settled: Instant) -> Option<Instant> {
         let timeout = self.next_config.clone().unwrap_or_else(|| self.gateway.config()).start_timeout?;
         let limit = humantime::format_duration(timeout);
-        let is_late = |since: Instant| since + timeout <= now;
-        let is_over = |since: Instant| since + timeout + LAST_WORDS <= now;
+        let is_late = |since: Instant| since + timeout <= settled;
+        let is_over = |since: Instant| since + timeout + LAST_WORDS <= settled;
 
         let loading = format!("loading takes longer than {limit} (--start-timeout)");
         if let Some(next) = self.next.as_mut().filter(|next| !next.loaded && is_late(next.launched)) {
@@ -232,7 +231,7 @@ impl Supervisor {
         let loading = [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded);
         let since = loading.map(|zygote| zygote.launched).chain(starting.iter().map(|worker| worker.born));
         let looks = since.flat_map(|since| [since + timeout, since + timeout + LAST_WORDS]);
-        looks.filter(|time| *time > now).min()
+        looks.filter(|time| *time > settled).min()
     }
 
     pub(super) fn spawn(
