@@ -414,3 +414,54 @@ pub fn on_interrupt(act: fn(u32)) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::{Child, ChildStdout, Command, Stdio};
+
+    use rustix::process::{PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    /// A shell that leads a group, and the command that it waits for. Both hold the pipe open.
+    fn group() -> (Child, ChildStdout, OwnedFd) {
+        let mut leader = Command::new("sh")
+            .args(["-c", "sleep 600 & echo; wait"])
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = leader.stdout.take().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        let pid = Pid::from_raw(leader.id().cast_signed()).unwrap();
+        (leader, output, pidfd_open(pid, PidfdFlags::empty()).unwrap())
+    }
+
+    #[test]
+    fn a_group_is_killed_with_its_leader_by_either_way() {
+        for kill in [kill_group, kill_group_by_number] {
+            let (mut leader, mut output, pidfd) = group();
+            kill(pidfd.as_fd(), leader.id()).unwrap();
+            // Ends with the last process of the group.
+            assert_eq!(output.read(&mut [0]).unwrap(), 0);
+            assert_eq!(leader.wait().unwrap().signal(), Some(libc::SIGKILL));
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_leader_that_has_ended_is_not_used() {
+        let (mut leader, mut output, pidfd) = group();
+        leader.kill().unwrap();
+        leader.wait().unwrap();
+        assert!(kill_group_by_number(pidfd.as_fd(), leader.id()).is_err());
+        // What it has left goes by its pidfd where the kernel can.
+        if kill_group(pidfd.as_fd(), leader.id()).is_err() {
+            let pid = Pid::from_raw(leader.id().cast_signed()).unwrap();
+            rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        assert_eq!(output.read(&mut [0]).unwrap(), 0);
+    }
+}
