@@ -28,6 +28,7 @@ pub mod request;
 pub mod safe_path;
 pub mod stdout;
 pub mod sys;
+pub mod system_memory;
 pub mod title;
 pub mod worker;
 pub mod zygote;

@@ -31,6 +31,11 @@ impl Variables {
         &self.encoded
     }
 
+    /// Bytes of memory that they take.
+    pub fn held(&self) -> usize {
+        self.encoded.capacity()
+    }
+
     /// Makes room for `bytes` more bytes of encoded list, so that pushing them does not allocate.
     pub fn reserve(&mut self, bytes: usize) {
         self.encoded.reserve(bytes);

@@ -34,6 +34,9 @@ const LEAST_MAX_MEMORY: Size = Size(1 << 20);
 /// The smallest body that goes to a file is larger than 64 KiB, and slow clients' answers may take half of the room.
 const LEAST_SPOOL: Size = Size(128 << 10);
 
+/// The largest request that stays in memory, with parameters and body, takes a quarter of it.
+const LEAST_BUFFER_MEMORY: Size = Size(1 << 20);
+
 /// Refuses options that would mean an outage.
 pub(super) fn check(options: &Options) -> Result<(), ConfigError> {
     let on = |time: Option<OrOff<Time>>| time.and_then(OrOff::set);
@@ -64,6 +67,12 @@ pub(super) fn check(options: &Options) -> Result<(), ConfigError> {
     let sizes = [
         ("max-params", options.max_params, LEAST_PARAMS, "would refuse ordinary requests with 431"),
         ("max-body", options.max_body, Size(1), "would refuse every request that has a body with 413"),
+        (
+            "buffer-memory",
+            options.buffer_memory,
+            LEAST_BUFFER_MEMORY,
+            "would refuse ordinary requests with 503",
+        ),
         ("max-spool", options.max_spool, LEAST_SPOOL, "would refuse every body over 64K with 503"),
         ("memory-limit", size(options.memory_limit), LEAST_MEMORY_LIMIT, "would let no worker start"),
         ("max-memory", size(options.max_memory), LEAST_MAX_MEMORY, "would replace every worker at once"),

@@ -91,6 +91,7 @@ mod tests {
         "max-body",
         "max-params",
         "max-connections",
+        "buffer-memory",
         "spool-dir",
         "max-spool",
         "grace",
@@ -222,6 +223,10 @@ mod tests {
                 "would refuse ordinary requests with 431; use 4K or more (did you mean 64K?)",
             ),
             ("max-body = 0", "would refuse every request that has a body with 413; use 1 or more"),
+            (
+                "buffer-memory = 64",
+                "would refuse ordinary requests with 503; use 1M or more (did you mean 64M?)",
+            ),
             ("max-spool = 0", "would refuse every body over 64K with 503; use 128K or more"),
             ("memory-limit = '1K'", "would let no worker start; use 4M or more"),
             ("max-memory = 64", "would replace every worker at once; use 1M or more (did you mean 64M?)"),

@@ -155,6 +155,11 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub max_connections: Option<Positive>,
 
+    /// Memory for all clients' requests and answers together; beyond: 503 [an eighth of the memory]
+    #[arg(long, value_name = "SIZE", env = "NIBIRU_BUFFER_MEMORY")]
+    #[serde(deserialize_with = "from_text")]
+    pub buffer_memory: Option<Size>,
+
     /// Where bodies over 64K are kept [the system's temporary directory]
     #[arg(long, value_name = "DIR", env = "NIBIRU_SPOOL_DIR")]
     #[serde(deserialize_with = "plain")]
@@ -299,6 +304,7 @@ impl Options {
             max_body: self.max_body.or(below.max_body),
             max_params: self.max_params.or(below.max_params),
             max_connections: self.max_connections.or(below.max_connections),
+            buffer_memory: self.buffer_memory.or(below.buffer_memory),
             spool_dir: self.spool_dir.or(below.spool_dir),
             max_spool: self.max_spool.or(below.max_spool),
             spool_response: self.spool_response.or(below.spool_response),

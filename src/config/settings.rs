@@ -16,11 +16,17 @@ use super::values::{
     AccessLog, AccessLogQuery, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap,
     SocketMode, SocketOwner, Switch, Workers,
 };
-use crate::log;
+use crate::{log, system_memory};
 
 /// The application where none is named, and the file that must be there for it.
 const APP: &str = "app";
 const APP_FILE: &str = "app.lua";
+
+/// The part of the memory that clients' requests and answers may take.
+const PART_FOR_BUFFERS: u64 = 8;
+
+/// As much they may take on the smallest machine: a hundred requests with bodies of 64 KiB, or answers as large.
+const LEAST_BUFFERS: u64 = 16 << 20;
 
 /// Every setting, decided.
 #[derive(Clone, Debug)]
@@ -80,6 +86,8 @@ pub struct Config {
     pub max_params: usize,
     /// Connections at a time.
     pub max_connections: usize,
+    /// Bytes of memory for the requests and answers of all clients together.
+    pub buffer_memory: u64,
     /// Exists.
     pub spool_dir: PathBuf,
     /// Bytes of all spooled bodies and answers together.
@@ -235,6 +243,7 @@ impl Config {
                 .max_params
                 .map_or(64 << 10, |Size(bytes)| usize::try_from(bytes).expect("checked against the highest")),
             max_connections: options.max_connections.map_or(4096, |Positive(count)| count as usize),
+            buffer_memory: options.buffer_memory.map_or_else(buffer_memory, |size| size.0),
             spool_dir,
             max_spool: options.max_spool.map_or(1 << 30, |size| size.0),
             spool_response: options
@@ -258,6 +267,11 @@ impl Config {
             log_level: options.log_level.unwrap_or(log::Level::Info),
         })
     }
+}
+
+/// The memory for clients where nobody says how much: a part of what the process can have, which is shared with its workers.
+fn buffer_memory() -> u64 {
+    (system_memory::available() / PART_FOR_BUFFERS).max(LEAST_BUFFERS)
 }
 
 /// Where the control socket is: beside the first Unix socket unless the operator says otherwise.

@@ -96,6 +96,8 @@ pub enum Refusal {
         /// The limit, in requests.
         limit: usize,
     },
+    /// The caller had no memory for its parameters: [`Server::shed`](super::Server::shed).
+    NoMemory,
 }
 
 impl Refusal {
@@ -104,7 +106,7 @@ impl Refusal {
         match self {
             Self::Truncated | Self::Nul | Self::EarlyBody => 400,
             Self::TooManyBytes { .. } | Self::TooManyPairs { .. } => 431,
-            Self::TooManyRequests { .. } => 503,
+            Self::TooManyRequests { .. } | Self::NoMemory => 503,
         }
     }
 
@@ -129,6 +131,7 @@ impl fmt::Display for Refusal {
             Self::TooManyRequests { limit } => {
                 write!(f, "{limit} requests share the connection already")
             }
+            Self::NoMemory => write!(f, "no memory is left for its parameters"),
         }
     }
 }

@@ -52,6 +52,11 @@ impl Decoder {
         Self { max_bytes, max_pairs, bytes: 0, pairs: 0, variables: Variables::new(), partial: Vec::new() }
     }
 
+    /// Bytes of memory that it takes.
+    pub fn held(&self) -> usize {
+        self.variables.held() + self.partial.capacity()
+    }
+
     /// Takes the next bytes of the stream.
     ///
     /// # Errors

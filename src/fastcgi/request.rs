@@ -171,6 +171,11 @@ impl Request {
         }
     }
 
+    /// Bytes of memory that the parameters take while they arrive.
+    pub(super) fn held(&self) -> usize {
+        if let Phase::Params(decoder) = &self.phase { decoder.held() } else { 0 }
+    }
+
     pub(super) fn finish_params(&mut self) -> Result<Variables, Refusal> {
         let finished = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Params(decoder) => decoder.finish(),

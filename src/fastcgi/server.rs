@@ -179,6 +179,18 @@ impl Server {
         self.closing = true;
     }
 
+    /// Bytes of memory that parameters take which have come in part.
+    pub fn held(&self) -> usize {
+        self.requests.iter().map(Request::held).sum::<usize>()
+    }
+
+    /// Drops the parameters of the newest request whose parameters have come in part; at their end comes `Refused` for it.
+    /// Says whether there was one.
+    pub fn shed(&mut self) -> bool {
+        let newest = self.requests.iter_mut().rfind(|request| request.held() > 0);
+        newest.map(|request| request.phase = Phase::Refusing(Refusal::NoMemory)).is_some()
+    }
+
     /// How many ids are in use.
     pub fn active(&self) -> usize {
         self.requests.len()

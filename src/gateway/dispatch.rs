@@ -20,6 +20,9 @@ impl Gateway {
     /// Takes a complete request: an idle worker gets it, else it waits.
     pub(super) fn submit(&self, request: Box<Request>) {
         let Some(mut request) = self.answer_itself(request) else { return };
+        if !request.take_share() {
+            return request.refuse(Refused::Memory, 503, "no memory is left for it");
+        }
         if self.mode.development
             && let Load::Failed(message) = &self.mode.code.borrow().load
         {

@@ -389,7 +389,8 @@ impl Door {
         if !self.is_allowed(&stream) {
             return;
         }
-        let connection = Connection::new(stream, limits(&gateway.config(), self.connections));
+        let connection =
+            Connection::new(stream, limits(&gateway.config(), self.connections), &gateway.memory);
         let gateway = Rc::clone(gateway);
         // Counted before the task first runs, so that a stop in between waits for it.
         gateway.connection_opened();

@@ -28,6 +28,7 @@ mod histogram;
 mod idle;
 mod journal;
 mod listener;
+mod memory;
 mod notice;
 mod orphans;
 mod outcome;
@@ -63,6 +64,7 @@ mod zygote_link;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -71,6 +73,7 @@ use tracing::warn;
 use self::clock::Clock;
 use self::journal::Journal;
 use self::listener::Listener;
+use self::memory::Memory;
 use self::notice::{Notice, Notices};
 use self::output::WeakUnread;
 use self::pool::{Policy, Pool};
@@ -106,6 +109,8 @@ struct Gateway {
     queued: Notify,
     pool: RefCell<Pool>,
     workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
+    /// What clients hold of it.
+    memory: Arc<Memory>,
     spool: Rc<Spool>,
     /// What a response may tell the proxy. Stays as it is while the server runs, as its settings do.
     proxy_headers: ProxyHeaders,
@@ -183,6 +188,7 @@ impl Gateway {
     fn put_in_force(&self, config: Rc<Config>) {
         self.queue.borrow_mut().set_bounds(config.queue, config.queue_timeout);
         self.pool.borrow_mut().set_policy(policy_of(&config));
+        self.memory.set_bound(config.buffer_memory);
         self.config.replace(config);
     }
 

@@ -17,6 +17,8 @@ pub(super) enum Refused {
     BodyTimeout,
     /// The body could not be kept (`--max-spool`, a full disk).
     Spool,
+    /// Clients hold as much memory as they may (`--buffer-memory`).
+    Memory,
     /// As many wait as may (`--queue`).
     QueueFull,
     /// It waited too long (`--queue-timeout`).
@@ -29,7 +31,7 @@ pub(super) enum Refused {
 
 impl Refused {
     /// All of them, in the order of a request's life. Each stands at its own place.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::ConnectionFull,
         Self::Params,
         Self::Variables,
@@ -37,6 +39,7 @@ impl Refused {
         Self::BodyTooShort,
         Self::BodyTimeout,
         Self::Spool,
+        Self::Memory,
         Self::QueueFull,
         Self::QueueTimeout,
         Self::NotHanded,
@@ -53,6 +56,7 @@ impl Refused {
             Self::BodyTooShort => "body_too_short",
             Self::BodyTimeout => "body_timeout",
             Self::Spool => "spool",
+            Self::Memory => "memory",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
             Self::NotHanded => "not_handed",

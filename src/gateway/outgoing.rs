@@ -11,7 +11,7 @@ use crate::fastcgi::whole_records;
 const HIGH_WATER: usize = 128 * 1024;
 
 /// A buffer that has grown beyond this is given back once it is empty; most responses fit.
-const KEPT_BUFFER: usize = 16 * 1024;
+pub(super) const KEPT_BUFFER: usize = 16 * 1024;
 
 /// The most that is written to the file, or read from it, at once: two pieces of a worker with the headers of their
 /// records. Each takes a place of this size.
@@ -79,6 +79,14 @@ impl Outgoing {
     /// Whether the client is so far behind that nothing more should be taken from it.
     pub(super) fn is_behind(&self) -> bool {
         self.is_spilling() || self.is_full()
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn held(&self) -> usize {
+        let spilled = self.spilled.as_ref().map_or(0, |spilled| {
+            spilled.tail.capacity() + spilled.writing.as_ref().map_or(0, |(_, bytes)| bytes.capacity())
+        });
+        self.bytes.capacity() + spilled
     }
 
     /// Bytes that have been written in all.

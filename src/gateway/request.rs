@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use super::Gateway;
 use super::journal::Journal;
+use super::memory::{For, Share};
 use super::outcome::Refused;
 use super::reply::Reply;
 use super::request_line::RequestLine;
@@ -41,6 +43,8 @@ pub(super) struct Request {
     pub(super) handed: Option<Handed>,
     /// When its worker was done with it, where its client has not taken the answer yet.
     pub(super) done: Option<Instant>,
+    /// Its part of the memory.
+    pub(super) share: Share,
     /// Why the gateway answers it.
     pub(super) refused: Option<Refused>,
     journal: Option<Rc<Journal>>,
@@ -63,7 +67,7 @@ pub(super) struct Named<'a> {
 
 impl Request {
     /// A complete one, for a Responder.
-    pub(super) fn new(mut variables: Variables, body: Body, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
+    pub(super) fn new(mut variables: Variables, body: Body, reply: Reply, gateway: &Gateway) -> Box<Self> {
         let (mut given, mut trace_id) = (None, None);
         for (name, value) in &variables {
             match name {
@@ -88,16 +92,29 @@ impl Request {
             complete: true,
             handed: None,
             done: None,
+            share: Share::new(&gateway.memory),
             refused: None,
-            journal: Some(journal),
+            journal: Some(Rc::clone(&gateway.journal)),
         })
     }
 
     /// One that has come in part, and of which no more is wanted.
-    pub(super) fn partial(variables: Variables, reply: Reply, journal: Rc<Journal>) -> Box<Self> {
-        let mut request = Self::new(variables, Body::new(), reply, journal);
+    pub(super) fn partial(variables: Variables, reply: Reply, gateway: &Gateway) -> Box<Self> {
+        let mut request = Self::new(variables, Body::new(), reply, gateway);
         request.complete = false;
         request
+    }
+
+    /// Bytes of memory that it takes.
+    fn held(&self) -> usize {
+        self.variables.held() + self.body.held() + self.data.as_ref().map_or(0, Body::held)
+    }
+
+    /// Takes its part of the memory. Says whether there is room for it.
+    pub(super) fn take_share(&mut self) -> bool {
+        // One with a body was let in before that came.
+        let has_body = self.body.len() > 0 || self.data.is_some();
+        self.share.resize(self.held(), if has_body { For::LetIn } else { For::New })
     }
 
     /// A worker has it now.
@@ -128,6 +145,7 @@ impl Request {
         let line = RequestLine::of(&self.variables);
         let line = (!line.is_empty()).then(|| tracing::field::display(line));
         let option = match why {
+            Refused::Memory => " (--buffer-memory)",
             Refused::QueueFull => " (--queue)",
             Refused::QueueTimeout => " (--queue-timeout)",
             Refused::Params if status == 431 => " (--max-params)",
@@ -167,6 +185,7 @@ impl Request {
     pub(super) fn answered(mut self: Box<Self>) {
         self.done = Some(Instant::now());
         (self.body, self.data) = (Body::new(), None);
+        self.share.set(self.held());
         Reply::keep_until_written(self);
     }
 

@@ -21,6 +21,7 @@ use super::clock::Clock;
 use super::control::{self, Control};
 use super::handover::Taken;
 use super::journal::Journal;
+use super::memory::Memory;
 use super::notice::{Notice, Notices};
 use super::output::{Readers, WeakUnread};
 use super::pool::Pool;
@@ -268,6 +269,7 @@ impl Gateway {
         unread: WeakUnread,
     ) -> Self {
         let now = Instant::now();
+        let spool = Spool::new(&config.spool_dir, config.max_spool, budget.spooled);
         Self {
             start: Start::now(),
             clock: Clock::new(now),
@@ -275,7 +277,8 @@ impl Gateway {
             queued: Notify::new(),
             pool: RefCell::new(Pool::new(policy_of(&config), 0)),
             workers: RefCell::new(HashMap::new()),
-            spool: Spool::new(&config.spool_dir, config.max_spool, budget.spooled),
+            memory: Memory::new(config.buffer_memory),
+            spool,
             proxy_headers: config::proxy_headers(
                 config.sendfile,
                 &config.sendfile_map,

@@ -22,6 +22,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "gateway/pace.rs",
             "gateway/throttle.rs",
             "gateway/histogram.rs",
+            "gateway/memory.rs",
         ],
         &["tokio", "mlua", "rustix", "libc", "tracing", "clap", "serde", "::now()"],
         "the bottom is std only, and is told the time",

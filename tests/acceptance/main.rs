@@ -15,6 +15,7 @@ mod wire;
 mod aborts;
 mod access_log;
 mod authorizer;
+mod buffer_memory;
 mod caddy;
 mod check;
 mod commands;

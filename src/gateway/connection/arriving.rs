@@ -74,6 +74,11 @@ impl Arriving {
         self.all().any(|incoming| incoming.body.is_full())
     }
 
+    /// Bytes of memory that the bodies take.
+    pub(super) fn held(&self) -> usize {
+        self.all().map(|incoming| incoming.body.held()).sum()
+    }
+
     /// Bytes so far.
     pub(super) fn len(&self) -> u64 {
         self.all().map(|incoming| incoming.body.len()).sum()

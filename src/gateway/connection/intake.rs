@@ -27,7 +27,7 @@ use crate::gateway::turn::{PIECE, Turn};
 use crate::ipc::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
 
 /// Why a request is refused, with which status, in which words.
-struct Cause(Refused, u16, String);
+pub(super) struct Cause(pub(super) Refused, pub(super) u16, pub(super) String);
 
 impl From<SpoolError> for Cause {
     fn from(error: SpoolError) -> Self {
@@ -106,6 +106,7 @@ impl Connection {
                 Some(Event::Refused { id, refusal }) => {
                     let why = match refusal {
                         Refusal::TooManyRequests { .. } => Refused::ConnectionFull,
+                        Refusal::NoMemory => Refused::Memory,
                         _ => Refused::Params,
                     };
                     let cause = Cause(why, refusal.status(), refusal.to_string());
@@ -153,6 +154,7 @@ impl Connection {
         for source in [Source::Stdin, Source::Data] {
             self.progress(id, source, gateway);
         }
+        self.admit(id, gateway);
     }
 
     fn take(self: &Rc<Self>, id: u16, source: Source, bytes: &[u8], now: Instant, gateway: &Rc<Gateway>) {
@@ -229,6 +231,8 @@ impl Connection {
     fn submit(self: &Rc<Self>, id: u16, gateway: &Rc<Gateway>) {
         let ticket = Rc::new(Ticket::default());
         let phase = self.state.borrow_mut().set_phase(id, Phase::Submitted(Rc::clone(&ticket)));
+        // From now on its own share counts it.
+        self.state.borrow_mut().account_for_less();
         let Some(Phase::Arriving(arriving)) = phase else { return };
         let Arriving { mut head, role, stdin, data, .. } = *arriving;
         if let Completeness::Withheld { promised } = stdin.arrival.completeness() {
@@ -238,7 +242,7 @@ impl Connection {
         if role == Role::Authorizer {
             reply.hold_head();
         }
-        let mut request = Request::new(head.variables, stdin.body, reply, Rc::clone(&gateway.journal));
+        let mut request = Request::new(head.variables, stdin.body, reply, gateway);
         (request.role, request.data) = (role, data.map(|data| data.body));
         gateway.submit(request);
     }
@@ -334,7 +338,12 @@ impl Connection {
     }
 
     /// Refuses a request whose body is on its way.
-    fn refuse_arriving(self: &Rc<Self>, id: u16, gateway: &Gateway, cause: impl FnOnce(&Arriving) -> Cause) {
+    pub(super) fn refuse_arriving(
+        self: &Rc<Self>,
+        id: u16,
+        gateway: &Gateway,
+        cause: impl FnOnce(&Arriving) -> Cause,
+    ) {
         let phase = self.state.borrow_mut().take_phase(id);
         let Some(Phase::Arriving(arriving)) = phase else { return };
         let cause = cause(&arriving);
@@ -346,7 +355,7 @@ impl Connection {
         let Cause(why, status, message) = cause;
         let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
         let reply = Reply::new(Rc::clone(self), id, Rc::default(), head_request);
-        Request::partial(variables, reply, Rc::clone(&gateway.journal)).refuse(why, status, &message);
+        Request::partial(variables, reply, gateway).refuse(why, status, &message);
     }
 
     /// The client sends nothing more. A client that has only shut its writing side still gets the answers to the requests that
@@ -385,7 +394,7 @@ impl Connection {
                 ticket.abandon();
                 let reply = Reply::new(Rc::clone(self), id, Rc::new(ticket), false);
                 let came = arriving.len();
-                let request = Request::partial(arriving.head.variables, reply, Rc::clone(&gateway.journal));
+                let request = Request::partial(arriving.head.variables, reply, gateway);
                 if !self.state.borrow().cut {
                     request.log_abort_while_arriving(came, arriving.since.elapsed());
                 }
@@ -400,7 +409,11 @@ impl Connection {
             state.ending = Ending::Now;
             state.out.clear();
             state.overflow = None;
-            (std::mem::take(&mut state.requests), std::mem::take(&mut state.undelivered))
+            state.held = Vec::new();
+            let taken = (std::mem::take(&mut state.requests), std::mem::take(&mut state.undelivered));
+            state.account_for_answers();
+            state.account_for_less();
+            taken
         };
         for Undelivered { request, .. } in undelivered {
             request.reply.ticket().abandon();

@@ -4,6 +4,7 @@
 //! worker's task, writes through a [`Reply`]. Never waits for a worker, and no worker waits for it
 //! except through [`Connection::room`]. What the bytes mean is `intake`'s to say.
 
+mod account;
 mod arriving;
 mod due;
 mod intake;
@@ -15,6 +16,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
@@ -25,6 +27,7 @@ use tracing::{debug, info, warn};
 use self::due::{Blocked, Timeouts};
 use self::state::{Ending, Phase, Receiving, State, Undelivered};
 use super::Gateway;
+use super::memory::{Memory, Share};
 use super::outgoing::Outgoing;
 use super::pace::Pace;
 use super::stream::Stream;
@@ -45,7 +48,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, limits: fastcgi::Limits) -> Rc<Self> {
+    pub(super) fn new(stream: Stream, limits: fastcgi::Limits, memory: &Arc<Memory>) -> Rc<Self> {
         let now = Instant::now();
         Rc::new(Self {
             stream,
@@ -58,6 +61,8 @@ impl Connection {
                 blocked: None,
                 requests: Vec::new(),
                 held: Vec::new(),
+                incoming: Share::new(memory),
+                outgoing: Share::new(memory),
                 in_turn: false,
                 ending: Ending::No,
                 opened: now,
@@ -185,6 +190,7 @@ impl Connection {
                         }
                     }
                     self.state.borrow_mut().note_read(now);
+                    self.account(gateway);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -340,6 +346,7 @@ impl Connection {
                 }
             }
         }
+        state.account_for_answers();
         if !state.out.is_full() {
             self.drained.notify_waiters();
         }

@@ -10,6 +10,7 @@ use tokio::io::Interest;
 use super::arriving::Arriving;
 use super::due::Blocked;
 use crate::fastcgi::{Role, Server};
+use crate::gateway::memory::Share;
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pace::Pace;
 use crate::gateway::reply::Ticket;
@@ -44,6 +45,10 @@ pub(super) struct State {
     pub(super) requests: Vec<(u16, Phase)>,
     /// What was read and has not had its turn yet: less than a read.
     pub(super) held: Vec<u8>,
+    /// What incomplete requests take of the memory.
+    pub(super) incoming: Share,
+    /// What answers take of it that wait to be written.
+    pub(super) outgoing: Share,
     /// What was read is being looked at, and nothing is written meanwhile.
     pub(super) in_turn: bool,
     pub(super) ending: Ending,

@@ -107,6 +107,12 @@ impl Body {
         self.length
     }
 
+    /// Bytes of memory that it takes.
+    pub(in crate::gateway) fn held(&self) -> usize {
+        let writing = if let Spooled::Writing(_, bytes, _) = &self.file { bytes.capacity() } else { 0 };
+        self.memory.capacity() + writing
+    }
+
     /// Appends a piece. The first byte over 64 KiB, or what [`Self::within`] said, moves the body into a file.
     pub(in crate::gateway) fn append(&mut self, bytes: &[u8], spool: &Spool) -> Result<(), SpoolError> {
         let more = bytes.len() as u64;

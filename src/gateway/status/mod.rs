@@ -62,6 +62,8 @@ pub(super) struct Status {
     pub(super) queue: QueueStatus,
     /// Connections of proxies.
     pub(super) connections: Connections,
+    /// What clients hold of the memory.
+    pub(super) buffer_memory: BufferMemory,
     /// What is kept in files.
     pub(super) spool: SpoolStatus,
     /// Since the start, but for those that run.
@@ -117,6 +119,15 @@ pub(super) struct Connections {
     pub(super) max: usize,
     /// Since the start.
     pub(super) accepted: u64,
+}
+
+/// Requests and answers in memory.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct BufferMemory {
+    /// Bytes that are in use now.
+    pub(super) bytes: u64,
+    /// How many there may be.
+    pub(super) max: u64,
 }
 
 /// Request bodies and slow clients' answers in files.
@@ -337,6 +348,7 @@ impl Gateway {
                 max: config.max_connections,
                 accepted: counts.connections,
             },
+            buffer_memory: BufferMemory { bytes: self.memory.used(), max: self.memory.bound() },
             spool: SpoolStatus { bytes: spooled, max: config.max_spool, files },
             requests: Requests::of(&counts),
             queue_wait: Latency::of(&times.wait),

@@ -86,7 +86,9 @@ impl Metrics<'_> {
         self.gauge("connections", "Connections that are open", None, &connections.open)?;
         self.gauge("connections_max", "Connections that may be open", None, &connections.max)?;
         self.counter("accepted_connections", "Connections since the start", None, connections.accepted)?;
-        let (bytes, spool) = (Some(&Unit::Bytes), &status.spool);
+        let (bytes, memory, spool) = (Some(&Unit::Bytes), &status.buffer_memory, &status.spool);
+        self.gauge("buffer_memory", "Requests and answers in memory", bytes, &memory.bytes)?;
+        self.gauge("buffer_memory_max", "As much as there may be of them", bytes, &memory.max)?;
         self.gauge("spool", "Request bodies and slow clients' answers in files", bytes, &spool.bytes)?;
         self.gauge("spool_max", "As much as there may be of them", bytes, &spool.max)
     }

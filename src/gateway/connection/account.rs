@@ -1,0 +1,93 @@
+//! What a connection holds of `--buffer-memory`, and which of its requests goes where there is no room.
+
+use std::rc::Rc;
+
+use super::Connection;
+use super::intake::Cause;
+use super::state::{Phase, State};
+use crate::gateway::Gateway;
+use crate::gateway::memory::{FREE_OF_A_CONNECTION, For};
+use crate::gateway::outcome::Refused;
+use crate::gateway::outgoing::KEPT_BUFFER;
+
+impl Cause {
+    pub(super) fn no_memory(what: &str) -> Self {
+        Self(Refused::Memory, 503, format!("no memory is left for {what}"))
+    }
+}
+
+impl Connection {
+    /// Counts what has come. Where there is no room for it the newest parameters that are not complete go, which are answered
+    /// with 503 at their end, and then the newest bodies, which are answered at once.
+    pub(super) fn account(self: &Rc<Self>, gateway: &Gateway) {
+        loop {
+            let newest = {
+                let state = &mut *self.state.borrow_mut();
+                let purpose = if state.server.held() > 0 { For::New } else { For::LetIn };
+                let bytes = state.incoming_bytes();
+                if state.incoming.resize(bytes, purpose) {
+                    return;
+                }
+                if state.server.shed() {
+                    continue;
+                }
+                let newest =
+                    state.requests.iter().rfind(|(_, phase)| phase.body_bytes() > 0).map(|(id, _)| *id);
+                if newest.is_none() {
+                    state.incoming.set(bytes);
+                }
+                newest
+            };
+            let Some(id) = newest else { return };
+            self.refuse_arriving(id, gateway, |_| Cause::no_memory("its body"));
+        }
+    }
+
+    /// Refuses a request whose parameters have just come, and whose body is still to come, where others need the memory.
+    pub(super) fn admit(self: &Rc<Self>, id: u16, gateway: &Gateway) {
+        let admitted = match self.state.borrow_mut().phase(id) {
+            Some(Phase::Arriving(arriving)) => {
+                gateway.memory.has_room(arriving.head.variables.held() as u64, For::New)
+            }
+            _ => true,
+        };
+        if !admitted {
+            self.refuse_arriving(id, gateway, |_| Cause::no_memory("it"));
+        }
+    }
+}
+
+impl State {
+    /// Counts what is left of incomplete requests, after some of it has gone.
+    pub(super) fn account_for_less(&mut self) {
+        let bytes = self.incoming_bytes();
+        self.incoming.set(bytes);
+    }
+
+    /// Counts what waits to be written.
+    pub(super) fn account_for_answers(&mut self) {
+        self.outgoing.set(self.out.held().saturating_sub(KEPT_BUFFER));
+    }
+
+    /// Bytes of memory that incomplete requests take, but for those that do not count.
+    fn incoming_bytes(&self) -> usize {
+        let arriving: usize = self.requests.iter().map(|(_, phase)| phase.bytes()).sum();
+        (arriving + self.server.held() + self.held.capacity()).saturating_sub(FREE_OF_A_CONNECTION)
+    }
+}
+
+impl Phase {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Arriving(arriving) => arriving.head.variables.held() + arriving.held(),
+            _ => 0,
+        }
+    }
+
+    fn body_bytes(&self) -> usize {
+        match self {
+            Self::Arriving(arriving) => arriving.held(),
+            _ => 0,
+        }
+    }
+}

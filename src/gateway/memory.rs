@@ -1,0 +1,155 @@
+//! The memory that all clients' requests and answers may take together (`--buffer-memory`). Std only; told the sizes.
+//!
+//! A connection and a request hold a [`Share`] each, whose size is set where bytes come or go. New requests may use
+//! [`PART_FOR_NEW`] of the whole, so that requests that were let in have room for the rest of their bodies.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The part of the memory for new requests, in eighths.
+const PART_FOR_NEW: u64 = 7;
+
+/// Bytes of unfinished requests that a connection may hold and that do not count. So an ordinary request is read whole, and
+/// is answered with 503 or, for the health and the status, with 200, also where no memory is left.
+pub(super) const FREE_OF_A_CONNECTION: usize = 4096;
+
+/// The budget. Only the gateway's thread takes of it; a spooled file that ends in another thread gives back.
+#[derive(Debug)]
+pub(super) struct Memory {
+    bound: AtomicU64,
+    used: AtomicU64,
+}
+
+/// Whom the bytes are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// Requests whose parameters are on their way or have just come.
+    New,
+    /// Bodies of requests that were let in.
+    LetIn,
+}
+
+impl Memory {
+    pub(super) fn new(bound: u64) -> Arc<Self> {
+        Arc::new(Self { bound: AtomicU64::new(bound), used: AtomicU64::new(0) })
+    }
+
+    /// A reload may have changed it. What is in use stays.
+    pub(super) fn set_bound(&self, bound: u64) {
+        self.bound.store(bound, Ordering::Relaxed);
+    }
+
+    /// Bytes that there may be.
+    pub(super) fn bound(&self) -> u64 {
+        self.bound.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are in use. More than the bound where answers wait for slow clients.
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room for so many bytes more.
+    pub(super) fn has_room(&self, bytes: u64, purpose: For) -> bool {
+        let bound = self.bound();
+        let most = match purpose {
+            For::New => bound / 8 * PART_FOR_NEW,
+            For::LetIn => bound,
+        };
+        self.used().saturating_add(bytes) <= most
+    }
+
+    /// Takes bytes, room or not.
+    pub(super) fn take(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A connection's or a request's part of the memory, which it gives back when it ends.
+#[derive(Debug)]
+pub(super) struct Share {
+    memory: Arc<Memory>,
+    bytes: u64,
+}
+
+impl Share {
+    pub(super) fn new(memory: &Arc<Memory>) -> Self {
+        Self { memory: Arc::clone(memory), bytes: 0 }
+    }
+
+    /// Makes it so large if it shrinks or there is room. Says whether it did.
+    pub(super) fn resize(&mut self, bytes: usize, purpose: For) -> bool {
+        let more = (bytes as u64).saturating_sub(self.bytes);
+        let fits = more == 0 || self.memory.has_room(more, purpose);
+        if fits {
+            self.set(bytes);
+        }
+        fits
+    }
+
+    /// Makes it so large, room or not: what is there already counts.
+    pub(super) fn set(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        if bytes > self.bytes {
+            self.memory.take(bytes - self.bytes);
+        } else if bytes < self.bytes {
+            self.memory.give_back(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_requests_leave_an_eighth_to_those_that_were_let_in() {
+        let memory = Memory::new(800);
+        let (mut new, mut old) = (Share::new(&memory), Share::new(&memory));
+        assert!(new.resize(700, For::New) && !new.resize(701, For::New));
+        assert!(old.resize(100, For::LetIn) && !old.resize(101, For::LetIn));
+        assert_eq!(memory.used(), 800);
+        // Whatever is in use, one that shrinks does.
+        assert!(new.resize(690, For::New) && !new.resize(691, For::New) && old.resize(110, For::LetIn));
+        drop((new, old));
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn what_is_there_already_counts_beyond_the_bound_and_keeps_others_out() {
+        let memory = Memory::new(800);
+        let (mut answer, mut new) = (Share::new(&memory), Share::new(&memory));
+        answer.set(5000);
+        assert!(!new.resize(1, For::New) && !new.resize(1, For::LetIn) && new.resize(0, For::New));
+        answer.set(10);
+        assert!(new.resize(1, For::New));
+    }
+
+    #[test]
+    fn a_bound_that_is_lowered_takes_nothing_away() {
+        let memory = Memory::new(800);
+        let mut share = Share::new(&memory);
+        assert!(share.resize(600, For::New));
+        memory.set_bound(80);
+        assert!(share.resize(600, For::New) && !share.resize(601, For::LetIn) && share.resize(599, For::New));
+        assert_eq!((memory.used(), memory.bound()), (599, 80));
+    }
+
+    #[test]
+    fn no_sum_overflows() {
+        let memory = Memory::new(u64::MAX);
+        memory.take(u64::MAX - 1);
+        assert!(memory.has_room(1, For::LetIn) && !memory.has_room(u64::MAX, For::New));
+    }
+}

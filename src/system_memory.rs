@@ -1,0 +1,86 @@
+//! How much memory this process can have: the machine's, or less where a control group bounds it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where control groups are mounted, everywhere.
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// Bytes of memory that this process can have: the smallest of what the machine has and what its control groups allow.
+pub fn available() -> u64 {
+    let machine = machine();
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = limit_files(&groups, Path::new(GROUPS))
+        .into_iter()
+        .filter_map(|file| limit(&fs::read_to_string(file).ok()?));
+    limits.chain([machine]).min().unwrap_or(machine)
+}
+
+fn machine() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// The files that bound the memory of the groups in `/proc/self/cgroup`, and of the groups around them. Those that do not
+/// exist are among them: in a container the path is the host's, and the mount begins at the container's own group.
+fn limit_files(groups: &str, mounted: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (mount, file) = if controllers.is_empty() {
+            (mounted.to_path_buf(), "memory.max")
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            (mounted.join("memory"), "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        let path = Path::new(path.trim_start_matches('/'));
+        files.extend(path.ancestors().map(|group| mount.join(group).join(file)));
+    }
+    files
+}
+
+/// The limit that such a file names; none for `max`. Version 1 says "none" with a number that no machine has, which is the
+/// larger one then.
+fn limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_groups_around_ones_own_bound_it_too() {
+        let files = |groups| {
+            let files = limit_files(groups, Path::new("/g"));
+            files.into_iter().map(|file| file.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            files("0::/system.slice/a.service\n"),
+            ["/g/system.slice/a.service/memory.max", "/g/system.slice/memory.max", "/g/memory.max"]
+        );
+        assert_eq!(
+            files("12:pids:/x\n4:cpu,memory:/docker/1\n0::/\n"),
+            [
+                "/g/memory/docker/1/memory.limit_in_bytes",
+                "/g/memory/docker/memory.limit_in_bytes",
+                "/g/memory/memory.limit_in_bytes",
+                "/g/memory.max"
+            ]
+        );
+        assert!(files("").is_empty() && files("nonsense\n").is_empty());
+    }
+
+    #[test]
+    fn a_limit_is_a_number_or_none() {
+        assert_eq!(limit("268435456\n"), Some(256 << 20));
+        assert_eq!((limit("max\n"), limit("")), (None, None));
+    }
+
+    #[test]
+    fn this_machine_has_some() {
+        assert!(available() > 1 << 20);
+    }
+}
