@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::safe_path::SafePath;
@@ -183,8 +184,18 @@ pub fn count_lines(text: &[u8]) -> u64 {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
-    Ok(SafePath::following(path)?.open(flags, Mode::from_raw_mode(MODE))?.into())
+    // Not waiting for a reader, where it is a pipe: nothing would be served meanwhile.
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
+    let file: File = match SafePath::following(path)?.open(flags, Mode::from_raw_mode(MODE)) {
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+            return Err(io::Error::other("nobody reads this pipe"));
+        }
+        opened => opened?.into(),
+    };
+    // The thread that writes waits for a reader that is slow, as it does for a disk.
+    let flags = rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK;
+    rustix::fs::fcntl_setfl(&file, flags)?;
+    Ok(file)
 }
 
 /// Whether [`LogFile::open`] would succeed at `path`. Makes no file there.
@@ -231,6 +242,32 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let (sender, opened) = std::sync::mpsc::channel();
+        let pipe = path.clone();
+        std::thread::spawn(move || sender.send(append(&pipe).map(drop).map_err(|error| error.to_string())));
+        let opened = opened.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(opened, Ok(Err("nobody reads this pipe".to_owned())));
+
+        let mut reader =
+            File::from(rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap());
+        let mut log = LogFile::open("log", &path, |_| {}).unwrap();
+        log.write_all(b"line\n").unwrap();
+        log.flush().unwrap();
+        let mut line = [0; 5];
+        std::io::Read::read_exact(&mut reader, &mut line).unwrap();
+        assert_eq!(&line, b"line\n");
+        // Without a reader lines are lost, and the next one gets those that follow.
+        drop(reader);
+        log.write_all(b"lost\n").unwrap();
+        log.flush().unwrap();
+        assert_eq!(log.shared().lost(), 1);
     }
 
     #[test]

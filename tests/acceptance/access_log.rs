@@ -262,6 +262,20 @@ fn a_stop_writes_what_is_still_to_be_written() {
 }
 
 #[test]
+fn a_stop_writes_the_lines_of_answers_that_nobody_has_read() {
+    let mut logged = Logged::start("1", &["--grace", "100ms"]);
+    let mut client = logged.open();
+    client.send(&get(1, "/unread", true));
+    wait_for("the answer has begun", || (client.unread() > 0).then_some(()));
+    // The worker is free again: the answer is in a file.
+    assert_eq!(logged.open().get("/hello").status(), 200);
+    logged.server.signal(Signal::TERM);
+    logged.server.wait();
+    let text = fs::read_to_string(logged.file()).unwrap();
+    assert!(text.contains("GET /hello") && text.contains("GET /unread"), "{text}");
+}
+
+#[test]
 fn a_worker_that_never_read_its_request_leaves_no_line_of_its_own() {
     let logged = Logged::start("1", &[]);
     logged.open().get("/hello?ready");

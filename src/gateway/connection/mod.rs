@@ -87,6 +87,7 @@ impl Connection {
 
     /// Serves the connection to its end. Whatever runs for it then is aborted.
     pub(super) async fn serve(self: Rc<Self>, gateway: Rc<Gateway>) {
+        let _served = Served { connection: Rc::clone(&self), gateway: Rc::clone(&gateway) };
         let mut stopping = gateway.stopping();
         let (mut hang_up, mut half_closed) = (None, false);
         loop {
@@ -155,7 +156,6 @@ impl Connection {
                 gateway.turnstile.pass().await;
             }
         }
-        self.abandon_all(&gateway);
     }
 
     /// Has its turn: takes what is held and what can be read, as long as the answers leave room, and then writes what has come
@@ -387,6 +387,20 @@ impl Connection {
             self.changed.notify_one();
         }
         full
+    }
+}
+
+/// A connection while its task lives.
+struct Served {
+    connection: Rc<Connection>,
+    gateway: Rc<Gateway>,
+}
+
+/// Also where the task is dropped with the gateway: a request whose answer waits in a file is held by its connection and holds
+/// it, and with it the access log, which would never be flushed.
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.connection.abandon_all(&self.gateway);
     }
 }
 
