@@ -21,7 +21,6 @@ return function(environ)
     end)
     problem = problem or (not ok and tostring(what)) or nil
   end
-  collectgarbage("setpause", 100)
   for _ = 1, 2000 do
     with_finaliser(finaliser)
     input:seek("set", 0)
