@@ -6,6 +6,7 @@
 //!                              ← {"ok":false,"error":"…","serving":1}           once it has failed to
 //! → scale 4                    ← {"ok":true,"workers":"4"}
 //! → stop                       ← {"ok":true}                      then the connection stays open until the end
+//! → addresses                  ← {"ok":true,"addresses":["unix:/run/app.sock"]}
 //! → take-over                  see `handover`
 //! ```
 //!
@@ -24,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::handover;
 use super::notice::Notice;
-use super::socket_file::{Permissions, SocketFile};
+use super::socket_file::{Permissions, Prepared, SocketFile};
 use super::{Command, Gateway, Load, Scale};
 use crate::config::{StartDirectory, Workers};
 use crate::discovery;
@@ -55,9 +56,14 @@ impl Control {
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
-    /// [`Self::open`], in the place of a gateway that still has its own there.
-    pub(super) async fn open_over(path: &Path) -> io::Result<Self> {
-        let (socket, file) = SocketFile::prepare_over(path, &Permissions::private()).await?.publish()?;
+    /// [`Self::open`], in the place of a gateway that still has its own there: what is prepared is nowhere to be found.
+    pub(super) async fn prepare_over(path: &Path) -> io::Result<Prepared> {
+        SocketFile::prepare_over(path, &Permissions::private()).await
+    }
+
+    /// Puts what [`Self::prepare_over`] has prepared in its place.
+    pub(super) fn publish(prepared: Prepared) -> io::Result<Self> {
+        let (socket, file) = prepared.publish()?;
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
@@ -130,12 +136,7 @@ async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()>
         command => command?,
     };
     if command == "take-over" {
-        handover::offer(&stream, gateway).await?;
-        // One that does not start closes the connection instead, and nothing has changed.
-        if read_command(&mut stream).await? == "ready" {
-            handover::accepted(gateway);
-        }
-        return Ok(());
+        return handover::serve(&mut stream, gateway).await;
     }
     let answer = match obey(&command, gateway).await {
         Ok(answer) => answer,
@@ -171,6 +172,7 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
     let (name, argument) = command.split_once(' ').unwrap_or((command, ""));
     match name {
         "status" => serde_json::to_value(gateway.status()).map_err(|error| error.to_string()),
+        "addresses" => Ok(json!({ "ok": true, "addresses": handover::addresses(gateway) })),
         "reload" => reload(gateway).await,
         "stop" => {
             gateway.notices.send(Notice::Command(Command::Stop));

@@ -131,6 +131,8 @@ struct Gateway {
     given_up: Cell<Option<&'static str>>,
     /// Those that accept.
     listeners: RefCell<Vec<Rc<Listener>>>,
+    /// The process that is taking over.
+    taker: Cell<Option<i32>>,
     /// Listeners that accept, or let in whoever waits.
     accepting: Cell<usize>,
     /// When the last connection closed.

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::access_log::AccessLog;
 use super::budget::Budget;
@@ -21,6 +21,7 @@ use super::clock::Clock;
 use super::control::{self, Control};
 use super::handover::Taken;
 use super::journal::Journal;
+use super::listener::Listener;
 use super::memory::Memory;
 use super::notice::{Notice, Notices};
 use super::output::{Readers, WeakUnread};
@@ -132,7 +133,7 @@ pub async fn run(
         ),
         None => None,
     };
-    let mut taken = if mode.take_over { take_over(&config)? } else { None };
+    let mut taken = if mode.take_over { take_over(&config).await? } else { None };
     let listeners = listener::open_all(&config, taken.as_mut())
         .await
         .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
@@ -165,6 +166,7 @@ pub async fn run(
     }
     // Its health has to be told while the application loads. In the place of another gateway it is that one's until then.
     let early = gateway.config().health_path.is_some() && taken.is_none();
+    let shared = if taken.is_some() { listeners.clone() } else { Vec::new() };
     let mut listeners = Some(listeners);
     let mut accept = || {
         if let Some(listeners) = listeners.take() {
@@ -192,10 +194,15 @@ pub async fn run(
         tokio::task::spawn_local(dispatch::expire(Rc::clone(&gateway)));
         tokio::task::spawn_local(deadlines::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
-        accept();
-        if let Some(taken) = taken {
-            gateway.replace(taken).await?;
+        if let Some(taken) = taken
+            && let Err(error) = gateway.replace(taken, shared).await
+        {
+            gateway.notices.send(Notice::Command(Command::StopSoon));
+            let _ = supervisor.await;
+            readers.finish().await;
+            return Err(error);
         }
+        accept();
         gateway.ready(begin);
     }
     let ended = supervisor.await.map_err(|error| Error::System(io::Error::other(error)));
@@ -214,12 +221,12 @@ fn find_null_device() -> Result<(), Error> {
 }
 
 /// The sockets of the gateway that runs with these settings, if one does.
-fn take_over(config: &Config) -> Result<Option<Taken>, Error> {
+async fn take_over(config: &Config) -> Result<Option<Taken>, Error> {
     let Some(path) = &config.control else {
         let cause = "there is no control socket to ask for its sockets (--control)";
         return Err(Error::System(io::Error::other(cause)));
     };
-    let taken = Taken::from(path).map_err(|error| cannot_control(path, error))?;
+    let taken = Taken::from(path).await.map_err(|error| cannot_control(path, error))?;
     if taken.is_none() {
         info!("no server runs yet; nothing to take over");
     }
@@ -294,6 +301,7 @@ impl Gateway {
             course: Cell::new(Course::default()),
             given_up: Cell::new(None),
             listeners: RefCell::default(),
+            taker: Cell::new(None),
             accepting: Cell::new(0),
             idle_since: Cell::new(now),
             half_closed: Semaphore::new(budget.half_closed),
@@ -308,15 +316,27 @@ impl Gateway {
         }
     }
 
-    /// Lets the gateway go whose sockets were taken over. From now on they, and its control socket's path, are ours.
-    async fn replace(self: &Rc<Self>, taken: Taken) -> Result<(), Error> {
-        if let Some(path) = &self.config().control {
-            let control = Control::open_over(path).await.map_err(|error| cannot_control(path, error))?;
-            tokio::task::spawn_local(control.serve(Rc::clone(self)));
+    /// Takes the place of the gateway whose sockets were taken over. From now on they, and its control socket's path, are ours.
+    async fn replace(self: &Rc<Self>, taken: Taken, listeners: Vec<Rc<Listener>>) -> Result<(), Error> {
+        let config = self.config();
+        let prepared = match &config.control {
+            Some(path) => {
+                Some((path, Control::prepare_over(path).await.map_err(|error| cannot_control(path, error))?))
+            }
+            None => None,
+        };
+        taken.commit().await.map_err(Error::System)?;
+        listeners.iter().for_each(|listener| listener.keep_file());
+        if let Some((path, prepared)) = prepared {
+            match Control::publish(prepared) {
+                Ok(control) => drop(tokio::task::spawn_local(control.serve(Rc::clone(self)))),
+                // Its clients have nobody else any more.
+                Err(error) => {
+                    let (path, cause) = (path.display(), crate::log::cause(&error));
+                    error!(%path, cause, "the control socket cannot be put in its place; commands do not reach this server");
+                }
+            }
         }
-        self.listeners.borrow().iter().for_each(|listener| listener.keep_file());
-        // One that has ended meanwhile is gone as well.
-        let _ = taken.ready();
         Ok(())
     }
 

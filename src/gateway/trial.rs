@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::access_log::AccessLog;
-use super::handover::Taken;
 use super::notice::{Notice, Notices};
 use super::output::Readers;
 use super::socket_file::{Permissions, SocketFile};
 use super::start::{cannot_control, share_out};
 use super::supervisor::Supervisor;
-use super::{Command, Error, Gateway, Mode, sockets, spool};
+use super::{Command, Error, Gateway, Mode, handover, sockets, spool};
 use crate::config::{self, Config, Listen, Workers};
 use crate::open_files;
 
@@ -84,7 +83,7 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
 
 /// Tries the addresses of `--listen` and that of `--control`.
 async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
-    let mut running = Running::find(config)?;
+    let running = Running::find(config).await?;
     let mut addresses = Vec::new();
     for address in &config.listen {
         let tried = if running.has(address) {
@@ -111,10 +110,9 @@ async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
     Ok(addresses)
 }
 
-/// The server that runs with these settings, if one does. It says itself what it listens on, as to a `--take-over`, and
-/// keeps its sockets, since nobody tells it that they were taken.
+/// The server that runs with these settings, if one does, and what it says that it listens on.
 struct Running {
-    taken: Option<Taken>,
+    addresses: Vec<String>,
     /// Where it was reached.
     control: Option<PathBuf>,
 }
@@ -122,24 +120,24 @@ struct Running {
 impl Running {
     /// Asks at the control socket that is configured, and where one would be that is not: the server may run with an
     /// older form of these settings.
-    fn find(config: &Config) -> Result<Self, Error> {
+    async fn find(config: &Config) -> Result<Self, Error> {
         let beside =
             config.listen.iter().filter_map(|address| config::control(None, std::slice::from_ref(address)));
         for path in config.control.iter().cloned().chain(beside) {
-            if let Some(taken) = ask(&path)? {
-                return Ok(Self { taken: Some(taken), control: Some(path) });
+            if let Some(addresses) = ask(&path).await? {
+                return Ok(Self { addresses, control: Some(path) });
             }
         }
-        Ok(Self { taken: None, control: None })
+        Ok(Self { addresses: Vec::new(), control: None })
     }
 
-    fn has(&mut self, address: &Listen) -> bool {
-        self.taken.as_mut().is_some_and(|taken| !taken.claim(address).is_empty())
+    fn has(&self, address: &Listen) -> bool {
+        handover::is_among(address, &self.addresses)
     }
 }
 
-fn ask(path: &Path) -> Result<Option<Taken>, Error> {
-    Taken::from(path).or_else(|error| match error.kind() {
+async fn ask(path: &Path) -> Result<Option<Vec<String>>, Error> {
+    handover::addresses_of(path).await.or_else(|error| match error.kind() {
         // Trying the address itself says what is there.
         ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Ok(None),
         _ => Err(cannot_control(path, error)),

@@ -1,6 +1,7 @@
 //! Another gateway, of another version perhaps, takes the place of the one that runs, and no client notices.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -176,4 +177,94 @@ fn where_nobody_runs_it_is_a_plain_start() {
     let new = Process::start("new", &app.root(), take_over(&server, &app));
     wait_for("it answers", || UnixStream::connect(server.socket()).ok());
     assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", new.pid()));
+}
+
+/// One of six that want to take over does, and the others say why they do not.
+#[test]
+fn of_six_that_take_over_at_once_one_serves() {
+    let app = App::new(&says("one"));
+    let mut server = Server::builder().application(app.root(), "app").start();
+    assert_eq!(answer(&server.socket()), "one");
+    // All ask while the first still loads.
+    let gate = Gate::new();
+    let loads = format!(
+        "local path = '{}' local f = io.open(path .. '/started', 'w') f:close() \
+         while not io.open(path .. '/go') do os.execute('sleep 0.05') end {}",
+        gate.directory().display(),
+        says("two")
+    );
+    app.write(&loads);
+    let mut first = Process::start("first", &app.root(), take_over(&server, &app));
+    gate.announced("started");
+    for name in ["second", "third", "fourth", "fifth", "sixth"] {
+        let mut taker = Process::start(name, &app.root(), take_over(&server, &app));
+        assert_eq!(taker.wait().code(), Some(1), "{}", taker.log());
+        let expected = format!("process {} is taking over already", first.pid());
+        assert!(taker.log().contains(&expected), "{}", taker.log());
+    }
+    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
+    gate.open("go");
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("two", first.pid()));
+    signal(first.pid(), Signal::TERM);
+    assert_eq!(first.wait().code(), Some(0), "{}", first.log());
+}
+
+/// What it has said before it ends, step by step.
+#[test]
+fn a_taker_that_ends_at_any_step_leaves_the_old_server_serving() {
+    let app = App::new(&says("one"));
+    let mut server = Server::builder().application(app.root(), "app").start();
+    assert_eq!(answer(&server.socket()), "one");
+    let control = server.socket().with_extension("sock.ctl");
+    for steps in [&["take-over\n"][..], &["take-over\n", "ready []\n"], &["take-over\n", "ready []\n", "tak"]]
+    {
+        for answered in [true, false] {
+            let mut stream = UnixStream::connect(&control).unwrap();
+            for step in steps {
+                stream.write_all(step.as_bytes()).unwrap();
+                if answered && step.ends_with('\n') {
+                    let mut line = String::new();
+                    BufReader::new(&stream).read_line(&mut line).unwrap();
+                    assert!(line.contains("\"ok\":true"), "{line}");
+                }
+            }
+            drop(stream);
+            wait_for("another one may take over", || {
+                let mut stream = UnixStream::connect(&control).unwrap();
+                stream.write_all(b"take-over\n").unwrap();
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                line.contains("\"ok\":true").then_some(())
+            });
+            assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
+        }
+    }
+    app.write(&says("two"));
+    // The last one that asked has hung up; the old server may not have seen it yet.
+    let new = wait_for("it is free again", || {
+        let new = Process::start("new", &app.root(), take_over(&server, &app));
+        let taken = wait_for("it takes over or is refused", || {
+            let refused = new.log().contains("is taking over already");
+            let taken = server.log().contains("another server has taken over");
+            (refused || taken).then_some(taken)
+        });
+        taken.then_some(new)
+    });
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("two", new.pid()));
+}
+
+#[test]
+fn an_address_that_the_new_server_does_not_have_ends_with_the_old_one() {
+    let app = App::new(&says("two"));
+    let scratch = tempfile::tempdir().unwrap();
+    let second = scratch.path().join("second.sock");
+    let mut server = Server::builder().arguments(["--listen", &format!("unix:{}", second.display())]).start();
+    server.logged(&["gateway ready"]);
+    assert!(second.exists());
+    let _new = Process::start("new", &app.root(), take_over(&server, &app));
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert!(!second.exists());
+    assert_eq!(answer(&server.socket()), "two");
 }
