@@ -8,6 +8,7 @@ pub mod proxy;
 pub mod proxy_headers;
 mod repeated;
 pub mod request;
+pub mod request_start;
 pub mod response;
 mod trace_context;
 mod variables;

@@ -47,6 +47,8 @@ pub(super) fn check(options: &Options) -> Result<(), ConfigError> {
         ("send-timeout", options.send_timeout, LEAST_PATIENCE, "would break answers off"),
         ("stream-timeout", on(options.stream_timeout), LEAST_PATIENCE, "would break answers off"),
         ("queue-timeout", options.queue_timeout, LEAST_RUN, "would refuse every request that has to wait"),
+        ("queue-target", options.queue_target, LEAST_RUN, "would take every wait for an overload"),
+        ("queue-interval", options.queue_interval, LEAST_PATIENCE, "would take a burst for an overload"),
         ("request-timeout", on(options.request_timeout), LEAST_RUN, "would end every request with 504"),
         ("slow-log", on(options.slow_log), LEAST_RUN, "would log every request"),
         ("start-timeout", on(options.start_timeout), LEAST_PATIENCE, "would let no application load"),

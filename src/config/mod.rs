@@ -10,6 +10,7 @@ mod limits;
 mod options;
 mod peers;
 mod quantity;
+mod queue;
 mod reload;
 mod settings;
 mod source;
@@ -23,6 +24,7 @@ pub use file::FILE;
 pub use options::Options;
 pub use peers::{Network, Peers};
 pub use quantity::{Count, Positive, Size, Time};
+pub use queue::{ParamName, PriorityParam, QueueOrder};
 pub use settings::{Config, control, control_beside};
 pub use source::{Origin, Sources};
 pub use start_directory::StartDirectory;
@@ -66,6 +68,8 @@ mod tests {
         ("status-path", "/a", ""),
         ("health-path", "/a", ""),
         ("drain-delay", "5s", ""),
+        ("request-start", "A", ""),
+        ("queue-priority", "A", ""),
         ("server-timing", "on", ""),
         ("access-log", "/a", ""),
         ("access-log-query", "redact", ""),
@@ -85,6 +89,9 @@ mod tests {
         "kill-after",
         "queue",
         "queue-timeout",
+        "queue-order",
+        "queue-target",
+        "queue-interval",
         "header-timeout",
         "body-timeout",
         "send-timeout",

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::file::{addresses, from_text, one_of, one_or_more, plain};
 use super::peers::Network;
 use super::quantity::{Count, Positive, Size, Time};
+use super::queue::{ParamName, PriorityParam, QueueOrder};
 use super::value::OrOff;
 use super::values::{
     AccessLog, AccessLogQuery, Control, Listen, LogTarget, Preload, ProxyHeader, Sendfile, SendfileMap,
@@ -119,6 +120,31 @@ pub struct Options {
     #[arg(long, value_name = "TIME", env = "NIBIRU_QUEUE_TIMEOUT")]
     #[serde(deserialize_with = "from_text")]
     pub queue_timeout: Option<Time>,
+
+    /// Whose turn it is [adaptive]
+    #[arg(long, value_enum, value_name = "ORDER", env = "NIBIRU_QUEUE_ORDER", hide_short_help = true)]
+    #[serde(deserialize_with = "one_of")]
+    pub queue_order: Option<QueueOrder>,
+
+    /// How long a request may wait where there is no overload [100ms]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_QUEUE_TARGET", hide_short_help = true)]
+    #[serde(deserialize_with = "from_text")]
+    pub queue_target: Option<Time>,
+
+    /// For how long all wait longer until it is an overload [1s]
+    #[arg(long, value_name = "TIME", env = "NIBIRU_QUEUE_INTERVAL", hide_short_help = true)]
+    #[serde(deserialize_with = "from_text")]
+    pub queue_interval: Option<Time>,
+
+    /// The proxy's parameter with the time at which it received the request [off]
+    #[arg(long, value_name = "PARAM", env = "NIBIRU_REQUEST_START", hide_short_help = true)]
+    #[serde(deserialize_with = "from_text")]
+    pub request_start: Option<OrOff<ParamName>>,
+
+    /// The proxy's parameter that marks requests which go first [off]
+    #[arg(long, value_name = "PARAM", env = "NIBIRU_QUEUE_PRIORITY", hide_short_help = true)]
+    #[serde(deserialize_with = "from_text")]
+    pub queue_priority: Option<OrOff<PriorityParam>>,
 
     /// How long a request's parameters may take to arrive; beyond: closed [30s]
     #[arg(long, value_name = "TIME", env = "NIBIRU_HEADER_TIMEOUT", hide_short_help = true)]
@@ -297,6 +323,11 @@ impl Options {
             memory_limit: self.memory_limit.or(below.memory_limit),
             queue: self.queue.or(below.queue),
             queue_timeout: self.queue_timeout.or(below.queue_timeout),
+            queue_order: self.queue_order.or(below.queue_order),
+            queue_target: self.queue_target.or(below.queue_target),
+            queue_interval: self.queue_interval.or(below.queue_interval),
+            request_start: self.request_start.or(below.request_start),
+            queue_priority: self.queue_priority.or(below.queue_priority),
             header_timeout: self.header_timeout.or(below.header_timeout),
             body_timeout: self.body_timeout.or(below.body_timeout),
             send_timeout: self.send_timeout.or(below.send_timeout),

@@ -11,6 +11,7 @@ use super::limits;
 use super::options::Options;
 use super::peers::{Peers, WEB_SERVER_ADDRS};
 use super::quantity::{Count, Positive, Size, Time};
+use super::queue::{ParamName, PriorityParam, QueueOrder};
 use super::value::OrOff;
 use super::values::{
     AccessLog, AccessLogQuery, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap,
@@ -72,6 +73,16 @@ pub struct Config {
     pub queue: usize,
     /// How long each may wait.
     pub queue_timeout: Duration,
+    /// Whose turn it is.
+    pub queue_order: QueueOrder,
+    /// How long a request may wait where there is no overload.
+    pub queue_target: Duration,
+    /// For how long all wait longer until it is an overload.
+    pub queue_interval: Duration,
+    /// The parameter with the time at which the proxy received the request.
+    pub request_start: Option<ParamName>,
+    /// The parameter that marks requests which go first.
+    pub queue_priority: Option<PriorityParam>,
     /// How long a request's parameters may take, from its first byte.
     pub header_timeout: Duration,
     /// How long a body may bring nothing, and after which it must have come fast enough.
@@ -234,6 +245,11 @@ impl Config {
             memory_limit: options.memory_limit.and_then(OrOff::set).map(|Size(bytes)| bytes),
             queue: options.queue.map_or(1024, |Count(count)| count as usize),
             queue_timeout: options.queue_timeout.map_or(Duration::from_secs(10), |time| time.0),
+            queue_order: options.queue_order.unwrap_or(QueueOrder::Adaptive),
+            queue_target: options.queue_target.map_or(Duration::from_millis(100), |time| time.0),
+            queue_interval: options.queue_interval.map_or(Duration::from_secs(1), |time| time.0),
+            request_start: options.request_start.and_then(OrOff::set),
+            queue_priority: options.queue_priority.and_then(OrOff::set),
             header_timeout: options.header_timeout.map_or(Duration::from_secs(30), |time| time.0),
             body_timeout: options.body_timeout.map_or(Duration::from_secs(90), |time| time.0),
             send_timeout: options.send_timeout.map_or(Duration::from_secs(60), |time| time.0),

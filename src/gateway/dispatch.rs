@@ -3,16 +3,19 @@
 //! Connections submit them, workers that become idle ask for them. Never waits.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
 use super::notice::Notice;
 use super::outcome::Refused;
+use super::queue::{Bounds, Place, Turned};
 use super::reply::Ticket;
 use super::request::{Named, Request};
 use super::worker_link::NotStarted;
 use super::{Gateway, Load};
+use crate::cgi::{Variables, request_start};
+use crate::config::{Config, ParamName, PriorityParam, QueueOrder};
 use crate::fastcgi::Role;
 use crate::ipc::message::ToWorker;
 
@@ -33,9 +36,11 @@ impl Gateway {
         if self.config.borrow().server_timing && request.role != Role::Authorizer {
             request.reply.tell_timing(came);
         }
+        let place = self.queue.borrow_mut().place(came, request.head_start, self.is_marked(&request));
+        request.reply.ticket().set_place(place);
         let idle = if self.queue.borrow().is_empty() { self.pool.borrow_mut().assign(came) } else { None };
         if let Some(worker) = idle {
-            return self.hand(worker, came, request);
+            return self.hand(worker, place, request);
         }
         if let Some(wait) = self.pool.borrow().down_for(came) {
             return request.refuse_for(Refused::Down, 503, "the application does not start", wait);
@@ -44,14 +49,38 @@ impl Gateway {
             return request.refuse(Refused::Down, 503, why);
         }
         self.note(|course| course.wanting_since = course.wanting_since.or(Some(came)));
-        let full = self.queue.borrow_mut().push(came, request).err();
-        match full {
-            None => {
-                self.queued.notify_one();
-                self.ask_for_more();
+        let turned = self.queue.borrow_mut().push(place, request, came);
+        self.queued.notify_one();
+        self.ask_for_more();
+        match turned {
+            None => {}
+            Some(Turned { item: mut request, overload: None }) => {
+                request.refuse(Refused::QueueFull, 503, "the queue is full");
             }
-            Some(mut request) => request.refuse(Refused::QueueFull, 503, "the queue is full"),
+            Some(Turned { item, overload: Some(wait) }) => refuse_overloaded(item, wait),
         }
+    }
+
+    /// Whether the proxy has marked a request as one that goes first (`--queue-priority`).
+    fn is_marked(&self, request: &Request) -> bool {
+        let config = self.config.borrow();
+        let Some(PriorityParam(name)) = &config.queue_priority else { return false };
+        let value = request.variables.get(name.as_bytes());
+        value.is_some_and(|value| !matches!(value, b"" | b"0"))
+    }
+
+    /// How long before `since`, when its parameters were there, a request came to the proxy (`--request-start`).
+    pub(super) fn head_start(&self, variables: &Variables, since: Instant) -> Duration {
+        let config = self.config.borrow();
+        let Some(ParamName(name)) = &config.request_start else { return Duration::ZERO };
+        let Some(value) = variables.get(name.as_bytes()) else { return Duration::ZERO };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        request_start::time_before(value, now.saturating_sub(since.elapsed()))
+    }
+
+    /// Whether workers are on their way that have not been there since the code was loaded.
+    fn births_pending(&self) -> bool {
+        self.reloading.get() || self.pool.borrow().births_pending()
     }
 
     /// A worker is free. Where the queue is empty, requests no longer count as waiting for a worker.
@@ -64,7 +93,7 @@ impl Gateway {
     /// No request will get a worker any more: refuses those in the queue, and all that come later, with this reason.
     pub(super) fn give_up(&self, why: &'static str) {
         self.given_up.set(Some(why));
-        while let Some((_, mut request)) = self.next_wanted() {
+        while let Some(mut request) = self.pop() {
             request.refuse(Refused::Down, 503, why);
         }
     }
@@ -83,7 +112,7 @@ impl Gateway {
     /// Answers all that waits, where no worker is there nor about to be.
     pub(super) fn refuse_all_while_down(&self) {
         while let Some(wait) = self.pool.borrow().down_for(Instant::now())
-            && let Some((_, mut request)) = self.next_wanted()
+            && let Some(mut request) = self.pop()
         {
             request.refuse_for(Refused::Down, 503, "the application does not start", wait);
         }
@@ -94,15 +123,15 @@ impl Gateway {
         while !self.queue.borrow().is_empty() {
             let now = Instant::now();
             let Some(worker) = self.pool.borrow_mut().assign(now) else { return };
-            let Some((came, request)) = self.next_wanted() else {
+            let Some((place, request)) = self.next_wanted(now) else {
                 return self.pool.borrow_mut().unassign(worker, now);
             };
-            self.hand(worker, came, request);
+            self.hand(worker, place, request);
         }
     }
 
     /// Hands a request to a worker that is assigned to it.
-    pub(super) fn hand(&self, worker: u32, came: Instant, request: Box<Request>) {
+    pub(super) fn hand(&self, worker: u32, place: Place, request: Box<Request>) {
         let link = self.workers.borrow().get(&worker).map(Rc::clone);
         let started = match link {
             Some(link) => link.start(request, &mut self.request_packet.borrow_mut()),
@@ -116,7 +145,7 @@ impl Gateway {
             }
             // Its link will notice. The books have it busy until then, so another worker is next.
             Err(NotStarted::Ended(request)) => {
-                self.put_back(came, request);
+                self.put_back(place, request);
                 self.dispatch();
             }
             Err(NotStarted::Refused(mut request, cause)) => {
@@ -130,49 +159,88 @@ impl Gateway {
     }
 
     /// Lets a request wait again that no worker has read.
-    pub(super) fn put_back(&self, came: Instant, mut request: Box<Request>) {
+    pub(super) fn put_back(&self, place: Place, mut request: Box<Request>) {
         request.take_back();
-        self.queue.borrow_mut().put_back(came, request);
+        self.queue.borrow_mut().put_back(place, request);
         self.queued.notify_one();
     }
 
-    /// The request that has waited longest and whose client still waits.
-    pub(super) fn next_wanted(&self) -> Option<(Instant, Box<Request>)> {
-        let mut queue = self.queue.borrow_mut();
-        loop {
-            let (came, request) = queue.pop()?;
-            if !request.reply.ticket().is_abandoned() {
-                return Some((came, request));
+    /// The request whose turn it is, for a worker.
+    fn next_wanted(&self, now: Instant) -> Option<(Place, Box<Request>)> {
+        let was_overloaded = self.queue.borrow().is_overloaded();
+        let median = self.journal.median_service();
+        let next = loop {
+            let next = self.queue.borrow_mut().take(now, median, || self.births_pending());
+            match next {
+                // Its connection has taken it out when the client went; this is the last look before it would run.
+                Some((_, request)) if request.reply.ticket().is_abandoned() => {}
+                next => break next,
             }
+        };
+        if !was_overloaded && self.queue.borrow().is_overloaded() {
+            self.queued.notify_one();
+            self.in_trouble(|left_out| {
+                warn!(
+                    left_out,
+                    "overloaded: requests wait for longer than --queue-target; the newest go first, and the oldest are refused"
+                );
+            });
         }
+        next
+    }
+
+    /// A request that no worker will have.
+    fn pop(&self) -> Option<Box<Request>> {
+        self.queue.borrow_mut().pop()
     }
 
     /// A client has gone.
     pub(super) fn abandoned(&self, ticket: &Ticket) {
-        match ticket.abandon() {
-            Some(worker) => self.tell(worker, ToWorker::Abort),
-            None => self.queue.borrow_mut().retain(|request| !request.reply.ticket().is_abandoned()),
+        let worker = ticket.abandon();
+        let waits = ticket.place().filter(|_| worker.is_none());
+        // Dropped when the queue is not borrowed any more.
+        let gone = waits.and_then(|place| self.queue.borrow_mut().remove(place));
+        drop(gone);
+        if let Some(worker) = worker {
+            self.tell(worker, ToWorker::Abort);
         }
     }
 
     /// In development: the newest code does not load. Whoever waits is told so.
     pub(super) fn load_failed(&self) {
-        while let Some((_, request)) = self.next_wanted() {
+        while let Some(request) = self.pop() {
             self.submit(request);
         }
     }
 }
 
+/// When the queue counts as overloaded, if it may. In development one waits for what one has just written.
+pub(super) fn overload_bounds(config: &Config, development: bool) -> Option<Bounds> {
+    let adapts = config.queue_order == QueueOrder::Adaptive && !development;
+    adapts.then_some(Bounds { target: config.queue_target, interval: config.queue_interval })
+}
+
+/// `wait`: until its client may try again.
+fn refuse_overloaded(mut request: Box<Request>, wait: Duration) {
+    request.refuse_for(Refused::Overloaded, 503, "more requests come than can be answered", wait);
+}
+
 /// Answers requests that have waited too long.
 pub(super) async fn expire(gateway: Rc<Gateway>) {
     loop {
-        let next = gateway.queue.borrow().next_expiry();
+        let next = gateway.queue.borrow().next_due();
         tokio::select! {
             () = gateway.queued.notified() => {}
             () = gateway.clock.passed(next) => {}
         }
+        let now = gateway.clock.settled();
         loop {
-            let expired = gateway.queue.borrow_mut().pop_expired(gateway.clock.settled());
+            let refused = gateway.queue.borrow_mut().pop_refused(now, || gateway.births_pending());
+            let Some((request, wait)) = refused else { break };
+            refuse_overloaded(request, wait);
+        }
+        loop {
+            let expired = gateway.queue.borrow_mut().pop_expired(now);
             let Some(mut request) = expired else { break };
             request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
         }

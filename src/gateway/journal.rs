@@ -10,6 +10,7 @@ use super::access_log::{AccessLog, Entry};
 use super::histogram::Histogram;
 use super::outcome::{End, Refused};
 use super::pool::State;
+use super::recent::Recent;
 use super::request::Request;
 use super::request_line::RequestLine;
 use super::throttle::Throttle;
@@ -65,6 +66,8 @@ pub(super) struct Counts {
     pub(super) workers_ended: [u64; WorkerEnd::ALL.len()],
     pub(super) reloads: u64,
     pub(super) failed_reloads: u64,
+    /// Of the last requests that were answered.
+    recent: Recent,
     generations: Vec<Generation>,
     /// Of generations that are gone.
     gone: Times,
@@ -187,6 +190,9 @@ impl Journal {
             }
             if let (Some(handed), Some(wait), Some(service)) = (handed, wait, service) {
                 counts.observe(handed.generation, handed.worker, wait, service);
+                if end == End::Complete {
+                    counts.recent.observe(service);
+                }
             }
         }
         if let Some(log) = &self.access_log {
@@ -201,6 +207,11 @@ impl Journal {
                 end,
             });
         }
+    }
+
+    /// The service time of half of the last requests.
+    pub(super) fn median_service(&self) -> Duration {
+        self.counts.borrow().recent.median()
     }
 
     // Connections.

@@ -40,6 +40,7 @@ mod pool;
 mod process_log;
 mod queue;
 mod readable;
+mod recent;
 mod reply;
 mod request;
 mod request_line;
@@ -105,7 +106,7 @@ struct Gateway {
     /// What deadlines are judged by.
     clock: Clock,
     queue: RefCell<Queue<Box<Request>>>,
-    /// The queue has a new oldest request.
+    /// The queue has a new oldest request, or has become overloaded.
     queued: Notify,
     pool: RefCell<Pool>,
     workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
@@ -118,6 +119,8 @@ struct Gateway {
     notices: Notices,
     /// The supervisor has been told that requests wait, and has not looked yet.
     demand: Cell<bool>,
+    /// A generation is being loaded that is to follow the one that answers.
+    reloading: Cell<bool>,
     /// The supervisor has been told that workers are to be measured.
     measuring: Cell<bool>,
     /// For lines about workers that end or do not start.
@@ -188,7 +191,11 @@ impl Gateway {
 
     /// From now on these settings count.
     fn put_in_force(&self, config: Rc<Config>) {
-        self.queue.borrow_mut().set_bounds(config.queue, config.queue_timeout);
+        self.queue.borrow_mut().set_bounds(
+            config.queue,
+            config.queue_timeout,
+            dispatch::overload_bounds(&config, self.mode.development),
+        );
         self.pool.borrow_mut().set_policy(policy_of(&config));
         self.memory.set_bound(config.buffer_memory);
         self.config.replace(config);

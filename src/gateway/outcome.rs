@@ -23,6 +23,8 @@ pub(super) enum Refused {
     QueueFull,
     /// It waited too long (`--queue-timeout`).
     QueueTimeout,
+    /// It waited longest in an overloaded queue (`--queue-order adaptive`).
+    Overloaded,
     /// A worker was free, but the system did not let it have the request.
     NotHanded,
     /// Workers die before they have answered anything, and the next attempt is still to come.
@@ -31,7 +33,7 @@ pub(super) enum Refused {
 
 impl Refused {
     /// All of them, in the order of a request's life. Each stands at its own place.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::ConnectionFull,
         Self::Params,
         Self::Variables,
@@ -42,6 +44,7 @@ impl Refused {
         Self::Memory,
         Self::QueueFull,
         Self::QueueTimeout,
+        Self::Overloaded,
         Self::NotHanded,
         Self::Down,
     ];
@@ -59,6 +62,7 @@ impl Refused {
             Self::Memory => "memory",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::Overloaded => "overloaded",
             Self::NotHanded => "not_handed",
             Self::Down => "down",
         }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::answer::{Answer, Failure, Part, Untruthful};
 use super::connection::Connection;
 use super::outcome::End;
+use super::queue::Place;
 use super::request::Request;
 use super::server_timing::ServerTiming;
 use crate::cgi::{ProxyHeaders, response};
@@ -22,6 +23,8 @@ pub(super) struct Ticket {
     /// Of what was handed to the connection something is lost.
     broken: Cell<bool>,
     worker: Cell<Option<u32>>,
+    /// In the queue, from when it is submitted.
+    place: Cell<Option<Place>>,
 }
 
 impl Ticket {
@@ -38,6 +41,14 @@ impl Ticket {
     /// The client gets no more of the answer, which is the server's fault.
     pub(super) fn set_broken(&self) {
         self.broken.set(true);
+    }
+
+    pub(super) fn place(&self) -> Option<Place> {
+        self.place.get()
+    }
+
+    pub(super) fn set_place(&self, place: Place) {
+        self.place.set(Some(place));
     }
 
     pub(super) fn set_worker(&self, worker: Option<u32>) {

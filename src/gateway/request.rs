@@ -37,6 +37,8 @@ pub(super) struct Request {
     pub(super) reply: Reply,
     /// When it was complete, or refused.
     pub(super) came: Instant,
+    /// How long its client had waited at the proxy before, as far as that is known.
+    pub(super) head_start: Duration,
     /// Whether all of it has come.
     pub(super) complete: bool,
     /// Which worker has it.
@@ -89,6 +91,7 @@ impl Request {
             data: None,
             reply,
             came: Instant::now(),
+            head_start: Duration::ZERO,
             complete: true,
             handed: None,
             done: None,
@@ -148,6 +151,7 @@ impl Request {
             Refused::Memory => " (--buffer-memory)",
             Refused::QueueFull => " (--queue)",
             Refused::QueueTimeout => " (--queue-timeout)",
+            Refused::Overloaded => " (--queue-order)",
             Refused::Params if status == 431 => " (--max-params)",
             // The others say it themselves where there is one.
             _ => "",

@@ -280,7 +280,11 @@ impl Gateway {
         Self {
             start: Start::now(),
             clock: Clock::new(now),
-            queue: RefCell::new(Queue::new(config.queue, config.queue_timeout)),
+            queue: RefCell::new(Queue::new(
+                config.queue,
+                config.queue_timeout,
+                dispatch::overload_bounds(&config, mode.development),
+            )),
             queued: Notify::new(),
             pool: RefCell::new(Pool::new(policy_of(&config), 0)),
             workers: RefCell::new(HashMap::new()),
@@ -294,6 +298,7 @@ impl Gateway {
             journal: Rc::new(Journal::new(access_log)),
             notices,
             demand: Cell::new(false),
+            reloading: Cell::new(false),
             measuring: Cell::new(false),
             trouble: RefCell::new(Throttle::new(now)),
             told: RefCell::default(),

@@ -72,6 +72,8 @@ pub(super) enum Reason {
     NoneReady,
     /// Requests have waited for half of what they may, or the queue is full.
     Overloaded,
+    /// More requests come than are answered, and the oldest are refused.
+    Shedding,
     /// A stop has been asked for, and everything is served until its delay is over.
     StopAnnounced,
     /// A stop has begun.
@@ -97,6 +99,9 @@ impl fmt::Display for Reason {
             Self::NotReplaced => "the application does not load any more; workers that end are not replaced",
             Self::NoneReady => "no worker is ready yet",
             Self::Overloaded => "requests wait for long (--queue, --queue-timeout)",
+            Self::Shedding => {
+                "more requests come than can be answered; those that wait longest are refused (--queue-order)"
+            }
             Self::StopAnnounced => "a stop is announced; requests are still served (--drain-delay)",
             Self::Stopping => "a stop has begun",
             Self::TakenOver => "another server has taken over",
@@ -160,6 +165,8 @@ pub(super) struct Facts {
     pub(super) oldest: Option<Instant>,
     /// As many wait as may.
     pub(super) queue_full: bool,
+    /// The oldest are refused, so that none ever waits for long.
+    pub(super) shedding: bool,
     /// How long a request may wait.
     pub(super) queue_timeout: Duration,
     /// How long a request can hold its worker, until that is killed; none without a limit.
@@ -198,6 +205,7 @@ pub(super) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
         (facts.failing, Reason::Dying),
         (facts.load_failed, Reason::ReloadFailed),
         (wants_workers && facts.has_stood_still(now, MOMENT), Reason::NoneReady),
+        (facts.shedding, Reason::Shedding),
         (facts.is_overloaded(now), Reason::Overloaded),
     ];
     if let Some((_, reason)) = degraded.into_iter().find(|(applies, _)| *applies) {
@@ -260,6 +268,7 @@ mod tests {
             moved: start,
             oldest: None,
             queue_full: false,
+            shedding: false,
             queue_timeout: s(10),
             request_limit: Some(s(32)),
             start_limit: Some(s(60)),
@@ -372,6 +381,13 @@ mod tests {
                 s(0),
                 Degraded,
                 Reason::Overloaded,
+            ),
+            (
+                "the oldest are refused before they wait for long",
+                Facts { shedding: true, oldest: Some(start), ..waiting() },
+                Duration::from_millis(100),
+                Degraded,
+                Reason::Shedding,
             ),
             ("at the limit of a request", waiting(), s(33), Ok, Reason::Ready(2)),
             ("beyond it", waiting(), s(34), Down, Reason::Stuck),

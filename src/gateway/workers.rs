@@ -73,6 +73,7 @@ impl Gateway {
         let Some(mut request) = link.take_running() else { return };
         let ticket = request.reply.ticket();
         ticket.set_worker(None);
+        let place = ticket.place();
         if ticket.is_abandoned() {
             return;
         }
@@ -93,7 +94,9 @@ impl Gateway {
                     "worker ended before it read its request; trying another"
                 );
             });
-            self.put_back(request.came, request);
+            if let Some(place) = place {
+                self.put_back(place, request);
+            }
             return self.dispatch();
         }
         // One that broke the rules has its line already.

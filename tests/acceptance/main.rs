@@ -43,6 +43,7 @@ mod multiplexing;
 mod nginx;
 mod options;
 mod output;
+mod overload;
 mod parameters;
 mod pauses;
 mod pool;

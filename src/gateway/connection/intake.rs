@@ -234,7 +234,7 @@ impl Connection {
         // From now on its own share counts it.
         self.state.borrow_mut().account_for_less();
         let Some(Phase::Arriving(arriving)) = phase else { return };
-        let Arriving { mut head, role, stdin, data, .. } = *arriving;
+        let Arriving { mut head, role, stdin, data, since, .. } = *arriving;
         if let Completeness::Withheld { promised } = stdin.arrival.completeness() {
             head.withhold_body(promised);
         }
@@ -243,6 +243,7 @@ impl Connection {
             reply.hold_head();
         }
         let mut request = Request::new(head.variables, stdin.body, reply, gateway);
+        request.head_start = gateway.head_start(&request.variables, since);
         (request.role, request.data) = (role, data.map(|data| data.body));
         gateway.submit(request);
     }

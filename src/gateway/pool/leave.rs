@@ -77,7 +77,7 @@ impl Pool {
                 again = Some(time);
                 break;
             }
-            self.level = self.level.saturating_sub(1).max(self.policy.min);
+            self.set_level(self.level.saturating_sub(1).max(self.policy.min));
             leaving.extend(self.let_go(worker, now));
         }
         (leaving, again)

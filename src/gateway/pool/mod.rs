@@ -97,6 +97,9 @@ pub(super) struct Pool {
     replacements: Backoff,
     /// When a worker last became ready, or a busy one ended.
     freed: Option<Instant>,
+    /// As many workers as are wanted have been there at a time, since more were wanted, the generation was new, or the last
+    /// had died.
+    filled: bool,
 }
 
 impl Pool {
@@ -115,6 +118,7 @@ impl Pool {
             failed_generation: 0,
             replacements: Backoff::new(FIRST_PAUSE, MAX_PAUSE),
             freed: None,
+            filled: false,
         }
     }
 
@@ -187,12 +191,30 @@ impl Pool {
     pub(super) fn demand(&mut self, waiting: usize) {
         let at_work = self.current().filter(|seat| !seat.due && seat.state != State::Starting).count();
         let needed = u32::try_from(at_work + waiting).unwrap_or(u32::MAX).min(self.policy.max);
-        self.level = self.level.max(needed);
+        self.set_level(self.level.max(needed));
     }
 
     /// Whether demand could still raise the number of workers.
     pub(super) fn can_grow(&self) -> bool {
         self.level < self.policy.max
+    }
+
+    /// Whether workers are on their way that have not been there yet: after a start, a reload, a wish for more, the death of all.
+    /// Not where those that come die again and again; and successors of workers that leave take their places.
+    pub(super) fn births_pending(&self) -> bool {
+        !self.filled && !self.is_failing()
+    }
+
+    fn has_level_at_hand(&self) -> bool {
+        let (idle, busy) = self.at_hand();
+        idle + busy >= self.level
+    }
+
+    fn set_level(&mut self, level: u32) {
+        if level != self.level {
+            self.level = level;
+            self.filled = self.has_level_at_hand();
+        }
     }
 
     /// Whether a request need not wait to see whether a worker becomes free: there is none.
@@ -259,6 +281,7 @@ impl Pool {
             Ready::Work
         };
         self.busy -= u32::from(was_busy);
+        self.filled = self.filled || self.has_level_at_hand();
         ready
     }
 
@@ -316,6 +339,10 @@ impl Pool {
         if !seat.answered && !seat.retired {
             self.failed(seat.generation, now);
         }
+        // Where one is told to exit after each request there may be none for a moment.
+        if !seat.retired && self.at_hand() == (0, 0) {
+            self.filled = false;
+        }
         Some(seat.state)
     }
 
@@ -352,7 +379,7 @@ impl Pool {
 
     /// Another policy. Workers that exist keep the number of requests they were born with.
     pub(super) fn set_policy(&mut self, policy: Policy) {
-        self.level = self.level.clamp(policy.min, policy.max);
+        self.set_level(self.level.clamp(policy.min, policy.max));
         self.policy = policy;
         // What was due at birth before may not be now.
         self.replacements.reset();
@@ -381,6 +408,7 @@ impl Pool {
                 self.idle.push(*worker);
             }
         }
+        self.filled = self.has_level_at_hand();
     }
 
     /// The seats of the generation that answers, but for those that are to leave.
@@ -566,5 +594,40 @@ mod tests {
         assert_eq!((pool.freed(), pool.at_hand()), (Some(at(3)), (0, 1)));
         pool.ready(3, at(4));
         assert_eq!((pool.freed(), pool.at_hand()), (Some(at(4)), (1, 0)));
+    }
+
+    #[test]
+    fn births_are_pending_until_all_have_been_there_once_and_not_while_they_fail() {
+        let (mut pool, now) = (Pool::new(range(2, 4), 1), Instant::now());
+        pool.starting(1, 1, 0, now);
+        pool.starting(2, 1, 0, now);
+        pool.ready(1, now);
+        assert!(pool.births_pending());
+        pool.ready(2, now);
+        assert!(!pool.births_pending());
+        pool.demand(9);
+        assert!(pool.births_pending(), "more are wanted");
+        fill(&mut pool, now);
+        assert!(!pool.births_pending());
+        pool.ended(1, now);
+        assert!(!pool.births_pending(), "a place that is taken again");
+        for worker in 2..=4 {
+            pool.ended(worker, now);
+        }
+        assert!(!pool.births_pending(), "they die again and again");
+        pool.answered(2);
+        assert!(pool.births_pending(), "all have died at once");
+        pool.switch(2, true, now);
+        assert!(pool.births_pending());
+    }
+
+    #[test]
+    fn a_fresh_state_for_each_request_leaves_no_birth_pending_for_ever() {
+        let (mut pool, now) = pool(Policy { max_requests: Some(1), ..range(1, 1) });
+        assert_eq!(pool.assign(now), Some(1));
+        pool.answered(1);
+        assert_eq!(pool.ready(1, now), Ready::Drain);
+        pool.ended(1, now);
+        assert!(!pool.births_pending());
     }
 }

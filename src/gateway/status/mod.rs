@@ -108,6 +108,8 @@ pub(super) struct QueueStatus {
     pub(super) capacity: usize,
     /// How long the oldest has waited; 0 where none waits.
     pub(super) oldest_wait: f64,
+    /// Whether the newest go first and the oldest are refused.
+    pub(super) overloaded: bool,
 }
 
 /// Connections.
@@ -308,6 +310,7 @@ impl Gateway {
             moved: running.into_iter().chain(pool.freed()).max().unwrap_or(self.start.instant),
             oldest: queue.oldest(),
             queue_full: queue.is_full(),
+            shedding: queue.is_overloaded(),
             queue_timeout: config.queue_timeout,
             request_limit: config.request_timeout.map(|time| time + config.kill_after),
             start_limit: config.start_timeout,
@@ -342,6 +345,7 @@ impl Gateway {
                 length: queue.len(),
                 capacity: queue.capacity(),
                 oldest_wait: queue.oldest().map_or(0.0, |came| (now - came).as_secs_f64()),
+                overloaded: queue.is_overloaded(),
             },
             connections: Connections {
                 open: self.journal.open_connections(),

@@ -83,6 +83,8 @@ impl Metrics<'_> {
         self.gauge("queue_capacity", "Requests that may wait for a worker", None, &queue.capacity)?;
         let help = "How long the oldest request has waited";
         self.gauge("queue_oldest_wait", help, Some(&Unit::Seconds), &queue.oldest_wait)?;
+        let help = "Whether the newest requests go first and the oldest are refused";
+        self.gauge("queue_overloaded", help, None, &i64::from(queue.overloaded))?;
         self.gauge("connections", "Connections that are open", None, &connections.open)?;
         self.gauge("connections_max", "Connections that may be open", None, &connections.max)?;
         self.counter("accepted_connections", "Connections since the start", None, connections.accepted)?;

@@ -31,6 +31,7 @@ impl Supervisor {
     /// Does what is due; gives when to look again if nothing happens before, and when the next deadline of others is.
     pub(super) fn act(&mut self) -> (Option<Instant>, Option<Instant>) {
         let (now, settled) = (Instant::now(), self.gateway.clock.settled());
+        self.gateway.reloading.set(self.next.is_some());
         if self.relaunch.is_some_and(|time| time <= now) {
             self.relaunch = None;
             self.launch_again();
