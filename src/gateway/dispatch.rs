@@ -13,7 +13,7 @@ use super::queue::{Bounds, Place, Turned};
 use super::reply::Ticket;
 use super::request::{Named, Request};
 use super::worker_link::NotStarted;
-use super::{Gateway, Load};
+use super::{Gateway, Load, sleep_until};
 use crate::cgi::{Variables, request_start};
 use crate::config::{Config, ParamName, PriorityParam, QueueOrder};
 use crate::fastcgi::Role;
@@ -228,19 +228,24 @@ fn refuse_overloaded(mut request: Box<Request>, wait: Duration) {
 /// Answers requests that have waited too long.
 pub(super) async fn expire(gateway: Rc<Gateway>) {
     loop {
-        let next = gateway.queue.borrow().next_due();
+        let (expiry, refusal) = {
+            let queue = gateway.queue.borrow();
+            (queue.next_expiry(), queue.next_refusal())
+        };
         tokio::select! {
             () = gateway.queued.notified() => {}
-            () = gateway.clock.passed(next) => {}
+            () = gateway.clock.passed(expiry) => {}
+            // Long due when an overload begins, which the deadlines' clock would take for a pause.
+            () = sleep_until(refusal) => {}
         }
-        let now = gateway.clock.settled();
+        let now = Instant::now();
         loop {
             let refused = gateway.queue.borrow_mut().pop_refused(now, || gateway.births_pending());
             let Some((request, wait)) = refused else { break };
             refuse_overloaded(request, wait);
         }
         loop {
-            let expired = gateway.queue.borrow_mut().pop_expired(now);
+            let expired = gateway.queue.borrow_mut().pop_expired(gateway.clock.settled());
             let Some(mut request) = expired else { break };
             request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
         }

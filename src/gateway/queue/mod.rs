@@ -195,14 +195,14 @@ impl<T> Queue<T> {
 
     // Waiting too long.
 
-    /// When the next item expires or is to be refused.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        let due = self.lines.iter().filter_map(|line| {
-            let (place, _) = line.items.front()?;
-            let expiry = self.expiry(*place);
-            Some(line.refusal_due().map_or(expiry, |due| due.min(expiry)))
-        });
-        due.min()
+    /// When the next item expires.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.lines.iter().filter_map(|line| Some(self.expiry(line.items.front()?.0))).min()
+    }
+
+    /// When the next item is to be refused because its line is overloaded.
+    pub(super) fn next_refusal(&self) -> Option<Instant> {
+        self.lines.iter().filter_map(Line::refusal_due).min()
     }
 
     /// Takes out one item that has waited longer than it may.
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(queue.pop_expired(now + 9_999 * MS), None);
         assert_eq!(queue.pop_expired(now + 10_000 * MS), Some('a'));
         assert_eq!(queue.pop_expired(now + 10_000 * MS), None);
-        assert_eq!(queue.next_due(), Some(now + 11_000 * MS));
+        assert_eq!(queue.next_expiry(), Some(now + 11_000 * MS));
     }
 
     #[test]
@@ -331,10 +331,10 @@ mod tests {
         let (mut queue, now) = queue(8, Some(BOUNDS));
         push(&mut queue, now, 'a');
         queue.open(now + 60_000 * MS);
-        assert_eq!(queue.next_due(), Some(now + 70_000 * MS));
+        assert_eq!(queue.next_expiry(), Some(now + 70_000 * MS));
         assert_eq!(take(&mut queue, now + 60_000 * MS), Some('a'));
         push(&mut queue, now + 61_000 * MS, 'b');
-        assert_eq!(queue.next_due(), Some(now + 71_000 * MS));
+        assert_eq!(queue.next_expiry(), Some(now + 71_000 * MS));
     }
 
     #[test]
@@ -366,7 +366,7 @@ mod tests {
         let now = overload(&mut queue, now);
         let oldest = queue.oldest().unwrap();
         assert!(now - oldest > BOUNDS.target);
-        assert_eq!(queue.next_due(), Some(oldest + BOUNDS.target));
+        assert_eq!(queue.next_refusal(), Some(oldest + BOUNDS.target));
         assert_eq!(queue.pop_refused(now, || false).map(|(item, _)| item), Some('x'));
         let (newest, _) = push(&mut queue, now, 'n');
         assert_eq!(take(&mut queue, now), Some('n'));
@@ -418,7 +418,7 @@ mod tests {
             take(&mut queue, now);
             queue.remove(Place { number: queue.number - 1, came: now, started: now, line: OTHERS });
         }
-        assert!(queue.next_due().is_some_and(|due| due <= now));
+        assert!(queue.next_refusal().is_some_and(|due| due <= now));
         assert_eq!(queue.pop_expired(now), None);
     }
 
