@@ -16,6 +16,9 @@ const GENERATIONS: usize = 2;
 /// control socket and who is connected to it, looking into `/proc`, making a socket file anew.
 const SPARE: usize = 40;
 
+/// For pipes of processes that have ended, which what they have started still holds.
+pub(super) const OUTLIVING: usize = 16;
+
 /// Of what is left, the part for connections, in quarters. The rest is for bodies over 64 KiB and slow clients' answers, a
 /// file each until their request is over; most connections wait for their next request and have none.
 const QUARTERS_FOR_CONNECTIONS: usize = 3;
@@ -40,7 +43,7 @@ impl Budget {
     pub(super) fn new(limit: usize, open: usize, workers: u32, max_connections: usize) -> Option<Self> {
         let pool = GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE)
             + most_leaving(workers) * OF_A_WORKER;
-        let free = limit.saturating_sub(open + SPARE + pool);
+        let free = limit.saturating_sub(open + SPARE + OUTLIVING + pool);
         let connections = max_connections.min(free / 4 * QUARTERS_FOR_CONNECTIONS);
         let half_closed = (free - connections) / PART_FOR_HANG_UPS;
         let spooled = free - connections - half_closed;
@@ -67,7 +70,13 @@ mod tests {
             };
             assert!(connections >= 1 && spooled >= 1);
             assert!(
-                20 + SPARE + 2 * 8 * OF_A_WORKER + 2 * OF_A_ZYGOTE + connections + spooled + half_closed
+                20 + SPARE
+                    + OUTLIVING
+                    + 2 * 8 * OF_A_WORKER
+                    + 2 * OF_A_ZYGOTE
+                    + connections
+                    + spooled
+                    + half_closed
                     <= limit
             );
         }

@@ -69,6 +69,7 @@ impl Control {
 
     /// Answers until the gateway ends.
     pub(super) async fn serve(self, gateway: Rc<Gateway>) {
+        let turnstile = Rc::clone(&gateway.turnstile);
         loop {
             match self.socket.accept().await {
                 Ok((stream, _)) => {
@@ -78,6 +79,7 @@ impl Control {
                             debug!(cause = %crate::log::cause(&error), "control connection lost");
                         }
                     });
+                    turnstile.pass().await;
                 }
                 Err(error) => {
                     warn!(cause = %crate::log::cause(&error), "cannot accept on the control socket; pausing");
@@ -135,6 +137,8 @@ async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()>
         }
         command => command?,
     };
+    // Commands that have come at once are obeyed one at a time, between what the gateway is there for.
+    gateway.turnstile.pass().await;
     if command == "take-over" {
         return handover::serve(&mut stream, gateway).await;
     }

@@ -76,7 +76,7 @@ use self::journal::Journal;
 use self::listener::Listener;
 use self::memory::Memory;
 use self::notice::{Notice, Notices};
-use self::output::WeakUnread;
+use self::output::Outputs;
 use self::pool::{Policy, Pool};
 use self::queue::Queue;
 use self::request::Request;
@@ -144,8 +144,8 @@ struct Gateway {
     half_closed: Semaphore,
     /// The soft limit of open files that the application is to have.
     open_files: Option<u64>,
-    /// Held by each reader of a process's output until all of it is read. The gateway's end waits for the last of them.
-    unread: WeakUnread,
+    /// What the readers of the processes' output share.
+    output: Rc<Outputs>,
     /// Where sources wait that have had their turn and have more to be read.
     turnstile: Rc<Turnstile>,
     /// For reading from clients.

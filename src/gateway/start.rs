@@ -24,7 +24,7 @@ use super::journal::Journal;
 use super::listener::Listener;
 use super::memory::Memory;
 use super::notice::{Notice, Notices};
-use super::output::{Readers, WeakUnread};
+use super::output::{Outputs, Readers, WeakUnread};
 use super::pool::Pool;
 use super::queue::Queue;
 use super::spool::{self, Spool};
@@ -275,7 +275,7 @@ impl Gateway {
         notices: Notices,
         unread: WeakUnread,
     ) -> Self {
-        let now = Instant::now();
+        let (now, turnstile) = (Instant::now(), Rc::new(Turnstile::new()));
         let spool = Spool::new(&config.spool_dir, config.max_spool, budget.spooled);
         Self {
             start: Start::now(),
@@ -311,8 +311,8 @@ impl Gateway {
             idle_since: Cell::new(now),
             half_closed: Semaphore::new(budget.half_closed),
             open_files,
-            unread,
-            turnstile: Rc::new(Turnstile::new()),
+            output: Outputs::new(unread, Rc::clone(&turnstile)),
+            turnstile,
             scratch: RefCell::new(vec![0; READ_BUFFER]),
             packet: RefCell::new(vec![0; MAX_PACKET]),
             request_packet: RefCell::new(Vec::new()),

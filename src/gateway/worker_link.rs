@@ -20,6 +20,7 @@ use super::output::Alive;
 use super::process_log::{More, Process};
 use super::request::{Handed, Named, Request};
 use super::spool::{Body, Place};
+use super::turn::Turn;
 use super::{Gateway, readable};
 use crate::fastcgi;
 use crate::ipc::Link;
@@ -32,14 +33,10 @@ use crate::sys;
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Packets of one worker before others have their turn, where more are waiting. A packet costs some 100 µs at most: the
-/// largest holds 200 KiB.
-const PACKETS_IN_A_ROW: u32 = 4;
-
 /// The most packets that can wait in a link. The kernel counts no packet below 512 bytes, and lets at most two of
 /// [`MAX_PACKET`](crate::ipc::message::MAX_PACKET) wait. What comes after so many was sent by somebody who has
 /// outlived the worker.
-const PACKETS_IN_A_LINK: u32 = 1024;
+pub(super) const PACKETS_IN_A_LINK: u32 = 1024;
 
 /// A worker that runs.
 #[derive(Debug)]
@@ -92,10 +89,14 @@ pub(super) struct WorkerName {
 }
 
 impl WorkerName {
+    pub(super) fn process(self) -> Process {
+        let Self { worker, generation, pid } = self;
+        Process { name: "worker", worker: Some(worker), generation, pid }
+    }
+
     /// Logs a line of this worker's, as its own.
     pub(super) fn log(self, level: LogLevel, request: Option<Named<'_>>, more: More<'_>, line: &[u8]) {
-        let Self { worker, generation, pid } = self;
-        Process { name: "worker", worker: Some(worker), generation, pid }.log(level, request, more, line);
+        self.process().log(level, request, more, line);
     }
 }
 
@@ -337,11 +338,11 @@ impl WorkerLink {
         let (mut unread, mut exited) = (false, false);
         // There was room when it was this answer's turn; one packet may follow, whoever waits for room meanwhile.
         let mut has_room = false;
-        let (mut in_a_row, mut after_exit) = (0, 0);
+        let (mut turn, mut after_exit) = (Turn::begin(Instant::now), 0);
         loop {
-            if in_a_row == PACKETS_IN_A_ROW {
-                in_a_row = 0;
-                tokio::task::yield_now().await;
+            if turn.is_over() {
+                gateway.turnstile.pass().await;
+                turn = Turn::begin(Instant::now);
             }
             let room = self.running.borrow().as_ref().and_then(|request| request.reply.room());
             let room = room.filter(|_| !self.given_up.get() && !has_room);
@@ -366,15 +367,15 @@ impl WorkerLink {
                 None if exited && after_exit == PACKETS_IN_A_LINK => return Fate::Ended { unread },
                 None if exited => {
                     after_exit += 1;
-                    Some(self.receive(self.link.get_ref(), gateway))
+                    Some(self.receive(self.link.get_ref(), &mut turn, gateway))
                 }
                 None => tokio::select! {
                     biased;
                     ready = self.link.readable() => match ready {
-                        Ok(mut ready) => match ready.try_io(|link| self.receive(link.get_ref(), gateway)) {
+                        Ok(mut ready) => match ready.try_io(|link| self.receive(link.get_ref(), &mut turn, gateway)) {
                             Ok(received) => Some(received),
                             Err(_would_block) => {
-                                in_a_row = 0;
+                                turn = Turn::begin(Instant::now);
                                 continue;
                             }
                         },
@@ -383,7 +384,6 @@ impl WorkerLink {
                     _ = self.pidfd.readable() => None,
                 },
             };
-            in_a_row += 1;
             match received {
                 // A successor need not wait for what this one's last client has still to read.
                 None => {
@@ -405,13 +405,15 @@ impl WorkerLink {
     }
 
     /// Receives and relays one packet. `Some` where it was the last.
-    fn receive(&self, link: &Link, gateway: &Rc<Gateway>) -> io::Result<Option<Fate>> {
+    fn receive(&self, link: &Link, turn: &mut Turn, gateway: &Rc<Gateway>) -> io::Result<Option<Fate>> {
         let mut buffer = gateway.packet.borrow_mut();
         match link.receive_plain(&mut buffer)? {
             Received::Closed => Ok(Some(Fate::Ended { unread: false })),
-            Received::Packet(length) => Ok(self
-                .packet(&buffer[..length], gateway)
-                .unwrap_or_else(|Untruthful(what)| Some(Fate::Misbehaved(what)))),
+            Received::Packet(length) => {
+                turn.goes_on_after(length);
+                let last = self.packet(&buffer[..length], gateway);
+                Ok(last.unwrap_or_else(|Untruthful(what)| Some(Fate::Misbehaved(what))))
+            }
         }
     }
 

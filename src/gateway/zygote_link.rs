@@ -10,9 +10,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 
+use super::conversation::MAX_LINES;
 use super::orphans::WaitedFor;
-use super::output::{self, Alive, Line, Pipes, Unread};
+use super::output::{self, Alive, Line, Outputs, Pipes};
 use super::process_log::{More, Process};
+use super::turn::Turn;
+use super::worker_link::PACKETS_IN_A_LINK;
 use super::{readable, systemd};
 use crate::ipc::Link;
 use crate::ipc::interrupt::{Interrupt, Kind, Serial};
@@ -61,7 +64,7 @@ impl ZygoteLink {
     /// Executes a zygote. Everything it says is given to `hear`.
     pub(super) fn launch(
         settings: &Launch,
-        unread: Option<&Unread>,
+        output: &Rc<Outputs>,
         hear: impl Fn(ZygoteEvent) + 'static,
     ) -> io::Result<Self> {
         let (ours, theirs) = Link::pair()?;
@@ -85,11 +88,18 @@ impl ZygoteLink {
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let pid = pid.as_raw_nonzero().get().cast_unsigned();
         let name = Process { name: "zygote", worker: None, generation: settings.generation, pid };
-        let alive = pipes.log(unread, move |Line { level, text, part }| {
+        let alive = pipes.log(output, name, move |Line { level, text, part }| {
             name.log(level, None, More { part, fields: b"" }, text)
         });
         let link = Rc::new(readable::watch(ours)?);
-        tokio::task::spawn_local(listen(Rc::clone(&link), name, child, (waited_for, alive), hear));
+        tokio::task::spawn_local(listen(
+            Rc::clone(&link),
+            name,
+            child,
+            (waited_for, alive),
+            Rc::clone(output),
+            hear,
+        ));
         Ok(Self { generation: settings.generation, link, pidfd })
     }
 
@@ -130,17 +140,26 @@ async fn listen(
     name: Process,
     mut child: Child,
     _until_it_ends: (WaitedFor, Alive),
+    output: Rc<Outputs>,
     hear: impl Fn(ZygoteEvent),
 ) {
     let mut buffer = vec![0; MAX_PACKET];
-    let mut status = None;
+    let (mut status, mut after_end) = (None, 0);
+    let mut turn = Turn::begin(Instant::now);
     loop {
+        if turn.is_over() {
+            output.turnstile.pass().await;
+            turn = Turn::begin(Instant::now);
+        }
         let received = if status.is_none() {
             tokio::select! {
                 ready = link.readable() => match ready {
-                    Ok(mut ready) => match ready.try_io(|link| receive(link.get_ref(), name, &mut buffer, &hear)) {
+                    Ok(mut ready) => match ready.try_io(|link| receive(link.get_ref(), name, &mut buffer, &mut turn, &hear)) {
                         Ok(received) => received,
-                        Err(_would_block) => continue,
+                        Err(_would_block) => {
+                            turn = Turn::begin(Instant::now);
+                            continue;
+                        }
                     },
                     Err(error) => Err(error),
                 },
@@ -150,8 +169,11 @@ async fn listen(
                     continue;
                 }
             }
+        } else if after_end == PACKETS_IN_A_LINK {
+            break;
         } else {
-            receive(link.get_ref(), name, &mut buffer, &hear)
+            after_end += 1;
+            receive(link.get_ref(), name, &mut buffer, &mut turn, &hear)
         };
         match received {
             Ok(true) => {}
@@ -169,13 +191,25 @@ async fn listen(
 }
 
 /// Receives one packet and tells what is in it. False at the end.
-fn receive(link: &Link, name: Process, buffer: &mut [u8], hear: &impl Fn(ZygoteEvent)) -> io::Result<bool> {
+fn receive(
+    link: &Link,
+    name: Process,
+    buffer: &mut [u8],
+    turn: &mut Turn,
+    hear: &impl Fn(ZygoteEvent),
+) -> io::Result<bool> {
     let mut descriptors = Vec::new();
     let Received::Packet(length) = link.receive(buffer, &mut descriptors)? else { return Ok(false) };
-    let (mut packet, mut descriptors) = (&buffer[..length], descriptors.into_iter());
+    turn.goes_on_after(length);
+    let (mut packet, mut descriptors, mut lines) = (&buffer[..length], descriptors.into_iter(), 0);
     while !packet.is_empty() {
         let message = FromZygote::decode(&mut packet).map_err(io::Error::other)?;
         if let FromZygote::Log { level, message, fields } = message {
+            // As a worker, it sends each as it comes.
+            lines += 1;
+            if lines > MAX_LINES {
+                return Err(io::Error::other("too many log lines at once"));
+            }
             name.log(level, None, More { fields, part: None }, message);
         } else if let Some(event) = event_of(message, &mut descriptors) {
             hear(event);

@@ -42,6 +42,7 @@ mod main_log;
 mod multiplexing;
 mod nginx;
 mod options;
+mod outliving;
 mod output;
 mod overload;
 mod parameters;

@@ -189,9 +189,8 @@ impl Supervisor {
         self.launches += 1;
         let (launch, notices) = (self.launches, self.gateway.notices.clone());
         let settings = Launch::new(config, generation, self.gateway.open_files);
-        let unread = self.gateway.unread.upgrade();
         let hear = move |event| notices.send(Notice::Zygote { launch, event });
-        match ZygoteLink::launch(&settings, unread.as_ref(), hear) {
+        match ZygoteLink::launch(&settings, &self.gateway.output, hear) {
             Ok(link) => Some(Zygote {
                 link,
                 launch,
@@ -329,7 +328,8 @@ impl Supervisor {
         // Weak: what the worker has started may keep the pipe open long after it.
         let (name, link_of) = (link.name(), Rc::downgrade(&link));
         link.keep_until_it_ends(output.log(
-            self.gateway.unread.upgrade().as_ref(),
+            &self.gateway.output,
+            name.process(),
             move |Line { level, text, part }| {
                 let link = link_of.upgrade();
                 let running = link.as_ref().and_then(|link| link.running());

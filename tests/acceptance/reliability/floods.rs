@@ -1,4 +1,4 @@
-//! Floods: clients that give the gateway more to do than it can, in pieces as small as can be. Healthy clients do not notice.
+//! Floods: clients, applications and commands that give the gateway more to do than it can, in pieces as small as can be. Healthy clients do not notice.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::healthy::{healthy_enough, latencies};
 use super::{Row, Scale};
-use crate::support::{Server, wait_for};
-use crate::wire::{ABORT_REQUEST, Connection, GET_VALUES, PARAMS, RESPONDER, STDIN, begin, pair, record};
+use crate::support::{App, Server, wait_for};
+use crate::wire::{
+    ABORT_REQUEST, Connection, GET_VALUES, PARAMS, RESPONDER, STDIN, begin, get, pair, record,
+};
 
 /// Connections that flood at a time.
 const FLOODERS: usize = 64;
@@ -40,6 +42,79 @@ pub(super) fn tiny_requests(scale: Scale) -> Row {
 pub(super) fn questions(scale: Scale) -> Row {
     let names = [&b"FCGI_MAX_CONNS"[..], b"FCGI_MAX_REQS", b"FCGI_MPXS_CONNS"];
     clients(scale, &record(GET_VALUES, 0, &names.map(|name| pair(name, b"")).concat()))
+}
+
+/// Lines that an application prints, and lines that it logs.
+pub(super) fn printed(scale: Scale) -> Row {
+    let app = printing();
+    let server = serve_without_log(&app);
+    let mut row = Row::default();
+    for path in ["/newlines", "/log"] {
+        beside(&mut row, scale, &server.socket(), |over, made| {
+            let mut client = Connection::open(&server.socket());
+            while !over.load(Ordering::Relaxed) {
+                client.send(&get(1, path, true));
+                made.fetch_add(WARM, Ordering::Relaxed);
+                assert_eq!(client.response(1).expect("a response").status(), 200);
+            }
+        });
+    }
+    row
+}
+
+/// Lines that a child of a worker prints, without end.
+pub(super) fn child(scale: Scale) -> Row {
+    let app = printing();
+    let server = serve_without_log(&app);
+    let mut row = Row::default();
+    beside(&mut row, scale, &server.socket(), |_, made| {
+        assert_eq!(Connection::open(&server.socket()).get("/yes").status(), 200);
+        made.fetch_add(WARM, Ordering::Relaxed);
+    });
+    row
+}
+
+/// Commands of this user, each on a connection of its own.
+pub(super) fn commands(scale: Scale) -> Row {
+    let server = Server::start();
+    let control = format!("{}.ctl", server.socket().display());
+    let mut row = Row::default();
+    beside(&mut row, scale, &server.socket(), |over, made| {
+        while !over.load(Ordering::Relaxed) {
+            let mut asked: Vec<_> = (0..16)
+                .map(|_| {
+                    let mut stream = UnixStream::connect(&control).unwrap();
+                    stream.write_all(b"status\n").unwrap();
+                    stream
+                })
+                .collect();
+            for stream in &mut asked {
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                assert!(answer.contains("\"version\""), "{answer}");
+                made.fetch_add(WARM, Ordering::Relaxed);
+            }
+        }
+    });
+    row
+}
+
+/// An application whose requests print.
+fn printing() -> App {
+    App::new(
+        "local nibiru = require('nibiru')\n\
+         return function(environ)\n\
+         \x20 if environ.PATH_INFO == '/newlines' then io.write(('\\n'):rep(65536)) end\n\
+         \x20 if environ.PATH_INFO == '/log' then for line = 1, 20000 do nibiru.log.info('line') end end\n\
+         \x20 if environ.PATH_INFO == '/yes' then os.execute('yes &') end\n\
+         \x20 return 200, {}, 'Hello, World!\\n'\n\
+         end",
+    )
+}
+
+/// A server whose log nobody keeps.
+fn serve_without_log(app: &App) -> Server {
+    Server::builder().application(app.root(), "app").after("exec 2>/dev/null").start()
 }
 
 /// Connections that send nothing but `unit`, and read what comes back.

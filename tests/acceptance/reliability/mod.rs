@@ -30,7 +30,7 @@ use self::books::Account;
 type Scenario = (&'static str, fn(Scale) -> Row);
 
 /// Every scenario, in the order of the table.
-const SCENARIOS: [Scenario; 26] = [
+const SCENARIOS: [Scenario; 29] = [
     ("killed workers", kills::workers),
     ("killed zygotes", kills::zygotes),
     ("killed gateways", kills::gateways),
@@ -51,6 +51,9 @@ const SCENARIOS: [Scenario; 26] = [
     ("ABORT flood", floods::aborts),
     ("tiny requests", floods::tiny_requests),
     ("GET_VALUES flood", floods::questions),
+    ("printed lines", floods::printed),
+    ("a child that prints", floods::child),
+    ("control commands", floods::commands),
     ("slow parameters", senders::slow_parameters),
     ("stop hooks that hang", stuck::stop_hooks),
     ("zygotes that hang", stuck::zygotes),
@@ -334,6 +337,21 @@ fn a_flood_of_tiny_requests_holds_nobody_up() {
 #[test]
 fn a_flood_of_questions_holds_nobody_up() {
     short("GET_VALUES flood");
+}
+
+#[test]
+fn what_a_worker_prints_holds_nobody_up() {
+    short("printed lines");
+}
+
+#[test]
+fn what_the_child_of_a_worker_prints_holds_nobody_up() {
+    short("a child that prints");
+}
+
+#[test]
+fn a_flood_of_commands_holds_nobody_up() {
+    short("control commands");
 }
 
 #[test]
