@@ -121,7 +121,7 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub queue_timeout: Option<Time>,
 
-    /// Whose turn it is [adaptive]
+    /// Whose turn it is [fifo]
     #[arg(long, value_enum, value_name = "ORDER", env = "NIBIRU_QUEUE_ORDER", hide_short_help = true)]
     #[serde(deserialize_with = "one_of")]
     pub queue_order: Option<QueueOrder>,

@@ -23,7 +23,9 @@ const MOST_GROWTH: u64 = 16 << 20;
 fn start() -> Server {
     let bound = BOUND.to_string();
     let arguments = ["--buffer-memory", &bound, "--status-path", STATUS, "--health-path", HEALTH];
-    Server::builder().workers("1").arguments(arguments).start()
+    let server = Server::builder().workers("1").arguments(arguments).start();
+    server.logged(&["gateway ready"]);
+    server
 }
 
 fn used(server: &Server) -> u64 {
@@ -55,8 +57,9 @@ fn half_requests_take_so_much_memory_and_the_newest_are_answered_with_503() {
     let before = resident(&server);
     let mut params = get_params("/hello");
     params.extend(pair(b"HTTP_COOKIE", &[b'c'; 50_000]));
-    let flood = halves(&server, |id| [begin(id, RESPONDER, true), record(PARAMS, id, &params)].concat());
-    for mut connection in flood {
+    let mut flood = halves(&server, |id| [begin(id, RESPONDER, true), record(PARAMS, id, &params)].concat());
+    // None is closed before all have been asked: that would make room for what the next has still to send.
+    for connection in &mut flood {
         // The newest is refused at its end, and all that came before it has been read by then.
         connection.send(&record(PARAMS, REQUESTS, b""));
         connection.send(&record(STDIN, REQUESTS, b""));
@@ -67,6 +70,7 @@ fn half_requests_take_so_much_memory_and_the_newest_are_answered_with_503() {
         assert!(grown < MOST_GROWTH, "the gateway has grown by {grown} bytes");
         assert_eq!(Connection::open(&server.socket()).get(HEALTH).status(), 200);
     }
+    drop(flood);
     wait_for("all is given back", || (used(&server) == 0).then_some(()));
     assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
     server.logged(&["request refused: no memory is left for", "(--buffer-memory)", "status=503"]);

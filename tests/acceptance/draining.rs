@@ -44,7 +44,12 @@ fn workers_whose_stop_hook_never_returns_are_killed_with_what_they_wait_for_and_
 fn a_stopped_worker_that_is_not_needed_any_more_is_killed() {
     let server = Server::builder().workers("2").start();
     let before = server.workers(2);
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    // One that is stopped before it is ready is killed as a start that takes too long.
+    wait_for("both are ready", || {
+        let status = server.status();
+        let workers = status["workers"].as_array().unwrap();
+        (workers.iter().filter(|worker| worker["state"] == "idle").count() == 2).then_some(())
+    });
     for worker in &before {
         signal(*worker, Signal::STOP);
         wait_for("the worker is stopped", || is_stopped(*worker).then_some(()));

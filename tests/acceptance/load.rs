@@ -9,8 +9,7 @@ use crate::support::{Kind, Proxy, Server, wait_for};
 
 #[test]
 fn a_hundred_thousand_requests_through_nginx_all_succeed() {
-    // As many clients at a time as on a busy machine may pass for an overload.
-    let server = Server::builder().arguments(["--queue-order", "fifo"]).start();
+    let server = Server::start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     let length = proxy.curl([], "/hello").expect(200).body.len();
     let workers = server.workers(2);
@@ -22,8 +21,7 @@ fn a_hundred_thousand_requests_through_nginx_all_succeed() {
 
 #[test]
 fn ten_reloads_under_load_fail_no_request() {
-    // As many clients at a time as on a busy machine may pass for an overload.
-    let server = Server::builder().arguments(["--queue-order", "fifo"]).start();
+    let server = Server::start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     let length = proxy.curl([], "/hello").expect(200).body.len();
     let reloaded = AtomicBool::new(false);

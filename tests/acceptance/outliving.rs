@@ -55,6 +55,7 @@ fn leaves_few_pipes(preload: &str) {
         .application(leaving.app.root(), "app")
         .workers("1")
         .arguments(["--max-requests", "1", "--preload", preload])
+        .looked_into()
         .start();
     for _ in 0..WORKERS {
         assert_eq!(Connection::open(&server.socket()).get("/").status(), 200, "{}", server.log());

@@ -9,6 +9,15 @@ use crate::wire::{self, Connection, get};
 /// Clients that ask again as soon as they have their answer: more than one worker can serve before the target has passed.
 const CLIENTS: usize = 8;
 
+/// Has the crowd end with the test, also where that fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Sleeps for 20 ms, and says what it was asked for.
 const SLEEPS: &str = "local order = {}\n\
     return function(environ)\n\
@@ -44,11 +53,13 @@ fn an_overloaded_server_refuses_those_that_wait_longest_and_says_when_to_return(
     let server = Server::builder()
         .application(app.root(), "app")
         .workers("1")
-        .arguments(["--queue-target", "10ms", "--queue-interval", "100ms", "--health-path", "/-/health"])
+        .arguments(["--queue-order", "adaptive", "--queue-target", "10ms", "--queue-interval", "100ms"])
+        .arguments(["--health-path", "/-/health"])
         .arguments(["--access-log", access.to_str().unwrap()])
         .start();
     let done = AtomicBool::new(false);
     let (verdict, refused) = thread::scope(|scope| {
+        let ending = Ending(&done);
         let crowd = scope.spawn(|| crowd(&server, &done));
         let verdict = wait_for("the server is overloaded", || {
             let status = server.status();
@@ -58,7 +69,7 @@ fn an_overloaded_server_refuses_those_that_wait_longest_and_says_when_to_return(
         wait_for("somebody is refused", || {
             (server.status()["requests"]["refused"]["overloaded"].as_u64()? > 0).then_some(())
         });
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         (verdict, crowd.join().unwrap())
     });
     assert_eq!(verdict, "degraded");
@@ -88,7 +99,7 @@ fn wait_in_line(server: &Server, connections: &mut Vec<Connection>, url: &str, m
 }
 
 /// In which order requests run that have all waited for the one worker.
-fn order(app: &App, arguments: [&str; 4], requests: &[(&str, &[(&str, &str)])]) -> String {
+fn order<const N: usize>(app: &App, arguments: [&str; N], requests: &[(&str, &[(&str, &str)])]) -> String {
     let server = Server::builder().application(app.root(), "app").workers("1").arguments(arguments).start();
     let gate = Gate::new();
     let mut running = Connection::open(&server.socket());
@@ -129,7 +140,7 @@ fn what_the_proxy_marks_goes_first_and_what_a_client_sends_does_not_count() {
     let arguments = ["--queue-priority", "FIRST", "--queue-order", "fifo"];
     assert_eq!(order(&app, arguments, requests), "/c /d /a /b");
     // One worker that is held up is no overload.
-    let arguments = ["--queue-target", "10ms", "--queue-interval", "100ms"];
+    let arguments = ["--queue-order", "adaptive", "--queue-target", "10ms", "--queue-interval", "100ms"];
     assert_eq!(order(&app, arguments, requests), "/a /b /c /d");
 }
 
@@ -139,15 +150,16 @@ fn first_come_first_served_refuses_nobody_early() {
     let server = Server::builder()
         .application(app.root(), "app")
         .workers("1")
-        .arguments(["--queue-order", "fifo", "--queue-target", "10ms", "--queue-interval", "100ms"])
+        .arguments(["--queue-target", "10ms", "--queue-interval", "100ms"])
         .start();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ending = Ending(&done);
         let crowd = scope.spawn(|| crowd(&server, &done));
         wait_for("they are served for longer than an interval", || {
             (server.status()["queue_wait"]["count"].as_u64()? > 20).then_some(())
         });
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         assert_eq!(crowd.join().unwrap().len(), 0);
     });
     assert_eq!(server.status()["requests"]["refused"]["overloaded"], 0);

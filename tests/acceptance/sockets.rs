@@ -75,7 +75,7 @@ fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
 #[test]
 fn spooled_bodies_take_no_descriptor_that_the_pool_needs() {
     // What the pool and 30 connections need, and hardly a file.
-    let server = Server::builder().after("ulimit -n 126").start();
+    let server = Server::builder().after("ulimit -n 162").start();
     let upload = crate::wire::post(1, "/echo", &vec![b'x'; 200_000], true);
     // Without the last bytes of its body, so that it is not complete and each holds its file.
     let (begun, rest) = upload.split_at(upload.len() - 100);

@@ -409,6 +409,8 @@ impl ServerBuilder {
     #[track_caller]
     pub(crate) fn start(self) -> Server {
         let socket = self.scratch.path().join("app.sock");
+        let elsewhere =
+            self.arguments.iter().any(|argument| argument == "--control" || argument == "--config");
         let mut words = self.wrapper.into_iter().chain([env!("CARGO_BIN_EXE_nibiru").into()]);
         let mut command = Command::new(words.next().expect("nibiru at least"));
         command.args(words);
@@ -421,7 +423,9 @@ impl ServerBuilder {
         command.envs(self.environment);
         let stdin = self.listener.map_or_else(Stdio::null, |listener| OwnedFd::from(listener).into());
         let mut process = Process::with_stdin("nibiru", self.scratch.path(), command, stdin);
-        process.wait_ready(|| UnixStream::connect(&socket).is_ok());
+        // The control socket comes after the one that it is named after.
+        let control = socket.with_extension("sock.ctl");
+        process.wait_ready(|| UnixStream::connect(&socket).is_ok() && (elsewhere || control.exists()));
         Server { process, scratch: self.scratch }
     }
 }

@@ -97,7 +97,7 @@ fn reload(server: &Server) {
 
 /// After all that, every process holds what it held when it was fresh.
 pub(super) fn descriptors(scale: Scale) -> Row {
-    let server = Server::start();
+    let server = Server::builder().looked_into().start();
     let audit = || {
         server.workers(2);
         let mut held = vec![("gateway", kinds(server.pid())), ("zygote", kinds(server.zygote()))];
