@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
@@ -622,7 +622,9 @@ pub(crate) fn caddy_program(kind: Kind) -> PathBuf {
 pub(crate) fn across_a_network(port: u16) -> TcpStream {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     wait_for("it listens", || {
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let socket =
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .unwrap();
         sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
         rustix::net::connect(&socket, &address).ok()?;
         Some(TcpStream::from(socket))

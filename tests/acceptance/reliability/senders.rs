@@ -162,9 +162,13 @@ fn drain(stream: &UnixStream) {
 
 /// Connects where the kernel has room at once.
 fn connect_now(path: &Path) -> Option<OwnedFd> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None)
-            .unwrap();
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
     rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).ok()?;
     rustix::io::ioctl_fionbio(&socket, false).unwrap();
     Some(socket)
