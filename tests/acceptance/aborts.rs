@@ -198,7 +198,7 @@ fn next_record(connection: &mut Connection) -> (u8, u16) {
 /// php-fpm 8.2 gives the answer, too.
 #[test]
 fn a_unix_client_that_has_only_shut_its_writing_side_gets_its_answers() {
-    let server = Server::builder().workers("3").arguments(["--request-timeout", "off"]).start();
+    let server = Server::builder().looked_into().workers("3").arguments(["--request-timeout", "off"]).start();
     for keep in [true, false] {
         let gates = [Gate::new(), Gate::new()];
         let mut connection = Connection::open(&server.socket());
@@ -233,7 +233,7 @@ fn a_unix_client_that_has_only_shut_its_writing_side_gets_its_answers() {
 
 #[test]
 fn a_unix_client_that_has_shut_its_side_and_then_goes_is_an_abort() {
-    let server = Server::builder().workers("2").arguments(["--request-timeout", "off"]).start();
+    let server = Server::builder().looked_into().workers("2").arguments(["--request-timeout", "off"]).start();
     for how in ["tick", "poll_first"] {
         let (gate, other) = (Gate::new(), Gate::new());
         let mut connection = Connection::open(&server.socket());

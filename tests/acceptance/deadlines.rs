@@ -19,7 +19,7 @@ fn soft(workers: &'static str) -> Server {
 /// A server that kills workers soon.
 fn hard(workers: &'static str) -> Server {
     let limits = ["--request-timeout", "1s", "--kill-after", "200ms"];
-    Server::builder().workers(workers).arguments(limits).start()
+    Server::builder().looked_into().workers(workers).arguments(limits).start()
 }
 
 #[track_caller]

@@ -19,7 +19,7 @@ fn sixty_four_bodies_that_come_in_pieces_among_each_other_go_to_their_own_reques
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let server = Server::builder().workers("4").start();
+    let server = Server::builder().looked_into().workers("4").start();
     let bodies: BTreeMap<u16, Vec<u8>> = (1..=MOST).map(|id| (id, body(&mut random, id))).collect();
     let posts = bodies.iter().map(|(id, body)| in_pieces(&post(*id, "/echo", body, true), &mut random));
     let bytes = interleaved(posts.collect(), &mut random);
