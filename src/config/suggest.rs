@@ -13,7 +13,7 @@ pub(super) fn key(key: &str) -> Option<String> {
     let options = Options::augment_args(clap::Command::new(""));
     let known = options.get_arguments().map(|argument| argument.get_id().as_str().replace('_', "-"));
     let ranked = known.map(|name| (strsim::jaro_winkler(&written, &name), name));
-    // A common beginning counts for much, but whoever left half of a name out meant another.
+    // A common beginning counts for much, but a word that lacks half of a name was meant for another name.
     ranked
         .filter(|(alike, name)| *alike >= ALIKE && written.len() * 2 > name.len())
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
