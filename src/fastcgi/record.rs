@@ -270,6 +270,8 @@ pub(super) struct Reader {
     content_left: u16,
     /// Padding of the record before.
     padding_left: u8,
+    /// Records whose content has come whole.
+    finished: u64,
 }
 
 /// Content of a record, as far as it has arrived. An empty record is one empty piece.
@@ -308,6 +310,7 @@ impl Reader {
         if last {
             self.current = None;
             self.padding_left = header.padding_length;
+            self.finished += 1;
         }
         Ok(Some(Piece { header, bytes, first, last }))
     }
@@ -320,6 +323,11 @@ impl Reader {
     /// Whether the bytes so far end where a record ends, its padding aside.
     pub(super) fn is_between_records(&self) -> bool {
         self.current.is_none() && self.partial_length == 0
+    }
+
+    /// How many records have come whole, their padding aside.
+    pub(super) fn finished(&self) -> u64 {
+        self.finished
     }
 
     fn skip_padding(&mut self, input: &mut &[u8]) {

@@ -217,6 +217,11 @@ impl Server {
         self.reader.is_between_records()
     }
 
+    /// How many records have come whole since the connection opened.
+    pub fn finished_records(&self) -> u64 {
+        self.reader.finished()
+    }
+
     fn next_event<'a>(
         &mut self,
         input: &mut &'a [u8],

@@ -25,14 +25,13 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tracing::{debug, info, warn};
 
 use self::due::{Blocked, Timeouts};
-use self::state::{Ending, Phase, Receiving, State, Undelivered};
+use self::state::{Ending, Phase, State, Undelivered};
 use super::Gateway;
-use super::memory::{Memory, Share};
-use super::outgoing::Outgoing;
+use super::memory::Memory;
 use super::pace::Pace;
 use super::stream::Stream;
 use super::turn::Turn;
-use crate::fastcgi::{self, AfterEnd, Fault, ProtocolStatus, Server};
+use crate::fastcgi::{self, AfterEnd, Fault, ProtocolStatus};
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -49,36 +48,9 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: Stream, limits: fastcgi::Limits, memory: &Arc<Memory>) -> Rc<Self> {
-        let now = Instant::now();
         Rc::new(Self {
             stream,
-            state: RefCell::new(State {
-                server: Server::new(limits),
-                out: Outgoing::default(),
-                overflow: None,
-                undelivered: Vec::new(),
-                taking: Pace::new(now),
-                blocked: None,
-                requests: Vec::new(),
-                held: Vec::new(),
-                incoming: Share::new(memory),
-                outgoing: Share::new(memory),
-                in_turn: false,
-                ending: Ending::No,
-                opened: now,
-                last_read: now,
-                stray_since: None,
-                reading: true,
-                used: false,
-                shared: false,
-                last_end: now,
-                unread: false,
-                late: false,
-                cut: false,
-                stopping: false,
-                receiving: Receiving::Open,
-                half_closed: false,
-            }),
+            state: RefCell::new(State::new(limits, memory, Instant::now())),
             changed: Notify::new(),
             drained: Notify::new(),
             turn: Semaphore::new(1),

@@ -3,14 +3,15 @@
 //! Decides; reads and writes nothing.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 
 use super::arriving::Arriving;
 use super::due::Blocked;
-use crate::fastcgi::{Role, Server};
-use crate::gateway::memory::Share;
+use crate::fastcgi::{self, Role, Server};
+use crate::gateway::memory::{Memory, Share};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pace::Pace;
 use crate::gateway::reply::Ticket;
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) last_read: Instant,
     /// Since when a record that belongs to no request has been arriving.
     pub(super) stray_since: Option<Instant>,
+    /// Records that had come whole with the last read.
+    finished_records: u64,
     /// Whether the last look found that more may be read.
     pub(super) reading: bool,
     /// Whether a request has begun on it.
@@ -124,6 +127,38 @@ pub(super) enum Ending {
 }
 
 impl State {
+    /// The state of a connection that has just been accepted.
+    pub(super) fn new(limits: fastcgi::Limits, memory: &Arc<Memory>, now: Instant) -> Self {
+        Self {
+            server: Server::new(limits),
+            out: Outgoing::default(),
+            overflow: None,
+            undelivered: Vec::new(),
+            taking: Pace::new(now),
+            blocked: None,
+            requests: Vec::new(),
+            held: Vec::new(),
+            incoming: Share::new(memory),
+            outgoing: Share::new(memory),
+            in_turn: false,
+            ending: Ending::No,
+            opened: now,
+            last_read: now,
+            stray_since: None,
+            finished_records: 0,
+            reading: true,
+            used: false,
+            shared: false,
+            last_end: now,
+            unread: false,
+            late: false,
+            cut: false,
+            stopping: false,
+            receiving: Receiving::Open,
+            half_closed: false,
+        }
+    }
+
     /// What to wait for. A client that does not read its answers is not read from either, nor one that sends faster
     /// than its body can be kept.
     pub(super) fn interest(&self) -> Option<Interest> {
@@ -139,6 +174,7 @@ impl State {
     /// Notes whether the client is read from. Once it is again, its time begins anew: it was not the client that paused.
     pub(super) fn note_reading(&mut self, reading: bool, now: Instant) {
         if reading && !self.reading {
+            self.stray_since = self.stray_since.map(|_| now);
             for (_, phase) in &mut self.requests {
                 match phase {
                     Phase::Begun(since, _) => *since = now,
@@ -155,7 +191,10 @@ impl State {
         self.last_read = now;
         self.unread &= self.server.has_unfinished();
         let stray = !self.is_arriving() && !self.server.is_between_records();
-        self.stray_since = if stray { self.stray_since.or(Some(now)) } else { None };
+        // A busy connection may end each of its reads within a record, so one that has come whole starts the time anew.
+        let finished = self.server.finished_records();
+        let same = std::mem::replace(&mut self.finished_records, finished) == finished;
+        self.stray_since = stray.then(|| self.stray_since.filter(|_| same).unwrap_or(now));
     }
 
     /// Whether a request has come in part.
@@ -300,5 +339,79 @@ impl State {
     pub(super) fn take_phase(&mut self, id: u16) -> Option<Phase> {
         let position = self.requests.iter().position(|(request, _)| *request == id)?;
         Some(self.requests.swap_remove(position).1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::due::{Due, Timeouts};
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const TIMEOUTS: Timeouts = Timeouts {
+        header: Duration::from_secs(10),
+        body: Duration::from_secs(60),
+        send: Duration::from_secs(60),
+    };
+    const TOO_SLOW: Due = Due::Close("the client took too long for a record (--header-timeout)");
+
+    /// A record of a request that has ended: it is ignored.
+    const STRAY: [u8; 16] = [1, 5, 0, 7, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// A kept connection, and the time.
+    fn kept() -> (State, Instant) {
+        let now = Instant::now();
+        let mut state = State::new(fastcgi::Limits::default(), &Memory::new(1 << 20), now);
+        state.used = true;
+        (state, now)
+    }
+
+    /// Reads bytes that make no event.
+    fn read(state: &mut State, mut bytes: &[u8], now: Instant) {
+        let event = state.server.receive(&mut bytes, state.out.tail());
+        assert!(matches!(event, Ok(None)), "{event:?}");
+        state.note_read(now);
+    }
+
+    fn due(state: &mut State, now: Instant) -> Option<Due> {
+        state.due(&TIMEOUTS, false, now, now)
+    }
+
+    #[test]
+    fn a_busy_connection_is_not_cut_though_each_of_its_reads_ends_within_a_record() {
+        let (mut state, mut now) = kept();
+        read(&mut state, &STRAY[..5], now);
+        for piece in STRAY.repeat(100)[5..].chunks_exact(STRAY.len()) {
+            read(&mut state, piece, now);
+            now += SECOND;
+            assert_eq!(due(&mut state, now), None);
+            assert!(state.deadline(&TIMEOUTS).is_some_and(|deadline| deadline > now));
+        }
+    }
+
+    #[test]
+    fn a_record_that_does_not_come_whole_in_time_ends_the_connection_however_many_pieces_it_comes_in() {
+        let (mut state, mut now) = kept();
+        let deadline = now + TIMEOUTS.header;
+        for byte in &STRAY[..10] {
+            assert_eq!(due(&mut state, now), None);
+            read(&mut state, &[*byte], now);
+            assert_eq!(state.deadline(&TIMEOUTS), Some(deadline));
+            now += SECOND;
+        }
+        assert_eq!(due(&mut state, now), Some(TOO_SLOW));
+    }
+
+    #[test]
+    fn the_time_for_a_record_does_not_run_while_its_client_is_not_read_from() {
+        let (mut state, mut now) = kept();
+        read(&mut state, &STRAY[..10], now);
+        state.note_reading(false, now);
+        now += 100 * SECOND;
+        assert_eq!(due(&mut state, now), None);
+        state.note_reading(true, now);
+        assert_eq!(state.deadline(&TIMEOUTS), Some(now + TIMEOUTS.header));
+        assert_eq!(due(&mut state, now), None);
+        assert_eq!(due(&mut state, now + TIMEOUTS.header), Some(TOO_SLOW));
     }
 }
