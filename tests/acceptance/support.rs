@@ -316,15 +316,27 @@ impl Server {
         self.sockets_in_state("03")
     }
 
+    /// Waits until nobody is connected to it any more, neither to its socket nor to its control socket.
+    #[track_caller]
+    pub(crate) fn left_alone(&self) {
+        wait_for("nobody is connected", || {
+            (self.connections().is_empty() && self.sockets("/app.sock.ctl", "03").is_empty()).then_some(())
+        });
+    }
+
     /// The sockets that the gateway has to its clients, by inode: those that listen (state 01) or are connected (03). Needs
     /// [`ServerBuilder::looked_into`].
     pub(crate) fn sockets_in_state(&self, state: &str) -> BTreeSet<String> {
+        self.sockets("/app.sock", state)
+    }
+
+    fn sockets(&self, path: &str, state: &str) -> BTreeSet<String> {
         let held: BTreeSet<String> = descriptors(self.pid()).into_iter().map(|(_, target)| target).collect();
         let table = fs::read_to_string("/proc/net/unix").unwrap();
         let found = table.lines().filter_map(|line| {
             // Num RefCount Protocol Flags Type St Inode Path, which is that of the directory where the socket began.
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let of_clients = fields.len() == 8 && fields[7].ends_with("/app.sock") && fields[5] == state;
+            let of_clients = fields.len() == 8 && fields[7].ends_with(path) && fields[5] == state;
             (of_clients && held.contains(&format!("socket:[{}]", fields[6]))).then(|| fields[6].to_owned())
         });
         found.collect()

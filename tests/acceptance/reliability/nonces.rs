@@ -110,12 +110,8 @@ pub(super) fn descriptors(scale: Scale) -> Row {
         assert_eq!(pair.get("/hello").status(), 200);
     }
     drop(pair);
-    let mut fresh = audit();
-    // The connection above may still be closing.
-    wait_for("the fresh server is at rest", || {
-        let before = std::mem::replace(&mut fresh, audit());
-        (before == fresh).then_some(())
-    });
+    server.left_alone();
+    let fresh = audit();
 
     let books = Books::new();
     let (kills, reloads) = (scale.of(20, 1000), scale.of(3, 50));
