@@ -10,8 +10,10 @@ use super::value::{Value, expected};
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum QueueOrder {
-    /// First come, first served; in an overload the newest first, and the oldest are refused
+    /// First come, first served; in an overload in which clients give up the newest first, and the oldest are refused
     Adaptive,
+    /// The same in every overload, whether or not clients give up
+    Codel,
     /// First come, first served
     Fifo,
 }

@@ -245,7 +245,7 @@ impl Config {
             memory_limit: options.memory_limit.and_then(OrOff::set).map(|Size(bytes)| bytes),
             queue: options.queue.map_or(1024, |Count(count)| count as usize),
             queue_timeout: options.queue_timeout.map_or(Duration::from_secs(10), |time| time.0),
-            queue_order: options.queue_order.unwrap_or(QueueOrder::Fifo),
+            queue_order: options.queue_order.unwrap_or(QueueOrder::Adaptive),
             queue_target: options.queue_target.map_or(Duration::from_millis(100), |time| time.0),
             queue_interval: options.queue_interval.map_or(Duration::from_secs(1), |time| time.0),
             request_start: options.request_start.and_then(OrOff::set),

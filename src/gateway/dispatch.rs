@@ -199,7 +199,7 @@ impl Gateway {
         let worker = ticket.abandon();
         let waits = ticket.place().filter(|_| worker.is_none());
         // Dropped when the queue is not borrowed any more.
-        let gone = waits.and_then(|place| self.queue.borrow_mut().remove(place));
+        let gone = waits.and_then(|place| self.queue.borrow_mut().give_up(place));
         drop(gone);
         if let Some(worker) = worker {
             self.tell(worker, ToWorker::Abort);
@@ -216,8 +216,13 @@ impl Gateway {
 
 /// When the queue counts as overloaded, if it may. In development one waits for what one has just written.
 pub(super) fn overload_bounds(config: &Config, development: bool) -> Option<Bounds> {
-    let adapts = config.queue_order == QueueOrder::Adaptive && !development;
-    adapts.then_some(Bounds { target: config.queue_target, interval: config.queue_interval })
+    let learns = match config.queue_order {
+        QueueOrder::Adaptive => true,
+        QueueOrder::Codel => false,
+        QueueOrder::Fifo => return None,
+    };
+    let bounds = Bounds { target: config.queue_target, interval: config.queue_interval, learns };
+    (!development).then_some(bounds)
 }
 
 /// `wait`: until its client may try again.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::support::{App, Gate, Kind, Proxy, Server, wait_for};
 use crate::wire::{self, Connection, get};
@@ -53,7 +54,7 @@ fn an_overloaded_server_refuses_those_that_wait_longest_and_says_when_to_return(
     let server = Server::builder()
         .application(app.root(), "app")
         .workers("1")
-        .arguments(["--queue-order", "adaptive", "--queue-target", "10ms", "--queue-interval", "100ms"])
+        .arguments(["--queue-order", "codel", "--queue-target", "10ms", "--queue-interval", "100ms"])
         .arguments(["--health-path", "/-/health"])
         .arguments(["--access-log", access.to_str().unwrap()])
         .start();
@@ -140,7 +141,7 @@ fn what_the_proxy_marks_goes_first_and_what_a_client_sends_does_not_count() {
     let arguments = ["--queue-priority", "FIRST", "--queue-order", "fifo"];
     assert_eq!(order(&app, arguments, requests), "/c /d /a /b");
     // One worker that is held up is no overload.
-    let arguments = ["--queue-order", "adaptive", "--queue-target", "10ms", "--queue-interval", "100ms"];
+    let arguments = ["--queue-order", "codel", "--queue-target", "10ms", "--queue-interval", "100ms"];
     assert_eq!(order(&app, arguments, requests), "/a /b /c /d");
 }
 
@@ -150,7 +151,7 @@ fn first_come_first_served_refuses_nobody_early() {
     let server = Server::builder()
         .application(app.root(), "app")
         .workers("1")
-        .arguments(["--queue-target", "10ms", "--queue-interval", "100ms"])
+        .arguments(["--queue-order", "fifo", "--queue-target", "10ms", "--queue-interval", "100ms"])
         .start();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -163,6 +164,44 @@ fn first_come_first_served_refuses_nobody_early() {
         assert_eq!(crowd.join().unwrap().len(), 0);
     });
     assert_eq!(server.status()["requests"]["refused"]["overloaded"], 0);
+}
+
+/// Waits for less than its turn takes among the [`CLIENTS`], and leaves, again and again.
+fn impatient(server: &Server, done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        let mut connection = Connection::open(&server.socket());
+        connection.send(&get(1, "/sleep", false));
+        thread::sleep(Duration::from_millis(30));
+    }
+}
+
+#[test]
+fn a_crowd_that_stays_is_served_in_turn_until_others_give_up() {
+    let app = App::new(SLEEPS);
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--queue-target", "10ms", "--queue-interval", "100ms"])
+        .start();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let ending = Ending(&done);
+        let crowd = scope.spawn(|| crowd(&server, &done));
+        wait_for("they are served for many intervals", || {
+            (server.status()["queue_wait"]["count"].as_u64()? > 50).then_some(())
+        });
+        let status = server.status();
+        assert_eq!(
+            (&status["queue"]["overloaded"], &status["requests"]["refused"]["overloaded"]),
+            (&false.into(), &0.into())
+        );
+        scope.spawn(|| impatient(&server, &done));
+        wait_for("somebody is refused", || {
+            (server.status()["requests"]["refused"]["overloaded"].as_u64()? > 0).then_some(())
+        });
+        drop(ending);
+        assert!(crowd.join().unwrap().iter().all(|answer| answer.status() == 503));
+    });
 }
 
 /// nginx's own clock, as `docs/how-to/overload.md` has it sent.

@@ -4,6 +4,10 @@
 //! for more than the *target* at every look, for a whole *interval*. First come, first served then makes every client wait the
 //! longest, and serves those that are about to give up. So the queue serves the newest first while it is overloaded, and
 //! answers whoever has waited for the target, early enough to try again.
+//!
+//! Not every full queue is one of people. Programs that ask again as soon as they are answered keep it full for ever, would
+//! rather wait than be refused, and all have their turn if they are served in order. What tells the two apart is whether
+//! clients give up while they wait: where hardly any does, waiting is worth it ([`GAVE_UP_SHARE`]).
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +21,13 @@ const INTERVAL_TARGETS: u32 = 4;
 /// The time over which requests served and refused are counted; the counts are halved at its end, so that they follow the
 /// load.
 const WINDOW: Duration = Duration::from_secs(20);
+
+/// Waiting is not worth it where one in so many of those that leave the queue has given up, and at least so many have.
+const GAVE_UP_SHARE: u32 = 10;
+const LEAST_GAVE_UP: u32 = 4;
+
+/// How long that is remembered when an overload is over: the next one need not prove it again.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// The shortest and the longest time after which a refused client may try again. `Retry-After` has whole seconds.
 const LEAST_RETRY: Duration = Duration::from_secs(1);
@@ -32,13 +43,15 @@ pub(in crate::gateway) struct Bounds {
     pub(in crate::gateway) target: Duration,
     /// How long waiting may exceed the target before the queue is overloaded.
     pub(in crate::gateway) interval: Duration,
+    /// Whether it is overloaded only if clients give up, too.
+    pub(in crate::gateway) learns: bool,
 }
 
 impl Bounds {
     /// These bounds for requests of which half take at most `median`.
     fn scaled(self, median: Duration) -> Self {
         let target = self.target.max(median * TARGET_SERVICES);
-        Self { target, interval: self.interval.max(target * INTERVAL_TARGETS) }
+        Self { target, interval: self.interval.max(target * INTERVAL_TARGETS), ..self }
     }
 }
 
@@ -54,6 +67,8 @@ pub(super) struct Codel {
     excused: Option<Instant>,
     /// When a request was last taken.
     taken: Option<Instant>,
+    /// When clients that wait were last known to give up: some did, or would have if they had not been refused.
+    impatient: Option<Instant>,
 }
 
 /// A queue that does not shrink below the target.
@@ -66,13 +81,15 @@ struct Standing {
     counted_since: Instant,
     served: u32,
     refused: u32,
+    /// How many clients left while they waited, or have waited for as long as they may.
+    gave_up: u32,
     /// When a request was last refused, or the overload began; none before it.
     overloaded: Option<Instant>,
 }
 
 impl Codel {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, scaled: bounds, standing: None, excused: None, taken: None }
+        Self { bounds, scaled: bounds, standing: None, excused: None, taken: None, impatient: None }
     }
 
     pub(super) fn set_bounds(&mut self, bounds: Bounds) {
@@ -93,10 +110,11 @@ impl Codel {
         births_pending: impl FnOnce() -> bool,
     ) {
         self.scaled = self.bounds.scaled(median);
-        let Bounds { target, interval } = self.scaled;
+        let Bounds { target, interval, .. } = self.scaled;
         // Where nothing was taken for so long, every worker was held up. That says nothing about the rate.
         let paused = self.taken.replace(now).is_none_or(|taken| now - taken > interval);
         if let Some(refused) = self.standing.and_then(|standing| standing.overloaded) {
+            self.impatient = Some(now);
             // The oldest never waits beyond the target then, since it is refused: an overload is over when none is.
             if now - refused > interval || self.is_excused(now, births_pending) {
                 self.standing = None;
@@ -117,11 +135,21 @@ impl Codel {
                 }
                 if standing.shrinks(waited) {
                     self.standing = Some(Standing::new(now, waited));
-                } else {
+                    return;
+                }
+                let remembered = self.impatient.is_some_and(|impatient| now - impatient < REMEMBERED);
+                if !self.bounds.learns || remembered || standing.is_given_up() {
                     standing.overloaded = Some(now);
                 }
             }
             _ => self.standing = Some(Standing::new(now, waited)),
+        }
+    }
+
+    /// A client has left while it waited, or has waited for as long as it may.
+    pub(super) fn gave_up(&mut self) {
+        if let Some(standing) = &mut self.standing {
+            standing.gave_up = standing.gave_up.saturating_add(1);
         }
     }
 
@@ -166,7 +194,7 @@ impl Codel {
 
 impl Standing {
     fn new(now: Instant, waited: Duration) -> Self {
-        Self { since: now, waited, counted_since: now, served: 1, refused: 0, overloaded: None }
+        Self { since: now, waited, counted_since: now, served: 1, refused: 0, gave_up: 0, overloaded: None }
     }
 
     /// Whether it is what is left of a cold start or of a burst, and will soon be gone by itself.
@@ -174,11 +202,19 @@ impl Standing {
         waited * 4 < self.waited * 3
     }
 
+    /// Whether so many clients give up that waiting is not worth it.
+    fn is_given_up(&self) -> bool {
+        let left = self.gave_up.saturating_add(self.served);
+        self.gave_up >= LEAST_GAVE_UP && self.gave_up >= left / GAVE_UP_SHARE
+    }
+
     fn serve(&mut self, now: Instant) {
         self.served = self.served.saturating_add(1);
         let counted = now - self.counted_since;
         if counted >= WINDOW {
-            (self.served, self.refused) = (self.served / 2, self.refused / 2);
+            for count in [&mut self.served, &mut self.refused, &mut self.gave_up] {
+                *count /= 2;
+            }
             self.counted_since = now - counted / 2;
         }
     }
@@ -189,7 +225,8 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-    const BOUNDS: Bounds = Bounds { target: Duration::from_millis(100), interval: Duration::from_secs(1) };
+    const BOUNDS: Bounds =
+        Bounds { target: Duration::from_millis(100), interval: Duration::from_secs(1), learns: false };
     /// Between two requests that workers take.
     const STEP: Duration = Duration::from_millis(10);
 
@@ -202,7 +239,11 @@ mod tests {
 
     impl Story {
         fn new() -> Self {
-            Self { codel: Codel::new(BOUNDS), now: Instant::now(), median: 20 * MS, births_pending: false }
+            Self::with(BOUNDS)
+        }
+
+        fn with(bounds: Bounds) -> Self {
+            Self { codel: Codel::new(bounds), now: Instant::now(), median: 20 * MS, births_pending: false }
         }
 
         /// For so long a request is taken at every step, while the oldest has waited for so long. Says whether it is overloaded then.
@@ -241,6 +282,43 @@ mod tests {
         assert!(story.goes_on(BOUNDS.interval * 2, 200 * MS));
         story.codel.emptied();
         assert!(!story.codel.is_overloaded());
+    }
+
+    #[test]
+    fn one_that_learns_is_not_overloaded_until_clients_give_up() {
+        let mut story = Story::with(Bounds { learns: true, ..BOUNDS });
+        story.codel.gave_up();
+        assert!(!story.goes_on(BOUNDS.interval * 60, 500 * MS), "all of them wait");
+        // 100 a second are served: one in 20 is not many, and neither are three.
+        for _ in 0..60 {
+            (0..5).for_each(|_| story.codel.gave_up());
+            assert!(!story.goes_on(BOUNDS.interval, 500 * MS));
+        }
+        story.codel.emptied();
+        assert!(!story.goes_on(STEP, 500 * MS));
+        (0..LEAST_GAVE_UP - 1).for_each(|_| story.codel.gave_up());
+        assert!(!story.goes_on(BOUNDS.interval, 500 * MS));
+        (0..20).for_each(|_| story.codel.gave_up());
+        assert!(story.goes_on(STEP, 500 * MS), "one in ten is");
+    }
+
+    #[test]
+    fn what_it_has_learned_it_remembers_for_a_while() {
+        let mut story = Story::with(Bounds { learns: true, ..BOUNDS });
+        story.goes_on(STEP, 500 * MS);
+        (0..50).for_each(|_| story.codel.gave_up());
+        // Nobody gives up while the oldest are refused, however long.
+        assert!(story.goes_on(BOUNDS.interval, 500 * MS));
+        for _ in 0..200 {
+            story.codel.refused(story.now, 0);
+            assert!(story.goes_on(BOUNDS.interval, 50 * MS));
+        }
+        story.codel.emptied();
+        story.goes_on(REMEMBERED / 2, 50 * MS);
+        assert!(story.goes_on(BOUNDS.interval + STEP, 500 * MS), "the next one begins at once");
+        story.codel.emptied();
+        story.goes_on(REMEMBERED + STEP, 50 * MS);
+        assert!(!story.goes_on(BOUNDS.interval * 10, 500 * MS), "the next day's has to be proved");
     }
 
     #[test]

@@ -154,13 +154,13 @@ impl<T> Queue<T> {
         line.items.insert(index, (place, item));
     }
 
-    /// Takes out the item at this place, if it waits.
-    pub(super) fn remove(&mut self, place: Place) -> Option<T> {
+    /// Takes out the item at this place, if it waits: its client has given up.
+    pub(super) fn give_up(&mut self, place: Place) -> Option<T> {
         let line = &mut self.lines[place.line];
         let index = line.index_of(place.number);
         line.items.get(index).filter(|(other, _)| other.number == place.number)?;
         let (_, item) = line.items.remove(index)?;
-        line.note_whether_empty();
+        line.note_gave_up();
         Some(item)
     }
 
@@ -211,7 +211,7 @@ impl<T> Queue<T> {
             |line: &Line<T>| line.items.front().is_some_and(|(place, _)| self.expiry(*place) <= now);
         let index = self.lines.iter().position(expired)?;
         let (_, item) = self.lines[index].items.pop_front()?;
-        self.lines[index].note_whether_empty();
+        self.lines[index].note_gave_up();
         Some(item)
     }
 
@@ -257,6 +257,13 @@ impl<T> Line<T> {
         self.items.partition_point(|(place, _)| place.number < number)
     }
 
+    fn note_gave_up(&mut self) {
+        if let Some(codel) = &mut self.codel {
+            codel.gave_up();
+        }
+        self.note_whether_empty();
+    }
+
     fn note_whether_empty(&mut self) {
         if let Some(codel) = self.codel.as_mut().filter(|_| self.items.is_empty()) {
             codel.emptied();
@@ -269,7 +276,8 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-    const BOUNDS: Bounds = Bounds { target: Duration::from_millis(100), interval: Duration::from_secs(1) };
+    const BOUNDS: Bounds =
+        Bounds { target: Duration::from_millis(100), interval: Duration::from_secs(1), learns: false };
 
     fn queue(capacity: usize, bounds: Option<Bounds>) -> (Queue<char>, Instant) {
         (Queue::new(capacity, Duration::from_secs(10), bounds), Instant::now())
@@ -341,10 +349,10 @@ mod tests {
     fn an_item_that_leaves_in_the_middle_frees_its_place_and_no_other() {
         let (mut queue, now) = queue(8, None);
         let places: Vec<_> = "abcd".chars().map(|item| push(&mut queue, now, item).0).collect();
-        assert_eq!(queue.remove(places[1]), Some('b'));
-        assert_eq!(queue.remove(places[1]), None);
+        assert_eq!(queue.give_up(places[1]), Some('b'));
+        assert_eq!(queue.give_up(places[1]), None);
         assert_eq!(take(&mut queue, now), Some('a'));
-        assert_eq!(queue.remove(places[0]), None);
+        assert_eq!(queue.give_up(places[0]), None);
         assert_eq!((queue.len(), rest(&mut queue).as_str()), (2, "cd"));
     }
 
@@ -416,7 +424,7 @@ mod tests {
             }
             now += MS;
             take(&mut queue, now);
-            queue.remove(Place { number: queue.number - 1, came: now, started: now, line: OTHERS });
+            queue.give_up(Place { number: queue.number - 1, came: now, started: now, line: OTHERS });
         }
         assert!(queue.next_refusal().is_some_and(|due| due <= now));
         assert_eq!(queue.pop_expired(now), None);
