@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::support::{nibiru, output, repository};
 
 /// What [`Machine::run`] runs before it boots, in namespaces of its own. `$1`: the scratch directory; `$2`: nibiru.
@@ -66,6 +68,14 @@ fn none_here() -> Option<&'static str> {
     (!output(&mut namespaces).status.success()).then_some("no namespaces can be made here")
 }
 
+/// Held while a machine runs. All of them have one tree of control groups, from which each removes what it has no process in: also a
+/// group that another has just made for a service of the same name, which then does not start.
+fn alone() -> fs::File {
+    let tree = fs::File::open("/sys/fs/cgroup").unwrap();
+    flock(&tree, FlockOperation::LockExclusive).unwrap();
+    tree
+}
+
 /// What a script wrote that ran on a machine with the units installed; none where no systemd can be booted.
 #[track_caller]
 fn on_a_machine(application: &str, script: &str) -> Option<String> {
@@ -106,6 +116,7 @@ fn on_a_machine(application: &str, script: &str) -> Option<String> {
     ]);
     command.args(["--mount-proc", "--kill-child", "sh"]).arg(scratch.path().join("boot"));
     command.arg(scratch.path()).arg(nibiru().get_program()).stdin(std::process::Stdio::null());
+    let _alone = alone();
     let console = output(&mut command);
     let said = fs::read_to_string(scratch.path().join("output")).unwrap_or_default();
     let booted = String::from_utf8_lossy(&console.stdout).into_owned();
