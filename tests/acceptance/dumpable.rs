@@ -51,7 +51,7 @@ fn gateway_and_zygote_are_closed_to_others_of_their_user_and_workers_are_not() {
     connection.send(&post(1, "/echo", &body, true));
     assert!(connection.response(1).expect("an answer").body() == body);
     server.signal(Signal::HUP);
-    server.logged(&["reloaded"]);
+    server.reloaded();
     let second =
         wait_for("there is a new zygote", || Some(server.zygote()).filter(|zygote| *zygote != first));
     assert_eq!(open(second), [""; 0], "the zygote of a reload");

@@ -143,7 +143,7 @@ fn what_loaded_and_ended_while_the_gateway_was_stopped_counts() {
     server.signal(Signal::HUP);
     gate.announced("loading");
     pause(&server, || gate.open("go"));
-    server.logged(&["reloaded"]);
+    server.reloaded();
     assert!(!server.log().contains("-timeout)"), "{}", server.log());
 
     std::fs::remove_file(gate.directory().join("go")).unwrap();

@@ -61,7 +61,7 @@ fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
     wait_for("both are replaced", || server.workers(2).is_disjoint(&before).then_some(()));
     assert_eq!(held.get("/hello").status(), 200);
     server.signal(Signal::HUP);
-    server.logged(&["reloaded"]);
+    server.reloaded();
     assert_eq!(held.get("/hello").status(), 200);
     assert_eq!(said(&server, "cannot accept"), 0, "descriptors ran out: {}", server.log());
     let open = descriptors(server.pid()).len();

@@ -283,6 +283,12 @@ impl Server {
         })
     }
 
+    /// Waits for the line about a reload. "reloaded" alone is in "preloaded", too, which is there from the start.
+    #[track_caller]
+    pub(crate) fn reloaded(&self) {
+        self.logged(&["gateway reloaded"]);
+    }
+
     pub(crate) fn signal(&self, number: Signal) {
         signal(self.pid(), number);
     }

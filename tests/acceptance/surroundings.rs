@@ -39,7 +39,7 @@ fn every_process_says_in_its_title_what_it_is_and_does() {
     has_title(worker, "nibiru: worker 1 gen 1 idle");
 
     server.signal(Signal::HUP);
-    server.logged(&["reloaded"]);
+    server.reloaded();
     wait_for("the new workers have titles", || {
         let zygotes = children(server.pid());
         let workers = zygotes.iter().flat_map(|zygote| children(*zygote));
@@ -219,7 +219,7 @@ fn however_signals_were_inherited_programs_start_with_the_defaults_and_commands_
             assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
             assert_eq!(server.zygote(), zygote, "{wrapper:?}: {}", server.log());
             server.signal(Signal::HUP);
-            server.logged(&["reloaded"]);
+            server.reloaded();
             server.signal(Signal::TERM);
             assert_eq!(server.wait().code(), Some(0), "{wrapper:?}: {}", server.log());
         }

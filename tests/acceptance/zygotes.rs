@@ -62,7 +62,7 @@ fn a_stopped_zygote_of_an_older_generation_is_killed_after_the_grace() {
     let (zygote, worker) = (server.zygote(), server.workers(1));
     stop(zygote);
     server.signal(Signal::HUP);
-    server.logged(&["reloaded"]);
+    server.reloaded();
     wait_for("the old zygote is gone", || (!runs(zygote)).then_some(()));
     server.logged(&["WARN", "zygote does not end"]);
     assert!(server.workers(1).is_disjoint(&worker));
