@@ -74,13 +74,26 @@ fn without_a_socket_from_systemd_the_start_fails_with_the_reason() {
 }
 
 /// Whether a client from this machine is answered on that port.
-fn is_answered(host: &str, port: u16) -> bool {
+pub(crate) fn is_answered(host: &str, port: u16) -> bool {
     let mut client = wait_for("it listens", || TcpStream::connect((host, port)).ok());
     // One that is not answered may be closed before it has sent.
     let _ = client.write_all(&get(1, "/hello", false));
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer);
     !answer.is_empty()
+}
+
+/// What the tests start is asked at once, wherever it listens.
+#[test]
+fn a_server_counts_as_started_once_it_listens_everywhere() {
+    let scratch = tempfile::tempdir().unwrap();
+    let first = (0..100).map(|number| format!("unix:{}/{number}.sock", scratch.path().display()));
+    let first = first.collect::<Vec<_>>().join(",");
+    let port = free_port();
+    let last = format!("tcp:127.0.0.1:{port}");
+    let server =
+        Server::builder().arguments(["--listen", &first, "--listen", &last, "--control", "off"]).start();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_ok(), "{}", server.log());
 }
 
 /// FastCGI 1.0 §3.2, and the option. Where both are given, a peer has to be in both.

@@ -423,12 +423,18 @@ impl ServerBuilder {
         self.arguments(["--listen", "fd:0"])
     }
 
-    /// Waits until the socket accepts.
+    /// Waits until every socket accepts.
     #[track_caller]
     pub(crate) fn start(self) -> Server {
         let socket = self.scratch.path().join("app.sock");
-        let elsewhere =
-            self.arguments.iter().any(|argument| argument == "--control" || argument == "--config");
+        let mut addresses = vec![format!("unix:{}", socket.display())];
+        addresses.extend(values(&self.arguments, "--listen"));
+        let control = match values(&self.arguments, "--control").pop() {
+            Some(control) => control.strip_prefix("unix:").map(PathBuf::from),
+            // The file may have another one.
+            None if !values(&self.arguments, "--config").is_empty() => None,
+            None => Some(socket.with_extension("sock.ctl")),
+        };
         let mut words = self.wrapper.into_iter().chain([env!("CARGO_BIN_EXE_nibiru").into()]);
         let mut command = Command::new(words.next().expect("nibiru at least"));
         command.args(words);
@@ -436,15 +442,43 @@ impl ServerBuilder {
         if !self.root.as_os_str().is_empty() {
             command.arg("--root").arg(&self.root);
         }
-        command.arg("--listen").arg(format!("unix:{}", socket.display()));
+        command.arg("--listen").arg(&addresses[0]);
         command.args(["--workers", self.workers]).args(&self.arguments).arg(self.application);
         command.envs(self.environment);
         let stdin = self.listener.map_or_else(Stdio::null, |listener| OwnedFd::from(listener).into());
         let mut process = Process::with_stdin("nibiru", self.scratch.path(), command, stdin);
-        // The control socket comes after the one that it is named after.
-        let control = socket.with_extension("sock.ctl");
-        process.wait_ready(|| UnixStream::connect(&socket).is_ok() && (elsewhere || control.exists()));
+        process.wait_ready(|| {
+            addresses.iter().all(|address| listens(address)) && control.iter().all(|path| path.exists())
+        });
         Server { process, scratch: self.scratch }
+    }
+}
+
+/// The values of a flag that may be given more than once.
+fn values(arguments: &[OsString], flag: &str) -> Vec<String> {
+    let given = arguments.windows(2).filter(|pair| pair[0] == flag);
+    let values = given.map(|pair| pair[1].to_str().expect("text").split(','));
+    values.flatten().map(str::to_owned).collect()
+}
+
+/// Whether somebody listens at an address of `--listen`. One that was inherited (`fd:0`) is listened at.
+fn listens(address: &str) -> bool {
+    match address.split_once(':') {
+        Some(("unix", path)) => UnixStream::connect(path).is_ok(),
+        // Not by connecting: the log would have a peer that is refused.
+        Some(("tcp", address)) => {
+            let (_, port) = address.rsplit_once(':').expect("a port");
+            let local = format!(":{:04X}", port.parse::<u16>().unwrap());
+            // The local address is the second field, the state the fourth; 0A is of one that listens.
+            let listening = |line: &str| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                fields[1].ends_with(&local) && fields[3] == "0A"
+            };
+            let tables =
+                ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+            tables.iter().flat_map(|table| table.lines()).any(listening)
+        }
+        _ => true,
     }
 }
 
