@@ -33,6 +33,7 @@ mod haproxy;
 mod health;
 mod honesty;
 mod hostile;
+mod hostile_owner;
 mod layering;
 mod left_behind;
 mod listen;
