@@ -61,8 +61,11 @@ pub(super) fn zygotes(scale: Scale) -> Row {
         let (zygote, before) = (server.zygote(), server.workers(4));
         signal(zygote, Signal::STOP);
         wait_for("it is stopped", || is_stopped(zygote).then_some(()));
-        before.first().into_iter().for_each(|worker| signal(*worker, Signal::KILL));
+        let victim = *before.first().expect("there are four");
+        signal(victim, Signal::KILL);
         let begin = Instant::now();
+        // One that is dying may take a request with it.
+        wait_for("the worker has ended", || (!children(zygote).contains(&victim)).then_some(()));
         // The others go on meanwhile, and are no children of the next one's.
         wait_for("there is another zygote", || {
             (asked, answered) = (asked + 1, answered + served());
