@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use tempfile::TempDir;
 
@@ -73,21 +74,23 @@ fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
     let (gate, scratch) = (Gate::new(), tempfile::tempdir().unwrap());
     let held = wait_at(&proxy, &gate);
     let sizes = [0, 1, 100, 16_000, 17_000, 65_536, 65_537, 300_000, 1_000_000, 5_000_000, 2, 70_000];
-    let uploads: Vec<(Vec<u8>, Child)> = sizes
-        .into_iter()
-        .map(|size| {
-            let mut body = vec![0; size];
-            random.fill(&mut body);
-            let file = scratch.path().join(size.to_string());
-            std::fs::write(&file, &body).unwrap();
-            let data = format!("@{}", file.display());
-            (body, proxy.curl_command(["--data-binary", &data], "/echo").spawn().unwrap())
-        })
-        .collect();
-    for (body, child) in uploads {
-        let reply = reply(child).expect(200);
-        assert!(reply.body == body, "a body of {} bytes changed on its way", body.len());
-    }
+    let bodies = sizes.map(|size| {
+        let mut body = vec![0; size];
+        random.fill(&mut body);
+        body
+    });
+    // All of them are read at the same time: HAProxy reads nothing from a shared connection while one of its clients is behind.
+    thread::scope(|scope| {
+        for body in &bodies {
+            let file = scratch.path().join(body.len().to_string());
+            std::fs::write(&file, body).unwrap();
+            let mut curl = proxy.curl_command(["--data-binary", &format!("@{}", file.display())], "/echo");
+            scope.spawn(move || {
+                let reply = reply(curl.spawn().unwrap()).expect(200);
+                assert!(reply.body == *body, "a body of {} bytes changed on its way", body.len());
+            });
+        }
+    });
     assert_eq!(server.connections().len(), 1);
     gate.open("go");
     reply(held).expect(200);
