@@ -110,17 +110,31 @@ fn a_signal_to_the_group_of_a_worker_reaches_neither_its_siblings_nor_the_zygote
 /// Where that is not allowed, `nice` goes on without, and there is nothing to take back.
 #[test]
 fn what_the_gateway_has_over_others_in_scheduling_its_workers_have_not() {
-    let server = Server::builder().workers("1").through(["nice", "-n", "-40"]).start();
-    let policy = |pid: u32| {
-        let said = std::process::Command::new("chrt").arg("-p").arg(pid.to_string()).output().unwrap();
-        String::from_utf8(said.stdout).unwrap()
-    };
-    let (zygote, workers) = (server.zygote(), server.workers(1));
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
-    assert!(policy(zygote).contains("SCHED_OTHER|SCHED_RESET_ON_FORK"), "{}", policy(zygote));
-    for worker in workers {
-        assert!(policy(worker).contains("SCHED_OTHER\n"), "{}", policy(worker));
-        // Field 19 of proc(5), counted from the third.
-        assert!(!stat(worker)[16].starts_with('-'), "the gateway has {}", stat(server.pid())[16]);
+    let as_usual = ["nice", "-n", "-40"];
+    let real_time = [["chrt", "--fifo", "1"], ["chrt", "--rr", "1"]];
+    let allowed = real_time.into_iter().filter(|[program, policy, priority]| {
+        output(std::process::Command::new(program).args([policy, priority, "true"])).status.success()
+    });
+    for wrapper in allowed.chain([as_usual]) {
+        let server = Server::builder().workers("1").through(wrapper).start();
+        let policy = |pid: u32| {
+            let said = output(std::process::Command::new("chrt").arg("-p").arg(pid.to_string()));
+            String::from_utf8(said.stdout).unwrap()
+        };
+        let (zygote, workers) = (server.zygote(), server.workers(1));
+        assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+        let expected = match wrapper[1] {
+            "--fifo" => "SCHED_FIFO",
+            "--rr" => "SCHED_RR",
+            _ => "SCHED_OTHER",
+        };
+        assert!(policy(server.pid()).contains(expected), "{wrapper:?}: {}", policy(server.pid()));
+        let expected = format!("{expected}|SCHED_RESET_ON_FORK");
+        assert!(policy(zygote).contains(&expected), "{wrapper:?}: {}", policy(zygote));
+        for worker in workers {
+            assert!(policy(worker).contains("SCHED_OTHER\n"), "{wrapper:?}: {}", policy(worker));
+            // Field 19 of proc(5), counted from the third.
+            assert!(!stat(worker)[16].starts_with('-'), "the gateway has {}", stat(server.pid())[16]);
+        }
     }
 }
