@@ -42,7 +42,7 @@ pub fn run(launch: &Launch) -> ExitCode {
 }
 
 fn start(launch: &Launch) -> io::Result<ExitCode> {
-    dumpable::set(launch.dumpable);
+    let closed = dumpable::set(launch.dumpable);
     // Executed as /proc/self/exe, it would be listed as "exe".
     rustix::thread::set_name(c"nibiru")?;
     // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.
@@ -58,6 +58,9 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     title.set(&format!("zygote gen {} {}", launch.generation, launch.app));
     let control = Link::from(sys::take_descriptor(0)?);
     sys::claim_process();
+    if let Err(error) = closed {
+        warn(&control, &format!("{}: {}", dumpable::NOT_CLOSED, crate::log::cause(&error)));
+    }
     std::env::set_current_dir(&launch.root).map_err(|error| {
         let cause = crate::log::cause(&error);
         io::Error::new(error.kind(), format!("cannot enter the root {}: {cause}", launch.root.display()))

@@ -38,6 +38,7 @@ use super::{
     policy_of, systemd,
 };
 use crate::config::{self, Config};
+use crate::dumpable;
 use crate::ipc::message::MAX_PACKET;
 use crate::open_files;
 use crate::title::Title;
@@ -116,7 +117,9 @@ pub async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
     let begin = Instant::now();
-    crate::dumpable::set(config.dumpable);
+    if let Err(error) = dumpable::set(config.dumpable) {
+        warn!(cause = %crate::log::cause(&error), "{}", dumpable::NOT_CLOSED);
+    }
     crate::sys::keep_descriptors_from_children();
     Title::take().set(&format!("gateway {}", config.app));
     systemd::starting(&config.app);

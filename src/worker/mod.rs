@@ -77,7 +77,7 @@ pub fn run(birth: Birth, mut state: lua::State, title: WorkerTitle) -> ! {
 }
 
 fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<i32> {
-    dumpable::open_worker();
+    let opened = dumpable::open_worker();
     // The zygote has forked it to live its own life.
     sys::claim_process();
     sys::die_with(&birth.lifeline)?;
@@ -88,6 +88,10 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     state.accept_interrupts();
     sys::on_interrupt(interrupted)?;
     let channel = Rc::new(Channel::new(birth.link));
+    if let Err(error) = opened {
+        let line = format!("{}: {}", dumpable::NOT_OPENED, crate::log::cause(&error));
+        channel.log(LogLevel::Warn, line.as_bytes(), "");
+    }
     let started = match birth.memory_limit.and_then(exceeded) {
         // It could not even say so from behind the wall.
         Some(taken) => Err(taken),

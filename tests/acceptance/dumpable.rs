@@ -76,3 +76,44 @@ fn dumpable_opens_them_to_whoever_looks_for_a_fault_of_the_servers() {
     assert_eq!(open(server.pid()), CLOSED, "the gateway");
     assert_eq!(open(server.zygote()), CLOSED, "the zygote");
 }
+
+/// Executes a program under a filter (seccomp(2)) by which nobody changes who may look into a process to what `$1` says; any value
+/// where that is `any`.
+const FILTER: &str = "import ctypes, os, platform, struct, sys\n\
+    load, equal, give, allowed = 0x20, 0x15, 0x06, 0x7fff0000\n\
+    number = {'x86_64': 157, 'aarch64': 167}[platform.machine()]\n\
+    refused = 0x00050000 | 1 # EPERM\n\
+    last = [] if sys.argv[1] == 'any' else [(load, 0, 0, 24), (equal, 0, 1, int(sys.argv[1]))]\n\
+    rest = len(last)\n\
+    program = [(load, 0, 0, 0), (equal, 0, 3 + rest, number), (load, 0, 0, 16), (equal, 0, 1 + rest, 4)]\n\
+    program += last + [(give, 0, 0, refused), (give, 0, 0, allowed)]\n\
+    code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in program))\n\
+    filter = ctypes.create_string_buffer(struct.pack('HP', len(program), ctypes.addressof(code)))\n\
+    prctl = ctypes.CDLL(None, use_errno=True).prctl\n\
+    assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()\n\
+    os.execvp(sys.argv[2], sys.argv[2:])";
+
+fn filtered(what: &str) -> Server {
+    let server = Server::builder().workers("1").through(["python3", "-c", FILTER, what]).start();
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200, "{}", server.log());
+    server
+}
+
+#[test]
+fn a_kernel_that_closes_no_process_is_in_the_log() {
+    let server = filtered("any");
+    for process in ["gateway", "zygote"] {
+        let parts =
+            [&format!("WARN  {process} processes of this user can look into this one")[..], "not permitted"];
+        server.logged(&parts);
+    }
+    // It is open, as it is to be.
+    assert!(!server.log().contains("this worker"), "{}", server.log());
+}
+
+#[test]
+fn a_kernel_that_opens_no_worker_is_in_the_log() {
+    let server = filtered("1");
+    server.logged(&["WARN  worker nobody can look into this worker", "not permitted", "worker=1"]);
+    assert!(!server.log().contains("can look into this one"), "{}", server.log());
+}
