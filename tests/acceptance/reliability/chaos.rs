@@ -309,8 +309,11 @@ fn change(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
             fleet.happened("reloads");
             continue;
         }
-        fleet.take_over();
-        fleet.happened("take-overs");
+        // Of several at once one is let in at a time.
+        for _ in 0..*fastrand::choice(&[1, 1, 2, 6]).expect("there are some") {
+            fleet.take_over();
+            fleet.happened("take-overs");
+        }
         if !one_is_left(fleet) {
             fleet.happened("take-overs that did not end");
         }
