@@ -1,7 +1,10 @@
-//! How much memory this process can have: the machine's, or less where a control group bounds it.
+//! How much memory this process can have: the machine's, or less where a control group bounds it. And which files are memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2): file systems whose files are memory.
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Where control groups are mounted, everywhere.
 const GROUPS: &str = "/sys/fs/cgroup";
@@ -14,6 +17,16 @@ pub fn available() -> u64 {
         .into_iter()
         .filter_map(|file| limit(&fs::read_to_string(file).ok()?));
     limits.chain([machine]).min().unwrap_or(machine)
+}
+
+/// Whether files that are made in `directory` are memory. An overlay over such a file system cannot be told.
+pub fn holds_files(directory: &Path) -> bool {
+    rustix::fs::statfs(directory).is_ok_and(|system| is_in_memory(system.f_type as u64))
+}
+
+/// Whether it is the type of such a file system. Where the field is a signed 32-bit number, the sign fills the upper half.
+fn is_in_memory(kind: u64) -> bool {
+    IN_MEMORY.iter().any(|magic| u64::from(*magic) == kind & 0xffff_ffff)
 }
 
 fn machine() -> u64 {
@@ -77,6 +90,13 @@ mod tests {
     fn a_limit_is_a_number_or_none() {
         assert_eq!(limit("268435456\n"), Some(256 << 20));
         assert_eq!((limit("max\n"), limit("")), (None, None));
+    }
+
+    #[test]
+    fn files_of_a_tmpfs_and_a_ramfs_are_memory() {
+        assert!(holds_files(Path::new("/dev/shm")) && !holds_files(Path::new("/proc")));
+        assert!(!holds_files(Path::new("/nonexistent")));
+        assert!(is_in_memory(0xffff_ffff_8584_58f6) && is_in_memory(0x8584_58f6) && !is_in_memory(0xef53));
     }
 
     #[test]

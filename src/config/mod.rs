@@ -14,6 +14,7 @@ mod queue;
 mod reload;
 mod settings;
 mod source;
+mod spool_directory;
 mod start_directory;
 mod suggest;
 mod value;

@@ -186,7 +186,7 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub buffer_memory: Option<Size>,
 
-    /// Where bodies over 64K are kept [the system's temporary directory]
+    /// Where bodies over 64K are kept [$TMPDIR, /var/tmp or /tmp]
     #[arg(long, value_name = "DIR", env = "NIBIRU_SPOOL_DIR")]
     #[serde(deserialize_with = "plain")]
     pub spool_dir: Option<PathBuf>,

@@ -12,6 +12,7 @@ use super::options::Options;
 use super::peers::{Peers, WEB_SERVER_ADDRS};
 use super::quantity::{Count, Positive, Size, Time};
 use super::queue::{ParamName, PriorityParam, QueueOrder};
+use super::spool_directory;
 use super::value::OrOff;
 use super::values::{
     AccessLog, AccessLogQuery, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap,
@@ -163,7 +164,7 @@ impl Config {
                 return Err(ConfigError::new("no application", cause));
             }
         };
-        let spool_dir = directory("spool-dir", options.spool_dir.unwrap_or_else(std::env::temp_dir))?;
+        let spool_dir = directory("spool-dir", options.spool_dir.unwrap_or_else(spool_directory::default))?;
         if let Err(error) = rustix::fs::access(&spool_dir, Access::WRITE_OK | Access::EXEC_OK) {
             let cause = format!("no file can be made there: {}", log::cause(&error.into()));
             return Err(ConfigError::new("spool-dir", cause).of(spool_dir.display()));

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The part of the memory for new requests, in eighths.
 const PART_FOR_NEW: u64 = 7;
 
+/// The whole divided by this: the part up to which answers go to files that are memory. So slow readers refuse no request.
+const PART_FOR_ANSWERS: u64 = 2;
+
 /// Bytes of unfinished requests that a connection may hold and that do not count. So an ordinary request is read whole, and
 /// is answered with 503 or, for the health and the status, with 200, also where no memory is left.
 pub(super) const FREE_OF_A_CONNECTION: usize = 4096;
@@ -27,6 +30,8 @@ pub(super) enum For {
     New,
     /// Bodies of requests that were let in.
     LetIn,
+    /// Answers of slow clients, in files that are memory. Without such a file an answer waits with its worker.
+    Answers,
 }
 
 impl Memory {
@@ -55,6 +60,7 @@ impl Memory {
         let most = match purpose {
             For::New => bound / 8 * PART_FOR_NEW,
             For::LetIn => bound,
+            For::Answers => bound / PART_FOR_ANSWERS,
         };
         self.used().saturating_add(bytes) <= most
     }
@@ -124,6 +130,14 @@ mod tests {
         assert!(new.resize(690, For::New) && !new.resize(691, For::New) && old.resize(110, For::LetIn));
         drop((new, old));
         assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn answers_in_memory_leave_half_of_it_to_requests() {
+        let memory = Memory::new(800);
+        memory.take(300);
+        assert!(memory.has_room(100, For::Answers) && !memory.has_room(101, For::Answers));
+        assert!(memory.has_room(400, For::New));
     }
 
     #[test]

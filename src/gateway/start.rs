@@ -279,7 +279,8 @@ impl Gateway {
         unread: WeakUnread,
     ) -> Self {
         let (now, turnstile) = (Instant::now(), Rc::new(Turnstile::new()));
-        let spool = Spool::new(&config.spool_dir, config.max_spool, budget.spooled);
+        let memory = Memory::new(config.buffer_memory);
+        let spool = Spool::new(&config.spool_dir, config.max_spool, budget.spooled, &memory);
         Self {
             start: Start::now(),
             clock: Clock::new(now),
@@ -291,7 +292,7 @@ impl Gateway {
             queued: Notify::new(),
             pool: RefCell::new(Pool::new(policy_of(&config), 0)),
             workers: RefCell::new(HashMap::new()),
-            memory: Memory::new(config.buffer_memory),
+            memory,
             spool,
             proxy_headers: config::proxy_headers(
                 config.sendfile,

@@ -1,10 +1,11 @@
 //! `--buffer-memory`: all clients' requests together take so much memory and no more, whatever comes in halves.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Server, wait_for};
+use crate::support::{Server, ServerBuilder, descriptors, nibiru, output, wait_for};
 use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, record};
 
 const STATUS: &str = "/-/status";
@@ -20,10 +21,14 @@ const REQUESTS: u16 = 64;
 /// tables of so many requests add.
 const MOST_GROWTH: u64 = 16 << 20;
 
-fn start() -> Server {
+fn builder() -> ServerBuilder {
     let bound = BOUND.to_string();
     let arguments = ["--buffer-memory", &bound, "--status-path", STATUS, "--health-path", HEALTH];
-    let server = Server::builder().workers("1").arguments(arguments).start();
+    Server::builder().workers("1").arguments(arguments)
+}
+
+fn start() -> Server {
+    let server = builder().start();
     server.logged(&["gateway ready"]);
     server
 }
@@ -97,4 +102,72 @@ fn half_bodies_take_so_much_memory_and_the_newest_are_refused() {
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, "/hello", false));
     assert_eq!(connection.response(1).unwrap().status(), 200);
+}
+
+/// A request of which the last byte of its body is to come.
+fn half_body(server: &Server, length: usize) -> Connection {
+    let mut params = crate::wire::params("POST", "/echo");
+    params.extend(pair(b"CONTENT_LENGTH", (length + 1).to_string().as_bytes()));
+    let mut connection = Connection::open(&server.socket());
+    let head = [begin(1, RESPONDER, false), record(PARAMS, 1, &params), record(PARAMS, 1, b"")];
+    connection.send(&head.concat());
+    for piece in vec![b'b'; length].chunks(60_000) {
+        // One that is refused is told while it sends.
+        if connection.try_send(&record(STDIN, 1, piece)).is_err() {
+            break;
+        }
+    }
+    connection
+}
+
+/// The file that the gateway has made, without a name, in `directory`.
+fn file_in(server: &Server, directory: &Path) -> Option<String> {
+    let open = descriptors(server.pid()).into_iter().map(|(_, target)| target);
+    open.into_iter().find(|target| Path::new(target).starts_with(directory) && target.ends_with("(deleted)"))
+}
+
+#[test]
+fn files_in_memory_count_as_memory_and_the_start_says_so() {
+    // A tmpfs, everywhere.
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let spool = directory.path().display().to_string();
+    let warning = ["WARN", "--spool-dir is in memory (tmpfs)", "--buffer-memory", &spool];
+    let server = builder().arguments(["--spool-dir", &spool]).start();
+    server.logged(&warning);
+    let first = half_body(&server, 400_000);
+    wait_for("its file counts", || (used(&server) >= 400_000).then_some(()));
+    let mut second = half_body(&server, 400_000);
+    let refused = second.response(1).unwrap();
+    assert_eq!((refused.status(), refused.header("Retry-After").as_deref()), (503, Some("1")));
+    server.logged(&["request refused: no memory is left for its body", "(--buffer-memory)", "status=503"]);
+    drop((first, second));
+    wait_for("all is given back", || (used(&server) == 0).then_some(()));
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+
+    let root = crate::support::repository("tests/apps");
+    let listen = format!("unix:{spool}/free");
+    let mut check = nibiru();
+    check.args(["check", "--spool-dir", &spool, "--listen", &listen, "--root"]).arg(root);
+    let check = output(check.arg("site:application"));
+    assert!(check.status.success(), "{check:?}");
+    let log = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(log.lines().any(|line| warning.iter().all(|part| line.contains(part))), "{log}");
+}
+
+#[test]
+fn files_are_on_a_disk_by_default_and_where_tmpdir_says_if_it_is_set() {
+    let on = |directory: &str, server: Server| {
+        let _half = half_body(&server, 600_000);
+        wait_for(&format!("there is a file in {directory}"), || file_in(&server, Path::new(directory)));
+        server.log()
+    };
+    let without = builder().looked_into().through(["env", "--unset", "TMPDIR"]).start();
+    let log = on("/var/tmp", without);
+    assert!(!log.contains("--spool-dir"), "{log}");
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let log = on(
+        &directory.path().display().to_string(),
+        builder().looked_into().environment("TMPDIR", directory.path()).start(),
+    );
+    assert!(log.contains("--spool-dir is in memory"), "{log}");
 }

@@ -43,11 +43,14 @@ impl Connection {
         }
     }
 
-    /// Refuses a request whose parameters have just come, and whose body is still to come, where others need the memory.
+    /// Refuses a request whose parameters have just come, and whose body is still to come, where others need the memory; but
+    /// for the health and the status.
     pub(super) fn admit(self: &Rc<Self>, id: u16, gateway: &Gateway) {
         let admitted = match self.state.borrow_mut().phase(id) {
             Some(Phase::Arriving(arriving)) => {
-                gateway.memory.has_room(arriving.head.variables.held() as u64, For::New)
+                let variables = &arriving.head.variables;
+                gateway.memory.has_room(variables.held() as u64, For::New)
+                    || gateway.is_for_itself(variables, arriving.role)
             }
             _ => true,
         };

@@ -31,7 +31,8 @@ pub(super) struct Cause(pub(super) Refused, pub(super) u16, pub(super) String);
 
 impl From<SpoolError> for Cause {
     fn from(error: SpoolError) -> Self {
-        Self(Refused::Spool, error.status(), error.to_string())
+        let why = if matches!(error, SpoolError::Memory) { Refused::Memory } else { Refused::Spool };
+        Self(why, error.status(), error.to_string())
     }
 }
 

@@ -60,6 +60,8 @@ pub(in crate::gateway) enum Place<'a> {
 pub(in crate::gateway) enum SpoolError {
     /// All bodies together would exceed `--max-spool`.
     Limit(u64),
+    /// Files are memory here, and of that none is left (`--buffer-memory`).
+    Memory,
     /// There are as many files as descriptors can be spared for.
     Files(usize),
     /// The disk has taken nothing for too long.
@@ -82,6 +84,7 @@ impl fmt::Display for SpoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limit(limit) => write!(f, "the spool exceeds {limit} bytes (--max-spool)"),
+            Self::Memory => write!(f, "no memory is left for its body, whose file would be in memory, too"),
             Self::Files(limit) => {
                 write!(f, "{limit} files are spooled, and the limit of open files allows no more")
             }
@@ -216,7 +219,7 @@ mod tests {
     }
 
     fn spool(limit: u64, max_files: usize) -> Rc<Spool> {
-        Spool::new(&std::env::temp_dir(), limit, max_files)
+        Spool::counted_in(None, &std::env::temp_dir(), limit, max_files)
     }
 
     async fn written(body: &mut Body, spool: &Spool) -> Result<bool, SpoolError> {
@@ -283,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_small_body_stays_in_memory() {
-        let spool = Spool::new(Path::new("/nonexistent"), 0, 1);
+        let spool = Spool::counted_in(None, Path::new("/nonexistent"), 0, 1);
         let mut body = Body::new();
         body.append(&[0; MAX_INLINE_BODY], &spool).unwrap();
         assert!(matches!(body.place(), Place::Memory(bytes) if bytes.len() == MAX_INLINE_BODY));
@@ -333,7 +336,7 @@ mod tests {
     #[test]
     fn a_directory_that_takes_no_file_fails_that_body() {
         run(async {
-            let spool = Spool::new(Path::new("/nonexistent"), 1 << 30, 1);
+            let spool = Spool::counted_in(None, Path::new("/nonexistent"), 1 << 30, 1);
             let mut body = Body::new();
             body.append(&[0; WRITE + 1], &spool).unwrap();
             let error = written(&mut body, &spool).await.unwrap_err();

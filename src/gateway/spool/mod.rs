@@ -1,6 +1,8 @@
 //! Files without a name for what there is no room in memory for: request bodies (`body`) and answers that wait for slow
 //! clients (`overflow`).
 //!
+//! Where the directory is a tmpfs its files are memory, and count as such.
+//!
 //! Nothing here waits for a disk. Files are made, written and read by a few threads of their own, and what those have
 //! not taken yet is bounded.
 
@@ -19,10 +21,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tracing::warn;
 
 pub(super) use self::body::{Body, Place, SpoolError};
 pub(super) use self::overflow::{Done, Overflow};
+use crate::gateway::memory::{For, Memory};
 use crate::ipc::message::MAX_INLINE_BODY;
+use crate::system_memory;
 
 /// Threads that write and read. A disk that hangs holds them all, and with them uploads and the answers of slow clients
 /// alone; more would make no disk faster.
@@ -58,6 +63,8 @@ pub(super) struct Spool {
 struct Space {
     limit: u64,
     used: AtomicU64,
+    /// Of which they take their part, where they are memory.
+    memory: Option<Arc<Memory>>,
     /// Each takes a descriptor.
     max_files: usize,
     files: AtomicUsize,
@@ -74,15 +81,26 @@ enum Use {
 /// then what it takes.
 type Job<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 
-/// Whether files can be made in `directory`. Leaves none behind.
+/// Whether files can be made in `directory`. Leaves none behind. Warns where they are memory.
 pub(super) fn try_out(directory: &Path) -> io::Result<()> {
-    tempfile::tempfile_in(directory).map(drop)
+    tempfile::tempfile_in(directory)?;
+    if system_memory::holds_files(directory) {
+        let path = directory.display();
+        warn!(%path, "--spool-dir is in memory (tmpfs): what is kept there counts in --buffer-memory; name a directory on a disk");
+    }
+    Ok(())
 }
 
 impl Spool {
-    pub(super) fn new(directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
+    /// `memory`: what files take that are memory.
+    pub(super) fn new(directory: &Path, limit: u64, max_files: usize, memory: &Arc<Memory>) -> Rc<Self> {
+        let counted = system_memory::holds_files(directory).then(|| Arc::clone(memory));
+        Self::counted_in(counted, directory, limit, max_files)
+    }
+
+    fn counted_in(memory: Option<Arc<Memory>>, directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
         let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));
-        let space = Arc::new(Space { limit, used, max_files, files });
+        let space = Arc::new(Space { limit, used, memory, max_files, files });
         let (jobs, spare) = (Arc::new(Semaphore::new(JOBS as usize)), RefCell::default());
         Rc::new(Self { directory: directory.into(), space, jobs, spare })
     }
@@ -168,12 +186,18 @@ impl Claim {
     }
 
     fn grow(&self, bytes: u64) -> Result<(), SpoolError> {
-        let limit = match self.used_for {
-            Use::Body => self.space.limit,
-            Use::Answer => self.space.limit / u64::from(PART_FOR_ANSWERS),
+        let (limit, purpose) = match self.used_for {
+            Use::Body => (self.space.limit, For::LetIn),
+            Use::Answer => (self.space.limit / u64::from(PART_FOR_ANSWERS), For::Answers),
         };
         if self.space.used.load(Ordering::Relaxed) + bytes > limit {
             return Err(SpoolError::Limit(limit));
+        }
+        if let Some(memory) = &self.space.memory {
+            if !memory.has_room(bytes, purpose) {
+                return Err(SpoolError::Memory);
+            }
+            memory.take(bytes);
         }
         self.space.used.fetch_add(bytes, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -188,6 +212,9 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.space.used.fetch_sub(self.bytes(), Ordering::Relaxed);
+        if let Some(memory) = &self.space.memory {
+            memory.give_back(self.bytes());
+        }
         self.space.files.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -198,7 +225,7 @@ mod tests {
 
     #[test]
     fn answers_leave_half_of_everything_to_bodies() {
-        let spool = Spool::new(&std::env::temp_dir(), 1000, 4);
+        let spool = Spool::counted_in(None, &std::env::temp_dir(), 1000, 4);
         let answer = Claim::new(&spool.space, Use::Answer).unwrap();
         answer.grow(500).unwrap();
         assert!(matches!(answer.grow(1), Err(SpoolError::Limit(500))));
@@ -209,5 +236,31 @@ mod tests {
         assert!(body.grow(1).is_err());
         drop((answer, body));
         assert_eq!(spool.used(), (0, 1));
+    }
+    #[test]
+    fn files_that_are_memory_take_of_it_and_give_it_back() {
+        let memory = Memory::new(1000);
+        let spool = Spool::counted_in(Some(Arc::clone(&memory)), &std::env::temp_dir(), 1 << 30, 4);
+        let answer = Claim::new(&spool.space, Use::Answer).unwrap();
+        answer.grow(500).unwrap();
+        // The other half is for requests.
+        assert!(matches!(answer.grow(1), Err(SpoolError::Memory)));
+        let body = Claim::new(&spool.space, Use::Body).unwrap();
+        body.grow(500).unwrap();
+        assert!(matches!(body.grow(1), Err(SpoolError::Memory)));
+        assert_eq!((memory.used(), spool.used()), (1000, (1000, 2)));
+        drop((answer, body));
+        assert_eq!((memory.used(), spool.used()), (0, (0, 0)));
+    }
+
+    #[test]
+    fn the_file_system_of_the_directory_says_whether_its_files_are_memory() {
+        let memory = Memory::new(1000);
+        for (directory, counts) in [("/dev/shm", true), ("/proc", false)] {
+            let spool = Spool::new(Path::new(directory), 1000, 1, &memory);
+            let body = Claim::new(&spool.space, Use::Body).unwrap();
+            body.grow(10).unwrap();
+            assert_eq!(memory.used() == 10, counts, "{directory}");
+        }
     }
 }

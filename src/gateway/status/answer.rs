@@ -10,7 +10,7 @@ use super::super::request::Request;
 use super::super::request_line::RequestLine;
 use super::super::verdict::Verdict;
 use super::{html, openmetrics};
-use crate::cgi::response;
+use crate::cgi::{Variables, response};
 use crate::fastcgi::Role;
 
 /// In which form the status is wanted.
@@ -61,6 +61,17 @@ impl Gateway {
     /// Answers a request that is for the server itself, for its health or its status; gives every other one back.
     pub(in super::super) fn answer_itself(&self, request: Box<Request>) -> Option<Box<Request>> {
         self.answer_health(request).and_then(|request| self.answer_status(request))
+    }
+
+    /// Whether [`Self::answer_itself`] would answer a request with these variables.
+    pub(in super::super) fn is_for_itself(&self, variables: &Variables, role: Role) -> bool {
+        let config = self.config();
+        let mut paths = [&config.health_path, &config.status_path].into_iter().flatten().peekable();
+        if role != Role::Responder || paths.peek().is_none() {
+            return false;
+        }
+        let line = RequestLine::of(variables);
+        paths.any(|path| line.uri.is_at(path))
     }
 
     /// Answers a request for the status path; gives every other one back.
