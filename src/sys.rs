@@ -14,6 +14,16 @@ use rustix::fs::OFlags;
 use rustix::io::DupFlags;
 use rustix::process::Pid;
 
+/// Has the allocator give what it has free back to the system. Other threads that allocate wait meanwhile.
+pub fn give_memory_back() {
+    // The others' allocators do so by themselves, or never.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) takes the locks of the allocator, may be called in any thread, and moves nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Which side of a [`fork`] this is.
 #[derive(Debug)]
 pub enum Fork {

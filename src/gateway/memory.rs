@@ -21,6 +21,8 @@ pub(super) const FREE_OF_A_CONNECTION: usize = 4096;
 pub(super) struct Memory {
     bound: AtomicU64,
     used: AtomicU64,
+    /// The most that was in use since [`Memory::forget_highest`].
+    highest: AtomicU64,
 }
 
 /// Whom the bytes are for.
@@ -36,7 +38,7 @@ pub(super) enum For {
 
 impl Memory {
     pub(super) fn new(bound: u64) -> Arc<Self> {
-        Arc::new(Self { bound: AtomicU64::new(bound), used: AtomicU64::new(0) })
+        Arc::new(Self { bound: AtomicU64::new(bound), used: AtomicU64::new(0), highest: AtomicU64::new(0) })
     }
 
     /// A reload may have changed it. What is in use stays.
@@ -67,7 +69,20 @@ impl Memory {
 
     /// Takes bytes, room or not.
     pub(super) fn take(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if used > self.highest.load(Ordering::Relaxed) {
+            self.highest.store(used, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that are in use, and the most that were since [`Self::forget_highest`].
+    pub(super) fn used_and_highest(&self) -> (u64, u64) {
+        (self.used(), self.highest.load(Ordering::Relaxed))
+    }
+
+    /// The highest use begins anew with what is in use now.
+    pub(super) fn forget_highest(&self) {
+        self.highest.store(self.used(), Ordering::Relaxed);
     }
 
     pub(super) fn give_back(&self, bytes: u64) {
@@ -129,7 +144,9 @@ mod tests {
         // Whatever is in use, one that shrinks does.
         assert!(new.resize(690, For::New) && !new.resize(691, For::New) && old.resize(110, For::LetIn));
         drop((new, old));
-        assert_eq!(memory.used(), 0);
+        assert_eq!(memory.used_and_highest(), (0, 800));
+        memory.forget_highest();
+        assert_eq!(memory.used_and_highest(), (0, 0));
     }
 
     #[test]

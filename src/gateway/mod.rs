@@ -56,6 +56,7 @@ mod supervisor;
 mod systemd;
 mod throttle;
 mod trial;
+mod trim;
 mod turn;
 mod verdict;
 mod worker_link;

@@ -35,7 +35,7 @@ use super::turn::Turnstile;
 use super::verdict::Course;
 use super::{
     Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, orphans,
-    policy_of, systemd,
+    policy_of, systemd, trim,
 };
 use crate::config::{self, Config};
 use crate::dumpable;
@@ -196,6 +196,7 @@ pub async fn run(
         gateway.queue.borrow_mut().open(Instant::now());
         tokio::task::spawn_local(dispatch::expire(Rc::clone(&gateway)));
         tokio::task::spawn_local(deadlines::keep(Rc::clone(&gateway)));
+        tokio::task::spawn_local(trim::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
         if let Some(taken) = taken
             && let Err(error) = gateway.replace(taken, shared).await

@@ -1,0 +1,83 @@
+//! Has the allocator give freed memory back to the system, after clients have taken much of it and left.
+//!
+//! What is freed stays with the process where anything that is still in use lies behind it, such as one connection that was
+//! accepted during a flood. So it is asked for: in a thread, and only when the use has fallen by half and stays low. Blocks that
+//! are mapped by themselves (`M_MMAP_THRESHOLD`) would go back at once, but most of what clients hold is smaller than 64 KiB, and with
+//! a threshold of 32 KiB bodies of 40,000 to 60,000 bytes cost the gateway twice the CPU time: fresh pages for each.
+//!
+//! The gateway alone does so: it outlives every flood. A worker's memory is Lua's, and `--max-memory` replaces a worker that keeps too much.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::MissedTickBehavior;
+use tracing::debug;
+
+use super::Gateway;
+use crate::sys;
+
+/// How often to look. The allocator is locked while it gives back, some 5 ms for each 100 MiB, so that is not to be done often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A fall by less is not worth it.
+const LEAST_FALL: u64 = 16 << 20;
+
+/// Looks at the use again and again, for as long as the gateway runs.
+pub(super) async fn keep(gateway: Rc<Gateway>) {
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut fall = Fall::default();
+    loop {
+        looks.tick().await;
+        let (used, highest) = gateway.memory.used_and_highest();
+        if fall.is_over(used, highest) {
+            gateway.memory.forget_highest();
+            debug!(used, highest, "freed memory is given back to the system");
+            // Nothing depends on it.
+            let _ = spawn_blocking(sys::give_memory_back).await;
+        }
+    }
+}
+
+/// Whether the use was low at the last look already.
+#[derive(Debug, Default)]
+struct Fall {
+    low: bool,
+}
+
+impl Fall {
+    /// Takes the use now, and the highest since memory was last given back. Says whether it has fallen and stays low.
+    fn is_over(&mut self, used: u64, highest: u64) -> bool {
+        let low = highest.saturating_sub(used) >= LEAST_FALL && used <= highest / 2;
+        let over = low && self.low;
+        self.low = low && !over;
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_fall_is_over_at_the_second_look_that_finds_the_use_low() {
+        let mut fall = Fall::default();
+        assert!(!fall.is_over(100 * MIB, 100 * MIB) && !fall.is_over(51 * MIB, 100 * MIB));
+        assert!(!fall.is_over(10 * MIB, 100 * MIB));
+        // It went up meanwhile.
+        assert!(!fall.is_over(90 * MIB, 100 * MIB) && !fall.is_over(10 * MIB, 100 * MIB));
+        assert!(fall.is_over(10 * MIB, 100 * MIB));
+        // The highest begins anew then.
+        assert!(!fall.is_over(10 * MIB, 10 * MIB));
+    }
+
+    #[test]
+    fn little_is_left_where_it_is() {
+        let mut fall = Fall::default();
+        assert!((0..9).all(|_| !fall.is_over(0, LEAST_FALL - 1)));
+        assert!(!fall.is_over(0, LEAST_FALL) && fall.is_over(0, LEAST_FALL));
+    }
+}
