@@ -30,6 +30,9 @@ use crate::worker::{self, Birth};
 /// The exit status of a zygote whose application does not load.
 const LOAD_FAILED: u8 = 3;
 
+/// How many descriptors that loading has opened the log names.
+const DESCRIPTORS_TOLD: usize = 8;
+
 /// Runs a zygote to its end. Standard input is the control link.
 pub fn run(launch: &Launch) -> ExitCode {
     match start(launch) {
@@ -148,11 +151,19 @@ fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
 /// Loading opened what forked workers would share: starts over as a process that does not load. Gives
 /// the error where that is impossible.
 fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) -> io::Error {
-    for (number, target) in shared {
+    for (_, target) in &shared[..shared.len().min(DESCRIPTORS_TOLD)] {
         warn(
             &control,
             &format!("loading the application opened {}, which forked workers would share", target.display()),
         );
+    }
+    if let Some(more) = shared.len().checked_sub(DESCRIPTORS_TOLD).filter(|more| *more > 0) {
+        warn(
+            &control,
+            &format!("loading the application opened {more} more, which forked workers would share"),
+        );
+    }
+    for (number, _) in shared {
         if let Ok(number) = u32::try_from(*number) {
             // Closed here, and /dev/null in its place by the execution below.
             drop(sys::take_descriptor(number));

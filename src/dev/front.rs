@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONTENT_LENGTH, HOST};
@@ -27,6 +27,7 @@ use super::page::{self, About};
 use super::watcher::Watcher;
 use crate::cgi::proxy::{HttpRequest, normalise, percent_decode};
 use crate::gateway::{Code, Load};
+use crate::log::throttle::Throttle;
 
 /// How long a request waits for the newest code. An application that takes longer to load is stuck.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -66,6 +67,7 @@ impl Front {
     pub(super) async fn serve(self: Rc<Self>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
         let asked = stopping.clone();
+        let mut throttle = Throttle::new(Instant::now());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -78,7 +80,10 @@ impl Front {
                     connections.spawn_local(Rc::clone(&self).connection(stream, client, asked.clone()));
                 }
                 Err(cause) => {
-                    warn!(process = "dev", cause = %crate::log::cause(&cause), "cannot accept a connection");
+                    if let Some(left_out) = throttle.allow(Instant::now()) {
+                        let cause = crate::log::cause(&cause);
+                        warn!(process = "dev", cause, left_out, "cannot accept a connection");
+                    }
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
             }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::gateway::{Code, Command, Load};
+use crate::log::throttle::Throttle;
 
 /// No change for this long: the editor, or the checkout, is done.
 const QUIET: Duration = Duration::from_millis(50);
@@ -132,6 +133,8 @@ impl Watcher {
     }
 
     async fn listen(self: Rc<Self>, mut events: mpsc::UnboundedReceiver<notify::Result<Event>>) {
+        // The kernel may refuse each of many new directories.
+        let mut throttle = Throttle::new(std::time::Instant::now());
         while let Some(event) = events.recv().await {
             match event {
                 Ok(event) if event.need_rescan() => {
@@ -139,7 +142,11 @@ impl Watcher {
                     self.noticed(&root);
                 }
                 Ok(event) => self.event(&event),
-                Err(error) => warn!(process = "dev", cause = %error, "some changes may go unseen"),
+                Err(error) => {
+                    if let Some(left_out) = throttle.allow(std::time::Instant::now()) {
+                        warn!(process = "dev", cause = %error, left_out, "some changes may go unseen");
+                    }
+                }
             }
         }
     }

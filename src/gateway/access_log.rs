@@ -21,7 +21,7 @@ use super::request_line::RequestLine;
 use crate::config::{self, AccessLogQuery};
 use crate::log::Format;
 use crate::log::escape::Word;
-use crate::log::file::{self, LogFile, Shared, WRITE_SIZE, count_lines};
+use crate::log::file::{self, Complain, LogFile, Shared, WRITE_SIZE, count_lines};
 
 /// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
 /// as the request itself; nobody reads a log faster than this.
@@ -73,7 +73,7 @@ impl AccessLog {
         format: Format,
         query: AccessLogQuery,
     ) -> io::Result<Self> {
-        let complain: fn(&str) = |line| warn!("{line}");
+        let complain: Complain = |line, left_out| warn!(left_out, "{line}");
         let file = match target {
             config::AccessLog::Stdout => LogFile::stream(NAME, io::stdout().as_fd(), complain)?,
             config::AccessLog::File(path) => LogFile::open(NAME, path, complain)?,

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
+use super::throttles::About;
 use super::worker_link::WorkerLink;
 use crate::config::Config;
 use crate::ipc::interrupt::Kind;
@@ -38,6 +39,8 @@ pub(super) struct Run {
     look: Look,
     /// When it was told to stop.
     overdue: Option<Instant>,
+    /// The log has a line about that, and is to have the stack as well.
+    told: bool,
     killed: bool,
 }
 
@@ -92,7 +95,15 @@ impl Limits {
 
 impl Run {
     pub(super) fn new(started: Instant) -> Self {
-        Self { started, moved: started, streams: None, look: Look::Not, overdue: None, killed: false }
+        Self {
+            started,
+            moved: started,
+            streams: None,
+            look: Look::Not,
+            overdue: None,
+            told: false,
+            killed: false,
+        }
     }
 
     /// When it was handed over, or the worker last gave a piece of an answer that streams.
@@ -183,10 +194,12 @@ fn attend(
             Act::DoWithoutStack => {
                 let age = seconds(now - run.started);
                 let message = format!("{} has run for {age} (--slow-log); {DEAF}", link.request_line());
-                link.log(LogLevel::Warn, &message);
+                gateway.throttles.say(About::SlowRequests, now, |left_out| {
+                    link.log(LogLevel::Warn, left_out, message.as_bytes());
+                });
             }
             Act::TimeOut(limit) => time_out(gateway, link, &run, limit, now),
-            Act::Kill => kill(gateway, link, limits),
+            Act::Kill => kill(gateway, link, limits, now),
         }
     }
 }
@@ -209,7 +222,12 @@ fn time_out(gateway: &Gateway, link: &WorkerLink, run: &Run, limit: Limit, now: 
             format!("{what} {still} (--request-timeout)")
         }
     };
-    link.log(LogLevel::Error, &format!("{line} {what}"));
+    let told = gateway.throttles.say(About::Deadlines, now, |left_out| {
+        link.log(LogLevel::Error, left_out, format!("{line} {what}").as_bytes());
+    });
+    if let Some(run) = link.run() {
+        link.set_run(Run { told, ..run });
+    }
     // It has started well, whatever becomes of it now.
     gateway.pool.borrow_mut().answered(link.name().worker);
     if !gateway.mode.development {
@@ -219,9 +237,12 @@ fn time_out(gateway: &Gateway, link: &WorkerLink, run: &Run, limit: Limit, now: 
 }
 
 /// A worker goes on with a request that was told to stop.
-fn kill(gateway: &Gateway, link: &WorkerLink, limits: &Limits) {
+fn kill(gateway: &Gateway, link: &WorkerLink, limits: &Limits, now: Instant) {
     let (line, late) = (link.request_line(), seconds(limits.kill_after));
-    link.log(LogLevel::Error, &format!("{line} has not stopped {late} later (--kill-after): killed"));
+    gateway.throttles.say(About::Deadlines, now, |left_out| {
+        let message = format!("{line} has not stopped {late} later (--kill-after): killed");
+        link.log(LogLevel::Error, left_out, message.as_bytes());
+    });
     if gateway.mode.development && !link.has_given_up() {
         link.stderr(&format!("{line}: {TOO_LONG} (--request-timeout), and did not stop: {DEAF}"));
     }
@@ -232,17 +253,21 @@ fn kill(gateway: &Gateway, link: &WorkerLink, limits: &Limits) {
 /// A worker tells the stack of its request, as it was asked to.
 pub(super) fn stack(gateway: &Gateway, link: &WorkerLink, timeout: bool, text: &[u8]) {
     let Some(run) = link.run() else { return };
-    let (line, text) = (link.request_line(), escape::text(text));
+    let line = link.request_line();
     if !timeout {
         link.set_run(Run { look: Look::Done, ..run });
-        let age = seconds(run.started.elapsed());
-        link.log(LogLevel::Warn, &format!("{line} has run for {age} (--slow-log)\n{text}"));
+        let now = Instant::now();
+        gateway.throttles.say(About::SlowRequests, now, |left_out| {
+            let head = format!("{line} has run for {} (--slow-log)\n", seconds(now - run.started));
+            link.log(LogLevel::Warn, left_out, &[head.as_bytes(), text].concat());
+        });
         return;
     }
-    let message = format!("{line}: {text}");
-    link.log(LogLevel::Error, &message);
+    if run.told {
+        link.log(LogLevel::Error, None, &[line.as_bytes(), b": ", text].concat());
+    }
     if gateway.mode.development {
-        link.stderr(&message);
+        link.stderr(&format!("{line}: {}", escape::text(text)));
         link.give_up();
     }
 }

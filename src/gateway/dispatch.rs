@@ -152,7 +152,9 @@ impl Gateway {
                 self.pool.borrow_mut().unassign(worker, Instant::now());
                 let Named { request: id, trace_id } = request.named();
                 let cause = crate::log::cause(&cause);
-                warn!(worker, request = id, trace_id, cause, "cannot hand over a request");
+                self.in_trouble(|left_out| {
+                    warn!(worker, request = id, trace_id, cause, left_out, "cannot hand over a request");
+                });
                 request.refuse(Refused::NotHanded, 503, "no worker could take the request");
             }
         }

@@ -13,7 +13,7 @@ use super::pool::State;
 use super::recent::Recent;
 use super::request::Request;
 use super::request_line::RequestLine;
-use super::throttle::Throttle;
+use crate::log::throttle::Throttle;
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,16 +23,13 @@ use super::connection::Connection;
 use super::handover::Taken;
 use super::socket_file::{Found, Permissions, SocketFile};
 use super::stream::Stream;
-use super::throttle::Throttle;
 use super::{Gateway, readable, sockets};
 use crate::config::{Config, Listen, Peers, SocketOwner};
 use crate::fastcgi;
+use crate::log::throttle::Throttle;
 
 /// How long to wait where accepting fails (mostly since no descriptor is left), before the next try.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
-
-/// How often that is logged while it lasts.
-const ERROR_SAY: Duration = Duration::from_secs(1);
 
 /// How often it is logged that there are as many connections as there may be: a busy server can be at that
 /// limit a thousand times a second.
@@ -207,7 +204,7 @@ impl Listener {
         let mut look = tokio::time::interval(FILE_LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let has_file = self.file.borrow().is_some();
-        let mut shortage = Shortage::default();
+        let mut shortage = Shortage::new(Instant::now());
         loop {
             let socket = self.socket();
             let accepted = tokio::select! {
@@ -232,7 +229,7 @@ impl Listener {
                 }
                 // No descriptor is left, or the socket itself is of no use: both last.
                 Err(error) => {
-                    shortage.lasts(&error);
+                    shortage.lasts(&error, Instant::now());
                     tokio::time::sleep(ERROR_PAUSE).await;
                 }
             }
@@ -418,22 +415,28 @@ impl Door {
     }
 }
 
-/// Says that accepting fails, once a second at most, and when it is over.
-#[derive(Debug, Default)]
+/// Says that accepting fails, as often as its throttle lets it, and when it is over. Descriptors may be gone and there again
+/// many times a second.
+#[derive(Debug)]
 struct Shortage {
-    said: Option<Instant>,
+    throttle: Throttle,
+    said: bool,
 }
 
 impl Shortage {
-    fn lasts(&mut self, error: &io::Error) {
-        if self.said.is_none_or(|said| said.elapsed() >= ERROR_SAY) {
-            self.said = Some(Instant::now());
-            warn!(cause = %crate::log::cause(error), "cannot accept; new connections wait");
+    fn new(now: Instant) -> Self {
+        Self { throttle: Throttle::new(now), said: false }
+    }
+
+    fn lasts(&mut self, error: &io::Error, now: Instant) {
+        if let Some(left_out) = self.throttle.allow(now) {
+            self.said = true;
+            warn!(cause = %crate::log::cause(error), left_out, "cannot accept; new connections wait");
         }
     }
 
     fn is_over(&mut self) {
-        if self.said.take().is_some() {
+        if std::mem::take(&mut self.said) {
             info!("connections are accepted again");
         }
     }

@@ -54,7 +54,7 @@ mod status;
 mod stream;
 mod supervisor;
 mod systemd;
-mod throttle;
+mod throttles;
 mod trial;
 mod trim;
 mod turn;
@@ -83,7 +83,7 @@ use self::queue::Queue;
 use self::request::Request;
 use self::spool::Spool;
 use self::status::Start;
-use self::throttle::Throttle;
+use self::throttles::Throttles;
 use self::turn::Turnstile;
 use self::verdict::Course;
 use self::worker_link::WorkerLink;
@@ -124,8 +124,8 @@ struct Gateway {
     reloading: Cell<bool>,
     /// The supervisor has been told that workers are to be measured.
     measuring: Cell<bool>,
-    /// For lines about workers that end or do not start.
-    trouble: RefCell<Throttle>,
+    /// For lines about workers and their requests.
+    throttles: Throttles,
     /// What the log has said about proxies' parameters.
     told: RefCell<parameters::Told>,
     stopping: watch::Sender<bool>,

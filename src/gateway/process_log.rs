@@ -26,6 +26,8 @@ pub(super) struct More<'a> {
     pub(super) part: Option<u32>,
     /// The application's fields, as JSON; empty where it gave none.
     pub(super) fields: &'a [u8],
+    /// How many lines like it were not written before this one, where any were not.
+    pub(super) left_out: Option<u64>,
 }
 
 impl Process {
@@ -34,7 +36,7 @@ impl Process {
         let Self { name: process, worker, generation: r#gen, pid } = self;
         let (request, trace_id) =
             (request.map(|named| named.request), request.and_then(|named| named.trace_id));
-        let (More { part, fields }, line) = (more, escape::Text(line));
+        let (More { part, fields, left_out }, line) = (more, escape::Text(line));
         let fields = || (!fields.is_empty()).then(|| String::from_utf8_lossy(fields));
         // The level is part of tracing's call site, and the fields are looked at where that is enabled.
         macro_rules! log_as {
@@ -47,6 +49,7 @@ impl Process {
                     request,
                     trace_id,
                     part,
+                    left_out,
                     fields = fields().as_deref(),
                     "{line}"
                 )

@@ -30,7 +30,7 @@ use super::queue::Queue;
 use super::spool::{self, Spool};
 use super::status::Start;
 use super::supervisor::Supervisor;
-use super::throttle::Throttle;
+use super::throttles::Throttles;
 use super::turn::Turnstile;
 use super::verdict::Course;
 use super::{
@@ -305,7 +305,7 @@ impl Gateway {
             demand: Cell::new(false),
             reloading: Cell::new(false),
             measuring: Cell::new(false),
-            trouble: RefCell::new(Throttle::new(now)),
+            throttles: Throttles::new(now),
             told: RefCell::default(),
             stopping: watch::Sender::new(false),
             course: Cell::new(Course::default()),

@@ -309,11 +309,11 @@ impl WorkerLink {
             .map_or_else(|| "no request".to_owned(), |request| request.line())
     }
 
-    /// A line about the worker's request.
-    pub(super) fn log(&self, level: LogLevel, line: &str) {
+    /// A line about the worker's request. `left_out`: how many like it were not written before.
+    pub(super) fn log(&self, level: LogLevel, left_out: Option<u64>, line: &[u8]) {
         let (running, answered) = (self.running.borrow(), self.answered.borrow());
-        let request = running.as_ref().or(answered.as_ref());
-        self.name.log(level, request.map(|request| request.named()), More::default(), line.as_bytes());
+        let request = running.as_ref().or(answered.as_ref()).map(|request| request.named());
+        self.name.log(level, request, More { left_out, ..More::default() }, line);
     }
 
     /// Tells the client of the running request something beside the response.
@@ -506,7 +506,7 @@ impl WorkerLink {
             request.reply.stderr(text.as_bytes());
         }
         let request = running.as_ref().map(|request| request.named());
-        self.name.log(level, request, More { fields, part: None }, message);
+        self.name.log(level, request, More { fields, ..More::default() }, message);
     }
 }
 

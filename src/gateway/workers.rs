@@ -10,6 +10,7 @@ use super::journal::WorkerEnd;
 use super::notice::Notice;
 use super::pool::{Ready, State};
 use super::request::Named;
+use super::throttles::About;
 use super::worker_link::{Fate, Memory, WorkerLink, WorkerName};
 use super::{Gateway, deadlines};
 use crate::ipc::message::ToWorker;
@@ -112,14 +113,11 @@ impl Gateway {
         request.reply.fail(502, "the worker ended before it had answered", None);
     }
 
-    /// Logs a line about a worker that ended or does not start, unless there were too many lately. `write` is given how
-    /// many were left out before this one, where any were.
+    /// Logs a line about a worker that ended or does not start, unless there were too many lately: see [`Throttles::say`].
+    ///
+    /// [`Throttles::say`]: super::throttles::Throttles::say
     pub(super) fn in_trouble(&self, write: impl FnOnce(Option<u64>)) {
-        // Not borrowed while `write` runs.
-        let allowed = self.trouble.borrow_mut().allow(Instant::now());
-        if let Some(left_out) = allowed {
-            write(left_out);
-        }
+        self.throttles.say(About::Workers, Instant::now(), write);
     }
 
     /// A worker says what it takes.

@@ -89,7 +89,7 @@ impl ZygoteLink {
         let pid = pid.as_raw_nonzero().get().cast_unsigned();
         let name = Process { name: "zygote", worker: None, generation: settings.generation, pid };
         let alive = pipes.log(output, name, move |Line { level, text, part }| {
-            name.log(level, None, More { part, fields: b"" }, text)
+            name.log(level, None, More { part, ..More::default() }, text)
         });
         let link = Rc::new(readable::watch(ours)?);
         tokio::task::spawn_local(listen(
@@ -210,7 +210,7 @@ fn receive(
             if lines > MAX_LINES {
                 return Err(io::Error::other("too many log lines at once"));
             }
-            name.log(level, None, More { fields, part: None }, message);
+            name.log(level, None, More { fields, ..More::default() }, message);
         } else if let Some(event) = event_of(message, &mut descriptors) {
             hear(event);
         }

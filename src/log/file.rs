@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
+use super::throttle::Throttle;
 use crate::safe_path::SafePath;
 
 /// Bytes that are written at a time, at most.
@@ -25,6 +26,9 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Readable by the group, which is how log collectors get in; addresses of clients are nobody else's business.
 const MODE: u32 = 0o640;
+
+/// Tells of lines that are lost. The number: how often that was not told since it was last.
+pub type Complain = fn(&str, Option<u64>);
 
 /// The part of a log file that other threads use.
 #[derive(Debug, Default)]
@@ -59,12 +63,16 @@ pub struct LogFile {
     /// None for a stream that this process was started with.
     path: Option<PathBuf>,
     /// Tells of lines that are lost; the log may be what cannot be written.
-    complain: fn(&str),
+    complain: Complain,
+    /// For that: a disk that is nearly full may take some lines and not others.
+    throttle: Throttle,
     waiting: Vec<u8>,
     /// The file ends in the middle of a line.
     torn: bool,
-    /// The last write failed, and [`Self::complain`] has said so.
+    /// The last write failed.
     failing: bool,
+    /// [`Self::complain`] has said so.
+    said: bool,
     /// When to try again to open the file.
     retry: Option<Instant>,
     shared: Arc<Shared>,
@@ -72,19 +80,30 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens the file at `path`, and makes it where there is none.
-    pub fn open(name: &'static str, path: &Path, complain: fn(&str)) -> io::Result<Self> {
+    pub fn open(name: &'static str, path: &Path, complain: Complain) -> io::Result<Self> {
         // Relative to the directory of the start, whatever becomes of that.
         Ok(Self::new(name, append(path)?, Some(std::path::absolute(path)?), complain))
     }
 
     /// A stream that this process was started with, which is never opened anew.
-    pub fn stream(name: &'static str, stream: BorrowedFd<'_>, complain: fn(&str)) -> io::Result<Self> {
+    pub fn stream(name: &'static str, stream: BorrowedFd<'_>, complain: Complain) -> io::Result<Self> {
         Ok(Self::new(name, File::from(stream.try_clone_to_owned()?), None, complain))
     }
 
-    fn new(name: &'static str, file: File, path: Option<PathBuf>, complain: fn(&str)) -> Self {
-        let (waiting, shared) = (Vec::new(), Arc::default());
-        Self { name, file, path, complain, waiting, torn: false, failing: false, retry: None, shared }
+    fn new(name: &'static str, file: File, path: Option<PathBuf>, complain: Complain) -> Self {
+        Self {
+            name,
+            file,
+            path,
+            complain,
+            throttle: Throttle::new(Instant::now()),
+            waiting: Vec::new(),
+            torn: false,
+            failing: false,
+            said: false,
+            retry: None,
+            shared: Arc::default(),
+        }
     }
 
     /// What other threads need of it.
@@ -139,17 +158,24 @@ impl LogFile {
         match written {
             Ok(()) if self.failing => {
                 self.failing = false;
-                info!("{name} is written again");
+                if std::mem::take(&mut self.said) {
+                    info!("{name} is written again");
+                }
             }
             Ok(()) => {}
             Err(error) => {
                 self.torn |= rest.len() < self.waiting.len()
                     && self.waiting[self.waiting.len() - rest.len() - 1] != b'\n';
                 self.shared.lose(count_lines(rest));
-                if !self.failing {
-                    self.failing = true;
+                if !std::mem::replace(&mut self.failing, true)
+                    && let Some(left_out) = self.throttle.allow(Instant::now())
+                {
+                    self.said = true;
                     let cause = super::cause(&error);
-                    (self.complain)(&format!("cannot write the {name}: {cause}; lines are dropped"));
+                    (self.complain)(
+                        &format!("cannot write the {name}: {cause}; lines are dropped"),
+                        left_out,
+                    );
                 }
             }
         }
@@ -237,7 +263,7 @@ mod tests {
         assert!(!path("new").exists() && !path("later").exists());
         for name in ["there", "new", "missing/new", "."] {
             assert_eq!(
-                LogFile::open("log", &path(name), |_| {}).is_ok(),
+                LogFile::open("log", &path(name), |_, _| {}).is_ok(),
                 try_out(&path(name)).is_ok(),
                 "{name}"
             );
@@ -257,7 +283,7 @@ mod tests {
 
         let mut reader =
             File::from(rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap());
-        let mut log = LogFile::open("log", &path, |_| {}).unwrap();
+        let mut log = LogFile::open("log", &path, |_, _| {}).unwrap();
         log.write_all(b"line\n").unwrap();
         log.flush().unwrap();
         let mut line = [0; 5];
@@ -274,7 +300,7 @@ mod tests {
     fn a_renamed_file_is_left_when_it_is_told_so() {
         let directory = tempfile::tempdir().unwrap();
         let (path, old) = (directory.path().join("log"), directory.path().join("log.1"));
-        let mut file = LogFile::open("log", &path, |_| {}).unwrap();
+        let mut file = LogFile::open("log", &path, |_, _| {}).unwrap();
         file.write_all(b"one\n").unwrap();
         file.flush().unwrap();
         std::fs::rename(&path, &old).unwrap();
@@ -287,5 +313,33 @@ mod tests {
         file.flush().unwrap();
         let read = |path| std::fs::read_to_string(path).unwrap();
         assert_eq!((read(&old), read(&path)), ("one\ntwo\n".to_owned(), "three\n".to_owned()));
+    }
+
+    #[test]
+    fn a_file_that_takes_some_lines_and_not_others_is_not_complained_of_each_time() {
+        static COMPLAINTS: AtomicU64 = AtomicU64::new(0);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let reader = || rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
+        let opened = reader();
+        let mut log = LogFile::open("log", &path, |_, _| {
+            COMPLAINTS.fetch_add(1, Ordering::Relaxed);
+        })
+        .unwrap();
+        let begin = Instant::now();
+        let mut read = Some(opened);
+        for _ in 0..1000 {
+            drop(read.take());
+            log.write_all(b"lost\n").unwrap();
+            log.flush().unwrap();
+            read = Some(reader());
+            log.write_all(b"line\n").unwrap();
+            log.flush().unwrap();
+        }
+        drop(read);
+        assert_eq!(log.shared().lost(), 1000);
+        let complaints = COMPLAINTS.load(Ordering::Relaxed);
+        assert!((1..10 + begin.elapsed().as_secs()).contains(&complaints), "{complaints}");
     }
 }

@@ -7,6 +7,7 @@
 pub mod escape;
 pub mod fields;
 pub mod redact;
+pub mod throttle;
 
 pub mod file;
 
@@ -88,11 +89,12 @@ pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, 
         Level::Debug => LevelFilter::DEBUG,
     };
     let to = match file {
-        Some(path) => LogFile::open(NAME, path, |line| {
+        Some(path) => LogFile::open(NAME, path, |line, left_out| {
+            let more = left_out.map(|count| format!(" left_out={count}")).unwrap_or_default();
             // The log is what cannot be written. A closed standard error leaves nobody to tell.
-            let _ = writeln!(io::stderr(), "nibiru: {line}");
+            let _ = writeln!(io::stderr(), "nibiru: {line}{more}");
         }),
-        None => LogFile::stream(NAME, io::stderr().as_fd(), |_| {}),
+        None => LogFile::stream(NAME, io::stderr().as_fd(), |_, _| {}),
     };
     let to =
         to.map_err(|error| OpenError(file.unwrap_or(Path::new("on standard error")).to_owned(), error))?;

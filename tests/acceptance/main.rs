@@ -38,6 +38,8 @@ mod layering;
 mod left_behind;
 mod listen;
 mod load;
+mod log_floods;
+mod log_lines;
 mod lua_modules;
 mod main_log;
 mod multiplexing;

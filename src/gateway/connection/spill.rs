@@ -84,7 +84,9 @@ impl Connection {
 
     /// What waits for the client is lost. It may be of several requests, and nothing can follow: the transfer breaks.
     pub(super) fn lose_spilled(self: &Rc<Self>, cause: impl Display, gateway: &Rc<Gateway>) {
-        warn!(%cause, "connection broken off: what was spooled for a slow client is lost");
+        if let Some(left_out) = gateway.journal.may_log_refusal() {
+            warn!(%cause, left_out, "connection broken off: what was spooled for a slow client is lost");
+        }
         let (requests, undelivered) = {
             let state = &mut *self.state.borrow_mut();
             state.overflow = None;

@@ -20,9 +20,9 @@ pub(super) use self::lines::Line;
 use self::lines::{Lines, READ};
 use super::budget::OUTLIVING;
 use super::process_log::Process;
-use super::throttle::Throttle;
 use super::turn::{Turn, Turnstile};
 use crate::ipc::message::LogLevel;
+use crate::log::throttle::Throttle;
 
 /// The most that a pipe holds (`/proc/sys/fs/pipe-max-size`, as a process without privileges may set it).
 const MAX_PIPE: usize = 1 << 20;

@@ -21,6 +21,7 @@ use super::backoff::Backoff;
 use super::notice::Notice;
 use super::output::Line;
 use super::process_log::More;
+use super::throttles::About;
 use super::worker_link::{Fate, WorkerLink, WorkerName};
 use super::zygote_link::{Birth, ZygoteEvent, ZygoteLink};
 use super::{Command, Error, Gateway, Scale};
@@ -219,6 +220,10 @@ impl Supervisor {
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                 if self.recovering {
                     debug!(r#gen, preloaded, took_ms, "loaded");
+                } else if !is_next {
+                    // In the place of one that has ended, which may happen again and again.
+                    self.gateway
+                        .in_trouble(|left_out| info!(r#gen, preloaded, took_ms, left_out, "loaded again"));
                 } else {
                     let app = &self.next_config.clone().unwrap_or_else(|| self.gateway.config()).app;
                     info!(r#gen, preloaded, took_ms, app, "loaded");
@@ -248,7 +253,8 @@ impl Supervisor {
                 if is_next {
                     self.next_failed(format!("cannot fork a worker: {cause}"));
                 } else {
-                    warn!(worker, cause, "cannot fork a worker");
+                    self.gateway
+                        .in_trouble(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
                 }
             }
             ZygoteEvent::Exited { worker, pid, exit: Exit::Status(0) } => {
@@ -289,7 +295,8 @@ impl Supervisor {
         }
         let r#gen = self.gateway.pool.borrow().generation();
         if was_loaded {
-            warn!(r#gen, status, "zygote ended; launching another");
+            self.gateway
+                .in_trouble(|left_out| warn!(r#gen, status, left_out, "zygote ended; launching another"));
             self.relaunch = Some(Instant::now());
         } else {
             self.put_off_relaunch();
@@ -314,7 +321,9 @@ impl Supervisor {
         let link = match attended {
             Ok(link) => link,
             Err(cause) => {
-                warn!(worker, pid, cause = %crate::log::cause(&cause), "cannot attend to a worker");
+                let cause = crate::log::cause(&cause);
+                self.gateway
+                    .in_trouble(|left_out| warn!(worker, pid, cause, left_out, "cannot attend to a worker"));
                 self.gateway.pool.borrow_mut().ended(worker, Instant::now());
                 if self.is_next(generation) {
                     self.next_failed("no descriptor is left for its first worker".to_owned());
@@ -334,7 +343,7 @@ impl Supervisor {
                 let link = link_of.upgrade();
                 let running = link.as_ref().and_then(|link| link.running());
                 let request = running.as_ref().map(|request| request.named());
-                name.log(level, request, More { part, fields: b"" }, text);
+                name.log(level, request, More { part, ..More::default() }, text);
             },
         ));
         tokio::task::spawn_local(attend(Rc::clone(&self.gateway), link));
@@ -349,7 +358,17 @@ async fn attend(gateway: Rc<Gateway>, link: Rc<WorkerLink>) {
         let running = link.running();
         let named = running.as_ref().map(|request| request.named());
         let (request, trace_id) = (named.map(|named| named.request), named.and_then(|named| named.trace_id));
-        error!(worker, r#gen = generation, pid, request, trace_id, "worker sent {what}; killing it");
+        gateway.throttles.say(About::Misbehaviour, Instant::now(), |left_out| {
+            error!(
+                worker,
+                r#gen = generation,
+                pid,
+                request,
+                trace_id,
+                left_out,
+                "worker sent {what}; killing it"
+            );
+        });
     }
     // One that closed its link has nothing left to do, whatever keeps it.
     link.kill();

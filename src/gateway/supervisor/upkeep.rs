@@ -148,7 +148,9 @@ impl Supervisor {
                 }
                 Want::Spawn(worker) => {
                     if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, zygote) {
-                        warn!(worker, cause = %crate::log::cause(&cause), "cannot fork a worker");
+                        let cause = crate::log::cause(&cause);
+                        self.gateway
+                            .in_trouble(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
                         return Some(now + RETRY);
                     }
                 }

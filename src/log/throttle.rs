@@ -10,7 +10,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Decides which of many alike lines are written.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub struct Throttle {
     /// Lines that may still follow at once.
     allowance: u32,
     /// When `allowance` last grew.
@@ -20,12 +20,13 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    pub(super) fn new(now: Instant) -> Self {
+    /// One that has let nothing pass yet.
+    pub fn new(now: Instant) -> Self {
         Self { allowance: BURST, refilled: now, left_out: 0 }
     }
 
     /// Whether a line may be written now; if so, how many were left out before it, where any were.
-    pub(super) fn allow(&mut self, now: Instant) -> Option<Option<u64>> {
+    pub fn allow(&mut self, now: Instant) -> Option<Option<u64>> {
         let passed = (now - self.refilled).as_nanos() / INTERVAL.as_nanos();
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
         if passed > 0 {

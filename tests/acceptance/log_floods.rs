@@ -1,0 +1,104 @@
+//! What somebody outside causes again and again fills no log: five lines of a kind, then one a second, each with the number
+//! of those left out before it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::support::{App, Server, free_port, wait_for, wait_within};
+use crate::wire::{Connection, get};
+
+/// An application whose `/busy` takes 0.1 s.
+const BUSY: &str = "return function(environ)
+  local till = os.clock() + (environ.PATH_INFO == '/busy' and 0.1 or 0)
+  while os.clock() < till do end
+  return 200, {}, 'x'
+end";
+
+/// How many lines of the log have `part`, and how many more they say were left out.
+fn tally(server: &Server, part: &str) -> (u64, u64) {
+    let log = server.log();
+    let left_out = |line: &str| -> u64 {
+        let Some((_, count)) = line.split_once(" left_out=") else { return 0 };
+        count.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    log.lines()
+        .filter(|line| line.contains(part))
+        .fold((0, 0), |(lines, all), line| (lines + 1, all + left_out(line)))
+}
+
+/// Causes a line `times`, and then one at a time until the log has caught up: its lines and those left out are as many as were
+/// caused. Gives how many those were.
+fn flood(server: &Server, part: &str, times: u64, mut cause: impl FnMut()) -> u64 {
+    let begin = Instant::now();
+    (0..times).for_each(|_| cause());
+    // Generous: in truth five, and one a second.
+    let most = 20 + begin.elapsed().as_secs();
+    let (lines, _) = tally(server, part);
+    assert!(lines >= 1 && lines <= most, "{lines} lines of {times} in {:?}", begin.elapsed());
+    let mut caused = times;
+    wait_for("the log has caught up", || {
+        let (lines, _) = tally(server, part);
+        cause();
+        caused += 1;
+        let (lines, left_out) = wait_within(Duration::from_millis(300), || {
+            let now = tally(server, part);
+            (now.0 > lines).then_some(now)
+        })?;
+        (lines + left_out == caused).then_some(())
+    });
+    caused
+}
+
+#[test]
+fn malformed_connections() {
+    let server = Server::builder().workers("1").start();
+    let mut garbage =
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 32], &[1, 1, 0, 0, 0, 8, 0, 0, 0, 1]].into_iter().cycle();
+    flood(&server, "connection closed", 3000, || {
+        let mut connection = UnixStream::connect(server.socket()).unwrap();
+        connection.write_all(garbage.next().unwrap()).unwrap();
+        let _ = connection.read_to_end(&mut Vec::new());
+    });
+}
+
+#[test]
+fn peers_that_may_not_connect() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let listen = format!("tcp:{address}");
+    let server = Server::builder().arguments(["--listen", &listen, "--allow-from", "192.0.2.7"]).start();
+    flood(&server, "connection refused: the peer", 3000, || {
+        let mut connection = TcpStream::connect(&address).unwrap();
+        let _ = connection.read_to_end(&mut Vec::new());
+    });
+}
+
+#[test]
+fn requests_that_take_long() {
+    let app = App::new(BUSY);
+    let server = Server::builder().application(app.root(), "app").workers("1");
+    let server = server.arguments(["--slow-log", "20ms"]).start();
+    let mut connection = Connection::open(&server.socket());
+    flood(&server, "(--slow-log)", 50, || {
+        connection.send(&get(1, "/busy", true));
+        assert_eq!(connection.response(1).expect("an answer").status(), 200);
+    });
+}
+
+#[test]
+fn requests_that_reach_their_deadline() {
+    let app = App::new(BUSY);
+    let server = Server::builder().application(app.root(), "app").workers("1");
+    let server = server.arguments(["--request-timeout", "20ms", "--slow-log", "off"]).start();
+    let mut connection = Connection::open(&server.socket());
+    flood(&server, "s (--request-timeout)", 200, || {
+        connection.send(&get(1, "/busy", true));
+        assert_eq!(connection.response(1).expect("an answer").status(), 504);
+    });
+    // The stack comes after its line, and where that was left out there is none.
+    wait_for("each line has its stack", || {
+        let stacks = server.log().matches("stack traceback:").count() as u64;
+        (stacks == tally(&server, "s (--request-timeout)").0).then_some(())
+    });
+}
