@@ -44,12 +44,18 @@ pub fn describe(status: &Value) -> String {
         span(&status["service_time"]["p50"]),
         span(&status["service_time"]["p99"]),
     );
-    let connections = format!(
+    let mut connections = format!(
         "{} of {} open, {} so far",
         number("/connections/open"),
         number("/connections/max"),
         number("/connections/accepted")
     );
+    for (name, what) in [("refused", "refused"), ("malformed", "closed as no FastCGI")] {
+        let count = number(&format!("/connections/{name}"));
+        if count > 0 {
+            let _ = write!(connections, ", {count} {what}");
+        }
+    }
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{head}");
     if let Some(verdict) = status["verdict"].as_str() {
@@ -145,6 +151,18 @@ mod tests {
             assert_eq!(span(&seconds), text);
         }
         assert_eq!((size(2048), size((5 << 20) + (1 << 19))), ("2 KiB".to_owned(), "5.5 MiB".to_owned()));
+    }
+
+    #[test]
+    fn connections_that_are_no_use_are_counted_where_there_are_any() {
+        let line = |connections| {
+            let text = describe(&json!({ "connections": connections }));
+            text.lines().find(|line| line.starts_with("connections")).unwrap().to_owned()
+        };
+        let quiet = line(json!({ "open": 1, "max": 2, "accepted": 3, "refused": 0, "malformed": 0 }));
+        assert_eq!(quiet, "connections  1 of 2 open, 3 so far");
+        let busy = line(json!({ "open": 1, "max": 2, "accepted": 3, "refused": 4, "malformed": 5 }));
+        assert_eq!(busy, "connections  1 of 2 open, 3 so far, 4 refused, 5 closed as no FastCGI");
     }
 
     #[test]

@@ -61,6 +61,10 @@ pub(super) struct Counts {
     /// Bytes of response bodies.
     pub(super) body_bytes: u64,
     pub(super) connections: u64,
+    /// Connections of peers that may not connect; not among those above.
+    pub(super) refused_connections: u64,
+    /// Connections that were closed since what came was no FastCGI.
+    pub(super) malformed_connections: u64,
     pub(super) workers_started: u64,
     /// In the order of [`WorkerEnd::ALL`].
     pub(super) workers_ended: [u64; WorkerEnd::ALL.len()],
@@ -219,6 +223,16 @@ impl Journal {
     pub(super) fn connection_opened(&self) {
         self.open.set(self.open.get() + 1);
         self.counts.borrow_mut().connections += 1;
+    }
+
+    /// A peer has tried to connect that may not.
+    pub(super) fn connection_refused(&self) {
+        self.counts.borrow_mut().refused_connections += 1;
+    }
+
+    /// A connection is closed since what came is no FastCGI.
+    pub(super) fn connection_malformed(&self) {
+        self.counts.borrow_mut().malformed_connections += 1;
     }
 
     /// Says how many are left.

@@ -9,31 +9,24 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
-use super::connection::Connection;
+use super::admission::{Door, Shortage};
 use super::handover::Taken;
 use super::socket_file::{Found, Permissions, SocketFile};
 use super::stream::Stream;
 use super::{Gateway, readable, sockets};
-use crate::config::{Config, Listen, Peers, SocketOwner};
-use crate::fastcgi;
-use crate::log::throttle::Throttle;
+use crate::config::{Config, Listen, SocketOwner};
 
 /// How long to wait where accepting fails (mostly since no descriptor is left), before the next try.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
-
-/// How often it is logged that there are as many connections as there may be: a busy server can be at that
-/// limit a thousand times a second.
-const FULL_SAY: Duration = Duration::from_secs(60);
 
 /// How often to look whether a socket file is still there: one `lstat`.
 const FILE_LOOK: Duration = Duration::from_secs(2);
@@ -343,105 +336,6 @@ impl Listener {
     }
 }
 
-/// Where connections come in, the same for all listeners.
-#[derive(Debug)]
-struct Door {
-    slots: Arc<Semaphore>,
-    peers: Peers,
-    /// For lines about peers that may not connect.
-    refused: RefCell<Throttle>,
-    connections: usize,
-    /// When it was last said that there is no slot.
-    said_full: Cell<Option<Instant>>,
-}
-
-impl Door {
-    fn new(connections: usize, peers: Peers) -> Self {
-        Self {
-            slots: Arc::new(Semaphore::new(connections)),
-            peers,
-            refused: RefCell::new(Throttle::new(Instant::now())),
-            connections,
-            said_full: Cell::new(None),
-        }
-    }
-
-    /// Waits for room for one more connection.
-    async fn slot(&self) -> io::Result<OwnedSemaphorePermit> {
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Ok(slot);
-        }
-        if self.said_full.get().is_none_or(|said| said.elapsed() >= FULL_SAY) {
-            self.said_full.set(Some(Instant::now()));
-            warn!(
-                connections = self.connections,
-                "as many connections as there may be; more wait to be accepted (--max-connections)"
-            );
-        }
-        Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)
-    }
-
-    /// Gives a connection a task. `slot` is its room.
-    fn let_in(&self, gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit) {
-        if !self.is_allowed(&stream) {
-            return;
-        }
-        let connection =
-            Connection::new(stream, limits(&gateway.config(), self.connections), &gateway.memory);
-        let gateway = Rc::clone(gateway);
-        // Counted before the task first runs, so that a stop in between waits for it.
-        gateway.connection_opened();
-        tokio::task::spawn_local(async move {
-            connection.serve(Rc::clone(&gateway)).await;
-            drop(slot);
-            gateway.connection_closed();
-        });
-    }
-
-    /// Whether the peer may connect; says so where it may not.
-    fn is_allowed(&self, stream: &Stream) -> bool {
-        let Stream::Tcp(stream) = stream else { return true };
-        // One that has left already has no address any more.
-        let Ok(peer) = stream.peer_addr() else { return false };
-        let allowed = self.peers.allow(peer.ip());
-        if !allowed && let Some(left_out) = self.refused.borrow_mut().allow(Instant::now()) {
-            warn!(
-                peer = %peer.ip().to_canonical(),
-                left_out,
-                "connection refused: the peer is not among those that may connect (--allow-from, FCGI_WEB_SERVER_ADDRS)"
-            );
-        }
-        allowed
-    }
-}
-
-/// Says that accepting fails, as often as its throttle lets it, and when it is over. Descriptors may be gone and there again
-/// many times a second.
-#[derive(Debug)]
-struct Shortage {
-    throttle: Throttle,
-    said: bool,
-}
-
-impl Shortage {
-    fn new(now: Instant) -> Self {
-        Self { throttle: Throttle::new(now), said: false }
-    }
-
-    fn lasts(&mut self, error: &io::Error, now: Instant) {
-        if let Some(left_out) = self.throttle.allow(now) {
-            self.said = true;
-            warn!(cause = %crate::log::cause(error), left_out, "cannot accept; new connections wait");
-        }
-    }
-
-    fn is_over(&mut self) {
-        if std::mem::take(&mut self.said) {
-            info!("connections are accepted again");
-        }
-    }
-}
-
 /// Accepts on every listener until the gateway stops.
 pub(super) fn accept_all(listeners: Vec<Rc<Listener>>, connections: usize, gateway: &Rc<Gateway>) {
     let door = Rc::new(Door::new(connections, gateway.config().peers.clone()));
@@ -471,13 +365,4 @@ fn is_of_client(error: &io::Error) -> bool {
         Errno::HOSTUNREACH,
     ];
     Errno::from_io_error(error).is_some_and(|errno| of_client.contains(&errno))
-}
-
-fn limits(config: &Config, connections: usize) -> fastcgi::Limits {
-    fastcgi::Limits {
-        max_params: config.max_params,
-        server_connections: connections,
-        server_requests: config.queue + config.workers.max as usize,
-        ..fastcgi::Limits::default()
-    }
 }

@@ -10,6 +10,7 @@
 //! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
 
 mod access_log;
+mod admission;
 // Public for `fuzz/` alone: they hold no secret and do no harm, and a feature for it would be a second build to test.
 #[doc(hidden)]
 pub mod answer;

@@ -56,11 +56,13 @@ fn malformed_connections() {
     let server = Server::builder().workers("1").start();
     let mut garbage =
         [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 32], &[1, 1, 0, 0, 0, 8, 0, 0, 0, 1]].into_iter().cycle();
-    flood(&server, "connection closed", 3000, || {
+    let caused = flood(&server, "connection closed", 3000, || {
         let mut connection = UnixStream::connect(server.socket()).unwrap();
         connection.write_all(garbage.next().unwrap()).unwrap();
         let _ = connection.read_to_end(&mut Vec::new());
     });
+    let connections = &server.status()["connections"];
+    assert_eq!((&connections["malformed"], &connections["refused"]), (&caused.into(), &0.into()));
 }
 
 #[test]
@@ -68,10 +70,12 @@ fn peers_that_may_not_connect() {
     let address = format!("127.0.0.1:{}", free_port());
     let listen = format!("tcp:{address}");
     let server = Server::builder().arguments(["--listen", &listen, "--allow-from", "192.0.2.7"]).start();
-    flood(&server, "connection refused: the peer", 3000, || {
+    let caused = flood(&server, "connection refused: the peer", 3000, || {
         let mut connection = TcpStream::connect(&address).unwrap();
         let _ = connection.read_to_end(&mut Vec::new());
     });
+    let connections = &server.status()["connections"];
+    assert_eq!((&connections["refused"], &connections["malformed"]), (&caused.into(), &0.into()));
 }
 
 #[test]

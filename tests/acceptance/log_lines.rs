@@ -38,6 +38,8 @@ const FEW: &[(&str, &[&str])] = &[
             "the limit of open files",
             "no control socket",
             "whoever reaches this address",
+            "{}\", dumpable::NOT_CLOSED",
+            "--spool-dir is in memory",
         ],
     ),
     (

@@ -193,9 +193,10 @@ impl Connection {
         Ok((self.stream.watch_for_hang_up()?, part))
     }
 
-    /// Logs why the connection ends; where the peer speaks another protocol, as a warning with its address, since it has to be
+    /// Counts a connection that ends for a fault, and logs why; where the peer speaks another protocol, as a warning with its address, since it has to be
     /// configured anew.
     fn tell_of_fault(&self, fault: Fault, gateway: &Gateway) {
+        gateway.journal.connection_malformed();
         let Some(left_out) = gateway.journal.may_log_refusal() else { return };
         if let Fault::OtherProtocol(protocol) = fault {
             warn!(

@@ -121,6 +121,10 @@ pub(super) struct Connections {
     pub(super) max: usize,
     /// Since the start.
     pub(super) accepted: u64,
+    /// Since the start, of peers that may not connect; not among those accepted.
+    pub(super) refused: u64,
+    /// Since the start, those closed because what came was no FastCGI.
+    pub(super) malformed: u64,
 }
 
 /// Requests and answers in memory.
@@ -351,6 +355,8 @@ impl Gateway {
                 open: self.journal.open_connections(),
                 max: config.max_connections,
                 accepted: counts.connections,
+                refused: counts.refused_connections,
+                malformed: counts.malformed_connections,
             },
             buffer_memory: BufferMemory { bytes: self.memory.used(), max: self.memory.bound() },
             spool: SpoolStatus { bytes: spooled, max: config.max_spool, files },

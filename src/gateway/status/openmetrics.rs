@@ -88,6 +88,10 @@ impl Metrics<'_> {
         self.gauge("connections", "Connections that are open", None, &connections.open)?;
         self.gauge("connections_max", "Connections that may be open", None, &connections.max)?;
         self.counter("accepted_connections", "Connections since the start", None, connections.accepted)?;
+        let help = "Connections of peers that may not connect";
+        self.counter("refused_connections", help, None, connections.refused)?;
+        let help = "Connections closed because what came was no FastCGI";
+        self.counter("malformed_connections", help, None, connections.malformed)?;
         let (bytes, memory, spool) = (Some(&Unit::Bytes), &status.buffer_memory, &status.spool);
         self.gauge("buffer_memory", "Requests and answers in memory", bytes, &memory.bytes)?;
         self.gauge("buffer_memory_max", "As much as there may be of them", bytes, &memory.max)?;
