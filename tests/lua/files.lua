@@ -161,7 +161,8 @@ return {
       start_response(200, {})("a")
       return environ["wsgi.file_wrapper"](file_of("12345"))
     end },
-  { name = "a directory fails before anything is sent", status = failed, log = "cannot read the wrapped file: Is a directory",
+  -- The cause is Lua's, and 5.5 knows none.
+  { name = "a directory fails before anything is sent", status = failed, log = "cannot read the wrapped file: ",
     app = wrapping({}, function() return assert(io.open("/", "rb")) end) },
   { name = "a number is no file", app = function(environ) environ["wsgi.file_wrapper"](5) end, status = failed,
     log = "file must be a file handle or a path, got number" },
