@@ -49,7 +49,7 @@ pub(super) fn printed(scale: Scale) -> Row {
     let app = printing();
     let server = serve_without_log(&app);
     let mut row = Row::default();
-    for path in ["/newlines", "/log"] {
+    for path in ["/newlines", "/mebibyte", "/log"] {
         beside(&mut row, scale, &server.socket(), |over, made| {
             let mut client = Connection::open(&server.socket());
             while !over.load(Ordering::Relaxed) {
@@ -105,6 +105,7 @@ fn printing() -> App {
         "local nibiru = require('nibiru')\n\
          return function(environ)\n\
          \x20 if environ.PATH_INFO == '/newlines' then io.write(('\\n'):rep(65536)) end\n\
+         \x20 if environ.PATH_INFO == '/mebibyte' then io.write(('\\n'):rep(1048576)) end\n\
          \x20 if environ.PATH_INFO == '/log' then for line = 1, 20000 do nibiru.log.info('line') end end\n\
          \x20 if environ.PATH_INFO == '/yes' then os.execute('yes &') end\n\
          \x20 return 200, {}, 'Hello, World!\\n'\n\
@@ -112,9 +113,10 @@ fn printing() -> App {
     )
 }
 
-/// A server whose log nobody keeps.
+/// A server whose log nobody keeps, and whose deadline ends no flood on a busy machine.
 fn serve_without_log(app: &App) -> Server {
-    Server::builder().application(app.root(), "app").after("exec 2>/dev/null").start()
+    let server = Server::builder().application(app.root(), "app").arguments(["--request-timeout", "off"]);
+    server.after("exec 2>/dev/null").start()
 }
 
 /// Connections that send nothing but `unit`, and read what comes back.
