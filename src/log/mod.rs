@@ -15,7 +15,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -80,7 +80,7 @@ pub fn try_out(file: &Path) -> Result<(), OpenError> {
 /// Starts logging, to `file` or else to standard error. Call once, before the first event.
 ///
 /// A thread of its own writes, so that a terminal, pipe or disk that takes nothing holds no request up;
-/// what [`BUFFERED_LINES`] and [`BUFFERED_BYTES`] cannot hold is dropped.
+/// what [`BUFFERED_LINES`] and [`BUFFERED_BYTES`] cannot hold is dropped and counted.
 pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, OpenError> {
     let level = match level {
         Level::Error => LevelFilter::ERROR,
@@ -99,13 +99,13 @@ pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, 
     let to =
         to.map_err(|error| OpenError(file.unwrap_or(Path::new("on standard error")).to_owned(), error))?;
     let shared = to.shared();
-    let waiting = Arc::new(AtomicUsize::new(0));
+    let room = Arc::new(Room::default());
     let (queue, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(BUFFERED_LINES)
         .lossy(true)
         .thread_name("log")
-        .finish(Exit { to, waiting: Arc::clone(&waiting) });
-    let entrance = Entrance { queue, waiting };
+        .finish(Exit { to, format, room: Arc::clone(&room), written: 0 });
+    let entrance = Entrance { queue, room };
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(entrance.clone())
@@ -134,18 +134,28 @@ fn share(line: &[u8]) -> usize {
     line.len().max(BUFFERED_BYTES.div_ceil(BUFFERED_LINES))
 }
 
+/// What both ends of the queue know.
+#[derive(Debug, Default)]
+struct Room {
+    /// Bytes of [`BUFFERED_BYTES`] that waiting lines take.
+    taken: AtomicUsize,
+    /// Lines that were dropped since the log last said how many.
+    left_out: AtomicU64,
+}
+
 /// The end of the queue that lines come in at. Drops those that [`BUFFERED_BYTES`] cannot hold.
 #[derive(Clone, Debug)]
 struct Entrance {
     queue: NonBlocking,
-    waiting: Arc<AtomicUsize>,
+    room: Arc<Room>,
 }
 
 impl Entrance {
     fn take(&mut self, line: &[u8]) -> io::Result<usize> {
-        let share = share(line);
-        if self.waiting.fetch_add(share, Ordering::Relaxed) + share > BUFFERED_BYTES {
-            self.waiting.fetch_sub(share, Ordering::Relaxed);
+        let (share, room) = (share(line), &self.room);
+        if room.taken.fetch_add(share, Ordering::Relaxed) + share > BUFFERED_BYTES {
+            room.taken.fetch_sub(share, Ordering::Relaxed);
+            room.left_out.fetch_add(u64::from(!line.is_empty()), Ordering::Relaxed);
             return Ok(line.len());
         }
         self.queue.write(line)
@@ -173,7 +183,22 @@ impl<'a> MakeWriter<'a> for Entrance {
 /// The other end, in the thread that writes.
 struct Exit<W> {
     to: W,
-    waiting: Arc<AtomicUsize>,
+    format: Format,
+    room: Arc<Room>,
+    /// Lines since the last look at [`Room::left_out`].
+    written: usize,
+}
+
+impl<W: Write> Exit<W> {
+    /// Says how many lines were left out. Past the queue, where there may be no room for that either. Whoever drops lines has filled the
+    /// queue, so there is a line about it for some thousands at most.
+    fn tell(&mut self) -> io::Result<()> {
+        self.written = 0;
+        match self.room.left_out.swap(0, Ordering::Relaxed) {
+            0 => Ok(()),
+            count => self.to.write_all(left_out(self.format, SystemTime::now(), count).as_bytes()),
+        }
+    }
 }
 
 impl<W: Write> Write for Exit<W> {
@@ -184,12 +209,39 @@ impl<W: Write> Write for Exit<W> {
     /// Called once for each line.
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
         let written = self.to.write_all(line);
-        self.waiting.fetch_sub(share(line), Ordering::Relaxed);
+        self.room.taken.fetch_sub(share(line), Ordering::Relaxed);
+        self.written += 1;
+        if self.written >= BUFFERED_LINES {
+            self.tell()?;
+        }
         written
     }
 
+    /// Called when no more lines wait.
     fn flush(&mut self) -> io::Result<()> {
+        self.tell()?;
         self.to.flush()
+    }
+}
+
+/// The record about lines that were left out.
+fn left_out(format: Format, now: SystemTime, count: u64) -> String {
+    const MESSAGE: &str = "lines of the log were left out, which came faster than they could be written";
+    let time = humantime::format_rfc3339_millis(now);
+    match format {
+        Format::Text => format!("{time} WARN  gateway {MESSAGE} left_out={count}\n"),
+        Format::Json => {
+            let fields: [(&str, Value); 5] = [
+                ("time", time.to_string().into()),
+                ("level", "warn".into()),
+                ("process", "gateway".into()),
+                ("message", MESSAGE.into()),
+                ("left_out", count.into()),
+            ];
+            let object: Map<String, Value> =
+                fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+            format!("{}\n", Value::Object(object))
+        }
     }
 }
 
@@ -330,15 +382,17 @@ impl Visit for Fields {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     /// Takes nothing until it is told to.
-    struct Stuck(std::sync::mpsc::Receiver<()>, Arc<AtomicUsize>);
+    struct Stuck(std::sync::mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
 
     impl Write for Stuck {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.0.recv();
-            self.1.fetch_add(bytes.len(), Ordering::Relaxed);
+            self.1.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -348,23 +402,38 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_stuck_reader_is_bounded_in_lines_and_in_bytes() {
-        for length in [1, 100, 100_000] {
+    fn what_waits_for_a_stuck_reader_is_bounded_in_lines_and_in_bytes_and_the_rest_is_counted() {
+        const LINES: usize = 2 * BUFFERED_LINES;
+        for (length, format) in [(2, Format::Text), (100, Format::Json), (100_000, Format::Text)] {
             let (go, stuck) = std::sync::mpsc::channel();
-            let (waiting, written) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-            let exit = Exit { to: Stuck(stuck, Arc::clone(&written)), waiting: Arc::clone(&waiting) };
+            let (room, written) = (Arc::new(Room::default()), Arc::default());
+            let exit =
+                Exit { to: Stuck(stuck, Arc::clone(&written)), format, room: Arc::clone(&room), written: 0 };
             let builder = NonBlockingBuilder::default().buffered_lines_limit(BUFFERED_LINES).lossy(true);
             let (queue, guard) = builder.finish(exit);
             let dropped = queue.error_counter();
-            let mut entrance = Entrance { queue, waiting: Arc::clone(&waiting) };
-            for _ in 0..2 * BUFFERED_LINES {
-                entrance.write_all(&vec![b'x'; length]).unwrap();
+            let mut entrance = Entrance { queue, room: Arc::clone(&room) };
+            let line = format!("{}\n", "x".repeat(length - 1));
+            for _ in 0..LINES {
+                entrance.write_all(line.as_bytes()).unwrap();
             }
+            // It wakes the other end, and is no line.
+            let _ = entrance.take(b"");
             assert_eq!(dropped.dropped_lines(), 0, "the queue was full before its bytes were");
-            let lines = BUFFERED_BYTES / share(&vec![0; length]);
             drop((go, guard));
-            assert_eq!(waiting.load(Ordering::Relaxed), 0, "lines of {length} bytes");
-            assert_eq!(written.load(Ordering::Relaxed), lines * length);
+            assert_eq!(room.taken.load(Ordering::Relaxed), 0, "lines of {length} bytes");
+            let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+            let (lines, said): (Vec<&str>, Vec<&str>) =
+                written.lines().partition(|line| line.starts_with('x'));
+            assert_eq!(lines.len(), BUFFERED_BYTES / share(line.as_bytes()));
+            let count = LINES - lines.len();
+            let expected = match format {
+                Format::Text => format!(
+                    " WARN  gateway lines of the log were left out, which came faster than they could be written left_out={count}"
+                ),
+                Format::Json => format!("\"left_out\":{count}"),
+            };
+            assert!(said.len() == 1 && said[0].contains(&expected), "{said:?}");
         }
     }
 

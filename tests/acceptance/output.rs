@@ -2,10 +2,11 @@
 //! a secret.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{App, Gate, Server, nibiru, output, repository, wait_for};
+use crate::support::{App, Gate, Server, ServerBuilder, nibiru, output, repository, wait_for, wait_within};
 use crate::wire::{self, Connection};
 
 /// What the log and the command line must never show as it is: a terminal's commands, other line ends, and text that runs
@@ -310,6 +311,83 @@ fn lines_are_whole_up_to_64_kib_and_longer_ones_come_in_numbered_pieces() {
     let printed = lines('x');
     assert_eq!(printed.iter().map(length).collect::<Vec<_>>(), [8191, 8192, 20_000, 65_536]);
     assert!(printed.iter().all(|line| line.get("part").is_none()));
+}
+
+/// Each is a line of the log.
+const LINE_ENDS: usize = 1 << 20;
+
+/// Three times what waits for a log that takes nothing, and in the pipe of the worker.
+const SOME: usize = 250_000;
+
+/// An application that prints [`LINE_ENDS`] at `/all` and [`SOME`] at `/some`, and a server of it, whose deadline does not end that
+/// on a busy machine.
+fn flooding() -> (App, ServerBuilder) {
+    let app = App::new(&format!(
+        "return function(environ)\n\
+         \x20 local lines = ({{ ['/all'] = {LINE_ENDS}, ['/some'] = {SOME} }})[environ.PATH_INFO]\n\
+         \x20 io.write(('\\n'):rep(lines or 0))\n\
+         \x20 return 200, {{}}, 'fine'\n\
+         end"
+    ));
+    let server = Server::builder().application(app.root(), "app").arguments(["--request-timeout", "off"]);
+    (app, server)
+}
+
+/// How many empty lines of workers a log has, and how many lines it says were left out.
+fn empty_lines_of(log: &str) -> (usize, usize) {
+    let empty = log.lines().filter(|line| line.contains(" INFO  worker  worker=")).count();
+    // The last one may be unfinished.
+    let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let left_out = whole.lines().filter(|line| line.contains("lines of the log were left out"));
+    let counts = left_out.map(|line| line.rsplit_once('=').unwrap().1.parse::<usize>().unwrap());
+    (empty, counts.sum())
+}
+
+#[test]
+fn each_of_a_million_line_ends_is_a_line_of_the_log_or_counted_and_others_are_answered_meanwhile() {
+    /// A million lines take a few seconds of a processor, of which others may have most.
+    const PATIENCE: Duration = Duration::from_secs(600);
+    let (_app, server) = flooding();
+    let server = server.start();
+    let (mut flood, mut other) = (Connection::open(&server.socket()), Connection::open(&server.socket()));
+    flood.send(&wire::get(1, "/all", true));
+    let mut answered = 0;
+    let ended = wait_within(PATIENCE, || {
+        assert_eq!(other.get("/").status(), 200);
+        answered += 1;
+        (flood.unread() > 0).then_some(())
+    });
+    assert!(ended.is_some() && answered > 1, "{answered} were answered");
+    assert_eq!(flood.response(1).expect("an answer").status(), 200);
+    let mut counted = (0, 0);
+    wait_within(PATIENCE, || {
+        counted = empty_lines_of(&server.log());
+        (counted.0 + counted.1 >= LINE_ENDS).then_some(())
+    });
+    // Lines of the server's own may be among those that are left out.
+    assert!((LINE_ENDS..LINE_ENDS + 20).contains(&(counted.0 + counted.1)), "{counted:?}");
+}
+
+/// A pipe in the place of the log, which takes nothing while it is written to: most of the lines are counted.
+#[test]
+fn lines_that_nobody_takes_are_counted_once_somebody_does() {
+    use std::io::Read as _;
+    let (app, server) = flooding();
+    let path = app.root().join("pipe");
+    let (mode, flags) = (rustix::fs::Mode::RWXU, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let pipe = rustix::fs::open(&path, flags | rustix::fs::OFlags::CLOEXEC, mode).unwrap();
+    let server = server.arguments(["--log", path.to_str().unwrap()]).start();
+    assert_eq!(Connection::open(&server.socket()).get("/some").status(), 200);
+    let (mut log, mut pipe) = (Vec::new(), fs::File::from(pipe));
+    let (logged, left_out) = wait_for("all lines are there or counted", || {
+        // As far as it goes now.
+        assert_eq!(pipe.read_to_end(&mut log).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        let (logged, left_out) = empty_lines_of(str::from_utf8(&log).unwrap());
+        (logged + left_out >= SOME).then_some((logged, left_out))
+    });
+    assert!(left_out > SOME / 2, "{left_out}");
+    assert!(logged <= SOME && logged + left_out < SOME + 20, "{logged} + {left_out}");
 }
 
 #[test]

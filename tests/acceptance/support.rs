@@ -26,6 +26,9 @@ pub(crate) const GIVE_UP: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(5);
 
+/// How much of a log's end a test shows that fails.
+const SHOWN: usize = 4 << 20;
+
 /// A file or directory of this repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -221,7 +224,10 @@ impl Drop for Process {
             }
         }
         if std::thread::panicking() {
-            eprintln!("--- log of {}:\n{}", self.name, self.log());
+            let log = self.log();
+            let beyond = log.len().saturating_sub(SHOWN);
+            let end = String::from_utf8_lossy(&log.as_bytes()[beyond..]);
+            eprintln!("--- log of {} (beyond {beyond} bytes):\n{end}", self.name);
         }
     }
 }
