@@ -3,14 +3,18 @@
 //! A connection and a request hold a [`Share`] each, whose size is set where bytes come or go. New requests may use
 //! [`PART_FOR_NEW`] of the whole, so that requests that were let in have room for the rest of their bodies.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The part of the memory for new requests, in eighths.
 const PART_FOR_NEW: u64 = 7;
 
 /// The whole divided by this: the part up to which answers go to files that are memory. So slow readers refuse no request.
 const PART_FOR_ANSWERS: u64 = 2;
+
+/// So much in use is worth being given back to the system when it is not needed any more.
+pub(super) const MUCH: u64 = 16 << 20;
 
 /// Bytes of unfinished requests that a connection may hold and that do not count. So an ordinary request is read whole, and
 /// is answered with 503 or, for the health and the status, with 200, also where no memory is left.
@@ -23,6 +27,17 @@ pub(super) struct Memory {
     used: AtomicU64,
     /// The most that was in use since [`Memory::forget_highest`].
     highest: AtomicU64,
+    /// Whom to tell that it has come to [`MUCH`].
+    told: Told,
+}
+
+#[derive(Default)]
+struct Told(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
 }
 
 /// Whom the bytes are for.
@@ -38,7 +53,12 @@ pub(super) enum For {
 
 impl Memory {
     pub(super) fn new(bound: u64) -> Arc<Self> {
-        Arc::new(Self { bound: AtomicU64::new(bound), used: AtomicU64::new(0), highest: AtomicU64::new(0) })
+        Arc::new(Self {
+            bound: AtomicU64::new(bound),
+            used: AtomicU64::new(0),
+            highest: AtomicU64::new(0),
+            told: Told::default(),
+        })
     }
 
     /// A reload may have changed it. What is in use stays.
@@ -70,9 +90,22 @@ impl Memory {
     /// Takes bytes, room or not.
     pub(super) fn take(&self, bytes: u64) {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if used > self.highest.load(Ordering::Relaxed) {
+        let highest = self.highest.load(Ordering::Relaxed);
+        if used > highest {
             self.highest.store(used, Ordering::Relaxed);
+            if used >= MUCH
+                && highest < MUCH
+                && let Some(tell) = self.told.0.get()
+            {
+                tell();
+            }
         }
+    }
+
+    /// Calls `tell`, in any thread, once [`MUCH`] is in use, and once more after each [`Self::forget_highest`].
+    pub(super) fn when_much(&self, tell: impl Fn() + Send + Sync + 'static) {
+        // A second one is not wanted.
+        let _ = self.told.0.set(Box::new(tell));
     }
 
     /// Bytes that are in use, and the most that were since [`Self::forget_highest`].
@@ -147,6 +180,27 @@ mod tests {
         assert_eq!(memory.used_and_highest(), (0, 800));
         memory.forget_highest();
         assert_eq!(memory.used_and_highest(), (0, 0));
+    }
+
+    #[test]
+    fn much_in_use_is_told_once_until_it_is_forgotten() {
+        let (memory, times) = (Memory::new(u64::MAX), Arc::new(AtomicU64::new(0)));
+        let count = Arc::clone(&times);
+        memory.when_much(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let told = || times.load(Ordering::Relaxed);
+        memory.take(MUCH - 1);
+        assert_eq!(told(), 0);
+        memory.take(1);
+        memory.take(MUCH);
+        memory.give_back(2 * MUCH);
+        memory.take(MUCH);
+        assert_eq!(told(), 1);
+        memory.give_back(MUCH);
+        memory.forget_highest();
+        memory.take(MUCH);
+        assert_eq!(told(), 2);
     }
 
     #[test]

@@ -8,28 +8,32 @@
 //! The gateway alone does so: it outlives every flood. A worker's memory is Lua's, and `--max-memory` replaces a worker that keeps too much.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
-use tokio::time::MissedTickBehavior;
 use tracing::debug;
 
 use super::Gateway;
+use super::memory::MUCH;
 use crate::sys;
 
 /// How often to look. The allocator is locked while it gives back, some 5 ms for each 100 MiB, so that is not to be done often.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// A fall by less is not worth it.
-const LEAST_FALL: u64 = 16 << 20;
-
 /// Looks at the use again and again, for as long as the gateway runs.
 pub(super) async fn keep(gateway: Rc<Gateway>) {
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let much = Arc::new(Notify::new());
+    let tell = Arc::clone(&much);
+    gateway.memory.when_much(move || tell.notify_one());
     let mut fall = Fall::default();
     loop {
-        looks.tick().await;
+        // A server that holds little has nothing to wake up for.
+        if gateway.memory.used_and_highest().1 < MUCH {
+            much.notified().await;
+        }
+        tokio::time::sleep(LOOK).await;
         let (used, highest) = gateway.memory.used_and_highest();
         if fall.is_over(used, highest) {
             gateway.memory.forget_highest();
@@ -49,7 +53,7 @@ struct Fall {
 impl Fall {
     /// Takes the use now, and the highest since memory was last given back. Says whether it has fallen and stays low.
     fn is_over(&mut self, used: u64, highest: u64) -> bool {
-        let low = highest.saturating_sub(used) >= LEAST_FALL && used <= highest / 2;
+        let low = highest.saturating_sub(used) >= MUCH && used <= highest / 2;
         let over = low && self.low;
         self.low = low && !over;
         over
@@ -77,7 +81,7 @@ mod tests {
     #[test]
     fn little_is_left_where_it_is() {
         let mut fall = Fall::default();
-        assert!((0..9).all(|_| !fall.is_over(0, LEAST_FALL - 1)));
-        assert!(!fall.is_over(0, LEAST_FALL) && fall.is_over(0, LEAST_FALL));
+        assert!((0..9).all(|_| !fall.is_over(0, MUCH - 1)));
+        assert!(!fall.is_over(0, MUCH) && fall.is_over(0, MUCH));
     }
 }
