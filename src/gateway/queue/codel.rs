@@ -165,7 +165,8 @@ impl Codel {
 
     /// Whether what is due may be refused now.
     pub(super) fn may_refuse(&mut self, now: Instant, births_pending: impl FnOnce() -> bool) -> bool {
-        let may = self.is_overloaded() && !self.is_excused(now, births_pending);
+        let paused = self.taken.is_none_or(|taken| now - taken > self.scaled.interval);
+        let may = self.is_overloaded() && !paused && !self.is_excused(now, births_pending);
         if !may {
             self.standing = None;
         }
@@ -348,6 +349,15 @@ mod tests {
         story.now += BOUNDS.interval * 5;
         assert!(!story.goes_on(BOUNDS.interval, 5000 * MS), "the interval begins when they go on");
         assert!(story.goes_on(STEP * 2, 5000 * MS));
+    }
+
+    #[test]
+    fn a_pause_ends_an_overload_before_anybody_is_refused_for_it() {
+        let mut story = Story::new();
+        assert!(story.goes_on(BOUNDS.interval + STEP, 200 * MS));
+        assert!(story.codel.may_refuse(story.now + BOUNDS.interval, || false));
+        assert!(!story.codel.may_refuse(story.now + BOUNDS.interval + STEP, || false));
+        assert!(!story.codel.is_overloaded());
     }
 
     #[test]
