@@ -10,6 +10,10 @@ use std::sync::{Arc, OnceLock};
 /// The part of the memory for new requests, in eighths.
 const PART_FOR_NEW: u64 = 7;
 
+/// The part up to which bodies stay in memory, in eighths. Further ones go to files, so that there is room for new requests, and for
+/// what is on its way to a file.
+const PART_FOR_BODIES: u64 = 6;
+
 /// The whole divided by this: the part up to which answers go to files that are memory. So slow readers refuse no request.
 const PART_FOR_ANSWERS: u64 = 2;
 
@@ -45,6 +49,8 @@ impl fmt::Debug for Told {
 pub(super) enum For {
     /// Requests whose parameters are on their way or have just come.
     New,
+    /// Bodies that stay in memory, where a file would do.
+    Bodies,
     /// Bodies of requests that were let in.
     LetIn,
     /// Answers of slow clients, in files that are memory. Without such a file an answer waits with its worker.
@@ -81,6 +87,7 @@ impl Memory {
         let bound = self.bound();
         let most = match purpose {
             For::New => bound / 8 * PART_FOR_NEW,
+            For::Bodies => bound / 8 * PART_FOR_BODIES,
             For::LetIn => bound,
             For::Answers => bound / PART_FOR_ANSWERS,
         };
@@ -201,6 +208,14 @@ mod tests {
         memory.forget_highest();
         memory.take(MUCH);
         assert_eq!(told(), 2);
+    }
+
+    #[test]
+    fn bodies_go_to_files_before_new_requests_are_refused() {
+        let memory = Memory::new(800);
+        memory.take(590);
+        assert!(memory.has_room(10, For::Bodies) && !memory.has_room(11, For::Bodies));
+        assert!(memory.has_room(100, For::New));
     }
 
     #[test]

@@ -115,6 +115,12 @@ impl Request {
 
     /// Takes its part of the memory. Says whether there is room for it.
     pub(super) fn take_share(&mut self) -> bool {
+        let mut bodies = std::iter::once(&self.body).chain(&self.data);
+        if bodies.any(Body::is_spooled) {
+            // What is left of it in memory was its connection's part a moment ago.
+            self.share.set(self.held());
+            return true;
+        }
         // One with a body was let in before that came.
         let has_body = self.body.len() > 0 || self.data.is_some();
         self.share.resize(self.held(), if has_body { For::LetIn } else { For::New })

@@ -44,7 +44,7 @@ use crate::open_files;
 use crate::title::Title;
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
-const READ_BUFFER: usize = 64 * 1024;
+pub(super) const READ_BUFFER: usize = 64 * 1024;
 
 /// How long clients have to read that the application does not load, where they were accepted before that was known.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Server, ServerBuilder, descriptors, nibiru, output, wait_for};
-use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, record};
+use crate::support::{App, Server, ServerBuilder, descriptors, nibiru, output, wait_for};
+use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, record, stream};
 
 const STATUS: &str = "/-/status";
 const HEALTH: &str = "/-/health";
@@ -48,9 +48,14 @@ fn resident(server: &Server) -> u64 {
 
 /// Connections with as many requests each as there may be, all but the end of their `bytes` sent.
 fn halves(server: &Server, bytes: impl Fn(u16) -> Vec<u8>) -> Vec<Connection> {
+    some_halves(server, REQUESTS, bytes)
+}
+
+/// The same with so many requests each.
+fn some_halves(server: &Server, requests: u16, bytes: impl Fn(u16) -> Vec<u8>) -> Vec<Connection> {
     let one = || {
         let mut connection = Connection::open(&server.socket());
-        (1..=REQUESTS).for_each(|id| connection.send(&bytes(id)));
+        (1..=requests).for_each(|id| connection.send(&bytes(id)));
         connection
     };
     (0..CONNECTIONS).map(|_| one()).collect()
@@ -81,17 +86,20 @@ fn half_requests_take_so_much_memory_and_the_newest_are_answered_with_503() {
     server.logged(&["request refused: no memory is left for", "(--buffer-memory)", "status=503"]);
 }
 
-#[test]
-fn half_bodies_take_so_much_memory_and_the_newest_are_refused() {
-    let server = start();
-    let before = resident(&server);
+/// The beginning of a request with a body of 60,001 bytes, but for the last.
+fn but_for_a_byte(id: u16) -> Vec<u8> {
     let mut params = crate::wire::params("POST", "/echo");
     params.extend(pair(b"CONTENT_LENGTH", b"60001"));
-    let flood = halves(&server, |id| {
-        let head =
-            [begin(id, RESPONDER, true), record(PARAMS, id, &params), record(PARAMS, id, b"")].concat();
-        [head, record(STDIN, id, &[b'b'; 60_000])].concat()
-    });
+    let head = [begin(id, RESPONDER, true), record(PARAMS, id, &params), record(PARAMS, id, b"")].concat();
+    [head, record(STDIN, id, &[b'b'; 60_000])].concat()
+}
+
+#[test]
+fn half_bodies_take_so_much_memory_and_the_newest_are_refused_where_there_is_no_room_in_files_either() {
+    let server = builder().arguments(["--max-spool", "128K"]).start();
+    server.logged(&["gateway ready"]);
+    let before = resident(&server);
+    let flood = halves(&server, but_for_a_byte);
     let mut last = flood.into_iter().next_back().unwrap();
     assert_eq!(last.response(1).unwrap().status(), 503);
     assert!(used(&server) <= BOUND);
@@ -102,6 +110,88 @@ fn half_bodies_take_so_much_memory_and_the_newest_are_refused() {
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, "/hello", false));
     assert_eq!(connection.response(1).unwrap().status(), 200);
+}
+
+#[test]
+fn bodies_for_which_no_memory_is_left_go_to_files_and_none_is_refused() {
+    let server = start();
+    let before = resident(&server);
+    // Few enough for their parameters, which go to no file.
+    const REQUESTS: u16 = 8;
+    let mut all = some_halves(&server, REQUESTS, but_for_a_byte);
+    assert!(used(&server) <= BOUND, "{} bytes", used(&server));
+    let grown = resident(&server).saturating_sub(before);
+    assert!(grown < MOST_GROWTH, "the gateway has grown by {grown} bytes");
+    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    let right = [&[b'b'; 60_000][..], b"c"].concat();
+    for connection in &mut all {
+        for id in 1..=REQUESTS {
+            connection.send(&record(STDIN, id, b"c"));
+            connection.send(&record(STDIN, id, b""));
+            let response = connection.response(id).unwrap();
+            assert_eq!(response.status(), 200, "{response:?}");
+            assert!(response.body() == right, "another body");
+        }
+    }
+    drop(all);
+    wait_for("all is given back", || (used(&server) == 0).then_some(()));
+    assert!(!server.log().contains("request refused"), "{}", server.log());
+}
+
+/// Says how long the body is, if it is all of one letter.
+const ONE_LETTER: &str = r#"
+return function(environ)
+  local input, length, letter = environ["wsgi.input"], 0, nil
+  for piece in function() return input:read(65536) end do
+    letter = letter or piece:sub(1, 1)
+    if piece ~= letter:rep(#piece) then return 500, {}, "mixed" end
+    length = length + #piece
+  end
+  return 200, {}, length .. (letter or "")
+end
+"#;
+
+const SENDERS: u8 = 60;
+
+#[test]
+fn uploads_go_on_where_half_bodies_hold_the_memory() {
+    let app = App::new(ONE_LETTER);
+    let arguments = ["--buffer-memory", "4M"];
+    let server = Server::builder().application(app.root(), "app").arguments(arguments).start();
+    let flood = some_halves(&server, 16, but_for_a_byte);
+    let most = |what: &str| {
+        let used = server.status()["buffer_memory"]["bytes"].as_u64().unwrap();
+        assert!(used <= 4 << 20, "{used} bytes {what}");
+        used
+    };
+    wait_for("they hold what bodies may", || (most("of halves") > 22 << 17).then_some(()));
+    // More of them than pieces of their bodies have room.
+    let senders: Vec<Connection> = (0..SENDERS)
+        .map(|_| {
+            let mut connection = Connection::open(&server.socket());
+            let params = [crate::wire::params("POST", "/"), pair(b"CONTENT_LENGTH", b"3000000")].concat();
+            let begun = [begin(1, RESPONDER, true), record(PARAMS, 1, &params), record(PARAMS, 1, b"")];
+            connection.send(&begun.concat());
+            connection.settle();
+            connection
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (letter, mut connection) in (b'0'..).zip(senders) {
+            scope.spawn(move || {
+                connection.send(&stream(STDIN, 1, &vec![letter; 3_000_000]));
+                let response = connection.response(1).unwrap();
+                assert_eq!(response.status(), 200, "{}", response.head());
+                assert_eq!(response.body(), format!("3000000{}", char::from(letter)).as_bytes());
+            });
+        }
+        for _ in 0..20 {
+            most("while others upload");
+        }
+    });
+    assert!(!server.log().contains("request refused"), "{}", server.log());
+    drop(flood);
+    wait_for("all is given back", || (most("at the end") == 0).then_some(()));
 }
 
 /// A request of which the last byte of its body is to come.
@@ -199,11 +289,5 @@ fn memory_of_half_parameters_is_given_back_to_the_system() {
 
 #[test]
 fn memory_of_half_bodies_is_given_back_to_the_system() {
-    let mut params = crate::wire::params("POST", "/echo");
-    params.extend(pair(b"CONTENT_LENGTH", b"60001"));
-    is_given_back(|id| {
-        let head =
-            [begin(id, RESPONDER, true), record(PARAMS, id, &params), record(PARAMS, id, b"")].concat();
-        [head, record(STDIN, id, &[b'b'; 60_000])].concat()
-    });
+    is_given_back(but_for_a_byte);
 }

@@ -9,6 +9,7 @@ use crate::gateway::Gateway;
 use crate::gateway::memory::{FREE_OF_A_CONNECTION, For};
 use crate::gateway::outcome::Refused;
 use crate::gateway::outgoing::KEPT_BUFFER;
+use crate::gateway::start::READ_BUFFER;
 
 impl Cause {
     pub(super) fn no_memory(what: &str) -> Self {
@@ -18,7 +19,8 @@ impl Cause {
 
 impl Connection {
     /// Counts what has come. Where there is no room for it the newest parameters that are not complete go, which are answered
-    /// with 503 at their end, and then the newest bodies, which are answered at once.
+    /// with 503 at their end, and then the newest bodies, which are answered at once; unless one is on its way to a file. Nothing
+    /// more is read then until it is there, so the bound is exceeded by what one read has brought.
     pub(super) fn account(self: &Rc<Self>, gateway: &Gateway) {
         loop {
             let newest = {
@@ -30,6 +32,9 @@ impl Connection {
                 }
                 if state.server.shed() {
                     continue;
+                }
+                if state.has_full_body() {
+                    return state.incoming.set(bytes);
                 }
                 let newest =
                     state.requests.iter().rfind(|(_, phase)| phase.body_bytes() > 0).map(|(id, _)| *id);
@@ -49,7 +54,10 @@ impl Connection {
         let admitted = match self.state.borrow_mut().phase(id) {
             Some(Phase::Arriving(arriving)) => {
                 let variables = &arriving.head.variables;
-                gateway.memory.has_room(variables.held() as u64, For::New)
+                // Where files make room, those that were let in leave this much to new ones.
+                let small = variables.held() <= FREE_OF_A_CONNECTION;
+                let purpose = if small && gateway.spool.is_writing() { For::LetIn } else { For::New };
+                gateway.memory.has_room(variables.held() as u64, purpose)
                     || gateway.is_for_itself(variables, arriving.role)
             }
             _ => true,
@@ -60,7 +68,24 @@ impl Connection {
     }
 }
 
+impl Gateway {
+    /// Whether so many bytes more of a body had better be in a file.
+    pub(super) fn is_short_of_memory(&self, bytes: usize) -> bool {
+        self.spool.relieves_memory() && !self.memory.has_room(bytes as u64, For::Bodies)
+    }
+
+    /// Whether there is no room for what a read may bring, beside new requests, and files are about to make some.
+    fn is_being_relieved(&self) -> bool {
+        self.spool.is_writing() && !self.memory.has_room(READ_BUFFER as u64, For::New)
+    }
+}
+
 impl State {
+    /// Whether a body is on its way to us, and is not to be read before files have made room for more of it.
+    pub(super) fn has_to_wait_for_room(&self, gateway: &Gateway) -> bool {
+        gateway.is_being_relieved() && self.has_arriving_body()
+    }
+
     /// Counts what is left of incomplete requests, after some of it has gone.
     pub(super) fn account_for_less(&mut self) {
         let bytes = self.incoming_bytes();

@@ -179,7 +179,8 @@ impl Connection {
                 let message = format!("{source} has more than {limit} bytes (--max-body)");
                 Some(Cause(Refused::BodyTooLarge, 413, message))
             } else {
-                body.append(&bytes[..kept], &gateway.spool).err().map(Cause::from)
+                let short = gateway.is_short_of_memory(kept);
+                body.append(&bytes[..kept], short, &gateway.spool).err().map(Cause::from)
             }
         };
         match cause {
@@ -270,6 +271,7 @@ impl Connection {
 
     /// A part of a body was written; all of it where it is `kept` now.
     pub(super) fn spooled(self: &Rc<Self>, id: u16, kept: Result<bool, SpoolError>, gateway: &Rc<Gateway>) {
+        self.state.borrow_mut().account_for_less();
         match kept {
             Ok(true) => self.submit(id, gateway),
             Ok(false) => {}

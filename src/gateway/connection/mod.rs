@@ -80,12 +80,14 @@ impl Connection {
             if self.state.borrow().overflow.is_some() {
                 self.move_spilled(&gateway);
             }
-            let (interest, held, deadline, look, spooling, spilling) = {
+            let written = gateway.spool.written();
+            let (interest, held, deadline, look, spooling, spilling, waits_for_room) = {
                 let mut state = self.state.borrow_mut();
                 state.stopping = *stopping.borrow();
                 if state.is_over(&self.stream) {
                     break;
                 }
+                state.waits_for_room = state.has_to_wait_for_room(&gateway);
                 let interest = state.interest();
                 let reading = interest.is_some_and(Interest::is_readable);
                 if reading != state.reading {
@@ -95,7 +97,7 @@ impl Connection {
                 let spooling = state.spooling().next().is_some();
                 let held = reading && !state.held.is_empty();
                 let (deadline, look) = (state.deadline(&timeouts), state.look());
-                (interest, held, deadline, look, spooling, state.overflow.is_some())
+                (interest, held, deadline, look, spooling, state.overflow.is_some(), state.waits_for_room)
             };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
@@ -109,6 +111,7 @@ impl Connection {
                     self.spilled(done, &gateway);
                     Ok(Ready::EMPTY)
                 }
+                () = written, if waits_for_room => Ok(Ready::EMPTY),
                 () = hung_up(hang_up.as_ref().map(|(watched, _)| watched)), if hang_up.is_some() => break,
                 () = gateway.clock.passed(deadline) => {
                     self.expire(&gateway);
@@ -124,7 +127,11 @@ impl Connection {
             if ready.is_writable() {
                 self.flush();
             }
-            if (ready.is_readable() || ready.is_read_closed()) && self.read(&gateway) {
+            if (ready.is_readable() || ready.is_read_closed())
+                // Others may have taken the room meanwhile.
+                && !self.state.borrow().has_to_wait_for_room(&gateway)
+                && self.read(&gateway)
+            {
                 gateway.turnstile.pass().await;
             }
         }

@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) incoming: Share,
     /// What answers take of it that wait to be written.
     pub(super) outgoing: Share,
+    /// A body is on its way to us, and not read before there is memory for it.
+    pub(super) waits_for_room: bool,
     /// What was read is being looked at, and nothing is written meanwhile.
     pub(super) in_turn: bool,
     pub(super) ending: Ending,
@@ -140,6 +142,7 @@ impl State {
             held: Vec::new(),
             incoming: Share::new(memory),
             outgoing: Share::new(memory),
+            waits_for_room: false,
             in_turn: false,
             ending: Ending::No,
             opened: now,
@@ -162,7 +165,7 @@ impl State {
     /// What to wait for. A client that does not read its answers is not read from either, nor one that sends faster
     /// than its body can be kept.
     pub(super) fn interest(&self) -> Option<Interest> {
-        let closed = self.receiving == Receiving::Done || self.has_full_body();
+        let closed = self.receiving == Receiving::Done || self.waits_for_room || self.has_full_body();
         match (self.out.unwritten().is_empty(), self.out.is_behind() || closed) {
             (true, true) => None,
             (true, false) => Some(Interest::READABLE),
@@ -202,6 +205,11 @@ impl State {
         self.requests.iter().any(|(_, phase)| matches!(phase, Phase::Begun(..) | Phase::Arriving(_)))
     }
 
+    /// Whether a body is on its way to us.
+    pub(super) fn has_arriving_body(&self) -> bool {
+        self.requests.iter().any(|(_, phase)| matches!(phase, Phase::Arriving(_)))
+    }
+
     /// Requests with bodies on their way to their files.
     pub(super) fn spooling(&mut self) -> impl Iterator<Item = (u16, &mut Arriving)> {
         self.requests.iter_mut().filter_map(|(id, phase)| match phase {
@@ -214,7 +222,7 @@ impl State {
         self.overflow.as_ref().and_then(Overflow::reading_since)
     }
 
-    fn has_full_body(&self) -> bool {
+    pub(super) fn has_full_body(&self) -> bool {
         self.requests.iter().any(|(_, phase)| match phase {
             Phase::Arriving(arriving) => arriving.is_full(),
             _ => false,

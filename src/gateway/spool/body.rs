@@ -1,4 +1,4 @@
-//! Request bodies: in memory while they are small, in a file without a name from then on.
+//! Request bodies: in memory while they are small and there is room, in a file without a name from then on.
 //!
 //! From whoever sends faster than the disk takes it nothing is read meanwhile: [`Body::is_full`].
 
@@ -9,8 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use super::{Claim, Job, Spool, Use, WRITE};
+use super::writing::OnItsWay;
+use super::{Claim, Job, Spool, WRITE};
 use crate::ipc::message::MAX_INLINE_BODY;
+
+/// A shorter one stays in memory also where that is short: it takes less than its request, and a file takes a descriptor.
+const LEAST_EARLY: u64 = 4096;
 
 /// A body that is arriving or has arrived.
 #[derive(Debug)]
@@ -25,8 +29,10 @@ pub(in crate::gateway) struct Body {
     /// No more comes.
     finished: bool,
     file: Spooled,
-    /// Of a body that is too large for the memory.
+    /// Of a body that is too large for the memory, or came when that was short.
     claim: Option<Arc<Claim>>,
+    /// Memory was short when something of it came last, so that it is written at once.
+    hasty: bool,
 }
 
 /// The file of a body.
@@ -35,7 +41,12 @@ enum Spooled {
     No,
     File(Arc<File>),
     /// A thread has it, and these bytes, since then.
-    Writing(Job<Arc<File>>, Arc<Vec<u8>>, Instant),
+    Writing(
+        Job<Arc<File>>,
+        Arc<Vec<u8>>,
+        Instant,
+        #[expect(dead_code, reason = "counts until it is dropped")] OnItsWay,
+    ),
 }
 
 impl fmt::Debug for Spooled {
@@ -101,8 +112,16 @@ impl Body {
 
     /// One that moves into a file beyond so many bytes, at most [`MAX_INLINE_BODY`].
     pub(in crate::gateway) fn within(in_memory: usize) -> Self {
-        let memory = Vec::new();
-        Self { memory, written: 0, length: 0, in_memory, finished: false, file: Spooled::No, claim: None }
+        Self {
+            memory: Vec::new(),
+            written: 0,
+            length: 0,
+            in_memory,
+            finished: false,
+            file: Spooled::No,
+            claim: None,
+            hasty: false,
+        }
     }
 
     /// Bytes so far.
@@ -110,24 +129,39 @@ impl Body {
         self.length
     }
 
+    /// Whether it is in a file, or on its way there.
+    pub(in crate::gateway) fn is_spooled(&self) -> bool {
+        self.claim.is_some()
+    }
+
     /// Bytes of memory that it takes.
     pub(in crate::gateway) fn held(&self) -> usize {
-        let writing = if let Spooled::Writing(_, bytes, _) = &self.file { bytes.capacity() } else { 0 };
+        let writing = if let Spooled::Writing(_, bytes, ..) = &self.file { bytes.capacity() } else { 0 };
         self.memory.capacity() + writing
     }
 
-    /// Appends a piece. The first byte over 64 KiB, or what [`Self::within`] said, moves the body into a file.
-    pub(in crate::gateway) fn append(&mut self, bytes: &[u8], spool: &Spool) -> Result<(), SpoolError> {
+    /// Appends a piece. The first byte over 64 KiB, or what [`Self::within`] said, moves the body into a file; where memory
+    /// is `short`, the first of [`LEAST_EARLY`], as long as there may be one more file.
+    pub(in crate::gateway) fn append(
+        &mut self,
+        bytes: &[u8],
+        short: bool,
+        spool: &Spool,
+    ) -> Result<(), SpoolError> {
         let more = bytes.len() as u64;
         match &self.claim {
-            Some(claim) => claim.grow(more)?,
+            Some(claim) => claim.grow_to(self.length + more)?,
             None if self.memory.len() + bytes.len() > self.in_memory => {
-                let claim = Claim::new(&spool.space, Use::Body)?;
-                claim.grow(self.length + more)?;
-                self.claim = Some(claim);
+                self.claim = Some(Claim::of_body(self.length + more, spool)?);
+            }
+            None if short && self.length + more >= LEAST_EARLY => {
+                // There may be room in memory for it all the same.
+                // The file has room for all that could have stayed in memory: there is no way back.
+                self.claim = Claim::of_body(self.in_memory as u64, spool).ok();
             }
             None => {}
         }
+        self.hasty = short && self.claim.is_some();
         self.memory.extend_from_slice(bytes);
         self.length += more;
         self.write(spool);
@@ -142,12 +176,12 @@ impl Body {
 
     /// Whether no more is wanted until a thread has written what it has.
     pub(in crate::gateway) fn is_full(&self) -> bool {
-        matches!(self.file, Spooled::Writing(..)) && self.memory.len() >= WRITE
+        matches!(self.file, Spooled::Writing(..)) && (self.hasty || self.memory.len() >= WRITE)
     }
 
     /// Since when a thread has had something of it to write.
     pub(in crate::gateway) fn writing_since(&self) -> Option<Instant> {
-        if let Spooled::Writing(.., since) = self.file { Some(since) } else { None }
+        if let Spooled::Writing(_, _, since, _) = self.file { Some(since) } else { None }
     }
 
     /// Ready when something of it was written. Never ready where nothing is being written.
@@ -156,7 +190,7 @@ impl Body {
         context: &mut Context<'_>,
         spool: &Spool,
     ) -> Poll<Result<(), SpoolError>> {
-        let Spooled::Writing(write, bytes, _) = &mut self.file else { return Poll::Pending };
+        let Spooled::Writing(write, bytes, ..) = &mut self.file else { return Poll::Pending };
         let written = ready!(write.as_mut().poll(context));
         let bytes = std::mem::take(bytes);
         self.file = Spooled::No;
@@ -186,21 +220,22 @@ impl Body {
         self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing_since().is_none())
     }
 
-    /// Has written what waits, where there is enough of it, or where it is the last.
+    /// Has written what waits, where there is enough of it, where memory is short, or where it is the last.
     fn write(&mut self, spool: &Spool) {
         let Some(claim) = &self.claim else { return };
-        let due = self.memory.len() >= WRITE || (self.finished && !self.memory.is_empty());
+        let at_once = self.finished || self.hasty;
+        let due = self.memory.len() >= WRITE || (at_once && !self.memory.is_empty());
         if !due || matches!(self.file, Spooled::Writing(..)) {
             return;
         }
-        let next = if self.finished { Vec::new() } else { spool.buffer() };
+        let next = if at_once { Vec::new() } else { spool.buffer() };
         let bytes = Arc::new(std::mem::replace(&mut self.memory, next));
         let file = match std::mem::replace(&mut self.file, Spooled::No) {
             Spooled::File(file) => Some(file),
             Spooled::No | Spooled::Writing(..) => None,
         };
         let job = spool.write(file, self.written, Arc::clone(&bytes), Arc::clone(claim));
-        self.file = Spooled::Writing(job, bytes, Instant::now());
+        self.file = Spooled::Writing(job, bytes, Instant::now(), spool.writing.begin());
     }
 }
 
@@ -234,7 +269,7 @@ mod tests {
             while body.is_full() {
                 assert!(!written(&mut body, spool).await.unwrap());
             }
-            body.append(piece, spool).unwrap();
+            body.append(piece, false, spool).unwrap();
         }
         body.finish(spool);
         while !body.is_kept() {
@@ -266,34 +301,34 @@ mod tests {
     fn the_limit_holds_over_all_bodies_and_is_given_back() {
         let spool = spool(150_000, 9);
         let (mut one, mut two) = (Body::new(), Body::new());
-        one.append(&[1; 100_000], &spool).unwrap();
-        assert!(matches!(two.append(&[2; 100_000], &spool), Err(SpoolError::Limit(150_000))));
+        one.append(&[1; 100_000], false, &spool).unwrap();
+        assert!(matches!(two.append(&[2; 100_000], false, &spool), Err(SpoolError::Limit(150_000))));
         drop(one);
         let mut three = Body::new();
-        three.append(&[3; 100_000], &spool).unwrap();
+        three.append(&[3; 100_000], false, &spool).unwrap();
     }
 
     #[test]
     fn there_are_never_more_files_than_descriptors_for_them() {
         let spool = spool(1 << 20, 1);
         let (mut one, mut two) = (Body::new(), Body::new());
-        one.append(&[1; 100_000], &spool).unwrap();
-        assert_eq!(two.append(&[2; 100_000], &spool).unwrap_err().status(), 503);
+        one.append(&[1; 100_000], false, &spool).unwrap();
+        assert_eq!(two.append(&[2; 100_000], false, &spool).unwrap_err().status(), 503);
         drop(one);
         let mut three = Body::new();
-        three.append(&[3; 100_000], &spool).unwrap();
+        three.append(&[3; 100_000], false, &spool).unwrap();
     }
 
     #[test]
     fn a_small_body_stays_in_memory() {
         let spool = Spool::counted_in(None, Path::new("/nonexistent"), 0, 1);
         let mut body = Body::new();
-        body.append(&[0; MAX_INLINE_BODY], &spool).unwrap();
+        body.append(&[0; MAX_INLINE_BODY], false, &spool).unwrap();
         assert!(matches!(body.place(), Place::Memory(bytes) if bytes.len() == MAX_INLINE_BODY));
-        assert_eq!(body.append(b"x", &spool).unwrap_err().status(), 503);
+        assert_eq!(body.append(b"x", false, &spool).unwrap_err().status(), 503);
         body.finish(&spool);
         assert!(body.is_kept());
-        assert_eq!(Body::within(1).append(b"xx", &spool).unwrap_err().status(), 503);
+        assert_eq!(Body::within(1).append(b"xx", false, &spool).unwrap_err().status(), 503);
     }
 
     #[test]
@@ -304,7 +339,7 @@ mod tests {
             let all = Arc::clone(&spool.jobs).acquire_many_owned(JOBS).await.unwrap();
             let (mut body, mut held) = (Body::new(), 0);
             while !body.is_full() {
-                body.append(&[7; 65_536], &spool).unwrap();
+                body.append(&[7; 65_536], false, &spool).unwrap();
                 held += 65_536;
             }
             assert!(held <= 2 * WRITE + 65_536, "{held} bytes");
@@ -322,7 +357,7 @@ mod tests {
         run(async {
             let spool = spool(1 << 30, 1);
             let mut body = Body::new();
-            body.append(&[7; 2 * WRITE], &spool).unwrap();
+            body.append(&[7; 2 * WRITE], false, &spool).unwrap();
             // Once a thread has it.
             let _ = poll_fn(|context| Poll::Ready(body.poll_written(context, &spool))).await;
             drop(body);
@@ -338,10 +373,48 @@ mod tests {
         run(async {
             let spool = Spool::counted_in(None, Path::new("/nonexistent"), 1 << 30, 1);
             let mut body = Body::new();
-            body.append(&[0; WRITE + 1], &spool).unwrap();
+            body.append(&[0; WRITE + 1], false, &spool).unwrap();
             let error = written(&mut body, &spool).await.unwrap_err();
             assert_eq!(error.status(), 503);
             assert!(error.to_string().starts_with("cannot spool the body: "));
         });
+    }
+
+    #[test]
+    fn where_memory_is_short_a_body_goes_to_a_file_at_once_and_is_full_until_it_is_there() {
+        run(async {
+            let spool = spool(1 << 30, 1);
+            let mut body = Body::new();
+            body.append(&[1; 4095], true, &spool).unwrap();
+            assert!(!spool.is_writing() && !body.is_full());
+            body.append(b"2", true, &spool).unwrap();
+            assert!(spool.is_writing() && body.is_full());
+            let woken = spool.written();
+            assert!(!written(&mut body, &spool).await.unwrap());
+            woken.await;
+            assert!(!spool.is_writing() && !body.is_full());
+            assert_eq!((body.held(), spool.used()), (0, (MAX_INLINE_BODY as u64, 1)));
+            // There is room again.
+            body.append(b"3", false, &spool).unwrap();
+            assert!(!spool.is_writing());
+            body.finish(&spool);
+            while !body.is_kept() {
+                written(&mut body, &spool).await.unwrap();
+            }
+            let Place::File(mut file) = body.place() else { panic!("kept in memory") };
+            let mut kept = Vec::new();
+            file.rewind().unwrap();
+            file.read_to_end(&mut kept).unwrap();
+            assert!(kept == [&[1; 4095][..], b"23"].concat());
+        });
+    }
+
+    #[test]
+    fn where_files_have_no_room_either_a_body_stays_in_memory_as_long_as_it_may() {
+        let spool = spool(1 << 30, 0);
+        let mut body = Body::new();
+        body.append(&[1; MAX_INLINE_BODY], true, &spool).unwrap();
+        assert!(!body.is_full() && body.held() >= MAX_INLINE_BODY);
+        assert_eq!(body.append(b"2", true, &spool).unwrap_err().status(), 503);
     }
 }

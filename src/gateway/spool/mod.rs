@@ -8,6 +8,7 @@
 
 mod body;
 mod overflow;
+mod writing;
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -25,6 +26,7 @@ use tracing::warn;
 
 pub(super) use self::body::{Body, Place, SpoolError};
 pub(super) use self::overflow::{Done, Overflow};
+use self::writing::Writing;
 use crate::gateway::memory::{For, Memory};
 use crate::ipc::message::MAX_INLINE_BODY;
 use crate::system_memory;
@@ -55,6 +57,8 @@ pub(super) struct Spool {
     space: Arc<Space>,
     jobs: Arc<Semaphore>,
     spare: RefCell<Vec<Vec<u8>>>,
+    /// Bodies of which something is on its way to a file.
+    writing: Rc<Writing>,
 }
 
 /// What all files may take together, and what they take. Only the gateway's thread takes; a file that ends in another
@@ -101,13 +105,29 @@ impl Spool {
     fn counted_in(memory: Option<Arc<Memory>>, directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
         let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));
         let space = Arc::new(Space { limit, used, memory, max_files, files });
-        let (jobs, spare) = (Arc::new(Semaphore::new(JOBS as usize)), RefCell::default());
-        Rc::new(Self { directory: directory.into(), space, jobs, spare })
+        let jobs = Arc::new(Semaphore::new(JOBS as usize));
+        let (spare, writing) = (RefCell::default(), Rc::default());
+        Rc::new(Self { directory: directory.into(), space, jobs, spare, writing })
     }
 
     /// Bytes that are in use, and files.
     pub(super) fn used(&self) -> (u64, usize) {
         (self.space.used.load(Ordering::Relaxed), self.space.files.load(Ordering::Relaxed))
+    }
+
+    /// Whether what is in a file takes less memory than what is not.
+    pub(super) fn relieves_memory(&self) -> bool {
+        self.space.memory.is_none()
+    }
+
+    /// Whether something of a body is on its way to a file, so that memory is about to be free.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Waits until something of a body was written; forever where nothing is on its way.
+    pub(super) fn written(&self) -> impl Future<Output = ()> {
+        self.writing.ended()
     }
 
     /// An empty buffer with room for a write.
@@ -117,7 +137,7 @@ impl Spool {
 
     fn give_back(&self, mut buffer: Vec<u8>) {
         let mut spare = self.spare.borrow_mut();
-        if spare.len() < SPARE_BUFFERS {
+        if spare.len() < SPARE_BUFFERS && buffer.capacity() >= WRITE {
             buffer.clear();
             spare.push(buffer);
         }
@@ -183,6 +203,18 @@ impl Claim {
         }
         space.files.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Self { space: Arc::clone(space), used_for, bytes: AtomicU64::new(0) }))
+    }
+
+    /// One for a body that has so many bytes by now.
+    fn of_body(bytes: u64, spool: &Spool) -> Result<Arc<Self>, SpoolError> {
+        let claim = Self::new(&spool.space, Use::Body)?;
+        claim.grow(bytes)?;
+        Ok(claim)
+    }
+
+    /// Grows to so many bytes in all, where it is smaller.
+    fn grow_to(&self, bytes: u64) -> Result<(), SpoolError> {
+        self.grow(bytes.saturating_sub(self.bytes()))
     }
 
     fn grow(&self, bytes: u64) -> Result<(), SpoolError> {

@@ -1,0 +1,84 @@
+//! The count of bodies of which something is on its way to a file, for those who wait until that has made room in memory.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+#[derive(Debug, Default)]
+pub(super) struct Writing {
+    count: Cell<usize>,
+    ended: Notify,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct OnItsWay(Rc<Writing>);
+
+impl Writing {
+    pub(super) fn begin(self: &Rc<Self>) -> OnItsWay {
+        self.count.set(self.count.get() + 1);
+        OnItsWay(Rc::clone(self))
+    }
+
+    pub(super) fn is_some(&self) -> bool {
+        self.count.get() > 0
+    }
+
+    /// Waits for the end of one. Begins to wait when it is called.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> {
+        self.ended.notified()
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        let left = self.0.count.get() - 1;
+        self.0.count.set(left);
+        if left == 0 {
+            // No further end would wake the others.
+            self.0.ended.notify_waiters();
+        } else {
+            self.0.ended.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn each_end_wakes_one_who_waits_and_the_last_end_all() {
+        run(async {
+            let writing = Rc::new(Writing::default());
+            let (first, second) = (writing.begin(), writing.begin());
+            assert!(writing.is_some());
+            let woken = Rc::new(Cell::new(0));
+            let tasks = tokio::task::LocalSet::new();
+            for _ in 0..3 {
+                let (writing, woken) = (Rc::clone(&writing), Rc::clone(&woken));
+                tasks.spawn_local(async move {
+                    writing.ended().await;
+                    woken.set(woken.get() + 1);
+                });
+            }
+            tasks
+                .run_until(async {
+                    tokio::task::yield_now().await;
+                    drop(first);
+                    tokio::task::yield_now().await;
+                    assert!(woken.get() <= 1 && writing.is_some());
+                    drop(second);
+                    assert!(!writing.is_some());
+                })
+                .await;
+            tasks.await;
+            assert_eq!(woken.get(), 3);
+        });
+    }
+}
