@@ -35,6 +35,13 @@ local LONGEST_KEPT = 256
 -- A value is shown in a message at most this long.
 local SHOWN = 60
 
+-- Bytes of a head. What is longer is refused as soon as it is: there may be no end to it.
+local MAX_HEAD = host.max_head
+local TOO_LONG = format("the response head has more than %d bytes", MAX_HEAD)
+
+-- A line has a name of one byte at least, ": " and its end. Headers that are left out of the head count as well.
+local MOST_HEADERS = MAX_HEAD / 4
+
 local SMALL = {}
 for letter in gmatch("ABCDEFGHIJKLMNOPQRSTUVWXYZ", ".") do
   SMALL[letter] = lower(letter)
@@ -88,6 +95,9 @@ local function status_line(status)
   if type(status) == "number" then
     code = status % 1 == 0 and status or nil
   elseif type(status) == "string" then
+    if #status > MAX_HEAD then
+      return nil, TOO_LONG
+    end
     local digits, rest = match(status, "^(%d%d%d)(.*)$")
     if digits and (rest == "" or sub(rest, 1, 1) == " ") then
       code, reason = tonumber(digits), sub(rest, 2)
@@ -105,7 +115,7 @@ local function status_line(status)
     reason = host.reason(code)
   end
   line = format("Status: %d ", code) .. reason .. "\r\n"
-  if statuses_kept < REMEMBERED then
+  if statuses_kept < REMEMBERED and #line <= LONGEST_KEPT then
     statuses_kept = statuses_kept + 1
     status_lines[status], status_codes[status] = line, code
   end
@@ -118,6 +128,8 @@ end
 local function check_name(name)
   if type(name) ~= "string" then
     return nil, "header name must be a string, got " .. show(name)
+  elseif #name > MAX_HEAD then
+    return nil, TOO_LONG
   end
   -- RFC 9110 §5.6.2: a token.
   if not find(name, "^[A-Za-z0-9!#$%%&'*+%-.^_`|~]+$") then
@@ -247,7 +259,7 @@ local function add(head, name, value)
       head[small] = true
     end
     head.block = head.block .. last_lines[name]
-    return nil
+    return #head.block > MAX_HEAD and TOO_LONG or nil
   end
   if not small then
     local problem
@@ -267,6 +279,9 @@ local function add(head, name, value)
     end
   elseif type(value) ~= "string" then
     return "header " .. name .. " must be a string or a number, got " .. show(value)
+  end
+  if #head.block + #name + #value > MAX_HEAD then
+    return TOO_LONG
   end
   local control = control_character(value)
   if control then
@@ -311,7 +326,9 @@ local function add_list(head, headers)
       return format('headers[%d] must be a pair { "Name", "value" }, got ', count) .. show(pair)
     end
     local problem
-    if pair[3] ~= nil then
+    if count > MOST_HEADERS then
+      problem = TOO_LONG
+    elseif pair[3] ~= nil then
       problem = "a pair has a name and one value, got a third element"
     else
       problem = add(head, pair[1], pair[2])
@@ -335,6 +352,7 @@ end
 ---@param headers table
 ---@return string? problem
 local function add_map(head, headers)
+  local total = 0
   for name, value in next, headers do
     if type(value) == "table" then
       if value[1] == nil then
@@ -344,9 +362,15 @@ local function add_map(head, headers)
       local count = 0
       for position in next, value do
         count = count + 1
-        if value[count] == nil then
+        if count > MOST_HEADERS then
+          return TOO_LONG
+        elseif value[count] == nil then
           return "header " .. (type(name) == "string" and name or tostring(name)) .. ": its values must be an array, found the key " .. show(position)
         end
+      end
+      total = total + count
+      if total > MOST_HEADERS then
+        return TOO_LONG
       end
       for position = 1, count do
         local problem = add(head, name, value[position])
