@@ -8,7 +8,7 @@ local host, main = ...
 local debug_traceback, getinfo = debug.traceback, debug.getinfo
 local running = coroutine.running
 local debug_getmetatable = debug.getmetatable
-local find, gmatch, gsub, match, sub, format = string.find, string.gmatch, string.gsub, string.match, string.sub, string.format
+local byte, find, gmatch, gsub, match, sub, format = string.byte, string.find, string.gmatch, string.gsub, string.match, string.sub, string.format
 local concat, sort = table.concat, table.sort
 local next, pcall, rawget, tostring, type = next, pcall, rawget, tostring, type
 
@@ -16,6 +16,12 @@ local M = {}
 
 -- A table error often carries what went wrong in a handful of plain fields; more would flood the log.
 local FIELDS_SHOWN = 8
+local FIELDS_LOOKED_AT, FIELDS_KEPT = 10000, 64
+local LONGEST_KEY, LONGEST_FIELD = 64, 1024
+
+-- Bytes of a message. The log takes lines of 64 KiB, and the stack has its place in them, too. Cut before anything is made of
+-- it: a message of many megabytes is copied at each step.
+local LONGEST_MESSAGE = 32 * 1024
 
 -- Between a message and its stack.
 local MARK = "\nstack traceback:\n"
@@ -28,15 +34,40 @@ function M.text(value)
 end
 local text_of = M.text
 
+--- Text of at most so many bytes; what is cut off leaves a mark that says how much that was.
+---@param text string
+---@param longest integer
+---@return string
+local function cut(text, longest)
+  if #text <= longest then
+    return text
+  end
+  local last = longest
+  -- Not within a character, where it is UTF-8.
+  for _ = 1, 3 do
+    local following = byte(text, last + 1)
+    if following < 0x80 or following >= 0xC0 then
+      break
+    end
+    last = last - 1
+  end
+  return sub(text, 1, last) .. format("… (%d bytes are left out)", #text - last)
+end
+
 ---@param value table
 ---@return string
 local function fields(value)
-  local shown = {}
+  local shown, looked_at = {}, 0
   for key, field in next, value do
+    looked_at = looked_at + 1
+    if looked_at > FIELDS_LOOKED_AT or #shown == FIELDS_KEPT then
+      break
+    end
     local kind = type(field)
     if type(key) == "string" and (kind == "string" or kind == "number" or kind == "boolean") then
-      local text = kind == "string" and format("%q", field) or text_of(field)
-      shown[#shown + 1] = key .. " = " .. (host.is_secret(key) and "[redacted]" or text)
+      local text = kind == "string" and format("%q", cut(field, LONGEST_FIELD)) or text_of(field)
+      local secret = #key > LONGEST_FIELD or host.is_secret(key)
+      shown[#shown + 1] = cut(key, LONGEST_KEY) .. " = " .. (secret and "[redacted]" or text)
     end
   end
   sort(shown)
@@ -49,7 +80,7 @@ end
 function M.message(value)
   local kind = type(value)
   if kind == "string" then
-    return value
+    return cut(value, LONGEST_MESSAGE)
   elseif kind == "nil" then
     return "error object is nil"
   end
@@ -58,7 +89,7 @@ function M.message(value)
     local ok, text = pcall(tostring, value)
     -- Lua 5.1 lets __tostring return anything.
     if ok and type(text) == "string" then
-      return text
+      return cut(text, LONGEST_MESSAGE)
     end
     return "error object is a " .. kind .. " whose __tostring failed"
   elseif kind == "table" then

@@ -132,4 +132,46 @@ cases[#cases + 1] = {
   log = "attempt to perform arithmetic",
 }
 
+-- What is too long for the log is cut, and its stack is there all the same.
+local long = ("e"):rep(100000)
+local many = {}
+for number = 1, 100000 do
+  many[number], many["k" .. number] = number, long
+end
+for name, value in pairs({
+  ["a long string"] = long,
+  ["a long string of characters of many bytes"] = "x" .. ("\228\189\160"):rep(100000),
+  ["a long __tostring"] = setmetatable({}, { __tostring = function() return long end }),
+  ["a long field"] = { text = long },
+  ["a long key"] = { [long] = 1 },
+}) do
+  cases[#cases + 1] = {
+    name = name,
+    app = function() error(value, 0) end,
+    status = "500 Internal Server Error",
+    log = "bytes are left out)",
+    not_logged = ("e"):rep(33 * 1024),
+  }
+end
+cases[#cases + 1] = {
+  name = "a stack after a long string",
+  app = function() error(long, 0) end,
+  status = "500 Internal Server Error",
+  log = "e… (67232 bytes are left out)\nstack traceback:",
+}
+cases[#cases + 1] = {
+  name = "a table with very many long fields",
+  app = function() error(many) end,
+  status = "500 Internal Server Error",
+  log = "error object is a table: {",
+  not_logged = ("e"):rep(2048),
+}
+cases[#cases + 1] = {
+  name = "a field whose long key names a secret",
+  app = function() error({ [("k"):rep(100) .. "password"] = "s3cret", [long .. "password"] = "s3cret" }) end,
+  status = "500 Internal Server Error",
+  log = "[redacted]",
+  not_logged = "s3cret",
+}
+
 return cases
