@@ -80,7 +80,18 @@ pub fn cut(text: &str, longest: usize) -> String {
     format!("{}{mark}", &text[..end])
 }
 
-/// A value in quotes on a line: quotes, backslashes and line ends have a backslash before them, as in JSON.
+/// The first bytes of text, `longest` at most, which end where a character does. So that no more is escaped than is shown.
+pub fn front(bytes: &[u8], longest: usize) -> &[u8] {
+    let Some(front) = bytes.get(..longest) else { return bytes };
+    // The beginning of a character is at most three bytes.
+    let begun = front.iter().rev().take(3).position(|byte| *byte >= 0xC0).map_or(0, |at| at + 1);
+    let tail = begun.max(1).min(front.len());
+    let whole = front.len() - unfinished(&front[front.len() - tail..]);
+    &front[..whole]
+}
+
+/// A value in quotes on a line: quotes, backslashes and line ends have a backslash before them, as in JSON. What is escaped already
+/// (`\xNN`) stays as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a>(pub &'a str);
 
@@ -88,9 +99,10 @@ impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_char('"')?;
         let mut bytes = [0; 4];
-        for character in self.0.chars() {
+        for (at, character) in self.0.char_indices() {
             match character {
                 '"' => f.write_str("\\\"")?,
+                '\\' if is_escape(&self.0.as_bytes()[at..]) => f.write_char('\\')?,
                 '\\' => f.write_str("\\\\")?,
                 '\n' => f.write_str("\\n")?,
                 '\r' => f.write_str("\\r")?,
@@ -194,6 +206,12 @@ fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Whether text begins with a byte that [`write_bytes`] has written.
+fn is_escape(text: &[u8]) -> bool {
+    let hexadecimal = |byte: &u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+    matches!(text, [b'\\', b'x', high, low, ..] if hexadecimal(high) && hexadecimal(low))
+}
+
 fn write_bytes(to: &mut impl Write, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(to, "\\x{byte:02X}"))
 }
@@ -255,6 +273,28 @@ mod tests {
     #[test]
     fn a_quoted_value_ends_where_it_seems_to() {
         assert_eq!(Quoted("a\" b=1\\\n\u{1b}é\u{9b}").to_string(), r#""a\" b=1\\\n\x1Bé\xC2\x9B""#);
+    }
+
+    #[test]
+    fn a_quoted_value_is_escaped_once() {
+        for (bytes, shown) in HOSTILE {
+            assert_eq!(Quoted(&text(bytes)).to_string(), format!("\"{shown}\""));
+        }
+        assert_eq!(Quoted(r"C:\xa\x4").to_string(), r#""C:\\xa\\x4""#, "no escape of ours");
+    }
+
+    #[test]
+    fn the_front_of_text_ends_where_a_character_does() {
+        let whole = "é漢\u{1F600}x";
+        for longest in 0..=whole.len() + 1 {
+            let front = str::from_utf8(front(whole.as_bytes(), longest)).unwrap();
+            assert!(whole.starts_with(front) && front.len() <= longest);
+            assert!(front.len() + 4 > longest.min(whole.len()), "{longest}");
+        }
+        for bytes in [&b"\x80\x80\x80\x80\x80"[..], b"\xff\xff\xff\xff\xff", b"\xc3\xc3\xc3\xc3\xc3"] {
+            assert!((1..=4).contains(&front(bytes, 4).len()), "{bytes:?}");
+        }
+        assert_eq!(front(b"a\r\n", 2), b"a", "nor within a line end");
     }
 
     #[test]

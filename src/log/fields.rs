@@ -31,8 +31,23 @@ const RESERVED: &[&str] = &[
     LEFT_OUT,
 ];
 
-/// Encodes fields as JSON, in the order of their keys. Long values are cut, and fields beyond the bounds left out. Empty where
-/// there are none.
+/// A key as a field has it: escaped, and cut before that where it is long.
+pub fn key(bytes: &[u8]) -> String {
+    escape::cut(&escape::line(escape::front(bytes, enough_for(MAX_KEY))), MAX_KEY)
+}
+
+/// A text as a field has it: escaped, and cut before that where it is long.
+pub fn text(bytes: &[u8]) -> Value {
+    escape::cut(&escape::text(escape::front(bytes, enough_for(MAX_TEXT))), MAX_TEXT).into()
+}
+
+/// How many bytes are escaped of a text that is shown up to so many. Nothing but a line end becomes shorter, by half.
+fn enough_for(shown: usize) -> usize {
+    2 * shown + 8
+}
+
+/// Encodes fields as JSON, in the order of their keys, which [`key`] has made, as [`text`] has the texts among the values. Fields
+/// beyond the bounds are left out. Empty where there are none.
 pub fn encode(mut fields: Vec<(String, Value)>) -> String {
     if fields.is_empty() {
         return String::new();
@@ -40,11 +55,6 @@ pub fn encode(mut fields: Vec<(String, Value)>) -> String {
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
     let (mut object, mut length, mut left_out) = (Map::new(), 2, 0_u64);
     for (key, value) in fields {
-        let key = escape::cut(&escape::line(key.as_bytes()), MAX_KEY);
-        let value = match value {
-            Value::String(text) => escape::cut(&escape::text(text.as_bytes()), MAX_TEXT).into(),
-            plain => plain,
-        };
         // With its quotes, its colon and its comma. Backslashes and quotes count twice, as JSON has them.
         let taken = Value::from(key.as_str()).to_string().len() + value.to_string().len() + 2;
         if object.len() == MAX_FIELDS || length + taken > MAX_LENGTH - 64 {
@@ -111,7 +121,11 @@ mod tests {
 
     fn through(fields: Value) -> Value {
         let Value::Object(object) = fields else { panic!("an object") };
-        let json = encode(object.into_iter().collect());
+        let escaped = object.into_iter().map(|(key, value)| match value {
+            Value::String(text) => (self::key(key.as_bytes()), self::text(text.as_bytes())),
+            plain => (self::key(key.as_bytes()), plain),
+        });
+        let json = encode(escaped.collect());
         assert!(json.len() <= MAX_LENGTH, "{}", json.len());
         Value::Object(decode(&json))
     }
@@ -143,6 +157,19 @@ mod tests {
 
         let huge: Map<String, Value> = (0..30).map(|n| (n.to_string(), "\"".repeat(5000).into())).collect();
         assert_eq!(through(Value::Object(huge))["fields_left_out"], 27);
+    }
+
+    #[test]
+    fn a_text_is_cut_before_it_is_escaped_and_its_end_says_so() {
+        for piece in ["x", "é", "漢", "\r\n", "\u{1b}", "\u{202e}"] {
+            for bytes in [piece.repeat(MAX_TEXT), piece.repeat(1 << 24)] {
+                let cut = text(bytes.as_bytes());
+                let cut = cut.as_str().unwrap();
+                assert!(cut.len() <= MAX_TEXT && cut.len() > MAX_TEXT - 8, "{piece:?}: {}", cut.len());
+                assert!(cut.ends_with('…') || cut == escape::text(bytes.as_bytes()), "{piece:?}");
+            }
+        }
+        assert_eq!(text(b"a\xff\x1b"), json!("a\\xFF\\x1B"));
     }
 
     #[test]

@@ -44,11 +44,14 @@ pub struct LoadError {
     pub traceback: String,
 }
 
+/// Bytes of a message with its stack: the log takes no more. Cut before it is escaped.
+const LONGEST_MESSAGE: usize = 64 * 1024;
+
 impl LoadError {
     /// Takes a message apart from the stack under it. Escaped: this is for people to read.
     pub(super) fn new(text: &[u8]) -> Self {
         const MARK: &str = "\nstack traceback:\n";
-        let text = escape::text(text);
+        let text = escape::text(escape::front(text, LONGEST_MESSAGE));
         match text.find(MARK) {
             Some(at) => Self { message: text[..at].to_owned(), traceback: text[at + 1..].to_owned() },
             None => Self { message: text.into_owned(), traceback: String::new() },

@@ -317,7 +317,7 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
 
 /// The fields of a log line, which `lua/nibiru/init.lua` has made strings, numbers and booleans.
 fn plain(table: &Table) -> mlua::Result<Vec<(String, serde_json::Value)>> {
-    let mut fields = Vec::new();
+    let mut given = Vec::new();
     for pair in table.pairs::<LuaString, Value>() {
         let (key, value) = pair?;
         let value = match value {
@@ -326,12 +326,12 @@ fn plain(table: &Table) -> mlua::Result<Vec<(String, serde_json::Value)>> {
             // JSON has no infinity.
             Value::Number(value) => serde_json::Number::from_f64(value)
                 .map_or_else(|| value.to_string().into(), serde_json::Value::Number),
-            Value::String(text) => escape::text(&text.as_bytes()).into(),
+            Value::String(text) => fields::text(&text.as_bytes()),
             other => other.type_name().into(),
         };
-        fields.push((escape::line(&key.as_bytes()).into_owned(), value));
+        given.push((fields::key(&key.as_bytes()), value));
     }
-    Ok(fields)
+    Ok(given)
 }
 
 /// The function behind `wsgi.file_wrapper`: gives the absolute path of a file, and the header line by which the proxy
