@@ -58,7 +58,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     sys::restore_sigpipe_for_programs();
     open_files::set(launch.open_files)?;
     let mut title = Title::take();
-    title.set(&format!("zygote gen {} {}", launch.generation, launch.app));
+    title.set(&format!("zygote gen {} loading {}", launch.generation, launch.app));
     let control = Link::from(sys::take_descriptor(0)?);
     sys::claim_process();
     if let Err(error) = closed {
@@ -107,6 +107,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
         children: BTreeMap::new(),
         leaving: false,
     };
+    title.set(&format!("zygote gen {} {}", launch.generation, launch.app));
     zygote.serve(state, title)
 }
 

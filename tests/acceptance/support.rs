@@ -794,6 +794,12 @@ pub(crate) fn is_stopped(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state == "T")
 }
 
+/// What `ps` shows of a process.
+pub(crate) fn title(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
+}
+
 /// The running children of a process.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
     let pids =

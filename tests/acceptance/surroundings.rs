@@ -6,14 +6,8 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Signal, getrlimit};
 use tempfile::TempDir;
 
-use crate::support::{Gate, Server, children, library_of, wait_for};
+use crate::support::{Gate, Server, children, library_of, title, wait_for};
 use crate::wire::{Connection, get};
-
-/// What `ps` shows.
-fn title(pid: u32) -> String {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
-}
 
 #[track_caller]
 fn has_title(pid: u32, expected: &str) {
@@ -52,17 +46,23 @@ fn every_process_says_in_its_title_what_it_is_and_does() {
 }
 
 #[test]
-fn a_worker_that_starts_says_so() {
-    let app = app("local gate = os.getenv('GATE')\n\
-         require('nibiru').on_worker_start(function()\n\
+fn a_zygote_that_loads_and_a_worker_that_starts_say_so() {
+    let app = app("local function wait(gate)\n\
          \x20 while not io.open(gate) do os.execute('sleep 0.02') end\n\
-         end)\n\
+         end\n\
+         wait(os.getenv('GATE') .. '-of-the-zygote')\n\
+         require('nibiru').on_worker_start(function() wait(os.getenv('GATE')) end)\n\
          return function() return 200, {}, 'fine' end");
     let gate = app.path().join("gate");
     let mut command = crate::support::nibiru();
     command.args(["serve", "--workers", "1", "--root"]).arg(app.path()).arg("--listen");
     command.arg(format!("unix:{}", app.path().join("app.sock").display())).arg("app").env("GATE", &gate);
     let mut server = command.spawn().unwrap();
+    wait_for("its zygote loads", || {
+        let titles: Vec<String> = children(server.id()).into_iter().map(title).collect();
+        (titles == ["nibiru: zygote gen 1 loading app"]).then_some(())
+    });
+    fs::write(app.path().join("gate-of-the-zygote"), "").unwrap();
     wait_for("its worker starts", || {
         let workers: Vec<u32> = children(server.id()).into_iter().flat_map(children).collect();
         workers.into_iter().find(|worker| title(*worker) == "nibiru: worker 1 gen 1 starting")

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale, reloads};
-use crate::support::{App, Kind, Proxy, Server, children, runs, signal, wait_for};
+use crate::support::{App, Kind, Proxy, Server, children, runs, signal, title, wait_for};
 use crate::wire::{Connection, get};
 
 /// Between two kills of a worker.
@@ -117,11 +117,12 @@ pub(super) fn zygotes(scale: Scale) -> Row {
     let workers = server.workers(2);
     load.during(|| {
         for _ in 0..rounds {
-            let loads = server.log().matches(" loaded").count();
+            let killed = server.zygote();
             let begun = Instant::now();
-            signal(server.zygote(), Signal::KILL);
+            signal(killed, Signal::KILL);
             wait_for("a new zygote has loaded", || {
-                (server.log().matches(" loaded").count() > loads).then_some(())
+                let zygote = children(server.pid()).into_iter().find(|zygote| *zygote != killed)?;
+                (title(zygote) == "nibiru: zygote gen 1 site:application").then_some(())
             });
             times.push(begun.elapsed());
         }
