@@ -64,6 +64,11 @@ fn requests_that_run_at_the_same_time_share_one_connection() {
     assert_eq!(ids.len(), 8, "each request has an id of its own");
 }
 
+/// HAProxy 2.6 itself answers some requests that begin behind a large upload: see `docs/how-to/haproxy.md`. They never reach nibiru.
+fn is_haproxys_own(reply: &Reply) -> bool {
+    reply.status == 500 && reply.text().contains("An internal server error occurred")
+}
+
 #[test]
 fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
     let seed = fastrand::u64(..);
@@ -86,7 +91,10 @@ fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
             std::fs::write(&file, body).unwrap();
             let mut curl = proxy.curl_command(["--data-binary", &format!("@{}", file.display())], "/echo");
             scope.spawn(move || {
-                let reply = reply(curl.spawn().unwrap()).expect(200);
+                let reply = std::iter::repeat_with(|| reply(curl.spawn().unwrap()))
+                    .find(|reply| !is_haproxys_own(reply))
+                    .expect("it has no end")
+                    .expect(200);
                 assert!(reply.body == *body, "a body of {} bytes changed on its way", body.len());
             });
         }
