@@ -74,9 +74,10 @@ impl Gateway {
         self.spool.relieves_memory() && !self.memory.has_room(bytes as u64, For::Bodies)
     }
 
-    /// Whether there is no room for what a read may bring, beside new requests, and files are about to make some.
+    /// Whether there is no room for what a read may bring (the growth of a buffer may double it), beside new requests, and files are
+    /// about to make some.
     fn is_being_relieved(&self) -> bool {
-        self.spool.is_writing() && !self.memory.has_room(READ_BUFFER as u64, For::New)
+        self.spool.is_writing() && !self.memory.has_room(2 * READ_BUFFER as u64, For::New)
     }
 }
 

@@ -18,6 +18,7 @@ mod reloads;
 mod senders;
 mod stuck;
 mod system;
+mod uploads;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -30,7 +31,7 @@ use self::books::Account;
 type Scenario = (&'static str, fn(Scale) -> Row);
 
 /// Every scenario, in the order of the table.
-const SCENARIOS: [Scenario; 29] = [
+const SCENARIOS: [Scenario; 30] = [
     ("killed workers", kills::workers),
     ("killed zygotes", kills::zygotes),
     ("killed gateways", kills::gateways),
@@ -47,6 +48,7 @@ const SCENARIOS: [Scenario; 29] = [
     ("no descriptors", system::no_descriptors),
     ("clock steps", system::clock_steps),
     ("half requests", senders::half_requests),
+    ("half uploads", uploads::half_uploads),
     ("BEGIN flood", senders::begin_flood),
     ("ABORT flood", floods::aborts),
     ("tiny requests", floods::tiny_requests),
@@ -317,6 +319,11 @@ fn a_step_of_the_clock_expires_nothing() {
 #[test]
 fn half_requests_are_bounded_and_hold_nobody_up() {
     short("half requests");
+}
+
+#[test]
+fn half_uploads_are_bounded_hold_nobody_up_and_give_their_memory_back() {
+    short("half uploads");
 }
 
 #[test]
