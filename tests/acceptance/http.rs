@@ -151,6 +151,8 @@ impl Http {
                     return true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.closed = true,
+                // A read with a timeout is not begun again after a stop of this process (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("the server neither answers nor closes: {error}"),
             }
         }
