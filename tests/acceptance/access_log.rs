@@ -116,7 +116,7 @@ fn every_way_to_end_leaves_one_line() {
     drop(waiting);
     let line = logged.line("?left");
     assert_eq!((line[3].as_str(), line[7].as_str(), line[10].as_str()), ("-", "-", "aborted"), "{line:?}");
-    drop(gone);
+    gone.hang_up();
     gate.open("go");
     let line = logged.line("/wait?");
     assert_eq!((line[3].as_str(), line[7].as_str(), line[10].as_str()), ("-", "1", "aborted"), "{line:?}");

@@ -156,7 +156,7 @@ fn every_end_of_a_request_is_counted_once() {
     let mut gone = Connection::open(&socket);
     gone.send(&get(1, &gate.url("/wait"), true));
     gate.announced("started");
-    drop(gone);
+    gone.hang_up();
     gate.open("go");
     let mut gone = Connection::open(&socket);
     gone.send(&wire::begin(1, wire::RESPONDER, false));

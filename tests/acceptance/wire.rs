@@ -234,7 +234,7 @@ impl Connection {
         self.0.write_all(bytes)
     }
 
-    /// Ends it for whoever else has it, too.
+    /// Ends it for whoever else has it, too. At once, where a drop leaves it to programs that other tests are just starting.
     pub(crate) fn hang_up(&self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }

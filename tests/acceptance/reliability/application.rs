@@ -154,6 +154,9 @@ pub(super) fn deadlines(scale: Scale) -> Row {
     let bound = scale.bound(LATENESS);
     row.promise(late.iter().chain(&gone).all(|late| *late <= bound), "nothing is late by more than 100 ms");
     server.workers(3);
+    if !row.holds() {
+        println!("{}", server.log());
+    }
     row
 }
 
