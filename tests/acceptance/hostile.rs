@@ -107,6 +107,8 @@ fn play(tricks: &[(&str, Gets, &str)]) {
     let server = server().looked_into().start();
     assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
     let mut workers = server.workers(2);
+    server.idle(2);
+    server.left_alone();
     let fresh = descriptors(server.pid()).len();
     for (trick, gets, line) in tricks {
         let gate = Gate::new();

@@ -126,11 +126,7 @@ fn an_answer_of_some_packets_has_its_share_beside_downloads() {
 /// A server is ready with its first worker; before the third there is no answer that could have a share.
 #[track_caller]
 fn three_are_idle(server: &Server) {
-    wait_for("three workers are idle", || {
-        let status = server.status();
-        let workers = status["workers"].as_array().unwrap();
-        (workers.iter().filter(|worker| worker["state"] == "idle").count() == 3).then_some(())
-    });
+    server.idle(3);
     wait_for("and say so", || server.workers(3).into_iter().all(is_idle).then_some(()));
 }
 

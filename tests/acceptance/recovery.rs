@@ -254,6 +254,7 @@ fn reloads_and_kills_leave_no_descriptor_behind() {
         });
         descriptors(server.pid()).len()
     };
+    server.idle(2);
     let before = settled();
     for round in 0..20 {
         let workers = server.workers(2);

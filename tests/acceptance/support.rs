@@ -323,6 +323,16 @@ impl Server {
         })
     }
 
+    /// Waits until the gateway knows `count` workers that are idle. Before that, one that runs may not be all there for it.
+    #[track_caller]
+    pub(crate) fn idle(&self, count: usize) {
+        wait_for(&format!("{count} workers are idle"), || {
+            let status = self.status();
+            let workers = status["workers"].as_array()?;
+            (workers.iter().filter(|worker| worker["state"] == "idle").count() == count).then_some(())
+        });
+    }
+
     /// The connections that proxies hold to the socket now, by inode.
     pub(crate) fn connections(&self) -> BTreeSet<String> {
         self.sockets_in_state("03")

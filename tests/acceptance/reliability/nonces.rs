@@ -110,6 +110,7 @@ pub(super) fn descriptors(scale: Scale) -> Row {
         assert_eq!(pair.get("/hello").status(), 200);
     }
     drop(pair);
+    server.idle(2);
     server.left_alone();
     let fresh = audit();
 
