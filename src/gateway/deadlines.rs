@@ -106,6 +106,11 @@ impl Run {
         }
     }
 
+    /// When it was handed over.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// When it was handed over, or the worker last gave a piece of an answer that streams.
     pub(super) fn moved_at(&self) -> Instant {
         self.moved

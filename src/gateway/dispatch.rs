@@ -198,7 +198,12 @@ impl Gateway {
 
     /// A client has gone.
     pub(super) fn abandoned(&self, ticket: &Ticket) {
-        let worker = ticket.abandon();
+        let (first, worker) = (!ticket.is_abandoned(), ticket.abandon());
+        if let (true, Some(worker), Some(place)) = (first, worker, ticket.place())
+            && let Some(run) = self.workers.borrow().get(&worker).and_then(|link| link.run())
+        {
+            self.queue.borrow_mut().left_while_it_ran(place, run.started(), Instant::now());
+        }
         let waits = ticket.place().filter(|_| worker.is_none());
         // Dropped when the queue is not borrowed any more.
         let gone = waits.and_then(|place| self.queue.borrow_mut().give_up(place));

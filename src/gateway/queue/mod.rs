@@ -164,6 +164,17 @@ impl<T> Queue<T> {
         Some(item)
     }
 
+    /// A client has left while its request ran, which a worker had since `handed`. Where it had waited for longer than that, it has
+    /// given up because of the queue: near the end of their patience most are at its front.
+    pub(super) fn left_while_it_ran(&mut self, place: Place, handed: Instant, now: Instant) {
+        let waited = handed.saturating_duration_since(place.started);
+        if waited > now.saturating_duration_since(handed)
+            && let Some(codel) = &mut self.lines[place.line].codel
+        {
+            codel.gave_up();
+        }
+    }
+
     /// The item whose turn it is, for a worker. `median` is the service time of half of the requests of late; `births_pending`
     /// says whether workers are on their way that have not been there before.
     pub(super) fn take(

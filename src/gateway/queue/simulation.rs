@@ -68,6 +68,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
     let (mut came, mut places): (Vec<Instant>, Vec<Place>) = (Vec::new(), Vec::new());
     // The request that each worker has, and when it is done.
     let mut workers: Vec<Option<(usize, Instant)>> = vec![None; load.workers];
+    let mut handed: Vec<Instant> = Vec::new();
     let (mut next, mut outcome, mut patient) = (0.0, Outcome::default(), 0);
     for millis in 0..load.seconds * 1000 {
         let now = start + MS * u32::try_from(millis).unwrap();
@@ -80,6 +81,13 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
         }
         while patient < came.len() && came[patient] + load.patience <= now {
             outcome.gave_up += usize::from(queue.give_up(places[patient]).is_some());
+            // A worker that hears of it has no more to do.
+            for worker in &mut workers {
+                if worker.take_if(|(number, _)| *number == patient).is_some() {
+                    queue.left_while_it_ran(places[patient], handed[patient], now);
+                    outcome.late += 1;
+                }
+            }
             patient += 1;
         }
         while next <= millis as f64 {
@@ -87,6 +95,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
             let turned = queue.push(place, came.len(), now);
             outcome.refused += usize::from(turned.is_some());
             came.push(now);
+            handed.push(now);
             places.push(place);
             next += -(1.0 - random.f64()).ln() * 1000.0 / (load.rate)(millis / 1000);
         }
@@ -94,6 +103,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
         for worker in workers[..present].iter_mut().filter(|worker| worker.is_none()) {
             if let Some((_, number)) = queue.take(now, (load.service)(0), births_pending) {
                 *worker = Some((number, now + (load.service)(number)));
+                handed[number] = now;
             }
         }
         while queue.pop_expired(now).is_some() || queue.pop_refused(now, births_pending).is_some() {
