@@ -35,12 +35,12 @@ impl Kind {
     }
 }
 
-/// The directory for this process: `$TMPDIR`, or the first usual one that is on a disk.
+/// The directory for this process: `$TMPDIR`, or the first of the usual directories that is on a disk.
 pub(super) fn default() -> PathBuf {
     choose(std::env::var_os("TMPDIR"), Kind::of)
 }
 
-/// `$TMPDIR` is an order: whoever sets it to a tmpfs may want nothing of a request on a disk, and is warned. But it is often set for
+/// `$TMPDIR` is an order: an operator who sets it to a tmpfs may want nothing of a request on a disk, and is warned. But it is often set for
 /// a whole session, and may name a directory of another user; then it says nothing about this one.
 fn choose(ordered: Option<OsString>, kind: impl Fn(&Path) -> Kind) -> PathBuf {
     if let Some(ordered) = ordered.filter(|path| !path.is_empty()).map(PathBuf::from)

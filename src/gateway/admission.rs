@@ -80,7 +80,7 @@ impl Door {
     /// Whether the peer may connect; says so where it may not.
     fn is_allowed(&self, stream: &Stream, gateway: &Gateway) -> bool {
         let Stream::Tcp(stream) = stream else { return true };
-        // One that has left already has no address any more.
+        // A peer that has left already has no address any more.
         let Ok(peer) = stream.peer_addr() else { return false };
         let allowed = self.peers.allow(peer.ip());
         if !allowed {

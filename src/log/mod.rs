@@ -190,8 +190,8 @@ struct Exit<W> {
 }
 
 impl<W: Write> Exit<W> {
-    /// Says how many lines were left out. Past the queue, where there may be no room for that either. Whoever drops lines has filled the
-    /// queue, so there is a line about it for some thousands at most.
+    /// Writes how many lines were left out, straight to the log: the queue may have no room for that either. Lines are dropped once
+    /// they have filled the queue, so there is a line about it for some thousands at most.
     fn tell(&mut self) -> io::Result<()> {
         self.written = 0;
         match self.room.left_out.swap(0, Ordering::Relaxed) {

@@ -171,6 +171,7 @@ fn impatient(server: &Server, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
         let mut connection = Connection::open(&server.socket());
         connection.send(&get(1, "/sleep", false));
+        // Its patience.
         thread::sleep(Duration::from_millis(30));
     }
 }

@@ -113,7 +113,7 @@ impl State {
         let requests = self.requests.iter().filter_map(|(_, phase)| self.deadline_of(phase, timeouts));
         let send = (!self.out.unwritten().is_empty()).then(|| self.taking.deadline(timeouts.send));
         let disk = self.reading_spilled_since().map(|since| since + timeouts.send);
-        let stray = self.stray_since.filter(|_| self.reading).map(|since| since + timeouts.header);
+        let stray = self.owes_since().map(|since| since + timeouts.header);
         let silent = self.requests.is_empty().then(|| match self.used {
             // One that still takes its answer has been silent for a reason.
             true => self.out.is_empty().then(|| self.last_read + KEPT_TIMEOUT),
@@ -182,7 +182,7 @@ impl State {
         if self.reading_spilled_since().is_some_and(|since| past(since, timeouts.send)) {
             return Some(Due::Lost);
         }
-        if self.reading && self.stray_since.is_some_and(|since| past(since, timeouts.header)) {
+        if self.owes_since().is_some_and(|since| past(since, timeouts.header)) {
             return Some(Due::Close("the client took too long for a record (--header-timeout)"));
         }
         if self.requests.is_empty() {

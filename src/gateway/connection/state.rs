@@ -59,7 +59,7 @@ pub(super) struct State {
     /// When something was last read.
     pub(super) last_read: Instant,
     /// Since when a record that belongs to no request has been arriving.
-    pub(super) stray_since: Option<Instant>,
+    stray_since: Option<Instant>,
     /// Records that had come whole with the last read.
     finished_records: u64,
     /// Whether the last look found that more may be read.
@@ -194,7 +194,7 @@ impl State {
         self.last_read = now;
         self.unread &= self.server.has_unfinished();
         let stray = !self.is_arriving() && !self.server.is_between_records();
-        // A busy connection may end each of its reads within a record, so one that has come whole starts the time anew.
+        // A busy connection may end each of its reads within a record, so each record that has come whole starts the time anew.
         let finished = self.server.finished_records();
         let same = std::mem::replace(&mut self.finished_records, finished) == finished;
         self.stray_since = stray.then(|| self.stray_since.filter(|_| same).unwrap_or(now));
@@ -220,6 +220,11 @@ impl State {
 
     pub(super) fn reading_spilled_since(&self) -> Option<Instant> {
         self.overflow.as_ref().and_then(Overflow::reading_since)
+    }
+
+    /// Since when the client has owed us the rest of a record that belongs to no request. It owes none while it is not read from.
+    pub(super) fn owes_since(&self) -> Option<Instant> {
+        self.stray_since.filter(|_| self.reading)
     }
 
     pub(super) fn has_full_body(&self) -> bool {

@@ -220,7 +220,7 @@ impl Body {
         self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing_since().is_none())
     }
 
-    /// Has written what waits, where there is enough of it, where memory is short, or where it is the last.
+    /// Has a thread write the bytes that wait, where there are enough of them, where memory is short, or where they are the last.
     fn write(&mut self, spool: &Spool) {
         let Some(claim) = &self.claim else { return };
         let at_once = self.finished || self.hasty;

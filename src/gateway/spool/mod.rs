@@ -269,6 +269,7 @@ mod tests {
         drop((answer, body));
         assert_eq!(spool.used(), (0, 1));
     }
+
     #[test]
     fn files_that_are_memory_take_of_it_and_give_it_back() {
         let memory = Memory::new(1000);

@@ -221,7 +221,7 @@ impl Supervisor {
                 if self.recovering {
                     debug!(r#gen, preloaded, took_ms, "loaded");
                 } else if !is_next {
-                    // In the place of one that has ended, which may happen again and again.
+                    // This zygote takes the place of one that has ended, which may happen again and again.
                     self.gateway
                         .in_trouble(|left_out| info!(r#gen, preloaded, took_ms, left_out, "loaded again"));
                 } else {
