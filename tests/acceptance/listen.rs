@@ -150,8 +150,7 @@ fn peers_that_are_refused_do_not_fill_the_log() {
     for _ in 0..100 {
         assert!(!is_answered("127.0.0.1", port));
     }
-    let lines = server.log().matches("connection refused").count();
-    assert!((5..50).contains(&lines), "{lines} lines:\n{}", server.log());
+    server.logged_between("connection refused", 5..50);
 }
 
 /// Whatever was left out of such a list before let everybody in.
@@ -249,8 +248,7 @@ fn http_on_the_fastcgi_socket_is_named_with_the_peer_that_speaks_it() {
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         let _ = client.read_to_end(&mut Vec::new());
     }
-    let lines = server.log().matches("the peer speaks").count();
-    assert!((5..50).contains(&lines), "{lines} lines:\n{}", server.log());
+    server.logged_between("the peer speaks", 5..50);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -287,6 +288,17 @@ impl Server {
             let line = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));
             line.map(str::to_owned)
         })
+    }
+
+    /// Waits until so many lines of the log contain `part`, and not more: the log is written by a thread of its own, a moment
+    /// after what it tells of.
+    #[track_caller]
+    pub(crate) fn logged_between(&self, part: &str, times: Range<usize>) {
+        let lines = || self.log().lines().filter(|line| line.contains(part)).count();
+        wait_for(&format!("{} lines of the log have {part:?}", times.start), || {
+            (lines() >= times.start).then_some(())
+        });
+        assert!(lines() < times.end, "{} lines have {part:?}:\n{}", lines(), self.log());
     }
 
     /// Waits for the line about a reload. "reloaded" alone is in "preloaded", too, which is there from the start.
