@@ -5,7 +5,9 @@
 use std::fmt::Write as _;
 
 use crate::config::Config;
-use crate::gateway::{self, Error, Trial};
+use crate::gateway;
+use crate::gateway::Error;
+use crate::gateway::Trial;
 use crate::log;
 
 /// Has the log show warnings and errors alone, unless more than usual is asked for: the news of a start and of a stop are

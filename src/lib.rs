@@ -24,6 +24,7 @@ pub mod ipc;
 pub mod log;
 pub mod lua;
 pub mod open_files;
+pub mod proto;
 pub mod request;
 pub mod safe_path;
 pub mod stdout;

@@ -26,7 +26,8 @@ use super::files::Files;
 use super::page::{self, About};
 use super::watcher::Watcher;
 use crate::cgi::proxy::{HttpRequest, normalise, percent_decode};
-use crate::gateway::{Code, Load};
+use crate::gateway::Code;
+use crate::gateway::Load;
 use crate::log::throttle::Throttle;
 
 /// How long a request waits for the newest code. An application that takes longer to load is stuck.

@@ -34,7 +34,12 @@ use tracing::{info, warn};
 use self::front::Front;
 use self::watcher::Watcher;
 use crate::config::{Config, Listen, Sendfile, SocketMode};
-use crate::gateway::{self, Code, Command, Error, Mode, ReadConfig};
+use crate::gateway;
+use crate::gateway::Code;
+use crate::gateway::Command;
+use crate::gateway::Error;
+use crate::gateway::Mode;
+use crate::gateway::ReadConfig;
 
 pub use self::address::HttpAddress;
 

@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::gateway::{Code, Command, Load};
+use crate::gateway::Code;
+use crate::gateway::Command;
+use crate::gateway::Load;
 use crate::log::throttle::Throttle;
 
 /// No change for this long: the editor, or the checkout, is done.

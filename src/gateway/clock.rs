@@ -18,7 +18,7 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The deadlines' clock. Behind the time, but for the moment after a deadline.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     settled: Cell<Instant>,
     /// The earliest deadline that has passed and may not be acted upon yet.
     passed: Cell<Option<Instant>>,
@@ -29,18 +29,18 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { settled: Cell::new(now), passed: Cell::new(None), wanted: Notify::new(), moved: Notify::new() }
     }
 
     /// All that had come by then has been looked at.
-    pub(super) fn settled(&self) -> Instant {
+    pub(crate) fn settled(&self) -> Instant {
         self.settled.get()
     }
 
     /// Waits until `deadline` may be acted upon; for ever where there is none. Ready at once where that is so already, so that
     /// a peer that sends without a pause does not put it off.
-    pub(super) async fn passed(&self, deadline: Option<Instant>) {
+    pub(crate) async fn passed(&self, deadline: Option<Instant>) {
         let Some(deadline) = deadline else { return std::future::pending().await };
         if self.settled.get() >= deadline {
             return;
@@ -56,7 +56,7 @@ impl Clock {
 
     /// Lets what has come be looked at whenever a deadline has passed. Runs for ever, as a task of its own, since those that wait
     /// give up and begin anew with all that comes.
-    pub(super) async fn keep(&self) {
+    pub(crate) async fn keep(&self) {
         loop {
             self.wanted.notified().await;
             let Some(passed) = self.passed.take() else { continue };

@@ -23,12 +23,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
 
-use super::handover;
-use super::notice::Notice;
-use super::socket_file::{Permissions, Prepared, SocketFile};
-use super::{Command, Gateway, Load, Scale};
 use crate::config::{StartDirectory, Workers};
 use crate::discovery;
+use crate::gateway::Command;
+use crate::gateway::Gateway;
+use crate::gateway::Load;
+use crate::gateway::Scale;
+use crate::gateway::events::Notice;
+use crate::gateway::frontend::socket_file::{Permissions, Prepared, SocketFile};
+use crate::gateway::frontend::takeover;
 
 /// The longest command.
 const MAX_COMMAND: usize = 256;
@@ -44,31 +47,31 @@ const ANNOUNCE_PAUSE: Duration = Duration::from_millis(10);
 
 /// The socket, and its file for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(crate) struct Control {
     socket: UnixListener,
     _file: SocketFile,
 }
 
 impl Control {
     /// Opens the socket at `path`, for this user alone.
-    pub(super) async fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) async fn open(path: &Path) -> io::Result<Self> {
         let (socket, file) = SocketFile::bind(path, &Permissions::private()).await?;
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
     /// [`Self::open`], in the place of a gateway that still has its own there: what is prepared is nowhere to be found.
-    pub(super) async fn prepare_over(path: &Path) -> io::Result<Prepared> {
+    pub(crate) async fn prepare_over(path: &Path) -> io::Result<Prepared> {
         SocketFile::prepare_over(path, &Permissions::private()).await
     }
 
     /// Puts what [`Self::prepare_over`] has prepared in its place.
-    pub(super) fn publish(prepared: Prepared) -> io::Result<Self> {
+    pub(crate) fn publish(prepared: Prepared) -> io::Result<Self> {
         let (socket, file) = prepared.publish()?;
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
     /// Answers until the gateway ends.
-    pub(super) async fn serve(self, gateway: Rc<Gateway>) {
+    pub(crate) async fn serve(self, gateway: Rc<Gateway>) {
         let turnstile = Rc::clone(&gateway.turnstile);
         loop {
             match self.socket.accept().await {
@@ -91,7 +94,7 @@ impl Control {
 }
 
 /// Tells commands of this user where the control socket is, so that they find it by the configuration file.
-pub(super) fn announce(gateway: &Rc<Gateway>) {
+pub(crate) fn announce(gateway: &Rc<Gateway>) {
     let config = gateway.config();
     let Some(file) = &config.file else { return };
     let (directory, mut chance) = (StartDirectory::of_this_process(), [0; 8]);
@@ -140,7 +143,7 @@ async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()>
     // Commands that have come at once are obeyed one at a time, between what the gateway is there for.
     gateway.turnstile.pass().await;
     if command == "take-over" {
-        return handover::serve(&mut stream, gateway).await;
+        return takeover::serve(&mut stream, gateway).await;
     }
     let answer = match obey(&command, gateway).await {
         Ok(answer) => answer,
@@ -176,7 +179,7 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
     let (name, argument) = command.split_once(' ').unwrap_or((command, ""));
     match name {
         "status" => serde_json::to_value(gateway.status()).map_err(|error| error.to_string()),
-        "addresses" => Ok(json!({ "ok": true, "addresses": handover::addresses(gateway) })),
+        "addresses" => Ok(json!({ "ok": true, "addresses": takeover::addresses(gateway) })),
         "reload" => reload(gateway).await,
         "stop" => {
             gateway.notices.send(Notice::Command(Command::Stop));
@@ -208,10 +211,10 @@ async fn reload(gateway: &Gateway) -> Result<Value, String> {
         _ = stopping.wait_for(|stopping| *stopping) => return Err("the server is stopping".to_owned()),
     };
     match outcome.map(|code| code.clone()) {
-        Ok(super::Code { generation, load: Load::Done, needs_restart }) => {
+        Ok(crate::gateway::Code { generation, load: Load::Done, needs_restart }) => {
             Ok(json!({ "ok": true, "generation": generation, "needs_restart": needs_restart }))
         }
-        Ok(super::Code { load: Load::Failed(message), .. }) => {
+        Ok(crate::gateway::Code { load: Load::Failed(message), .. }) => {
             let serving = gateway.pool.borrow().generation();
             // None serves before the first load is complete.
             Ok(match serving {

@@ -9,60 +9,20 @@
 //! Owns every FastCGI connection, the queue, the pool's books and the log. Never runs Lua, never waits
 //! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
 
-mod access_log;
-mod admission;
-// Public for `fuzz/` alone: they hold no secret and do no harm, and a feature for it would be a second build to test.
-#[doc(hidden)]
-pub mod answer;
-mod backoff;
-mod budget;
+mod async_fd;
 mod clock;
 mod command;
-mod connection;
 mod control;
-#[doc(hidden)]
-pub mod conversation;
-mod deadlines;
-mod dispatch;
-mod handover;
-mod histogram;
-mod idle;
-mod journal;
-mod listener;
-mod memory;
-mod notice;
-mod orphans;
-mod outcome;
-mod outgoing;
-mod output;
-mod pace;
-mod parameters;
+mod events;
+mod frontend;
 mod pool;
-mod process_log;
-mod queue;
-mod readable;
-mod recent;
-mod reply;
 mod request;
-mod request_line;
-mod server_timing;
-mod socket_file;
-mod sockets;
 mod spool;
-mod staging;
 mod start;
-mod status;
-mod stream;
-mod supervisor;
-mod systemd;
-mod throttles;
+mod telemetry;
 mod trial;
 mod trim;
 mod turn;
-mod verdict;
-mod worker_link;
-mod workers;
-mod zygote_link;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -73,27 +33,29 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::warn;
 
-use self::clock::Clock;
-use self::journal::Journal;
-use self::listener::Listener;
-use self::memory::Memory;
-use self::notice::{Notice, Notices};
-use self::output::Outputs;
-use self::pool::{Policy, Pool};
-use self::queue::Queue;
-use self::request::Request;
-use self::spool::Spool;
-use self::status::Start;
-use self::throttles::Throttles;
-use self::turn::Turnstile;
-use self::verdict::Course;
-use self::worker_link::WorkerLink;
 use crate::cgi::ProxyHeaders;
 use crate::config::Config;
+use crate::gateway::clock::Clock;
+use crate::gateway::events::{Notice, Notices};
+use crate::gateway::frontend::listener::Listener;
+use crate::gateway::frontend::parameters::Told;
+use crate::gateway::pool::dispatch::overload_bounds;
+use crate::gateway::pool::log_pipe::Outputs;
+use crate::gateway::pool::throttles::Throttles;
+use crate::gateway::pool::worker::WorkerLink;
+use crate::gateway::request::Request;
+use crate::gateway::spool::Spool;
+use crate::gateway::telemetry::journal::Journal;
+use crate::gateway::telemetry::status::Start;
+use crate::gateway::telemetry::verdict::Course;
+use crate::gateway::turn::Turnstile;
+use crate::proto::memory::Memory;
+use crate::proto::pool::{Policy, Pool};
+use crate::proto::queue::Queue;
 
-pub use self::command::{Code, Command, Error, Load, Mode, ReadConfig, Scale};
-pub use self::start::{block_on, forward_signals, run, serve};
-pub use self::trial::{Trial, Tried, try_out};
+pub use crate::gateway::command::{Code, Command, Error, Load, Mode, ReadConfig, Scale};
+pub use crate::gateway::start::{block_on, forward_signals, run, serve};
+pub use crate::gateway::trial::{Trial, Tried, try_out};
 
 /// When a client that met a full server may try again: `Retry-After`.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -128,7 +90,7 @@ struct Gateway {
     /// For lines about workers and their requests.
     throttles: Throttles,
     /// What the log has said about proxies' parameters.
-    told: RefCell<parameters::Told>,
+    told: RefCell<Told>,
     stopping: watch::Sender<bool>,
     /// Facts for the verdict that neither the pool nor the queue has.
     course: Cell<Course>,
@@ -196,7 +158,7 @@ impl Gateway {
         self.queue.borrow_mut().set_bounds(
             config.queue,
             config.queue_timeout,
-            dispatch::overload_bounds(&config, self.mode.development),
+            overload_bounds(&config, self.mode.development),
         );
         self.pool.borrow_mut().set_policy(policy_of(&config));
         self.memory.set_bound(config.buffer_memory);

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::Gateway;
-use super::journal::Journal;
-use super::memory::{For, Share};
-use super::outcome::Refused;
-use super::reply::Reply;
-use super::request_line::RequestLine;
-use super::spool::Body;
 use crate::cgi::{TRACEPARENT, TraceId, Variables};
 use crate::fastcgi::Role;
+use crate::gateway::Gateway;
+use crate::gateway::frontend::response_writer::Reply;
+use crate::gateway::spool::Body;
+use crate::gateway::telemetry::journal::Journal;
+use crate::gateway::telemetry::request_line::RequestLine;
+use crate::proto::memory::{For, Share};
+use crate::proto::request_end::Refused;
 
 /// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
 const MAX_REQUEST_ID: usize = 64;
@@ -24,52 +24,52 @@ const TRACE_ID: &[u8] = b"nibiru.trace_id";
 
 /// One request: complete, but for those that are refused or left while they arrive.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(crate) struct Request {
     /// From the proxy where it is sane, else generated; in the logs, and `nibiru.request_id` for the application.
-    pub(super) request_id: String,
+    pub(crate) request_id: String,
     /// Of the client's or proxy's `traceparent`, where that is valid; in the logs, and `nibiru.trace_id` for the application.
-    pub(super) trace_id: Option<TraceId>,
-    pub(super) variables: Variables,
-    pub(super) body: Body,
-    pub(super) role: Role,
+    pub(crate) trace_id: Option<TraceId>,
+    pub(crate) variables: Variables,
+    pub(crate) body: Body,
+    pub(crate) role: Role,
     /// What a Filter is to change.
-    pub(super) data: Option<Body>,
-    pub(super) reply: Reply,
+    pub(crate) data: Option<Body>,
+    pub(crate) reply: Reply,
     /// When it was complete, or refused.
-    pub(super) came: Instant,
+    pub(crate) came: Instant,
     /// How long its client had waited at the proxy before, as far as that is known.
-    pub(super) head_start: Duration,
+    pub(crate) head_start: Duration,
     /// Whether all of it has come.
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
     /// Which worker has it.
-    pub(super) handed: Option<Handed>,
+    pub(crate) handed: Option<Handed>,
     /// When its worker was done with it, where its client has not taken the answer yet.
-    pub(super) done: Option<Instant>,
+    pub(crate) done: Option<Instant>,
     /// Its part of the memory.
-    pub(super) share: Share,
+    pub(crate) share: Share,
     /// Why the gateway answers it.
-    pub(super) refused: Option<Refused>,
+    pub(crate) refused: Option<Refused>,
     journal: Option<Rc<Journal>>,
 }
 
 /// That a worker was given a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Handed {
-    pub(super) at: Instant,
-    pub(super) worker: u32,
-    pub(super) generation: u32,
+pub(crate) struct Handed {
+    pub(crate) at: Instant,
+    pub(crate) worker: u32,
+    pub(crate) generation: u32,
 }
 
 /// What the log's fields call a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Named<'a> {
-    pub(super) request: &'a str,
-    pub(super) trace_id: Option<&'a str>,
+pub(crate) struct Named<'a> {
+    pub(crate) request: &'a str,
+    pub(crate) trace_id: Option<&'a str>,
 }
 
 impl Request {
     /// A complete one, for a Responder.
-    pub(super) fn new(mut variables: Variables, body: Body, reply: Reply, gateway: &Gateway) -> Box<Self> {
+    pub(crate) fn new(mut variables: Variables, body: Body, reply: Reply, gateway: &Gateway) -> Box<Self> {
         let (mut given, mut trace_id) = (None, None);
         for (name, value) in &variables {
             match name {
@@ -102,7 +102,7 @@ impl Request {
     }
 
     /// One that has come in part, and of which no more is wanted.
-    pub(super) fn partial(variables: Variables, reply: Reply, gateway: &Gateway) -> Box<Self> {
+    pub(crate) fn partial(variables: Variables, reply: Reply, gateway: &Gateway) -> Box<Self> {
         let mut request = Self::new(variables, Body::new(), reply, gateway);
         request.complete = false;
         request
@@ -114,7 +114,7 @@ impl Request {
     }
 
     /// Takes its part of the memory. Says whether there is room for it.
-    pub(super) fn take_share(&mut self) -> bool {
+    pub(crate) fn take_share(&mut self) -> bool {
         let mut bodies = std::iter::once(&self.body).chain(&self.data);
         if bodies.any(Body::is_spooled) {
             // What is left of it in memory was its connection's part a moment ago.
@@ -127,30 +127,30 @@ impl Request {
     }
 
     /// A worker has it now.
-    pub(super) fn set_handed(&mut self, handed: Handed) {
+    pub(crate) fn set_handed(&mut self, handed: Handed) {
         self.handed = Some(handed);
         self.reply.set_handed(Some(handed.at));
     }
 
     /// Its worker has not read it, and another is to have it.
-    pub(super) fn take_back(&mut self) {
+    pub(crate) fn take_back(&mut self) {
         self.handed = None;
         self.reply.set_handed(None);
     }
 
     /// For the fields of a line in the log.
-    pub(super) fn named(&self) -> Named<'_> {
+    pub(crate) fn named(&self) -> Named<'_> {
         let trace_id = self.trace_id.as_ref().map(TraceId::as_str);
         Named { request: &self.request_id, trace_id }
     }
 
     /// Answers it in the application's place; logs why.
-    pub(super) fn refuse(&mut self, why: Refused, status: u16, message: &str) {
-        self.refuse_for(why, status, message, super::RETRY_AFTER);
+    pub(crate) fn refuse(&mut self, why: Refused, status: u16, message: &str) {
+        self.refuse_for(why, status, message, crate::gateway::RETRY_AFTER);
     }
 
     /// [`Self::refuse`], where a client that gets 503 may try again after so long.
-    pub(super) fn refuse_for(&mut self, why: Refused, status: u16, message: &str, retry_after: Duration) {
+    pub(crate) fn refuse_for(&mut self, why: Refused, status: u16, message: &str, retry_after: Duration) {
         let line = RequestLine::of(&self.variables);
         let line = (!line.is_empty()).then(|| tracing::field::display(line));
         let option = match why {
@@ -173,7 +173,7 @@ impl Request {
 
     /// Logs that the client went away before all of it had come, as often as refusals may be logged. A proxy that gives a
     /// request up which never becomes complete would otherwise leave no line.
-    pub(super) fn log_abort_while_arriving(&self, came: u64, after: Duration) {
+    pub(crate) fn log_abort_while_arriving(&self, came: u64, after: Duration) {
         let line = RequestLine::of(&self.variables);
         let line = (!line.is_empty()).then(|| tracing::field::display(line));
         if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
@@ -192,7 +192,7 @@ impl Request {
     }
 
     /// Its worker is done with it. It ends when its client has what waits for it, too.
-    pub(super) fn answered(mut self: Box<Self>) {
+    pub(crate) fn answered(mut self: Box<Self>) {
         self.done = Some(Instant::now());
         (self.body, self.data) = (Body::new(), None);
         self.share.set(self.held());
@@ -200,7 +200,7 @@ impl Request {
     }
 
     /// Is not for the application: it counts nowhere.
-    pub(super) fn set_aside(&mut self) {
+    pub(crate) fn set_aside(&mut self) {
         self.journal = None;
     }
 }
@@ -218,7 +218,7 @@ impl Drop for Request {
 impl Request {
     /// How the log names it, as `name_of` in `lua/nibiru/server.lua` does: `GET /path HTTP/1.1 (request 1a2b)`. Without the
     /// secrets in its URI.
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         format!("{} (request {})", RequestLine::of(&self.variables), self.request_id)
     }
 }

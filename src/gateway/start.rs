@@ -15,36 +15,46 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
-use super::access_log::AccessLog;
-use super::budget::Budget;
-use super::clock::Clock;
-use super::control::{self, Control};
-use super::handover::Taken;
-use super::journal::Journal;
-use super::listener::Listener;
-use super::memory::Memory;
-use super::notice::{Notice, Notices};
-use super::output::{Outputs, Readers, WeakUnread};
-use super::pool::Pool;
-use super::queue::Queue;
-use super::spool::{self, Spool};
-use super::status::Start;
-use super::supervisor::Supervisor;
-use super::throttles::Throttles;
-use super::turn::Turnstile;
-use super::verdict::Course;
-use super::{
-    Command, Error, Gateway, Mode, ReadConfig, Scale, deadlines, dispatch, idle, listener, orphans,
-    policy_of, systemd, trim,
-};
 use crate::config::{self, Config};
 use crate::dumpable;
+use crate::gateway::Command;
+use crate::gateway::Error;
+use crate::gateway::Gateway;
+use crate::gateway::Mode;
+use crate::gateway::ReadConfig;
+use crate::gateway::Scale;
+use crate::gateway::clock::Clock;
+use crate::gateway::control::{self, Control};
+use crate::gateway::events::{Notice, Notices};
+use crate::gateway::frontend::budget::Budget;
+use crate::gateway::frontend::idle_exit;
+use crate::gateway::frontend::listener;
+use crate::gateway::frontend::listener::Listener;
+use crate::gateway::frontend::systemd;
+use crate::gateway::frontend::takeover::Taken;
+use crate::gateway::policy_of;
+use crate::gateway::pool::dispatch;
+use crate::gateway::pool::log_pipe::{Outputs, Readers, WeakUnread};
+use crate::gateway::pool::orphans;
+use crate::gateway::pool::supervisor::Supervisor;
+use crate::gateway::pool::throttles::Throttles;
+use crate::gateway::pool::watchdog;
+use crate::gateway::spool::{self, Spool};
+use crate::gateway::telemetry::access_log::AccessLog;
+use crate::gateway::telemetry::journal::Journal;
+use crate::gateway::telemetry::status::Start;
+use crate::gateway::telemetry::verdict::Course;
+use crate::gateway::trim;
+use crate::gateway::turn::Turnstile;
 use crate::ipc::message::MAX_PACKET;
 use crate::open_files;
+use crate::proto::memory::Memory;
+use crate::proto::pool::Pool;
+use crate::proto::queue::Queue;
 use crate::title::Title;
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
-pub(super) const READ_BUFFER: usize = 64 * 1024;
+pub(crate) const READ_BUFFER: usize = 64 * 1024;
 
 /// How long clients have to read that the application does not load, where they were accepted before that was known.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -195,7 +205,7 @@ pub async fn run(
         }
         gateway.queue.borrow_mut().open(Instant::now());
         tokio::task::spawn_local(dispatch::expire(Rc::clone(&gateway)));
-        tokio::task::spawn_local(deadlines::keep(Rc::clone(&gateway)));
+        tokio::task::spawn_local(watchdog::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(trim::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
         if let Some(taken) = taken
@@ -237,12 +247,12 @@ async fn take_over(config: &Config) -> Result<Option<Taken>, Error> {
     Ok(taken)
 }
 
-pub(super) fn cannot_control(path: &Path, error: io::Error) -> Error {
+pub(crate) fn cannot_control(path: &Path, error: io::Error) -> Error {
     Error::Listen(format!("unix:{} (--control)", path.display()), error)
 }
 
 /// Shares the descriptors that there may be out. Says where they are too few for what is configured.
-pub(super) fn share_out(config: &Config) -> Result<Budget, Error> {
+pub(crate) fn share_out(config: &Config) -> Result<Budget, Error> {
     let (limit, workers) = (open_files::limit(), config.workers.max);
     let open = open_files::count().map_err(Error::System)?;
     let budget = Budget::new(limit, open, workers, config.max_connections).ok_or_else(|| {
@@ -270,7 +280,7 @@ async fn gather_lines(journal: Rc<Journal>) {
 
 impl Gateway {
     /// A gateway without a listener and without a worker.
-    pub(super) fn new(
+    pub(crate) fn new(
         config: Config,
         mode: Mode,
         budget: &Budget,
@@ -366,7 +376,7 @@ impl Gateway {
         tokio::task::spawn_local(systemd::watchdog());
         self.idle_since.set(Instant::now());
         if let Some(time) = config.exit_idle_time {
-            tokio::task::spawn_local(idle::stop_when_idle(Rc::clone(self), time));
+            tokio::task::spawn_local(idle_exit::stop_when_idle(Rc::clone(self), time));
         }
     }
 }

@@ -11,14 +11,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::access_log::AccessLog;
-use super::notice::{Notice, Notices};
-use super::output::Readers;
-use super::socket_file::{Permissions, SocketFile};
-use super::start::{cannot_control, share_out};
-use super::supervisor::Supervisor;
-use super::{Command, Error, Gateway, Mode, handover, sockets, spool};
 use crate::config::{self, Config, Listen, Workers};
+use crate::gateway::Command;
+use crate::gateway::Error;
+use crate::gateway::Gateway;
+use crate::gateway::Mode;
+use crate::gateway::events::{Notice, Notices};
+use crate::gateway::frontend::socket_file::{Permissions, SocketFile};
+use crate::gateway::frontend::sockets;
+use crate::gateway::frontend::takeover;
+use crate::gateway::pool::log_pipe::Readers;
+use crate::gateway::pool::supervisor::Supervisor;
+use crate::gateway::spool;
+use crate::gateway::start::{cannot_control, share_out};
+use crate::gateway::telemetry::access_log::AccessLog;
 use crate::open_files;
 
 /// The result of a start that got as far as serving.
@@ -132,12 +138,12 @@ impl Running {
     }
 
     fn has(&self, address: &Listen) -> bool {
-        handover::is_among(address, &self.addresses)
+        takeover::is_among(address, &self.addresses)
     }
 }
 
 async fn ask(path: &Path) -> Result<Option<Vec<String>>, Error> {
-    handover::addresses_of(path).await.or_else(|error| match error.kind() {
+    takeover::addresses_of(path).await.or_else(|error| match error.kind() {
         // Trying the address itself says what is there.
         ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Ok(None),
         _ => Err(cannot_control(path, error)),

@@ -15,15 +15,15 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
-use super::Gateway;
-use super::memory::MUCH;
+use crate::gateway::Gateway;
+use crate::proto::memory::MUCH;
 use crate::sys;
 
 /// How often to look. The allocator is locked while it gives back, some 5 ms for each 100 MiB, so that is not to be done often.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Looks at the use again and again, for as long as the gateway runs.
-pub(super) async fn keep(gateway: Rc<Gateway>) {
+pub(crate) async fn keep(gateway: Rc<Gateway>) {
     let much = Arc::new(Notify::new());
     let tell = Arc::clone(&much);
     gateway.memory.when_much(move || tell.notify_one());

@@ -17,11 +17,11 @@ const LENGTH: Duration = Duration::from_micros(200);
 const LOOK: u32 = 8;
 
 /// Bytes that are a piece of work, whatever is in them.
-pub(super) const PIECE: usize = 8 * 1024;
+pub(crate) const PIECE: usize = 8 * 1024;
 
 /// One source's turn.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     clock: fn() -> Instant,
     /// Pieces since the last look at the clock.
     pieces: u32,
@@ -31,12 +31,12 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) fn begin(clock: fn() -> Instant) -> Self {
+    pub(crate) fn begin(clock: fn() -> Instant) -> Self {
         Self { clock, pieces: 0, began: None, over: false }
     }
 
     /// A piece of work is done. Says whether the turn goes on.
-    pub(super) fn goes_on(&mut self) -> bool {
+    pub(crate) fn goes_on(&mut self) -> bool {
         self.pieces += 1;
         if self.pieces >= LOOK {
             self.pieces = 0;
@@ -47,7 +47,7 @@ impl Turn {
     }
 
     /// [`Self::goes_on`] for so many bytes.
-    pub(super) fn goes_on_after(&mut self, bytes: usize) -> bool {
+    pub(crate) fn goes_on_after(&mut self, bytes: usize) -> bool {
         for _ in 0..bytes.div_ceil(PIECE) {
             self.goes_on();
         }
@@ -55,7 +55,7 @@ impl Turn {
     }
 
     /// Whether the source has had its turn.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over
     }
 }
@@ -65,15 +65,15 @@ impl Turn {
 /// One of them goes on each time the event loop has looked at everything else. So a client that asks for little does not notice how many
 /// they are, and they share what it leaves.
 #[derive(Debug)]
-pub(super) struct Turnstile(Semaphore);
+pub(crate) struct Turnstile(Semaphore);
 
 impl Turnstile {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Semaphore::new(1))
     }
 
     /// Waits for the source's next turn.
-    pub(super) async fn pass(&self) {
+    pub(crate) async fn pass(&self) {
         // Never closed, so this is never an error.
         let _first = self.0.acquire().await;
         // Until the event loop has run what is ready and asked the kernel for more.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use super::writing::OnItsWay;
-use super::{Claim, Job, Spool, WRITE};
+use crate::gateway::spool::writing::OnItsWay;
+use crate::gateway::spool::{Claim, Job, Spool, WRITE};
 use crate::ipc::message::MAX_INLINE_BODY;
 
 /// A shorter one stays in memory also where that is short: it takes less than its request, and a file takes a descriptor.
@@ -18,7 +18,7 @@ const LEAST_EARLY: u64 = 4096;
 
 /// A body that is arriving or has arrived.
 #[derive(Debug)]
-pub(in crate::gateway) struct Body {
+pub(crate) struct Body {
     /// What is neither in the file nor on its way there.
     memory: Vec<u8>,
     /// Bytes in the file.
@@ -61,14 +61,14 @@ impl fmt::Debug for Spooled {
 
 /// Where a complete body is.
 #[derive(Debug)]
-pub(in crate::gateway) enum Place<'a> {
+pub(crate) enum Place<'a> {
     Memory(&'a [u8]),
     File(&'a File),
 }
 
 /// Why a body could not be kept; only its request fails.
 #[derive(Debug)]
-pub(in crate::gateway) enum SpoolError {
+pub(crate) enum SpoolError {
     /// All bodies together would exceed `--max-spool`.
     Limit(u64),
     /// Files are memory here, and of that none is left (`--buffer-memory`).
@@ -83,7 +83,7 @@ pub(in crate::gateway) enum SpoolError {
 
 impl SpoolError {
     /// The status to answer with.
-    pub(in crate::gateway) fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         match self {
             Self::Io(error) if error.kind() == io::ErrorKind::StorageFull => 507,
             _ => 503,
@@ -106,12 +106,12 @@ impl fmt::Display for SpoolError {
 }
 
 impl Body {
-    pub(in crate::gateway) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::within(MAX_INLINE_BODY)
     }
 
     /// One that moves into a file beyond so many bytes, at most [`MAX_INLINE_BODY`].
-    pub(in crate::gateway) fn within(in_memory: usize) -> Self {
+    pub(crate) fn within(in_memory: usize) -> Self {
         Self {
             memory: Vec::new(),
             written: 0,
@@ -125,29 +125,24 @@ impl Body {
     }
 
     /// Bytes so far.
-    pub(in crate::gateway) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.length
     }
 
     /// Whether it is in a file, or on its way there.
-    pub(in crate::gateway) fn is_spooled(&self) -> bool {
+    pub(crate) fn is_spooled(&self) -> bool {
         self.claim.is_some()
     }
 
     /// Bytes of memory that it takes.
-    pub(in crate::gateway) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         let writing = if let Spooled::Writing(_, bytes, ..) = &self.file { bytes.capacity() } else { 0 };
         self.memory.capacity() + writing
     }
 
     /// Appends a piece. The first byte over 64 KiB, or what [`Self::within`] said, moves the body into a file; where memory
     /// is `short`, the first of [`LEAST_EARLY`], as long as there may be one more file.
-    pub(in crate::gateway) fn append(
-        &mut self,
-        bytes: &[u8],
-        short: bool,
-        spool: &Spool,
-    ) -> Result<(), SpoolError> {
+    pub(crate) fn append(&mut self, bytes: &[u8], short: bool, spool: &Spool) -> Result<(), SpoolError> {
         let more = bytes.len() as u64;
         match &self.claim {
             Some(claim) => claim.grow_to(self.length + more)?,
@@ -169,23 +164,23 @@ impl Body {
     }
 
     /// No more comes.
-    pub(in crate::gateway) fn finish(&mut self, spool: &Spool) {
+    pub(crate) fn finish(&mut self, spool: &Spool) {
         self.finished = true;
         self.write(spool);
     }
 
     /// Whether no more is wanted until a thread has written what it has.
-    pub(in crate::gateway) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         matches!(self.file, Spooled::Writing(..)) && (self.hasty || self.memory.len() >= WRITE)
     }
 
     /// Since when a thread has had something of it to write.
-    pub(in crate::gateway) fn writing_since(&self) -> Option<Instant> {
+    pub(crate) fn writing_since(&self) -> Option<Instant> {
         if let Spooled::Writing(_, _, since, _) = self.file { Some(since) } else { None }
     }
 
     /// Ready when something of it was written. Never ready where nothing is being written.
-    pub(in crate::gateway) fn poll_written(
+    pub(crate) fn poll_written(
         &mut self,
         context: &mut Context<'_>,
         spool: &Spool,
@@ -208,7 +203,7 @@ impl Body {
     }
 
     /// Where the complete body is.
-    pub(in crate::gateway) fn place(&self) -> Place<'_> {
+    pub(crate) fn place(&self) -> Place<'_> {
         match &self.file {
             Spooled::File(file) => Place::File(file),
             Spooled::No | Spooled::Writing(..) => Place::Memory(&self.memory),
@@ -216,7 +211,7 @@ impl Body {
     }
 
     /// Whether no more comes and all of it is where it stays.
-    pub(in crate::gateway) fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing_since().is_none())
     }
 

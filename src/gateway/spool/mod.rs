@@ -24,16 +24,16 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-pub(super) use self::body::{Body, Place, SpoolError};
-pub(super) use self::overflow::{Done, Overflow};
-use self::writing::Writing;
-use crate::gateway::memory::{For, Memory};
+pub(crate) use crate::gateway::spool::body::{Body, Place, SpoolError};
+pub(crate) use crate::gateway::spool::overflow::{Done, Overflow};
+use crate::gateway::spool::writing::Writing;
 use crate::ipc::message::MAX_INLINE_BODY;
+use crate::proto::memory::{For, Memory};
 use crate::system_memory;
 
 /// Threads that write and read. A disk that hangs holds them all, and with them uploads and the answers of slow clients
 /// alone; more would make no disk faster.
-pub(super) const THREADS: usize = 4;
+pub(crate) const THREADS: usize = 4;
 
 /// Bytes of a body that are written at once, and that may wait while others are being written. What is read from a client in
 /// one piece comes on top.
@@ -52,7 +52,7 @@ const PART_FOR_ANSWERS: u8 = 2;
 
 /// Where files are made, and how much of them there may be.
 #[derive(Debug)]
-pub(super) struct Spool {
+pub(crate) struct Spool {
     directory: Arc<Path>,
     space: Arc<Space>,
     jobs: Arc<Semaphore>,
@@ -86,7 +86,7 @@ enum Use {
 type Job<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 
 /// Whether files can be made in `directory`. Leaves none behind. Warns where they are memory.
-pub(super) fn try_out(directory: &Path) -> io::Result<()> {
+pub(crate) fn try_out(directory: &Path) -> io::Result<()> {
     tempfile::tempfile_in(directory)?;
     if system_memory::holds_files(directory) {
         let path = directory.display();
@@ -97,7 +97,7 @@ pub(super) fn try_out(directory: &Path) -> io::Result<()> {
 
 impl Spool {
     /// `memory`: what files take that are memory.
-    pub(super) fn new(directory: &Path, limit: u64, max_files: usize, memory: &Arc<Memory>) -> Rc<Self> {
+    pub(crate) fn new(directory: &Path, limit: u64, max_files: usize, memory: &Arc<Memory>) -> Rc<Self> {
         let counted = system_memory::holds_files(directory).then(|| Arc::clone(memory));
         Self::counted_in(counted, directory, limit, max_files)
     }
@@ -111,22 +111,22 @@ impl Spool {
     }
 
     /// Bytes that are in use, and files.
-    pub(super) fn used(&self) -> (u64, usize) {
+    pub(crate) fn used(&self) -> (u64, usize) {
         (self.space.used.load(Ordering::Relaxed), self.space.files.load(Ordering::Relaxed))
     }
 
     /// Whether what is in a file takes less memory than what is not.
-    pub(super) fn relieves_memory(&self) -> bool {
+    pub(crate) fn relieves_memory(&self) -> bool {
         self.space.memory.is_none()
     }
 
     /// Whether something of a body is on its way to a file, so that memory is about to be free.
-    pub(super) fn is_writing(&self) -> bool {
+    pub(crate) fn is_writing(&self) -> bool {
         self.writing.is_some()
     }
 
     /// Waits until something of a body was written; forever where nothing is on its way.
-    pub(super) fn written(&self) -> impl Future<Output = ()> {
+    pub(crate) fn written(&self) -> impl Future<Output = ()> {
         self.writing.ended()
     }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::{Claim, Job, Spool, SpoolError, Use};
-use crate::gateway::outgoing::{PLACE, Piece};
+use crate::gateway::spool::{Claim, Job, Spool, SpoolError, Use};
+use crate::proto::send_buffer::{PLACE, Piece};
 
 /// Has at most one write and one read on their way at a time. Dropped when its client has caught up or gone; what is on its
 /// way then gives back what it takes when it ends.
-pub(in crate::gateway) struct Overflow {
+pub(crate) struct Overflow {
     claim: Arc<Claim>,
     /// Made by the first write.
     file: Option<Arc<File>>,
@@ -22,7 +22,7 @@ pub(in crate::gateway) struct Overflow {
 
 /// What has ended.
 #[derive(Debug)]
-pub(in crate::gateway) enum Done {
+pub(crate) enum Done {
     Written(io::Result<()>),
     Read(io::Result<Vec<u8>>),
 }
@@ -38,7 +38,7 @@ impl fmt::Debug for Overflow {
 
 impl Overflow {
     /// One with a single place, within `limit` bytes.
-    pub(in crate::gateway) fn new(limit: u64, spool: &Spool) -> Result<Self, SpoolError> {
+    pub(crate) fn new(limit: u64, spool: &Spool) -> Result<Self, SpoolError> {
         let claim = Claim::new(&spool.space, Use::Answer)?;
         let overflow = Self { claim, file: None, writing: None, reading: None };
         overflow.grow(limit)?;
@@ -46,19 +46,19 @@ impl Overflow {
     }
 
     /// One place more.
-    pub(in crate::gateway) fn grow(&self, limit: u64) -> Result<(), SpoolError> {
+    pub(crate) fn grow(&self, limit: u64) -> Result<(), SpoolError> {
         if self.claim.bytes() + PLACE as u64 > limit {
             return Err(SpoolError::Limit(limit));
         }
         self.claim.grow(PLACE as u64)
     }
 
-    pub(in crate::gateway) fn write(&mut self, place: u32, bytes: Arc<Vec<u8>>, spool: &Spool) {
+    pub(crate) fn write(&mut self, place: u32, bytes: Arc<Vec<u8>>, spool: &Spool) {
         let (file, claim) = (self.file.clone(), Arc::clone(&self.claim));
         self.writing = Some(spool.write(file, offset(place), bytes, claim));
     }
 
-    pub(in crate::gateway) fn read(&mut self, piece: Piece, spool: &Spool) {
+    pub(crate) fn read(&mut self, piece: Piece, spool: &Spool) {
         let Some(file) = &self.file else { return };
         let claim = Arc::clone(&self.claim);
         let job = spool.read(Arc::clone(file), offset(piece.place), piece.length, claim);
@@ -66,12 +66,12 @@ impl Overflow {
     }
 
     /// Since when something has been read for the client.
-    pub(in crate::gateway) fn reading_since(&self) -> Option<Instant> {
+    pub(crate) fn reading_since(&self) -> Option<Instant> {
         self.reading.as_ref().map(|(_, since)| *since)
     }
 
     /// Ready when a write or a read has ended. Never ready where none is on its way.
-    pub(in crate::gateway) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Done> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Done> {
         if let Some(job) = &mut self.writing
             && let Poll::Ready(written) = job.as_mut().poll(context)
         {

@@ -7,10 +7,10 @@ use nibiru::cgi::ProxyHeaders;
 use nibiru::cgi::response::{Head, Status};
 use nibiru::fastcgi::client::{self, Decoder, Fault, Reply};
 use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server};
-use nibiru::gateway::answer::{Answer, Failure, Part, Untruthful};
-use nibiru::gateway::conversation::Conversation;
 use nibiru::ipc::interrupt::Kind;
 use nibiru::ipc::message::{FromWorker, FromZygote, ToWorker, ToZygote};
+use nibiru::proto::response::{Answer, Failure, Part, Untruthful};
+use nibiru::proto::worker::Conversation;
 
 /// The input is a list of acts: what the worker says, and what happens to the gateway meanwhile. Whatever they are, a
 /// client gets one whole answer or sees that it is not whole.
@@ -253,7 +253,7 @@ impl Gateway {
                 }
             }
         }
-        assert!(rest.is_empty() && lines <= nibiru::gateway::conversation::MAX_LINES);
+        assert!(rest.is_empty() && lines <= nibiru::proto::worker::MAX_LINES);
         Ok(())
     }
 

@@ -1,0 +1,86 @@
+//! The budget of descriptors: how many connections and spooled files there may be at a time, so that the pool
+//! never lacks one. Std only; told the limit.
+
+use crate::proto::pool::most_leaving;
+
+/// What one worker takes here: its link, its pidfd, its standard output and error, its lifeline.
+const OF_A_WORKER: usize = 5;
+
+/// What one zygote takes: its link, its standard output and error, its pidfd, and the one by which its end is awaited.
+const OF_A_ZYGOTE: usize = 5;
+
+/// During a reload two generations are here, beside workers that are about to exit.
+const GENERATIONS: usize = 2;
+
+/// For what comes and goes: executing a zygote (twelve for a moment), forking a worker (eight), log files, the
+/// control socket and who is connected to it, looking into `/proc`, making a socket file anew.
+const SPARE: usize = 40;
+
+/// For pipes of processes that have ended, which what they have started still holds.
+pub(crate) const OUTLIVING: usize = 16;
+
+/// Of what is left, the part for connections, in quarters. The rest is for bodies over 64 KiB and slow clients' answers, a
+/// file each until their request is over; most connections wait for their next request and have none.
+const QUARTERS_FOR_CONNECTIONS: usize = 3;
+
+/// Of that rest, the part for second descriptors of clients that have shut their writing side: it takes one to see such a client
+/// hang up. Few clients do so, and none of the proxies.
+const PART_FOR_HANG_UPS: usize = 4;
+
+/// How many there may be at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) connections: usize,
+    /// Bodies and answers in files.
+    pub(crate) spooled: usize,
+    /// Connections of clients that have shut their writing side.
+    pub(crate) half_closed: usize,
+}
+
+impl Budget {
+    /// Shares out `limit` descriptors, of which `open` are in use, never to be closed. `None` where not one
+    /// connection would be left.
+    pub(crate) fn new(limit: usize, open: usize, workers: u32, max_connections: usize) -> Option<Self> {
+        let pool = GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE)
+            + most_leaving(workers) * OF_A_WORKER;
+        let free = limit.saturating_sub(open + SPARE + OUTLIVING + pool);
+        let connections = max_connections.min(free / 4 * QUARTERS_FOR_CONNECTIONS);
+        let half_closed = (free - connections) / PART_FOR_HANG_UPS;
+        let spooled = free - connections - half_closed;
+        (connections > 0).then_some(Self { connections, spooled, half_closed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_high_limit_leaves_room_for_every_connection_and_a_body_of_each() {
+        let budget = Budget::new(524_288, 20, 64, 4096).unwrap();
+        assert_eq!(budget.connections, 4096);
+        assert!(budget.spooled > 4096);
+    }
+
+    #[test]
+    fn connections_bodies_and_two_generations_fit_the_limit_together() {
+        for limit in 0..2000 {
+            let Some(Budget { connections, spooled, half_closed }) = Budget::new(limit, 20, 8, 4096) else {
+                continue;
+            };
+            assert!(connections >= 1 && spooled >= 1);
+            assert!(
+                20 + SPARE
+                    + OUTLIVING
+                    + 2 * 8 * OF_A_WORKER
+                    + 2 * OF_A_ZYGOTE
+                    + connections
+                    + spooled
+                    + half_closed
+                    <= limit
+            );
+        }
+        assert_eq!(Budget::new(100, 20, 8, 4096), None);
+        assert_eq!(Budget::new(1000, 20, 8, 10).map(|budget| budget.connections), Some(10));
+    }
+}

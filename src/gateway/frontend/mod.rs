@@ -1,0 +1,15 @@
+//! The clients' side: the listening sockets, who may connect, and the connections.
+
+pub(crate) mod admission;
+pub(crate) mod budget;
+pub(crate) mod client_socket;
+pub(crate) mod connection;
+pub(crate) mod idle_exit;
+pub(crate) mod listener;
+pub(crate) mod parameters;
+pub(crate) mod response_writer;
+pub(crate) mod socket_file;
+pub(crate) mod sockets;
+pub(crate) mod staging;
+pub(crate) mod systemd;
+pub(crate) mod takeover;

@@ -1,0 +1,53 @@
+//! Faults of a proxy's configuration that its parameters show: each is logged once, since every request shows it again.
+//!
+//! Decides; the caller writes the line.
+
+/// Names that are remembered, and so told, at most. A configuration repeats a handful; a peer on a TCP socket could invent
+/// names without end.
+const MAX_REPEATED: usize = 32;
+
+/// The longest name that is remembered. Those that proxies send are below 40 bytes.
+const MAX_NAME: usize = 128;
+
+/// The faults that the log has.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    repeated: Vec<Vec<u8>>,
+    missing_path_info: bool,
+}
+
+impl Told {
+    /// Whether to say that a name came more than once.
+    pub(crate) fn repeated(&mut self, name: &[u8]) -> bool {
+        let new = self.repeated.len() < MAX_REPEATED
+            && name.len() <= MAX_NAME
+            && !self.repeated.iter().any(|known| known == name);
+        if new {
+            self.repeated.push(name.to_vec());
+        }
+        new
+    }
+
+    /// Whether to say that PATH_INFO is missing.
+    pub(crate) fn missing_path_info(&mut self) -> bool {
+        !std::mem::replace(&mut self.missing_path_info, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_told_once_and_a_flood_of_names_ends() {
+        let mut told = Told::default();
+        assert_eq!(
+            ["A", "B", "A", "B", "A"].map(|name| told.repeated(name.as_bytes())),
+            [true, true, false, false, false]
+        );
+        assert!(!told.repeated(&[b'x'; MAX_NAME + 1]));
+        let more = (0..1000).filter(|n| told.repeated(format!("N{n}").as_bytes())).count();
+        assert_eq!(more, MAX_REPEATED - 2);
+        assert_eq!((told.missing_path_info(), told.missing_path_info()), (true, false));
+    }
+}

@@ -1,0 +1,146 @@
+//! A directory beside the place of a socket file, in which the socket gets its mode and owner before anybody can reach it.
+//!
+//! Only this user can enter it, so a socket in it cannot be exchanged for something else, and the kernel's permissions of the
+//! directory around it do not matter. It lives for a millisecond. Its lock keeps two servers of one user from replacing the
+//! same stale socket. Called by `socket_file`. Never removes anything but a socket of the name that it was opened for.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::safe_path::SafePath;
+
+/// The longest name that a socket keeps in here: `/proc/self/fd/NUMBER/` before it has to fit into 107 bytes as well.
+const MAX_NAME: usize = 80;
+
+/// How often a directory is looked for that is gone as soon as it is locked, since another server has just removed it.
+const TRIES: u32 = 8;
+
+/// Whether a directory is shared with other servers of this user, by its lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// It is, and an error of [`io::ErrorKind::WouldBlock`] says that another one has it now.
+    Locked,
+    /// It has a name that nobody else knows.
+    Alone,
+}
+
+/// The directory; removed when this is dropped, with the socket in it where that has not been moved.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    target: SafePath,
+    name: String,
+    directory: OwnedFd,
+    socket: OsString,
+}
+
+impl Staging {
+    /// Makes the directory beside `target`.
+    pub(crate) fn beside(target: SafePath, sharing: Sharing) -> io::Result<Self> {
+        let user = rustix::process::geteuid().as_raw();
+        let (mut name, mut sharing) = (format!(".nibiru-{user}"), sharing);
+        for _ in 0..TRIES {
+            if sharing == Sharing::Alone {
+                name = random_name()?;
+            }
+            let directory = match open(&target, &name) {
+                Ok(Some(directory)) => directory,
+                // Whoever may write here can have made it, and must not keep us out.
+                Ok(None) => {
+                    sharing = Sharing::Alone;
+                    continue;
+                }
+                // Its last owner has just removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                // A file system without locks has no servers that know each other.
+                Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Its last owner may have removed it after it was opened here.
+            let same = rustix::fs::statat(target.directory(), &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(
+                |there| rustix::fs::fstat(&directory).is_ok_and(|opened| is_same(&there, &opened)),
+            );
+            if same {
+                let socket = target.name().to_owned();
+                let socket = if socket.len() > MAX_NAME { "socket".into() } else { socket };
+                let staging = Self { target, name, directory, socket };
+                // Left by a server that was killed at this very point.
+                staging.remove_socket();
+                return Ok(staging);
+            }
+        }
+        Err(io::Error::other("another process renames what is made in the directory"))
+    }
+
+    /// Where the file is to go in the end.
+    pub(crate) fn target(&self) -> &SafePath {
+        &self.target
+    }
+
+    /// The name of the socket in here.
+    pub(crate) fn socket(&self) -> &OsString {
+        &self.socket
+    }
+
+    /// A path of the socket that no renaming leads elsewhere, and that is short however long the target's is.
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd())).join(&self.socket)
+    }
+
+    fn remove_socket(&self) {
+        let found = rustix::fs::statat(&self.directory, &self.socket, AtFlags::SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket) {
+            // What cannot be removed is in the way of the next bind, which says so.
+            let _ = rustix::fs::unlinkat(&self.directory, &self.socket, AtFlags::empty());
+        }
+    }
+}
+
+impl AsFd for Staging {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.remove_socket();
+        // An empty directory only, whoever has put it there; while the lock is still held.
+        let _ = rustix::fs::unlinkat(self.target.directory(), &self.name, AtFlags::REMOVEDIR);
+    }
+}
+
+/// Opens the directory, and makes it where there is none. `None` where it is not this user's alone.
+fn open(target: &SafePath, name: &str) -> io::Result<Option<OwnedFd>> {
+    match rustix::fs::mkdirat(target.directory(), name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(target.directory(), name, flags, Mode::empty()) {
+        Ok(directory) => {
+            let stat = rustix::fs::fstat(&directory)?;
+            let ours = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o077 == 0;
+            Ok(ours.then_some(directory))
+        }
+        Err(Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn random_name() -> io::Result<String> {
+    let mut chance = [0; 8];
+    rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!(".nibiru-{:016x}", u64::from_ne_bytes(chance)))
+}
+
+fn is_same(one: &rustix::fs::Stat, other: &rustix::fs::Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}

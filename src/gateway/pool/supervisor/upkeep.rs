@@ -1,0 +1,259 @@
+//! What the pool needs from time to time: workers forked for those that are missing or asked for, let go, measured,
+//! ended where they do not start.
+//!
+//! The books say what; this does it, and says when to look again.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, warn};
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::gateway::pool::supervisor::{RETRY, Stop, Supervisor, Zygote};
+use crate::gateway::pool::zygote::Birth;
+use crate::ipc::message::ToWorker;
+use crate::proto::pool::{Due, State, Want, Worker};
+
+/// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
+/// no longer than that gains nothing; and a burst of short requests is over by then.
+const SCALE_WAIT: Duration = Duration::from_millis(5);
+
+/// How often it is looked again while requests wait for longer than that.
+const SCALE_CHECK: Duration = Duration::from_millis(1);
+
+/// How long an application that is interrupted at `--start-timeout` has to say where it is. Code that runs Lua does so
+/// within milliseconds; what does not, such as a connect that hangs, is killed then.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// Does what is due; gives when to look again if nothing happens before, and when the next deadline of others is.
+    pub(super) fn act(&mut self) -> (Option<Instant>, Option<Instant>) {
+        let (now, settled) = (Instant::now(), self.gateway.clock.settled());
+        self.gateway.reloading.set(self.next.is_some());
+        if self.relaunch.is_some_and(|time| time <= now) {
+            self.relaunch = None;
+            self.launch_again();
+        }
+        let stuck = self.end_stuck_zygotes(settled);
+        let stop = match self.stop {
+            Stop::No => None,
+            Stop::Announced(until) | Stop::Finishing(until) | Stop::Draining(until) => Some(until),
+        };
+        let (aged, due) = self.gateway.pool.borrow_mut().age(now);
+        if let Some(Due { worker, pause: Some(pause) }) = due {
+            let max_age =
+                self.gateway.config().max_age.map(humantime::format_duration).map(|age| age.to_string());
+            self.gateway.in_trouble(|left_out| {
+                warn!(
+                    worker,
+                    max_age,
+                    left_out,
+                    "worker is too old before it is ready (--max-age); it is replaced in {pause:?}"
+                );
+            });
+        }
+        let demanded = self.meet_demand(now);
+        let filled = self.fill(now);
+        let late = self.end_late_starts(settled);
+        self.gateway.refuse_all_while_down();
+        let (let_go, measured) = (self.let_go(now), self.measure(now));
+        // Last: whoever is let go has a deadline by now.
+        let overdue = self.end_overdue(settled);
+        let looks = [aged, demanded, filled, let_go, measured, self.relaunch];
+        let deadlines = [late, overdue, stuck, stop];
+        (looks.into_iter().flatten().min(), deadlines.into_iter().flatten().min())
+    }
+
+    /// Kills workers that should be gone by now; gives when to look again.
+    fn end_overdue(&self, now: Instant) -> Option<Instant> {
+        let (overdue, again) = self.gateway.pool.borrow_mut().overdue(now);
+        for worker in overdue {
+            // One that was never born goes with its zygote.
+            self.gateway.end_overdue(worker);
+        }
+        again
+    }
+
+    /// Launches a zygote in the place of one that has ended.
+    fn launch_again(&mut self) {
+        let config = self.gateway.config();
+        if self.is_serving() && !config.root.is_dir() {
+            // Its code cannot be loaded again. The link to the current release may lead elsewhere by now.
+            self.put_off_relaunch();
+            if self.next.is_none() {
+                warn!(root = %config.root.display(), "the root has been removed; reloading");
+                self.reload();
+            }
+            return;
+        }
+        let generation = self.gateway.pool.borrow().generation();
+        self.current = self.launch(generation, &config);
+        if self.current.is_none() {
+            self.put_off_relaunch();
+        }
+    }
+
+    /// The settings to load the code afresh with, where its workers fail.
+    fn config_to_recover(&self) -> Rc<Config> {
+        let config = self.gateway.config();
+        if config.root.is_dir() {
+            return config;
+        }
+        warn!(root = %config.root.display(), "the root has been removed; looking where it is now");
+        // Where the settings are wrong by now, the failure to load says so.
+        self.gateway.read_config_again().map_or(config, |(config, _)| config)
+    }
+
+    /// Raises the number of workers wanted, where requests have waited for long enough; gives when that may be.
+    fn meet_demand(&self, now: Instant) -> Option<Instant> {
+        let queue = self.gateway.queue.borrow();
+        let mut pool = self.gateway.pool.borrow_mut();
+        let oldest = queue.oldest();
+        if pool.has_nobody() {
+            pool.demand(queue.len());
+        } else if let Some(before) = now.checked_sub(SCALE_WAIT) {
+            pool.demand(queue.came_before(before));
+        }
+        let again = oldest.filter(|_| pool.can_grow() && !pool.has_nobody());
+        let again = again.map(|oldest| (oldest + SCALE_WAIT).max(now + SCALE_CHECK));
+        // Whoever comes until then need not ask.
+        self.gateway.demand.set(again.is_some());
+        again
+    }
+
+    /// Has every missing worker forked; gives when the next one may be.
+    fn fill(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let zygote = self.current.as_ref().filter(|zygote| zygote.loaded)?;
+            let want = self.gateway.pool.borrow().want(now);
+            match want {
+                Want::Nothing => return None,
+                Want::Wait(time) => return Some(time),
+                Want::Spawn(_) if !self.is_serving() && self.gateway.queue.borrow().is_empty() => {
+                    return None;
+                }
+                // Copies of the code as it was loaded die like the ones before; the files may have been mended since.
+                Want::Spawn(_)
+                    if self.gateway.pool.borrow().is_failing()
+                        && (zygote.preloaded || !self.gateway.config().root.is_dir()) =>
+                {
+                    if self.next.is_none() && self.is_serving() {
+                        self.recovering = true;
+                        let config = self.config_to_recover();
+                        self.load_next(config, Vec::new());
+                    }
+                    return None;
+                }
+                Want::Spawn(worker) => {
+                    if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, zygote) {
+                        let cause = crate::log::cause(&cause);
+                        self.gateway
+                            .in_trouble(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
+                        return Some(now + RETRY);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets workers go that are not needed any more; gives when to look again.
+    fn let_go(&self, now: Instant) -> Option<Instant> {
+        let (leaving, again) = self.gateway.pool.borrow_mut().surplus(now);
+        for worker in leaving {
+            debug!(worker, "worker is not needed any more");
+            self.gateway.tell(worker, ToWorker::Drain);
+        }
+        again
+    }
+
+    /// Asks idle workers what they take; gives when to look again. Busy ones are asked when they are ready.
+    fn measure(&self, now: Instant) -> Option<Instant> {
+        let (pool, workers) = (self.gateway.pool.borrow(), self.gateway.workers.borrow());
+        let ask = |worker: Worker| workers.get(&worker.number)?.measure(now, worker.state == State::Idle);
+        let again = pool.workers().filter_map(ask).min();
+        // Whoever is ready until then need not ask.
+        self.gateway.measuring.set(again.is_some());
+        again
+    }
+
+    /// Interrupts zygotes and workers that take too long to start, and ends those that take no notice; gives when to look
+    /// again.
+    fn end_late_starts(&mut self, settled: Instant) -> Option<Instant> {
+        let timeout = self.next_config.clone().unwrap_or_else(|| self.gateway.config()).start_timeout?;
+        let limit = humantime::format_duration(timeout);
+        let is_late = |since: Instant| since + timeout <= settled;
+        let is_over = |since: Instant| since + timeout + LAST_WORDS <= settled;
+
+        let loading = format!("loading takes longer than {limit} (--start-timeout)");
+        if let Some(next) = self.next.as_mut().filter(|next| !next.loaded && is_late(next.launched)) {
+            if is_over(next.launched) {
+                self.next_failed(loading.clone());
+            } else if next.late.is_none() {
+                next.link.interrupt();
+                next.late = Some(loading.clone());
+            }
+        }
+        if let Some(zygote) = self.current.as_mut().filter(|zygote| !zygote.loaded && !zygote.given_up)
+            && is_late(zygote.launched)
+        {
+            if zygote.late.is_none() {
+                error!(r#gen = zygote.link.generation, "{loading}");
+                zygote.link.interrupt();
+                zygote.late = Some(loading);
+            } else if is_over(zygote.launched) {
+                zygote.given_up = true;
+                zygote.link.kill();
+            }
+        }
+        // One that its zygote has not announced yet is the zygote's affair.
+        let starting = |worker: &Worker| {
+            worker.state == State::Starting && self.gateway.workers.borrow().contains_key(&worker.number)
+        };
+        let starting: Vec<_> = self.gateway.pool.borrow().workers().filter(starting).collect();
+        for Worker { number: worker, generation: r#gen, born, .. } in
+            starting.iter().filter(|it| is_late(it.born))
+        {
+            let late = || format!("takes longer than {limit} to start (--start-timeout)");
+            if is_over(*born) {
+                if self.is_next(*r#gen) {
+                    self.next_failed(format!("its first worker {}", late()));
+                } else {
+                    self.gateway.kill(&[*worker]);
+                }
+            } else if self.gateway.workers.borrow().get(worker).is_some_and(|link| link.interrupt_start()) {
+                match self.next.as_mut().filter(|next| next.link.generation == *r#gen) {
+                    Some(next) => next.late = Some(format!("its first worker {}", late())),
+                    None => self.gateway.in_trouble(|left_out| {
+                        error!(worker, r#gen, left_out, "worker {}", late());
+                    }),
+                }
+            }
+        }
+        let loading = [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded);
+        let since = loading.map(|zygote| zygote.launched).chain(starting.iter().map(|worker| worker.born));
+        let looks = since.flat_map(|since| [since + timeout, since + timeout + LAST_WORDS]);
+        looks.filter(|time| *time > settled).min()
+    }
+
+    pub(super) fn spawn(
+        gateway: &Gateway,
+        births: &mut HashMap<(u64, u32), Birth>,
+        worker: u32,
+        zygote: &Zygote,
+    ) -> std::io::Result<()> {
+        let birth = Birth::of(worker, &zygote.link)?;
+        births.insert((zygote.launch, worker), birth);
+        gateway.pool.borrow_mut().starting(worker, zygote.link.generation, chance(), Instant::now());
+        Ok(())
+    }
+}
+
+/// A random number, so that workers which were forked together are not replaced together.
+fn chance() -> u32 {
+    let mut bytes = [0; 4];
+    // Without the kernel's pool of randomness, early at boot, they are.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+    u32::from_ne_bytes(bytes)
+}

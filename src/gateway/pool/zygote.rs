@@ -1,0 +1,265 @@
+//! The gateway's side of one zygote: executes it, tells it to fork, hears what it has to say.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{ExitStatus, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::process::{Child, Command};
+
+use crate::gateway::async_fd;
+use crate::gateway::frontend::systemd;
+use crate::gateway::pool::log_pipe::{self, Alive, Line, Outputs, Pipes};
+use crate::gateway::pool::orphans::WaitedFor;
+use crate::gateway::pool::process_log::{More, Process};
+use crate::gateway::pool::worker::PACKETS_IN_A_LINK;
+use crate::gateway::turn::Turn;
+use crate::ipc::Link;
+use crate::ipc::interrupt::{Interrupt, Kind, Serial};
+use crate::ipc::launch::{Launch, NAME};
+use crate::ipc::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
+use crate::ipc::socket::Received;
+use crate::log::escape;
+use crate::proto::worker::MAX_LINES;
+use crate::sys;
+
+/// A zygote that runs.
+#[derive(Debug)]
+pub(crate) struct ZygoteLink {
+    pub(crate) generation: u32,
+    link: Rc<AsyncFd<Link>>,
+    pidfd: OwnedFd,
+}
+
+/// What a zygote says.
+#[derive(Debug)]
+pub(crate) enum ZygoteEvent {
+    Loaded {
+        preloaded: bool,
+        took: Duration,
+    },
+    LoadFailed(String),
+    /// Without a pidfd where no descriptor was left for it.
+    Spawned {
+        worker: u32,
+        pid: u32,
+        pidfd: Option<OwnedFd>,
+    },
+    SpawnFailed {
+        worker: u32,
+        cause: io::Error,
+    },
+    Exited {
+        worker: u32,
+        pid: u32,
+        exit: Exit,
+    },
+    /// Its process is gone. The last event.
+    Gone(Option<ExitStatus>),
+}
+
+impl ZygoteLink {
+    /// Executes a zygote. Everything it says is given to `hear`.
+    pub(crate) fn launch(
+        settings: &Launch,
+        output: &Rc<Outputs>,
+        hear: impl Fn(ZygoteEvent) + 'static,
+    ) -> io::Result<Self> {
+        let (ours, theirs) = Link::pair()?;
+        ours.set_nonblocking()?;
+        let (pipes, writers) = log_pipe::Pipes::open()?;
+        let mut command = Command::new("/proc/self/exe");
+        systemd::VARIABLES.iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        let child = command
+            .arg0(NAME)
+            .args(settings.arguments())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(writers.stdout)
+            .stderr(writers.stderr)
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let pid = pid.ok_or(io::ErrorKind::NotFound)?;
+        let waited_for = WaitedFor::new(pid);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let pid = pid.as_raw_nonzero().get().cast_unsigned();
+        let name = Process { name: "zygote", worker: None, generation: settings.generation, pid };
+        let alive = pipes.log(output, name, move |Line { level, text, part }| {
+            name.log(level, None, More { part, ..More::default() }, text)
+        });
+        let link = Rc::new(async_fd::watch(ours)?);
+        tokio::task::spawn_local(listen(
+            Rc::clone(&link),
+            name,
+            child,
+            (waited_for, alive),
+            Rc::clone(output),
+            hear,
+        ));
+        Ok(Self { generation: settings.generation, link, pidfd })
+    }
+
+    /// Asks for a worker. The descriptors: its link, its standard output and error, its lifeline.
+    pub(crate) fn spawn(&self, worker: u32, descriptors: &[BorrowedFd<'_>; 4]) -> io::Result<()> {
+        self.send(ToZygote::Spawn { worker }, descriptors)
+    }
+
+    /// Lets a zygote exit once the last of its workers has.
+    pub(crate) fn shut_down(&self) {
+        // One that cannot be told is gone, or kills itself when its parent does.
+        let _ = self.send(ToZygote::Shutdown, &[]);
+    }
+
+    /// Has a zygote that takes too long say where it is, as the reason why the application does not load.
+    pub(crate) fn interrupt(&self) {
+        let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
+        // One that has ended needs none, and one that takes no notice is killed soon.
+        let _ = sys::interrupt(self.pidfd.as_fd(), interrupt.encode());
+    }
+
+    /// Ends a zygote that may be stuck in the application's code.
+    pub(crate) fn kill(&self) {
+        // One that has ended already needs no killing.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    fn send(&self, message: ToZygote, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut packet = Vec::with_capacity(8);
+        message.encode(&mut packet);
+        self.link.get_ref().send(&packet, descriptors)
+    }
+}
+
+/// Hears a zygote out and waits for its end.
+async fn listen(
+    link: Rc<AsyncFd<Link>>,
+    name: Process,
+    mut child: Child,
+    _until_it_ends: (WaitedFor, Alive),
+    output: Rc<Outputs>,
+    hear: impl Fn(ZygoteEvent),
+) {
+    let mut buffer = vec![0; MAX_PACKET];
+    let (mut status, mut after_end) = (None, 0);
+    let mut turn = Turn::begin(Instant::now);
+    loop {
+        if turn.is_over() {
+            output.turnstile.pass().await;
+            turn = Turn::begin(Instant::now);
+        }
+        let received = if status.is_none() {
+            tokio::select! {
+                ready = link.readable() => match ready {
+                    Ok(mut ready) => match ready.try_io(|link| receive(link.get_ref(), name, &mut buffer, &mut turn, &hear)) {
+                        Ok(received) => received,
+                        Err(_would_block) => {
+                            turn = Turn::begin(Instant::now);
+                            continue;
+                        }
+                    },
+                    Err(error) => Err(error),
+                },
+                // A process that the application started may hold the link open, so its end is no end of ours.
+                ended = child.wait() => {
+                    status = Some(ended.ok());
+                    continue;
+                }
+            }
+        } else if after_end == PACKETS_IN_A_LINK {
+            break;
+        } else {
+            after_end += 1;
+            receive(link.get_ref(), name, &mut buffer, &mut turn, &hear)
+        };
+        match received {
+            Ok(true) => {}
+            // It ended with an unread `Spawn` in its link; what it said before still follows.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            Ok(false) | Err(_) => break,
+        }
+    }
+    if status.is_none() {
+        // Its link is closed, or it said what it must not: either way it is of no more use.
+        let _ = child.start_kill();
+        status = Some(child.wait().await.ok());
+    }
+    hear(ZygoteEvent::Gone(status.flatten()));
+}
+
+/// Receives one packet and tells what is in it. False at the end.
+fn receive(
+    link: &Link,
+    name: Process,
+    buffer: &mut [u8],
+    turn: &mut Turn,
+    hear: &impl Fn(ZygoteEvent),
+) -> io::Result<bool> {
+    let mut descriptors = Vec::new();
+    let Received::Packet(length) = link.receive(buffer, &mut descriptors)? else { return Ok(false) };
+    turn.goes_on_after(length);
+    let (mut packet, mut descriptors, mut lines) = (&buffer[..length], descriptors.into_iter(), 0);
+    while !packet.is_empty() {
+        let message = FromZygote::decode(&mut packet).map_err(io::Error::other)?;
+        if let FromZygote::Log { level, message, fields } = message {
+            // As a worker, it sends each as it comes.
+            lines += 1;
+            if lines > MAX_LINES {
+                return Err(io::Error::other("too many log lines at once"));
+            }
+            name.log(level, None, More { fields, ..More::default() }, message);
+        } else if let Some(event) = event_of(message, &mut descriptors) {
+            hear(event);
+        }
+    }
+    Ok(true)
+}
+
+/// The event of a message, for the supervisor; `None` for a line of the log.
+fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<ZygoteEvent> {
+    Some(match message {
+        FromZygote::Log { .. } => return None,
+        FromZygote::Loaded { preloaded, micros } => {
+            ZygoteEvent::Loaded { preloaded, took: Duration::from_micros(micros) }
+        }
+        FromZygote::LoadFailed { message } => ZygoteEvent::LoadFailed(escape::text(message).into_owned()),
+        FromZygote::Spawned { worker, pid } => {
+            ZygoteEvent::Spawned { worker, pid, pidfd: descriptors.next() }
+        }
+        FromZygote::SpawnFailed { worker, errno } => {
+            let cause = io::Error::from_raw_os_error(errno.cast_signed());
+            ZygoteEvent::SpawnFailed { worker, cause }
+        }
+        FromZygote::Exited { worker, pid, exit } => ZygoteEvent::Exited { worker, pid, exit },
+    })
+}
+
+/// The pipes and the socket that a worker is born with, our side of each.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    /// When the zygote was asked.
+    pub(crate) asked: Instant,
+    pub(crate) generation: u32,
+    pub(crate) link: Link,
+    pub(crate) output: Pipes,
+    pub(crate) lifeline: OwnedFd,
+}
+
+impl Birth {
+    /// Makes them and asks `zygote` for the worker.
+    pub(crate) fn of(worker: u32, zygote: &ZygoteLink) -> io::Result<Self> {
+        let (link, their_link) = Link::pair()?;
+        let (output, theirs) = Pipes::open()?;
+        let (their_lifeline, lifeline) = io::pipe()?;
+        zygote.spawn(
+            worker,
+            &[their_link.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd(), their_lifeline.as_fd()],
+        )?;
+        let (asked, generation) = (Instant::now(), zygote.generation);
+        Ok(Self { asked, generation, link, output, lifeline: lifeline.into() })
+    }
+}

@@ -1,0 +1,249 @@
+//! The access log: a line for each request, written by a thread of its own.
+//!
+//! The journal gives it what a request was and how it ended. A disk that is full, slow or gone stops no request:
+//! lines are dropped then, and counted. Never parses what it writes, so what a stranger sent comes escaped.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio::sync::Notify;
+use tracing::warn;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use crate::config::{self, AccessLogQuery};
+use crate::gateway::request::Named;
+use crate::gateway::telemetry::request_line::RequestLine;
+use crate::log::Format;
+use crate::log::escape::Word;
+use crate::log::file::{self, Complain, LogFile, Shared, WRITE_SIZE, count_lines};
+use crate::proto::request_end::End;
+
+/// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
+/// as the request itself; nobody reads a log faster than this.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Batches of lines that wait for a disk that takes nothing: ten seconds of a server with little to do, and 32 MiB of
+/// a busy one. More would only put off what has to be dropped.
+const BATCHES: usize = 512;
+
+/// The log's name in messages.
+const NAME: &str = "access log";
+
+/// Takes lines, and hands them to the thread that writes.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    format: Format,
+    query: AccessLogQuery,
+    writer: RefCell<NonBlocking>,
+    /// Lines that gather.
+    lines: RefCell<String>,
+    /// There are some, where there were none.
+    gathering: Notify,
+    /// Batches that found no room to wait in.
+    overflown: ErrorCounter,
+    shared: Arc<Shared>,
+    _guard: WorkerGuard,
+}
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) line: RequestLine<'a>,
+    pub(crate) named: Named<'a>,
+    pub(crate) status: Option<u16>,
+    /// Of the body that was sent.
+    pub(crate) bytes: u64,
+    /// Until a worker had it, or until it was given up; none where it was never complete.
+    pub(crate) wait: Option<Duration>,
+    pub(crate) service: Option<Duration>,
+    /// Number and generation.
+    pub(crate) worker: Option<(u32, u32)>,
+    pub(crate) end: End,
+}
+
+impl AccessLog {
+    /// Opens the log; an error where its file cannot be opened now.
+    pub(crate) fn open(
+        target: &config::AccessLog,
+        format: Format,
+        query: AccessLogQuery,
+    ) -> io::Result<Self> {
+        let complain: Complain = |line, left_out| warn!(left_out, "{line}");
+        let file = match target {
+            config::AccessLog::Stdout => LogFile::stream(NAME, io::stdout().as_fd(), complain)?,
+            config::AccessLog::File(path) => LogFile::open(NAME, path, complain)?,
+        };
+        let shared = file.shared();
+        let (writer, guard) = NonBlockingBuilder::default()
+            .buffered_lines_limit(BATCHES)
+            .lossy(true)
+            .thread_name("access-log")
+            .finish(file);
+        let overflown = writer.error_counter();
+        Ok(Self {
+            format,
+            query,
+            writer: RefCell::new(writer),
+            lines: RefCell::default(),
+            gathering: Notify::new(),
+            overflown,
+            shared,
+            _guard: guard,
+        })
+    }
+
+    /// Whether [`Self::open`] would succeed. Leaves no file behind.
+    pub(crate) fn try_out(target: &config::AccessLog) -> io::Result<()> {
+        match target {
+            config::AccessLog::Stdout => Ok(()),
+            config::AccessLog::File(path) => file::try_out(path),
+        }
+    }
+
+    /// Takes a request's line. Never waits.
+    pub(crate) fn write(&self, entry: &Entry<'_>) {
+        let full = {
+            let lines = &mut *self.lines.borrow_mut();
+            if lines.is_empty() {
+                self.gathering.notify_one();
+            }
+            // A string takes everything.
+            let _ = match self.format {
+                Format::Text => entry.write_columns(lines, self.query),
+                Format::Json => {
+                    let object = Object::new(entry, self.query);
+                    lines.push_str(&serde_json::to_string(&object).unwrap_or_default());
+                    lines.write_char('\n')
+                }
+            };
+            lines.len() >= WRITE_SIZE
+        };
+        if full {
+            self.hand_over();
+        }
+    }
+
+    /// Hands lines over when they have gathered, for as long as the gateway lives.
+    pub(crate) async fn gather(&self) {
+        loop {
+            self.gathering.notified().await;
+            tokio::time::sleep(GATHER).await;
+            self.hand_over();
+        }
+    }
+
+    /// Hands all lines to the thread; drops and counts them where it has too many already.
+    fn hand_over(&self) {
+        let lines = &mut *self.lines.borrow_mut();
+        if lines.is_empty() {
+            return;
+        }
+        let before = self.overflown.dropped_lines();
+        // The channel does not fail: it counts what it drops.
+        let _ = self.writer.borrow_mut().write_all(lines.as_bytes());
+        if self.overflown.dropped_lines() != before {
+            self.shared.lose(count_lines(lines.as_bytes()));
+        }
+        lines.clear();
+    }
+
+    /// Opens the file anew, after it was renamed.
+    pub(crate) fn reopen(&self) {
+        self.hand_over();
+        self.shared.reopen();
+        // An empty line wakes the thread.
+        let _ = self.writer.borrow_mut().write_all(b"");
+    }
+
+    /// Lines that were dropped since the start.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.shared.lost()
+    }
+}
+
+/// What has gathered is written, too.
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+fn time() -> impl fmt::Display {
+    humantime::format_rfc3339_millis(SystemTime::now())
+}
+
+impl Entry<'_> {
+    /// Its line; `-` is what there is not.
+    fn write_columns(&self, f: &mut String, query: AccessLogQuery) -> fmt::Result {
+        write!(f, "{} {} \"", time(), self.line.remote())?;
+        self.line.write(f, query)?;
+        f.push('"');
+        match self.status {
+            Some(status) => write!(f, " {status}")?,
+            None => f.write_str(" -")?,
+        }
+        write!(f, " {}", self.bytes)?;
+        for time in [self.wait, self.service] {
+            match time {
+                Some(time) => write!(f, " {}.{:06}", time.as_secs(), time.subsec_micros())?,
+                None => f.write_str(" -")?,
+            }
+        }
+        match self.worker {
+            Some((worker, generation)) => write!(f, " {worker} {generation}")?,
+            None => f.write_str(" - -")?,
+        }
+        writeln!(f, " {} {}", self.named.request, self.end.name())
+    }
+}
+
+/// The same as an object.
+#[derive(Serialize)]
+struct Object<'a> {
+    time: String,
+    remote: String,
+    method: String,
+    uri: String,
+    protocol: String,
+    status: Option<u16>,
+    bytes: u64,
+    queue_wait: Option<f64>,
+    service_time: Option<f64>,
+    worker: Option<u32>,
+    r#gen: Option<u32>,
+    request: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
+    end: &'static str,
+}
+
+impl<'a> Object<'a> {
+    fn new(entry: &Entry<'a>, query: AccessLogQuery) -> Self {
+        let shown = |bytes: &[u8]| Word(bytes).to_string();
+        // Microseconds, as in the text: the digits beyond are noise.
+        let seconds = |time: Duration| {
+            Duration::from_micros(time.as_micros().try_into().unwrap_or(u64::MAX)).as_secs_f64()
+        };
+        Self {
+            time: time().to_string(),
+            remote: entry.line.remote().to_string(),
+            method: shown(entry.line.method),
+            uri: shown(&entry.line.uri.shown(query)),
+            protocol: shown(entry.line.protocol),
+            status: entry.status,
+            bytes: entry.bytes,
+            queue_wait: entry.wait.map(seconds),
+            service_time: entry.service.map(seconds),
+            worker: entry.worker.map(|(worker, _)| worker),
+            r#gen: entry.worker.map(|(_, generation)| generation),
+            request: entry.named.request,
+            trace_id: entry.named.trace_id,
+            end: entry.end.name(),
+        }
+    }
+}

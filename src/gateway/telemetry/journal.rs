@@ -1,0 +1,315 @@
+//! The one place that learns how every request ended: counts it, and writes its line of the access log.
+//!
+//! [`Request`] reports itself when it is dropped, however that comes about. Belongs to the gateway's one thread, so
+//! counting is adding to plain numbers; nothing is allocated for a request unless there is an access log.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::time::{Duration, Instant};
+
+use crate::gateway::request::Request;
+use crate::gateway::telemetry::access_log::{AccessLog, Entry};
+use crate::gateway::telemetry::histogram::Histogram;
+use crate::gateway::telemetry::recent::Recent;
+use crate::gateway::telemetry::request_line::RequestLine;
+use crate::log::throttle::Throttle;
+use crate::proto::pool::State;
+use crate::proto::request_end::{End, Refused};
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WorkerEnd {
+    /// It was told to.
+    Asked,
+    /// Before it was ready.
+    NotStarted,
+    /// By itself, or it was killed.
+    Died,
+}
+
+impl WorkerEnd {
+    /// All of them. Each stands at its own place.
+    pub(crate) const ALL: [Self; 3] = [Self::Asked, Self::NotStarted, Self::Died];
+
+    /// Its name in metrics and JSON.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::NotStarted => "not_started",
+            Self::Died => "died",
+        }
+    }
+
+    /// From what the pool says the worker was doing.
+    pub(crate) fn of(state: State) -> Self {
+        match state {
+            State::Draining => Self::Asked,
+            State::Starting => Self::NotStarted,
+            State::Proved | State::Idle | State::Busy => Self::Died,
+        }
+    }
+}
+
+/// Everything that has been counted since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// By the first digit of the status that was sent; at 0 those that got none.
+    pub(crate) by_class: [u64; 6],
+    pub(crate) aborted: u64,
+    pub(crate) broken: u64,
+    /// In the order of [`Refused::ALL`].
+    pub(crate) refused: [u64; Refused::ALL.len()],
+    /// Bytes of response bodies.
+    pub(crate) body_bytes: u64,
+    pub(crate) connections: u64,
+    /// Connections of peers that may not connect; not among those above.
+    pub(crate) refused_connections: u64,
+    /// Connections that were closed since what came was no FastCGI.
+    pub(crate) malformed_connections: u64,
+    pub(crate) workers_started: u64,
+    /// In the order of [`WorkerEnd::ALL`].
+    pub(crate) workers_ended: [u64; WorkerEnd::ALL.len()],
+    pub(crate) reloads: u64,
+    pub(crate) failed_reloads: u64,
+    /// Of the last requests that were answered.
+    recent: Recent,
+    generations: Vec<Generation>,
+    /// Of generations that are gone.
+    gone: Times,
+}
+
+/// How long requests waited for a worker and how long the worker took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    pub(crate) wait: Histogram,
+    pub(crate) service: Histogram,
+}
+
+/// The times of one generation. There are rarely more than two, so a scan beats a map.
+#[derive(Debug)]
+struct Generation {
+    number: u32,
+    /// By worker number, which is as small as can be.
+    workers: Vec<Times>,
+}
+
+impl Counts {
+    fn observe(&mut self, generation: u32, worker: u32, wait: Duration, service: Duration) {
+        let position = self.generations.iter().position(|known| known.number == generation);
+        let position = position.unwrap_or_else(|| {
+            self.generations.push(Generation { number: generation, workers: Vec::new() });
+            self.generations.len() - 1
+        });
+        let workers = &mut self.generations[position].workers;
+        let index = worker as usize;
+        if workers.len() <= index {
+            workers.resize(index + 1, Times::default());
+        }
+        workers[index].wait.observe(wait);
+        workers[index].service.observe(service);
+    }
+
+    /// Of all requests that a worker has had, those of generations that are gone included.
+    pub(crate) fn times(&self) -> Times {
+        let workers = self.generations.iter().flat_map(|generation| &generation.workers);
+        workers.fold(self.gone, |mut sum, times| {
+            sum.add(times);
+            sum
+        })
+    }
+
+    /// Of the requests that workers of this number and generation have had.
+    pub(crate) fn times_of(&self, generation: u32, worker: u32) -> Option<&Times> {
+        self.generations.iter().find(|known| known.number == generation)?.workers.get(worker as usize)
+    }
+
+    /// Of the requests that each worker has had: generation, number, times. Of generations that are not gone.
+    pub(crate) fn times_by_worker(&self) -> impl Iterator<Item = (u32, u32, &Times)> {
+        self.generations.iter().flat_map(|generation| {
+            let numbered = (0..).zip(&generation.workers).filter(|(_, times)| times.service.count() > 0);
+            numbered.map(|(worker, times)| (generation.number, worker, times))
+        })
+    }
+
+    /// Of the requests that the workers of one generation have had.
+    pub(crate) fn times_of_generation(&self, number: u32) -> Times {
+        let mut sum = Times::default();
+        let of_it = self.generations.iter().filter(|generation| generation.number == number);
+        of_it.flat_map(|generation| &generation.workers).for_each(|times| sum.add(times));
+        sum
+    }
+}
+
+impl Times {
+    fn add(&mut self, other: &Self) {
+        self.wait.add(&other.wait);
+        self.service.add(&other.service);
+    }
+}
+
+/// Counts, and keeps the access log.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    counts: RefCell<Counts>,
+    /// Connections that are open.
+    open: Cell<usize>,
+    access_log: Option<AccessLog>,
+    /// For lines about refused requests.
+    refusals: RefCell<Throttle>,
+}
+
+impl Journal {
+    pub(crate) fn new(access_log: Option<AccessLog>) -> Self {
+        let refusals = RefCell::new(Throttle::new(Instant::now()));
+        Self { counts: RefCell::default(), open: Cell::new(0), access_log, refusals }
+    }
+
+    pub(crate) fn counts(&self) -> Ref<'_, Counts> {
+        self.counts.borrow()
+    }
+
+    pub(crate) fn access_log(&self) -> Option<&AccessLog> {
+        self.access_log.as_ref()
+    }
+
+    /// A request has ended.
+    pub(crate) fn ended(&self, request: &Request) {
+        let now = Instant::now();
+        let end = match (request.reply.end_of(), request.refused) {
+            (End::Complete, Some(why)) => End::Refused(why),
+            (end, _) => end,
+        };
+        let handed = request.handed;
+        let wait = request.complete.then(|| handed.map_or(now, |handed| handed.at) - request.came);
+        let service = handed.map(|handed| request.done.unwrap_or(now) - handed.at);
+        let (status, bytes) = (request.reply.status(), request.reply.sent());
+        {
+            let counts = &mut *self.counts.borrow_mut();
+            counts.by_class[status.map_or(0, |status| usize::from(status / 100).min(5))] += 1;
+            counts.body_bytes += bytes;
+            match end {
+                End::Complete => {}
+                End::Aborted => counts.aborted += 1,
+                End::Broken => counts.broken += 1,
+                End::Refused(why) => counts.refused[why as usize] += 1,
+            }
+            if let (Some(handed), Some(wait), Some(service)) = (handed, wait, service) {
+                counts.observe(handed.generation, handed.worker, wait, service);
+                if end == End::Complete {
+                    counts.recent.observe(service);
+                }
+            }
+        }
+        if let Some(log) = &self.access_log {
+            log.write(&Entry {
+                line: RequestLine::of(&request.variables),
+                named: request.named(),
+                status,
+                bytes,
+                wait,
+                service,
+                worker: handed.map(|handed| (handed.worker, handed.generation)),
+                end,
+            });
+        }
+    }
+
+    /// The service time of half of the last requests.
+    pub(crate) fn median_service(&self) -> Duration {
+        self.counts.borrow().recent.median()
+    }
+
+    // Connections.
+
+    pub(crate) fn connection_opened(&self) {
+        self.open.set(self.open.get() + 1);
+        self.counts.borrow_mut().connections += 1;
+    }
+
+    /// A peer has tried to connect that may not.
+    pub(crate) fn connection_refused(&self) {
+        self.counts.borrow_mut().refused_connections += 1;
+    }
+
+    /// A connection is closed since what came is no FastCGI.
+    pub(crate) fn connection_malformed(&self) {
+        self.counts.borrow_mut().malformed_connections += 1;
+    }
+
+    /// Says how many are left.
+    pub(crate) fn connection_closed(&self) -> usize {
+        self.open.set(self.open.get() - 1);
+        self.open.get()
+    }
+
+    pub(crate) fn open_connections(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Whether a refusal may be logged now; if so, how many were not since the last that was, where any were not. They are
+    /// counted all the same, and an overloaded server does not fill its disk.
+    pub(crate) fn may_log_refusal(&self) -> Option<Option<u64>> {
+        self.refusals.borrow_mut().allow(Instant::now())
+    }
+
+    // Workers and generations.
+
+    pub(crate) fn worker_started(&self) {
+        self.counts.borrow_mut().workers_started += 1;
+    }
+
+    pub(crate) fn worker_ended(&self, how: WorkerEnd) {
+        self.counts.borrow_mut().workers_ended[how as usize] += 1;
+    }
+
+    /// A reload, or the first load, has led to a generation that answers, or has not.
+    pub(crate) fn reloaded(&self, well: bool) {
+        let counts = &mut *self.counts.borrow_mut();
+        *(if well { &mut counts.reloads } else { &mut counts.failed_reloads }) += 1;
+    }
+
+    /// Adds up the times of every generation that `lives` does not know any more.
+    pub(crate) fn forget_generations(&self, lives: impl Fn(u32) -> bool) {
+        let Counts { generations, gone, .. } = &mut *self.counts.borrow_mut();
+        generations.retain(|generation| {
+            let lives = lives(generation.number);
+            if !lives {
+                generation.workers.iter().for_each(|times| gone.add(times));
+            }
+            lives
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_counted_at_its_own_place() {
+        for (place, why) in Refused::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, place);
+        }
+        for (place, how) in WorkerEnd::ALL.into_iter().enumerate() {
+            assert_eq!(how as usize, place);
+        }
+    }
+
+    #[test]
+    fn the_times_of_a_generation_that_is_gone_stay_in_the_sum() {
+        let journal = Journal::new(None);
+        let ms = Duration::from_millis;
+        journal.counts.borrow_mut().observe(1, 2, ms(1), ms(20));
+        journal.counts.borrow_mut().observe(2, 1, ms(2), ms(30));
+        journal.forget_generations(|generation| generation == 2);
+        // What still ends in it afterwards counts as well.
+        journal.counts.borrow_mut().observe(1, 1, ms(3), ms(40));
+        journal.forget_generations(|generation| generation == 2);
+
+        let counts = journal.counts();
+        assert_eq!(counts.times_of_generation(1).service.count(), 0);
+        assert_eq!(counts.times_of_generation(2).service.count(), 1);
+        let times = counts.times();
+        assert_eq!((times.wait.count(), times.wait.sum()), (3, ms(6)));
+        assert_eq!((times.service.count(), times.service.sum()), (3, ms(90)));
+    }
+}

@@ -1,0 +1,10 @@
+//! What is known of the server: its metrics, the access log, the status in its forms, and the verdict.
+
+pub(crate) mod access_log;
+pub(crate) mod histogram;
+pub(crate) mod journal;
+pub(crate) mod recent;
+pub(crate) mod request_line;
+pub(crate) mod server_timing;
+pub(crate) mod status;
+pub(crate) mod verdict;

@@ -1,0 +1,64 @@
+//! The median service time of the last requests. Std only; never reads a clock.
+
+use std::time::Duration;
+
+/// So many requests are remembered: enough that one slow report does not count, few enough to follow another load.
+const KEPT: usize = 64;
+
+/// After so many requests the median is found again, which takes less than a microsecond.
+const RENEWAL: usize = 8;
+
+/// The service times of the last requests.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    /// The oldest is replaced first. Zero where there is none yet.
+    times: [Duration; KEPT],
+    count: usize,
+    median: Duration,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self { times: [Duration::ZERO; KEPT], count: 0, median: Duration::ZERO }
+    }
+}
+
+impl Recent {
+    /// A worker has taken so long for a request.
+    pub(crate) fn observe(&mut self, service: Duration) {
+        self.times[self.count % KEPT] = service;
+        self.count += 1;
+        if self.count <= RENEWAL || self.count.is_multiple_of(RENEWAL) {
+            let mut times = self.times;
+            let known = &mut times[..self.count.min(KEPT)];
+            let middle = known.len() / 2;
+            self.median = *known.select_nth_unstable(middle).1;
+        }
+    }
+
+    /// Half of the last requests took at most so long; zero where there was none.
+    pub(crate) fn median(&self) -> Duration {
+        self.median
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_slow_request_now_and_then_does_not_move_the_median_and_another_load_does() {
+        let mut recent = Recent::default();
+        assert_eq!(recent.median(), Duration::ZERO);
+        recent.observe(30 * MS);
+        assert_eq!(recent.median(), 30 * MS);
+        for number in 0..200 {
+            recent.observe(if number % 10 == 0 { 9000 * MS } else { 20 * MS });
+        }
+        assert_eq!(recent.median(), 20 * MS);
+        (0..KEPT).for_each(|_| recent.observe(500 * MS));
+        assert_eq!(recent.median(), 500 * MS);
+    }
+}

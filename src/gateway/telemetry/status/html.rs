@@ -1,0 +1,176 @@
+//! The status as a page for people: readable as it comes, live where scripts run.
+//!
+//! Fills `page.html` in. Whatever comes from a request or from the operator is escaped here, and the page's policy lets no
+//! script run but its own.
+
+use std::fmt::{self, Write};
+
+use crate::gateway::telemetry::status::{Latency, Status, Worker};
+use crate::log::escape;
+
+/// Placeholders are `{{NAME}}`.
+const PAGE: &str = include_str!("page.html");
+
+/// A word that cannot be guessed: only the script and the style that carry it are run and applied.
+pub(super) fn nonce() -> String {
+    let mut bytes = [0; 16];
+    // Without randomness (early boot) the nonce is a known one; all text is escaped in any case.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The page's Content-Security-Policy.
+pub(super) fn policy(nonce: &str) -> String {
+    format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
+
+/// The page.
+pub(super) fn page(status: &Status, nonce: &str) -> String {
+    let mut page = String::with_capacity(PAGE.len() + 512 * status.workers.len());
+    let mut rest = PAGE;
+    // One pass, so that nothing that is filled in is looked at again.
+    while let Some((before, (name, after))) =
+        rest.split_once("{{").and_then(|(before, rest)| Some((before, rest.split_once("}}")?)))
+    {
+        page.push_str(before);
+        // A string takes everything.
+        let _ = fill(&mut page, name, status, nonce);
+        rest = after;
+    }
+    page.push_str(rest);
+    page
+}
+
+fn fill(page: &mut String, name: &str, status: &Status, nonce: &str) -> fmt::Result {
+    let (queue, pool, requests) = (&status.queue, &status.pool, &status.requests);
+    match name {
+        "nonce" => page.write_str(nonce),
+        "app" => page.write_str(&escape::html(&status.app)),
+        "version" => page.write_str(status.version),
+        "verdict" => page.write_str(status.verdict),
+        "reason" => page.write_str(&escape::html(&status.reason)),
+        "generation" => write!(page, "{}", status.generation),
+        "uptime" => write!(page, "{}", Span(status.uptime)),
+        "started" => write!(page, "{}", humantime::format_rfc3339_seconds(status.started)),
+        "pid" => write!(page, "{}", status.pid),
+        "workers" => status.workers.iter().try_for_each(|worker| row(page, worker)),
+        "busy" => write!(page, "{}", pool.busy),
+        "total" => write!(page, "{}", pool.starting + pool.idle + pool.busy + pool.leaving),
+        "queue" => write!(page, "{}", queue.length),
+        "capacity" => write!(page, "{}", queue.capacity),
+        "oldest" => write!(page, "{}", Span(queue.oldest_wait)),
+        "connections" => write!(page, "{}", status.connections.open),
+        "requests" => write!(page, "{}", requests.total),
+        "failed" => write!(page, "{}", requests.by_status.get("5xx").unwrap_or(&0)),
+        "refused" => write!(page, "{}", requests.refused.values().sum::<u64>()),
+        "unfinished" => write!(page, "{}", requests.aborted + requests.broken),
+        "p50" => quantile(page, &status.service_time, |latency| latency.p50),
+        "p99" => quantile(page, &status.service_time, |latency| latency.p99),
+        _ => Ok(()),
+    }
+}
+
+fn quantile(page: &mut String, latency: &Latency, which: fn(&Latency) -> Option<f64>) -> fmt::Result {
+    match which(latency) {
+        Some(time) => write!(page, "{}", Span(time)),
+        None => page.write_char('–'),
+    }
+}
+
+/// One row of the table; the script writes the same again.
+fn row(page: &mut String, worker: &Worker) -> fmt::Result {
+    write!(
+        page,
+        "<tr><td class=\"n\">{number}<td><span class=\"state {state}\">{state}</span><td class=\"run\">",
+        number = worker.number,
+        state = worker.state,
+    )?;
+    match &worker.request {
+        Some(request) => {
+            let line = escape::html(&request.line);
+            write!(page, "<code>{line}</code><td class=\"n\">{}", Span(request.time))?;
+        }
+        None => page.write_str("<td class=\"n\">")?,
+    }
+    write!(page, "<td class=\"n\">{}<td class=\"n wide\">", worker.requests)?;
+    match worker.p99 {
+        Some(time) => write!(page, "{}", Span(time))?,
+        None => page.write_char('–')?,
+    }
+    write!(page, "<td class=\"n wide\">{}<td class=\"n\">", Span(worker.age))?;
+    match worker.pss {
+        Some(bytes) => write!(page, "{}", Size(bytes))?,
+        None => page.write_char('–')?,
+    }
+    write!(page, "<td class=\"n wide\">{}<td class=\"n wide\">", worker.generation)?;
+    match worker.pid {
+        Some(pid) => writeln!(page, "{pid}"),
+        None => writeln!(page, "–"),
+    }
+}
+
+/// Seconds, with two units at most: `740 µs`, `12 ms`, `1.5 s`, `3 min 20 s`, `2 h 5 min`, `12 d 3 h`.
+struct Span(f64);
+
+impl fmt::Display for Span {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates, which does")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0;
+        let whole = seconds as u64;
+        match whole {
+            _ if seconds <= 0.0 => f.write_str("0 s"),
+            _ if seconds < 0.000_999_5 => write!(f, "{:.0} µs", seconds * 1e6),
+            _ if seconds < 0.01 => write!(f, "{:.1} ms", seconds * 1e3),
+            _ if seconds < 0.999_5 => write!(f, "{:.0} ms", seconds * 1e3),
+            0..10 => write!(f, "{seconds:.1} s"),
+            10..60 => write!(f, "{whole} s"),
+            60..3600 => write!(f, "{} min {} s", whole / 60, whole % 60),
+            3600..86_400 => write!(f, "{} h {} min", whole / 3600, whole / 60 % 60),
+            _ => write!(f, "{} d {} h", whole / 86_400, whole / 3600 % 24),
+        }
+    }
+}
+
+/// Bytes, in MiB.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    #[expect(clippy::cast_precision_loss, reason = "it is for people")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} MiB", self.0 as f64 / f64::from(1 << 20))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_well() {
+        for (seconds, text) in [
+            (0.0, "0 s"),
+            (0.000_25, "250 µs"),
+            (0.004_2, "4.2 ms"),
+            (0.25, "250 ms"),
+            (1.5, "1.5 s"),
+            (59.9, "59 s"),
+            (200.0, "3 min 20 s"),
+            (7_500.0, "2 h 5 min"),
+            (1e6, "11 d 13 h"),
+        ] {
+            assert_eq!(Span(seconds).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn nonces_differ() {
+        assert_ne!(nonce(), nonce());
+        assert_eq!(nonce().len(), 32);
+    }
+}

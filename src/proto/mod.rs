@@ -1,0 +1,16 @@
+//! The gateway's decisions without I/O: no event loop, no descriptor, no clock. Time comes in as an argument.
+//!
+//! The drivers in [`crate::gateway`] feed these state machines and do what they say.
+
+pub(crate) mod backoff;
+pub(crate) mod memory;
+pub(crate) mod pool;
+pub(crate) mod queue;
+pub(crate) mod rate;
+pub(crate) mod request_end;
+// Public for `fuzz/` alone: they hold no secret and do no harm, and a feature for it would be a second build to test.
+#[doc(hidden)]
+pub mod response;
+pub(crate) mod send_buffer;
+#[doc(hidden)]
+pub mod worker;

@@ -1,0 +1,452 @@
+//! The queue of complete requests that wait for a worker: bounded in length and in age. Std only; told the time.
+//!
+//! It has two lines: requests that the proxy has marked go before all others. Within a line the oldest is next, and while the
+//! line is overloaded (see [`codel`]) the newest.
+
+mod codel;
+#[cfg(test)]
+mod simulation_tests;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+pub(crate) use crate::proto::queue::codel::Bounds;
+use crate::proto::queue::codel::Codel;
+
+/// Where a request stands: kept by it for as long as it lives, so that it can be taken out and put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// In the order in which the requests came.
+    number: u64,
+    /// When it came.
+    came: Instant,
+    /// Since when its client has waited, as far as is known: before it came, where the proxy says so.
+    started: Instant,
+    /// Which line it stands in.
+    line: usize,
+}
+
+/// The lines by their index: what goes before the others, and the others.
+const MARKED: usize = 0;
+const OTHERS: usize = 1;
+
+/// What found no room.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Turned<T> {
+    pub(crate) item: T,
+    /// When its client may try again, where it leaves for a newer one because the queue is overloaded.
+    pub(crate) overload: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Line<T> {
+    /// Oldest first.
+    items: VecDeque<(Place, T)>,
+    /// None where it is always first come, first served.
+    codel: Option<Codel>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    lines: [Line<T>; 2],
+    /// Of the next to come.
+    number: u64,
+    capacity: usize,
+    max_age: Duration,
+    /// When the first items could be taken: until then they did not age.
+    opened: Option<Instant>,
+}
+
+impl<T> Queue<T> {
+    /// An empty queue of at most `capacity` items, each at most `max_age` old. Without `bounds` it never counts as overloaded.
+    pub(crate) fn new(capacity: usize, max_age: Duration, bounds: Option<Bounds>) -> Self {
+        let line = || Line { items: VecDeque::new(), codel: bounds.map(Codel::new) };
+        Self { lines: [line(), line()], number: 0, capacity, max_age, opened: None }
+    }
+
+    /// Other bounds; what waits already stays.
+    pub(crate) fn set_bounds(&mut self, capacity: usize, max_age: Duration, bounds: Option<Bounds>) {
+        (self.capacity, self.max_age) = (capacity, max_age);
+        for line in &mut self.lines {
+            match (&mut line.codel, bounds) {
+                (Some(codel), Some(bounds)) => codel.set_bounds(bounds),
+                (codel, bounds) => *codel = bounds.map(Codel::new),
+            }
+        }
+    }
+
+    /// Items can be taken from now on, and age.
+    pub(crate) fn open(&mut self, now: Instant) {
+        self.opened = Some(now);
+    }
+
+    // What the books say.
+
+    /// Whether none waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.iter().all(|line| line.items.is_empty())
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lines.iter().map(|line| line.items.len()).sum()
+    }
+
+    /// How many may.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Whether as many wait as may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.capacity
+    }
+
+    /// Whether the oldest are refused.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.lines.iter().any(Line::is_overloaded)
+    }
+
+    /// How many came at `time` or before.
+    pub(crate) fn came_before(&self, time: Instant) -> usize {
+        self.lines.iter().map(|line| line.items.partition_point(|(place, _)| place.came <= time)).sum()
+    }
+
+    /// When the item that has waited longest came.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.lines.iter().filter_map(|line| Some(line.items.front()?.0.came)).min()
+    }
+
+    // Coming and going.
+
+    /// The place of an item that comes now. Its client had waited for `head_start` before; `marked` goes first.
+    pub(crate) fn place(&mut self, came: Instant, head_start: Duration, marked: bool) -> Place {
+        self.number += 1;
+        let started = came.checked_sub(head_start).unwrap_or(came);
+        Place { number: self.number, came, started, line: if marked { MARKED } else { OTHERS } }
+    }
+
+    /// Appends an item. Where the queue is full one is turned away: the oldest of an overloaded line, the newest of the others
+    /// for a marked one, or else the item itself.
+    pub(crate) fn push(&mut self, place: Place, item: T, now: Instant) -> Option<Turned<T>> {
+        let mut turned = None;
+        if self.is_full() {
+            let overloaded = self.lines[place.line..].iter_mut().rev().find(|line| line.is_overloaded());
+            if let Some((item, retry)) = overloaded.and_then(|line| line.refuse_oldest(now)) {
+                turned = Some(Turned { item, overload: Some(retry) });
+            } else if place.line == MARKED
+                && let Some((_, item)) = self.lines[OTHERS].items.pop_back()
+            {
+                turned = Some(Turned { item, overload: None });
+            } else {
+                return Some(Turned { item, overload: None });
+            }
+        }
+        self.lines[place.line].items.push_back((place, item));
+        turned
+    }
+
+    /// Puts an item back that a worker could not take, where it has stood before. The capacity does not count for it, since it
+    /// was let in before.
+    pub(crate) fn put_back(&mut self, place: Place, item: T) {
+        let line = &mut self.lines[place.line];
+        let index = line.index_of(place.number);
+        line.items.insert(index, (place, item));
+    }
+
+    /// Takes out the item at this place, if it waits: its client has given up.
+    pub(crate) fn give_up(&mut self, place: Place) -> Option<T> {
+        let line = &mut self.lines[place.line];
+        let index = line.index_of(place.number);
+        line.items.get(index).filter(|(other, _)| other.number == place.number)?;
+        let (_, item) = line.items.remove(index)?;
+        line.note_gave_up();
+        Some(item)
+    }
+
+    /// A client has left while its request ran, which a worker had since `handed`. Where it had waited for longer than that, it has
+    /// given up because of the queue: near the end of their patience most are at its front.
+    pub(crate) fn left_while_it_ran(&mut self, place: Place, handed: Instant, now: Instant) {
+        let waited = handed.saturating_duration_since(place.started);
+        if waited > now.saturating_duration_since(handed)
+            && let Some(codel) = &mut self.lines[place.line].codel
+        {
+            codel.gave_up();
+        }
+    }
+
+    /// The item whose turn it is, for a worker. `median` is the service time of half of the requests of late; `births_pending`
+    /// says whether workers are on their way that have not been there before.
+    pub(crate) fn take(
+        &mut self,
+        now: Instant,
+        median: Duration,
+        births_pending: impl Fn() -> bool,
+    ) -> Option<(Place, T)> {
+        let opened = self.opened;
+        for line in &mut self.lines {
+            if let (Some(codel), Some((place, _))) = (&mut line.codel, line.items.front()) {
+                let since = opened.map_or(place.started, |opened| place.started.max(opened));
+                codel.look(now, now.saturating_duration_since(since), median, &births_pending);
+            }
+        }
+        let line = self.lines.iter_mut().find(|line| !line.items.is_empty())?;
+        let taken = if line.is_overloaded() { line.items.pop_back() } else { line.items.pop_front() };
+        line.note_whether_empty();
+        taken
+    }
+
+    /// An item that no worker will have: of those that go first the oldest.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let line = self.lines.iter_mut().find(|line| !line.items.is_empty())?;
+        let (_, item) = line.items.pop_front()?;
+        line.note_whether_empty();
+        Some(item)
+    }
+
+    // Waiting too long.
+
+    /// When the next item expires.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.lines.iter().filter_map(|line| Some(self.expiry(line.items.front()?.0))).min()
+    }
+
+    /// When the next item is to be refused because its line is overloaded.
+    pub(crate) fn next_refusal(&self) -> Option<Instant> {
+        self.lines.iter().filter_map(Line::refusal_due).min()
+    }
+
+    /// Takes out one item that has waited longer than it may.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<T> {
+        let expired =
+            |line: &Line<T>| line.items.front().is_some_and(|(place, _)| self.expiry(*place) <= now);
+        let index = self.lines.iter().position(expired)?;
+        let (_, item) = self.lines[index].items.pop_front()?;
+        self.lines[index].note_gave_up();
+        Some(item)
+    }
+
+    /// Takes out one item that is refused because its line is overloaded; also says when its client may try again.
+    pub(crate) fn pop_refused(
+        &mut self,
+        now: Instant,
+        births_pending: impl Fn() -> bool,
+    ) -> Option<(T, Duration)> {
+        let due = |line: &&mut Line<T>| line.refusal_due().is_some_and(|due| due <= now);
+        let line = self.lines.iter_mut().find(due)?;
+        if line.codel.as_mut().is_some_and(|codel| codel.may_refuse(now, births_pending)) {
+            line.refuse_oldest(now)
+        } else {
+            None
+        }
+    }
+
+    fn expiry(&self, place: Place) -> Instant {
+        self.opened.map_or(place.came, |opened| place.came.max(opened)) + self.max_age
+    }
+}
+
+impl<T> Line<T> {
+    fn is_overloaded(&self) -> bool {
+        self.codel.as_ref().is_some_and(Codel::is_overloaded)
+    }
+
+    /// When its oldest item is to be refused.
+    fn refusal_due(&self) -> Option<Instant> {
+        self.codel.as_ref()?.refusal_due(self.items.front()?.0.started)
+    }
+
+    fn refuse_oldest(&mut self, now: Instant) -> Option<(T, Duration)> {
+        let (_, item) = self.items.pop_front()?;
+        let retry = self.codel.as_mut()?.refused(now, self.items.len());
+        self.note_whether_empty();
+        Some((item, retry))
+    }
+
+    /// Where the item of this number stands, or would.
+    fn index_of(&self, number: u64) -> usize {
+        self.items.partition_point(|(place, _)| place.number < number)
+    }
+
+    fn note_gave_up(&mut self) {
+        if let Some(codel) = &mut self.codel {
+            codel.gave_up();
+        }
+        self.note_whether_empty();
+    }
+
+    fn note_whether_empty(&mut self) {
+        if let Some(codel) = self.codel.as_mut().filter(|_| self.items.is_empty()) {
+            codel.emptied();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const BOUNDS: Bounds =
+        Bounds { target: Duration::from_millis(100), interval: Duration::from_secs(1), learns: false };
+
+    fn queue(capacity: usize, bounds: Option<Bounds>) -> (Queue<char>, Instant) {
+        (Queue::new(capacity, Duration::from_secs(10), bounds), Instant::now())
+    }
+
+    fn push(queue: &mut Queue<char>, now: Instant, item: char) -> (Place, Option<Turned<char>>) {
+        let place = queue.place(now, Duration::ZERO, item.is_ascii_uppercase());
+        (place, queue.push(place, item, now))
+    }
+
+    fn take(queue: &mut Queue<char>, now: Instant) -> Option<char> {
+        queue.take(now, MS, || false).map(|(_, item)| item)
+    }
+
+    fn rest(queue: &mut Queue<char>) -> String {
+        std::iter::from_fn(|| queue.pop()).collect()
+    }
+
+    /// Takes an item every 50 ms, and pushes two, until the queue is overloaded. Lower-case letters have come before.
+    fn overload(queue: &mut Queue<char>, start: Instant) -> Instant {
+        let mut now = start;
+        while !queue.is_overloaded() {
+            assert!(now < start + BOUNDS.interval * 3, "it never is");
+            ['x', 'x'].into_iter().for_each(|item| {
+                push(queue, now, item);
+            });
+            now += 50 * MS;
+            take(queue, now);
+        }
+        now
+    }
+
+    #[test]
+    fn is_bounded_and_first_in_first_out() {
+        let (mut queue, now) = queue(2, None);
+        let (first, turned) = push(&mut queue, now, 'a');
+        assert_eq!(turned, None);
+        assert_eq!(push(&mut queue, now, 'b').1, None);
+        assert_eq!(push(&mut queue, now, 'c').1, Some(Turned { item: 'c', overload: None }));
+        assert_eq!(take(&mut queue, now), Some('a'));
+        push(&mut queue, now, 'd');
+        queue.put_back(first, 'a');
+        assert_eq!(rest(&mut queue), "abd");
+    }
+
+    #[test]
+    fn gives_up_items_at_their_age_and_not_before() {
+        let (mut queue, now) = queue(8, None);
+        push(&mut queue, now, 'a');
+        push(&mut queue, now + 1000 * MS, 'b');
+        assert_eq!(queue.pop_expired(now + 9_999 * MS), None);
+        assert_eq!(queue.pop_expired(now + 10_000 * MS), Some('a'));
+        assert_eq!(queue.pop_expired(now + 10_000 * MS), None);
+        assert_eq!(queue.next_expiry(), Some(now + 11_000 * MS));
+    }
+
+    #[test]
+    fn what_came_before_anybody_could_have_it_ages_from_then_on() {
+        let (mut queue, now) = queue(8, Some(BOUNDS));
+        push(&mut queue, now, 'a');
+        queue.open(now + 60_000 * MS);
+        assert_eq!(queue.next_expiry(), Some(now + 70_000 * MS));
+        assert_eq!(take(&mut queue, now + 60_000 * MS), Some('a'));
+        push(&mut queue, now + 61_000 * MS, 'b');
+        assert_eq!(queue.next_expiry(), Some(now + 71_000 * MS));
+    }
+
+    #[test]
+    fn an_item_that_leaves_in_the_middle_frees_its_place_and_no_other() {
+        let (mut queue, now) = queue(8, None);
+        let places: Vec<_> = "abcd".chars().map(|item| push(&mut queue, now, item).0).collect();
+        assert_eq!(queue.give_up(places[1]), Some('b'));
+        assert_eq!(queue.give_up(places[1]), None);
+        assert_eq!(take(&mut queue, now), Some('a'));
+        assert_eq!(queue.give_up(places[0]), None);
+        assert_eq!((queue.len(), rest(&mut queue).as_str()), (2, "cd"));
+    }
+
+    #[test]
+    fn marked_items_go_first_and_find_room() {
+        let (mut queue, now) = queue(3, None);
+        "abA".chars().for_each(|item| {
+            push(&mut queue, now, item);
+        });
+        assert_eq!(push(&mut queue, now, 'B').1, Some(Turned { item: 'b', overload: None }));
+        assert_eq!(push(&mut queue, now, 'c').1, Some(Turned { item: 'c', overload: None }));
+        assert_eq!((queue.came_before(now), queue.oldest()), (3, Some(now)));
+        assert_eq!((0..3).filter_map(|_| take(&mut queue, now)).collect::<String>(), "ABa");
+    }
+
+    #[test]
+    fn an_overloaded_queue_serves_the_newest_and_refuses_the_oldest() {
+        let (mut queue, now) = queue(64, Some(BOUNDS));
+        let now = overload(&mut queue, now);
+        let oldest = queue.oldest().unwrap();
+        assert!(now - oldest > BOUNDS.target);
+        assert_eq!(queue.next_refusal(), Some(oldest + BOUNDS.target));
+        assert_eq!(queue.pop_refused(now, || false).map(|(item, _)| item), Some('x'));
+        let (newest, _) = push(&mut queue, now, 'n');
+        assert_eq!(take(&mut queue, now), Some('n'));
+        // One that a worker could not take is the newest again.
+        queue.put_back(newest, 'n');
+        assert_eq!(take(&mut queue, now), Some('n'));
+        while queue.pop_refused(now, || false).is_some() {}
+        assert_eq!(queue.pop_refused(now, || false), None);
+        assert!(queue.oldest().is_none_or(|oldest| now - oldest < BOUNDS.target));
+    }
+
+    #[test]
+    fn a_full_queue_that_is_overloaded_has_room_for_the_newest() {
+        let (mut queue, now) = queue(64, Some(BOUNDS));
+        let now = overload(&mut queue, now);
+        while !queue.is_full() {
+            push(&mut queue, now, 'x');
+        }
+        let (_, turned) = push(&mut queue, now, 'n');
+        let turned = turned.expect("the oldest leaves");
+        assert_eq!(turned.item, 'x');
+        assert!(turned.overload.is_some());
+        assert_eq!(take(&mut queue, now), Some('n'));
+    }
+
+    #[test]
+    fn each_line_is_overloaded_by_itself() {
+        let (mut queue, now) = queue(64, Some(BOUNDS));
+        let now = overload(&mut queue, now);
+        "AB".chars().for_each(|item| {
+            push(&mut queue, now, item);
+        });
+        assert_eq!((take(&mut queue, now), take(&mut queue, now)), (Some('A'), Some('B')));
+    }
+
+    #[test]
+    fn what_the_proxy_says_counts_as_waiting_but_not_for_the_queue_timeout() {
+        let (mut queue, now) = queue(64, Some(BOUNDS));
+        let now = overload(&mut queue, now);
+        rest(&mut queue);
+        let mut now = now;
+        // Each has waited for less than the target here, and for more with the time before.
+        while !queue.is_overloaded() {
+            for _ in 0..2 {
+                let place = queue.place(now, BOUNDS.target, false);
+                queue.push(place, 'p', now);
+            }
+            now += MS;
+            take(&mut queue, now);
+            queue.give_up(Place { number: queue.number - 1, came: now, started: now, line: OTHERS });
+        }
+        assert!(queue.next_refusal().is_some_and(|due| due <= now));
+        assert_eq!(queue.pop_expired(now), None);
+    }
+
+    #[test]
+    fn first_come_first_served_can_be_had_back_while_it_runs() {
+        let (mut queue, now) = queue(64, Some(BOUNDS));
+        let now = overload(&mut queue, now);
+        queue.set_bounds(64, Duration::from_secs(10), None);
+        assert!(!queue.is_overloaded());
+        assert_eq!(queue.pop_refused(now + BOUNDS.interval, || false), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! How fast a client sends or takes: whether it has had its time. Std only; time comes in as an argument.
+
+use std::time::{Duration, Instant};
+
+/// Bytes a second, on average, that a client has to keep up with; Apache's mod_reqtimeout asks for as much. A mobile
+/// phone in the worst reception sends ten times as fast, and one that sends a byte now and then only holds what it has.
+pub(crate) const MIN_RATE: u64 = 500;
+
+/// What moves between a client and us.
+///
+/// Looked at in spans of a time limit: within each, [`MIN_RATE`] must be kept, and something must have moved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Where the span begins.
+    since: Instant,
+    /// What has moved in it.
+    bytes: u64,
+    /// When something moved last.
+    last: Instant,
+}
+
+impl Pace {
+    /// A span that begins now.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0, last: now }
+    }
+
+    /// So many bytes have moved.
+    pub(crate) fn moved(&mut self, bytes: usize, now: Instant) {
+        self.bytes += bytes as u64;
+        self.last = now;
+    }
+
+    /// When [`Self::is_too_slow`] is to be asked.
+    pub(crate) fn deadline(&self, limit: Duration) -> Instant {
+        self.since + limit
+    }
+
+    /// Whether the span is over and less has moved in it than must. Where enough has, another begins with the last
+    /// byte, so that whoever falls silent has the limit from then on.
+    pub(crate) fn is_too_slow(&mut self, limit: Duration, now: Instant) -> bool {
+        self.is_slower_than(MIN_RATE, limit, now)
+    }
+
+    /// The same with another rate than [`MIN_RATE`].
+    pub(crate) fn is_slower_than(&mut self, rate: u64, limit: Duration, now: Instant) -> bool {
+        // Rounded up in favour of the client: less than a second's worth is asked for in part of a second.
+        let least = u128::from(rate) * limit.as_millis() / 1000;
+        while now >= self.deadline(limit) {
+            let silent = self.last == self.since;
+            if silent || u128::from(self.bytes) < least {
+                return true;
+            }
+            *self = Self::new(self.last);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn who_moves_nothing_has_the_limit_from_the_last_byte() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert!(!pace.is_too_slow(LIMIT, start + seconds(9)));
+        assert!(pace.is_too_slow(LIMIT, start + seconds(10)));
+
+        let mut pace = Pace::new(start);
+        pace.moved(1 << 20, start + seconds(4));
+        assert!(!pace.is_too_slow(LIMIT, start + seconds(10)));
+        assert_eq!(pace.deadline(LIMIT), start + seconds(14));
+        assert!(pace.is_too_slow(LIMIT, start + seconds(14)));
+    }
+
+    #[test]
+    fn who_trickles_is_too_slow_and_who_keeps_the_rate_is_not() {
+        let start = Instant::now();
+        for (bytes, slow) in [(1, true), (499, true), (501, false)] {
+            let mut pace = Pace::new(start);
+            let cut = (1..=100).any(|second| {
+                pace.moved(bytes, start + seconds(second));
+                pace.is_too_slow(LIMIT, start + seconds(second))
+            });
+            assert_eq!(cut, slow, "{bytes} bytes a second");
+        }
+    }
+
+    #[test]
+    fn a_look_long_after_finds_every_span_that_has_passed() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.moved(1 << 20, start + seconds(1));
+        assert!(pace.is_too_slow(LIMIT, start + seconds(3600)));
+    }
+}

@@ -1,0 +1,457 @@
+//! What waits to be written to one client: in memory, and behind that in a file where the client is slow. No I/O; says
+//! what is to be written to the file and read from it, and keeps the order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::fastcgi::whole_records;
+
+/// Bytes that may wait for a client before its worker is no longer read from. Two packets of a worker: one on
+/// its way out, one to follow.
+const HIGH_WATER: usize = 128 * 1024;
+
+/// A buffer that has grown beyond this is given back once it is empty; most responses fit.
+pub(crate) const KEPT_BUFFER: usize = 16 * 1024;
+
+/// The most that is written to the file, or read from it, at once: two pieces of a worker with the headers of their
+/// records. Each takes a place of this size.
+pub(crate) const PLACE: usize = HIGH_WATER + 4096;
+
+/// Bytes in order, appended at one end and written from the other.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    bytes: Vec<u8>,
+    /// How many of them are written already.
+    written: usize,
+    /// What comes after them, where the client is slow.
+    spilled: Option<Box<Spilled>>,
+    /// Bytes that have been written in all.
+    sent: u64,
+}
+
+/// In the order in which it is sent: what the file has, what is on its way there, what waits behind that.
+#[derive(Debug, Default)]
+struct Spilled {
+    /// Pieces that the file has. Each is whole records, so that what is lost with the file is not cut in the middle of one.
+    pieces: VecDeque<Piece>,
+    /// The first of them is being read.
+    reading: bool,
+    /// On its way to the file. A client that catches up before it is there gets it from here.
+    writing: Option<(u32, Arc<Vec<u8>>)>,
+    tail: Vec<u8>,
+    /// Places in the file that are free again.
+    free: Vec<u32>,
+    /// Places that the file has, free or not.
+    places: u32,
+    /// The file takes nothing more.
+    refused: bool,
+}
+
+/// Bytes at one place in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) place: u32,
+    pub(crate) length: usize,
+}
+
+impl Outgoing {
+    /// Where records are appended.
+    pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
+        self.spilled.as_mut().map_or(&mut self.bytes, |spilled| &mut spilled.tail)
+    }
+
+    /// What can be written now.
+    pub(crate) fn unwritten(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
+    /// Whether nothing is left, neither here nor in a file.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unwritten().is_empty() && !self.is_spilling()
+    }
+
+    /// Whether so much waits that nothing more should be made.
+    pub(crate) fn is_full(&self) -> bool {
+        let last = self.spilled.as_ref().map_or(self.unwritten(), |spilled| &spilled.tail);
+        last.len() >= HIGH_WATER
+    }
+
+    /// Whether the client is so far behind that nothing more should be taken from it.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_spilling() || self.is_full()
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn held(&self) -> usize {
+        let spilled = self.spilled.as_ref().map_or(0, |spilled| {
+            spilled.tail.capacity() + spilled.writing.as_ref().map_or(0, |(_, bytes)| bytes.capacity())
+        });
+        self.bytes.capacity() + spilled
+    }
+
+    /// Bytes that have been written in all.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes that will have been written in all once nothing of what is here now is left.
+    pub(crate) fn appended(&self) -> u64 {
+        let spilled = self.spilled.as_ref().map_or(0, |spilled| {
+            let pieces: usize = spilled.pieces.iter().map(|piece| piece.length).sum();
+            pieces + spilled.writing.as_ref().map_or(0, |(_, bytes)| bytes.len()) + spilled.tail.len()
+        });
+        self.sent + (self.unwritten().len() + spilled) as u64
+    }
+
+    /// The first `length` unwritten bytes are written.
+    pub(crate) fn wrote(&mut self, length: usize) {
+        self.written += length;
+        self.sent += length as u64;
+        if self.unwritten().is_empty() {
+            self.bytes.clear();
+            self.written = 0;
+            self.catch_up();
+            if self.bytes.is_empty() {
+                self.bytes.shrink_to(KEPT_BUFFER);
+            }
+        } else if self.written >= HIGH_WATER {
+            // A client that never quite catches up must not make the buffer grow with what it has read.
+            self.bytes.drain(..self.written);
+            self.written = 0;
+        }
+    }
+
+    /// Drops everything: nobody is left to write to.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BUFFER);
+        self.written = 0;
+        self.spilled = None;
+    }
+
+    // The file.
+
+    /// From now on what is appended may go to a file, in which there is one place so far.
+    pub(crate) fn spill(&mut self) {
+        let spilled = Spilled { free: vec![0], places: 1, ..Spilled::default() };
+        self.spilled.get_or_insert_with(|| Box::new(spilled));
+    }
+
+    /// Whether something waits behind what is in memory, or would. Once the client has caught up it does not, and the
+    /// file is not needed any more, whatever is still on its way there.
+    pub(crate) fn is_spilling(&self) -> bool {
+        self.spilled.is_some()
+    }
+
+    /// What is to be written to the file now, and its place. `grow`: whether there may be one place more.
+    pub(crate) fn next_write(&mut self, grow: impl FnOnce() -> bool) -> Option<(u32, Arc<Vec<u8>>)> {
+        let spilled = self.spilled.as_mut()?;
+        if spilled.writing.is_some() || spilled.refused || spilled.tail.len() < HIGH_WATER {
+            return None;
+        }
+        let place = spilled.free.pop().or_else(|| {
+            grow().then(|| {
+                spilled.places += 1;
+                spilled.places - 1
+            })
+        })?;
+        let rest = spilled.tail.split_off(whole_records(&spilled.tail, PLACE));
+        let bytes = Arc::new(std::mem::replace(&mut spilled.tail, rest));
+        spilled.writing = Some((place, Arc::clone(&bytes)));
+        Some((place, bytes))
+    }
+
+    /// The file has, or has not, taken what it was given last. Where it has not, nothing is lost, and it is given no more.
+    pub(crate) fn kept(&mut self, kept: bool) {
+        let Some(spilled) = &mut self.spilled else { return };
+        let Some((place, bytes)) = spilled.writing.take() else { return };
+        if kept {
+            spilled.pieces.push_back(Piece { place, length: bytes.len() });
+        } else {
+            spilled.refused = true;
+            let mut bytes = Arc::try_unwrap(bytes).unwrap_or_else(|shared| (*shared).clone());
+            bytes.append(&mut spilled.tail);
+            spilled.tail = bytes;
+        }
+    }
+
+    /// What is to be read from the file now: the client waits for it.
+    pub(crate) fn next_read(&mut self) -> Option<Piece> {
+        let spilled = self.spilled.as_mut().filter(|_| self.bytes.len() == self.written)?;
+        if spilled.reading {
+            return None;
+        }
+        let piece = spilled.pieces.front().copied()?;
+        spilled.reading = true;
+        Some(piece)
+    }
+
+    /// What was to be read is here.
+    pub(crate) fn read(&mut self, bytes: Vec<u8>) {
+        let Some(spilled) = &mut self.spilled else { return };
+        spilled.reading = false;
+        spilled.free.extend(spilled.pieces.pop_front().map(|piece| piece.place));
+        self.bytes = bytes;
+        self.written = 0;
+    }
+
+    /// Drops what the file has and what would have come after it; what is in memory before ends with a whole record.
+    pub(crate) fn lose_spilled(&mut self) {
+        self.spilled = None;
+    }
+
+    /// All that came before is written. What is not in the file is next, and the file is needed no more.
+    fn catch_up(&mut self) {
+        if self.spilled.as_ref().is_some_and(|spilled| spilled.pieces.is_empty())
+            && let Some(spilled) = self.spilled.take()
+        {
+            self.bytes = spilled.tail;
+            if let Some((_, bytes)) = spilled.writing {
+                self.bytes.splice(..0, bytes.iter().copied());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::fastcgi::record::HEADER_LENGTH;
+
+    #[test]
+    fn a_client_that_is_always_behind_makes_it_no_larger() {
+        let mut outgoing = Outgoing::default();
+        let mut written = 0_u64;
+        for round in 0_u64..5000 {
+            while !outgoing.is_full() {
+                outgoing.tail().extend_from_slice(&[round.to_le_bytes()[0]; 65_536]);
+            }
+            // Never all of it.
+            outgoing.wrote(50_000);
+            written += 50_000;
+            assert!(outgoing.bytes.capacity() <= 8 * HIGH_WATER, "after {written} bytes");
+        }
+    }
+
+    #[test]
+    fn bytes_leave_in_the_order_they_came_and_a_large_buffer_is_given_back() {
+        let mut outgoing = Outgoing::default();
+        let sent: Vec<u8> = (0..400_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+        let mut received = Vec::new();
+        let mut rest = &sent[..];
+        while !rest.is_empty() || !outgoing.is_empty() {
+            let (piece, after) = rest.split_at(rest.len().min(33_333));
+            outgoing.tail().extend_from_slice(piece);
+            rest = after;
+            let length = outgoing.unwritten().len().min(20_001);
+            received.extend_from_slice(&outgoing.unwritten()[..length]);
+            outgoing.wrote(length);
+        }
+        assert!(received == sent);
+        assert!(outgoing.bytes.capacity() <= KEPT_BUFFER);
+    }
+
+    /// A client, a worker and a disk that act in an order of chance.
+    struct Story {
+        random: fastrand::Rng,
+        outgoing: Outgoing,
+        sent: Vec<u8>,
+        received: Vec<u8>,
+        disk: HashMap<u32, Vec<u8>>,
+        /// What a job has taken, and has not ended yet.
+        writing: Option<(u32, Arc<Vec<u8>>)>,
+        reading: Option<Piece>,
+        max_places: u32,
+        places: u32,
+    }
+
+    impl Story {
+        fn new(seed: u64, max_places: u32) -> Self {
+            Self {
+                random: fastrand::Rng::with_seed(seed),
+                outgoing: Outgoing::default(),
+                sent: Vec::new(),
+                received: Vec::new(),
+                disk: HashMap::new(),
+                writing: None,
+                reading: None,
+                max_places,
+                places: 1,
+            }
+        }
+
+        /// A packet of a worker: some records.
+        fn append(&mut self) {
+            for _ in 0..self.random.usize(1..4) {
+                let content = self.random.usize(0..65_528);
+                let mut record = vec![1, 6, 0, 1];
+                record.extend(u16::try_from(content).unwrap().to_be_bytes());
+                record.extend([0, 0]);
+                record.resize(HEADER_LENGTH + content, self.random.u8(..));
+                self.outgoing.tail().extend_from_slice(&record);
+                self.sent.extend_from_slice(&record);
+            }
+        }
+
+        fn take(&mut self, most: usize) {
+            let length = self.outgoing.unwritten().len().min(most);
+            self.received.extend_from_slice(&self.outgoing.unwritten()[..length]);
+            if length > 0 {
+                self.outgoing.wrote(length);
+            }
+            assert_eq!(self.outgoing.sent(), self.received.len() as u64);
+        }
+
+        /// As a connection's task does at each turn.
+        fn advance(&mut self) {
+            if !self.outgoing.is_spilling() {
+                // Whatever is on its way to or from the file, nobody waits for it.
+                (self.writing, self.reading) = (None, None);
+                self.disk.clear();
+                self.places = 1;
+                return;
+            }
+            if let Some(piece) = self.outgoing.next_read() {
+                assert!(self.reading.replace(piece).is_none());
+            }
+            let (places, max) = (&mut self.places, self.max_places);
+            let grow = || {
+                let room = *places < max;
+                *places += u32::from(room);
+                room
+            };
+            if let Some(write) = self.outgoing.next_write(grow) {
+                assert!(write.1.len() <= PLACE && !write.1.is_empty());
+                assert_eq!(whole_records(&write.1, usize::MAX), write.1.len());
+                assert!(self.writing.replace(write).is_none());
+            }
+        }
+
+        fn end_write(&mut self, well: bool) {
+            if let Some((place, bytes)) = self.writing.take() {
+                if well {
+                    let bytes = (*bytes).clone();
+                    assert!(
+                        self.disk.insert(place, bytes).is_none(),
+                        "a place that is in use was written to"
+                    );
+                }
+                self.outgoing.kept(well);
+            }
+        }
+
+        fn end_read(&mut self) {
+            if let Some(piece) = self.reading.take() {
+                let bytes = self.disk.remove(&piece.place).expect("what is read was written");
+                assert_eq!(bytes.len(), piece.length);
+                self.outgoing.read(bytes);
+            }
+        }
+
+        fn held(&self) -> usize {
+            let spilled = self.outgoing.spilled.as_ref();
+            let writing = spilled.and_then(|spilled| spilled.writing.as_ref());
+            self.outgoing.unwritten().len()
+                + spilled.map_or(0, |spilled| spilled.tail.len())
+                + writing.map_or(0, |(_, bytes)| bytes.len())
+        }
+    }
+
+    /// The most that a packet adds here.
+    const PACKET: usize = 3 * (HEADER_LENGTH + 65_528);
+
+    #[test]
+    fn order_is_kept_whatever_a_client_a_worker_and_a_disk_do_when() {
+        let (mut spilled, mut refused) = (0, 0);
+        for seed in 0..60 {
+            let mut story = Story::new(seed, 1 + u32::try_from(seed).unwrap() % 6);
+            for _ in 0..300 {
+                match story.random.u8(..8) {
+                    0..3 if !story.outgoing.is_full() => story.append(),
+                    3 => {
+                        let most = story.random.usize(1..200_000);
+                        story.take(most);
+                    }
+                    4 if story.outgoing.is_full() => story.outgoing.spill(),
+                    5 => {
+                        let well = story.random.u8(..20) > 0;
+                        refused += u32::from(!well);
+                        story.end_write(well);
+                    }
+                    6 => story.end_read(),
+                    _ => {}
+                }
+                story.advance();
+                spilled = spilled.max(story.disk.len());
+                let most = 2 * HIGH_WATER + 2 * PACKET + PLACE;
+                assert!(story.held() <= most, "seed {seed}: {} bytes are held", story.held());
+                assert_eq!(story.outgoing.appended(), story.sent.len() as u64, "seed {seed}");
+                assert!(story.sent.starts_with(&story.received), "seed {seed}");
+            }
+            while !story.outgoing.is_empty() {
+                story.take(usize::MAX);
+                story.advance();
+                story.end_write(true);
+                story.end_read();
+                story.advance();
+            }
+            assert!(story.received == story.sent, "seed {seed}");
+        }
+        assert!(
+            spilled == 6 && refused > 20,
+            "the dice never came to {spilled} places and {refused} refusals"
+        );
+    }
+
+    #[test]
+    fn what_is_left_when_the_file_is_lost_ends_with_a_whole_record() {
+        for seed in 0..50 {
+            let mut story = Story::new(seed, 3);
+            story.append();
+            story.outgoing.spill();
+            for _ in 0..story.random.usize(1..40) {
+                if !story.outgoing.is_full() {
+                    story.append();
+                }
+                let most = story.random.usize(1..100_000);
+                story.take(most);
+                story.advance();
+                story.end_write(true);
+                if story.random.bool() {
+                    story.end_read();
+                }
+            }
+            story.outgoing.lose_spilled();
+            story.take(usize::MAX);
+            assert!(story.outgoing.is_empty());
+            assert!(story.sent.starts_with(&story.received), "seed {seed}");
+            assert_eq!(whole_records(&story.received, usize::MAX), story.received.len(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_takes_nothing_leaves_a_client_that_is_merely_held_up() {
+        let mut story = Story::new(7, 9);
+        while !story.outgoing.is_full() {
+            story.append();
+        }
+        story.outgoing.spill();
+        for _ in 0..10 {
+            if !story.outgoing.is_full() {
+                story.append();
+            }
+            story.advance();
+            story.end_write(false);
+        }
+        assert!(story.outgoing.is_full() && story.disk.is_empty());
+        while !story.outgoing.is_empty() {
+            story.take(10_000);
+            story.advance();
+        }
+        assert!(story.received == story.sent);
+        // And again, as if nothing had been.
+        assert!(!story.outgoing.is_full() && !story.outgoing.is_behind());
+    }
+}
