@@ -9,7 +9,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 use crate::arguments;
 use crate::config::{Options, Sources};
 use crate::dev::HttpAddress;
-use crate::ipc::launch::Launch;
+use crate::link::launch::Launch;
 
 /// Said once under the help, so that the list of options fits a screen.
 const SETTINGS: &str = "Each option is also an environment variable (NIBIRU_QUEUE_TIMEOUT for --queue-timeout) \

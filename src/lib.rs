@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A request flows one way: listener → connection → [`fastcgi`] → queue → worker → Lua → back.
-//! [`gateway`] never names [`lua`], [`worker`] or [`zygote`], nor they it: they meet in [`ipc`].
+//! [`gateway`] never names [`lua`], [`worker`] or [`zygote`], nor they it: they meet in [`link`].
 
 pub mod arguments;
 pub mod cgi;
@@ -20,7 +20,7 @@ pub mod discovery;
 pub mod dumpable;
 pub mod fastcgi;
 pub mod gateway;
-pub mod ipc;
+pub mod link;
 pub mod log;
 pub mod lua;
 pub mod open_files;

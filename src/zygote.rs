@@ -17,10 +17,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 
 use crate::config::Preload;
 use crate::dumpable;
-use crate::ipc::Link;
-use crate::ipc::launch::{Launch, NAME};
-use crate::ipc::message::{Exit, FromZygote, LogLevel, ToZygote, shortened};
-use crate::ipc::socket::Received;
+use crate::link::Link;
+use crate::link::launch::{Launch, NAME};
+use crate::link::message::{Exit, FromZygote, LogLevel, ToZygote, shortened};
+use crate::link::socket::Received;
 use crate::lua;
 use crate::open_files;
 use crate::sys::{self, Fork};

@@ -22,7 +22,7 @@ const LEAST_AGE: Duration = Duration::from_secs(1);
 const LEAST_PARAMS: Size = Size(4 << 10);
 
 /// The most that `--max-params` may allow: a request's variables and a small body share one packet
-/// between the gateway and a worker (see [`crate::ipc::message::MAX_PACKET`]).
+/// between the gateway and a worker (see [`crate::link::message::MAX_PACKET`]).
 const MOST_PARAMS: Size = Size(120 << 10);
 
 /// A worker with an application of one line writes to 0.6 MiB, and needs as much again for a request.

@@ -46,7 +46,7 @@ use crate::gateway::telemetry::status::Start;
 use crate::gateway::telemetry::verdict::Course;
 use crate::gateway::trim;
 use crate::gateway::turn::Turnstile;
-use crate::ipc::message::MAX_PACKET;
+use crate::link::message::MAX_PACKET;
 use crate::open_files;
 use crate::proto::memory::Memory;
 use crate::proto::pool::Pool;

@@ -4,8 +4,8 @@
 //! worker breaks no rule. One that does is a worker that something else writes for: a C module, or a child of its
 //! own that goes on as if it were the worker. It is killed.
 
-use crate::ipc::interrupt::{Kind, Serial};
-use crate::ipc::message::FromWorker;
+use crate::link::interrupt::{Kind, Serial};
+use crate::link::message::FromWorker;
 use crate::proto::response::Untruthful;
 
 /// The most log lines in one packet. A worker sends each as it comes, so it has one in a packet; each costs the
@@ -162,7 +162,7 @@ impl Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::message::LogLevel;
+    use crate::link::message::LogLevel;
 
     const READY: FromWorker<'_> = FromWorker::Ready;
     const HEAD: FromWorker<'_> = FromWorker::Head { block: b"\n" };

@@ -14,9 +14,9 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::cgi::Variables;
 use crate::dumpable;
-use crate::ipc::Link;
-use crate::ipc::interrupt::{Interrupt, Kind, Serial};
-use crate::ipc::message::{FromWorker, LogLevel, MAX_PACKET, RequestBody, Role, ToWorker, shortened};
+use crate::link::Link;
+use crate::link::interrupt::{Interrupt, Kind, Serial};
+use crate::link::message::{FromWorker, LogLevel, MAX_PACKET, RequestBody, Role, ToWorker, shortened};
 use crate::lua;
 use crate::sys;
 use crate::title::WorkerTitle;

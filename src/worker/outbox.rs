@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::ipc::Link;
-use crate::ipc::interrupt::Serial;
-use crate::ipc::message::{FromWorker, LogLevel, MAX_CHUNK, MAX_FIELDS, MAX_PACKET, ToWorker, shortened};
-use crate::ipc::socket::Received;
+use crate::link::Link;
+use crate::link::interrupt::Serial;
+use crate::link::message::{FromWorker, LogLevel, MAX_CHUNK, MAX_FIELDS, MAX_PACKET, ToWorker, shortened};
+use crate::link::socket::Received;
 use crate::lua::{Gone, Interrupt, Level, Outcome, Output};
 use crate::sys;
 

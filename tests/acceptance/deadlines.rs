@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use nibiru::ipc::interrupt::{Interrupt, Kind as Interruption, Serial};
+use nibiru::link::interrupt::{Interrupt, Kind as Interruption, Serial};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::support::{Gate, Kind, Proxy, Server, is_stopped, runs, signal, wait_for};

@@ -9,8 +9,8 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         &[
             "fastcgi/",
             "cgi/",
-            "ipc/message.rs",
-            "ipc/interrupt.rs",
+            "link/message.rs",
+            "link/interrupt.rs",
             "proto/",
             "gateway/frontend/parameters.rs",
             "gateway/telemetry/recent.rs",
@@ -24,7 +24,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         "the bottom is std only, and is told the time",
     ),
     (&["cgi/"], &["crate::"], "cgi is the lowest layer"),
-    (&["ipc/message.rs", "ipc/interrupt.rs"], &["crate::"], "the vocabulary knows nobody who speaks it"),
+    (&["link/message.rs", "link/interrupt.rs"], &["crate::"], "the vocabulary knows nobody who speaks it"),
     (
         &["proto/"],
         &["crate::gateway", "crate::config", "crate::log", "crate::sys"],
@@ -33,7 +33,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
     (
         &["gateway/"],
         &["crate::lua", "crate::worker", "crate::zygote", "crate::dev", "crate::cli", "mlua"],
-        "the gateway meets the other half in ipc only",
+        "the gateway meets the other half in link only",
     ),
     (
         &["zygote.rs", "worker/", "lua/"],
@@ -42,7 +42,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["lua/"],
-        &["crate::worker", "crate::zygote", "crate::ipc"],
+        &["crate::worker", "crate::zygote", "crate::link"],
         "the bridge knows only requests and outputs",
     ),
 ];

@@ -17,7 +17,7 @@ use crate::gateway::frontend::response_writer::Ticket;
 use crate::gateway::pool::worker::NotStarted;
 use crate::gateway::request::{Named, Request};
 use crate::gateway::sleep_until;
-use crate::ipc::message::ToWorker;
+use crate::link::message::ToWorker;
 use crate::proto::queue::{Bounds, Place, Turned};
 use crate::proto::request_end::Refused;
 

@@ -13,7 +13,7 @@ use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::{Fate, Memory, WorkerLink, WorkerName};
 use crate::gateway::request::Named;
 use crate::gateway::telemetry::journal::WorkerEnd;
-use crate::ipc::message::ToWorker;
+use crate::link::message::ToWorker;
 use crate::proto::pool::{Ready, State};
 
 impl Gateway {

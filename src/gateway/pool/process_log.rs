@@ -5,7 +5,7 @@
 use tracing::{debug, error, info, warn};
 
 use crate::gateway::request::Named;
-use crate::ipc::message::LogLevel;
+use crate::link::message::LogLevel;
 use crate::log::escape;
 
 /// The process that a line is from.

@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::pool::throttles::About;
 use crate::gateway::pool::worker::WorkerLink;
-use crate::ipc::interrupt::Kind;
-use crate::ipc::message::LogLevel;
+use crate::link::interrupt::Kind;
+use crate::link::message::LogLevel;
 use crate::log::escape;
 
 /// How long a worker may take to tell its stack before it counts as deaf. A Lua instruction takes nanoseconds, so only

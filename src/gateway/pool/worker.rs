@@ -22,10 +22,10 @@ use crate::gateway::pool::watchdog::{self, Run};
 use crate::gateway::request::{Handed, Named, Request};
 use crate::gateway::spool::{Body, Place};
 use crate::gateway::turn::Turn;
-use crate::ipc::Link;
-use crate::ipc::interrupt::{Interrupt, Kind, Serial};
-use crate::ipc::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
-use crate::ipc::socket::Received;
+use crate::link::Link;
+use crate::link::interrupt::{Interrupt, Kind, Serial};
+use crate::link::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
+use crate::link::socket::Received;
 use crate::log::{escape, fields};
 use crate::proto::response::Untruthful;
 use crate::proto::worker::Conversation;
@@ -35,7 +35,7 @@ use crate::sys;
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most packets that can wait in a link. The kernel counts no packet below 512 bytes, and lets at most two of
-/// [`MAX_PACKET`](crate::ipc::message::MAX_PACKET) wait. What comes after so many was sent by somebody who has
+/// [`MAX_PACKET`](crate::link::message::MAX_PACKET) wait. What comes after so many was sent by somebody who has
 /// outlived the worker.
 pub(crate) const PACKETS_IN_A_LINK: u32 = 1024;
 

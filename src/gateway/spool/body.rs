@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::gateway::spool::writing::OnItsWay;
 use crate::gateway::spool::{Claim, Job, Spool, WRITE};
-use crate::ipc::message::MAX_INLINE_BODY;
+use crate::link::message::MAX_INLINE_BODY;
 
 /// A shorter one stays in memory also where that is short: it takes less than its request, and a file takes a descriptor.
 const LEAST_EARLY: u64 = 4096;

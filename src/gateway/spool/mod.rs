@@ -27,7 +27,7 @@ use tracing::warn;
 pub(crate) use crate::gateway::spool::body::{Body, Place, SpoolError};
 pub(crate) use crate::gateway::spool::overflow::{Done, Overflow};
 use crate::gateway::spool::writing::Writing;
-use crate::ipc::message::MAX_INLINE_BODY;
+use crate::link::message::MAX_INLINE_BODY;
 use crate::proto::memory::{For, Memory};
 use crate::system_memory;
 

@@ -7,8 +7,8 @@ use nibiru::cgi::ProxyHeaders;
 use nibiru::cgi::response::{Head, Status};
 use nibiru::fastcgi::client::{self, Decoder, Fault, Reply};
 use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server};
-use nibiru::ipc::interrupt::Kind;
-use nibiru::ipc::message::{FromWorker, FromZygote, ToWorker, ToZygote};
+use nibiru::link::interrupt::Kind;
+use nibiru::link::message::{FromWorker, FromZygote, ToWorker, ToZygote};
 use nibiru::proto::response::{Answer, Failure, Part, Untruthful};
 use nibiru::proto::worker::Conversation;
 
@@ -119,7 +119,7 @@ fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
             7 => FromWorker::End { complete: variant != 0 },
             8 => FromWorker::Measured { pss: 1, lua_heap: 2 },
             9 => FromWorker::Log {
-                level: nibiru::ipc::message::LogLevel::Info,
+                level: nibiru::link::message::LogLevel::Info,
                 message: b"line",
                 fields: b"{}",
             },

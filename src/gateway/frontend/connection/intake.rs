@@ -22,7 +22,7 @@ use crate::gateway::frontend::response_writer::{Reply, Ticket};
 use crate::gateway::request::Request;
 use crate::gateway::spool::{Body, SpoolError};
 use crate::gateway::turn::{PIECE, Turn};
-use crate::ipc::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
+use crate::link::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
 use crate::proto::rate::Pace;
 use crate::proto::request_end::Refused;
 

@@ -1,7 +1,7 @@
 //! Lines out of what a process prints, in turns. No I/O; told the clock by the turn.
 
 use crate::gateway::turn::Turn;
-use crate::ipc::message::{LogLevel, MAX_CHUNK};
+use crate::link::message::{LogLevel, MAX_CHUNK};
 use crate::log::escape;
 
 /// The longest line that is logged whole, as long as the longest message of `nibiru.log`. A longer one is logged in pieces,

@@ -21,7 +21,7 @@ pub(crate) use crate::gateway::pool::log_pipe::lines::Line;
 use crate::gateway::pool::log_pipe::lines::{Lines, READ};
 use crate::gateway::pool::process_log::Process;
 use crate::gateway::turn::{Turn, Turnstile};
-use crate::ipc::message::LogLevel;
+use crate::link::message::LogLevel;
 use crate::log::throttle::Throttle;
 
 /// The most that a pipe holds (`/proc/sys/fs/pipe-max-size`, as a process without privileges may set it).

@@ -11,7 +11,7 @@ use crate::gateway::Error;
 use crate::gateway::Load;
 use crate::gateway::frontend::systemd;
 use crate::gateway::pool::supervisor::Supervisor;
-use crate::ipc::message::ToWorker;
+use crate::link::message::ToWorker;
 use crate::proto::pool::FAREWELL;
 
 impl Supervisor {

@@ -28,8 +28,8 @@ use crate::gateway::pool::supervisor::zygotes::RetiredZygote;
 use crate::gateway::pool::throttles::About;
 use crate::gateway::pool::worker::{Fate, WorkerLink, WorkerName};
 use crate::gateway::pool::zygote::{Birth, ZygoteEvent, ZygoteLink};
-use crate::ipc::launch::Launch;
-use crate::ipc::message::Exit;
+use crate::link::launch::Launch;
+use crate::link::message::Exit;
 use crate::proto::backoff::Backoff;
 
 /// How long after a try that failed the next one waits: to fork, or to launch a zygote in the place of one that

@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use crate::gateway::frontend::systemd;
 use crate::gateway::pool::supervisor::Supervisor;
-use crate::ipc::message::ToWorker;
+use crate::link::message::ToWorker;
 use crate::proto::pool::FAREWELL;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

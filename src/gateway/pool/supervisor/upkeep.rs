@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::pool::supervisor::{RETRY, Stop, Supervisor, Zygote};
 use crate::gateway::pool::zygote::Birth;
-use crate::ipc::message::ToWorker;
+use crate::link::message::ToWorker;
 use crate::proto::pool::{Due, State, Want, Worker};
 
 /// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
