@@ -1,6 +1,6 @@
 //! The bytes behind `wsgi.input` and `nibiru.filter_data`: read by position, from memory or from a spool file alike.
 //!
-//! Called by the Lua side (`lua/nibiru/input.lua`), which keeps the position. Never gives a byte past
+//! Called by the Lua side (`lua/nibiru/core/input.lua`), which keeps the position. Never gives a byte past
 //! the body's length.
 
 use std::borrow::Cow;

@@ -207,7 +207,7 @@ impl Host {
     }
 }
 
-/// What `serve` and `abandon` in `lua/nibiru/server.lua` return.
+/// What `serve` and `abandon` in `lua/nibiru/core/server.lua` return.
 pub(super) fn outcome(number: i64) -> Outcome {
     match number {
         0 => Outcome::Complete,

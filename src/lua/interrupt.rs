@@ -79,7 +79,7 @@ struct Saved {
 }
 
 impl Interrupts {
-    /// Prepares `lua`. `describe` is `interrupted` of `lua/nibiru/traceback.lua`. The result must be kept until `lua` is
+    /// Prepares `lua`. `describe` is `interrupted` of `lua/nibiru/core/traceback.lua`. The result must be kept until `lua` is
     /// closed.
     pub(super) fn new(lua: &Lua, host: Rc<Host>, describe: &Function) -> mlua::Result<Rc<Self>> {
         let interrupts = Rc::new(Self {

@@ -339,25 +339,25 @@ fn environment(lua: &Lua) -> mlua::Result<Table> {
 fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functions> {
     let own = &environment(lua)?;
     let host = &host::table(lua, host, settings)?;
-    let traceback = &run!(lua, own, "traceback.lua", Table, (host, lua.current_thread()))?;
-    let head = run!(lua, own, "head.lua", Table, host)?;
-    let response = run!(lua, own, "response.lua", Table, (host, &head))?;
-    let input = run!(lua, own, "input.lua", Table, host)?;
-    let file = run!(lua, own, "file.lua", Table, host)?;
-    let environ = run!(lua, own, "environ.lua", Table, (host, input, &file))?;
-    let loader = &run!(lua, own, "loader.lua", Table, traceback)?;
-    let authorizer = run!(lua, own, "authorizer.lua", Table, &head)?;
-    let after = run!(lua, own, "after_response.lua", Table, (host, loader, traceback))?;
+    let traceback = &run!(lua, own, "core/traceback.lua", Table, (host, lua.current_thread()))?;
+    let head = run!(lua, own, "core/head.lua", Table, host)?;
+    let response = run!(lua, own, "core/response.lua", Table, (host, &head))?;
+    let input = run!(lua, own, "core/input.lua", Table, host)?;
+    let file = run!(lua, own, "core/file.lua", Table, host)?;
+    let environ = run!(lua, own, "core/environ.lua", Table, (host, input, &file))?;
+    let loader = &run!(lua, own, "core/loader.lua", Table, traceback)?;
+    let authorizer = run!(lua, own, "core/authorizer.lua", Table, &head)?;
+    let after = run!(lua, own, "core/after_response.lua", Table, (host, loader, traceback))?;
     let server = run!(
         lua,
         own,
-        "server.lua",
+        "core/server.lua",
         Table,
         (host, head, response, environ, file, loader, traceback, authorizer, after)
     )?;
     let process = run!(lua, own, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, own, "init.lua", (Table, Table), (host, traceback))?;
-    run!(lua, own, "native.lua", (), host)?;
+    run!(lua, own, "core/native.lua", (), host)?;
     lua.register_module("nibiru", nibiru)?;
     lua.register_module("nibiru.text", run!(lua, own, "text.lua", Table, host)?)?;
     if lua.globals().raw_get::<Value>("utf8")?.is_nil() {

@@ -359,7 +359,7 @@ fn code_that_is_not_lua_is_noticed() {
     let error = run_error(&state, "require('no.such.module')");
     assert!(error.contains("no.such.module' not found") && error.contains("no/such/module.so"), "{error}");
     let error = run_error(&state, "require('strict_harness.nosuch')");
-    assert!(!error.contains("nibiru/native.lua"), "{error}");
+    assert!(!error.contains("nibiru/core/native.lua"), "{error}");
 }
 
 fn run_error(state: &State, code: &str) -> String {
@@ -423,7 +423,7 @@ fn an_error_while_loading_carries_its_stack_and_not_nibirus() {
     assert!(error.message.ends_with("deep.lua:2: x"), "{error:?}");
     assert!(error.traceback.starts_with("stack traceback:\n"), "{error:?}");
     assert!(error.traceback.contains("a.lua:1:"), "{error:?}");
-    assert!(!error.traceback.contains("nibiru/loader.lua"), "{error:?}");
+    assert!(!error.traceback.contains("nibiru/core/loader.lua"), "{error:?}");
 }
 
 #[test]

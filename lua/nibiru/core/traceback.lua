@@ -119,7 +119,7 @@ local function trim(text)
   text = sub(text, 1, cut - 1)
   while true do
     local line = match(text, "\n[^\n]*$")
-    if not line or not (find(line, "\tnibiru/[%w_]+%.lua:") or find(line, "tail call", 1, true)) then
+    if not line or not (find(line, "\tnibiru/[%w_/]+%.lua:") or find(line, "tail call", 1, true)) then
       break
     end
     text = sub(text, 1, -#line - 1)

@@ -110,7 +110,7 @@ function M.load(module, file, name)
   end, traceback.describe)
   if not ok then
     -- `require` blames its caller for a module that is not there; that caller is of no interest.
-    return nil, (gsub(problem, "^nibiru/loader%.lua:%d+: ", ""))
+    return nil, (gsub(problem, "^nibiru/core/loader%.lua:%d+: ", ""))
   end
   if file and value == nil then
     value = true -- as `require` has it
