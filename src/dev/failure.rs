@@ -53,7 +53,7 @@ impl Failure {
     /// failed but only written there.
     pub(super) fn of_request(stderr: &[u8], id: &str, root: &Path) -> Option<Self> {
         let text = escape::text(stderr);
-        // As lua/nibiru/core/server.lua words it: `GET /path HTTP/1.1 (request ID): MESSAGE`.
+        // As lua/nibiru/core/request.lua words it: `GET /path HTTP/1.1 (request ID): MESSAGE`.
         let mark = format!("(request {id}): ");
         let at = text.find(&mark)?;
         let line = text[..at].rfind('\n').map_or(0, |end| end + 1);

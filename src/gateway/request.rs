@@ -216,7 +216,7 @@ impl Drop for Request {
 }
 
 impl Request {
-    /// How the log names it, as `name_of` in `lua/nibiru/core/server.lua` does: `GET /path HTTP/1.1 (request 1a2b)`. Without the
+    /// How the log names it, as `name` in `lua/nibiru/core/request.lua` does: `GET /path HTTP/1.1 (request 1a2b)`. Without the
     /// secrets in its URI.
     pub(crate) fn line(&self) -> String {
         format!("{} (request {})", RequestLine::of(&self.variables), self.request_id)

@@ -348,12 +348,16 @@ fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functi
     let loader = &run!(lua, own, "core/loader.lua", Table, traceback)?;
     let authorizer = run!(lua, own, "core/authorizer.lua", Table, &head)?;
     let after = run!(lua, own, "core/after_response.lua", Table, (host, loader, traceback))?;
+    let request = run!(lua, own, "core/request.lua", Table, (host, traceback))?;
+    let start_response = run!(lua, own, "core/start_response.lua", Table, &response)?;
+    let body = run!(lua, own, "core/body.lua", Table, (host, &response, file, loader, &request, traceback))?;
+    let locale = run!(lua, own, "core/locale.lua", Table, &head)?;
     let server = run!(
         lua,
         own,
         "core/server.lua",
         Table,
-        (host, head, response, environ, file, loader, traceback, authorizer, after)
+        (host, head, response, environ, traceback, authorizer, after, request, start_response, body, locale)
     )?;
     let process = run!(lua, own, "process.lua", Table, (host, &server, traceback))?;
     let (nibiru, hooks) = run!(lua, own, "init.lua", (Table, Table), (host, traceback))?;

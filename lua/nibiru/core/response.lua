@@ -15,23 +15,6 @@ local DEFAULT_TYPE = "Content-Type: text/plain; charset=utf-8\r\n"
 -- More than proxies take: nginx's fastcgi_buffer_size is 4 or 8 KiB unless it is raised.
 local MAX_HEAD = host.max_head
 
----@class nibiru.Request
----@field environ table
----@field application function|table
----@field start_response function
----@field id string
----@field method any            as the proxy sent it, whatever the application does to environ
----@field uri any
----@field check fun(status: any, headers: any): nibiru.Head?, string?  the rules for a head in the request's role
----@field head nibiru.Head?     what start_response was given last
----@field head_sent boolean
----@field sent integer          body bytes sent
----@field whole_sent boolean    the response is complete; nothing may follow
----@field gone boolean          the client went away
----@field over boolean          start_response and write no longer belong to a live request
----@field body any              the returned body, until its close was called
----@field closing any           the closing value of a generic `for`
-
 -- RFC 9110: these never carry a body, so none is sent and none is missed.
 local function has_no_body(request)
   return request.method == "HEAD" or bodiless(request.head.code)
