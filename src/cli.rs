@@ -7,8 +7,8 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::arguments;
+use crate::cmd::dev::HttpAddress;
 use crate::config::{Options, Sources};
-use crate::dev::HttpAddress;
 use crate::link::launch::Launch;
 
 /// Said once under the help, so that the list of options fits a screen.
@@ -183,7 +183,7 @@ pub struct Dev {
 pub struct Control {
     /// Control socket: unix:PATH, or NAME for nibiru@NAME under systemd [the server's that runs here]
     #[arg(long, value_name = "ADDR", env = "NIBIRU_CONTROL", hide_env = true)]
-    pub control: Option<crate::control::Address>,
+    pub control: Option<crate::cmd::control::Address>,
     /// Configuration file of the server [nibiru.toml, where there is one]
     #[arg(long, value_name = "FILE", env = "NIBIRU_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,

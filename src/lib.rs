@@ -11,12 +11,9 @@
 
 pub mod arguments;
 pub mod cgi;
-pub mod check;
 pub mod cli;
+pub mod cmd;
 pub mod config;
-pub mod control;
-pub mod dev;
-pub mod discovery;
 pub mod dumpable;
 pub mod fastcgi;
 pub mod gateway;
@@ -25,9 +22,7 @@ pub mod log;
 pub mod lua;
 pub mod open_files;
 pub mod proto;
-pub mod request;
 pub mod safe_path;
-pub mod stdout;
 pub mod sys;
 pub mod system_memory;
 pub mod title;

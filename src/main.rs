@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use nibiru::cli::{self, Cli, Command, Serve, Server};
+use nibiru::cmd::control::{self, Call};
+use nibiru::cmd::{check, dev, request, stdout};
 use nibiru::config::{Config, ConfigError, FILE, Options, StartDirectory};
-use nibiru::control::{self, Call};
 use nibiru::gateway::ReadConfig;
-use nibiru::{arguments, check, dev, gateway, log, request, stdout, zygote};
+use nibiru::{arguments, gateway, log, zygote};
 
 /// Failed at run time.
 const FAILED: u8 = 1;

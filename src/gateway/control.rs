@@ -24,7 +24,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
 
 use crate::config::{StartDirectory, Workers};
-use crate::discovery;
 use crate::gateway::Command;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
@@ -32,6 +31,7 @@ use crate::gateway::Scale;
 use crate::gateway::events::Notice;
 use crate::gateway::frontend::socket_file::{Permissions, Prepared, SocketFile};
 use crate::gateway::frontend::takeover;
+use crate::link::discovery;
 
 /// The longest command.
 const MAX_COMMAND: usize = 256;

@@ -2,6 +2,7 @@
 //!
 //! The gateway on one side, the zygote and the workers on the other, meet here and nowhere else.
 
+pub mod discovery;
 pub mod interrupt;
 pub mod launch;
 pub mod message;

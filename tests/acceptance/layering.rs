@@ -32,12 +32,12 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["gateway/"],
-        &["crate::lua", "crate::worker", "crate::zygote", "crate::dev", "crate::cli", "mlua"],
+        &["crate::lua", "crate::worker", "crate::zygote", "crate::cmd", "crate::cli", "mlua"],
         "the gateway meets the other half in link only",
     ),
     (
         &["zygote.rs", "worker/", "lua/"],
-        &["crate::gateway", "crate::dev", "crate::fastcgi", "tokio"],
+        &["crate::gateway", "crate::cmd", "crate::fastcgi", "tokio"],
         "workers know neither the gateway nor FastCGI, and have no event loop",
     ),
     (
@@ -50,9 +50,9 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
 /// Names that only some files may use.
 const RESERVED: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
-    ("tokio", &["gateway/", "dev/"]),
-    ("hyper", &["dev/"]),
-    (" notify::", &["dev/"]),
+    ("tokio", &["gateway/", "cmd/dev/"]),
+    ("hyper", &["cmd/dev/"]),
+    (" notify::", &["cmd/dev/"]),
     ("unsafe {", &["sys.rs", "lua/", "gateway/async_fd.rs"]),
     ("libc::", &["sys.rs"]),
 ];

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::{self, ConfigError, FILE, Listen, Options, StartDirectory};
-use crate::discovery;
+use crate::link::discovery;
 
 pub use address::Address;
 pub use describe::{describe, is_down};

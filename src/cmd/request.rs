@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
+use super::stdout;
 use crate::cgi::Variables;
 use crate::cgi::proxy::{HttpRequest, percent_decode};
 use crate::cgi::response::{Head, Status};
@@ -14,7 +15,6 @@ use crate::config::Listen;
 use crate::fastcgi::client::{self, Decoder, Reply};
 use crate::fastcgi::{ProtocolStatus, Role};
 use crate::log::escape::TextStream;
-use crate::stdout;
 
 /// The one request on the connection.
 const ID: u16 = 1;
