@@ -16,15 +16,15 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use crate::config::Preload;
-use crate::dumpable;
 use crate::link::Link;
 use crate::link::launch::{Launch, NAME};
 use crate::link::message::{Exit, FromZygote, LogLevel, ToZygote, shortened};
 use crate::link::socket::Received;
 use crate::lua;
-use crate::open_files;
-use crate::sys::{self, Fork};
-use crate::title::{Title, WorkerTitle};
+use crate::os::dumpable;
+use crate::os::rlimit;
+use crate::os::sys::{self, Fork};
+use crate::os::title::{Title, WorkerTitle};
 use crate::worker::{self, Birth};
 
 /// The exit status of a zygote whose application does not load.
@@ -56,7 +56,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     // The gateway has done so; SIGXFSZ it ignores for itself.
     sys::restore_signals();
     sys::restore_sigpipe_for_programs();
-    open_files::set(launch.open_files)?;
+    rlimit::set(launch.open_files)?;
     let mut title = Title::take();
     title.set(&format!("zygote gen {} loading {}", launch.generation, launch.app));
     let control = Link::from(sys::take_descriptor(0)?);
@@ -97,7 +97,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
     send(&control, &FromZygote::Loaded { preloaded, micros }, None)?;
     // From here on only workers run the application. The zygote needs a descriptor for each of them.
-    let open_files = open_files::raise();
+    let open_files = rlimit::raise();
     let zygote = Zygote {
         control,
         preloaded,
@@ -261,7 +261,7 @@ impl Zygote {
                             let _ = lead_group(None);
                             let title = WorkerTitle::new(title, worker, self.generation);
                             // It was this process's before, so it can be.
-                            let _ = open_files::set(self.open_files);
+                            let _ = rlimit::set(self.open_files);
                             // The siblings' pidfds and the control link are not the worker's.
                             drop(self);
                             worker::run(birth, state, title);

@@ -18,7 +18,8 @@ use super::values::{
     AccessLog, AccessLogQuery, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap,
     SocketMode, SocketOwner, Switch, Workers,
 };
-use crate::{log, system_memory};
+use crate::log;
+use crate::os::memory;
 
 /// The application where none is named, and the file that must be there for it.
 const APP: &str = "app";
@@ -288,7 +289,7 @@ impl Config {
 
 /// The memory for clients where nobody says how much: a part of what the process can have, which is shared with its workers.
 fn buffer_memory() -> u64 {
-    (system_memory::available() / PART_FOR_BUFFERS).max(LEAST_BUFFERS)
+    (memory::available() / PART_FOR_BUFFERS).max(LEAST_BUFFERS)
 }
 
 /// Where the control socket is: beside the first Unix socket unless the operator says otherwise.

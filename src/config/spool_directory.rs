@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use crate::system_memory;
+use crate::os::memory;
 
 /// Where every system keeps temporary files, in the order in which they are taken. `/var/tmp` outlives a restart of the machine, so it is
 /// on a disk (FHS 3.0 §5.15).
@@ -27,7 +27,7 @@ impl Kind {
     fn of(directory: &Path) -> Self {
         if !directory.is_dir() || rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).is_err() {
             Self::Unusable
-        } else if system_memory::holds_files(directory) {
+        } else if memory::holds_files(directory) {
             Self::Memory
         } else {
             Self::Disk

@@ -16,7 +16,6 @@ use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config};
-use crate::dumpable;
 use crate::gateway::Command;
 use crate::gateway::Error;
 use crate::gateway::Gateway;
@@ -47,11 +46,12 @@ use crate::gateway::telemetry::verdict::Course;
 use crate::gateway::trim;
 use crate::gateway::turn::Turnstile;
 use crate::link::message::MAX_PACKET;
-use crate::open_files;
+use crate::os::dumpable;
+use crate::os::rlimit;
+use crate::os::title::Title;
 use crate::proto::memory::Memory;
 use crate::proto::pool::Pool;
 use crate::proto::queue::Queue;
-use crate::title::Title;
 
 /// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
 pub(crate) const READ_BUFFER: usize = 64 * 1024;
@@ -78,8 +78,8 @@ pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result
 
 /// Runs a future on the one thread, with everything that the gateway's tasks need.
 pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    crate::sys::restore_signals();
-    crate::sys::survive_file_size_limit();
+    crate::os::sys::restore_signals();
+    crate::os::sys::survive_file_size_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(spool::THREADS)
@@ -130,13 +130,13 @@ pub async fn run(
     if let Err(error) = dumpable::set(config.dumpable) {
         warn!(cause = %crate::log::cause(&error), "{}", dumpable::NOT_CLOSED);
     }
-    crate::sys::keep_descriptors_from_children();
+    crate::os::sys::keep_descriptors_from_children();
     Title::take().set(&format!("gateway {}", config.app));
     systemd::starting(&config.app);
     if rustix::process::geteuid().is_root() {
         warn!("workers run as root, and the application with them: start nibiru as a user of its own");
     }
-    let open_files = open_files::raise();
+    let open_files = rlimit::raise();
     find_null_device()?;
     // Before anybody can connect, who may then look for it.
     let access_log = match &config.access_log {
@@ -253,8 +253,8 @@ pub(crate) fn cannot_control(path: &Path, error: io::Error) -> Error {
 
 /// Shares the descriptors that there may be out. Says where they are too few for what is configured.
 pub(crate) fn share_out(config: &Config) -> Result<Budget, Error> {
-    let (limit, workers) = (open_files::limit(), config.workers.max);
-    let open = open_files::count().map_err(Error::System)?;
+    let (limit, workers) = (rlimit::limit(), config.workers.max);
+    let open = rlimit::count().map_err(Error::System)?;
     let budget = Budget::new(limit, open, workers, config.max_connections).ok_or_else(|| {
         let cause =
             format!("{limit} open files are too few for {workers} workers and a connection (ulimit -n)");

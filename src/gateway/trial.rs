@@ -25,7 +25,7 @@ use crate::gateway::pool::supervisor::Supervisor;
 use crate::gateway::spool;
 use crate::gateway::start::{cannot_control, share_out};
 use crate::gateway::telemetry::access_log::AccessLog;
-use crate::open_files;
+use crate::os::rlimit;
 
 /// The result of a start that got as far as serving.
 #[derive(Debug)]
@@ -59,8 +59,8 @@ impl fmt::Display for Tried {
 
 /// Starts with `config`, and stops before anybody could connect.
 pub async fn try_out(config: Config) -> Result<Trial, Error> {
-    crate::sys::keep_descriptors_from_children();
-    let open_files = open_files::raise();
+    crate::os::sys::keep_descriptors_from_children();
+    let open_files = rlimit::raise();
     let addresses = addresses(&config).await?;
     let budget = share_out(&config)?;
     if let Some(target) = &config.access_log {

@@ -16,8 +16,8 @@ use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use crate::gateway::Gateway;
+use crate::os::sys;
 use crate::proto::memory::MUCH;
-use crate::sys;
 
 /// How often to look. The allocator is locked while it gives back, some 5 ms for each 100 MiB, so that is not to be done often.
 const LOOK: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use crate::cgi::ProxyHeaders;
 use crate::config::{self, Config, Preload, ProxyHeader, Sendfile, SendfileMap, Switch};
 
 /// Under which name the zygote is executed. The spaces make room for its titles and its workers', which are written
-/// over its arguments: see [`crate::title`].
+/// over its arguments: see [`crate::os::title`].
 pub const NAME: &str = "nibiru                                                          ";
 
 /// What a zygote needs to know.

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use super::message::MAX_PACKET;
-use crate::sys;
+use crate::os::sys;
 
 /// The most descriptors that one packet carries: those of `Spawn`.
 const MAX_DESCRIPTORS: usize = 4;

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::throttle::Throttle;
-use crate::safe_path::SafePath;
+use crate::os::safe_path::SafePath;
 
 /// Bytes that are written at a time, at most.
 pub const WRITE_SIZE: usize = 64 * 1024;

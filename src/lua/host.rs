@@ -18,7 +18,7 @@ use super::body::Reader;
 use super::{Body, Gone, Interrupt, Level, LoadingLog, Outcome, Output, Settings, interrupt};
 use crate::cgi::{proxy, proxy_headers, response};
 use crate::log::{escape, fields, redact};
-use crate::sys;
+use crate::os::sys;
 
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;

@@ -13,13 +13,13 @@ use std::rc::Rc;
 use rustix::process::{Resource, Rlimit};
 
 use crate::cgi::Variables;
-use crate::dumpable;
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::message::{FromWorker, LogLevel, MAX_PACKET, RequestBody, Role, ToWorker, shortened};
 use crate::lua;
-use crate::sys;
-use crate::title::WorkerTitle;
+use crate::os::dumpable;
+use crate::os::sys;
+use crate::os::title::WorkerTitle;
 
 use self::outbox::{Channel, Outbox};
 use self::surroundings::Surroundings;

@@ -11,7 +11,7 @@ use crate::link::interrupt::Serial;
 use crate::link::message::{FromWorker, LogLevel, MAX_CHUNK, MAX_FIELDS, MAX_PACKET, ToWorker, shortened};
 use crate::link::socket::Received;
 use crate::lua::{Gone, Interrupt, Level, Outcome, Output};
-use crate::sys;
+use crate::os::sys;
 
 /// The link with what waits to be sent on it.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
     (&["link/message.rs", "link/interrupt.rs"], &["crate::"], "the vocabulary knows nobody who speaks it"),
     (
         &["proto/"],
-        &["crate::gateway", "crate::config", "crate::log", "crate::sys"],
+        &["crate::gateway", "crate::config", "crate::log", "crate::os::sys"],
         "the decisions know neither who drives them nor where their settings come from",
     ),
     (
@@ -53,8 +53,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("tokio", &["gateway/", "cmd/dev/"]),
     ("hyper", &["cmd/dev/"]),
     (" notify::", &["cmd/dev/"]),
-    ("unsafe {", &["sys.rs", "lua/", "gateway/async_fd.rs"]),
-    ("libc::", &["sys.rs"]),
+    ("unsafe {", &["os/", "lua/", "gateway/async_fd.rs"]),
+    ("libc::", &["os/"]),
 ];
 
 #[test]

@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::config::{Config, SocketMode, SocketOwner};
 use crate::gateway::frontend::sockets::BACKLOG;
 use crate::gateway::frontend::staging::{Sharing, Staging};
-use crate::safe_path::SafePath;
+use crate::os::safe_path::SafePath;
 
 /// How long a start waits for another one that makes a socket in the same directory, which takes a millisecond. Then it
 /// goes on without the lock.

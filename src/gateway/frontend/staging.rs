@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::safe_path::SafePath;
+use crate::os::safe_path::SafePath;
 
 /// The longest name that a socket keeps in here: `/proc/self/fd/NUMBER/` before it has to fit into 107 bytes as well.
 const MAX_NAME: usize = 80;

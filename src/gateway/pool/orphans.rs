@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
-use crate::sys;
+use crate::os::sys;
 
 /// When to look again where one of our own children has ended and is not reaped yet. The kernel shows one ended child at
 /// a time, so others may stand behind it; its task reaps it as soon as it runs.

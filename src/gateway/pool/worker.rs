@@ -27,9 +27,9 @@ use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::link::socket::Received;
 use crate::log::{escape, fields};
+use crate::os::sys;
 use crate::proto::response::Untruthful;
 use crate::proto::worker::Conversation;
-use crate::sys;
 
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);

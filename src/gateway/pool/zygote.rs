@@ -23,8 +23,8 @@ use crate::link::launch::{Launch, NAME};
 use crate::link::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
 use crate::link::socket::Received;
 use crate::log::escape;
+use crate::os::sys;
 use crate::proto::worker::MAX_LINES;
-use crate::sys;
 
 /// A zygote that runs.
 #[derive(Debug)]

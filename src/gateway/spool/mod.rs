@@ -28,8 +28,8 @@ pub(crate) use crate::gateway::spool::body::{Body, Place, SpoolError};
 pub(crate) use crate::gateway::spool::overflow::{Done, Overflow};
 use crate::gateway::spool::writing::Writing;
 use crate::link::message::MAX_INLINE_BODY;
+use crate::os::memory;
 use crate::proto::memory::{For, Memory};
-use crate::system_memory;
 
 /// Threads that write and read. A disk that hangs holds them all, and with them uploads and the answers of slow clients
 /// alone; more would make no disk faster.
@@ -88,7 +88,7 @@ type Job<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 /// Whether files can be made in `directory`. Leaves none behind. Warns where they are memory.
 pub(crate) fn try_out(directory: &Path) -> io::Result<()> {
     tempfile::tempfile_in(directory)?;
-    if system_memory::holds_files(directory) {
+    if memory::holds_files(directory) {
         let path = directory.display();
         warn!(%path, "--spool-dir is in memory (tmpfs): what is kept there counts in --buffer-memory; name a directory on a disk");
     }
@@ -98,7 +98,7 @@ pub(crate) fn try_out(directory: &Path) -> io::Result<()> {
 impl Spool {
     /// `memory`: what files take that are memory.
     pub(crate) fn new(directory: &Path, limit: u64, max_files: usize, memory: &Arc<Memory>) -> Rc<Self> {
-        let counted = system_memory::holds_files(directory).then(|| Arc::clone(memory));
+        let counted = memory::holds_files(directory).then(|| Arc::clone(memory));
         Self::counted_in(counted, directory, limit, max_files)
     }
 

@@ -3,7 +3,7 @@
 //! Written over the arguments that the process was executed with, which the kernel shows in
 //! `/proc/PID/cmdline`. What does not fit is cut off.
 
-use crate::sys;
+use crate::os::sys;
 
 /// The longest name of a worker's state.
 const STATE_LENGTH: usize = "starting".len();
