@@ -5,16 +5,29 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::Body;
-
-/// How much of a spool file is read at once while looking for a line's end.
+/// Bytes of a spool file that are read at once in search of a line's end.
 const WINDOW: usize = 64 * 1024;
 
+/// A body of a request, complete.
+#[derive(Debug)]
+pub enum Body {
+    /// A short body, which travelled with the request.
+    Memory(Vec<u8>),
+    /// A body that was spooled to a file, which has no name any more.
+    File {
+        /// The file. Read by position, so its cursor does not matter.
+        file: File,
+        /// Bytes of the body; bytes of the file beyond are not the body's.
+        length: u64,
+    },
+}
+
 impl Body {
-    /// In bytes.
+    /// Bytes of the body.
     pub(super) fn length(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
@@ -23,15 +36,15 @@ impl Body {
     }
 }
 
-/// A body of the request that is running. Several may read it at a time: one that reads while another does.
+/// A body of the request that is running. A read may come in the middle of another: a finaliser's.
 #[derive(Debug)]
 pub(super) struct Reader {
     body: Body,
-    /// Not borrowed where Lua could run.
+    /// Never borrowed where Lua could run.
     window: RefCell<Window>,
 }
 
-/// The part of a body's file that was looked at last for a line's end.
+/// The part of a body's file that was last searched for a line's end.
 #[derive(Debug, Default)]
 struct Window {
     bytes: Vec<u8>,
@@ -43,7 +56,7 @@ impl Reader {
         Self { body, window: RefCell::default() }
     }
 
-    /// The `count` bytes from `position`, or as many as there are.
+    /// `count` bytes from `position` on, fewer at the body's end.
     pub(super) fn read(&self, position: u64, count: u64) -> io::Result<Cow<'_, [u8]>> {
         let count = count.min(self.body.length().saturating_sub(position));
         match &self.body {
@@ -84,7 +97,7 @@ impl Reader {
 }
 
 impl Window {
-    /// What it holds from `position` on, never empty; is read anew where it holds nothing.
+    /// The window's bytes from `position` on, never empty. Read anew where the window does not hold `position`.
     fn at(&mut self, position: u64, reader: &Reader) -> io::Result<&[u8]> {
         let end = self.start + self.bytes.len() as u64;
         if position < self.start || position >= end {
@@ -105,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// The same body both ways; the file holds more than the body, which must never show.
+    /// The same body in memory and in a file. The file holds more than the body; that must never show.
     fn both(bytes: &[u8]) -> [Reader; 2] {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();

@@ -1,23 +1,27 @@
 //! One Lua state, from its libraries to its last hook.
 //!
-//! Called by the zygote (`new`, `load`, `settle`) and by a worker (the rest, in order). Puts nibiru's
-//! own Lua code, which is embedded in the binary, in front of the application.
+//! Called by the zygote (`new`, `load`, `settle`) and by a worker (the rest, in order).
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use mlua::{Function, Lua, LuaString, Table, Value};
+use mlua::{Lua, LuaString, Table, Value};
 
+use super::body::Body;
+use super::embed::{Functions, embed};
 use super::environ::Environs;
+use super::error::{Error, LoadError};
 use super::host::{self, Host};
 use super::interrupt::Interrupts;
 use super::missing;
+use super::output::{Level, LoadingLog, Outcome, Output};
 use super::paths::Paths;
-use super::target::Source;
-use super::{Body, Error, Level, LoadError, LoadingLog, Outcome, Output, Request, Role, Settings, Target};
+use super::request::{Request, Role};
+use super::settings::Settings;
+use super::target::{Source, Target};
 
-/// What the client gets when not even the Lua side could answer. The very bytes of `server.lua`.
+/// The response where not even the Lua side could answer. The very bytes of `core/server.lua`.
 const ERROR_HEAD: &[u8] = b"Status: 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\n\r\n";
 const ERROR_BODY: &[u8] = b"Internal Server Error\n";
 
@@ -29,24 +33,10 @@ pub struct State {
     target: Target,
     functions: Functions,
     environs: Environs,
-    /// Bytes that the heap may have, where there is a limit.
+    /// The limit of the heap, in bytes.
     heap_limit: Option<u64>,
-    /// Last, so that it is there until the state is closed.
+    /// The last field, so that it is dropped once the state is closed.
     interrupts: Rc<Interrupts>,
-}
-
-/// The entry points of nibiru's Lua side.
-struct Functions {
-    load: Function,
-    set_application: Function,
-    serve: Function,
-    tidy: Function,
-    after_response: Function,
-    start_hooks: Function,
-    stop_hooks: Function,
-    seed: Function,
-    flush: Function,
-    interrupted: Function,
 }
 
 impl State {
@@ -110,7 +100,7 @@ impl State {
             self.functions.load.call((module, file, self.target.name.as_deref()))?;
         if let Some(problem) = problem {
             let mut error = LoadError::new(&problem.as_bytes());
-            // Of the application's own module; one that it requires is for Lua to explain.
+            // Only for the application's own module: Lua's message explains a module that the application requires.
             if let Some(module) = module
                 && let Some(places) = error.message.strip_prefix(&format!("module '{module}' not found:"))
             {
@@ -121,7 +111,7 @@ impl State {
         Ok(self.functions.set_application.call(application)?)
     }
 
-    /// Where log lines go until the worker starts; to standard error without one.
+    /// Sets the receiver of log lines until the worker starts. Without a receiver they go to standard error.
     pub fn log_while_loading(&self, log: Option<LoadingLog>) {
         self.host.log_while_loading(log);
     }
@@ -156,13 +146,13 @@ impl State {
         }
     }
 
-    /// From now on [`super::interrupt`] is about this state.
+    /// Makes this the state that [`super::interrupt`] interrupts.
     pub fn accept_interrupts(&mut self) {
         self.interrupts.accept();
     }
 
-    /// Runs one request to its end; it can be interrupted until [`Self::after_response`] is done. What the application does wrong is dealt with inside: logged, and
-    /// answered with `500` while that is possible.
+    /// Runs one request to its end; it can be interrupted until [`Self::after_response`] is done. An error of the application is
+    /// logged here, and answered with `500` while that is possible.
     pub fn serve(&mut self, request: Request<'_>) -> Outcome {
         self.interrupts.begin(request.serial);
         // `environ.lua` knows the roles by these numbers.
@@ -179,7 +169,7 @@ impl State {
         match outcome {
             Ok(number) => host::outcome(number),
             Err(error) => {
-                // An interrupt hit the Lua side outside of what that catches.
+                // An interrupt hit the Lua side outside of every `xpcall`.
                 if let Err(error) = self.functions.tidy.call::<()>(()) {
                     self.log_failure(&error);
                 }
@@ -194,7 +184,7 @@ impl State {
         self.host.answered();
         if let Err(error) = self.functions.after_response.call::<()>(()) {
             self.log_failure(&error);
-            // The functions that are left. What stopped the first call, an interrupt, comes once.
+            // Runs the rest of the functions. The interrupt that stopped the first call comes once.
             if let Err(error) = self.functions.after_response.call::<()>(()) {
                 self.log_failure(&error);
             }
@@ -212,20 +202,20 @@ impl State {
         }
     }
 
-    /// Bytes that Lua's collector counts.
+    /// The heap, in bytes, as Lua's collector counts it.
     pub fn heap(&self) -> u64 {
         self.lua.used_memory() as u64
     }
 
-    /// Lets the heap grow to so many bytes; beyond, Lua raises "not enough memory".
+    /// Limits the heap, in bytes: beyond, Lua raises "not enough memory".
     pub fn limit_heap(&mut self, bytes: u64) {
         // Where this Lua cannot be limited, the process's own limit is the only one.
         let _ = self.lua.set_memory_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
         self.heap_limit = Some(bytes);
     }
 
-    /// Whether so much of the limit is taken that the next request may not find enough. A request that ran into the limit
-    /// leaves its garbage behind, and LuaJIT does not collect for want of memory.
+    /// Whether three quarters of the heap's limit are taken, so that the next request may not find enough. A request that ran
+    /// into the limit leaves its garbage behind, and LuaJIT does not collect for want of memory.
     pub fn is_nearly_full(&self) -> bool {
         self.heap_limit.is_some_and(|limit| self.heap() > limit / 4 * 3)
     }
@@ -243,7 +233,7 @@ impl State {
 
     /// Puts a function in the application's place.
     #[cfg(test)]
-    pub(super) fn set_application(&self, application: Function) {
+    pub(super) fn set_application(&self, application: mlua::Function) {
         self.functions.set_application.call::<()>(application).expect("the Lua side takes any callable");
     }
 
@@ -259,34 +249,11 @@ impl State {
 
     /// Every function of nibiru's Lua side that is called from here.
     #[cfg(test)]
-    pub(super) fn entry_points(&self) -> Vec<&Function> {
-        let Functions {
-            load,
-            set_application,
-            serve,
-            tidy,
-            after_response,
-            start_hooks,
-            stop_hooks,
-            seed,
-            flush,
-            interrupted,
-        } = &self.functions;
-        vec![
-            load,
-            set_application,
-            serve,
-            tidy,
-            after_response,
-            start_hooks,
-            stop_hooks,
-            seed,
-            flush,
-            interrupted,
-        ]
+    pub(super) fn entry_points(&self) -> Vec<&mlua::Function> {
+        self.functions.all()
     }
 
-    /// The Lua side catches everything it can; what is left is memory running out in its own frames.
+    /// Answers with `500` where the Lua side failed itself: memory ran out in its own frames.
     fn answer_without_lua(&self, error: &mlua::Error, head_request: bool) -> Outcome {
         self.log_failure(error);
         if self.host.head_sent() {
@@ -308,77 +275,4 @@ fn set_paths(lua: &Lua, settings: &Settings) -> mlua::Result<()> {
     let package: Table = lua.globals().get("package")?;
     package.set("path", lua.create_string(paths.lua)?)?;
     package.set("cpath", lua.create_string(paths.c)?)
-}
-
-/// Runs an embedded file with the parts it asks for, in the environment that [`environment`] made. The name is what
-/// tracebacks show.
-macro_rules! run {
-    ($lua:expr, $environment:expr, $file:literal, $result:ty, $arguments:expr) => {
-        $lua.load(include_str!(concat!("../../lua/nibiru/", $file)))
-            .set_name(concat!("@nibiru/", $file))
-            .set_mode(mlua::chunk::ChunkMode::Text)
-            .set_environment($environment.clone())
-            .call::<$result>($arguments)
-    };
-}
-
-/// The globals of nibiru's own chunks: a copy, made before the application can touch the original. An application may
-/// give `_G` a metatable that raises an error for a name it does not know (strict mode), or replace `print` and its
-/// kin; neither is seen here.
-fn environment(lua: &Lua) -> mlua::Result<Table> {
-    let environment = lua.create_table()?;
-    for pair in lua.globals().pairs::<Value, Value>() {
-        let (name, value) = pair?;
-        environment.raw_set(name, value)?;
-    }
-    Ok(environment)
-}
-
-/// Loads nibiru's Lua side. Its parts are handed to each other here and not found by `require`: an
-/// application can neither see the inner ones nor put its own in their place.
-fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Result<Functions> {
-    let own = &environment(lua)?;
-    let host = &host::table(lua, host, settings)?;
-    let traceback = &run!(lua, own, "core/traceback.lua", Table, (host, lua.current_thread()))?;
-    let head = run!(lua, own, "core/head.lua", Table, host)?;
-    let response = run!(lua, own, "core/response.lua", Table, (host, &head))?;
-    let input = run!(lua, own, "core/input.lua", Table, host)?;
-    let file = run!(lua, own, "core/file.lua", Table, host)?;
-    let environ = run!(lua, own, "core/environ.lua", Table, (host, input, &file))?;
-    let loader = &run!(lua, own, "core/loader.lua", Table, traceback)?;
-    let authorizer = run!(lua, own, "core/authorizer.lua", Table, &head)?;
-    let after = run!(lua, own, "core/after_response.lua", Table, (host, loader, traceback))?;
-    let request = run!(lua, own, "core/request.lua", Table, (host, traceback))?;
-    let start_response = run!(lua, own, "core/start_response.lua", Table, &response)?;
-    let body = run!(lua, own, "core/body.lua", Table, (host, &response, file, loader, &request, traceback))?;
-    let locale = run!(lua, own, "core/locale.lua", Table, &head)?;
-    let server = run!(
-        lua,
-        own,
-        "core/server.lua",
-        Table,
-        (host, head, response, environ, traceback, authorizer, after, request, start_response, body, locale)
-    )?;
-    let process = run!(lua, own, "process.lua", Table, (host, &server, traceback))?;
-    let (nibiru, hooks) = run!(lua, own, "init.lua", (Table, Table), (host, traceback))?;
-    run!(lua, own, "core/native.lua", (), host)?;
-    lua.register_module("nibiru", nibiru)?;
-    lua.register_module("nibiru.text", run!(lua, own, "text.lua", Table, host)?)?;
-    if lua.globals().raw_get::<Value>("utf8")?.is_nil() {
-        let utf8 = run!(lua, own, "utf8.lua", Table, ())?;
-        lua.globals().raw_set("utf8", &utf8)?;
-        lua.register_module("utf8", utf8)?;
-    }
-    Ok(Functions {
-        load: loader.get("load")?,
-        set_application: server.get("set_application")?,
-        serve: server.get("serve")?,
-        tidy: server.get("tidy")?,
-        after_response: server.get("after_response")?,
-        start_hooks: hooks.get("start_worker")?,
-        stop_hooks: hooks.get("stop_worker")?,
-        seed: process.get("start_worker")?,
-        flush: process.get("flush")?,
-        interrupted: traceback.get("interrupted")?,
-    })
 }

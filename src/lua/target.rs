@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::Error;
+use super::error::Error;
 
 /// Where to find the application's callable.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Applications that guard the globals (strict mode), or put other functions in the place of Lua's own.
 
+use super::tables::run_cases;
 use super::*;
 
 /// The forms of the interface, under an application that spoils the globals in one way or the other.

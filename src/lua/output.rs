@@ -1,0 +1,83 @@
+//! The output of an application: the interface through which a Lua state speaks to its worker.
+
+use std::time::Duration;
+
+/// The end of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The response is whole, be it the application's or a `500`.
+    Complete,
+    /// The request failed after its head went out: the transport must break, so that the client misses the rest.
+    Broken,
+    /// The output said that the client went away.
+    Aborted,
+}
+
+/// The level of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A detail for the application's developers.
+    Debug,
+    /// Ordinary news.
+    Info,
+    /// Something to look at.
+    Warn,
+    /// A failure; the level of `wsgi.errors` too.
+    Error,
+}
+
+/// The log of an application that loads, while there is no [`Output`] yet: level, message and fields, as [`Output::log`].
+pub type LoadingLog = Box<dyn Fn(Level, &[u8], &str)>;
+
+/// The task of an interrupted request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// Tell the stack and go on.
+    Trace,
+    /// Tell the stack and fail.
+    Timeout,
+}
+
+/// The client went away: nothing sent from now on has a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// The receiver of an application's response while it serves a request, and of its log lines at any time.
+pub trait Output {
+    /// A whole, checked CGI head: `Status: 200 OK\r\nName: value\r\n\r\n`. At most once per request.
+    ///
+    /// # Errors
+    /// [`Gone`] ends the request as [`Outcome::Aborted`]; so it does in the other methods.
+    fn head(&mut self, head: &[u8]) -> Result<(), Gone>;
+
+    /// The next bytes of the body, never empty; may be kept back until [`Output::flush`] or the end.
+    ///
+    /// # Errors
+    /// See [`Output::head`].
+    fn body(&mut self, bytes: &[u8]) -> Result<(), Gone>;
+
+    /// Sends the bytes that were kept back.
+    ///
+    /// # Errors
+    /// See [`Output::head`].
+    fn flush(&mut self) -> Result<(), Gone>;
+
+    /// Waits while a request runs: for this time, or until a signal comes or the client goes away.
+    ///
+    /// # Errors
+    /// The client has gone.
+    fn wait(&mut self, time: Duration) -> Result<(), Gone>;
+
+    /// A message, without a line end of its own; a traceback has several lines. `fields` are JSON
+    /// ([`crate::log::fields`]), or empty.
+    fn log(&mut self, level: Level, message: &[u8], fields: &str);
+
+    /// The stack of an interrupted request, led by the error for a timeout. Empty where no memory was left to describe it.
+    fn stack(&mut self, interrupt: Interrupt, text: &[u8]);
+
+    /// The application called `os.exit(code)`. The request that was running has been answered and
+    /// closed, and ended as `outcome` says; it is `None` between requests and once
+    /// [`State::serve`](super::State::serve) has returned. Must send the bytes that it keeps back and end the process: to
+    /// return into the application is what `os.exit` never does.
+    fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> !;
+}
