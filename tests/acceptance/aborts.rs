@@ -5,11 +5,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use crate::support::{Gate, Server, wait_for};
-use crate::wire::{
+use crate::support::wire::{
     ABORT_REQUEST, Connection, END_REQUEST, GET_VALUES, GET_VALUES_RESULT, PARAMS, RESPONDER, STDIN, STDOUT,
     begin, get, get_params, pair, record, stream,
 };
+use crate::support::{Gate, Server, wait_for};
 
 /// One worker, which no deadline frees.
 fn patient() -> Server {

@@ -8,8 +8,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::wire::{self, Connection, get};
 use crate::support::{Gate, Server, nibiru, output, repository, signal, wait_for};
-use crate::wire::{self, Connection, get};
 
 /// A server with an access log in a directory of its own.
 struct Logged {

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::front_ends::{FrontEnd, Kind};
+use crate::support::front_ends::{FrontEnd, Kind};
 use crate::support::{Gate, Kind as ProxyKind, Proxy, Reply, Server, ServerBuilder, repository};
 
 /// The authorizer and the application of most tests here.

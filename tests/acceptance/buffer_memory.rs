@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::wire::{
+    Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, record, stream,
+};
 use crate::support::{App, Server, ServerBuilder, descriptors, nibiru, output, wait_for};
-use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, record, stream};
 
 const STATUS: &str = "/-/status";
 const HEALTH: &str = "/-/health";
@@ -88,7 +90,7 @@ fn half_requests_take_so_much_memory_and_the_newest_are_answered_with_503() {
 
 /// The beginning of a request with a body of 60,001 bytes, but for the last.
 fn but_for_a_byte(id: u16) -> Vec<u8> {
-    let mut params = crate::wire::params("POST", "/echo");
+    let mut params = crate::support::wire::params("POST", "/echo");
     params.extend(pair(b"CONTENT_LENGTH", b"60001"));
     let head = [begin(id, RESPONDER, true), record(PARAMS, id, &params), record(PARAMS, id, b"")].concat();
     [head, record(STDIN, id, &[b'b'; 60_000])].concat()
@@ -169,7 +171,8 @@ fn uploads_go_on_where_half_bodies_hold_the_memory() {
     let senders: Vec<Connection> = (0..SENDERS)
         .map(|_| {
             let mut connection = Connection::open(&server.socket());
-            let params = [crate::wire::params("POST", "/"), pair(b"CONTENT_LENGTH", b"3000000")].concat();
+            let params =
+                [crate::support::wire::params("POST", "/"), pair(b"CONTENT_LENGTH", b"3000000")].concat();
             let begun = [begin(1, RESPONDER, true), record(PARAMS, 1, &params), record(PARAMS, 1, b"")];
             connection.send(&begun.concat());
             connection.settle();
@@ -196,7 +199,7 @@ fn uploads_go_on_where_half_bodies_hold_the_memory() {
 
 /// A request of which the last byte of its body is to come.
 fn half_body(server: &Server, length: usize) -> Connection {
-    let mut params = crate::wire::params("POST", "/echo");
+    let mut params = crate::support::wire::params("POST", "/echo");
     params.extend(pair(b"CONTENT_LENGTH", (length + 1).to_string().as_bytes()));
     let mut connection = Connection::open(&server.socket());
     let head = [begin(1, RESPONDER, false), record(PARAMS, 1, &params), record(PARAMS, 1, b"")];

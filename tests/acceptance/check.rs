@@ -8,8 +8,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Output;
 
+use crate::support::wire::Connection;
 use crate::support::{App, Server, nibiru, output};
-use crate::wire::Connection;
 
 const FINE: &str = "return function() return 200, {}, 'fine' end";
 

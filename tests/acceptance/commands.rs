@@ -261,7 +261,7 @@ fn a_socket_that_another_server_listens_on_is_refused() {
         nibiru().args(["serve", "--listen", &listen, "--root"]).arg(repository("tests/apps")).arg("site"),
     );
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(crate::wire::Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(crate::support::wire::Connection::open(&server.socket()).get("/hello").status(), 200);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn request_to_a_server_that_is_not_there_is_1_and_names_the_socket() {
 /// Unmeasured, no worker is ever too large: the limit would be none.
 #[test]
 fn a_limit_of_memory_that_cannot_be_measured_is_refused() {
-    if let Some(why) = crate::disks::none_here() {
+    if let Some(why) = crate::support::disks::none_here() {
         return eprintln!("skipped: {why}");
     }
     let mut unshare = std::process::Command::new("unshare");

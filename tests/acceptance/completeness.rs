@@ -4,10 +4,10 @@
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
-use crate::support::{App, Gate, Server, free_port, wait_for};
-use crate::wire::{
+use crate::support::wire::{
     Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, params, record, stream,
 };
+use crate::support::{App, Gate, Server, free_port, wait_for};
 
 /// BEGIN_REQUEST and PARAMS of a POST to `url` that promises `length` bytes.
 fn head(id: u16, url: &str, length: &str, keep: bool) -> Vec<u8> {

@@ -7,8 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::support::wire::Connection;
 use crate::support::{App, Process, Server, free_port, nibiru, output};
-use crate::wire::Connection;
 
 const APP: &str = "return function() return 200, {}, 'fine' end";
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nibiru::link::interrupt::{Interrupt, Kind as Interruption, Serial};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
+use crate::support::wire::{Connection, Response, STDERR, STDOUT, get};
 use crate::support::{Gate, Kind, Proxy, Server, is_stopped, runs, signal, wait_for};
-use crate::wire::{Connection, Response, STDERR, STDOUT, get};
 
 /// A server whose requests may run for a second, and whose workers are not killed within any test.
 fn soft(workers: &'static str) -> Server {

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::support::wire::{Connection, STDOUT, get};
 use crate::support::{Gate, Kind, Process, Proxy, Reply, Server, curl, free_port};
-use crate::wire::{Connection, STDOUT, get};
 
 /// A directory of files, and a name for each request.
 struct Files(TempDir);

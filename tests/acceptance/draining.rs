@@ -4,8 +4,8 @@ use std::fs;
 
 use rustix::process::Signal;
 
+use crate::support::wire::Connection;
 use crate::support::{App, Server, children, is_stopped, nibiru, output, runs, signal, wait_for};
-use crate::wire::Connection;
 
 /// Processes of a pool of one: who works, the successor, and four that leave.
 const MOST: usize = 6;

@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 
 use rustix::process::Signal;
 
+use crate::support::wire::{Connection, post};
 use crate::support::{App, Server, output, wait_for};
-use crate::wire::{Connection, post};
 
 /// What reading these is allowed to is allowed to attach, read memory and take descriptors (`PTRACE_MODE_READ` of ptrace(2)).
 const CLOSED: [&str; 3] = ["environ", "exe", "fd/0"];

@@ -2,9 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 
-use crate::front_ends::{self, FrontEnd};
+use crate::support::front_ends::{self, FrontEnd};
+use crate::support::wire::{Connection, DATA, FILTER, PARAMS, STDIN, begin, pairs, stream};
 use crate::support::{Kind, Proxy, Server, repository};
-use crate::wire::{Connection, DATA, FILTER, PARAMS, STDIN, begin, pairs, stream};
 
 /// Without it a phone lays a page out for a desk and shows it too small to read.
 const VIEWPORT: &str = "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">";

@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::support::wire::Connection;
 use crate::support::{App, Gate, Server, ServerBuilder, library_of, repository, runs, signal, wait_for};
-use crate::wire::Connection;
 
 /// Ways to fork: by the C library, by the system call alone, and by Debian's lua-posix where that is built for this Lua.
 const WAYS: &[&str] = if cfg!(feature = "luajit") { &["fork", "clone", "posix"] } else { &["fork", "clone"] };

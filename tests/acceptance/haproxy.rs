@@ -10,8 +10,8 @@ use std::thread;
 
 use tempfile::TempDir;
 
+use crate::support::wire::{ABORT_REQUEST, BEGIN_REQUEST, GET_VALUES, STDIN};
 use crate::support::{Gate, Kind, Proxy, Reply, Server, wait_for};
-use crate::wire::{ABORT_REQUEST, BEGIN_REQUEST, GET_VALUES, STDIN};
 
 /// Requests at a time on one connection that nibiru takes.
 const MOST: usize = 64;

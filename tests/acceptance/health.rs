@@ -8,10 +8,10 @@ use std::process::Output;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::support::wire::{self, Connection, Response, get};
 use crate::support::{
     App, Gate, Kind, Proxy, Server, ServerBuilder, is_stopped, nibiru, output, runs, signal, wait_for,
 };
-use crate::wire::{self, Connection, Response, get};
 
 const HEALTH: &str = "/-/health";
 const STATUS: &str = "/-/status";

@@ -8,10 +8,10 @@ use std::sync::LazyLock;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{
     Gate, Server, ServerBuilder, descriptors, library_of, repository, runs, signal, wait_for,
 };
-use crate::wire::{Connection, get};
 
 /// What the client of the hostile request gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::fs;
 use tempfile::TempDir;
 
 use crate::forks::module_path;
+use crate::support::wire::Connection;
 use crate::support::{App, Server, ServerBuilder};
-use crate::wire::Connection;
 
 /// An application that answers with its working directory and its umask, in a server with one worker. `/chdir` and
 /// `/umask` change them, `/later` does so after the response. `start` is code that runs while it is loaded.

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{Server, free_port, nibiru, repository, signal, wait_for};
-use crate::wire::{Connection, get};
 
 /// A child that is stopped when the test ends.
 struct Running(Child);

@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::support::wire::{Connection, get};
 use crate::support::{App, Server, free_port, wait_for, wait_within};
-use crate::wire::{Connection, get};
 
 /// An application whose `/busy` takes 0.1 s.
 const BUSY: &str = "return function(environ)

@@ -1,7 +1,7 @@
 //! Modules that applications bring or the distribution has.
 
+use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, pair, stream};
 use crate::support::{App, Server};
-use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, pair, stream};
 
 #[test]
 fn cjson_of_the_distribution_loads_and_works() {

@@ -5,12 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the test harness takes what a test says")]
 
-mod disks;
-mod forks;
-mod front_ends;
-mod http;
+#[path = "../support/mod.rs"]
 mod support;
-mod wire;
 
 mod aborts;
 mod access_log;
@@ -29,6 +25,7 @@ mod downloads;
 mod draining;
 mod dumpable;
 mod examples;
+mod forks;
 mod haproxy;
 mod health;
 mod honesty;

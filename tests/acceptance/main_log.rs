@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::support::wire::Connection;
 use crate::support::{App, Server, ServerBuilder, nibiru, output, wait_for};
-use crate::wire::Connection;
 
 /// Says something in each of the ways in which an application can.
 const TALKS: &str = "print('printed while loading')\n\

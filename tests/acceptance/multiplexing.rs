@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::wire::{Connection, END_REQUEST, Record, get, in_pieces, interleaved, post};
 use crate::support::{Gate, Server, wait_for};
-use crate::wire::{Connection, END_REQUEST, Record, get, in_pieces, interleaved, post};
 
 /// As many as nibiru takes on one connection.
 const MOST: u16 = 64;

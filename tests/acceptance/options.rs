@@ -9,8 +9,8 @@ use std::process::Command;
 use clap::CommandFactory as _;
 use nibiru::cli::Cli;
 
+use crate::support::wire::Connection;
 use crate::support::{App, Server, nibiru, output};
-use crate::wire::Connection;
 
 const APP: &str = "return function() return 200, {}, 'fine' end";
 

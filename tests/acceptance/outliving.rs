@@ -4,8 +4,8 @@ use std::fs;
 
 use rustix::process::Signal;
 
+use crate::support::wire::Connection;
 use crate::support::{App, Server, ServerBuilder, descriptors, nibiru, output, signal, wait_for};
-use crate::wire::Connection;
 
 /// Workers that end, each of which leaves a child behind.
 const WORKERS: usize = 30;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::wire::{self, Connection};
 use crate::support::{App, Gate, Server, ServerBuilder, nibiru, output, repository, wait_for, wait_within};
-use crate::wire::{self, Connection};
 
 /// What the log and the command line must never show as it is: a terminal's commands, other line ends, and text that runs
 /// the other way round. The same as Lua and as a URI have them.

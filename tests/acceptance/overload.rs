@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::wire::{self, Connection, get};
 use crate::support::{App, Gate, Kind, Proxy, Server, wait_for};
-use crate::wire::{self, Connection, get};
 
 /// Clients that ask again as soon as they have their answer: more than one worker can serve before the target has passed.
 const CLIENTS: usize = 8;

@@ -3,9 +3,9 @@
 
 use std::process::Command;
 
-use crate::front_ends::{self, FrontEnd};
+use crate::support::front_ends::{self, FrontEnd};
+use crate::support::wire::{self, Connection};
 use crate::support::{App, Kind, Proxy, Reply, Server, ServerBuilder, curl, output};
-use crate::wire::{self, Connection};
 
 /// What clients send in place of the header that the front end sets: beside it, before it, in another spelling.
 const FORGED: [&[&str]; 6] = [

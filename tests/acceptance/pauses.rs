@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{App, Gate, Server, ServerBuilder, is_stopped, wait_for};
-use crate::wire::{
+use crate::support::wire::{
     Connection, GET_VALUES, PARAMS, RESPONDER, STDIN, begin, get, pair, params, record, stream,
 };
+use crate::support::{App, Gate, Server, ServerBuilder, is_stopped, wait_for};
 
 /// Every deadline of these tests. Long enough that a busy machine does not reach it before the pause.
 const LIMIT: &str = "2s";

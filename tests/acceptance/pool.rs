@@ -9,8 +9,10 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 
+use crate::support::wire::{
+    Connection, PARAMS, RESPONDER, Response, STDIN, begin, get, get_params, pair, stream,
+};
 use crate::support::{App, Gate, Server, nibiru, output, runs, signal, wait_for};
-use crate::wire::{Connection, PARAMS, RESPONDER, Response, STDIN, begin, get, get_params, pair, stream};
 
 /// `nibiru COMMAND… --control` of this server.
 fn control<const N: usize>(server: &Server, arguments: [&str; N]) -> Output {

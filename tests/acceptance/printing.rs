@@ -154,7 +154,7 @@ fn servers_whose_log_nobody_takes_serve() {
         let mut server = Ended(command.stdout(sink.open()).stderr(sink.open()).spawn().unwrap());
         wait_for("it listens", || UnixStream::connect(&socket).ok());
         for _ in 0..3 {
-            assert_eq!(crate::wire::Connection::open(&socket).get("/").body(), b"fine", "{sink:?}");
+            assert_eq!(crate::support::wire::Connection::open(&socket).get("/").body(), b"fine", "{sink:?}");
         }
         signal(server.0.id(), Signal::TERM);
         assert_eq!(server.wait().code(), Some(0), "serve {sink:?}");

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{
     App, Gate, Kind, Proxy, Reply, Server, children, descriptors, is_stopped, nibiru, runs, signal, wait_for,
     wait_within,
 };
-use crate::wire::{Connection, get};
 
 /// The promise is one second; the rest is for a machine that runs other tests at the same time.
 const ORPHANS_GONE_WITHIN: Duration = Duration::from_secs(5);

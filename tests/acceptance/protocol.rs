@@ -1,11 +1,11 @@
 //! Bad bytes straight on the socket: that connection gets the right answer or ends, and a request in
 //! flight on another one never notices.
 
-use crate::support::{Gate, Server};
-use crate::wire::{
+use crate::support::wire::{
     self, ABORT_REQUEST, BEGIN_REQUEST, Connection, END_REQUEST, GET_VALUES_RESULT, PARAMS, RESPONDER, STDIN,
     begin, get, get_params, pair, record, stream,
 };
+use crate::support::{Gate, Server};
 
 /// Protocol status of END_REQUEST.
 const UNKNOWN_ROLE: u8 = 3;

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{
     App, Gate, Server, across_a_network, descriptors, free_port, is_stopped, nibiru, runs, signal, wait_for,
 };
-use crate::wire::{Connection, get};
 
 /// An application that answers every request with `text`.
 fn says(text: &str) -> String {
@@ -187,13 +187,14 @@ fn a_connection_that_had_a_refused_request_does_not_hold_up_a_stop() {
     let mut connection = Connection::open(&server.socket());
     assert_eq!(connection.get("/hello").status(), 200);
     let refused = [
-        crate::wire::begin(1, 1, true),
-        crate::wire::stream(
+        crate::support::wire::begin(1, 1, true),
+        crate::support::wire::stream(
             4,
             1,
-            &[crate::wire::get_params("/"), crate::wire::pair(b"CONTENT_LENGTH", b"x")].concat(),
+            &[crate::support::wire::get_params("/"), crate::support::wire::pair(b"CONTENT_LENGTH", b"x")]
+                .concat(),
         ),
-        crate::wire::stream(5, 1, b""),
+        crate::support::wire::stream(5, 1, b""),
     ];
     connection.send(&refused.concat());
     assert_eq!(connection.response(1).expect("an answer").status(), 400);

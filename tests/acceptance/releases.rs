@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{Process, Server, ServerBuilder, free_port, nibiru, output, signal, wait_for};
-use crate::wire::{Connection, get};
 
 /// `releases/1`, `releases/2` … and `current`, a link to one of them.
 struct Deployment(TempDir);

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixListener;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 
+use crate::support::wire;
 use crate::support::{App, Gate, Server, nibiru, output, wait_for};
-use crate::wire;
 
 fn request(server: &Server, arguments: &[&str]) -> Command {
     let mut command = nibiru();

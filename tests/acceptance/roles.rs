@@ -1,10 +1,10 @@
 //! The roles Authorizer and Filter, as a client on the wire sees them.
 
-use crate::support::{Gate, Server, ServerBuilder, repository};
-use crate::wire::{
+use crate::support::wire::{
     AUTHORIZER, Connection, DATA, END_REQUEST, FILTER, PARAMS, Response, STDIN, STDOUT, begin, get, pairs,
     record, stream,
 };
+use crate::support::{Gate, Server, ServerBuilder, repository};
 
 fn builder() -> ServerBuilder {
     Server::builder().application(repository("tests/apps"), "roles")

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::wire::{self, Connection, END_REQUEST, PARAMS, RESPONDER, STDIN, begin, record};
 use crate::support::{App, GIVE_UP, Gate, Kind, Proxy, Server, wait_for};
-use crate::wire::{self, Connection, END_REQUEST, PARAMS, RESPONDER, STDIN, begin, record};
 
 /// Far less than a trickling client takes in all.
 const LIMITS: [&str; 6] = ["--header-timeout", "1s", "--body-timeout", "1s", "--send-timeout", "1s"];

@@ -8,11 +8,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::disks::{self, Disk, fill, on_small_disk, seen_by};
+use crate::support::disks::{self, Disk, fill, on_small_disk, seen_by};
+use crate::support::wire::{Connection, END_REQUEST, Record, STDERR, STDOUT, get, post};
 use crate::support::{
     App, GIVE_UP, Kind, Proxy, Server, ServerBuilder, across_a_network, descriptors, wait_for,
 };
-use crate::wire::{Connection, END_REQUEST, Record, STDERR, STDOUT, get, post};
 
 const STATUS: &str = "/-/status";
 

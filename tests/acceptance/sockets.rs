@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
+use crate::support::wire::{Connection, get};
 use crate::support::{
     Gate, Kind, Proxy, Server, descriptors, nibiru, processor_time, repository, signal, wait_for, wait_within,
 };
-use crate::wire::{Connection, get};
 
 /// The promise for a removed file is five seconds; the rest is for a machine that runs other tests at the same time.
 const NOTICED_WITHIN: Duration = Duration::from_secs(15);
@@ -53,7 +53,7 @@ fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
     rests(&server, Duration::from_secs(2));
     assert_eq!(held.get("/hello").status(), 200);
     // A body of more than 64 KiB needs a file.
-    held.send(&crate::wire::post(1, "/echo", &vec![b'x'; 200_000], true));
+    held.send(&crate::support::wire::post(1, "/echo", &vec![b'x'; 200_000], true));
     assert_eq!(held.response(1).expect("an answer").body().len(), 200_000);
 
     let before = server.workers(2);
@@ -76,7 +76,7 @@ fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
 fn spooled_bodies_take_no_descriptor_that_the_pool_needs() {
     // What the pool and 30 connections need, and hardly a file.
     let server = Server::builder().after("ulimit -n 162").start();
-    let upload = crate::wire::post(1, "/echo", &vec![b'x'; 200_000], true);
+    let upload = crate::support::wire::post(1, "/echo", &vec![b'x'; 200_000], true);
     // Without the last bytes of its body, so that it is not complete and each holds its file.
     let (begun, rest) = upload.split_at(upload.len() - 100);
     let mut uploads: Vec<Connection> = (0..30).map(|_| Connection::open(&server.socket())).collect();

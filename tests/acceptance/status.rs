@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::support::wire::{self, Connection, Response, get};
 use crate::support::{Gate, Kind, Proxy, Server, output, repository, signal, wait_for};
-use crate::wire::{self, Connection, Response, get};
 
 const PATH: &str = "/-/status";
 

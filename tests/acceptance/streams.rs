@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::support::wire::{Connection, STDOUT, get};
 use crate::support::{GIVE_UP, Gate, Kind, Proxy, Server, wait_for, wait_within};
-use crate::wire::{Connection, STDOUT, get};
 
 /// An HTTP client that takes an answer in the pieces in which it comes. Dropped, it has gone.
 struct Http {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Signal, getrlimit};
 use tempfile::TempDir;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{Gate, Server, children, library_of, title, wait_for};
-use crate::wire::{Connection, get};
 
 #[track_caller]
 fn has_title(pid: u32, expected: &str) {

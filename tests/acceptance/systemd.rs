@@ -14,8 +14,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{GIVE_UP, Server, nibiru, repository, signal, wait_for, wait_within};
-use crate::wire::{Connection, get};
 
 /// What systemd listens on for notifications.
 struct Notifications {

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{App, Gate, Process, children, free_port, runs, wait_for};
-use crate::wire::{Connection, get};
 
 /// What is typed for Ctrl-C.
 const CTRL_C: &[u8] = b"\x03";

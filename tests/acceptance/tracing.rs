@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::support::wire::{self, Connection, Response, get};
 use crate::support::{App, Gate, Kind, Proxy, Server, repository, wait_for};
-use crate::wire::{self, Connection, Response, get};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -3,8 +3,8 @@
 
 use std::io::Read;
 
+use crate::support::wire::{ABORT_REQUEST, Connection, STDERR, STDOUT, get, record};
 use crate::support::{Gate, Kind, Proxy, Reply, Server};
-use crate::wire::{ABORT_REQUEST, Connection, STDERR, STDOUT, get, record};
 
 /// Through every proxy: a whole page with this status, from nibiru and not from the proxy.
 #[track_caller]

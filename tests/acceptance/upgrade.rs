@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::process::Signal;
 
+use crate::support::wire::{Connection, get};
 use crate::support::{App, Gate, Kind, Process, Proxy, Reply, Server, nibiru, output, signal, wait_for};
-use crate::wire::{Connection, get};
 
 /// `nibiru serve --take-over` with the settings of `server`.
 fn take_over(server: &Server, app: &App) -> Command {

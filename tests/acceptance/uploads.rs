@@ -4,9 +4,9 @@
 use std::fs;
 use std::thread;
 
-use crate::disks::Disk;
+use crate::support::disks::Disk;
+use crate::support::wire::{self, Connection, PARAMS, RESPONDER, STDIN, begin, record};
 use crate::support::{App, Kind, Proxy, Server, wait_for};
-use crate::wire::{self, Connection, PARAMS, RESPONDER, STDIN, begin, record};
 
 /// Answers with the length and a checksum of what it was sent, read in pieces, by lines, and once more from the start.
 const SUMS: &str = r#"

@@ -4,8 +4,8 @@
 use rustix::process::Signal;
 
 use crate::forks::module_path;
+use crate::support::wire::Connection;
 use crate::support::{App, Server, ServerBuilder, is_stopped, runs, signal, wait_for};
-use crate::wire::Connection;
 
 fn stop(pid: u32) {
     signal(pid, Signal::STOP);

@@ -1,7 +1,7 @@
 //! The front ends as they are usually set up: a GET, a body, an empty body, one in chunks.
 
 use super::{Row, application, compare, seen};
-use crate::front_ends::{self, FrontEnd};
+use crate::support::front_ends::{self, FrontEnd};
 use crate::support::{Kind, Proxy, Reply, Server};
 
 const GET: &str = "GET";

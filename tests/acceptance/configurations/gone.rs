@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::front_ends::{apache, apache_kept, http2, lighttpd, lighttpd_streaming, unbuffered};
 use super::{Row, application};
-use crate::front_ends::{FrontEnd, Kind as FrontEndKind};
+use crate::support::front_ends::{FrontEnd, Kind as FrontEndKind};
 use crate::support::{Gate, Kind, Proxy, Server, ServerBuilder, wait_for, wait_within};
 
 /// nibiru has the head, and sees the client go.

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Row, application, compare};
+use crate::support::wire::Connection;
 use crate::support::{Process, Reply, Server, output, wait_for};
-use crate::wire::Connection;
 
 const CHECK: &str = "a health check, `cgi-fcgi -bind -connect`";
 const SUPERVISORD: &str = "supervisord, `[fcgi-program]`, `--listen fd:0`";

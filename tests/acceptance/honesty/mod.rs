@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
-use crate::http::{Answer, Http};
+use crate::support::http::{Answer, Http};
 use crate::support::{App, Kind, Proxy, Server, repository, wait_for, wait_within};
 
 use rows::SECTIONS;

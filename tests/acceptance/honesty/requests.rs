@@ -3,9 +3,9 @@
 
 use std::fmt::Write as _;
 
-use crate::http::Http;
+use crate::support::http::Http;
+use crate::support::wire::{self, Connection};
 use crate::support::{App, Gate, Kind, Proxy, Server};
-use crate::wire::{self, Connection};
 
 /// Tells what it was told of the body's length, by whom, and the body.
 const APPLICATION: &str = r#"

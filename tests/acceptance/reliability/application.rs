@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale};
+use crate::support::wire::{Connection, get};
 use crate::support::{App, Gate, Server, is_stopped, runs, signal, wait_for, wait_within};
-use crate::wire::{Connection, get};
 
 /// Ways of `tests/apps/parts/bomb.lua`, with the statuses they may be answered with, and whether the worker is spent
 /// though it answers. Where two statuses are given, the Luas differ: LuaJIT does not count calls through C, so what nests

@@ -16,11 +16,11 @@ use super::books::Books;
 use super::clients::{Load, Mix, SetOnDrop, Way};
 use super::nonces::kinds;
 use super::{Row, Scale, reloads};
-use crate::support::{App, Kind, Process, Proxy, Server, children, nibiru, runs, signal, wait_within};
-use crate::wire::{
+use crate::support::wire::{
     ABORT_REQUEST, Connection, GET_VALUES, PARAMS, RESPONDER, STDIN, begin, get, get_params, in_pieces, pair,
     record,
 };
+use crate::support::{App, Kind, Process, Proxy, Server, children, nibiru, runs, signal, wait_within};
 
 const WORKERS: &str = "4";
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::healthy::{healthy_enough, latencies};
 use super::{Row, Scale};
-use crate::support::{App, Server, wait_for};
-use crate::wire::{
+use crate::support::wire::{
     ABORT_REQUEST, Connection, GET_VALUES, PARAMS, RESPONDER, STDIN, begin, get, pair, record,
 };
+use crate::support::{App, Server, wait_for};
 
 /// Connections that flood at a time.
 const FLOODERS: usize = 64;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Row, Scale};
-use crate::wire::Connection;
+use crate::support::wire::Connection;
 
 /// Between nothing else running and a machine full of senders, a healthy client may notice this much.
 const HEALTHY: Duration = Duration::from_millis(50);

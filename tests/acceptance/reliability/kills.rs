@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale, reloads};
+use crate::support::wire::{Connection, get};
 use crate::support::{App, Kind, Proxy, Server, children, runs, signal, title, wait_for};
-use crate::wire::{Connection, get};
 
 /// Between two kills of a worker.
 const INTERVAL: Duration = Duration::from_millis(50);

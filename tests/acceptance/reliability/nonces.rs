@@ -10,8 +10,8 @@ use super::clients::{Load, Mix, Way};
 use super::kills::kill_workers;
 use super::{Row, Scale};
 use crate::haproxy;
+use crate::support::wire::Connection;
 use crate::support::{Kind, Proxy, Server, descriptors as open, repository, signal, wait_for, wait_within};
-use crate::wire::Connection;
 
 /// Between two deaths of a worker.
 const INTERVAL: Duration = Duration::from_millis(50);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::books::{Answer, Asked, FOREIGN, Outcome};
 use super::clients::Client;
-use crate::wire::{
+use crate::support::wire::{
     ABORT_REQUEST, Connection, END_REQUEST, Response, STDOUT, get, in_pieces, interleaved as interleave,
     post, record,
 };

@@ -11,8 +11,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::healthy::{healthy_enough, latencies};
 use super::{Row, Scale, memory};
+use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, record};
 use crate::support::{Server, descriptors, wait_for, wait_within};
-use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, record};
 
 /// The gateway's own descriptors: listening sockets, links and pipes of some workers, the event loop.
 const OWN_DESCRIPTORS: usize = 64;

@@ -6,8 +6,8 @@ use rustix::process::Signal;
 
 use super::nonces::kinds;
 use super::{Row, Scale};
+use crate::support::wire::Connection;
 use crate::support::{App, Server, children, is_stopped, signal, wait_for, wait_within};
-use crate::wire::Connection;
 
 /// Of a pool of four: who works, their successors, and as many that leave.
 const MOST: usize = 12;

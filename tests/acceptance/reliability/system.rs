@@ -9,9 +9,9 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale};
-use crate::disks::{self, fill, on_small_disk, seen_by};
+use crate::support::disks::{self, fill, on_small_disk, seen_by};
+use crate::support::wire::{Connection, get, post};
 use crate::support::{Gate, Server, descriptors, runs, signal, wait_for, wait_within};
-use crate::wire::{Connection, get, post};
 
 /// A full system is no reason to be busy.
 const IDLE_CPU: f64 = 0.05;

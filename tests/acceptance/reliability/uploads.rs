@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::healthy::healthy_enough;
 use super::{Row, Scale, memory};
+use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, pair, params, post, record};
 use crate::support::{Server, wait_within};
-use crate::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, pair, params, post, record};
 
 /// Of each, and a byte is missing.
 const LENGTH: usize = 8 << 20;

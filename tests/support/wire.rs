@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use crate::support::GIVE_UP;
+use super::GIVE_UP;
 
 pub(crate) const BEGIN_REQUEST: u8 = 1;
 pub(crate) const ABORT_REQUEST: u8 = 2;

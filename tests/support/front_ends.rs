@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{Process, Reply, Server, ServerBuilder, curl, free_port, output, repository};
+use super::{Process, Reply, Server, ServerBuilder, curl, free_port, output, repository};
 
 /// Which front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

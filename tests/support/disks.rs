@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Server, ServerBuilder, output};
+use super::{Server, ServerBuilder, output};
 
 /// Why there can be no disks of a test's own, where there cannot.
 pub(crate) fn none_here() -> Option<&'static str> {

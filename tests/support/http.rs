@@ -4,7 +4,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 
-use crate::support::GIVE_UP;
+use super::wait::GIVE_UP;
 
 /// One response, as far as it came.
 #[derive(Debug)]
@@ -157,5 +157,40 @@ impl Http {
             }
         }
         false
+    }
+}
+
+/// One kept-alive HTTP connection, for loads that curl is too slow for.
+#[derive(Debug)]
+pub(crate) struct HttpClient(TcpStream, Vec<u8>);
+
+impl HttpClient {
+    pub(crate) fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(GIVE_UP)).unwrap();
+        Self(stream, Vec::new())
+    }
+
+    /// The status of one GET, whose answer must have a length and be whole.
+    #[track_caller]
+    pub(crate) fn get(&mut self, path: &str) -> u16 {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.0.write_all(request.as_bytes()).unwrap();
+        let Self(stream, buffer) = self;
+        buffer.clear();
+        loop {
+            if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+                let length: usize = length.expect("a length").parse().unwrap();
+                if buffer.len() >= end + 4 + length {
+                    return head[9..12].parse().unwrap();
+                }
+            }
+            let mut piece = [0; 4096];
+            let length = stream.read(&mut piece).unwrap();
+            assert_ne!(length, 0, "the proxy closed the connection: {}", String::from_utf8_lossy(buffer));
+            buffer.extend_from_slice(&piece[..length]);
+        }
     }
 }

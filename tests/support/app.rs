@@ -1,0 +1,68 @@
+//! Applications that a test writes, and the gate through which a test and its application tell each other how far they are.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::wait::wait_for;
+
+/// An application in a scratch directory that can be rewritten while it is served: `app.lua`.
+#[derive(Debug)]
+pub(crate) struct App(TempDir);
+
+impl App {
+    pub(crate) fn new(text: &str) -> Self {
+        let app = Self(tempfile::tempdir().unwrap());
+        app.write(text);
+        app
+    }
+
+    /// Whole from the moment it can be read.
+    pub(crate) fn write(&self, text: &str) {
+        let path = self.0.path().join("app.lua");
+        fs::write(path.with_extension("new"), text).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+}
+
+/// What a test and its application meet in: the application announces and waits, the test looks and lets go.
+/// See `tests/apps/gate.lua`.
+#[derive(Debug)]
+pub(crate) struct Gate(TempDir);
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Where it is, for an application that is told in another way than by [`Self::url`].
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+
+    /// `path` of an application, with this gate in its query string.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{path}?dir={}", self.0.path().display())
+    }
+
+    /// Lets an application that waits for `name` go on.
+    pub(crate) fn open(&self, name: &str) {
+        fs::write(self.0.path().join(name), "").unwrap();
+    }
+
+    /// Waits for the application to announce `name`; what it said.
+    #[track_caller]
+    pub(crate) fn announced(&self, name: &str) -> String {
+        wait_for(&format!("the application announces {name}"), || self.said(name))
+    }
+
+    /// What the application announced as `name`, if it did.
+    pub(crate) fn said(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.0.path().join(name)).ok()
+    }
+}

@@ -1,0 +1,33 @@
+//! Helpers of the tests that start processes: nibiru, proxies and clients as child processes on scratch directories, and
+//! waiting for conditions.
+
+pub(crate) mod disks;
+pub(crate) mod front_ends;
+pub(crate) mod http;
+pub(crate) mod wire;
+
+mod app;
+mod child;
+mod curl;
+mod net;
+mod proc;
+mod proxy;
+mod server;
+mod wait;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use app::{App, Gate};
+pub(crate) use child::{Process, library_of, nibiru, output};
+pub(crate) use curl::{Reply, curl};
+pub(crate) use http::HttpClient;
+pub(crate) use net::{across_a_network, free_port};
+pub(crate) use proc::{children, descriptors, is_stopped, processor_time, runs, signal, title};
+pub(crate) use proxy::{Kind, Proxy, caddy_program};
+pub(crate) use server::{Server, ServerBuilder};
+pub(crate) use wait::{GIVE_UP, wait_for, wait_within};
+
+/// A file or directory of this repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}

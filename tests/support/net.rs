@@ -1,0 +1,37 @@
+//! TCP ports and connections of a test.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::wait::wait_for;
+
+/// A connection with the small window of a slow network: the loopback's own is so large that
+/// the server's kernel takes whole responses.
+pub(crate) fn across_a_network(port: u16) -> TcpStream {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    wait_for("it listens", || {
+        let socket =
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+        rustix::net::connect(&socket, &address).ok()?;
+        Some(TcpStream::from(socket))
+    })
+}
+
+/// A loopback port below the range that the kernel gives to clients, never handed out twice here.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    // Where to begin differs between test processes that run side by side.
+    let offset = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).unwrap();
+    loop {
+        let port = FIRST + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

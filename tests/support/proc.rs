@@ -1,0 +1,71 @@
+//! Processes as the kernel shows them in `/proc`, and signals to them.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+/// Sends a signal to a process that this test started, or to a descendant of one.
+pub(crate) fn signal(pid: u32, number: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    match rustix::process::kill_process(pid, number) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => panic!("cannot signal {pid:?}: {error}"),
+    }
+}
+
+/// Whether the process still runs; one that only waits to be reaped does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
+}
+
+/// Whether a process is stopped by a signal.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state == "T")
+}
+
+/// What `ps` shows of a process.
+pub(crate) fn title(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
+}
+
+/// The running children of a process.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state != "Z")).collect()
+}
+
+/// How long a process has run on a processor so far.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let fields = stat_fields(pid).unwrap();
+    // Fields 14 and 15 of proc(5), counted from the third.
+    let ticks: u64 = fields[14 - 3..=15 - 3].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// State and parent of a process.
+fn stat(pid: u32) -> Option<(String, u32)> {
+    let fields = stat_fields(pid)?;
+    Some((fields[0].clone(), fields[1].parse().ok()?))
+}
+
+/// From the third field of `/proc/PID/stat` on.
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from its end.
+    Some(stat[stat.rfind(')')? + 2..].split(' ').map(str::to_owned).collect())
+}
+
+/// What the descriptors of a process point at, by number.
+pub(crate) fn descriptors(pid: u32) -> Vec<(u32, String)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let describe = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        Some((entry.file_name().to_str()?.parse().ok()?, target.display().to_string()))
+    };
+    entries.filter_map(describe).collect()
+}

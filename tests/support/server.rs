@@ -1,0 +1,295 @@
+//! A running `nibiru serve`: how it is started, and its log, status, processes and sockets.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::child::{Process, nibiru, output};
+use super::proc::{children, descriptors, signal};
+use super::repository;
+use super::wait::wait_for;
+
+/// A running `nibiru serve`.
+#[derive(Debug)]
+pub(crate) struct Server {
+    process: Process,
+    scratch: TempDir,
+}
+
+impl Server {
+    /// `site:application` of `tests/apps` with two workers.
+    pub(crate) fn start() -> Self {
+        Self::builder().start()
+    }
+
+    pub(crate) fn builder() -> ServerBuilder {
+        ServerBuilder {
+            root: repository("tests/apps"),
+            application: "site:application",
+            environment: Vec::new(),
+            workers: "2",
+            arguments: Vec::new(),
+            wrapper: Vec::new(),
+            listener: None,
+            scratch: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.scratch.path().join("app.sock")
+    }
+
+    /// What `nibiru status --json` says.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let control = format!("unix:{}.ctl", self.socket().display());
+        let said = output(nibiru().args(["status", "--json", "--control", &control]));
+        serde_json::from_slice(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+    }
+
+    /// The gateway's pid.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Everything nibiru has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Waits for a line of the log that contains all of `parts`.
+    #[track_caller]
+    pub(crate) fn logged(&self, parts: &[&str]) -> String {
+        wait_for(&format!("a line of the log has {parts:?}"), || {
+            let log = self.log();
+            let line = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+            line.map(str::to_owned)
+        })
+    }
+
+    /// Waits until so many lines of the log contain `part`, and not more: the log is written by a thread of its own, a moment
+    /// after what it tells of.
+    #[track_caller]
+    pub(crate) fn logged_between(&self, part: &str, times: Range<usize>) {
+        let lines = || self.log().lines().filter(|line| line.contains(part)).count();
+        wait_for(&format!("{} lines of the log have {part:?}", times.start), || {
+            (lines() >= times.start).then_some(())
+        });
+        assert!(lines() < times.end, "{} lines have {part:?}:\n{}", lines(), self.log());
+    }
+
+    /// Waits for the line about a reload. "reloaded" alone is in "preloaded", too, which is there from the start.
+    #[track_caller]
+    pub(crate) fn reloaded(&self) {
+        self.logged(&["gateway reloaded"]);
+    }
+
+    pub(crate) fn signal(&self, number: Signal) {
+        signal(self.pid(), number);
+    }
+
+    /// Waits for the gateway to end.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
+    /// The fork server: the gateway's only child.
+    #[track_caller]
+    pub(crate) fn zygote(&self) -> u32 {
+        wait_for("the gateway has one child, the zygote", || match children(self.pid())[..] {
+            [zygote] => Some(zygote),
+            _ => None,
+        })
+    }
+
+    /// The pids of exactly `count` workers: children of the gateway's child.
+    #[track_caller]
+    pub(crate) fn workers(&self, count: usize) -> BTreeSet<u32> {
+        wait_for(&format!("there are {count} workers"), || {
+            let workers: BTreeSet<u32> = children(self.pid()).into_iter().flat_map(children).collect();
+            (workers.len() == count).then_some(workers)
+        })
+    }
+
+    /// Waits until the gateway knows `count` workers that are idle. Before that, one that runs may not be all there for it.
+    #[track_caller]
+    pub(crate) fn idle(&self, count: usize) {
+        wait_for(&format!("{count} workers are idle"), || {
+            let status = self.status();
+            let workers = status["workers"].as_array()?;
+            (workers.iter().filter(|worker| worker["state"] == "idle").count() == count).then_some(())
+        });
+    }
+
+    /// The connections that proxies hold to the socket now, by inode.
+    pub(crate) fn connections(&self) -> BTreeSet<String> {
+        self.sockets_in_state("03")
+    }
+
+    /// Waits until nobody is connected to it any more, neither to its socket nor to its control socket.
+    #[track_caller]
+    pub(crate) fn left_alone(&self) {
+        wait_for("nobody is connected", || {
+            (self.connections().is_empty() && self.sockets("/app.sock.ctl", "03").is_empty()).then_some(())
+        });
+    }
+
+    /// The sockets that the gateway has to its clients, by inode: those that listen (state 01) or are connected (03). Needs
+    /// [`ServerBuilder::looked_into`].
+    pub(crate) fn sockets_in_state(&self, state: &str) -> BTreeSet<String> {
+        self.sockets("/app.sock", state)
+    }
+
+    fn sockets(&self, path: &str, state: &str) -> BTreeSet<String> {
+        let held: BTreeSet<String> = descriptors(self.pid()).into_iter().map(|(_, target)| target).collect();
+        let table = fs::read_to_string("/proc/net/unix").unwrap();
+        let found = table.lines().filter_map(|line| {
+            // Num RefCount Protocol Flags Type St Inode Path, which is that of the directory where the socket began.
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let of_clients = fields.len() == 8 && fields[7].ends_with(path) && fields[5] == state;
+            (of_clients && held.contains(&format!("socket:[{}]", fields[6]))).then(|| fields[6].to_owned())
+        });
+        found.collect()
+    }
+}
+
+/// How to start a [`Server`].
+#[derive(Debug)]
+pub(crate) struct ServerBuilder {
+    root: PathBuf,
+    application: &'static str,
+    environment: Vec<(&'static str, OsString)>,
+    workers: &'static str,
+    arguments: Vec<OsString>,
+    /// The program that starts nibiru, with its arguments.
+    wrapper: Vec<OsString>,
+    /// What it is given as descriptor 0.
+    listener: Option<UnixListener>,
+    scratch: TempDir,
+}
+
+impl ServerBuilder {
+    /// Another application than that of `tests/apps`. An empty root: the directory in which nibiru is started.
+    pub(crate) fn application(mut self, root: PathBuf, application: &'static str) -> Self {
+        (self.root, self.application) = (root, application);
+        self
+    }
+
+    pub(crate) fn environment(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn workers(mut self, workers: &'static str) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// More arguments of `nibiru serve`, before the application.
+    pub(crate) fn arguments<const N: usize>(mut self, arguments: [&str; N]) -> Self {
+        self.arguments.extend(arguments.map(OsString::from));
+        self
+    }
+
+    /// Starts it from a shell that does this first, such as `ulimit -n 100`; nothing where that is empty.
+    pub(crate) fn after(self, shell: &str) -> Self {
+        if shell.is_empty() {
+            return self;
+        }
+        self.through(["sh", "-c", &format!("{shell} && exec \"$0\" \"$@\"")])
+    }
+
+    /// Starts it through a program that in the end executes what follows its arguments.
+    pub(crate) fn through<const N: usize>(mut self, wrapper: [&str; N]) -> Self {
+        self.wrapper = wrapper.map(OsString::from).into();
+        self
+    }
+
+    /// Where this is root, starts it as a user that owns nothing but the directory of the socket, as docs/how-to/operate.md does.
+    pub(crate) fn by_ordinary_user(self) -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return self;
+        }
+        let script = "for word; do case $word in unix:*) socket=${word#unix:};; esac; done; \
+                      chown 65534 \"${socket%/*}\" \"${socket%/*}\"/*; \
+                      exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" \"$@\"";
+        self.through(["sh", "-c", script])
+    }
+
+    /// Lets this test look at the descriptors of gateway and zygote, which only root may otherwise.
+    pub(crate) fn looked_into(self) -> Self {
+        if rustix::process::geteuid().is_root() { self } else { self.arguments(["--dumpable", "on"]) }
+    }
+
+    /// Has it listen on this socket too, which is its descriptor 0.
+    pub(crate) fn inherit(mut self, listener: UnixListener) -> Self {
+        self.listener = Some(listener);
+        self.arguments(["--listen", "fd:0"])
+    }
+
+    /// Waits until every socket accepts.
+    #[track_caller]
+    pub(crate) fn start(self) -> Server {
+        let socket = self.scratch.path().join("app.sock");
+        let mut addresses = vec![format!("unix:{}", socket.display())];
+        addresses.extend(values(&self.arguments, "--listen"));
+        let control = match values(&self.arguments, "--control").pop() {
+            Some(control) => control.strip_prefix("unix:").map(PathBuf::from),
+            // The file may have another one.
+            None if !values(&self.arguments, "--config").is_empty() => None,
+            None => Some(socket.with_extension("sock.ctl")),
+        };
+        let mut words = self.wrapper.into_iter().chain([env!("CARGO_BIN_EXE_nibiru").into()]);
+        let mut command = Command::new(words.next().expect("nibiru at least"));
+        command.args(words);
+        command.arg("serve");
+        if !self.root.as_os_str().is_empty() {
+            command.arg("--root").arg(&self.root);
+        }
+        command.arg("--listen").arg(&addresses[0]);
+        command.args(["--workers", self.workers]).args(&self.arguments).arg(self.application);
+        command.envs(self.environment);
+        let stdin = self.listener.map_or_else(Stdio::null, |listener| OwnedFd::from(listener).into());
+        let mut process = Process::with_stdin("nibiru", self.scratch.path(), command, stdin);
+        process.wait_ready(|| {
+            addresses.iter().all(|address| listens(address)) && control.iter().all(|path| path.exists())
+        });
+        Server { process, scratch: self.scratch }
+    }
+}
+
+/// The values of a flag that may be given more than once.
+fn values(arguments: &[OsString], flag: &str) -> Vec<String> {
+    let given = arguments.windows(2).filter(|pair| pair[0] == flag);
+    let values = given.map(|pair| pair[1].to_str().expect("text").split(','));
+    values.flatten().map(str::to_owned).collect()
+}
+
+/// Whether somebody listens at an address of `--listen`. One that was inherited (`fd:0`) is listened at.
+fn listens(address: &str) -> bool {
+    match address.split_once(':') {
+        Some(("unix", path)) => UnixStream::connect(path).is_ok(),
+        // Not by connecting: the log would have a peer that is refused.
+        Some(("tcp", address)) => {
+            let (_, port) = address.rsplit_once(':').expect("a port");
+            let local = format!(":{:04X}", port.parse::<u16>().unwrap());
+            // The local address is the second field, the state the fourth; 0A is of one that listens.
+            let listening = |line: &str| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                fields[1].ends_with(&local) && fields[3] == "0A"
+            };
+            let tables =
+                ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+            tables.iter().flat_map(|table| table.lines()).any(listening)
+        }
+        _ => true,
+    }
+}
