@@ -21,9 +21,13 @@ use crate::link::launch::{Launch, NAME};
 use crate::link::message::{Exit, FromZygote, LogLevel, ToZygote, shortened};
 use crate::link::socket::Received;
 use crate::lua;
+use crate::os::descriptors;
 use crate::os::dumpable;
+use crate::os::fork::{self, Fork};
+use crate::os::interrupt;
+use crate::os::process;
 use crate::os::rlimit;
-use crate::os::sys::{self, Fork};
+use crate::os::signals;
 use crate::os::title::{Title, WorkerTitle};
 use crate::worker::{self, Birth};
 
@@ -45,22 +49,22 @@ pub fn run(launch: &Launch) -> ExitCode {
 }
 
 fn start(launch: &Launch) -> io::Result<ExitCode> {
-    let closed = dumpable::set(launch.dumpable);
+    let closed = if launch.dumpable.is_on() { Ok(()) } else { dumpable::close() };
     // Executed as /proc/self/exe, it would be listed as "exe".
     rustix::thread::set_name(c"nibiru")?;
     // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.
     let _ = rustix::process::setsid();
     // What the gateway's priority is set to is not the application's. Where it cannot be said, workers run as this does.
-    let _ = sys::reset_scheduling_on_fork();
+    let _ = process::reset_scheduling_on_fork();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The gateway has done so; SIGXFSZ it ignores for itself.
-    sys::restore_signals();
-    sys::restore_sigpipe_for_programs();
+    signals::restore_defaults();
+    signals::restore_sigpipe_for_programs();
     rlimit::set(launch.open_files)?;
     let mut title = Title::take();
     title.set(&format!("zygote gen {} loading {}", launch.generation, launch.app));
-    let control = Link::from(sys::take_descriptor(0)?);
-    sys::claim_process();
+    let control = Link::from(descriptors::take(0)?);
+    fork::claim_process();
     if let Err(error) = closed {
         warn(&control, &format!("{}: {}", dumpable::NOT_CLOSED, crate::log::cause(&error)));
     }
@@ -83,7 +87,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     let preloaded = launch.preload != Preload::Off;
     // Collects first, so that a file which was read and forgotten is closed by the time it is looked for.
     state.settle();
-    if preloaded && sys::threads() > 1 {
+    if preloaded && fork::threads() > 1 {
         warn(&control, "loading the application started a thread, which forked workers would not have");
         return Err(load_in_workers(launch, control, &[]));
     }
@@ -141,7 +145,7 @@ fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
     if launch.preload != Preload::Off {
         // For an application that takes too long to load. Without a handler that only ends without its stack.
         state.accept_interrupts();
-        let _ = sys::on_interrupt(worker::interrupted);
+        let _ = interrupt::handle(worker::interrupted);
         let loaded = state.load();
         worker::end_fork_of_load(&loaded);
         loaded.map_err(|error| error.to_string())?;
@@ -167,7 +171,7 @@ fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) ->
     for (number, _) in shared {
         if let Ok(number) = u32::try_from(*number) {
             // Closed here, and /dev/null in its place by the execution below.
-            drop(sys::take_descriptor(number));
+            drop(descriptors::take(number));
         }
     }
     warn(
@@ -256,7 +260,7 @@ impl Zygote {
                 ToZygote::Shutdown => self.leaving = true,
                 ToZygote::Spawn { worker } => {
                     let birth = Birth::new(worker, descriptors, self.preloaded, self.memory_limit)?;
-                    match sys::fork() {
+                    match fork::fork() {
                         Ok(Fork::Child) => {
                             let _ = lead_group(None);
                             let title = WorkerTitle::new(title, worker, self.generation);

@@ -437,6 +437,13 @@ pub enum Switch {
     Off,
 }
 
+impl Switch {
+    /// Whether it is done.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
 impl fmt::Display for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if *self == Self::On { "on" } else { "off" })

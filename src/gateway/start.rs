@@ -46,6 +46,7 @@ use crate::gateway::telemetry::verdict::Course;
 use crate::gateway::trim;
 use crate::gateway::turn::Turnstile;
 use crate::link::message::MAX_PACKET;
+use crate::os::descriptors;
 use crate::os::dumpable;
 use crate::os::rlimit;
 use crate::os::title::Title;
@@ -78,8 +79,8 @@ pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result
 
 /// Runs a future on the one thread, with everything that the gateway's tasks need.
 pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    crate::os::sys::restore_signals();
-    crate::os::sys::survive_file_size_limit();
+    crate::os::signals::restore_defaults();
+    crate::os::signals::ignore_file_size_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(spool::THREADS)
@@ -127,10 +128,12 @@ pub async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
     let begin = Instant::now();
-    if let Err(error) = dumpable::set(config.dumpable) {
+    if !config.dumpable.is_on()
+        && let Err(error) = dumpable::close()
+    {
         warn!(cause = %crate::log::cause(&error), "{}", dumpable::NOT_CLOSED);
     }
-    crate::os::sys::keep_descriptors_from_children();
+    descriptors::keep_from_children();
     Title::take().set(&format!("gateway {}", config.app));
     systemd::starting(&config.app);
     if rustix::process::geteuid().is_root() {
@@ -254,7 +257,7 @@ pub(crate) fn cannot_control(path: &Path, error: io::Error) -> Error {
 /// Shares the descriptors that there may be out. Says where they are too few for what is configured.
 pub(crate) fn share_out(config: &Config) -> Result<Budget, Error> {
     let (limit, workers) = (rlimit::limit(), config.workers.max);
-    let open = rlimit::count().map_err(Error::System)?;
+    let open = descriptors::open_count().map_err(Error::System)?;
     let budget = Budget::new(limit, open, workers, config.max_connections).ok_or_else(|| {
         let cause =
             format!("{limit} open files are too few for {workers} workers and a connection (ulimit -n)");

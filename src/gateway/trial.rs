@@ -59,7 +59,7 @@ impl fmt::Display for Tried {
 
 /// Starts with `config`, and stops before anybody could connect.
 pub async fn try_out(config: Config) -> Result<Trial, Error> {
-    crate::os::sys::keep_descriptors_from_children();
+    crate::os::descriptors::keep_from_children();
     let open_files = rlimit::raise();
     let addresses = addresses(&config).await?;
     let budget = share_out(&config)?;

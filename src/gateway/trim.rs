@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use crate::gateway::Gateway;
-use crate::os::sys;
+use crate::os::memory;
 use crate::proto::memory::MUCH;
 
 /// How often to look. The allocator is locked while it gives back, some 5 ms for each 100 MiB, so that is not to be done often.
@@ -39,7 +39,7 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
             gateway.memory.forget_highest();
             debug!(used, highest, "freed memory is given back to the system");
             // Nothing depends on it.
-            let _ = spawn_blocking(sys::give_memory_back).await;
+            let _ = spawn_blocking(memory::give_back).await;
         }
     }
 }

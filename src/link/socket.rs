@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use super::message::MAX_PACKET;
-use crate::os::sys;
+use crate::os::fork;
 
 /// The most descriptors that one packet carries: those of `Spawn`.
 const MAX_DESCRIPTORS: usize = 4;
@@ -59,7 +59,7 @@ impl Link {
     /// `WouldBlock` on a non-blocking end whose peer does not read; `BrokenPipe` where the peer is closed.
     pub fn send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         debug_assert!(packet.len() <= MAX_PACKET && descriptors.len() <= MAX_DESCRIPTORS);
-        sys::end_if_forked();
+        fork::end_if_forked();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
@@ -133,7 +133,7 @@ impl Link {
         control: &mut RecvAncillaryBuffer<'_>,
         flags: RecvFlags,
     ) -> io::Result<(Received, ReturnFlags)> {
-        sys::end_if_forked();
+        fork::end_if_forked();
         let message = rustix::io::retry_on_intr(|| {
             let mut vector = [IoSliceMut::new(buffer)];
             rustix::net::recvmsg(&self.socket, &mut vector, control, flags | RecvFlags::CMSG_CLOEXEC)

@@ -16,7 +16,7 @@ use super::output::Level;
 use super::settings::Settings;
 use crate::cgi::{proxy, proxy_headers, response};
 use crate::log::{escape, fields, redact};
-use crate::os::sys;
+use crate::os::fork;
 
 /// The `host` table for nibiru's own chunks. `timed_out` is the error of a request at its deadline.
 pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings, timed_out: &str) -> mlua::Result<Table> {
@@ -83,11 +83,11 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings, timed_out: 
             Ok(())
         })?,
     )?;
-    table.raw_set("is_forked", lua.create_function(|_, ()| Ok(sys::is_forked()))?)?;
+    table.raw_set("is_forked", lua.create_function(|_, ()| Ok(fork::is_forked()))?)?;
     table.raw_set(
         "end_if_forked",
         lua.create_function(|_, ()| {
-            sys::end_if_forked();
+            fork::end_if_forked();
             Ok(())
         })?,
     )?;

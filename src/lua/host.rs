@@ -12,7 +12,7 @@ use rustix::event::Timespec;
 use super::body::{Body, Reader};
 use super::output::{Gone, Interrupt, Level, LoadingLog, Outcome, Output};
 use crate::log::fields;
-use crate::os::sys;
+use crate::os::fork;
 
 /// The exit status of a process whose application does not load.
 const EXIT_NOT_LOADED: i32 = 3;
@@ -106,7 +106,7 @@ impl Host {
         let began = Instant::now();
         let time = Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_WAIT.as_secs_f64()));
         let here = match self.output.borrow_mut().as_mut() {
-            Some(output) if self.answers.get() && !sys::is_forked() => output.wait(time).is_ok(),
+            Some(output) if self.answers.get() && !fork::is_forked() => output.wait(time).is_ok(),
             _ => {
                 // Not std's, which goes on after a signal.
                 let _ = rustix::event::poll(&mut [], Timespec::try_from(time).ok().as_ref());
@@ -125,7 +125,7 @@ impl Host {
     pub(super) fn log(&self, level: Level, message: &[u8], given: &str) {
         let Ok(mut output) = self.output.try_borrow_mut() else { return };
         // In a process that the application has forked, the links to the gateway are its parent's.
-        let forked = sys::is_forked();
+        let forked = fork::is_forked();
         if let Some(output) = output.as_mut().filter(|_| !forked) {
             return output.log(level, message, given);
         }
@@ -164,7 +164,7 @@ impl Host {
     pub(super) fn exit(&self, outcome: Option<Outcome>, code: i32) -> ! {
         match self.output.borrow_mut().as_mut() {
             // A forked process ends as any program does; its parent's request goes on.
-            _ if sys::is_forked() => std::process::exit(code),
+            _ if fork::is_forked() => std::process::exit(code),
             Some(output) => output.exit(outcome, code),
             // While the application is loaded: an application that exits does not load, whatever status it names.
             None => std::process::exit(EXIT_NOT_LOADED),

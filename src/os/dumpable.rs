@@ -1,37 +1,33 @@
-//! Who may look into a process: whether others of its user can trace it, read its memory, take its descriptors
-//! (`PR_SET_DUMPABLE`), as ssh-agent has it. Whether a crash leaves a core goes with it.
+//! The dumpable attribute of a process (`PR_SET_DUMPABLE`): whether other processes of its user can trace it, read its memory and
+//! take its descriptors. Whether a crash leaves a core goes with it. ssh-agent does the same.
 //!
-//! Gateway and zygote close themselves when they start: they hold every client's connection and every worker's link, and the
-//! application's code, which runs under the same user, should come to neither. The kernel has a process that executes a program
-//! dumpable again, and one that is forked as its parent is; so a zygote does this after each execution, and a worker undoes it.
+//! Gateway and zygote close themselves when they start, unless `--dumpable` is on: they hold every client's connection and every
+//! worker's link, and the application's code, which runs under the same user, should come to neither. A process that executes a
+//! program is dumpable again, and a forked process is as its parent; so a zygote closes itself after each execution, and a worker
+//! opens itself.
 
 use std::io;
 
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 
-use crate::config::Switch;
-
-/// What the log says where [`set`] fails, with the cause behind it.
+/// The log line for a failure of [`close`]; its cause follows.
 pub const NOT_CLOSED: &str =
     "processes of this user can look into this one, since the kernel does not close it (PR_SET_DUMPABLE)";
 
-/// What the log says where [`open_worker`] fails.
+/// The log line for a failure of [`open_worker`]; its cause follows.
 pub const NOT_OPENED: &str =
     "nobody can look into this worker, since the kernel does not open it (PR_SET_DUMPABLE)";
 
-/// Closes this process, unless the operator wants to look into it.
+/// Closes this process.
 ///
 /// # Errors
 /// Where the kernel refuses (a seccomp filter) and the process is open.
-pub fn set(dumpable: Switch) -> io::Result<()> {
-    match dumpable {
-        Switch::Off => make(DumpableBehavior::NotDumpable),
-        Switch::On => Ok(()),
-    }
+pub fn close() -> io::Result<()> {
+    make(DumpableBehavior::NotDumpable)
 }
 
-/// Opens a worker. It is the application's, whose C modules somebody may have to debug, and has nothing that it could hide from
-/// the application of another worker that runs under its user.
+/// Opens a worker, so that the application's C modules can be debugged. A worker has nothing to hide from the other workers, which
+/// run the same application under the same user.
 ///
 /// # Errors
 /// Where the kernel refuses and the process is closed.

@@ -1,4 +1,5 @@
-//! How much memory this process can have: the machine's, or less where a control group bounds it. And which files are memory.
+//! The memory that this process can have, that files on a tmpfs take, and that the allocator can give back.
+#![allow(unsafe_code, reason = "malloc_trim has no safe wrapper")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,16 @@ fn limit_files(groups: &str, mounted: &Path) -> Vec<PathBuf> {
 /// larger one then.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok()
+}
+
+/// Has the allocator give what it has free back to the system. Other threads that allocate wait meanwhile.
+pub fn give_back() {
+    // The others' allocators do so by themselves, or never.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) takes the locks of the allocator, may be called in any thread, and moves nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 #[cfg(test)]

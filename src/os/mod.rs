@@ -1,8 +1,13 @@
 //! What the kernel offers and safe crates do not. The lowest layer: it names no other module of this crate.
 
+pub mod descriptors;
 pub mod dumpable;
+pub mod fork;
+pub mod interrupt;
+pub mod lifeline;
 pub mod memory;
+pub mod process;
 pub mod rlimit;
 pub mod safe_path;
-pub mod sys;
+pub mod signals;
 pub mod title;

@@ -31,8 +31,3 @@ pub fn limit() -> usize {
         .current
         .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
-
-/// How many files this process has open now.
-pub fn count() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/fd")?.count())
-}

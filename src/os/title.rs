@@ -1,9 +1,10 @@
-//! What `ps` shows of each process: `nibiru: gateway shop.web`, `nibiru: worker 3 gen 2 busy`.
+//! The title of a process, as `ps` shows it: `nibiru: gateway shop.web`, `nibiru: worker 3 gen 2 busy`.
 //!
 //! Written over the arguments that the process was executed with, which the kernel shows in
-//! `/proc/PID/cmdline`. What does not fit is cut off.
+//! `/proc/PID/cmdline`. A title that is longer than they were is cut off.
+#![allow(unsafe_code, reason = "the memory of the arguments belongs to no Rust value")]
 
-use crate::os::sys;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The longest name of a worker's state.
 const STATE_LENGTH: usize = "starting".len();
@@ -18,7 +19,7 @@ pub struct Title {
 impl Title {
     /// Takes the place of the arguments, which must have been read: `std::env::args` gives rubbish from now on.
     pub fn take() -> Self {
-        Self { area: sys::take_arguments().unwrap_or_default() }
+        Self { area: take_arguments().unwrap_or_default() }
     }
 
     /// Shows `nibiru: ` and `text`.
@@ -69,6 +70,28 @@ impl WorkerTitle {
         let length = place.len().min(STATE_LENGTH);
         place[..length].copy_from_slice(&padded[..length]);
     }
+}
+
+/// Takes the memory that holds this process's arguments, which the kernel shows in `/proc/PID/cmdline`: the
+/// strings of `argv`, one after the other, each with its NUL. `None` the second time, and where the kernel does not say
+/// where they are. Whoever writes there changes what `std::env::args` gives.
+fn take_arguments() -> Option<&'static mut [u8]> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold anything, so count from its end, after which the third field follows.
+    let mut fields = stat[stat.rfind(')')? + 2..].split_ascii_whitespace();
+    // Fields 48 and 49 of proc(5): `arg_start` and `arg_end`; 0 where the kernel keeps them to itself.
+    let start: usize = fields.nth(48 - 3)?.parse().ok()?;
+    let end: usize = fields.next()?.parse().ok()?;
+    let first = std::ptr::with_exposed_provenance_mut::<u8>(start);
+    if first.is_null() || end <= start || TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: the kernel laid `argv`'s strings out between these addresses when it executed this process: at the
+    // top of the main stack, writable, and there to the end of the process. It is given away once. The standard
+    // library keeps pointers into it and reads through them in `std::env::args` only, which nibiru calls (in
+    // clap) before this and never after; any bytes with the NUL at the end that nobody overwrites are strings.
+    Some(unsafe { std::slice::from_raw_parts_mut(first, end - start) })
 }
 
 #[cfg(test)]

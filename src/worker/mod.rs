@@ -18,7 +18,9 @@ use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::message::{FromWorker, LogLevel, MAX_PACKET, RequestBody, Role, ToWorker, shortened};
 use crate::lua;
 use crate::os::dumpable;
-use crate::os::sys;
+use crate::os::fork;
+use crate::os::interrupt;
+use crate::os::lifeline;
 use crate::os::title::WorkerTitle;
 
 use self::outbox::{Channel, Outbox};
@@ -79,14 +81,14 @@ pub fn run(birth: Birth, mut state: lua::State, title: WorkerTitle) -> ! {
 fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<i32> {
     let opened = dumpable::open_worker();
     // The zygote has forked it to live its own life.
-    sys::claim_process();
-    sys::die_with(&birth.lifeline)?;
+    fork::claim_process();
+    lifeline::arm(&birth.lifeline)?;
     rustix::stdio::dup2_stdout(&birth.stdout)?;
     rustix::stdio::dup2_stderr(&birth.stderr)?;
     drop((birth.stdout, birth.stderr));
     // Before the gateway sends one, for a start that takes too long at the earliest: unprepared, it would die of it.
     state.accept_interrupts();
-    sys::on_interrupt(interrupted)?;
+    interrupt::handle(interrupted)?;
     let channel = Rc::new(Channel::new(birth.link));
     if let Err(error) = opened {
         let line = format!("{}: {}", dumpable::NOT_OPENED, crate::log::cause(&error));
@@ -158,10 +160,10 @@ fn start(
 
 /// Ends a process that the application forked while it was loaded, once it comes back from there.
 pub fn end_fork_of_load<E: std::fmt::Display>(loaded: &Result<(), E>) {
-    if let (true, Err(error)) = (sys::is_forked(), loaded) {
+    if let (true, Err(error)) = (fork::is_forked(), loaded) {
         let _ = writeln!(io::stderr(), "{error}");
     }
-    sys::end_if_forked();
+    fork::end_if_forked();
 }
 
 /// Takes an interrupt of the gateway's. Runs in a signal handler.

@@ -11,7 +11,7 @@ use crate::link::interrupt::Serial;
 use crate::link::message::{FromWorker, LogLevel, MAX_CHUNK, MAX_FIELDS, MAX_PACKET, ToWorker, shortened};
 use crate::link::socket::Received;
 use crate::lua::{Gone, Interrupt, Level, Outcome, Output};
-use crate::os::sys;
+use crate::os::fork;
 
 /// The link with what waits to be sent on it.
 #[derive(Debug)]
@@ -160,7 +160,7 @@ impl Outbox {
 impl Output for Outbox {
     fn head(&mut self, head: &[u8]) -> Result<(), Gone> {
         // Before anything more of the application's runs, which the link itself would only see later.
-        sys::end_if_forked();
+        fork::end_if_forked();
         self.channel.add(&FromWorker::Head { block: head }).map_err(|_| Gone)
     }
 
@@ -175,7 +175,7 @@ impl Output for Outbox {
     }
 
     fn flush(&mut self) -> Result<(), Gone> {
-        sys::end_if_forked();
+        fork::end_if_forked();
         self.channel.flush().map_err(|_| Gone)?;
         self.channel.heed()
     }

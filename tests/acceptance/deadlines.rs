@@ -237,7 +237,7 @@ fn a_late_interrupt_does_not_hit_the_next_request() {
     let pidfd = pidfd_open(pidfd, PidfdFlags::empty()).unwrap();
     let interrupt = |kind, serial| {
         let number = Interrupt { kind, serial }.encode();
-        nibiru::os::sys::interrupt(std::os::fd::AsFd::as_fd(&pidfd), number).unwrap();
+        nibiru::os::interrupt::send(std::os::fd::AsFd::as_fd(&pidfd), number).unwrap();
     };
     let first = Serial::default().next();
     interrupt(Interruption::Timeout, first);

@@ -24,6 +24,11 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         "the bottom is std only, and is told the time",
     ),
     (&["cgi/"], &["crate::"], "cgi is the lowest layer"),
+    (
+        &["os/"],
+        &["crate::", "tokio", "mlua", "tracing", "serde"],
+        "the system calls know nobody who makes them",
+    ),
     (&["link/message.rs", "link/interrupt.rs"], &["crate::"], "the vocabulary knows nobody who speaks it"),
     (
         &["proto/"],

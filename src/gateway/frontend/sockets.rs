@@ -64,7 +64,7 @@ pub(crate) fn passed_by_systemd() -> io::Result<Vec<OwnedFd>> {
 }
 
 fn take(number: u32) -> io::Result<OwnedFd> {
-    let socket = crate::os::sys::take_descriptor(number)?;
+    let socket = crate::os::descriptors::take(number)?;
     match rustix::net::sockopt::socket_acceptconn(&socket) {
         Ok(true) => {}
         Ok(false) => return Err(io::Error::other(format!("descriptor {number} is not a listening socket"))),

@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
-use crate::os::sys;
+use crate::os::process;
 
 /// When to look again where one of our own children has ended and is not reaped yet. The kernel shows one ended child at
 /// a time, so others may stand behind it; its task reaps it as soon as it runs.
@@ -61,7 +61,7 @@ pub(crate) async fn reap() {
 
 /// Reaps until no child has ended, or the next is one of our own; then this is true.
 fn reap_all() -> bool {
-    while let Some(child) = sys::ended_child() {
+    while let Some(child) = process::ended_child() {
         if OWN.with_borrow(|own| own.contains(&child.as_raw_nonzero().get())) {
             return true;
         }

@@ -27,7 +27,8 @@ use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
 use crate::link::socket::Received;
 use crate::log::{escape, fields};
-use crate::os::sys;
+use crate::os::interrupt;
+use crate::os::process;
 use crate::proto::response::Untruthful;
 use crate::proto::worker::Conversation;
 
@@ -250,7 +251,7 @@ impl WorkerLink {
     /// Kills it with all of its process group: the command that it waits for would go on without it.
     pub(crate) fn kill_group(&self) {
         // Its group first: the members of a group whose leader has ended are harder to find.
-        let _ = sys::kill_group(self.pidfd.get_ref().as_fd(), self.name.pid);
+        let _ = process::kill_group(self.pidfd.get_ref().as_fd(), self.name.pid);
         self.kill();
     }
 
@@ -266,7 +267,7 @@ impl WorkerLink {
         if first {
             let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
             // As for `interrupt`.
-            let _ = sys::interrupt(self.pidfd.get_ref().as_fd(), interrupt.encode());
+            let _ = interrupt::send(self.pidfd.get_ref().as_fd(), interrupt.encode());
         }
         first
     }
@@ -277,7 +278,7 @@ impl WorkerLink {
         conversation.asked_for_stack(kind);
         let interrupt = Interrupt { kind, serial: conversation.serial() };
         // One that has ended needs none, and one that cannot be sent any is killed soon.
-        let _ = sys::interrupt(self.pidfd.get_ref().as_fd(), interrupt.encode());
+        let _ = interrupt::send(self.pidfd.get_ref().as_fd(), interrupt.encode());
     }
 
     pub(crate) fn run(&self) -> Option<Run> {

@@ -23,7 +23,7 @@ use crate::link::launch::{Launch, NAME};
 use crate::link::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
 use crate::link::socket::Received;
 use crate::log::escape;
-use crate::os::sys;
+use crate::os::interrupt;
 use crate::proto::worker::MAX_LINES;
 
 /// A zygote that runs.
@@ -119,7 +119,7 @@ impl ZygoteLink {
     pub(crate) fn interrupt(&self) {
         let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
         // One that has ended needs none, and one that takes no notice is killed soon.
-        let _ = sys::interrupt(self.pidfd.as_fd(), interrupt.encode());
+        let _ = interrupt::send(self.pidfd.as_fd(), interrupt.encode());
     }
 
     /// Ends a zygote that may be stuck in the application's code.

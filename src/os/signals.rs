@@ -1,0 +1,54 @@
+//! The actions of this process at signals, where the inherited ones would harm it or the programs that it executes.
+#![allow(unsafe_code, reason = "sigaction has no safe wrapper")]
+
+/// Gives every signal the state that a program expects at its start, whatever this process inherited: none is blocked,
+/// and none is ignored. Programs that the application starts inherit that.
+///
+/// Parents leave much behind: `nohup` ignores HUP, a shell's background job INT and QUIT, Python PIPE and XFSZ. With CHLD
+/// ignored the kernel reaps children itself, so that nobody learns how one ended: neither the zygote of its workers nor
+/// `os.execute` of a command. A blocked TERM is never received.
+///
+/// SIGPIPE stays ignored, as Rust has it: see [`restore_sigpipe_for_programs`]. So do signals that have a handler.
+pub fn restore_defaults() {
+    // SAFETY: both structures are this frame's own, and an all-zero sigaction is a valid one (SIG_DFL, no flags, an
+    // empty mask). The calls change what this process does at a signal from "nothing" to the default, on which no code
+    // of this process relies at its start. They fail for KILL, STOP and numbers that do not exist only.
+    unsafe {
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+                && action.sa_sigaction == libc::SIG_IGN
+            {
+                action.sa_sigaction = libc::SIG_DFL;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// Lets programs that the application starts die of SIGPIPE, as they expect to (`os.execute("yes | head")`), while
+/// this process goes on and sees its write fail.
+///
+/// Rust has the signal ignored, and what is ignored stays so in a program that is executed. A handler does not.
+pub fn restore_sigpipe_for_programs() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: the handler does nothing, so it may run at any time; SA_RESTART keeps it from interrupting
+    // system calls. An all-zero sigaction has no flags, blocks no signals, and is then given its handler.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        // Fails for signals that do not exist only.
+        libc::sigaction(libc::SIGPIPE, &action, std::ptr::null_mut());
+    }
+}
+
+/// Has a write beyond the limit of a file's size (`ulimit -f`) fail, as it does on a full disk, in place of ending this
+/// process with SIGXFSZ. Processes that are executed inherit it, and undo it with [`restore_defaults`].
+pub fn ignore_file_size_limit() {
+    // SAFETY: an ignored signal runs no code. The call fails for signals that do not exist only.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
