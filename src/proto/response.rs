@@ -8,7 +8,7 @@ use crate::cgi::response::{Head, Status};
 
 /// The worker's answer breaks the rules; the worker is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Untruthful(pub &'static str);
+pub struct ProtocolViolation(pub &'static str);
 
 /// How far the answer to one request is.
 #[derive(Clone, Debug)]
@@ -67,19 +67,19 @@ impl Answer {
     ///
     /// # Errors
     /// When it is not the first, or no head, or has `orders` for the proxy that are not allowed.
-    pub fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<Part<u16>, Untruthful> {
+    pub fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<Part<u16>, ProtocolViolation> {
         match self.progress {
             Progress::Nothing => {}
             Progress::Failed => return Ok(Part::Drop),
-            Progress::Head(_) | Progress::Ended => return Err(Untruthful("a second response head")),
+            Progress::Head(_) | Progress::Ended => return Err(ProtocolViolation("a second response head")),
         }
         let head = match Head::parse(block) {
             Ok(Status::Complete { head, consumed }) if consumed == block.len() => head,
-            Ok(_) => return Err(Untruthful("a malformed response head")),
-            Err(bad) => return Err(Untruthful(bad.what())),
+            Ok(_) => return Err(ProtocolViolation("a malformed response head")),
+            Err(bad) => return Err(ProtocolViolation(bad.what())),
         };
         if !orders.permit(&head) {
-            return Err(Untruthful("a header with orders for the proxy that is not allowed"));
+            return Err(ProtocolViolation("a header with orders for the proxy that is not allowed"));
         }
         let promised = if self.head_request || !head.body_allowed() { Some(0) } else { head.content_length };
         self.progress = Progress::Head(promised);
@@ -90,16 +90,18 @@ impl Answer {
     ///
     /// # Errors
     /// When there is no head before them, or they are more than it promised.
-    pub fn body(&mut self, length: usize) -> Result<Part<()>, Untruthful> {
+    pub fn body(&mut self, length: usize) -> Result<Part<()>, ProtocolViolation> {
         match &mut self.progress {
             Progress::Head(None) => {}
             Progress::Head(Some(promised)) => {
                 *promised = promised
                     .checked_sub(length as u64)
-                    .ok_or(Untruthful("a response body longer than its Content-Length"))?;
+                    .ok_or(ProtocolViolation("a response body longer than its Content-Length"))?;
             }
             Progress::Failed => return Ok(Part::Drop),
-            Progress::Nothing | Progress::Ended => return Err(Untruthful("a response body without a head")),
+            Progress::Nothing | Progress::Ended => {
+                return Err(ProtocolViolation("a response body without a head"));
+            }
         }
         Ok(Part::Send(()))
     }
@@ -108,15 +110,17 @@ impl Answer {
     ///
     /// # Errors
     /// When it is not.
-    pub fn end(&mut self) -> Result<Part<()>, Untruthful> {
+    pub fn end(&mut self) -> Result<Part<()>, ProtocolViolation> {
         match self.progress {
             Progress::Head(None | Some(0)) => {
                 self.progress = Progress::Ended;
                 Ok(Part::Send(()))
             }
-            Progress::Head(Some(_)) => Err(Untruthful("a response body shorter than its Content-Length")),
+            Progress::Head(Some(_)) => {
+                Err(ProtocolViolation("a response body shorter than its Content-Length"))
+            }
             Progress::Failed => Ok(Part::Drop),
-            Progress::Nothing | Progress::Ended => Err(Untruthful("an end without a response head")),
+            Progress::Nothing | Progress::Ended => Err(ProtocolViolation("an end without a response head")),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use crate::link::interrupt::{Kind, Serial};
 use crate::link::message::FromWorker;
-use crate::proto::response::Untruthful;
+use crate::proto::response::ProtocolViolation;
 
 /// The most log lines in one packet. A worker sends each as it comes, so it has one in a packet; each costs the
 /// gateway microseconds, and a packet could hold tens of thousands.
@@ -14,7 +14,7 @@ pub const MAX_LINES: u32 = 8;
 
 /// The state of the talk with one worker.
 #[derive(Clone, Debug, Default)]
-pub struct Conversation {
+pub struct WorkerProtocol {
     turn: Turn,
     /// Of the request that was handed over last.
     serial: Serial,
@@ -49,9 +49,9 @@ struct Asked {
     timeout: bool,
 }
 
-impl Conversation {
+impl WorkerProtocol {
     /// The worker has been handed a request.
-    pub fn handed(&mut self) {
+    pub fn dispatched(&mut self) {
         self.serial = self.serial.next();
         self.turn = Turn::Running;
         (self.asked.trace, self.asked.timeout) = (false, false);
@@ -63,12 +63,12 @@ impl Conversation {
     }
 
     /// The worker has been asked what it takes.
-    pub fn asked_for_figures(&mut self) {
+    pub fn measurement_requested(&mut self) {
         self.asked.figures = true;
     }
 
     /// The worker has been interrupted, so a stack may come.
-    pub fn asked_for_stack(&mut self, kind: Kind) {
+    pub fn stack_requested(&mut self, kind: Kind) {
         match kind {
             Kind::Trace => self.asked.trace = true,
             Kind::Timeout => self.asked.timeout = true,
@@ -94,9 +94,9 @@ impl Conversation {
     ///
     /// # Errors
     /// When it is no message, or one that the worker must not send now. Nothing more is to be taken from it.
-    pub fn next<'p>(&mut self, packet: &mut &'p [u8]) -> Result<Option<FromWorker<'p>>, Untruthful> {
+    pub fn next<'p>(&mut self, packet: &mut &'p [u8]) -> Result<Option<FromWorker<'p>>, ProtocolViolation> {
         while !packet.is_empty() {
-            let message = FromWorker::decode(packet).map_err(|_| Untruthful("a malformed message"))?;
+            let message = FromWorker::decode(packet).map_err(|_| ProtocolViolation("a malformed message"))?;
             if self.heed(&message)? {
                 return Ok(Some(message));
             }
@@ -105,7 +105,7 @@ impl Conversation {
     }
 
     /// Whether the message is to be acted upon.
-    fn heed(&mut self, message: &FromWorker<'_>) -> Result<bool, Untruthful> {
+    fn heed(&mut self, message: &FromWorker<'_>) -> Result<bool, ProtocolViolation> {
         match *message {
             FromWorker::Answering { serial } => {
                 self.named = Some(serial);
@@ -119,30 +119,32 @@ impl Conversation {
             FromWorker::Ready => {
                 self.turn = match self.turn {
                     Turn::Starting | Turn::Answered => Turn::Idle,
-                    Turn::Idle => return Err(Untruthful("ready twice")),
-                    Turn::Running => return Err(Untruthful("ready in the middle of a request")),
+                    Turn::Idle => return Err(ProtocolViolation("ready twice")),
+                    Turn::Running => return Err(ProtocolViolation("ready in the middle of a request")),
                 };
                 (self.asked.trace, self.asked.timeout) = (false, false);
                 return Ok(!self.exited);
             }
             FromWorker::StartFailed { .. } if self.turn == Turn::Starting => {}
-            FromWorker::StartFailed { .. } => return Err(Untruthful("a failed start after its start")),
+            FromWorker::StartFailed { .. } => {
+                return Err(ProtocolViolation("a failed start after its start"));
+            }
             FromWorker::Measured { .. } => {
                 if !std::mem::take(&mut self.asked.figures) {
-                    return Err(Untruthful("figures that nobody asked for"));
+                    return Err(ProtocolViolation("figures that nobody asked for"));
                 }
                 return Ok(!self.exited);
             }
             FromWorker::Log { .. } => {
                 self.lines += 1;
                 if self.lines > MAX_LINES {
-                    return Err(Untruthful("too many log lines at once"));
+                    return Err(ProtocolViolation("too many log lines at once"));
                 }
             }
             FromWorker::Stack { timeout, .. } => {
                 let asked = if timeout { &mut self.asked.timeout } else { &mut self.asked.trace };
                 if !std::mem::take(asked) {
-                    return Err(Untruthful("a stack that nobody asked for"));
+                    return Err(ProtocolViolation("a stack that nobody asked for"));
                 }
             }
         }
@@ -150,11 +152,11 @@ impl Conversation {
     }
 
     /// Part of an answer: to the request that the worker has, and no other.
-    fn answers(&self) -> Result<(), Untruthful> {
+    fn answers(&self) -> Result<(), ProtocolViolation> {
         if self.turn == Turn::Running && self.named == Some(self.serial.number()) {
             Ok(())
         } else {
-            Err(Untruthful("an answer to a request that it does not have"))
+            Err(ProtocolViolation("an answer to a request that it does not have"))
         }
     }
 }
@@ -172,27 +174,27 @@ mod tests {
     const FIRST: FromWorker<'_> = FromWorker::Answering { serial: 1 };
 
     /// How many of a packet's messages are acted upon, or what is wrong with one.
-    fn say(conversation: &mut Conversation, messages: &[FromWorker<'_>]) -> Result<usize, &'static str> {
+    fn say(protocol: &mut WorkerProtocol, messages: &[FromWorker<'_>]) -> Result<usize, &'static str> {
         let mut packet = Vec::new();
         messages.iter().for_each(|message| message.encode(&mut packet));
-        conversation.begin_packet();
+        protocol.begin_packet();
         let (mut rest, mut heeded) = (&packet[..], 0);
-        while conversation.next(&mut rest).map_err(|Untruthful(what)| what)?.is_some() {
+        while protocol.next(&mut rest).map_err(|ProtocolViolation(what)| what)?.is_some() {
             heeded += 1;
         }
         Ok(heeded)
     }
 
-    fn ready() -> Conversation {
-        let mut conversation = Conversation::default();
-        assert_eq!(say(&mut conversation, &[READY]), Ok(1));
-        conversation
+    fn ready() -> WorkerProtocol {
+        let mut protocol = WorkerProtocol::default();
+        assert_eq!(say(&mut protocol, &[READY]), Ok(1));
+        protocol
     }
 
-    fn running() -> Conversation {
-        let mut conversation = ready();
-        conversation.handed();
-        conversation
+    fn running() -> WorkerProtocol {
+        let mut protocol = ready();
+        protocol.dispatched();
+        protocol
     }
 
     #[test]
@@ -203,18 +205,18 @@ mod tests {
         assert_eq!(say(&mut running(), &[FromWorker::Answering { serial: 2 }, HEAD]), unasked);
         assert_eq!(say(&mut ready(), &[FIRST, HEAD]), unasked);
         assert_eq!(say(&mut running(), &[FIRST, HEAD, END, END]), unasked);
-        let mut conversation = running();
-        assert_eq!(say(&mut conversation, &[FIRST, HEAD]), Ok(1));
-        assert_eq!(say(&mut conversation, &[END]), unasked);
+        let mut protocol = running();
+        assert_eq!(say(&mut protocol, &[FIRST, HEAD]), Ok(1));
+        assert_eq!(say(&mut protocol, &[END]), unasked);
     }
 
     #[test]
     fn an_answer_sent_ahead_is_not_taken_for_that_to_the_next_request() {
-        let mut conversation = running();
-        assert_eq!(say(&mut conversation, &[FIRST, HEAD, END, READY]), Ok(3));
-        conversation.handed();
+        let mut protocol = running();
+        assert_eq!(say(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
+        protocol.dispatched();
         let unasked = Err("an answer to a request that it does not have");
-        assert_eq!(say(&mut conversation, &[FIRST, HEAD, END, READY]), unasked);
+        assert_eq!(say(&mut protocol, &[FIRST, HEAD, END, READY]), unasked);
     }
 
     #[test]
@@ -222,43 +224,43 @@ mod tests {
         assert_eq!(say(&mut ready(), &[READY]), Err("ready twice"));
         assert_eq!(say(&mut running(), &[READY]), Err("ready in the middle of a request"));
         let failed = FromWorker::StartFailed { message: b"no" };
-        assert_eq!(say(&mut Conversation::default(), &[failed]), Ok(1));
+        assert_eq!(say(&mut WorkerProtocol::default(), &[failed]), Ok(1));
         assert_eq!(say(&mut ready(), &[failed]), Err("a failed start after its start"));
     }
 
     #[test]
     fn it_tells_of_itself_what_it_was_asked_and_once() {
         let unasked = Err("a stack that nobody asked for");
-        let mut conversation = running();
-        assert_eq!(say(&mut conversation.clone(), &[STACK]), unasked);
-        conversation.asked_for_stack(Kind::Timeout);
-        assert_eq!(say(&mut conversation.clone(), &[STACK]), unasked);
-        conversation.asked_for_stack(Kind::Trace);
-        assert_eq!(say(&mut conversation.clone(), &[STACK, STACK]), unasked);
+        let mut protocol = running();
+        assert_eq!(say(&mut protocol.clone(), &[STACK]), unasked);
+        protocol.stack_requested(Kind::Timeout);
+        assert_eq!(say(&mut protocol.clone(), &[STACK]), unasked);
+        protocol.stack_requested(Kind::Trace);
+        assert_eq!(say(&mut protocol.clone(), &[STACK, STACK]), unasked);
         // Between the end of its answer and the next request it still runs Lua.
-        assert_eq!(say(&mut conversation.clone(), &[FIRST, HEAD, END, STACK]), Ok(3));
-        assert_eq!(say(&mut conversation, &[FIRST, HEAD, END, READY, STACK]), unasked);
+        assert_eq!(say(&mut protocol.clone(), &[FIRST, HEAD, END, STACK]), Ok(3));
+        assert_eq!(say(&mut protocol, &[FIRST, HEAD, END, READY, STACK]), unasked);
 
-        let mut conversation = ready();
-        conversation.asked_for_figures();
-        assert_eq!(say(&mut conversation, &[FIGURES]), Ok(1));
-        assert_eq!(say(&mut conversation, &[FIGURES]), Err("figures that nobody asked for"));
+        let mut protocol = ready();
+        protocol.measurement_requested();
+        assert_eq!(say(&mut protocol, &[FIGURES]), Ok(1));
+        assert_eq!(say(&mut protocol, &[FIGURES]), Err("figures that nobody asked for"));
     }
 
     #[test]
     fn log_lines_of_a_packet_are_bounded() {
         let line = FromWorker::Log { level: LogLevel::Info, message: b"", fields: b"" };
-        let (mut conversation, most) = (ready(), MAX_LINES as usize);
-        assert_eq!(say(&mut conversation, &vec![line; most]), Ok(most));
-        assert_eq!(say(&mut conversation, &vec![line; most + 1]), Err("too many log lines at once"));
+        let (mut protocol, most) = (ready(), MAX_LINES as usize);
+        assert_eq!(say(&mut protocol, &vec![line; most]), Ok(most));
+        assert_eq!(say(&mut protocol, &vec![line; most + 1]), Err("too many log lines at once"));
     }
 
     /// Its number may be its successor's by then.
     #[test]
     fn what_a_worker_that_has_gone_says_of_itself_is_dropped() {
-        let mut conversation = running();
-        conversation.asked_for_figures();
-        conversation.exited();
-        assert_eq!(say(&mut conversation, &[FIRST, HEAD, FIGURES, END, READY]), Ok(2));
+        let mut protocol = running();
+        protocol.measurement_requested();
+        protocol.exited();
+        assert_eq!(say(&mut protocol, &[FIRST, HEAD, FIGURES, END, READY]), Ok(2));
     }
 }

@@ -234,7 +234,7 @@ fn request_heads() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Acts of `check::worker_messages`: a worker that is mostly honest, and now and then says something else.
-fn conversations() -> impl Strategy<Value = Vec<u8>> {
+fn worker_packets() -> impl Strategy<Value = Vec<u8>> {
     // Acts and messages by the numbers that they have there.
     const READY: u8 = 0;
     let message = |kind: u8, variant: u8| variant << 4 | kind;
@@ -314,7 +314,7 @@ proptest! {
     #![proptest_config(config(10_000))]
 
     #[test]
-    fn whatever_a_worker_says_its_clients_get_one_whole_answer_or_see_that_it_is_not(data in conversations()) {
+    fn whatever_a_worker_says_its_clients_get_one_whole_answer_or_see_that_it_is_not(data in worker_packets()) {
         check::worker_messages(&data);
     }
 }

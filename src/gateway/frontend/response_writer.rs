@@ -13,7 +13,7 @@ use crate::gateway::request::Request;
 use crate::gateway::telemetry::server_timing::ServerTiming;
 use crate::proto::queue::Place;
 use crate::proto::request_end::End;
-use crate::proto::response::{Answer, Failure, Part, Untruthful};
+use crate::proto::response::{Answer, Failure, Part, ProtocolViolation};
 
 /// Whether the client still wants the answer, and which worker is at it. The connection that a request
 /// came on and whoever holds the request share one.
@@ -116,7 +116,7 @@ impl Reply {
     }
 
     /// Sends the head: a CGI header block, as the worker wrote it.
-    pub(crate) fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<(), Untruthful> {
+    pub(crate) fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<(), ProtocolViolation> {
         if let Part::Send(status) = self.answer.head(block, orders)? {
             self.put_head(status, block);
         }
@@ -124,7 +124,7 @@ impl Reply {
     }
 
     /// Sends a piece of the body.
-    pub(crate) fn body(&mut self, bytes: &[u8]) -> Result<(), Untruthful> {
+    pub(crate) fn body(&mut self, bytes: &[u8]) -> Result<(), ProtocolViolation> {
         if let Part::Send(()) = self.answer.body(bytes.len())? {
             self.put_body(bytes);
         }
@@ -132,7 +132,7 @@ impl Reply {
     }
 
     /// Ends a complete answer; one that falls short of its promise is an error, and to be broken off.
-    pub(crate) fn end(&mut self) -> Result<(), Untruthful> {
+    pub(crate) fn end(&mut self) -> Result<(), ProtocolViolation> {
         if let Part::Send(()) = self.answer.end()? {
             self.let_go();
             if !self.ticket.is_abandoned() {

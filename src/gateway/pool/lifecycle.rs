@@ -42,7 +42,7 @@ impl Gateway {
                 // It may have been the one too many.
                 self.dispatch();
             }
-            // Its conversation has ruled this out.
+            // `WorkerProtocol` has ruled this out.
             Ready::Unexpected => {}
         }
     }

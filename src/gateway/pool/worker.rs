@@ -29,8 +29,8 @@ use crate::link::socket::Received;
 use crate::log::{escape, fields};
 use crate::os::interrupt;
 use crate::os::process;
-use crate::proto::response::Untruthful;
-use crate::proto::worker::Conversation;
+use crate::proto::response::ProtocolViolation;
+use crate::proto::worker::WorkerProtocol;
 
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ pub(crate) struct WorkerLink {
     /// From the moment that a request is handed over until the worker is ready again.
     run: Cell<Option<Run>>,
     /// What the worker may say next.
-    conversation: RefCell<Conversation>,
+    protocol: RefCell<WorkerProtocol>,
     /// The running request is answered without its worker, and what that says of it is dropped.
     given_up: Cell<bool>,
     /// Wakes the relay that waits for a client which nothing more is sent to.
@@ -139,7 +139,7 @@ impl WorkerLink {
             answered: RefCell::new(None),
             late: Cell::new(false),
             run: Cell::new(None),
-            conversation: RefCell::default(),
+            protocol: RefCell::default(),
             given_up: Cell::new(false),
             gave_up: Notify::new(),
             told: Cell::new(false),
@@ -190,7 +190,7 @@ impl WorkerLink {
         }
         self.asked.set(Some(now));
         self.unmeasured.set(false);
-        self.conversation.borrow_mut().asked_for_figures();
+        self.protocol.borrow_mut().measurement_requested();
         self.tell(ToWorker::Measure);
         None
     }
@@ -228,7 +228,7 @@ impl WorkerLink {
         request.set_handed(Handed { at, worker: self.name.worker, generation: self.name.generation });
         self.told.set(false);
         self.given_up.set(false);
-        self.conversation.borrow_mut().handed();
+        self.protocol.borrow_mut().dispatched();
         self.run.set(Some(Run::new(Instant::now())));
         *self.running.borrow_mut() = Some(request);
         Ok(())
@@ -274,9 +274,9 @@ impl WorkerLink {
 
     /// Interrupts the running request, which may be over by the time that this arrives.
     pub(crate) fn interrupt(&self, kind: Kind) {
-        let mut conversation = self.conversation.borrow_mut();
-        conversation.asked_for_stack(kind);
-        let interrupt = Interrupt { kind, serial: conversation.serial() };
+        let mut protocol = self.protocol.borrow_mut();
+        protocol.stack_requested(kind);
+        let interrupt = Interrupt { kind, serial: protocol.serial() };
         // One that has ended needs none, and one that cannot be sent any is killed soon.
         let _ = interrupt::send(self.pidfd.get_ref().as_fd(), interrupt.encode());
     }
@@ -390,7 +390,7 @@ impl WorkerLink {
                 // A successor need not wait for what this one's last client has still to read.
                 None => {
                     exited = true;
-                    self.conversation.borrow_mut().exited();
+                    self.protocol.borrow_mut().exited();
                     gateway.worker_gone(self);
                 }
                 Some(Ok(None)) => {}
@@ -414,15 +414,15 @@ impl WorkerLink {
             Received::Packet(length) => {
                 turn.goes_on_after(length);
                 let last = self.packet(&buffer[..length], gateway);
-                Ok(last.unwrap_or_else(|Untruthful(what)| Some(Fate::Misbehaved(what))))
+                Ok(last.unwrap_or_else(|ProtocolViolation(what)| Some(Fate::Misbehaved(what))))
             }
         }
     }
 
     /// One packet. `Some` where the worker says that it ends.
-    fn packet(&self, mut packet: &[u8], gateway: &Rc<Gateway>) -> Result<Option<Fate>, Untruthful> {
+    fn packet(&self, mut packet: &[u8], gateway: &Rc<Gateway>) -> Result<Option<Fate>, ProtocolViolation> {
         let mut moved = false;
-        self.conversation.borrow_mut().begin_packet();
+        self.protocol.borrow_mut().begin_packet();
         while let Some(message) = self.next_message(&mut packet)? {
             moved |=
                 matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. } | FromWorker::End { .. });
@@ -440,7 +440,7 @@ impl WorkerLink {
                         Ok(())
                     })?;
                     *self.answered.borrow_mut() = self.running.borrow_mut().take();
-                    if !self.conversation.borrow().has_exited() {
+                    if !self.protocol.borrow().has_exited() {
                         gateway.pool.borrow_mut().answered(self.name.worker);
                     }
                 }
@@ -465,7 +465,7 @@ impl WorkerLink {
                 FromWorker::StartFailed { message } => {
                     return Ok(Some(Fate::StartFailed(escape::text(message).into_owned())));
                 }
-                // The conversation has taken it.
+                // `WorkerProtocol` has taken it.
                 FromWorker::Answering { .. } => {}
             }
         }
@@ -478,8 +478,8 @@ impl WorkerLink {
         Ok(None)
     }
 
-    fn next_message<'p>(&self, packet: &mut &'p [u8]) -> Result<Option<FromWorker<'p>>, Untruthful> {
-        self.conversation.borrow_mut().next(packet)
+    fn next_message<'p>(&self, packet: &mut &'p [u8]) -> Result<Option<FromWorker<'p>>, ProtocolViolation> {
+        self.protocol.borrow_mut().next(packet)
     }
 
     /// The answer has moved on. One that is whole in its first packet costs no look at the clock, and one that nobody waits
@@ -494,7 +494,10 @@ impl WorkerLink {
         }
     }
 
-    fn with_reply(&self, act: impl FnOnce(&mut Request) -> Result<(), Untruthful>) -> Result<(), Untruthful> {
+    fn with_reply(
+        &self,
+        act: impl FnOnce(&mut Request) -> Result<(), ProtocolViolation>,
+    ) -> Result<(), ProtocolViolation> {
         self.running.borrow_mut().as_mut().map_or(Ok(()), |request| act(request))
     }
 

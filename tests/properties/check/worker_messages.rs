@@ -9,8 +9,8 @@ use nibiru::fastcgi::client::{self, Decoder, Fault, Reply};
 use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server};
 use nibiru::link::interrupt::Kind;
 use nibiru::link::message::{FromWorker, FromZygote, ToWorker, ToZygote};
-use nibiru::proto::response::{Answer, Failure, Part, Untruthful};
-use nibiru::proto::worker::Conversation;
+use nibiru::proto::response::{Answer, Failure, Part, ProtocolViolation};
+use nibiru::proto::worker::WorkerProtocol;
 
 /// The input is a list of acts: what the worker says, and what happens to the gateway meanwhile. Whatever they are, a
 /// client gets one whole answer or sees that it is not whole.
@@ -24,7 +24,7 @@ pub(crate) fn worker_messages(mut data: &[u8]) {
             0 => gateway.packet(take_short(&mut data)),
             // A packet that is composed, so that much of what is tried is well-formed.
             1..=4 => {
-                let packet = composed(&mut data, gateway.conversation.serial().number());
+                let packet = composed(&mut data, gateway.protocol.serial().number());
                 gateway.packet(&packet)
             }
             5 => {
@@ -32,7 +32,7 @@ pub(crate) fn worker_messages(mut data: &[u8]) {
                 gateway.hand_over(kind & 1 == 1, kind & 2 == 2)
             }
             6 => {
-                gateway.conversation.asked_for_figures();
+                gateway.protocol.measurement_requested();
                 Ok(())
             }
             7 => {
@@ -45,12 +45,12 @@ pub(crate) fn worker_messages(mut data: &[u8]) {
                 Ok(())
             }
             _ => {
-                gateway.conversation.exited();
+                gateway.protocol.exited();
                 gateway.exited = true;
                 Ok(())
             }
         };
-        if let Err(Untruthful(what)) = outcome {
+        if let Err(ProtocolViolation(what)) = outcome {
             assert!(!what.is_empty());
             // It is killed, and the request that it has fails.
             gateway.fail();
@@ -134,7 +134,7 @@ fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
 
 /// One worker and one client after the other.
 struct Gateway {
-    conversation: Conversation,
+    protocol: WorkerProtocol,
     /// The answer to the request that runs.
     running: Option<Answer>,
     /// It was handed over and its worker has not said `Ready` since.
@@ -162,7 +162,7 @@ struct Client {
 impl Gateway {
     fn new() -> Self {
         Self {
-            conversation: Conversation::default(),
+            protocol: WorkerProtocol::default(),
             running: None,
             busy: false,
             idle: false,
@@ -174,7 +174,7 @@ impl Gateway {
         }
     }
 
-    fn hand_over(&mut self, head_request: bool, holds: bool) -> Result<(), Untruthful> {
+    fn hand_over(&mut self, head_request: bool, holds: bool) -> Result<(), ProtocolViolation> {
         if !self.idle || self.exited {
             return Ok(());
         }
@@ -186,7 +186,7 @@ impl Gateway {
         while server.receive(&mut input, &mut out).expect("a request").is_some() {}
         self.clients.push(Client { server, out, head_request, held: holds.then(Vec::new), over: false });
         self.running = Some(Answer::new(head_request));
-        self.conversation.handed();
+        self.protocol.dispatched();
         (self.idle, self.busy) = (false, true);
         (self.interrupts, self.stacks) = ([0; 2], [0; 2]);
         Ok(())
@@ -195,21 +195,21 @@ impl Gateway {
     fn interrupt(&mut self, kind: Kind) {
         // Only what runs is interrupted.
         if self.busy {
-            self.conversation.asked_for_stack(kind);
+            self.protocol.stack_requested(kind);
             self.interrupts[usize::from(kind == Kind::Timeout)] += 1;
         }
     }
 
-    fn packet(&mut self, packet: &[u8]) -> Result<(), Untruthful> {
-        self.conversation.begin_packet();
+    fn packet(&mut self, packet: &[u8]) -> Result<(), ProtocolViolation> {
+        self.protocol.begin_packet();
         let (mut rest, mut lines) = (packet, 0);
-        while let Some(message) = self.conversation.next(&mut rest)? {
+        while let Some(message) = self.protocol.next(&mut rest)? {
             if matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. }) {
                 self.check_name(packet, rest);
             }
             let (client, answer) = (self.clients.last_mut(), self.running.as_mut());
             match message {
-                FromWorker::Answering { .. } => panic!("that is the conversation's"),
+                FromWorker::Answering { .. } => panic!("that is the protocol's"),
                 FromWorker::Head { block } => {
                     let (client, answer) = (client.unwrap(), answer.unwrap());
                     if let Part::Send(status) = answer.head(block, &self.orders)? {
@@ -242,7 +242,7 @@ impl Gateway {
                 }
                 FromWorker::StartFailed { .. } => {
                     assert!(self.clients.is_empty() && !self.idle);
-                    return Err(Untruthful("the worker has ended"));
+                    return Err(ProtocolViolation("the worker has ended"));
                 }
                 FromWorker::Measured { .. } => assert!(!self.exited),
                 FromWorker::Log { .. } => lines += 1,
@@ -265,7 +265,7 @@ impl Gateway {
                 named = Some(serial);
             }
         }
-        assert_eq!(named, Some(self.conversation.serial().number()));
+        assert_eq!(named, Some(self.protocol.serial().number()));
         assert_eq!(named.unwrap() as usize, self.clients.len());
     }
 
