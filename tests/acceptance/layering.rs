@@ -1,5 +1,7 @@
 //! Dependencies point one way: scans the sources for names that a layer must not use.
 
+mod circles;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

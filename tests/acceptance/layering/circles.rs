@@ -1,0 +1,528 @@
+//! Circles between the files of `src/`: arrows by the paths that a file names, and by the methods of `Gateway` that it calls.
+//!
+//! A file is a module. A path counts as an arrow to the file that defines its item, also where a parent re-exports the item.
+//! The lines `mod` and `pub use` of a `mod.rs` are no arrows. The tables list the circles that are left; a circle that is not listed
+//! fails, and a listed one that is gone fails too, so a table can only shrink.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{code, sources};
+
+/// Circles by paths: files below `src/` that all reach each other.
+const BY_PATHS: &[&[&str]] = &[
+    &["cgi/repeated.rs", "cgi/request.rs"],
+    &["config/file.rs", "config/options.rs", "config/suggest.rs"],
+    &["fastcgi/request.rs", "fastcgi/server.rs"],
+    &[
+        "gateway/events.rs",
+        "gateway/frontend/admission.rs",
+        "gateway/frontend/connection/due.rs",
+        "gateway/frontend/connection/mod.rs",
+        "gateway/frontend/connection/state.rs",
+        "gateway/frontend/listener.rs",
+        "gateway/frontend/response_writer.rs",
+        "gateway/frontend/takeover.rs",
+        "gateway/mod.rs",
+        "gateway/pool/dispatch.rs",
+        "gateway/pool/log_pipe/mod.rs",
+        "gateway/pool/process_log.rs",
+        "gateway/pool/watchdog.rs",
+        "gateway/pool/worker.rs",
+        "gateway/pool/zygote.rs",
+        "gateway/request.rs",
+        "gateway/telemetry/access_log.rs",
+        "gateway/telemetry/journal.rs",
+        "gateway/telemetry/status/mod.rs",
+    ],
+    &[
+        "gateway/pool/supervisor/mod.rs",
+        "gateway/pool/supervisor/stop.rs",
+        "gateway/pool/supervisor/zygotes.rs",
+    ],
+    &["gateway/spool/body.rs", "gateway/spool/mod.rs"],
+    &["log/file.rs", "log/mod.rs"],
+];
+
+/// Circles within `src/gateway/` by paths and by calls of `Gateway`'s methods.
+const BY_CALLS: &[&[&str]] = &[
+    &[
+        "gateway/events.rs",
+        "gateway/frontend/admission.rs",
+        "gateway/frontend/connection/due.rs",
+        "gateway/frontend/connection/mod.rs",
+        "gateway/frontend/connection/state.rs",
+        "gateway/frontend/listener.rs",
+        "gateway/frontend/response_writer.rs",
+        "gateway/frontend/takeover.rs",
+        "gateway/mod.rs",
+        "gateway/pool/dispatch.rs",
+        "gateway/pool/lifecycle.rs",
+        "gateway/pool/log_pipe/mod.rs",
+        "gateway/pool/process_log.rs",
+        "gateway/pool/watchdog.rs",
+        "gateway/pool/worker.rs",
+        "gateway/pool/zygote.rs",
+        "gateway/request.rs",
+        "gateway/telemetry/access_log.rs",
+        "gateway/telemetry/journal.rs",
+        "gateway/telemetry/status/answer.rs",
+        "gateway/telemetry/status/health.rs",
+        "gateway/telemetry/status/html.rs",
+        "gateway/telemetry/status/mod.rs",
+        "gateway/telemetry/status/openmetrics.rs",
+    ],
+    &["gateway/frontend/connection/account.rs", "gateway/frontend/connection/intake.rs"],
+    &[
+        "gateway/pool/supervisor/mod.rs",
+        "gateway/pool/supervisor/stop.rs",
+        "gateway/pool/supervisor/zygotes.rs",
+    ],
+    &["gateway/spool/body.rs", "gateway/spool/mod.rs"],
+];
+
+/// Arrows between files, each from a file to the files that it names.
+type Arrows = BTreeMap<String, BTreeSet<String>>;
+
+#[test]
+fn files_import_each_other_in_no_new_circle() {
+    let scan = Scan::of(sources());
+    let arrows = scan.paths();
+    assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 200, "the scan has lost the paths");
+    compare("BY_PATHS", BY_PATHS, &arrows);
+}
+
+#[test]
+fn methods_of_the_gateway_call_in_no_new_circle() {
+    let scan = Scan::of(sources());
+    let (paths, calls) = (scan.paths(), scan.calls("Gateway", "gateway"));
+    assert!(!calls.is_empty(), "the scan has lost the methods of Gateway");
+    let within = |file: &str| file.starts_with("gateway/");
+    let mut arrows = Arrows::new();
+    for (from, to) in paths.into_iter().chain(calls).filter(|(from, _)| within(from)) {
+        arrows.entry(from).or_default().extend(to.into_iter().filter(|to| within(to)));
+    }
+    compare("BY_CALLS", BY_CALLS, &arrows);
+}
+
+/// Fails where the circles among `arrows` are not those of the table `name`.
+fn compare(name: &str, table: &[&[&str]], arrows: &Arrows) {
+    let found = circles(arrows);
+    let listed: Vec<Vec<String>> =
+        table.iter().map(|circle| circle.iter().map(ToString::to_string).collect()).collect();
+    let mut message = String::new();
+    for circle in found.iter().filter(|circle| !listed.contains(circle)) {
+        message += &format!("\na circle that is not in {name}: {}", shortest(arrows, circle).join(" → "));
+        let known = listed.iter().find(|known| known.iter().any(|file| circle.contains(file)));
+        if let Some(known) = known {
+            for file in circle.iter().filter(|file| !known.contains(file)) {
+                let way = shortest(arrows, std::slice::from_ref(file)).join(" → ");
+                message += &format!("\n  {file} is new in it: {way}");
+            }
+        }
+    }
+    for circle in listed.iter().filter(|circle| !found.contains(circle)) {
+        message += &format!("\na circle of {name} that is not there as listed: {}", circle.join(", "));
+    }
+    if !message.is_empty() {
+        let lines = |circle: &Vec<String>| {
+            let files: String = circle.iter().map(|file| format!("        {file:?},\n")).collect();
+            format!("    &[\n{files}    ],\n")
+        };
+        let table: String = found.iter().map(lines).collect();
+        panic!("{message}\nthe table would be:\nconst {name}: &[&[&str]] = &[\n{table}];");
+    }
+}
+
+/// The text of the sources as tokens, with the modules that they are.
+struct Scan {
+    files: Vec<Source>,
+    /// The index of each module's file, by the module's path.
+    modules: BTreeMap<Vec<String>, usize>,
+}
+
+/// One file of `src/`.
+struct Source {
+    file: String,
+    module: Vec<String>,
+    tokens: Vec<String>,
+    /// The absolute path behind each imported or re-exported name.
+    imports: BTreeMap<String, Vec<String>>,
+}
+
+impl Scan {
+    fn of(sources: Vec<(String, String)>) -> Self {
+        let mut files = Vec::new();
+        for (file, text) in sources {
+            // The roots of the two crates declare modules, and nothing imports from them.
+            if file == "main.rs" || file == "lib.rs" {
+                continue;
+            }
+            let module = file.trim_end_matches(".rs").trim_end_matches("/mod");
+            let module = module.split('/').map(str::to_owned).collect();
+            let code: String = code(&text).flat_map(|(_, line)| [line, "\n"]).collect();
+            files.push(Source { file, module, tokens: tokens(&code), imports: BTreeMap::new() });
+        }
+        let modules =
+            files.iter().enumerate().map(|(index, source)| (source.module.clone(), index)).collect();
+        let mut scan = Self { files, modules };
+        for index in 0..scan.files.len() {
+            let imports = scan.uses(index).flat_map(|(_, paths)| paths);
+            let imports = imports.filter_map(|(name, path)| Some((name, scan.absolute(index, &path)?)));
+            scan.files[index].imports = imports.collect();
+        }
+        scan
+    }
+
+    /// The `use` declarations of a file: the place of each, and its names with the paths behind them.
+    fn uses(&self, index: usize) -> impl Iterator<Item = (usize, Vec<(String, Vec<String>)>)> + '_ {
+        let tokens = &self.files[index].tokens;
+        let begins = tokens.iter().enumerate().filter(|(_, token)| *token == "use").map(|(at, _)| at);
+        begins.map(move |at| {
+            let mut paths = Vec::new();
+            tree(tokens, at + 1, &[], &mut paths);
+            (at, paths)
+        })
+    }
+
+    /// The path from the crate's root; `None` where it leads to another crate.
+    fn absolute(&self, index: usize, path: &[String]) -> Option<Vec<String>> {
+        let Source { module, imports, .. } = &self.files[index];
+        let (first, rest) = path.split_first()?;
+        let mut base = match first.as_str() {
+            "crate" => Vec::new(),
+            "self" => module.clone(),
+            "super" => module[..module.len() - 1].to_vec(),
+            name => {
+                let child = [module.as_slice(), &[name.to_owned()]].concat();
+                match imports.get(name) {
+                    Some(imported) => imported.clone(),
+                    None if self.modules.contains_key(&child) => child,
+                    None => return None,
+                }
+            }
+        };
+        for segment in rest {
+            if segment == "super" {
+                base.pop();
+            } else if segment != "self" {
+                base.push(segment.clone());
+            }
+        }
+        Some(base)
+    }
+
+    /// The index of the file that defines the item at an absolute path, and whether the path names no more than a module.
+    fn defining(&self, path: &[String], depth: u32) -> Option<(usize, bool)> {
+        let length = (1..=path.len()).rev().find(|length| self.modules.contains_key(&path[..*length]))?;
+        let index = self.modules[&path[..length]];
+        let Some(item) = path.get(length) else { return Some((index, true)) };
+        match self.files[index].imports.get(item) {
+            Some(imported) if depth < 8 => {
+                self.defining(&[imported.as_slice(), &path[length + 1..]].concat(), depth + 1)
+            }
+            _ => Some((index, false)),
+        }
+    }
+
+    /// Arrows by the paths in `use` declarations and in the code.
+    fn paths(&self) -> Arrows {
+        let mut arrows = Arrows::new();
+        for (index, source) in self.files.iter().enumerate() {
+            let mut named: Vec<Vec<String>> = Vec::new();
+            let (tokens, mut at) = (&source.tokens, 0);
+            while at < tokens.len() {
+                if tokens[at] == "use" {
+                    let mut paths = Vec::new();
+                    let end = tree(tokens, at + 1, &[], &mut paths);
+                    let is_public = at > 0 && (tokens[at - 1] == "pub" || tokens[at - 1] == ")");
+                    if !(is_public && source.file.ends_with("/mod.rs")) {
+                        named.extend(paths.into_iter().map(|(_, path)| path));
+                    }
+                    at = end;
+                    continue;
+                }
+                let begins = at == 0 || !matches!(tokens[at - 1].as_str(), "::" | ".");
+                if begins && tokens.get(at + 1).is_some_and(|next| next == "::") {
+                    let mut path = vec![tokens[at].clone()];
+                    while tokens.get(at + 1).is_some_and(|next| next == "::")
+                        && tokens.get(at + 2).is_some_and(|next| is_name(next))
+                    {
+                        path.push(tokens[at + 2].clone());
+                        at += 2;
+                    }
+                    named.push(path);
+                }
+                at += 1;
+            }
+            for path in named {
+                let Some(path) = self.absolute(index, &path) else { continue };
+                // An imported module is an arrow where something in it is named.
+                if let Some((to, false)) = self.defining(&path, 0).filter(|(to, _)| *to != index) {
+                    arrows.entry(source.file.clone()).or_default().insert(self.files[to].file.clone());
+                }
+            }
+        }
+        arrows
+    }
+
+    /// Arrows by calls of methods of the type `name`: on `self` in its `impl` blocks, and on variables and fields named `variable`.
+    fn calls(&self, name: &str, variable: &str) -> Arrows {
+        let mut defined: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut blocks = Vec::new();
+        for source in &self.files {
+            let mut inside = vec![false; source.tokens.len()];
+            for (begin, end) in impl_blocks(&source.tokens, name) {
+                inside[begin..end].fill(true);
+                let body = &source.tokens[begin..end];
+                for pair in body.windows(2).filter(|pair| pair[0] == "fn") {
+                    defined.insert(&pair[1], &source.file);
+                }
+            }
+            blocks.push(inside);
+        }
+        let mut arrows = Arrows::new();
+        for (source, inside) in self.files.iter().zip(&blocks) {
+            for (at, call) in source.tokens.windows(4).enumerate() {
+                let receiver = call[0] == variable || (call[0] == "self" && inside[at]);
+                if let Some(file) = defined.get(call[2].as_str())
+                    && receiver
+                    && call[1] == "."
+                    && call[3] == "("
+                    && *file != source.file
+                {
+                    arrows.entry(source.file.clone()).or_default().insert((*file).to_owned());
+                }
+            }
+        }
+        arrows
+    }
+}
+
+/// The ranges of tokens between the braces of `impl name`, without the blocks that implement a trait for it.
+fn impl_blocks(tokens: &[String], name: &str) -> Vec<(usize, usize)> {
+    let mut blocks = Vec::new();
+    for at in 0..tokens.len() {
+        if tokens[at] == "impl"
+            && tokens.get(at + 1).is_some_and(|token| token == name)
+            && tokens.get(at + 2).is_some_and(|token| token == "{")
+        {
+            let mut depth = 0;
+            let length = tokens[at + 2..].iter().position(|token| {
+                depth += i32::from(token == "{") - i32::from(token == "}");
+                depth == 0
+            });
+            blocks.push((at + 2, at + 2 + length.expect("braces are balanced")));
+        }
+    }
+    blocks
+}
+
+/// Reads a tree of a `use` declaration from `at` on; gives the place behind it.
+fn tree(
+    tokens: &[String],
+    mut at: usize,
+    prefix: &[String],
+    paths: &mut Vec<(String, Vec<String>)>,
+) -> usize {
+    let mut path = prefix.to_vec();
+    loop {
+        match tokens.get(at).map(String::as_str) {
+            Some("::") => at += 1,
+            Some("{") => {
+                at += 1;
+                while tokens.get(at).is_some_and(|token| token != "}") {
+                    at = tree(tokens, at, &path, paths);
+                    at += usize::from(tokens.get(at).is_some_and(|token| token == ","));
+                }
+                return at + 1;
+            }
+            Some("as") => {
+                paths.push((tokens[at + 1].clone(), path));
+                return at + 2;
+            }
+            Some(name) if is_name(name) => {
+                if name != "self" || path.is_empty() {
+                    path.push(name.to_owned());
+                }
+                at += 1;
+            }
+            _ => {
+                paths.extend(path.last().cloned().map(|name| (name, path)));
+                return at;
+            }
+        }
+    }
+}
+
+fn is_name(token: &str) -> bool {
+    token.starts_with(|first: char| first.is_alphabetic() || first == '_')
+}
+
+/// Names, `::` and single characters; strings, characters and comments are left out.
+fn tokens(code: &str) -> Vec<String> {
+    let mut tokens = Vec::new();
+    let mut rest = code;
+    while let Some(first) = rest.chars().next() {
+        let length = if is_name(rest) {
+            rest.find(|next: char| !next.is_alphanumeric() && next != '_').unwrap_or(rest.len())
+        } else if rest.starts_with("::") {
+            2
+        } else if rest.starts_with("//") {
+            rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
+            continue;
+        } else if first == '"' {
+            rest = after_string(&rest[1..]);
+            continue;
+        } else if let Some(raw) = rest.strip_prefix("#\"") {
+            rest = raw.split_once("\"#").map_or("", |(_, rest)| rest);
+            continue;
+        } else if let Some(length) = character(rest) {
+            rest = &rest[length..];
+            continue;
+        } else {
+            first.len_utf8()
+        };
+        if !first.is_whitespace() {
+            tokens.push(rest[..length].to_owned());
+        }
+        rest = &rest[length..];
+    }
+    tokens
+}
+
+/// The length of a character literal at the beginning of `text`; `None` for lifetimes and everything else.
+fn character(text: &str) -> Option<usize> {
+    let inner = text.strip_prefix('\'')?;
+    match inner.strip_prefix('\\') {
+        Some(escaped) => Some(escaped[1..].find('\'')? + 4),
+        None => {
+            let length = inner.chars().next()?.len_utf8();
+            inner[length..].starts_with('\'').then_some(length + 2)
+        }
+    }
+}
+
+/// The text behind a string literal that has begun.
+fn after_string(text: &str) -> &str {
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return &text[at + 1..],
+            _ => {}
+        }
+    }
+    ""
+}
+
+/// Sets of files that all reach each other, sorted.
+fn circles(arrows: &Arrows) -> Vec<Vec<String>> {
+    let reached: BTreeMap<&String, BTreeSet<&String>> =
+        arrows.keys().map(|from| (from, reachable(arrows, from))).collect();
+    let mut circles: Vec<Vec<String>> = Vec::new();
+    for (file, all) in &reached {
+        if all.contains(file) && !circles.iter().any(|circle| circle.contains(file)) {
+            let mutual =
+                all.iter().filter(|other| reached.get(*other).is_some_and(|back| back.contains(file)));
+            circles.push(mutual.map(ToString::to_string).collect());
+        }
+    }
+    circles
+}
+
+fn reachable<'a>(arrows: &'a Arrows, from: &str) -> BTreeSet<&'a String> {
+    let mut reached = BTreeSet::new();
+    let mut open: Vec<&String> = arrows.get(from).into_iter().flatten().collect();
+    while let Some(file) = open.pop() {
+        if reached.insert(file) {
+            open.extend(arrows.get(file).into_iter().flatten());
+        }
+    }
+    reached
+}
+
+/// The shortest way from one of `files` back to the same file.
+fn shortest(arrows: &Arrows, files: &[String]) -> Vec<String> {
+    let ways = files.iter().filter_map(|file| {
+        let mut open = VecDeque::from([vec![file]]);
+        let mut seen = BTreeSet::new();
+        while let Some(way) = open.pop_front() {
+            for next in arrows.get(way[way.len() - 1]).into_iter().flatten() {
+                let longer = [way.as_slice(), &[next]].concat();
+                if next == file {
+                    return Some(longer);
+                }
+                if seen.insert(next) {
+                    open.push_back(longer);
+                }
+            }
+        }
+        None
+    });
+    ways.min_by_key(Vec::len).into_iter().flatten().cloned().collect()
+}
+
+/// A scan of files that stand only here.
+fn scan(files: &[(&str, &str)]) -> Scan {
+    Scan::of(files.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect())
+}
+
+#[test]
+fn a_circle_is_found_by_every_form_of_a_path() {
+    for (one, other) in [
+        ("use crate::a::two::Two;", "use crate::a::one::{Other, One as First};"),
+        ("use super::two::{\n    Two,\n};", "fn f() { crate::a::one::g() }"),
+        ("use crate::a::two;\nfn f() { two::g() }", "use crate::a::One;"),
+        ("use crate::{a::{two::Two, three}, b};", "fn f() -> super::one::One { \"}\"; '{' }"),
+    ] {
+        let scan = scan(&[
+            ("a/mod.rs", "mod one;\nmod two;\npub(crate) use one::One;\npub use two::*;"),
+            ("a/one.rs", one),
+            ("a/two.rs", other),
+        ]);
+        assert_eq!(circles(&scan.paths()), [["a/one.rs", "a/two.rs"]], "{one} {other}");
+    }
+}
+
+#[test]
+fn arrows_one_way_are_no_circle() {
+    for (one, other) in [
+        ("use crate::a::two::Two;", "//! use crate::a::one::One;"),
+        ("use crate::a::two::Two;", "const TEXT: &str = \"crate::a::one::One\";"),
+        ("use crate::a::two;\nfn f() { two::g() }", "use std::io;\nfn f() { io::one() }"),
+        ("use crate::a::two::Two;", "fn f() {}\nmod tests {\n    use crate::a::one::One;"),
+    ] {
+        let scan = scan(&[("a/mod.rs", "mod one;\nmod two;"), ("a/one.rs", one), ("a/two.rs", other)]);
+        assert!(circles(&scan.paths()).is_empty(), "{one} {other}");
+        assert_eq!(scan.paths().len(), 1);
+    }
+}
+
+#[test]
+fn a_circle_is_found_by_calls_of_methods() {
+    let scan = scan(&[
+        ("one.rs", "impl Gateway {\n fn first(&self) { self.second() } }"),
+        ("two.rs", "impl Gateway {\n fn second(&self) {} }\nimpl Other { fn f(&self) { self.first() } }"),
+        ("three.rs", "fn f(gateway: &Gateway) { gateway.first(); other.second() }"),
+        ("four.rs", "impl Gateway { fn third(&self) { self.gateway.fourth() } fn fifth(&self) {} }"),
+        ("five.rs", "impl Gateway { fn fourth(&self) { self.fifth() } }"),
+    ]);
+    let arrows = scan.calls("Gateway", "gateway");
+    assert_eq!(arrows["three.rs"], BTreeSet::from(["one.rs".to_owned()]));
+    assert_eq!(circles(&arrows), [["five.rs", "four.rs"]]);
+}
+
+#[test]
+#[should_panic(expected = "a circle that is not in TABLE: a.rs → b.rs → a.rs")]
+fn a_circle_that_is_not_listed_fails() {
+    let scan = scan(&[("a.rs", "use crate::b::B;"), ("b.rs", "use crate::a::A;")]);
+    compare("TABLE", &[], &scan.paths());
+}
+
+#[test]
+#[should_panic(expected = "a circle of TABLE that is not there as listed: a.rs, b.rs")]
+fn a_listed_circle_that_is_gone_fails() {
+    let scan = scan(&[("a.rs", "use crate::b::B;"), ("b.rs", "use std::io;")]);
+    compare("TABLE", &[&["a.rs", "b.rs"]], &scan.paths());
+}
