@@ -10,7 +10,6 @@ use super::{code, sources};
 
 /// Circles by paths: files below `src/` that all reach each other.
 const BY_PATHS: &[&[&str]] = &[
-    &["cgi/repeated.rs", "cgi/request.rs"],
     &["config/file.rs", "config/options.rs", "config/suggest.rs"],
     &["fastcgi/request.rs", "fastcgi/server.rs"],
     &[

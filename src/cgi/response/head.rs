@@ -1,26 +1,21 @@
-//! Response heads (RFC 3875 §6): reading those of applications, writing those of nibiru itself.
+//! The head of a response, read and checked.
 //!
-//! The gateway checks with [`Head`] what a worker wrote; `nibiru dev` and `nibiru request` read with it
-//! what the server answered. Never holds bytes: a head borrows from the buffer it was found in.
+//! The gateway checks a worker's response with it; `nibiru dev` and `nibiru request` read the server's answer. Never holds
+//! bytes: a head borrows from the buffer it was found in.
 
-use std::{error, fmt};
+use super::super::syntax::{is_token, parse_length};
+use super::bad_head::{BadHead, MAX_HEAD};
 
-use super::{is_token, parse_length};
-
-/// Bytes of a head, its empty line included. nginx takes 4 or 8 KiB unless told otherwise
-/// (`fastcgi_buffer_size`), and browsers give up at 256 KiB; what is longer is no head.
-pub const MAX_HEAD: usize = 64 * 1024;
-
-/// What has been found of a head.
+/// The progress of a search for a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status<'a> {
-    /// Nothing wrong yet, but the empty line is still to come.
+    /// No error yet, but the empty line is still to come.
     Partial,
-    /// All of it.
+    /// A whole head.
     Complete {
         /// The head.
         head: Head<'a>,
-        /// Bytes that it took, its empty line included; the body follows.
+        /// Bytes of the head, its empty line included; the body follows.
         consumed: usize,
     },
 }
@@ -28,75 +23,16 @@ pub enum Status<'a> {
 /// A checked response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head<'a> {
-    /// The HTTP status, 200 to 599: that of the field Status, or else 302 with Location and 200 without.
+    /// The HTTP status, 200 to 599: from the field Status, or else 302 with Location and 200 without.
     pub status: u16,
-    /// The reason that came with the status; empty when none did.
+    /// The reason that came with the status, or empty.
     pub reason: &'a [u8],
-    /// Bytes of body, when the application says so.
+    /// Bytes of the body, where the application says so.
     pub content_length: Option<u64>,
     /// All lines, without the empty one.
     lines: &'a [u8],
     extensions: bool,
 }
-
-/// What is wrong with a head: the application's fault, so the request fails with 500.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BadHead {
-    /// No empty line within [`MAX_HEAD`] bytes.
-    TooLong,
-    /// A line has no colon, or what is before it is not a token.
-    Name {
-        /// The line's number, from 1.
-        line: usize,
-    },
-    /// A value holds a control character other than the tab.
-    Value {
-        /// The line's number, from 1.
-        line: usize,
-    },
-    /// Status is not a number from 200 to 599 with a reason behind it, or came twice.
-    Status,
-    /// Content-Length is not a number, came twice, or came with 204.
-    ContentLength,
-    /// Content-Type or Location came twice.
-    Twice {
-        /// The second line's number, from 1.
-        line: usize,
-    },
-    /// Transfer-Encoding, which is the proxy's.
-    TransferEncoding,
-}
-
-impl BadHead {
-    /// What is wrong, as the end of a sentence.
-    pub fn what(&self) -> &'static str {
-        match self {
-            Self::TooLong => "a response head without an end",
-            Self::Name { .. } => "a response head with a line that is no field",
-            Self::Value { .. } => "a response head with a control character",
-            Self::Status => "a response head with a bad or second Status",
-            Self::ContentLength => "a response head with a bad, second or forbidden Content-Length",
-            Self::Twice { .. } => "a response head with two Content-Types or Locations",
-            Self::TransferEncoding => "a response head with Transfer-Encoding",
-        }
-    }
-}
-
-impl fmt::Display for BadHead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLong => write!(f, "response head is longer than {MAX_HEAD} bytes"),
-            Self::Name { line } => write!(f, "response head has no field name in line {line}"),
-            Self::Value { line } => write!(f, "response head has a control character in line {line}"),
-            Self::Status => write!(f, "response head has a bad or second Status"),
-            Self::ContentLength => write!(f, "response head has a bad, second or forbidden Content-Length"),
-            Self::Twice { line } => write!(f, "response head has a field for the second time in line {line}"),
-            Self::TransferEncoding => write!(f, "response head has a Transfer-Encoding"),
-        }
-    }
-}
-
-impl error::Error for BadHead {}
 
 impl<'a> Head<'a> {
     /// Looks for a head at the front of `bytes`, from its first byte on at each call. Lines end in CRLF or LF.
@@ -158,13 +94,13 @@ impl<'a> Head<'a> {
         self.fields().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
-    /// Whether there are fields whose names begin with `X-`, as all those do by which proxies take orders.
+    /// Whether there are fields whose names begin with `X-`, as all orders for proxies do.
     pub fn has_extensions(&self) -> bool {
         self.extensions
     }
 
-    /// Whether a body may follow: not with 204 and 304 (RFC 9110 §6.4.1), nor with 205 (§15.3.6). Nor does one follow the
-    /// head of an answer to HEAD, which the head itself cannot tell.
+    /// Whether a body may follow: not with 204 and 304 (RFC 9110 §6.4.1), nor with 205 (§15.3.6). The head cannot tell an answer
+    /// to HEAD, which has no body either.
     pub fn body_allowed(&self) -> bool {
         !matches!(self.status, 204 | 205 | 304)
     }
@@ -187,7 +123,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// The first line without its end, and what follows; `None` when the end is still to come.
+/// The first line without its end, and the bytes after it; `None` when the end is still to come.
 fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().position(|&byte| byte == b'\n')?;
     let line = &bytes[..end];
@@ -220,7 +156,7 @@ fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Notes a field that nobody could choose from two of: of two types or targets, proxies and clients take different ones.
+/// Notes a field that may come once only: of two types or targets, proxies and clients take different ones.
 fn once(seen: &mut bool, line: usize) -> Result<(), BadHead> {
     if std::mem::replace(seen, true) { Err(BadHead::Twice { line }) } else { Ok(()) }
 }
@@ -234,99 +170,6 @@ fn parse_status(value: &[u8]) -> Option<(u16, &[u8])> {
     }
     let status = u16::try_from(parse_length(digits)?).ok()?;
     (200..=599).contains(&status).then(|| (status, trim(reason)))
-}
-
-/// A whole response that says why nibiru, not the application, answers. `message` is one line of text;
-/// `retry_after` is in seconds.
-pub fn failure(status: u16, message: &str, retry_after: Option<u32>) -> Vec<u8> {
-    let title = match reason(status) {
-        "" => status.to_string(),
-        reason => format!("{status} {reason}"),
-    };
-    let body = if message.is_empty() { format!("{title}\n") } else { format!("{title}: {message}\n") };
-    let retry_after = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
-    format!(
-        "Status: {title}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
-         {retry_after}\r\n{body}",
-        length = body.len(),
-    )
-    .into_bytes()
-}
-
-/// The head, its empty line included, and the body of a [`failure`].
-pub fn split_failure(response: &[u8]) -> (&[u8], &[u8]) {
-    match Head::parse(response) {
-        Ok(Status::Complete { consumed, .. }) => response.split_at(consumed),
-        Ok(Status::Partial) | Err(_) => (response, &[]),
-    }
-}
-
-/// The reason that goes with a status (RFC 9110 §15 and the IANA registry); empty for one without.
-pub fn reason(status: u16) -> &'static str {
-    match status {
-        100 => "Continue",
-        101 => "Switching Protocols",
-        102 => "Processing",
-        103 => "Early Hints",
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        203 => "Non-Authoritative Information",
-        204 => "No Content",
-        205 => "Reset Content",
-        206 => "Partial Content",
-        207 => "Multi-Status",
-        208 => "Already Reported",
-        226 => "IM Used",
-        300 => "Multiple Choices",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        305 => "Use Proxy",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        402 => "Payment Required",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        407 => "Proxy Authentication Required",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
-        418 => "I'm a teapot",
-        421 => "Misdirected Request",
-        422 => "Unprocessable Content",
-        423 => "Locked",
-        424 => "Failed Dependency",
-        425 => "Too Early",
-        426 => "Upgrade Required",
-        428 => "Precondition Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        451 => "Unavailable For Legal Reasons",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        506 => "Variant Also Negotiates",
-        507 => "Insufficient Storage",
-        508 => "Loop Detected",
-        511 => "Network Authentication Required",
-        _ => "",
-    }
 }
 
 #[cfg(test)]
@@ -466,21 +309,6 @@ mod tests {
         {
             let bytes = format!("Status: {status}\n\n");
             assert_eq!(parse(bytes.as_bytes()).unwrap().0.body_allowed(), allowed, "{status}");
-        }
-    }
-
-    #[test]
-    fn a_failure_is_a_whole_response() {
-        let response = failure(503, "the queue is full", Some(2));
-        let expected = "Status: 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
-                        Content-Length: 43\r\nRetry-After: 2\r\n\r\n503 Service Unavailable: the queue is full\n";
-        assert_eq!(String::from_utf8(response).unwrap(), expected);
-        for (status, message) in [(400, "caf\u{e9}"), (500, ""), (599, "x"), (599, "")] {
-            let response = failure(status, message, None);
-            let (head, consumed) = parse(&response).unwrap();
-            assert_eq!(head.status, status);
-            assert_eq!(head.content_length, Some((response.len() - consumed) as u64));
-            assert_eq!(head.reason, reason(status).as_bytes());
         }
     }
 }

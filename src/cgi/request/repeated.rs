@@ -1,38 +1,38 @@
-//! Names that come more than once among a request's variables: which of them are one name, and what their values mean.
+//! Repeated names among a request's variables: the spellings that are one name, and the one value of a repeated name.
 //!
 //! A parameter without `HTTP_` comes from the proxy's configuration, where a line that follows an included file is meant to
-//! replace one of it. An `HTTP_*` parameter may be the client's header, sent twice. Called by [`super::request`]; never
-//! looks at what a single value says.
+//! replace a line of that file. An `HTTP_*` parameter may be the client's header, sent twice. Called by [`super::head`]; never
+//! judges a single value.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use super::Variables;
-use super::request::BadRequest;
+use super::super::variables::Variables;
+use super::bad_request::BadRequest;
 
-/// How the values of a repeated name become one.
+/// The way in which the values of a repeated name become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
-    /// The last one counts, as in php-fpm: a later line of the configuration replaces an earlier one. nginx leaves a client's
-    /// header out that is configured; HAProxy and lighttpd write what is configured behind the client's headers.
+    /// The last value counts, as in php-fpm: a later line of the configuration replaces an earlier one. nginx leaves a client's
+    /// header out that is configured; HAProxy and lighttpd write configured headers behind the client's.
     Last,
-    /// The last one counts, but two that say something different are refused: they would leave open where the body ends.
+    /// The last value counts, but two different lengths are refused: they would leave open where the body ends.
     OneLength,
-    /// All must be the same: the proxy may have checked the other one.
+    /// All values must be the same: the proxy may have checked another than the application reads.
     Same,
-    /// A list whose parts came in several fields.
+    /// A list whose parts came in several fields, joined by this separator.
     Joined(&'static str),
 }
 
-/// Where two different values would let a client pass a check with one and act with the other.
+/// Headers of [`Rule::Same`]: with two different values a client could pass a check with one and act with the other.
 const SAME: [&[u8]; 4] =
     [b"HTTP_AUTHORIZATION", b"HTTP_PROXY_AUTHORIZATION", b"HTTP_HOST", b"HTTP_CONTENT_TYPE"];
 
 const LENGTHS: [&[u8]; 2] = [b"CONTENT_LENGTH", b"FCGI_DATA_LENGTH"];
 
 /// Request fields that are defined as lists, whose parts may come in several fields (RFC 9110 §5.3), from the IANA
-/// registry of field names. Those that only a proxy may vouch for are left out (Client-Cert-Chain, RFC 9440): there the
-/// last counts, so that nothing of the client's stays. X-Forwarded-For is in no standard; every proxy appends to it.
+/// registry of field names. Fields that only a proxy may vouch for are left out (Client-Cert-Chain, RFC 9440): there the
+/// last value counts, so that no value of the client's stays. X-Forwarded-For is in no standard; every proxy appends to it.
 const LISTS: [&[u8]; 30] = [
     // RFC 9110
     b"HTTP_ACCEPT",
@@ -80,7 +80,7 @@ impl Rule {
         } else if SAME.iter().any(folded) {
             Self::Same
         } else if is_same(b"HTTP_COOKIE", name) {
-            // RFC 9113 §8.2.3, and what a client would have written into one field (RFC 6265 §5.4).
+            // RFC 9113 §8.2.3. In one field a client writes cookies so (RFC 6265 §5.4).
             Self::Joined("; ")
         } else if LISTS.iter().any(folded) {
             Self::Joined(", ")
@@ -90,8 +90,7 @@ impl Rule {
     }
 }
 
-/// The one value that `values`, at least one, of a name are together, in the order in which they came; `None` where they
-/// contradict each other.
+/// The one value of a name that came with `values`, at least one, in this order; `None` where they contradict each other.
 fn one_of<'a>(name: &[u8], values: &[&'a [u8]]) -> Option<Cow<'a, [u8]>> {
     let last = values.last().copied().unwrap_or_default();
     match Rule::of(name) {
@@ -110,7 +109,7 @@ fn agree<'v>(mut values: impl Iterator<Item = &'v &'v [u8]>) -> bool {
     values.all(|value| Some(value) == first)
 }
 
-/// Variables with every name once, where that took a change.
+/// Variables that were changed so that every name is there once.
 #[derive(Debug)]
 pub(super) struct Settled {
     pub(super) variables: Variables,
@@ -128,7 +127,7 @@ pub(super) fn settle(variables: &Variables) -> Result<Option<Settled>, BadReques
     let mut names: Vec<Name<'_>> = variables.iter().enumerate().map(named).collect();
     // Keeps the cost of many names, all sent by a stranger, at n log n.
     names.sort_unstable_by(Name::compare);
-    // What becomes of the variable at a position: another value, or nothing. Empty for ordinary requests.
+    // The new value of the variable at a position; `None` removes it. Empty for ordinary requests.
     let mut changes: Vec<(usize, Option<Cow<'_, [u8]>>)> = Vec::new();
     let mut repeated = Vec::new();
     for same in names.chunk_by(Name::is_one_with) {
@@ -189,11 +188,11 @@ fn fold(byte: u8) -> u8 {
     if byte == b'-' { b'_' } else { byte.to_ascii_uppercase() }
 }
 
-/// A name among the others. That of a header compares without regard to case and to `-` against `_`: what a proxy makes of
-/// the header `X-Foo` must not be confused with what it passes on as `X_Foo`. Other names compare byte by byte: a health check
-/// that sends its environment has `no_proxy` and `NO_PROXY`.
+/// A variable in an order that puts equal names together. The names of headers compare without regard to case and to `-`
+/// against `_`: the variable of a header `X-Foo` must not be confused with a header that came as `X_Foo`. Other names compare byte
+/// by byte: a health check that sends its environment has `no_proxy` and `NO_PROXY`.
 struct Name<'a> {
-    /// Length and folded end of the name: decides nearly every comparison, since names differ at the end.
+    /// The name's length and folded end. Decides nearly every comparison, since names differ at the end.
     key: u64,
     bytes: &'a [u8],
     value: &'a [u8],
@@ -211,7 +210,7 @@ impl<'a> Name<'a> {
         Self { key, bytes, value, at }
     }
 
-    /// Puts names that are one beside each other, in the order in which they came.
+    /// The order that puts equal names beside each other, and those in the order in which they came.
     fn compare(&self, other: &Self) -> Ordering {
         let spelling = || if is_header(self.bytes) { Ordering::Equal } else { self.bytes.cmp(other.bytes) };
         self.key

@@ -1,117 +1,35 @@
-//! Request heads: from the variables that a client sent to a head that is safe to act on (RFC 3875 §4.1).
+//! The head of a request: its variables, checked.
 //!
 //! Called by the gateway once PARAMS is complete. Never looks at a body. A wrong variable is refused, not repaired. [`repeated`] settles
-//! a repeated one. A variable that the proxy left out because its value is empty is added.
+//! a repeated variable. A variable that the proxy left out because its value is empty is added.
 
-use std::{error, fmt};
-
-use super::{Variables, is_token, repeated};
+use super::super::syntax::is_token;
+use super::super::variables::Variables;
+use super::bad_request::BadRequest;
+use super::content_length::ContentLength;
+use super::{path_info, repeated};
 
 /// The checked head of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The variables, each name once, without `HTTP_PROXY`.
     pub variables: Variables,
-    /// How much body there is.
+    /// The length of the body.
     pub content_length: ContentLength,
     /// The method is HEAD: the response has no body, whatever its head says.
     pub head_request: bool,
     /// Names without `HTTP_` that came more than once: the configuration of the proxy has them twice.
     pub repeated: Vec<Vec<u8>>,
-    /// PATH_INFO lacks the path that it should hold, as with nginx's own `fastcgi_params`. Not set for a request to the very
-    /// place at which an application is mounted, `/blog`.
+    /// PATH_INFO lacks the path that it should hold, as with nginx's own `fastcgi_params`.
     pub lacks_path_info: bool,
 }
 
-/// How much body a request has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContentLength {
-    /// This many bytes: the application reads no more, and a request with fewer fails.
-    Known(u64),
-    /// All that arrives until STDIN ends, as nginx and Apache send it when they do not know the length.
-    UntilEnd,
-}
-
-/// What is wrong with a request's variables. Only the request ends; it never reaches Lua.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BadRequest {
-    /// A variable has no name.
-    EmptyName,
-    /// A variable came more than once, with values of which the proxy may have acted on another than the application.
-    Contradiction {
-        /// Its name.
-        name: Vec<u8>,
-    },
-    /// Two names of headers differ only in case, or in `-` against `_`.
-    Ambiguous {
-        /// One of them.
-        name: Vec<u8>,
-        /// The other.
-        other: Vec<u8>,
-    },
-    /// CONTENT_LENGTH or FCGI_DATA_LENGTH is no length.
-    Length {
-        /// Which.
-        name: &'static [u8],
-        /// What it is.
-        value: Vec<u8>,
-    },
-    /// REQUEST_METHOD is missing.
-    MissingMethod,
-    /// REQUEST_METHOD is not a token.
-    Method {
-        /// What it is.
-        value: Vec<u8>,
-    },
-}
-
-impl BadRequest {
-    /// The HTTP status to answer with.
-    pub fn status(&self) -> u16 {
-        400
-    }
-}
-
-impl fmt::Display for BadRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::EmptyName => write!(f, "a variable has no name"),
-            Self::Contradiction { name } => write!(f, "{} came twice, with different values", Shown(name)),
-            Self::Ambiguous { name, other } => {
-                write!(f, "{} and {} cannot be told apart", Shown(name), Shown(other))
-            }
-            Self::Length { name, value } => {
-                write!(f, "{} is not a length: \"{}\"", Shown(name), Shown(value))
-            }
-            Self::MissingMethod => write!(f, "REQUEST_METHOD is missing"),
-            Self::Method { value } => write!(f, "REQUEST_METHOD is not a method: \"{}\"", Shown(value)),
-        }
-    }
-}
-
-impl error::Error for BadRequest {}
-
-/// A peer's bytes in a message: printable and short, since the message goes into logs and responses.
-struct Shown<'a>(&'a [u8]);
-
-/// Enough for any name or number that was meant well.
-const MAX_SHOWN: usize = 64;
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.get(..MAX_SHOWN) {
-            Some(start) if self.0.len() > MAX_SHOWN => write!(f, "{}...", start.escape_ascii()),
-            _ => write!(f, "{}", self.0.escape_ascii()),
-        }
-    }
-}
-
 impl Head {
-    /// Checks the variables of a request in the role Responder, and takes them over. Where they are refused they
-    /// stay: whoever looks for the cause wants to know which request it was.
+    /// Checks the variables of a request in the role Responder, and takes them over. Refused variables stay, so that the log can
+    /// name the request.
     ///
     /// # Errors
-    /// When the request is ambiguous or misses what RFC 3875 requires: answer with 400.
+    /// When the request is ambiguous or lacks a variable that RFC 3875 requires: answer with 400.
     pub fn parse(variables: &mut Variables) -> Result<Self, BadRequest> {
         if variables.get(REQUEST_METHOD).is_none() {
             return Err(BadRequest::MissingMethod);
@@ -140,20 +58,20 @@ impl Head {
         Ok(head)
     }
 
-    /// Checks the variables of a request in the role Filter; gives how much data comes after its body too, which
-    /// FCGI_DATA_LENGTH says as CONTENT_LENGTH does (FastCGI 1.0 §6.4).
+    /// Checks the variables of a request in the role Filter. Gives the length of its data too: FCGI_DATA_LENGTH, in the form of
+    /// CONTENT_LENGTH (FastCGI 1.0 §6.4).
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
     pub fn parse_filter(variables: &mut Variables) -> Result<(Self, ContentLength), BadRequest> {
         let data_length = match variables.get(FCGI_DATA_LENGTH) {
-            Some(value) => parse_length(FCGI_DATA_LENGTH, value)?,
+            Some(value) => ContentLength::parse(FCGI_DATA_LENGTH, value)?,
             None => ContentLength::UntilEnd,
         };
         Ok((Self::parse(variables)?, data_length))
     }
 
-    /// The proxy keeps the promised body to itself: the application is told of an empty one, and of the promise as
+    /// Empties the body, which the proxy keeps to itself. The application gets its promised length, in bytes, as
     /// `nibiru.promised_length`.
     pub fn withhold_body(&mut self, promised: u64) {
         let mut variables = Variables::new();
@@ -170,7 +88,7 @@ impl Head {
         let (mut script_name, mut path_info, mut document_uri) = (&b""[..], None, &b""[..]);
         for (name, value) in settled.as_ref().map_or(&*variables, |settled| &settled.variables) {
             match name {
-                CONTENT_LENGTH => content_length = parse_length(CONTENT_LENGTH, value)?,
+                CONTENT_LENGTH => content_length = ContentLength::parse(CONTENT_LENGTH, value)?,
                 REQUEST_METHOD if !is_token(value) => {
                     return Err(BadRequest::Method { value: value.to_vec() });
                 }
@@ -181,16 +99,7 @@ impl Head {
                 _ => {}
             }
         }
-        let lacks_path_info = !document_uri.is_empty()
-            && match path_info {
-                // nginx leaves it out only where nobody has configured it.
-                None => true,
-                // No place at which an application is mounted ends with a slash.
-                Some(b"") => {
-                    script_name.is_empty() || script_name == document_uri && script_name.ends_with(b"/")
-                }
-                Some(_) => false,
-            };
+        let lacks_path_info = path_info::is_lacking(script_name, path_info, document_uri);
         let taken = std::mem::take(variables);
         let (variables, repeated) =
             settled.map_or((taken, Vec::new()), |settled| (settled.variables, settled.repeated));
@@ -199,7 +108,7 @@ impl Head {
 }
 
 const CONTENT_LENGTH: &[u8] = b"CONTENT_LENGTH";
-/// For the application, of a body that the proxy keeps: what CONTENT_LENGTH was.
+/// The CONTENT_LENGTH of a body that the proxy keeps, for the application.
 const PROMISED_LENGTH: &[u8] = b"nibiru.promised_length";
 const FCGI_DATA_LENGTH: &[u8] = b"FCGI_DATA_LENGTH";
 const REQUEST_METHOD: &[u8] = b"REQUEST_METHOD";
@@ -207,21 +116,9 @@ const SCRIPT_NAME: &[u8] = b"SCRIPT_NAME";
 const PATH_INFO: &[u8] = b"PATH_INFO";
 const DOCUMENT_URI: &[u8] = b"DOCUMENT_URI";
 
-/// What an application joins to paths without a look whether it is there. RFC 3875 wants the query string defined in any case
-/// (§4.1.7); HAProxy sends nothing that is empty.
+/// Variables that an application joins to paths without a check. RFC 3875 wants the query string defined in any case
+/// (§4.1.7); HAProxy sends no empty variable.
 const EMPTY_WHERE_ABSENT: [&[u8]; 3] = [SCRIPT_NAME, PATH_INFO, b"QUERY_STRING"];
-
-/// Absent, empty and `-1` all mean that the length is not known. Signs, spaces and lists are refused:
-/// whoever reads them differently would see another request.
-fn parse_length(name: &'static [u8], value: &[u8]) -> Result<ContentLength, BadRequest> {
-    match value {
-        b"" | b"-1" => Ok(ContentLength::UntilEnd),
-        _ => match super::parse_length(value) {
-            Some(length) => Ok(ContentLength::Known(length)),
-            None => Err(BadRequest::Length { name, value: value.to_vec() }),
-        },
-    }
-}
 
 fn pushed(mut variables: Variables, (name, value): (&[u8], &[u8])) -> Variables {
     variables.push(name, value);
@@ -349,26 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn nginx_own_parameters_are_recognised_and_a_mount_is_not() {
-        // nginx and Caddy send DOCUMENT_URI, lighttpd, HAProxy and Apache do not.
-        for (script_name, path_info, document_uri, expected) in [
-            ("/a", None, "/a", true),
-            ("/", None, "/", true),
-            ("/", Some(""), "/", true),
-            ("/a/", Some(""), "/a/", true),
-            ("/blog", Some(""), "/blog", false),
-            ("/blog", Some("/a"), "/blog/a", false),
-            ("", Some("/a"), "/a", false),
-            ("", None, "/a", true),
-            ("", Some(""), "/a", true),
-            ("/a", None, "", false),
-            ("", Some("/a"), "", false),
-            ("", None, "", false),
-        ] {
-            let mut pairs = vec![("SCRIPT_NAME", script_name), ("DOCUMENT_URI", document_uri)];
-            pairs.extend(path_info.map(|path_info| ("PATH_INFO", path_info)));
-            assert_eq!(parse(&pairs).unwrap().lacks_path_info, expected, "{pairs:?}");
-        }
+    fn a_path_info_that_is_lacking_is_told() {
+        assert!(parse(&[("SCRIPT_NAME", "/a"), ("DOCUMENT_URI", "/a")]).unwrap().lacks_path_info);
+        let whole = [("SCRIPT_NAME", ""), ("PATH_INFO", "/a"), ("DOCUMENT_URI", "/a")];
+        assert!(!parse(&whole).unwrap().lacks_path_info);
     }
 
     #[test]

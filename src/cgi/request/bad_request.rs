@@ -1,0 +1,77 @@
+//! The errors of a request's variables.
+
+use std::{error, fmt};
+
+/// A request whose variables are wrong. Only the request ends; it never reaches Lua.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadRequest {
+    /// A variable has no name.
+    EmptyName,
+    /// A variable came more than once, with different values: the proxy may have acted on one, the application on another.
+    Contradiction {
+        /// The variable's name.
+        name: Vec<u8>,
+    },
+    /// Two names of headers differ only in case, or in `-` against `_`.
+    Ambiguous {
+        /// One of the names.
+        name: Vec<u8>,
+        /// The other name.
+        other: Vec<u8>,
+    },
+    /// CONTENT_LENGTH or FCGI_DATA_LENGTH is no length.
+    Length {
+        /// The variable's name.
+        name: &'static [u8],
+        /// The variable's value.
+        value: Vec<u8>,
+    },
+    /// REQUEST_METHOD is missing.
+    MissingMethod,
+    /// REQUEST_METHOD is not a token.
+    Method {
+        /// The variable's value.
+        value: Vec<u8>,
+    },
+}
+
+impl BadRequest {
+    /// The HTTP status to answer with.
+    pub fn status(&self) -> u16 {
+        400
+    }
+}
+
+impl fmt::Display for BadRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyName => write!(f, "a variable has no name"),
+            Self::Contradiction { name } => write!(f, "{} came twice, with different values", Shown(name)),
+            Self::Ambiguous { name, other } => {
+                write!(f, "{} and {} cannot be told apart", Shown(name), Shown(other))
+            }
+            Self::Length { name, value } => {
+                write!(f, "{} is not a length: \"{}\"", Shown(name), Shown(value))
+            }
+            Self::MissingMethod => write!(f, "REQUEST_METHOD is missing"),
+            Self::Method { value } => write!(f, "REQUEST_METHOD is not a method: \"{}\"", Shown(value)),
+        }
+    }
+}
+
+impl error::Error for BadRequest {}
+
+/// A peer's bytes in a message: printable and short, since the message goes into logs and responses.
+struct Shown<'a>(&'a [u8]);
+
+/// Bytes of a name or value in a message: enough for any that was meant well.
+const MAX_SHOWN: usize = 64;
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get(..MAX_SHOWN) {
+            Some(start) if self.0.len() > MAX_SHOWN => write!(f, "{}...", start.escape_ascii()),
+            _ => write!(f, "{}", self.0.escape_ascii()),
+        }
+    }
+}
