@@ -6,9 +6,11 @@
 use std::{error, fmt};
 
 use super::params::{self, Pairs};
-use super::record::{
-    self, BODY_LENGTH, BadVersion, Header, MAX_CONTENT, Piece, ProtocolStatus, Reader, RecordType, Role,
-};
+use super::reader::{self, Piece, Reader};
+use super::record::{self, BODY_LENGTH, BadVersion, Header, MAX_CONTENT, RecordType};
+use super::role::Role;
+use super::status::ProtocolStatus;
+use super::write;
 use crate::cgi::Variables;
 
 /// Appends BEGIN_REQUEST: the request `id`, which must not be 0 nor in use.
@@ -16,7 +18,7 @@ pub fn begin(id: u16, role: Role, keep_open: bool, out: &mut Vec<u8>) {
     let [role1, role0] = role.to_number().to_be_bytes();
     let flags = if keep_open { record::KEEP_CONN } else { 0 };
     let body = [role1, role0, flags, 0, 0, 0, 0, 0];
-    record::write_record(RecordType::BeginRequest, id, &body, out);
+    write::write_record(RecordType::BeginRequest, id, &body, out);
 }
 
 /// Appends the whole PARAMS stream with its end, in as many records as it takes.
@@ -25,33 +27,33 @@ pub fn params<'v>(id: u16, pairs: impl IntoIterator<Item = (&'v [u8], &'v [u8])>
     for (name, value) in pairs {
         params::encode(name, value, &mut content);
     }
-    record::write_stream(RecordType::Params, id, &content, out);
-    record::write_record(RecordType::Params, id, b"", out);
+    write::write_stream(RecordType::Params, id, &content, out);
+    write::write_record(RecordType::Params, id, b"", out);
 }
 
 /// Appends a piece of the request body. No bytes: nothing.
 pub fn stdin(id: u16, bytes: &[u8], out: &mut Vec<u8>) {
-    record::write_stream(RecordType::Stdin, id, bytes, out);
+    write::write_stream(RecordType::Stdin, id, bytes, out);
 }
 
 /// Appends the end of the request body.
 pub fn stdin_end(id: u16, out: &mut Vec<u8>) {
-    record::write_record(RecordType::Stdin, id, b"", out);
+    write::write_record(RecordType::Stdin, id, b"", out);
 }
 
 /// Appends a piece of the file to filter. No bytes: nothing.
 pub fn data(id: u16, bytes: &[u8], out: &mut Vec<u8>) {
-    record::write_stream(RecordType::Data, id, bytes, out);
+    write::write_stream(RecordType::Data, id, bytes, out);
 }
 
 /// Appends the end of the file to filter.
 pub fn data_end(id: u16, out: &mut Vec<u8>) {
-    record::write_record(RecordType::Data, id, b"", out);
+    write::write_record(RecordType::Data, id, b"", out);
 }
 
 /// Appends ABORT_REQUEST.
 pub fn abort(id: u16, out: &mut Vec<u8>) {
-    record::write_record(RecordType::AbortRequest, id, b"", out);
+    write::write_record(RecordType::AbortRequest, id, b"", out);
 }
 
 /// Appends GET_VALUES for these names.
@@ -64,10 +66,10 @@ pub fn get_values(names: &[&str], out: &mut Vec<u8>) {
         params::encode(name.as_bytes(), b"", &mut content);
     }
     assert!(content.len() <= MAX_CONTENT, "names of GET_VALUES fit a record");
-    record::write_record(RecordType::GetValues, 0, &content, out);
+    write::write_record(RecordType::GetValues, 0, &content, out);
 }
 
-/// Something that the server said. Bytes are borrowed from the input, never copied.
+/// A message of the server. Bytes are borrowed from the input, never copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     /// A piece of the response, not empty.
@@ -99,10 +101,10 @@ pub enum Reply<'a> {
     UnknownType(u8),
 }
 
-/// What the server did wrong: the connection is of no use any more, its responses are not complete.
+/// A fault of the server: the connection is of no use any more, its responses are not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A header has a version other than 1, as after [`poison`](super::poison).
+    /// A header has a version other than 1, as after [`Server::break_off`](super::Server::break_off).
     BadVersion(u8),
     /// A record that answers has a body of this many bytes in place of 8.
     BodyLength(u16),
@@ -131,7 +133,7 @@ impl From<BadVersion> for Fault {
     }
 }
 
-/// Reads what the server sends on one connection. Holds at most one record, and of streams nothing.
+/// Reads the server's records on one connection. Holds at most one record, and of streams nothing.
 #[derive(Debug, Default)]
 pub struct Decoder {
     reader: Reader,
@@ -175,7 +177,7 @@ impl Decoder {
 
     fn end<'a>(&mut self, piece: Piece<'a>) -> Result<Option<Reply<'a>>, Fault> {
         check_length(&piece.header)?;
-        let Some(&[a3, a2, a1, a0, status, ..]) = record::gather(&mut self.gathered, piece) else {
+        let Some(&[a3, a2, a1, a0, status, ..]) = reader::gather(&mut self.gathered, piece) else {
             return Ok(None);
         };
         let protocol_status = ProtocolStatus::from_byte(status).ok_or(Fault::ProtocolStatus(status))?;
@@ -184,7 +186,7 @@ impl Decoder {
     }
 
     fn values<'a>(&mut self, piece: Piece<'a>) -> Result<Option<Reply<'a>>, Fault> {
-        let Some(content) = record::gather(&mut self.gathered, piece) else { return Ok(None) };
+        let Some(content) = reader::gather(&mut self.gathered, piece) else { return Ok(None) };
         let mut values = Variables::new();
         for pair in Pairs::new(content) {
             let (name, value) = pair.map_err(|params::Truncated| Fault::ValuesTruncated)?;
@@ -195,7 +197,7 @@ impl Decoder {
 
     fn unknown_type<'a>(&mut self, piece: Piece<'a>) -> Result<Option<Reply<'a>>, Fault> {
         check_length(&piece.header)?;
-        let content = record::gather(&mut self.gathered, piece);
+        let content = reader::gather(&mut self.gathered, piece);
         Ok(content.and_then(<[u8]>::first).map(|record_type| Reply::UnknownType(*record_type)))
     }
 }

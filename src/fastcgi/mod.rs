@@ -2,12 +2,12 @@
 //!
 //! | layer | does |
 //! | --- | --- |
-//! | [`record`] | headers, padding, splitting a byte stream into records and a stream into records |
-//! | [`params`] | name-value pairs, bounded, in whatever pieces they arrive |
-//! | [`Server`] | the state of one connection: which records make sense when, and what they mean |
+//! | [`record`] | headers; beside it reader and write: padding, a byte stream cut into records, a stream split into records |
+//! | [`params`] | name-value pairs, bounded, in pieces of any size |
+//! | [`Server`] | the state of one connection: which records make sense when |
 //! | [`client`] | the other end: requests for `nibiru dev`, `nibiru request`, tests and benchmarks |
 //!
-//! "Need more bytes" is a value. A peer's mistake in one request is a [`Refusal`], which is answered; one
+//! "Need more bytes" is a value. A mistake of the peer in one request is a [`Refusal`], which is answered; a mistake
 //! that leaves the connection without sense is a [`Fault`], which ends it. Neither is a panic.
 //!
 //! ```
@@ -49,13 +49,27 @@
 
 pub mod client;
 mod event;
+mod fault;
+mod limits;
+mod other_protocol;
 pub mod params;
+mod reader;
 pub mod record;
+mod refusal;
 mod request;
+mod role;
 mod server;
+mod status;
 #[cfg(test)]
 mod tests;
+mod write;
 
-pub use event::{AfterEnd, Event, Fault, OtherProtocol, Refusal};
-pub use record::{ProtocolStatus, Role, whole_records};
-pub use server::{Limits, MAX_IGNORED, MAX_PAIRS, MAX_PARAMS, MAX_REFUSED, MAX_REQUESTS, Server};
+pub use event::{AfterEnd, Event};
+pub use fault::Fault;
+pub use limits::{Limits, MAX_IGNORED, MAX_PAIRS, MAX_PARAMS, MAX_REFUSED, MAX_REQUESTS};
+pub use other_protocol::OtherProtocol;
+pub use reader::whole_records;
+pub use refusal::Refusal;
+pub use role::Role;
+pub use server::Server;
+pub use status::ProtocolStatus;

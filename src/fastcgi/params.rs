@@ -3,7 +3,7 @@
 //! [`Decoder`] takes a PARAMS stream in whatever pieces it arrives. A length is only ever compared with
 //! the bytes that are there; it never sizes a buffer, and the only sum counts bytes that have arrived.
 
-use super::event::Refusal;
+use super::refusal::Refusal;
 use crate::cgi::Variables;
 
 /// Appends a pair.
@@ -52,7 +52,7 @@ impl Decoder {
         Self { max_bytes, max_pairs, bytes: 0, pairs: 0, variables: Variables::new(), partial: Vec::new() }
     }
 
-    /// Bytes of memory that it takes.
+    /// Memory of the decoder, in bytes.
     pub fn held(&self) -> usize {
         self.variables.held() + self.partial.capacity()
     }
@@ -62,7 +62,7 @@ impl Decoder {
     /// # Errors
     /// When the stream is over a limit or holds a NUL; it is of no use from then on.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        // What is within the limit comes first, so that the refusal does not depend on how the stream was cut.
+        // Bytes within the limit come first, so that the refusal does not depend on how the stream was cut.
         let within = bytes.len().min(self.max_bytes - self.bytes);
         let (bytes, beyond) = bytes.split_at(within);
         self.bytes += within;
@@ -106,7 +106,7 @@ impl Decoder {
     }
 }
 
-/// The pairs of a record that is there in full. Ends with an error where a pair goes past the end.
+/// The pairs of a whole record. Ends with an error where a pair goes past the end.
 #[derive(Clone, Debug)]
 pub struct Pairs<'a> {
     rest: &'a [u8],
@@ -145,7 +145,7 @@ impl<'a> Iterator for Pairs<'a> {
 
 type Pair<'a> = (&'a [u8], &'a [u8]);
 
-/// The pair at the front of `bytes` and what follows it; `None` when more bytes are needed.
+/// The pair at the front of `bytes` and the bytes after it; `None` when more bytes are needed.
 fn split_pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     let (name_length, rest) = split_length(bytes)?;
     let (value_length, rest) = split_length(rest)?;

@@ -1,21 +1,22 @@
-//! One request of a connection: what each of its records is for, and what the client may still be sending of it.
+//! One request of a connection: the use of each of its records, and the streams that the client may still be sending.
 //!
 //! Called by [`super::server`], which has the connection. Holds PARAMS until they are complete, and nothing of a body.
 
 use std::collections::VecDeque;
 
-use super::event::Refusal;
+use super::limits::{MAX_REFUSED, MAX_REQUESTS};
 use super::params::Decoder;
-use super::record::{Header, RecordType, Role};
-use super::server::{MAX_REFUSED, MAX_REQUESTS};
+use super::record::{Header, RecordType};
+use super::refusal::Refusal;
+use super::role::Role;
 use crate::cgi::Variables;
 
-/// Ended requests of which it is known that the client may still be sending them. Clients that leave the end of a body out
-/// for good, as HAProxy does over HTTP/2 where it is empty, would add one with each request; of those that send it late no
-/// more than are open at a time can be on their way.
+/// Ended requests that are remembered while the client may still be sending them. A client that leaves the end of a body out
+/// for good, as HAProxy does over HTTP/2 where the body is empty, would add one with each request; a client that sends it late
+/// has no more on their way than can be open at a time.
 const MAX_UNFINISHED: usize = MAX_REQUESTS + MAX_REFUSED;
 
-/// What the content of the record that is arriving is for.
+/// The use of the content of the record that is arriving.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content {
     Ignored,
@@ -36,7 +37,7 @@ pub(super) struct Request {
     pub(super) phase: Phase,
     pub(super) stdin_open: bool,
     pub(super) data_open: bool,
-    /// What the client may still be sending, wanted or not.
+    /// The streams that the client may still be sending, wanted or not.
     pub(super) sending: Sending,
     /// The request that had this id before ended before its STDIN did, so the end of that may still be on its way.
     pub(super) previous_stdin_open: bool,
@@ -95,7 +96,8 @@ impl Unfinished {
         });
     }
 
-    /// A request begins with this id. Says whether the STDIN of the one before has not ended. An Authorizer may have none.
+    /// A request begins with this id. Gives whether the STDIN of the previous request with it has not ended. An Authorizer may have
+    /// no STDIN.
     pub(super) fn begin(&mut self, begun: u16) -> bool {
         let mut stdin = false;
         self.0.retain(|(id, role, sending)| {
@@ -114,7 +116,7 @@ pub(super) enum Phase {
     Refusing(Refusal),
     /// STDIN and DATA are arriving.
     Body,
-    /// Refused or aborted: whatever arrives is ignored until the caller ends the request.
+    /// Refused or aborted: every record is ignored until the caller ends the request.
     Over,
 }
 
@@ -153,7 +155,7 @@ impl Request {
             (RecordType::Params, Phase::Params(_)) => Content::Params,
             (RecordType::Params, Phase::Refusing(_)) if header.content_length == 0 => Content::Params,
             (RecordType::Stdin | RecordType::Data, Phase::Params(_)) => {
-                // No client is known to do it, and a body whose length is not known yet has no bound.
+                // No client is known to send it, and a body whose length is not known yet has no bound.
                 self.phase = Phase::Refusing(Refusal::EarlyBody);
                 Content::Ignored
             }
@@ -171,7 +173,7 @@ impl Request {
         }
     }
 
-    /// Bytes of memory that the parameters take while they arrive.
+    /// Memory of the parameters while they arrive, in bytes.
     pub(super) fn held(&self) -> usize {
         if let Phase::Params(decoder) = &self.phase { decoder.held() } else { 0 }
     }

@@ -1,68 +1,23 @@
 //! The server side of one FastCGI connection: bytes in, events out; responses in, bytes out.
 //!
-//! Called by the gateway, once per connection. Never reads a socket, never waits, holds no clock: how
-//! long a record may take is the caller's to decide. Holds a request's PARAMS until they are complete
-//! and nothing of its body.
+//! Called by the gateway, once per connection. Never reads a socket, never waits, holds no clock: the caller decides how
+//! long a record may take. Holds a request's PARAMS until they are complete and nothing of its body.
 
-use super::event::{AfterEnd, Event, Fault, OtherProtocol, Refusal};
+use super::event::{AfterEnd, Event};
+use super::fault::Fault;
+use super::limits::{Limits, MAX_REFUSED};
+use super::other_protocol::OtherProtocol;
 use super::params::{self, Decoder, Pairs};
-use super::record::{self, BODY_LENGTH, BadVersion, Header, Piece, ProtocolStatus, Reader, RecordType, Role};
+use super::reader::{self, Piece, Reader};
+use super::record::{self, BODY_LENGTH, BadVersion, Header, RecordType};
+use super::refusal::Refusal;
 use super::request::{Content, Phase, Request, Unfinished};
+use super::role::Role;
+use super::status::ProtocolStatus;
+use super::write;
 
-/// What a connection may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of PARAMS in one request; more is answered with 431.
-    pub max_params: usize,
-    /// Pairs of PARAMS in one request; more is answered with 431.
-    pub max_pairs: usize,
-    /// Requests at a time on this connection; one more is answered with 503.
-    pub max_requests: usize,
-    /// Records in a row, without a request that begins among them, that are ignored.
-    pub max_ignored: usize,
-    /// Answer to FCGI_MAX_CONNS: connections that the whole server takes.
-    pub server_connections: usize,
-    /// Requests at a time that the whole server takes: FCGI_MAX_REQS, unless one connection takes fewer.
-    pub server_requests: usize,
-}
-
-/// nginx takes 32 KiB of request headers unless told otherwise, Apache 100 fields of 8 KiB. Four times
-/// nginx leaves room for the variables that the proxy adds.
-pub const MAX_PARAMS: usize = 128 * 1024;
-
-/// Apache takes 100 header fields, Go 1 MiB of them; a proxy adds some 30 variables of its own.
-pub const MAX_PAIRS: usize = 1024;
-
-/// With [`MAX_PARAMS`] this bounds what one client can make a connection hold: 8 MiB.
-pub const MAX_REQUESTS: usize = 64;
-
-/// Requests beyond [`Limits::max_requests`] that wait for the end of their PARAMS to be answered with 503. The next one
-/// is OVERLOADED at once, for which HAProxy gives the whole connection up. One costs less than 100 bytes.
-pub const MAX_REFUSED: usize = 64;
-
-/// When an answer comes before the body has been read, the rest of the body arrives for a request that
-/// has ended. 4096 records of 8 KiB, as Apache sends them, are 32 MiB: more than the buffers between any
-/// two processes hold. No content is kept, and the record format bounds it at 256 MiB.
-pub const MAX_IGNORED: usize = 4096;
-
-/// Answer to FCGI_MAX_CONNS and FCGI_MAX_REQS when the caller does not know better.
-const SERVER_CONNECTIONS: usize = 1024;
-
-/// The three names there are take 46 bytes; the rest is room for names that we do not know.
+/// Bytes of a GET_VALUES query, at most. The three known names take 46; the rest is room for unknown names.
 const MAX_GET_VALUES: u16 = 1024;
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_params: MAX_PARAMS,
-            max_pairs: MAX_PAIRS,
-            max_requests: MAX_REQUESTS,
-            max_ignored: MAX_IGNORED,
-            server_connections: SERVER_CONNECTIONS,
-            server_requests: SERVER_CONNECTIONS,
-        }
-    }
-}
 
 /// The state of one connection.
 #[derive(Debug)]
@@ -71,7 +26,7 @@ pub struct Server {
     reader: Reader,
     /// The first record has arrived, so that the peer speaks FastCGI.
     met: bool,
-    /// What the record that is arriving is.
+    /// The use of the record that is arriving.
     content: Content,
     /// The first part of a short body that arrives in pieces: at most [`MAX_GET_VALUES`] bytes.
     gathered: Vec<u8>,
@@ -79,7 +34,7 @@ pub struct Server {
     requests: Vec<Request>,
     /// The Authorizer whose `StdinEnd` comes next.
     stdin_end_due: Option<u16>,
-    /// Requests that have ended before the client's streams for them did.
+    /// Requests that have ended while the client may still be sending their streams.
     unfinished: Unfinished,
     ignored: usize,
     /// A request has ended that does not leave the connection open.
@@ -131,7 +86,7 @@ impl Server {
     pub fn stdout(&mut self, id: u16, bytes: &[u8], out: &mut Vec<u8>) {
         if let Some(request) = self.request(id) {
             request.stdout_begun |= !bytes.is_empty();
-            record::write_stream(RecordType::Stdout, id, bytes, out);
+            write::write_stream(RecordType::Stdout, id, bytes, out);
         }
     }
 
@@ -139,11 +94,11 @@ impl Server {
     pub fn stderr(&mut self, id: u16, bytes: &[u8], out: &mut Vec<u8>) {
         if let Some(request) = self.request(id) {
             request.stderr_begun |= !bytes.is_empty();
-            record::write_stream(RecordType::Stderr, id, bytes, out);
+            write::write_stream(RecordType::Stderr, id, bytes, out);
         }
     }
 
-    /// Ends a request: closes its streams, says END_REQUEST, frees the id. What still arrives for it is
+    /// Ends a request: closes its streams, appends END_REQUEST, frees the id. Records that still arrive for it are
     /// ignored. An id that is not in use: nothing is appended.
     ///
     /// A connection that is to be closed waits for the requests that still run on it: `Close` comes with
@@ -152,13 +107,13 @@ impl Server {
         if let Some(position) = self.requests.iter().position(|request| request.id == id) {
             let request = self.requests.swap_remove(position);
             if request.stderr_begun {
-                record::write_record(RecordType::Stderr, id, b"", out);
+                write::write_record(RecordType::Stderr, id, b"", out);
             }
             // A refused request need not have streams at all.
             if request.stdout_begun || status == ProtocolStatus::RequestComplete {
-                record::write_record(RecordType::Stdout, id, b"", out);
+                write::write_record(RecordType::Stdout, id, b"", out);
             }
-            record::write_end_request(id, app_status, status, out);
+            write::write_end_request(id, app_status, status, out);
             self.closing |= !request.keep_open;
             if self.stdin_end_due == Some(id) {
                 self.stdin_end_due = None;
@@ -168,10 +123,10 @@ impl Server {
         if self.closing && self.requests.is_empty() { AfterEnd::Close } else { AfterEnd::KeepOpen }
     }
 
-    /// Leaves all requests without their END_REQUEST, so that no client takes what came of their answers for whole: appends a
-    /// header that is none. What still arrives for them is ignored. The connection has to be closed.
+    /// Ends all requests without END_REQUEST, so that no client takes a part of a response for the whole: appends an invalid
+    /// record. Records that still arrive for them are ignored. The connection has to be closed.
     pub fn break_off(&mut self, out: &mut Vec<u8>) {
-        record::poison(out);
+        write::write_invalid_record(out);
         for request in self.requests.drain(..) {
             self.unfinished.add(&request);
         }
@@ -179,25 +134,25 @@ impl Server {
         self.closing = true;
     }
 
-    /// Bytes of memory that parameters take which have come in part.
+    /// Memory of the parameters that have come in part, in bytes.
     pub fn held(&self) -> usize {
         self.requests.iter().map(Request::held).sum::<usize>()
     }
 
     /// Drops the parameters of the newest request whose parameters have come in part; at their end comes `Refused` for it.
-    /// Says whether there was one.
+    /// Gives whether there was such a request.
     pub fn shed(&mut self) -> bool {
         let newest = self.requests.iter_mut().rfind(|request| request.held() > 0);
         newest.map(|request| request.phase = Phase::Refusing(Refusal::NoMemory)).is_some()
     }
 
-    /// How many ids are in use.
+    /// The number of ids in use.
     pub fn active(&self) -> usize {
         self.requests.len()
     }
 
-    /// Whether no id is in use and no record has arrived in part: what a kept connection waits in, and
-    /// where closing it loses nothing.
+    /// Whether no id is in use and no record has arrived in part: the state of a kept connection between two requests, in
+    /// which it can be closed without a loss.
     pub fn is_idle(&self) -> bool {
         self.requests.is_empty() && self.is_between_records()
     }
@@ -217,7 +172,7 @@ impl Server {
         self.reader.is_between_records()
     }
 
-    /// How many records have come whole since the connection opened.
+    /// The number of records that have come whole since the connection opened.
     pub fn finished_records(&self) -> u64 {
         self.reader.finished()
     }
@@ -256,7 +211,7 @@ impl Server {
         other.map_or(Fault::BadVersion(version), Fault::OtherProtocol)
     }
 
-    /// Decides from a record's header what becomes of its content.
+    /// The use of a record's content, by its header.
     fn classify(&mut self, header: &Header, out: &mut Vec<u8>) -> Result<Content, Fault> {
         let id = header.request_id;
         if id == 0 {
@@ -297,7 +252,7 @@ impl Server {
             RecordType::GetValues => Ok(Content::GetValues),
             RecordType::Other(record_type) => {
                 let body = [record_type, 0, 0, 0, 0, 0, 0, 0];
-                record::write_record(RecordType::UnknownType, 0, &body, out);
+                write::write_record(RecordType::UnknownType, 0, &body, out);
                 Ok(Content::Ignored)
             }
             // Types that 1.0 defines are known, so UNKNOWN_TYPE would be a lie; id 0 is never in use.
@@ -314,7 +269,7 @@ impl Server {
     }
 
     fn begin<'a>(&mut self, piece: Piece<'a>, out: &mut Vec<u8>) -> Result<Option<Event<'a>>, Fault> {
-        let Some(&[role1, role0, flags, ..]) = record::gather(&mut self.gathered, piece) else {
+        let Some(&[role1, role0, flags, ..]) = reader::gather(&mut self.gathered, piece) else {
             return Ok(None);
         };
         let id = piece.header.request_id;
@@ -323,12 +278,12 @@ impl Server {
             return Ok(None);
         }
         let Some(role) = Role::from_number(u16::from_be_bytes([role1, role0])) else {
-            record::write_end_request(id, 0, ProtocolStatus::UnknownRole, out);
+            write::write_end_request(id, 0, ProtocolStatus::UnknownRole, out);
             return Ok(None);
         };
         let limit = self.limits.max_requests;
         if self.requests.len() >= limit + MAX_REFUSED {
-            record::write_end_request(id, 0, ProtocolStatus::Overloaded, out);
+            write::write_end_request(id, 0, ProtocolStatus::Overloaded, out);
             return Ok(None);
         }
         let phase = if self.requests.len() < limit {
@@ -396,7 +351,7 @@ impl Server {
     }
 
     fn get_values<'a>(&mut self, piece: Piece<'a>, out: &mut Vec<u8>) -> Result<Option<Event<'a>>, Fault> {
-        let Some(query) = record::gather(&mut self.gathered, piece) else { return Ok(None) };
+        let Some(query) = reader::gather(&mut self.gathered, piece) else { return Ok(None) };
         let known: [(&[u8], usize); 3] = [
             (b"FCGI_MAX_CONNS", self.limits.server_connections),
             // §4.1 means the whole application. HAProxy, the one client that is known to ask, takes it for one
@@ -417,7 +372,7 @@ impl Server {
         for ((name, value), _) in known.iter().zip(asked).filter(|(_, asked)| *asked) {
             params::encode(name, value.to_string().as_bytes(), &mut answer);
         }
-        record::write_record(RecordType::GetValuesResult, 0, &answer, out);
+        write::write_record(RecordType::GetValuesResult, 0, &answer, out);
         Ok(None)
     }
 

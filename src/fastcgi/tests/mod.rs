@@ -3,13 +3,13 @@
 //! [`check`] runs every vector whole, byte by byte, and with the first bytes of a next record behind it;
 //! events, output and fault must be the same.
 
+mod client_side;
 mod conformance;
 
 use super::record::{Header, RecordType};
 use super::*;
 
-/// What a connection did, written down: `seen` are the events, `out` the bytes, `replies` what a client
-/// makes of them.
+/// The outcome of a connection: `seen` are the events, `out` the bytes, `replies` the messages that a client reads from them.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     seen: Vec<String>,
@@ -18,7 +18,7 @@ struct Outcome {
     fault: Option<Fault>,
 }
 
-/// What the application does about an event.
+/// The application's reaction to an event.
 type React = fn(&mut Server, &Event<'_>, &mut Vec<u8>) -> Option<AfterEnd>;
 
 /// Does nothing: requests stay in use.

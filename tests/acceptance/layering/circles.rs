@@ -11,7 +11,6 @@ use super::{code, sources};
 /// Circles by paths: files below `src/` that all reach each other.
 const BY_PATHS: &[&[&str]] = &[
     &["config/file.rs", "config/options.rs", "config/suggest.rs"],
-    &["fastcgi/request.rs", "fastcgi/server.rs"],
     &[
         "gateway/events.rs",
         "gateway/frontend/admission.rs",
