@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::wire::{self, Connection, get};
-use crate::support::{Gate, Server, nibiru, output, repository, signal, wait_for};
+use crate::support::{Gate, Need, Server, lacks, nibiru, output, repository, signal, wait_for};
 
 /// A server with an access log in a directory of its own.
 struct Logged {
@@ -295,7 +295,7 @@ fn a_worker_that_never_read_its_request_leaves_no_line_of_its_own() {
 /// A log may be in a directory of the application's user, while root starts the server.
 #[test]
 fn a_link_that_another_user_puts_in_the_place_of_the_log_is_not_followed() {
-    if !rustix::process::geteuid().is_root() {
+    if lacks(Need::Root) {
         return;
     }
     let logged = Logged::start("1", &[]);

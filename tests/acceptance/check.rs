@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Output;
 
 use crate::support::wire::Connection;
-use crate::support::{App, Server, nibiru, output};
+use crate::support::{App, Server, is_root, nibiru, output};
 
 const FINE: &str = "return function() return 200, {}, 'fine' end";
 
@@ -92,7 +92,7 @@ fn what_serve_cannot_open_the_check_cannot_either() {
     ] {
         as_serve(&root, arguments, 1, part);
     }
-    if !rustix::process::geteuid().is_root() {
+    if !is_root() {
         // Who may not write there is refused by the settings already.
         return as_serve(
             &root,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use crate::support::{Server, nibiru, output, repository};
+use crate::support::{Need, Server, lacks, nibiru, output, repository};
 
 /// A directory with one application.
 fn application(source: &str) -> tempfile::TempDir {
@@ -285,8 +285,8 @@ fn request_to_a_server_that_is_not_there_is_1_and_names_the_socket() {
 /// Unmeasured, no worker is ever too large: the limit would be none.
 #[test]
 fn a_limit_of_memory_that_cannot_be_measured_is_refused() {
-    if let Some(why) = crate::support::disks::none_here() {
-        return eprintln!("skipped: {why}");
+    if lacks(Need::Mounts) {
+        return;
     }
     let mut unshare = std::process::Command::new("unshare");
     unshare.args(["--mount", "sh", "-c", "mount -t tmpfs none /proc && exec \"$0\" \"$@\""]);

@@ -11,7 +11,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::wire::{Connection, STDOUT, get};
-use crate::support::{Gate, Kind, Process, Proxy, Reply, Server, curl, free_port};
+use crate::support::{Gate, Kind, Process, Proxy, Reply, Server, curl, free_port, is_root};
 
 /// A directory of files, and a name for each request.
 struct Files(TempDir);
@@ -371,11 +371,8 @@ fn lighttpd_and_apache_send_files_too() {
     let map = format!("{0}={0}", files.path().display());
     // Started by root, both become www-data.
     let server = Server::builder().arguments(["--sendfile", "x-sendfile", "--sendfile-map", &map]);
-    let server = if rustix::process::geteuid().is_root() {
-        server.arguments(["--socket-owner", ":www-data"]).start()
-    } else {
-        server.start()
-    };
+    let server =
+        if is_root() { server.arguments(["--socket-owner", ":www-data"]).start() } else { server.start() };
     let scratch = server.socket().parent().unwrap().to_owned();
     fs::set_permissions(&scratch, fs::Permissions::from_mode(0o755)).unwrap();
     for (name, command) in

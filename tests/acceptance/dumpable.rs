@@ -7,14 +7,14 @@ use std::process::{Command, Output};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, post};
-use crate::support::{App, Server, output, wait_for};
+use crate::support::{App, Server, is_root, output, wait_for};
 
 /// What reading these is allowed to is allowed to attach, read memory and take descriptors (`PTRACE_MODE_READ` of ptrace(2)).
 const CLOSED: [&str; 3] = ["environ", "exe", "fd/0"];
 
 /// A program that runs as the server does.
 fn as_its_user(program: &str) -> Command {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root() {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");

@@ -10,7 +10,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::listen::is_answered;
-use crate::support::{Process, free_port, nibiru, repository, runs, signal, wait_for};
+use crate::support::{Need, Process, free_port, lacks, nibiru, repository, runs, signal, wait_for};
 
 /// Starts, reloads and openings of the log.
 const ROUNDS: usize = 8;
@@ -131,8 +131,7 @@ fn lines(server: &Process, part: &str) -> usize {
 
 #[test]
 fn the_owner_of_the_directory_of_sockets_and_logs_leads_root_to_no_other_file() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root, to have a server in a directory of another user");
+    if lacks(Need::Root) {
         return;
     }
     let scratch = tempfile::tempdir().unwrap();

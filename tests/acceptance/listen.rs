@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{Server, free_port, nibiru, repository, signal, wait_for};
+use crate::support::{Need, Server, free_port, lacks, nibiru, repository, signal, wait_for};
 
 /// A child that is stopped when the test ends.
 struct Running(Child);
@@ -261,7 +261,7 @@ fn the_log_says_who_may_open_a_unix_socket() {
     let socket = server.socket().display().to_string();
     let line = format!("listening on unix:{socket}, mode 0620, owner {}:{}", id("-un"), id("-gn"));
     assert!(server.logged(&["listening on unix:"]).ends_with(&line), "{}", server.log());
-    if rustix::process::geteuid().is_root() {
+    if !lacks(Need::Root) {
         let server = Server::builder().arguments(["--socket-owner", "12345:www-data"]).start();
         assert!(server.logged(&["listening on unix:"]).ends_with(", mode 0660, owner 12345:www-data"));
     }

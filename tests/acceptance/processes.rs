@@ -10,8 +10,8 @@ use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    App, Gate, Kind, Proxy, Reply, Server, children, descriptors, is_stopped, nibiru, runs, signal, wait_for,
-    wait_within,
+    App, Gate, Kind, Need, Proxy, Reply, Server, children, descriptors, is_stopped, lacks, nibiru, runs,
+    signal, wait_for, wait_within,
 };
 
 /// The promise is one second; the rest is for a machine that runs other tests at the same time.
@@ -332,8 +332,7 @@ fn zombies(parent: u32) -> usize {
 
 #[test]
 fn as_process_1_it_reaps_orphans_and_still_learns_how_its_zygote_ended() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root, for process numbers of its own");
+    if lacks(Need::Root) {
         return;
     }
     // Each request leaves ten processes that outlive their parent, and says where they wait.

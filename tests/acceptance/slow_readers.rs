@@ -8,10 +8,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::disks::{self, Disk, fill, on_small_disk, seen_by};
+use crate::support::disks::{Disk, fill, on_small_disk, seen_by};
 use crate::support::wire::{Connection, END_REQUEST, Record, STDERR, STDOUT, get, post};
 use crate::support::{
-    App, GIVE_UP, Kind, Proxy, Server, ServerBuilder, across_a_network, descriptors, wait_for,
+    App, GIVE_UP, Kind, Need, Proxy, Server, ServerBuilder, across_a_network, descriptors, lacks, wait_for,
 };
 
 const STATUS: &str = "/-/status";
@@ -302,8 +302,8 @@ fn an_answer_that_is_lost_with_its_file_breaks_and_never_looks_complete() {
 
 #[test]
 fn on_a_full_disk_a_slow_reader_merely_holds_its_worker() {
-    if let Some(why) = disks::none_here() {
-        return eprintln!("skipped: {why}");
+    if lacks(Need::Mounts) {
+        return;
     }
     let (app, directory) = (App::new(APP), tempfile::tempdir().unwrap());
     let spool = directory.path().display().to_string();

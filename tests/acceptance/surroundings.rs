@@ -7,7 +7,7 @@ use rustix::process::{Resource, Signal, getrlimit};
 use tempfile::TempDir;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{Gate, Server, children, library_of, title, wait_for};
+use crate::support::{Gate, Need, Server, children, lacks, library_of, title, wait_for};
 
 #[track_caller]
 fn has_title(pid: u32, expected: &str) {
@@ -245,8 +245,7 @@ fn an_application_that_ignores_sigchld_itself_does_not_end_the_zygote() {
 
 #[test]
 fn a_start_as_root_is_a_warning_and_one_as_another_user_is_none() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root, to start as root");
+    if lacks(Need::Root) {
         return;
     }
     let warning = "workers run as root, and the application with them: start nibiru as a user of its own";

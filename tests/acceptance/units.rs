@@ -10,7 +10,7 @@ use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::support::{nibiru, output, repository};
+use crate::support::{Need, lacks, nibiru, output, repository};
 
 /// What [`Machine::run`] runs before it boots, in namespaces of its own. `$1`: the scratch directory; `$2`: nibiru.
 const BOOT: &str = r#"
@@ -57,17 +57,6 @@ shell() { timeout 30 nibiru request --to "unix:/run/nibiru/$1.sock" --data "$2" 
 say() { printf '%s = %s\n' "$1" "$2"; }
 "#;
 
-/// Why no systemd can be booted here, where none can.
-fn none_here() -> Option<&'static str> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("needs root, to boot a systemd");
-    }
-    let mut namespaces = Command::new("unshare");
-    namespaces
-        .args(["--mount", "--pid", "--fork", "--net", "--cgroup", "mount", "-t", "tmpfs", "none", "/mnt"]);
-    (!output(&mut namespaces).status.success()).then_some("no namespaces can be made here")
-}
-
 /// Held while a machine runs. All of them have one tree of control groups, from which each removes what it has no process in: also a
 /// group that another has just made for a service of the same name, which then does not start.
 fn alone() -> fs::File {
@@ -79,8 +68,7 @@ fn alone() -> fs::File {
 /// What a script wrote that ran on a machine with the units installed; none where no systemd can be booted.
 #[track_caller]
 fn on_a_machine(application: &str, script: &str) -> Option<String> {
-    if let Some(reason) = none_here() {
-        eprintln!("skipped: {reason}");
+    if lacks(Need::Machine) {
         return None;
     }
     let scratch = tempfile::tempdir().unwrap();

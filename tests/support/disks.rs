@@ -5,18 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Server, ServerBuilder, output};
-
-/// Why there can be no disks of a test's own, where there cannot.
-pub(crate) fn none_here() -> Option<&'static str> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("needs root, to mount a disk");
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let mut mount = Command::new("unshare");
-    mount.args(["--mount", "mount", "-t", "tmpfs", "none"]).arg(directory.path());
-    (!output(&mut mount).status.success()).then_some("nothing can be mounted here")
-}
+use super::{Need, Server, ServerBuilder, lacks, output, skip};
 
 /// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection`: of the shell.
 pub(crate) fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilder {
@@ -46,8 +35,12 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// None where this machine allows no such thing.
+    /// A fresh, empty disk; `None` where the machine cannot mount one, in which case the test is recorded as skipped.
+    #[track_caller]
     pub(crate) fn new() -> Option<Self> {
+        if lacks(Need::LoopDisk) {
+            return None;
+        }
         let scratch = tempfile::tempdir().unwrap();
         let (image, directory) = (scratch.path().join("image"), scratch.path().join("disk"));
         fs::create_dir(&directory).unwrap();
@@ -55,7 +48,8 @@ impl Disk {
         assert!(output(program("mkfs.ext4").args(["-q", "-F"]).arg(&image)).status.success());
         let mounted = output(program("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
         if !mounted.status.success() {
-            eprintln!("skipped: cannot mount a file: {}", String::from_utf8_lossy(&mounted.stderr));
+            let problem = String::from_utf8_lossy(&mounted.stderr).into_owned();
+            skip(Need::LoopDisk, &format!("cannot mount a file: {}", problem.trim()));
             return None;
         }
         Some(Self { directory, _scratch: scratch })

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{Process, Reply, Server, ServerBuilder, curl, free_port, output, repository};
+use super::{Process, Reply, Server, ServerBuilder, curl, free_port, is_root, output, repository};
 
 /// Which front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,10 +132,6 @@ pub(crate) fn let_apache_in(scratch: &Path, socket: &Path) {
         let chgrp = output(Command::new("chgrp").arg("www-data").arg(socket));
         assert!(chgrp.status.success(), "{chgrp:?}");
     }
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// Debian keeps both where only root has them on the PATH.

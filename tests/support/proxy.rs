@@ -11,7 +11,7 @@ use super::child::Process;
 use super::curl::{Reply, curl};
 use super::net::free_port;
 use super::server::Server;
-use super::{front_ends, repository};
+use super::{front_ends, is_root, repository};
 
 /// Which proxy stands in front of nibiru.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Proxy {
 
 /// nginx on a scratch directory: only paths and the process model are the test's own.
 fn nginx(scratch: &Path, site: &str) -> Command {
-    let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
+    let user = if is_root() { "user root;\n" } else { "" };
     let mut main = format!("{user}worker_processes 1;\npid nginx.pid;\nerror_log stderr;\n");
     main.push_str("events {\n    worker_connections 1024;\n}\nhttp {\n    access_log off;\n");
     for kind in ["client_body", "fastcgi", "proxy", "scgi", "uwsgi"] {

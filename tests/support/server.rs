@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 use super::child::{Process, nibiru, output};
 use super::proc::{children, descriptors, signal};
-use super::repository;
 use super::wait::wait_for;
+use super::{is_root, repository};
 
 /// A running `nibiru serve`.
 #[derive(Debug)]
@@ -215,7 +215,7 @@ impl ServerBuilder {
 
     /// Where this is root, starts it as a user that owns nothing but the directory of the socket, as docs/how-to/operate.md does.
     pub(crate) fn by_ordinary_user(self) -> Self {
-        if !rustix::process::geteuid().is_root() {
+        if !is_root() {
             return self;
         }
         let script = "for word; do case $word in unix:*) socket=${word#unix:};; esac; done; \
@@ -226,7 +226,7 @@ impl ServerBuilder {
 
     /// Lets this test look at the descriptors of gateway and zygote, which only root may otherwise.
     pub(crate) fn looked_into(self) -> Self {
-        if rustix::process::geteuid().is_root() { self } else { self.arguments(["--dumpable", "on"]) }
+        if is_root() { self } else { self.arguments(["--dumpable", "on"]) }
     }
 
     /// Has it listen on this socket too, which is its descriptor 0.

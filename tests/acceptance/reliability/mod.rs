@@ -21,7 +21,6 @@ mod system;
 mod uploads;
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -191,10 +190,6 @@ fn memory(pid: u32) -> u64 {
 fn short(name: &str) {
     let (_, run) = SCENARIOS.iter().find(|(of, _)| *of == name).expect("it is in the table");
     let row = run(Scale::Short);
-    if row.skipped.is_some() {
-        // Not with `eprintln`, which the test harness would keep to itself.
-        let _ = writeln!(std::io::stderr(), "{}", row.line(name));
-    }
     assert!(row.holds(), "{}", row.line(name));
 }
 

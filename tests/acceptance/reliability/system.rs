@@ -9,9 +9,9 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale};
-use crate::support::disks::{self, fill, on_small_disk, seen_by};
+use crate::support::disks::{fill, on_small_disk, seen_by};
 use crate::support::wire::{Connection, get, post};
-use crate::support::{Gate, Server, descriptors, runs, signal, wait_for, wait_within};
+use crate::support::{Gate, Need, Server, descriptors, lacks, runs, signal, wait_for, wait_within};
 
 /// A full system is no reason to be busy.
 const IDLE_CPU: f64 = 0.05;
@@ -20,8 +20,8 @@ const IDLE_CPU: f64 = 0.05;
 const SPOOLED: usize = 200_000;
 
 pub(super) fn full_log(scale: Scale) -> Row {
-    if let Some(why) = disks::none_here() {
-        return Row::skipped(why);
+    if lacks(Need::Mounts) {
+        return Row::skipped("needs disks of its own");
     }
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
@@ -53,8 +53,8 @@ pub(super) fn full_log(scale: Scale) -> Row {
 }
 
 pub(super) fn full_spool(scale: Scale) -> Row {
-    if let Some(why) = disks::none_here() {
-        return Row::skipped(why);
+    if lacks(Need::Mounts) {
+        return Row::skipped("needs disks of its own");
     }
     let directory = tempfile::tempdir().unwrap();
     let server = on_small_disk(directory.path(), "")
@@ -166,9 +166,7 @@ const DAY: u64 = 86_400;
 
 /// The wall clock steps by a day, forth and back, while requests run and wait; the monotonic one goes on.
 pub(super) fn clock_steps(scale: Scale) -> Row {
-    let Some(library) = faketime() else {
-        return Row::skipped("needs libfaketime (tests/install)");
-    };
+    let library = faketime();
     let directory = tempfile::tempdir().unwrap();
     let steps = directory.path().join("offset");
     let step = |days: &str| {
@@ -232,7 +230,8 @@ fn hold(server: &Server) -> (Connection, Gate) {
 }
 
 /// The library that tells a process another time, for processes with several threads.
-fn faketime() -> Option<PathBuf> {
-    let libraries = fs::read_dir("/usr/lib").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    libraries.map(|path| path.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())
+fn faketime() -> PathBuf {
+    let libraries = fs::read_dir("/usr/lib").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut libraries = libraries.map(|path| path.join("faketime/libfaketimeMT.so.1"));
+    libraries.find(|path| path.exists()).expect("libfaketime (tests/install installs it)")
 }
