@@ -9,7 +9,7 @@ use crate::support::wire::{
     ABORT_REQUEST, Connection, END_REQUEST, GET_VALUES, GET_VALUES_RESULT, PARAMS, RESPONDER, STDIN, STDOUT,
     begin, get, get_params, pair, record, stream,
 };
-use crate::support::{Gate, Server, wait_for};
+use crate::support::{Gate, Server, pace, wait_for};
 
 /// One worker, which no deadline frees.
 fn patient() -> Server {
@@ -353,7 +353,7 @@ fn aborts_at_any_moment_end_each_request_once_and_mix_up_nothing() {
         for request in &mut open {
             if random.bool() {
                 // From before it is handed over to after its end.
-                std::thread::sleep(std::time::Duration::from_micros(random.u64(..2000)));
+                pace(std::time::Duration::from_micros(random.u64(..2000)));
                 connection.send(&abort(request.id));
                 request.aborted = true;
             }

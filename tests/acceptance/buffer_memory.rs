@@ -1,6 +1,5 @@
 //! `--buffer-memory`: all clients' requests together take so much memory and no more, whatever comes in halves.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
@@ -8,7 +7,7 @@ use serde_json::Value;
 use crate::support::wire::{
     Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, record, stream,
 };
-use crate::support::{App, Server, ServerBuilder, descriptors, nibiru, output, wait_for};
+use crate::support::{App, Server, ServerBuilder, descriptors, nibiru, output, resident_memory, wait_for};
 
 const STATUS: &str = "/-/status";
 const HEALTH: &str = "/-/health";
@@ -43,9 +42,9 @@ fn used(server: &Server) -> u64 {
     status["buffer_memory"]["bytes"].as_u64().unwrap()
 }
 
+/// Resident memory of the gateway, in bytes.
 fn resident(server: &Server) -> u64 {
-    let pages = fs::read_to_string(format!("/proc/{}/statm", server.pid())).unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    resident_memory(server.pid()) << 10
 }
 
 /// Connections with as many requests each as there may be, all but the end of their `bytes` sent.

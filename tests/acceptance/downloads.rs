@@ -11,7 +11,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::wire::{Connection, STDOUT, get};
-use crate::support::{Gate, Kind, Process, Proxy, Reply, Server, curl, free_port, is_root};
+use crate::support::{Gate, Kind, Process, Proxy, Reply, Server, curl, free_port, is_root, peak_memory};
 
 /// A directory of files, and a name for each request.
 struct Files(TempDir);
@@ -250,7 +250,7 @@ fn two_hundred_megabytes_pass_a_worker_that_stays_small() {
     let worker = *server.workers(1).first().unwrap();
     let mut connection = Connection::open(&server.socket());
     connection.get("/hello");
-    let before = most_memory(worker);
+    let before = peak_memory(worker);
     connection.send(&get(1, &url(&path), true));
     let mut received = 0;
     while let Some(record) = connection.record() {
@@ -260,15 +260,8 @@ fn two_hundred_megabytes_pass_a_worker_that_stays_small() {
         received += record.content.len() as u64;
     }
     assert!(received > LENGTH, "{received} bytes");
-    let after = most_memory(worker);
+    let after = peak_memory(worker);
     assert!(after < before + MORE, "from {before} to {after} KiB");
-}
-
-/// The most memory that a process has had so far, in KiB.
-fn most_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Workers that were told to exit, and do not: whatever they were told for, they have a deadline, and there are never many.
 
-use std::fs;
-
 use rustix::process::Signal;
 
 use crate::support::wire::Connection;
-use crate::support::{App, Server, children, is_stopped, nibiru, output, runs, signal, wait_for};
+use crate::support::{
+    App, Server, children, is_stopped, nibiru, niceness, output, process_group, runs, signal, wait_for,
+};
 
 /// Processes of a pool of one: who works, the successor, and four that leave.
 const MOST: usize = 6;
@@ -79,13 +79,6 @@ fn what_a_request_leaves_in_the_background_goes_on_when_its_worker_ends_as_it_wa
     signal(background, Signal::KILL);
 }
 
-/// The fields of `/proc/PID/stat` after the name, from the state on.
-fn stat(pid: u32) -> Vec<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, rest) = text.rsplit_once(") ").unwrap();
-    rest.split(' ').map(str::to_owned).collect()
-}
-
 #[test]
 fn a_signal_to_the_group_of_a_worker_reaches_neither_its_siblings_nor_the_zygote() {
     let app = App::new(
@@ -97,7 +90,7 @@ fn a_signal_to_the_group_of_a_worker_reaches_neither_its_siblings_nor_the_zygote
     let server = Server::builder().application(app.root(), "app").workers("3").start();
     let (zygote, before) = (server.zygote(), server.workers(3));
     for worker in &before {
-        assert_eq!(stat(*worker)[2], worker.to_string(), "it leads a group of its own");
+        assert_eq!(process_group(*worker), *worker, "it leads a group of its own");
     }
     // Its worker may end by it, or have ignored it.
     let _ = Connection::open(&server.socket()).get("/group");
@@ -134,7 +127,7 @@ fn what_the_gateway_has_over_others_in_scheduling_its_workers_have_not() {
         for worker in workers {
             assert!(policy(worker).contains("SCHED_OTHER\n"), "{wrapper:?}: {}", policy(worker));
             // Field 19 of proc(5), counted from the third.
-            assert!(!stat(worker)[16].starts_with('-'), "the gateway has {}", stat(server.pid())[16]);
+            assert!(niceness(worker) >= 0, "the gateway has {}", niceness(server.pid()));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What only HAProxy does: it shares connections among requests where it is told to, asks for values, sends ABORT_REQUEST.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -10,6 +9,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
+use crate::support::http::Http;
 use crate::support::wire::{ABORT_REQUEST, BEGIN_REQUEST, GET_VALUES, STDIN};
 use crate::support::{Gate, Kind, Proxy, Reply, Server, wait_for};
 
@@ -113,9 +113,9 @@ fn a_client_that_leaves_while_it_sends_is_an_abort_and_its_neighbours_are_answer
     });
     let stays = Gate::new();
     let neighbour = wait_at(&proxy, &stays);
-    let mut leaving = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
-    leaving.write_all(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n").unwrap();
-    leaving.write_all(&[b'x'; 100_000]).unwrap();
+    let mut leaving = Http::connect(proxy.port());
+    leaving.send(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n");
+    leaving.send(&[b'x'; 100_000]);
     let came = |kind: u8| relay.records().iter().filter(|record| record.0 == kind).count();
     wait_for("a part of the body has come", || (came(STDIN) > 1).then_some(()));
     drop(leaving);
@@ -173,13 +173,10 @@ fn a_nul_in_a_header_costs_its_own_request_alone() {
     let proxy = sharing(&server);
     let gate = Gate::new();
     let neighbour = wait_at(&proxy, &gate);
-    let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
-    client
-        .write_all(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nX-A: a\0b\r\nConnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("NUL"), "{answer}");
+    let mut client = Http::connect(proxy.port());
+    client.send(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nX-A: a\0b\r\nConnection: close\r\n\r\n");
+    let answer = client.answer(false).expect("an answer");
+    assert!(answer.status == 400 && answer.text().contains("NUL"), "{answer:?}");
     assert_eq!(server.connections().len(), 1);
     gate.open("go");
     assert_eq!(reply(neighbour).expect(200).text(), "waited\n");
@@ -266,11 +263,10 @@ fn a_client_that_does_not_read_holds_up_all_that_share_its_connection() {
 }
 
 /// A client that asks for 64 MiB and reads nothing, when all buffers on the way to it are full.
-fn slow_client(server: &Server, proxy: &Proxy) -> (Gate, TcpStream) {
+fn slow_client(server: &Server, proxy: &Proxy) -> (Gate, Http) {
     let gate = Gate::new();
     let url = gate.url("/nonce") + "&n=0000000000000001&f=small&k=4194304";
-    let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
-    client.write_all(format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    let client = Http::begin(proxy.port(), &url);
     // The worker, which is asleep in a write, takes no more time; a while of that, and nothing moves any more.
     let spent = || -> u128 {
         let workers = server.workers(2);

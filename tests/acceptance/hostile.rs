@@ -1,7 +1,6 @@
 //! Workers that mean harm: C code in the application that writes to its worker's link what a worker must not
 //! (`tests/apps/hostile/hostile.c`). It costs that request and that worker, and nobody else notices.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -10,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    Gate, Server, ServerBuilder, descriptors, library_of, repository, runs, signal, wait_for,
+    Gate, Server, ServerBuilder, descriptors, library_of, peak_memory, repository, runs, signal, wait_for,
 };
 
 /// What the client of the hostile request gets.
@@ -86,13 +85,6 @@ fn outcome(connection: &mut Connection) -> Gets {
         Ok(response) => Status(response.status()),
         Err(_) => Broken,
     }
-}
-
-/// Resident memory in KiB, at its highest so far.
-fn highest_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[test]
@@ -195,7 +187,7 @@ fn withstands(trick: &str, client_leaves: bool) {
     let server = server().arguments(["--request-timeout", "2s", "--kill-after", "100ms"]).start();
     // The other worker, and all that a first request takes.
     assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
-    let before = highest_memory(server.pid());
+    let before = peak_memory(server.pid());
     let (connection, worker) = send(&server, trick);
     let connection = (!client_leaves).then_some(connection);
     for _ in 0..50 {
@@ -207,7 +199,7 @@ fn withstands(trick: &str, client_leaves: bool) {
     }
     wait_for("the worker is gone", || (!runs(worker)).then_some(()));
     server.logged(&["(--request-timeout)"]);
-    let grown = highest_memory(server.pid()) - before;
+    let grown = peak_memory(server.pid()) - before;
     assert!(grown < 16 * 1024, "{trick}: {grown} KiB more");
     server.workers(2);
 }
@@ -251,11 +243,11 @@ fn a_flood_of_log_lines_that_nobody_reads_takes_no_memory() {
         .arguments(["--request-timeout", "2s", "--kill-after", "100ms", "--log-level", "debug"])
         .start();
     assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
-    let before = highest_memory(server.pid());
+    let before = peak_memory(server.pid());
     let (mut connection, worker) = send(&server, "large_lines");
     assert_eq!(outcome(&mut connection), Status(504));
     wait_for("the worker is gone", || (!runs(worker)).then_some(()));
-    let grown = highest_memory(server.pid()) - before;
+    let grown = peak_memory(server.pid()) - before;
     assert!(grown < 64 * 1024, "{grown} KiB more");
     // It would wait for its log to the last.
     signal(server.pid(), Signal::KILL);

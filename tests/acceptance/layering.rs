@@ -5,6 +5,8 @@ mod circles;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::repository;
+
 /// Files (by the front of their path below `src/`) and what must not appear in them.
 const RULES: &[(&[&str], &[&str], &str)] = &[
     (
@@ -109,19 +111,16 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// Paths below `src/` with their texts; files that hold nothing but tests are left out.
 pub(crate) fn sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    texts("src").into_iter().filter(|(file, _)| !file.contains("tests")).collect()
+}
+
+/// Paths of the Rust files below a directory of the repository, each with its text.
+pub(crate) fn texts(directory: &str) -> Vec<(String, String)> {
+    let root = repository(directory);
     let mut files = Vec::new();
     collect(&root, &mut files);
-    files
-        .into_iter()
-        .map(|path| {
-            (
-                path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(),
-                fs::read_to_string(&path).unwrap(),
-            )
-        })
-        .filter(|(file, _)| !file.contains("tests"))
-        .collect()
+    let relative = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    files.into_iter().map(|path| (relative(&path), fs::read_to_string(&path).unwrap())).collect()
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {

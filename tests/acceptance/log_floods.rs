@@ -1,13 +1,14 @@
 //! What somebody outside causes again and again fills no log: five lines of a kind, then one a second, each with the number
 //! of those left out before it.
 
+use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{App, Server, free_port, wait_for, wait_within};
+use crate::support::{App, Server, free_port, wait_causing, wait_for};
 
 /// An application whose `/busy` takes 0.1 s.
 const BUSY: &str = "return function(environ)
@@ -37,18 +38,16 @@ fn flood(server: &Server, part: &str, times: u64, mut cause: impl FnMut()) -> u6
     let most = 20 + begin.elapsed().as_secs();
     let (lines, _) = tally(server, part);
     assert!(lines >= 1 && lines <= most, "{lines} lines of {times} in {:?}", begin.elapsed());
-    let mut caused = times;
-    wait_for("the log has caught up", || {
-        let (lines, _) = tally(server, part);
+    let caused = Cell::new(times);
+    let once_more = || {
         cause();
-        caused += 1;
-        let (lines, left_out) = wait_within(Duration::from_millis(300), || {
-            let now = tally(server, part);
-            (now.0 > lines).then_some(now)
-        })?;
-        (lines + left_out == caused).then_some(())
+        caused.set(caused.get() + 1);
+    };
+    wait_causing("the log has caught up", once_more, || {
+        let (lines, left_out) = tally(server, part);
+        (lines + left_out == caused.get()).then_some(())
     });
-    caused
+    caused.get()
 }
 
 #[test]

@@ -71,5 +71,6 @@ mod units;
 mod upgrade;
 mod uploads;
 mod vectors;
+mod waiting;
 mod walks;
 mod zygotes;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::support::wire::{Connection, END_REQUEST, Record, get, in_pieces, interleaved, post};
-use crate::support::{Gate, Server, wait_for};
+use crate::support::{Gate, Server, pace, title, wait_for};
 
 /// As many as nibiru takes on one connection.
 const MOST: u16 = 64;
@@ -114,7 +114,7 @@ fn an_answer_of_some_packets_has_its_share_beside_downloads() {
                 (3, _) => {}
                 (_, _) => passed += content.len(),
             }
-            std::thread::sleep(Duration::from_millis(3));
+            pace(Duration::from_millis(3));
         }
         most = most.max(passed);
     }
@@ -132,8 +132,7 @@ fn three_are_idle(server: &Server) {
 
 /// Whether a worker says in `ps` that it has nothing to do.
 fn is_idle(worker: u32) -> bool {
-    let title = std::fs::read(format!("/proc/{worker}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&title).trim_end_matches('\0').ends_with(" idle")
+    title(worker).ends_with(" idle")
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::wire::{self, Connection, get};
-use crate::support::{App, Gate, Kind, Proxy, Server, wait_for};
+use crate::support::{App, Gate, Kind, Proxy, Server, pace, wait_for};
 
 /// Clients that ask again as soon as they have their answer: more than one worker can serve before the target has passed.
 const CLIENTS: usize = 8;
@@ -172,7 +172,7 @@ fn impatient(server: &Server, done: &AtomicBool) {
         let mut connection = Connection::open(&server.socket());
         connection.send(&get(1, "/sleep", false));
         // Its patience.
-        thread::sleep(Duration::from_millis(30));
+        pace(Duration::from_millis(30));
     }
 }
 

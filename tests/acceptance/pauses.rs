@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::support::wire::{
     Connection, GET_VALUES, PARAMS, RESPONDER, STDIN, begin, get, pair, params, record, stream,
 };
-use crate::support::{App, Gate, Server, ServerBuilder, is_stopped, wait_for};
+use crate::support::{App, Gate, Server, ServerBuilder, is_stopped, pace, wait_for};
 
 /// Every deadline of these tests. Long enough that a busy machine does not reach it before the pause.
 const LIMIT: &str = "2s";
@@ -46,7 +46,7 @@ fn pause(server: &Server, meanwhile: impl FnOnce()) {
     wait_for("the gateway is stopped", || is_stopped(server.pid()).then_some(()));
     let since = Instant::now();
     meanwhile();
-    std::thread::sleep(PAUSE.saturating_sub(since.elapsed()));
+    pace(PAUSE.saturating_sub(since.elapsed()));
     server.signal(Signal::CONT);
 }
 

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::support::wire::{Connection, get};
 use crate::support::{
     App, Gate, Kind, Need, Proxy, Reply, Server, children, descriptors, is_stopped, lacks, nibiru, runs,
-    signal, wait_for, wait_within,
+    signal, status_field, wait_for, wait_within, zombies,
 };
 
 /// The promise is one second; the rest is for a machine that runs other tests at the same time.
@@ -317,19 +317,6 @@ fn whatever_ends_the_gateway_removes_its_socket_files() {
     }
 }
 
-/// Zombies among the children of a process.
-fn zombies(parent: u32) -> usize {
-    let stats = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("stat")).ok());
-    let fields = stats.filter_map(|stat| {
-        // The name in parentheses may hold anything.
-        let mut fields = stat[stat.rfind(')')? + 2..].split(' ').map(str::to_owned);
-        Some((fields.next()?, fields.next()?))
-    });
-    fields.filter(|(state, of)| state == "Z" && *of == parent.to_string()).count()
-}
-
 #[test]
 fn as_process_1_it_reaps_orphans_and_still_learns_how_its_zygote_ended() {
     if lacks(Need::Root) {
@@ -345,8 +332,7 @@ fn as_process_1_it_reaps_orphans_and_still_learns_how_its_zygote_ended() {
     let namespace = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
     let server = Server::builder().application(app.root(), "app").workers("1").through(namespace).start();
     let gateway = children(server.pid())[0];
-    let status = fs::read_to_string(format!("/proc/{gateway}/status")).unwrap();
-    let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    let inner = status_field(gateway, "NSpid");
     assert!(inner.ends_with("\t1"), "it is process 1: {inner}");
     for _ in 0..3 {
         assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);

@@ -1,9 +1,9 @@
 //! What must look the same through nginx, both Caddys, HAProxy, Apache and lighttpd.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read};
 
+use crate::support::http::Http;
 use crate::support::{Gate, Kind, Proxy, Server};
 
 /// Runs `test` through every proxy in front of one nibiru.
@@ -309,16 +309,15 @@ fn a_slow_upload_occupies_no_worker() {
             site.replace("fastcgi_request_buffering on;", "fastcgi_request_buffering off;")
                 .replace("option http-buffer-request", "")
         });
-        let mut upload = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+        let mut upload = Http::connect(proxy.port());
         let head =
             "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nConnection: close\r\n\r\n";
-        upload.write_all(head.as_bytes()).unwrap();
-        upload.write_all(b"first ").unwrap();
+        upload.send(head.as_bytes());
+        upload.send(b"first ");
         assert_eq!(proxy.curl([], "/hello").expect(200).text(), "Hello, World!\n");
-        upload.write_all(b"second").unwrap();
-        let mut reply = String::new();
-        upload.read_to_string(&mut reply).unwrap();
-        assert!(reply.ends_with("first second"), "{kind:?}: {reply}");
+        upload.send(b"second");
+        let reply = upload.answer(false).expect("an answer");
+        assert!(reply.whole && reply.body == b"first second", "{kind:?}: {reply:?}");
     }
 }
 

@@ -13,7 +13,8 @@ use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    App, Gate, Server, across_a_network, descriptors, free_port, is_stopped, nibiru, runs, signal, wait_for,
+    App, Gate, Server, across_a_network, descriptors, free_port, is_stopped, nibiru, pace, peak_memory, runs,
+    signal, title, wait_for,
 };
 
 /// An application that answers every request with `text`.
@@ -145,17 +146,10 @@ fn a_slow_reader_does_not_make_the_gateway_grow() {
         assert_ne!(length, 0, "{}", server.log());
         total += length;
         // The client's pace is the point: always behind, and never standing still.
-        std::thread::sleep(Duration::from_micros(200));
+        pace(Duration::from_micros(200));
     }
     let grown = peak_memory(server.pid()) - before;
     assert!(grown < 16 << 10, "the gateway has grown by {grown} KiB for 50 MiB");
-}
-
-/// In KiB.
-fn peak_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -281,10 +275,7 @@ fn what_a_dead_worker_had_still_to_say_is_for_its_client_alone() {
     slow.send(&get(1, &url, true));
     wait_for("its answer has begun", || (slow.unread() > 100_000).then_some(()));
     let worker = server.workers(1);
-    let idle = |pid: &u32| {
-        let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&title).contains(" idle")
-    };
+    let idle = |pid: &u32| title(*pid).contains(" idle");
     wait_for("the worker has sent everything", || worker.iter().all(idle).then_some(()));
     worker.iter().for_each(|pid| signal(*pid, Signal::KILL));
     wait_for("its successor is ready", || {

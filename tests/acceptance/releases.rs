@@ -11,7 +11,9 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{Process, Server, ServerBuilder, free_port, nibiru, output, signal, wait_for};
+use crate::support::{
+    Process, Reply, Server, ServerBuilder, curl, free_port, nibiru, output, signal, wait_for,
+};
 
 /// `releases/1`, `releases/2` … and `current`, a link to one of them.
 struct Deployment(TempDir);
@@ -296,8 +298,8 @@ fn dev_follows_the_link_at_a_reload() {
     let mut dev = Process::start("dev", deployment.0.path(), command);
     dev.wait_ready(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     let fetch = |path: &str| {
-        let curl = output(Command::new("curl").args(["-s", &format!("http://127.0.0.1:{port}{path}")]));
-        String::from_utf8_lossy(&curl.stdout).into_owned()
+        let reply = curl([], &format!("http://127.0.0.1:{port}{path}")).output().unwrap();
+        Reply::from_curl(reply).text()
     };
     assert_eq!((fetch("/"), fetch("/name.txt")), (deployment.answer("1"), "1".to_owned()));
     deployment.release("2");

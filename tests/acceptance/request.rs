@@ -1,13 +1,12 @@
 //! `nibiru request`: an answer is printed as it comes, and one that is not whole is told from one that is.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 
 use crate::support::wire;
-use crate::support::{App, Gate, Server, nibiru, output, wait_for};
+use crate::support::{App, Gate, Server, nibiru, output, peak_memory, wait_for};
 
 fn request(server: &Server, arguments: &[&str]) -> Command {
     let mut command = nibiru();
@@ -97,9 +96,7 @@ fn a_large_answer_takes_little_memory_and_a_reader_that_has_seen_enough_ends_it(
     let (mut child, mut stdout) = begin(request(&server, &["GET", "/"]));
     // Nearly all of it; the pipe cannot hold the rest, so it still runs.
     stdout.read_exact(&mut vec![0; 700 * 65536]).unwrap();
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+    let peak = peak_memory(child.id());
     assert!(peak < 32 << 10, "{peak} KiB for an answer of 50 MiB");
     drop(stdout);
     let status = wait_for("it ends", || child.try_wait().unwrap());

@@ -1,12 +1,10 @@
 //! Clients that send or read too slowly: each limit is met, by those that trickle as well, and costs nobody else.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::http::Http;
 use crate::support::wire::{self, Connection, END_REQUEST, PARAMS, RESPONDER, STDIN, begin, record};
-use crate::support::{App, GIVE_UP, Gate, Kind, Proxy, Server, wait_for};
+use crate::support::{App, GIVE_UP, Gate, Kind, Proxy, Server, pace, wait_for};
 
 /// Far less than a trickling client takes in all.
 const LIMITS: [&str; 6] = ["--header-timeout", "1s", "--body-timeout", "1s", "--send-timeout", "1s"];
@@ -26,7 +24,7 @@ fn trickle_until_closed(connection: &mut Connection, bytes: impl Iterator<Item =
             return;
         }
         assert!(begun.elapsed() < GIVE_UP, "never closed");
-        thread::sleep(TRICKLE);
+        pace(TRICKLE);
     }
     panic!("all was taken");
 }
@@ -140,7 +138,7 @@ fn a_body_that_trickles_is_408_and_one_that_is_merely_slow_is_not() {
     connection.send(&post_without_body(1, 5000, true));
     for _ in 0..50 {
         connection.send(&record(STDIN, 1, &[b'x'; 100]));
-        thread::sleep(TRICKLE);
+        pace(TRICKLE);
     }
     connection.send(&record(STDIN, 1, b""));
     assert_eq!(connection.response(1).unwrap().status(), 200);
@@ -210,16 +208,12 @@ fn a_trickling_upload_through_nginx_is_408() {
     let proxy = Proxy::with_edits(Kind::Nginx, &server, |site| {
         site.replace("fastcgi_request_buffering on;", "fastcgi_request_buffering off;")
     });
-    let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
-    client.set_read_timeout(Some(TRICKLE)).unwrap();
-    client.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
+    let mut client = Http::connect(proxy.port());
+    client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n");
     wait_for("nginx answers", || {
-        let _ = client.write_all(b"x");
-        let mut bytes = [0; 4096];
-        let length = client.read(&mut bytes).unwrap_or(0);
-        answer.extend_from_slice(&bytes[..length]);
-        (!answer.is_empty()).then_some(())
+        client.send(b"x");
+        pace(TRICKLE);
+        (client.unread() > 0).then_some(())
     });
-    assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(client.answer(false).expect("an answer").status, 408);
 }

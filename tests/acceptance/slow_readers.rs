@@ -2,16 +2,18 @@
 //! merely waits.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::disks::{Disk, fill, on_small_disk, seen_by};
+use crate::support::http::Http;
 use crate::support::wire::{Connection, END_REQUEST, Record, STDERR, STDOUT, get, post};
 use crate::support::{
-    App, GIVE_UP, Kind, Need, Proxy, Server, ServerBuilder, across_a_network, descriptors, lacks, wait_for,
+    App, Kind, Need, Proxy, Server, ServerBuilder, across_a_network, descriptors, lacks, nothing_happens_for,
+    wait_for,
 };
 
 const STATUS: &str = "/-/status";
@@ -137,17 +139,15 @@ fn slow_readers_behind_either_caddy_hold_no_worker() {
         let proxy = Proxy::start(kind, &server);
         let expected = body(2 * PIECES);
         for path in ["/known", "/unknown"] {
-            let mut client = across_a_network(proxy.port());
-            client.set_read_timeout(Some(GIVE_UP)).unwrap();
+            let mut client = Http::from(across_a_network(proxy.port()));
             // HTTP/1.0 has no chunks, so that the body ends with the connection.
-            write!(client, "GET {} HTTP/1.0\r\nHost: localhost\r\n\r\n", url(path, 2 * PIECES)).unwrap();
+            let url = url(path, 2 * PIECES);
+            client.send(format!("GET {url} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes());
             wait_for("its answer is spooled", || (spooled(&server) > 0).then_some(()));
             assert_eq!(proxy.curl([], "/").expect(200).text(), "fine");
             wait_for("its answer is made", || (busy(&server) == 0).then_some(()));
-            let mut response = Vec::new();
-            client.read_to_end(&mut response).unwrap();
-            let end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-            assert!(response[end + 4..] == expected, "{kind:?}, {path}: other bytes than were sent");
+            let response = client.answer(false).expect("an answer");
+            assert!(response.body == expected, "{kind:?}, {path}: other bytes than were sent");
             given_back(&server);
         }
     }
@@ -172,8 +172,9 @@ fn with_spooling_off_a_slow_reader_merely_holds_its_worker() {
     let mut reader = reader(&server, &url("/known", PIECES));
     wait_for("the answer is being made", || (busy(&server) == 1).then_some(()));
     // Longer than it takes to find a client slow.
-    std::thread::sleep(Duration::from_millis(600));
-    assert_eq!((spooled(&server), busy(&server)), (0, 1));
+    nothing_happens_for(Duration::from_millis(600), "something is spooled, or the worker is free", || {
+        Some((spooled(&server), busy(&server))).filter(|now| *now != (0, 1))
+    });
     healthy(&server);
     assert!(reader.response(1).expect("a whole response").body() == body(PIECES));
 }
@@ -204,8 +205,9 @@ fn an_endless_answer_stops_at_the_bound_and_ends_with_its_client() {
     let (_app, server) = start("1", &arguments);
     let endless = reader(&server, &url("/unknown", 1 << 30));
     wait_for("the bound is reached", || (spooled(&server) > 1900 << 10).then_some(()));
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(spooled(&server) <= 2 << 20);
+    nothing_happens_for(Duration::from_millis(300), "the bound is exceeded", || {
+        Some(spooled(&server)).filter(|bytes| *bytes > 2 << 20)
+    });
     drop(endless);
     healthy(&server);
     given_back(&server);

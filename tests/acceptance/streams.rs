@@ -1,57 +1,20 @@
 //! Answers that take their time: each piece reaches the client before the next is made; one whose client has gone
 //! is stopped; what limits them.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::support::http::Http;
 use crate::support::wire::{Connection, STDOUT, get};
-use crate::support::{GIVE_UP, Gate, Kind, Proxy, Server, wait_for, wait_within};
+use crate::support::{Gate, Kind, Proxy, Server, nothing_happens_for, pace, wait_until_still};
 
-/// An HTTP client that takes an answer in the pieces in which it comes. Dropped, it has gone.
-struct Http {
-    stream: TcpStream,
-    seen: Vec<u8>,
-}
-
-impl Http {
-    fn get(port: u16, path: &str) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(GIVE_UP)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-        Self { stream, seen: Vec::new() }
+/// Sees each of three chunks while the application waits before the next, and then the end of the answer.
+#[track_caller]
+fn sees_each_chunk(mut client: Http, gate: &Gate, end: &str) {
+    for chunk in 1..=3 {
+        client.sees(&format!("chunk {chunk}\n"));
+        gate.open(&format!("seen{chunk}"));
     }
-
-    fn post(port: u16, path: &str, body: &[u8]) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(GIVE_UP)).unwrap();
-        let length = body.len();
-        write!(stream, "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
-            .unwrap();
-        stream.write_all(body).unwrap();
-        Self { stream, seen: Vec::new() }
-    }
-
-    /// Reads until `text` has come, however it is divided.
-    #[track_caller]
-    fn sees(&mut self, text: &str) {
-        let mut piece = [0; 65536];
-        while !self.seen.windows(text.len()).any(|window| window == text.as_bytes()) {
-            let length = self.stream.read(&mut piece).unwrap_or(0);
-            assert_ne!(length, 0, "no {text:?} in {}", String::from_utf8_lossy(&self.seen));
-            self.seen.extend_from_slice(&piece[..length]);
-        }
-    }
-
-    /// Sees each of three chunks while the application waits before the next, and then the end of the answer.
-    #[track_caller]
-    fn sees_each_chunk(mut self, gate: &Gate, end: &str) {
-        for chunk in 1..=3 {
-            self.sees(&format!("chunk {chunk}\n"));
-            gate.open(&format!("seen{chunk}"));
-        }
-        self.sees(end);
-    }
+    client.sees(end);
 }
 
 /// One worker, which no deadline frees.
@@ -73,12 +36,12 @@ fn each_chunk_reaches_the_client_before_the_next_is_made() {
         for how in ["function", "write", "for", "events"] {
             eprintln!("{how} through {:?}", proxy.kind);
             let gate = Gate::new();
-            let client = Http::get(proxy.port(), &gate.url(&format!("/flow/{how}")));
-            client.sees_each_chunk(&gate, "\r\n0\r\n\r\n");
+            let client = Http::begin(proxy.port(), &gate.url(&format!("/flow/{how}")));
+            sees_each_chunk(client, &gate, "\r\n0\r\n\r\n");
         }
         eprintln!("sized through {:?}", proxy.kind);
         let gate = Gate::new();
-        Http::get(proxy.port(), &gate.url("/flow/sized")).sees_each_chunk(&gate, "chunk 3\n");
+        sees_each_chunk(Http::begin(proxy.port(), &gate.url("/flow/sized")), &gate, "chunk 3\n");
     }
 }
 
@@ -89,7 +52,7 @@ fn a_stream_whose_client_leaves_the_proxy_is_stopped_and_closed_once() {
         for how in ["tick", "tick_buffered", "tick_sized", "tick_write"] {
             eprintln!("{how} through {:?}", proxy.kind);
             let gate = Gate::new();
-            let mut client = Http::get(proxy.port(), &gate.url(&format!("/flow/{how}")));
+            let mut client = Http::begin(proxy.port(), &gate.url(&format!("/flow/{how}")));
             if how == "tick_buffered" && proxy.kind == Kind::Nginx {
                 gate.announced("started");
             } else {
@@ -111,7 +74,7 @@ fn a_stream_that_waits_learns_that_its_client_has_gone_from_an_empty_chunk() {
     let nginx = Proxy::start(Kind::Nginx, &server);
     for how in ["poll", "poll_first"] {
         let gate = Gate::new();
-        let mut client = Http::get(nginx.port(), &gate.url(&format!("/flow/{how}")));
+        let mut client = Http::begin(nginx.port(), &gate.url(&format!("/flow/{how}")));
         match how {
             "poll" => client.sees("first\n"),
             _ => drop(gate.announced("started")),
@@ -125,7 +88,10 @@ fn a_stream_that_waits_learns_that_its_client_has_gone_from_an_empty_chunk() {
             site.replace("fastcgi_request_buffering on;", &format!("fastcgi_request_buffering {buffering};"))
         });
         let gate = Gate::new();
-        let mut client = Http::post(nginx.port(), &gate.url("/flow/poll"), &[b'x'; 100_000]);
+        let mut client = Http::connect(nginx.port());
+        let url = gate.url("/flow/poll");
+        let head = format!("POST {url} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n");
+        client.send(&[head.as_bytes(), &[b'x'; 100_000]].concat());
         client.sees("first\n");
         drop(client);
         stopped_and_closed(&server, &gate, buffering);
@@ -139,10 +105,11 @@ fn caddy_tells_that_a_client_has_gone_only_when_there_is_something_to_send() {
     let server = patient();
     for kind in [Kind::OldCaddy, Kind::NewCaddy] {
         let (proxy, gate) = (Proxy::start(kind, &server), Gate::new());
-        let mut client = Http::get(proxy.port(), &gate.url("/flow/poll"));
+        let mut client = Http::begin(proxy.port(), &gate.url("/flow/poll"));
         client.sees("first\n");
         drop(client);
-        assert_eq!(wait_within(Duration::from_secs(1), || gate.said("closed")), None, "{kind:?}");
+        let told = format!("{kind:?} tells that its client has gone");
+        nothing_happens_for(Duration::from_secs(1), &told, || gate.said("closed"));
         gate.open("go");
         stopped_and_closed(&server, &gate, "poll");
     }
@@ -150,14 +117,8 @@ fn caddy_tells_that_a_client_has_gone_only_when_there_is_something_to_send() {
 
 /// Waits until the application has stopped making chunks, since nobody takes any more.
 fn blocked(gate: &Gate) {
-    let mut made = gate.announced("made");
-    wait_for("the client's buffers are full", || {
-        let later = wait_within(Duration::from_millis(300), || gate.said("made").filter(|now| *now != made));
-        later.map_or(Some(()), |later| {
-            made = later;
-            None
-        })
-    });
+    gate.announced("made");
+    wait_until_still("the client's buffers are full", || gate.said("made"));
 }
 
 #[test]
@@ -167,7 +128,7 @@ fn a_worker_that_waits_for_a_client_which_does_not_read_is_free_when_that_has_go
         for how in ["flood", "flood_large"] {
             eprintln!("{how} through {:?}", proxy.kind);
             let gate = Gate::new();
-            let client = Http::get(proxy.port(), &gate.url(&format!("/flow/{how}")));
+            let client = Http::begin(proxy.port(), &gate.url(&format!("/flow/{how}")));
             blocked(&gate);
             drop(client);
             stopped_and_closed(&server, &gate, how);
@@ -201,7 +162,7 @@ fn a_stream_that_sleeps_is_woken_when_its_client_goes() {
             let gate = Gate::new();
             let url = gate.url(&format!("/flow/{how}"));
             if proxied {
-                let _client = Http::get(nginx.port(), &url);
+                let _client = Http::begin(nginx.port(), &url);
                 gate.announced("asleep");
             } else {
                 let mut connection = Connection::open(&server.socket());
@@ -307,7 +268,7 @@ fn the_stream_timeout_is_no_limit_for_an_answer_that_has_not_begun() {
     waiting.send(&get(1, &gate.url("/wait"), true));
     gate.announced("started");
     // More than the limit, while the other stands still.
-    std::thread::sleep(Duration::from_millis(1500));
+    pace(Duration::from_millis(1500));
     gate.open("go");
     assert_eq!(waiting.response(1).expect("an answer").body(), b"waited\n", "{}", server.log());
 }

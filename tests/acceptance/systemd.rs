@@ -15,7 +15,9 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{GIVE_UP, Server, nibiru, repository, signal, wait_for, wait_within};
+use crate::support::{
+    GIVE_UP, Server, nibiru, nothing_happens_for, pace, repository, signal, wait_for, wait_within,
+};
 
 /// What systemd listens on for notifications.
 struct Notifications {
@@ -109,8 +111,7 @@ fn the_watchdog_hears_of_the_event_loop_and_of_nothing_when_it_is_stuck() {
     wait_for("it is stopped", || crate::support::is_stopped(server.pid()).then_some(()));
     notifications.socket.set_nonblocking(true).unwrap();
     while notifications.socket.recv(&mut [0; 64]).is_ok() {}
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(hears().is_none(), "a stopped gateway gave a sign of life");
+    nothing_happens_for(Duration::from_millis(300), "a stopped gateway gives a sign of life", hears);
     server.signal(Signal::CONT);
     wait_for("a sign of life again", hears);
 }
@@ -206,7 +207,7 @@ fn a_server_that_nobody_needs_ends_and_loses_no_client() {
         // Around the moment at which the server ends.
         for round in 0..60 {
             is_answered(&path);
-            std::thread::sleep(Duration::from_millis(50 + round % 30));
+            pace(Duration::from_millis(50 + round % 30));
         }
         over.store(true, Ordering::Relaxed);
     });
@@ -220,16 +221,16 @@ fn a_connected_client_or_a_running_request_keeps_an_idle_server() {
     let mut server = start(&socket, &["--exit-idle-time", "100ms"]);
     let mut connection = Connection::open(&path);
     assert_eq!(connection.get("/hello").status(), 200);
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(server.try_wait().unwrap().is_none(), "it left a client that is connected");
+    let left = "the server leaves a client that is connected";
+    nothing_happens_for(Duration::from_millis(500), left, || server.try_wait().unwrap());
     // The worker goes on with the request of a client that has gone.
     let gate = crate::support::Gate::new();
     connection.send(&get(1, &gate.url("/wait"), false));
     gate.announced("started");
     drop(connection);
     // A stop would give the worker two seconds, and then kill it.
-    std::thread::sleep(Duration::from_secs(3));
-    assert!(server.try_wait().unwrap().is_none(), "it left a request that runs");
+    let left = "the server leaves a request that runs";
+    nothing_happens_for(Duration::from_secs(3), left, || server.try_wait().unwrap());
     gate.open("go");
     assert_eq!(ends(&mut server).code(), Some(0));
 }

@@ -23,12 +23,16 @@ impl Answer {
         self.fields.iter().filter(same).map(|(_, value)| value.trim_ascii())
     }
 
-    fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
         self.fields(name).next().map(|value| String::from_utf8_lossy(value).to_ascii_lowercase())
     }
 
     fn is_chunked(&self) -> bool {
-        self.text("Transfer-Encoding").is_some_and(|value| value == "chunked")
+        self.value("Transfer-Encoding").is_some_and(|value| value == "chunked")
     }
 }
 
@@ -41,39 +45,75 @@ pub(crate) struct Http {
     closed: bool,
 }
 
-impl Http {
-    pub(crate) fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+impl From<TcpStream> for Http {
+    fn from(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(GIVE_UP)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new(), closed: false }
     }
+}
+
+impl Http {
+    pub(crate) fn connect(port: u16) -> Self {
+        Self::from(TcpStream::connect(("127.0.0.1", port)).unwrap())
+    }
+
+    /// A connection with a GET under way.
+    pub(crate) fn begin(port: u16, path: &str) -> Self {
+        let mut http = Self::connect(port);
+        http.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        http
+    }
+
+    /// The status of one GET, whose response must be whole.
+    #[track_caller]
+    pub(crate) fn get(&mut self, path: &str) -> u16 {
+        self.try_send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+        let answer = self.answer(false).expect("an answer");
+        assert!(answer.whole, "{answer:?}");
+        answer.status
+    }
 
     /// Sends bytes; a server that listens no longer has answered already.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
+        let _ = self.try_send(bytes);
+    }
+
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Number of bytes that have come and are not read yet.
+    pub(crate) fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.stream).unwrap()
     }
 
     /// The next response, as far as it comes; `None` where the connection closes before one begins. What does not begin as a
     /// response has status 0.
     #[track_caller]
     pub(crate) fn answer(&mut self, head_request: bool) -> Option<Answer> {
-        let status = self.line()?;
+        self.try_answer(head_request).unwrap_or_else(|error| panic!("no answer: {error}"))
+    }
+
+    /// As [`Self::answer`]. A server that neither answers nor closes, and a response that breaks the rules, are errors.
+    pub(crate) fn try_answer(&mut self, head_request: bool) -> io::Result<Option<Answer>> {
+        let Some(status) = self.line()? else { return Ok(None) };
         let mut answer = Answer { status: 0, fields: Vec::new(), body: Vec::new(), whole: false };
         let code = status
             .strip_prefix(b"HTTP/1.")
             .and_then(|rest| str::from_utf8(rest.get(2..5)?).ok()?.parse().ok());
         let Some(code) = code else {
             answer.body = status;
-            return Some(answer);
+            return Ok(Some(answer));
         };
         answer.status = code;
         loop {
-            let Some(line) = self.line() else { return Some(answer) };
+            let Some(line) = self.line()? else { return Ok(Some(answer)) };
             if line.is_empty() {
                 break;
             }
-            let colon = line.iter().position(|byte| *byte == b':').expect("a colon in every field");
+            let colon = line.iter().position(|byte| *byte == b':');
+            let colon = colon.ok_or_else(|| io::Error::other("a field without a colon"))?;
             let name = String::from_utf8_lossy(&line[..colon]).into_owned();
             answer.fields.push((name, line[colon + 1..].to_vec()));
         }
@@ -81,116 +121,95 @@ impl Http {
         if head_request || matches!(answer.status, 100..=199 | 204 | 304) {
             answer.whole = true;
         } else if answer.is_chunked() {
-            answer.whole = self.chunks(&mut answer.body);
-        } else if let Some(length) = answer.text("Content-Length") {
-            let length = length.parse().unwrap();
-            answer.whole = self.take(length, &mut answer.body);
+            answer.whole = self.chunks(&mut answer.body)?;
+        } else if let Some(length) = answer.value("Content-Length") {
+            let length = length.parse().map_err(io::Error::other)?;
+            answer.whole = self.take(length, &mut answer.body)?;
         } else {
             // Only the close ends it, which a broken transfer does as well: HTTP/1.0's way, and no proxy's here.
-            answer.body = self.rest();
+            answer.body = self.try_rest()?;
         }
-        Some(answer)
+        Ok(Some(answer))
     }
 
     /// Whatever comes until the server closes.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {
-        while self.more() {}
-        std::mem::take(&mut self.buffer)
+        self.try_rest().unwrap_or_else(|error| panic!("the server does not close: {error}"))
     }
 
-    fn chunks(&mut self, body: &mut Vec<u8>) -> bool {
+    /// Reads until `text` has come, in the bytes of the connection as they are, heads and chunk sizes included.
+    #[track_caller]
+    pub(crate) fn sees(&mut self, text: &str) {
+        while !self.buffer.windows(text.len()).any(|window| window == text.as_bytes()) {
+            let more = self.more().unwrap_or(false);
+            assert!(more, "no {text:?} in {}", String::from_utf8_lossy(&self.buffer));
+        }
+    }
+
+    fn try_rest(&mut self) -> io::Result<Vec<u8>> {
+        while self.more()? {}
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
+    fn chunks(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
         loop {
-            let Some(line) = self.line() else { return false };
+            let Some(line) = self.line()? else { return Ok(false) };
             let size = String::from_utf8_lossy(&line).into_owned();
-            let size = usize::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("no chunk size: {size:?}"));
-            if !self.take(size, body) {
-                return false;
+            let size = usize::from_str_radix(&size, 16)
+                .map_err(|_| io::Error::other(format!("no chunk size: {size:?}")))?;
+            if !self.take(size, body)? {
+                return Ok(false);
             }
-            match self.line() {
-                None => return false,
-                Some(line) => assert!(line.is_empty(), "a chunk does not end with its size"),
+            match self.line()? {
+                None => return Ok(false),
+                Some(line) if line.is_empty() => {}
+                Some(_) => return Err(io::Error::other("a chunk does not end with its size")),
             }
             if size == 0 {
-                return true;
+                return Ok(true);
             }
         }
     }
 
     /// Moves `length` bytes to `body`, or as many as come.
-    fn take(&mut self, length: usize, body: &mut Vec<u8>) -> bool {
-        while self.buffer.len() < length && self.more() {}
+    fn take(&mut self, length: usize, body: &mut Vec<u8>) -> io::Result<bool> {
+        while self.buffer.len() < length && self.more()? {}
         let there = length.min(self.buffer.len());
         body.extend(self.buffer.drain(..there));
-        there == length
+        Ok(there == length)
     }
 
     /// The next line without its CRLF; `None` where it does not come whole.
-    fn line(&mut self) -> Option<Vec<u8>> {
+    fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|window| window == b"\r\n") {
                 let line = self.buffer[..end].to_vec();
                 self.buffer.drain(..end + 2);
-                return Some(line);
+                return Ok(Some(line));
             }
-            if !self.more() {
-                return None;
+            if !self.more()? {
+                return Ok(None);
             }
         }
     }
 
     /// Waits for more bytes; false where the server has closed.
-    #[track_caller]
-    fn more(&mut self) -> bool {
-        let mut piece = [0; 4096];
+    fn more(&mut self) -> io::Result<bool> {
+        let mut piece = [0; 16_384];
         while !self.closed {
             match self.stream.read(&mut piece) {
                 Ok(0) => self.closed = true,
                 Ok(length) => {
                     self.buffer.extend_from_slice(&piece[..length]);
-                    return true;
+                    return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.closed = true,
                 // A read with a timeout is not begun again after a stop of this process (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => panic!("the server neither answers nor closes: {error}"),
+                Err(error) => return Err(error),
             }
         }
-        false
-    }
-}
-
-/// One kept-alive HTTP connection, for loads that curl is too slow for.
-#[derive(Debug)]
-pub(crate) struct HttpClient(TcpStream, Vec<u8>);
-
-impl HttpClient {
-    pub(crate) fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(GIVE_UP)).unwrap();
-        Self(stream, Vec::new())
-    }
-
-    /// The status of one GET, whose answer must have a length and be whole.
-    #[track_caller]
-    pub(crate) fn get(&mut self, path: &str) -> u16 {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        self.0.write_all(request.as_bytes()).unwrap();
-        let Self(stream, buffer) = self;
-        buffer.clear();
-        loop {
-            if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
-                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-                let length: usize = length.expect("a length").parse().unwrap();
-                if buffer.len() >= end + 4 + length {
-                    return head[9..12].parse().unwrap();
-                }
-            }
-            let mut piece = [0; 4096];
-            let length = stream.read(&mut piece).unwrap();
-            assert_ne!(length, 0, "the proxy closed the connection: {}", String::from_utf8_lossy(buffer));
-            buffer.extend_from_slice(&piece[..length]);
-        }
+        Ok(false)
     }
 }

@@ -21,13 +21,17 @@ use std::path::{Path, PathBuf};
 pub(crate) use app::{App, Gate};
 pub(crate) use child::{Process, library_of, nibiru, output};
 pub(crate) use curl::{Reply, curl};
-pub(crate) use http::HttpClient;
 pub(crate) use needs::{Need, is_root, lacks, skip};
 pub(crate) use net::{across_a_network, free_port};
-pub(crate) use proc::{children, descriptors, is_stopped, processor_time, runs, signal, title};
+pub(crate) use proc::{
+    children, descriptors, is_stopped, niceness, peak_memory, process_group, processor_share, processor_time,
+    resident_memory, runs, signal, status_field, title, zombies,
+};
 pub(crate) use proxy::{Kind, Proxy, caddy_program};
 pub(crate) use server::{Server, ServerBuilder};
-pub(crate) use wait::{GIVE_UP, wait_for, wait_within};
+pub(crate) use wait::{
+    GIVE_UP, nothing_happens_for, pace, wait_causing, wait_for, wait_until_still, wait_within,
+};
 
 /// A file or directory of this repository.
 pub(crate) fn repository(path: &str) -> PathBuf {

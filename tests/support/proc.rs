@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+
+use super::wait::pace;
 
 /// Sends a signal to a process that this test started, or to a descendant of one.
 pub(crate) fn signal(pid: u32, number: Signal) {
@@ -33,17 +35,62 @@ pub(crate) fn title(pid: u32) -> String {
 
 /// The running children of a process.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
-    let pids =
-        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state != "Z")).collect()
+    pids().filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state != "Z")).collect()
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// How long a process has run on a processor so far.
 pub(crate) fn processor_time(pid: u32) -> Duration {
     let fields = stat_fields(pid).unwrap();
-    // Fields 14 and 15 of proc(5), counted from the third.
+    // utime and stime: fields 14 and 15 of proc_pid_stat(5), counted from the third.
     let ticks: u64 = fields[14 - 3..=15 - 3].iter().map(|field| field.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// The share of a processor that a process takes while `span` passes.
+pub(crate) fn processor_share(pid: u32, span: Duration) -> f64 {
+    let (begun, before) = (Instant::now(), processor_time(pid));
+    pace(span);
+    (processor_time(pid) - before).as_secs_f64() / begun.elapsed().as_secs_f64()
+}
+
+/// The value of a field of `/proc/PID/status`, such as `NSpid`.
+pub(crate) fn status_field(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.unwrap_or_else(|| panic!("no {name} in the status of {pid}")).trim().to_owned()
+}
+
+/// Resident memory of a process, in KiB.
+pub(crate) fn resident_memory(pid: u32) -> u64 {
+    kib(pid, "VmRSS")
+}
+
+/// Highest resident memory of a process so far, in KiB.
+pub(crate) fn peak_memory(pid: u32) -> u64 {
+    kib(pid, "VmHWM")
+}
+
+fn kib(pid: u32, name: &str) -> u64 {
+    status_field(pid, name).trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Number of zombies among the children of a process.
+pub(crate) fn zombies(parent: u32) -> usize {
+    pids().filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state == "Z")).count()
+}
+
+/// Process group of a process.
+pub(crate) fn process_group(pid: u32) -> u32 {
+    stat_fields(pid).unwrap()[5 - 3].parse().unwrap()
+}
+
+/// Nice value of a process.
+pub(crate) fn niceness(pid: u32) -> i32 {
+    stat_fields(pid).unwrap()[19 - 3].parse().unwrap()
 }
 
 /// State and parent of a process.

@@ -1,15 +1,14 @@
 //! Clients that go away between the head of their request and its body. A proxy that passes a body on as it comes has begun
 //! the request by then; nothing of it may run, least of all as a request whose body the proxy keeps.
 
-use std::io::Write;
-use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Duration;
 
 use super::front_ends::{apache, apache_kept, http2, lighttpd, lighttpd_streaming, unbuffered};
 use super::{Row, application};
 use crate::support::front_ends::{FrontEnd, Kind as FrontEndKind};
-use crate::support::{Gate, Kind, Proxy, Server, ServerBuilder, wait_for, wait_within};
+use crate::support::http::Http;
+use crate::support::{Gate, Kind, Proxy, Server, ServerBuilder, wait_causing, wait_within};
 
 /// nibiru has the head, and sees the client go.
 const ABORTED: &str = "nothing runs: nibiru has the head, and an abort";
@@ -37,13 +36,18 @@ pub(super) const ROWS: &[Row] = &[
 /// What nibiru logs of a request that its client has left.
 const LINE: &str = "0 of 4000 bytes of its body here";
 
-/// How long a proxy is given to begin a request, and nibiru to see its end, before it is tried once more.
-const TRY: Duration = Duration::from_secs(2);
+/// Longest stay of a client. Some of the proxies begin no request before the body, so that no event ends the stay.
+const STAY: Duration = Duration::from_millis(200);
+
+/// A client's stay: until the proxy is connected to nibiru, which a kept connection is from the start, or for [`STAY`].
+fn stay(server: &Server) {
+    let _ = wait_within(STAY, || (!server.connections().is_empty()).then_some(()));
+}
 
 /// A client that has sent the head of a POST, and leaves when it is dropped.
-fn head(port: u16) -> TcpStream {
-    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    client.write_all(b"POST /gone HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n").unwrap();
+fn head(port: u16) -> Http {
+    let mut client = Http::connect(port);
+    client.send(b"POST /gone HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n");
     client
 }
 
@@ -53,10 +57,8 @@ fn check(configuration: &str, server: &Server, gate: &Gate, leave: impl Fn(), ne
     let expected = ROWS.iter().find(|(of, ..)| *of == configuration).expect("a row").2;
     leave();
     if expected == ABORTED {
-        wait_for("nibiru has begun the request and seen its end", || {
-            leave();
-            wait_within(TRY, || server.log().contains(LINE).then_some(()))
-        });
+        let seen = || server.log().contains(LINE).then_some(());
+        wait_causing("nibiru has begun the request and seen its end", &leave, seen);
     }
     for _ in 0..3 {
         leave();
@@ -84,7 +86,7 @@ fn through_proxy(configuration: &str, kind: Kind, edit: impl Fn(String) -> Strin
     let proxy = Proxy::with_edits(kind, &server, edit);
     let leave = || {
         let client = head(proxy.port());
-        let _ = wait_within(TRY / 10, || (!server.connections().is_empty()).then_some(()));
+        stay(&server);
         drop(client);
     };
     check(configuration, &server, &gate, leave, || proxy.curl([], "/next").status);
@@ -95,7 +97,7 @@ fn through_front_end(configuration: &str, kind: FrontEndKind, site: impl Fn(&str
     let front_end = FrontEnd::with_site(kind, builder, site);
     let leave = || {
         let client = head(front_end.port());
-        let _ = wait_within(TRY / 10, || (!front_end.server.connections().is_empty()).then_some(()));
+        stay(&front_end.server);
         drop(client);
     };
     check(configuration, &front_end.server, &gate, leave, || front_end.curl([], "/next").status);
@@ -116,7 +118,7 @@ fn over_http2(configuration: &str, edit: impl Fn(String) -> String) {
             line.clear();
             assert_ne!(std::io::BufRead::read_line(&mut said, &mut line).unwrap(), 0, "curl sends no head");
         }
-        let _ = wait_within(TRY / 10, || (!server.connections().is_empty()).then_some(()));
+        stay(&server);
         curl.kill().unwrap();
         curl.wait().unwrap();
     };

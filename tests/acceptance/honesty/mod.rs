@@ -9,10 +9,9 @@ mod rows;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::Duration;
 
 use crate::support::http::{Answer, Http};
-use crate::support::{App, Kind, Proxy, Server, repository, wait_for, wait_within};
+use crate::support::{App, Kind, Proxy, Server, repository, wait_causing};
 
 use rows::SECTIONS;
 
@@ -172,13 +171,9 @@ fn every_client_sees_what_the_table_says() {
         }
         if wrong.len() == wrongs {
             let says = || server.log()[logged..].contains(row.log).then_some(());
-            wait_for(&format!("the log of {:?} says {:?}", row.what, row.log), || {
-                // Workers that break the rules have a line each five times, then once a second: so the next one may.
-                wait_within(Duration::from_millis(300), says).or_else(|| {
-                    see(&proxies[0].1, row, &paths[0]);
-                    None
-                })
-            });
+            // Workers that break the rules have a line each five times, then once a second.
+            let again = || drop(see(&proxies[0].1, row, &paths[0]));
+            wait_causing(&format!("the log of {:?} says {:?}", row.what, row.log), again, says);
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));

@@ -10,7 +10,7 @@ use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale};
 use crate::support::wire::{Connection, get};
-use crate::support::{App, Gate, Server, is_stopped, runs, signal, wait_for, wait_within};
+use crate::support::{App, Gate, Server, is_stopped, pace, runs, signal, wait_for, wait_within};
 
 /// Ways of `tests/apps/parts/bomb.lua`, with the statuses they may be answered with, and whether the worker is spent
 /// though it answers. Where two statuses are given, the Luas differ: LuaJIT does not count calls through C, so what nests
@@ -216,7 +216,7 @@ fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16
         row.count += 1;
         answers.push(asked.elapsed());
         // A client that tries again, as clients do, and not one that burns the CPU.
-        std::thread::sleep(Duration::from_millis(10));
+        pace(Duration::from_millis(10));
     }
     let tried = attempts(app) - before;
     row.times("to an answer", &mut answers);

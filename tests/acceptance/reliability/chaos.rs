@@ -20,7 +20,7 @@ use crate::support::wire::{
     ABORT_REQUEST, Connection, GET_VALUES, PARAMS, RESPONDER, STDIN, begin, get, get_params, in_pieces, pair,
     record,
 };
-use crate::support::{App, Kind, Process, Proxy, Server, children, nibiru, runs, signal, wait_within};
+use crate::support::{App, Kind, Process, Proxy, Server, children, nibiru, pace, runs, signal, wait_within};
 
 const WORKERS: &str = "4";
 
@@ -210,7 +210,7 @@ pub(super) fn chaos(scale: Scale) -> Row {
             for agent in agents {
                 scope.spawn(move || agent(fleet, go_on));
             }
-            std::thread::sleep(time);
+            pace(time);
         });
         row.promise(one_is_left(&fleet), "one server is left");
         let before = books.over();
@@ -271,7 +271,7 @@ fn kill(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
             signal(victim, Signal::KILL);
             fleet.happened(what);
         }
-        std::thread::sleep(some(20..200));
+        pace(some(20..200));
     }
 }
 
@@ -280,14 +280,14 @@ fn pause(fleet: &Fleet, victims: Vec<u32>, what: &'static str) {
     let Some(victim) = fastrand::choice(victims) else { return };
     signal(victim, Signal::STOP);
     fleet.happened(what);
-    std::thread::sleep(*fastrand::choice(fleet.pauses).expect("there are some"));
+    pace(*fastrand::choice(fleet.pauses).expect("there are some"));
     signal(victim, Signal::CONT);
 }
 
 fn stop_workers(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     while go_on() {
         pause(fleet, fleet.workers(), "workers stopped");
-        std::thread::sleep(some(20..200));
+        pace(some(20..200));
     }
 }
 
@@ -297,14 +297,14 @@ fn stop_the_others(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
             true => pause(fleet, fleet.gateways(), "gateways stopped"),
             false => pause(fleet, fleet.zygotes(), "zygotes stopped"),
         }
-        std::thread::sleep(some(100..400));
+        pace(some(100..400));
     }
 }
 
 /// Reloads and takes over.
 fn change(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     while go_on() {
-        std::thread::sleep(some(100..500));
+        pace(some(100..500));
         if fastrand::u8(..) < 160 {
             fleet.gateways().into_iter().for_each(|gateway| signal(gateway, Signal::HUP));
             fleet.happened("reloads");
@@ -337,11 +337,12 @@ fn flood(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
         let (what, flood) = *fastrand::choice(&floods).expect("there are some");
         flood(&socket);
         fleet.happened(what);
-        std::thread::sleep(some(1..20));
+        pace(some(1..20));
     }
 }
 
-/// One that nobody waits for. The server may close it whenever it wants.
+/// A connection whose client soon loses patience (the time-outs are its behaviour, and no outcome). The server may close it at any
+/// time.
 fn stranger(socket: &Path) -> UnixStream {
     let stream = UnixStream::connect(socket).expect("a connect is never refused");
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -358,7 +359,7 @@ fn half_requests(socket: &Path) {
             stream.write_all(&pieces[..random.usize(1..pieces.len())]).ok().map(|()| stream)
         })
         .collect();
-    std::thread::sleep(some(1..50));
+    pace(some(1..50));
     drop(strangers);
 }
 

@@ -11,7 +11,7 @@ use super::{Row, Scale};
 use crate::support::wire::{
     ABORT_REQUEST, Connection, GET_VALUES, PARAMS, RESPONDER, STDIN, begin, get, pair, record,
 };
-use crate::support::{App, Server, wait_for};
+use crate::support::{App, Server, pace, wait_for};
 
 /// Connections that flood at a time.
 const FLOODERS: usize = 64;
@@ -134,7 +134,7 @@ fn clients(scale: Scale, unit: &[u8]) -> Row {
             sent.fetch_add(moved.0, Ordering::Relaxed);
             received.fetch_add(moved.1, Ordering::Relaxed);
             if moved == (0, 0) {
-                std::thread::sleep(PAUSE);
+                pace(PAUSE);
             }
         }
     });

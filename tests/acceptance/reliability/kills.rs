@@ -11,7 +11,7 @@ use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale, reloads};
 use crate::support::wire::{Connection, get};
-use crate::support::{App, Kind, Proxy, Server, children, runs, signal, title, wait_for};
+use crate::support::{App, Kind, Proxy, Server, children, pace, runs, signal, title, wait_for};
 
 /// Between two kills of a worker.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -67,7 +67,7 @@ pub(super) fn kill_workers(server: &Server, count: u32, interval: Duration) -> V
         killed.insert(victim);
         kills.push((SystemTime::now(), victim));
         signal(victim, Signal::KILL);
-        std::thread::sleep(interval);
+        pace(interval);
     }
     kills
 }

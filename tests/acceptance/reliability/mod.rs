@@ -178,13 +178,6 @@ impl Row {
     }
 }
 
-/// Memory of a process, in KiB.
-fn memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// Tries one scenario at the size for every change.
 #[track_caller]
 fn short(name: &str) {

@@ -10,9 +10,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::healthy::{healthy_enough, latencies};
-use super::{Row, Scale, memory};
+use super::{Row, Scale};
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, record};
-use crate::support::{Server, descriptors, wait_for, wait_within};
+use crate::support::{Server, descriptors, pace, resident_memory, wait_for, wait_within};
 
 /// The gateway's own descriptors: listening sockets, links and pipes of some workers, the event loop.
 const OWN_DESCRIPTORS: usize = 64;
@@ -27,7 +27,7 @@ pub(super) fn half_requests(scale: Scale) -> Row {
     let server = Server::builder().arguments(arguments).looked_into().start();
     let mut healthy = Connection::open(&server.socket());
     let before = latencies(&mut healthy, 200);
-    let memory_before = memory(server.pid());
+    let memory_before = resident_memory(server.pid());
 
     // A request's parameters, all but the last byte of their record, and nothing after it.
     let params = record(PARAMS, 1, &get_params("/hello"));
@@ -47,7 +47,8 @@ pub(super) fn half_requests(scale: Scale) -> Row {
         (descriptors(server.pid()).len() >= most as usize).then_some(())
     });
     let during = latencies(&mut healthy, 200);
-    let (held, grown) = (descriptors(server.pid()).len(), memory(server.pid()).saturating_sub(memory_before));
+    let (held, grown) =
+        (descriptors(server.pid()).len(), resident_memory(server.pid()).saturating_sub(memory_before));
 
     let mut row = Row::of(halves.len() as u64);
     row.promise(full.is_some(), "as many are let in as there may be");
@@ -84,7 +85,7 @@ pub(super) fn begin_flood(scale: Scale) -> Row {
     let server = Server::start();
     let mut healthy = Connection::open(&server.socket());
     let before = latencies(&mut healthy, 200);
-    let memory_before = memory(server.pid());
+    let memory_before = resident_memory(server.pid());
     let floods: Vec<UnixStream> = (0..8).map(|_| UnixStream::connect(server.socket()).unwrap()).collect();
     let flood: Vec<u8> = (1..=1000).flat_map(|id| begin(id, RESPONDER, true)).collect();
     let again: Vec<u8> = (0..1000).flat_map(|_| begin(1000, RESPONDER, true)).collect();
@@ -106,7 +107,7 @@ pub(super) fn begin_flood(scale: Scale) -> Row {
         }
         during.extend(latencies(&mut healthy, 50));
     }
-    let grown = memory(server.pid()).saturating_sub(memory_before);
+    let grown = resident_memory(server.pid()).saturating_sub(memory_before);
     let mut row = Row::of(sent);
     row.promise(
         grown <= 8 * 1024,
@@ -137,7 +138,7 @@ pub(super) fn slow_parameters(scale: Scale) -> Row {
         }
         let begun = Instant::now();
         during.extend(latencies(&mut healthy, 20));
-        std::thread::sleep(pause.saturating_sub(begun.elapsed()));
+        pace(pause.saturating_sub(begun.elapsed()));
     }
     let mut row = Row::of(count.into());
     for connection in &mut slow {

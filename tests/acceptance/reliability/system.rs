@@ -11,7 +11,9 @@ use super::clients::{Load, Mix};
 use super::{Row, Scale};
 use crate::support::disks::{fill, on_small_disk, seen_by};
 use crate::support::wire::{Connection, get, post};
-use crate::support::{Gate, Need, Server, descriptors, lacks, runs, signal, wait_for, wait_within};
+use crate::support::{
+    Gate, Need, Server, descriptors, lacks, processor_share, runs, signal, wait_for, wait_within,
+};
 
 /// A full system is no reason to be busy.
 const IDLE_CPU: f64 = 0.05;
@@ -139,23 +141,11 @@ pub(super) fn no_descriptors(scale: Scale) -> Row {
     row
 }
 
-/// Watches the gateway for a second in which it has nothing to do.
+/// Promises that the gateway takes hardly any of a processor in a second without requests.
 fn idle(row: &mut Row, server: &Server) {
-    let (before, begun) = (cpu(server.pid()), Instant::now());
-    std::thread::sleep(Duration::from_secs(1));
-    let share = (cpu(server.pid()) - before) / begun.elapsed().as_secs_f64();
+    let share = processor_share(server.pid(), Duration::from_secs(1));
     row.promise(share <= IDLE_CPU, format!("it is idle, and takes {:.0} % of a CPU", share * 100.0));
     row.measured(format!("idle at {:.1} % CPU", share * 100.0));
-}
-
-/// Seconds of CPU that a process has taken.
-fn cpu(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-    let ticks: f64 = fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum();
-    #[expect(clippy::cast_precision_loss, reason = "a hundred")]
-    let per_second = rustix::param::clock_ticks_per_second() as f64;
-    ticks / per_second
 }
 
 /// How long a request may wait for a worker here, and how late the refusal may be.

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::healthy::healthy_enough;
-use super::{Row, Scale, memory};
+use super::{Row, Scale};
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, pair, params, post, record};
-use crate::support::{Server, wait_within};
+use crate::support::{Server, resident_memory, wait_within};
 
 /// Of each, and a byte is missing.
 const LENGTH: usize = 8 << 20;
@@ -33,7 +33,7 @@ pub(super) fn half_uploads(scale: Scale) -> Row {
     let mut healthy = Connection::open(&server.socket());
     let mut row = Row::default();
     let before = echoes(&mut healthy, &mut row, || false);
-    let memory_before = memory(server.pid());
+    let memory_before = resident_memory(server.pid());
     let (mut largest, mut most_used) = (0, 0);
 
     let mut uploads: Vec<Connection> = (0..count).map(|_| begun(&server)).collect();
@@ -43,7 +43,7 @@ pub(super) fn half_uploads(scale: Scale) -> Row {
             .map(|uploads| scope.spawn(move || send_by_turns(uploads)))
             .collect();
         let look = || {
-            largest = memory(server.pid()).max(largest);
+            largest = resident_memory(server.pid()).max(largest);
             most_used = used(&server, "buffer_memory").max(most_used);
             senders.iter().any(|sender| !sender.is_finished())
         };
@@ -69,7 +69,7 @@ pub(super) fn half_uploads(scale: Scale) -> Row {
     }
     drop(uploads);
     let given_back = wait_within(Duration::from_secs(60), || {
-        let left = memory(server.pid()).saturating_sub(memory_before);
+        let left = resident_memory(server.pid()).saturating_sub(memory_before);
         let nothing = used(&server, "buffer_memory") + used(&server, "spool") == 0;
         (nothing && left <= BESIDE).then_some(left)
     });
