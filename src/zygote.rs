@@ -87,7 +87,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     let preloaded = launch.preload != Preload::Off;
     // Collects first, so that a file which was read and forgotten is closed by the time it is looked for.
     state.settle();
-    if preloaded && fork::threads() > 1 {
+    if preloaded && fork::threads()? > 1 {
         warn(&control, "loading the application started a thread, which forked workers would not have");
         return Err(load_in_workers(launch, control, &[]));
     }

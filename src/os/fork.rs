@@ -2,12 +2,13 @@
 #![allow(unsafe_code, reason = "fork, _exit and pages that a fork finds empty have no safe wrapper")]
 
 use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use rustix::process::Pid;
 
-/// Which side of a [`fork`] this is.
+/// The side of a [`fork`] that a process is on.
 #[derive(Debug)]
 pub enum Fork {
     /// The process that called.
@@ -21,10 +22,13 @@ pub enum Fork {
 
 /// Duplicates the calling process.
 ///
+/// # Errors
+/// Those of fork(2). Those of `/proc`, by which the threads are counted: a process that cannot look does not fork.
+///
 /// # Panics
 /// When the process has a second thread: a child forked from it could only call async-signal-safe code.
 pub fn fork() -> io::Result<Fork> {
-    assert_eq!(threads(), 1, "only a process with one thread forks");
+    assert_eq!(threads()?, 1, "only a process with one thread forks");
     // SAFETY: fork(2) is unsafe in a process with several threads, where locks held by the others stay
     // locked in the child. The assertion above upholds that there are none.
     match unsafe { libc::fork() } {
@@ -34,14 +38,27 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
-/// How [`is_forked`] knows the process that called [`claim_process`] last.
+/// The number of threads of this process, as the kernel counts them.
+///
+/// # Errors
+/// Where `/proc` is not mounted, and where this process has no descriptor left.
+pub fn threads() -> io::Result<usize> {
+    count(Path::new("/proc/self/task"))
+}
+
+/// The number of entries of a directory.
+fn count(directory: &Path) -> io::Result<usize> {
+    std::fs::read_dir(directory)?.try_fold(0, |counted, entry| entry.map(|_| counted + 1))
+}
+
+/// The mark of the process that called [`claim_process`] last.
 static OWN: OnceLock<Own> = OnceLock::new();
 
 enum Own {
-    /// A byte that is 1 in the process that claimed it. The kernel gives 0 to every process that is forked from it, by
-    /// whatever call (`MADV_WIPEONFORK`).
+    /// A byte that is 1 in the process that claimed it. In every process that is forked from it, by whatever call, the byte is 0:
+    /// the kernel empties the page (`MADV_WIPEONFORK`).
     Page(&'static AtomicU8),
-    /// Where the kernel knows no such pages: the number of the process, which is asked for each time.
+    /// The number of the process, where the kernel knows no such pages. Each comparison is a system call.
     Pid(AtomicU32),
 }
 
@@ -65,8 +82,8 @@ impl Own {
     }
 }
 
-/// From now on this process is not a fork, and those that it forks are: see [`is_forked`]. Zygote and workers call it; a process
-/// that neither forks nor runs the application need not.
+/// Marks this process as a process of the server's: [`is_forked`] is false in it, and true in processes that it forks. Zygote and
+/// workers call this; a process that neither forks nor runs the application need not.
 pub fn claim_process() {
     match OWN.get_or_init(Own::new) {
         Own::Page(mark) => mark.store(1, Ordering::Relaxed),
@@ -74,8 +91,8 @@ pub fn claim_process() {
     }
 }
 
-/// Whether this is a process that the application forked: since the last [`claim_process`], by C code. A read of memory,
-/// and no system call. One that shares its memory with its parent (`vfork`, `clone` with `CLONE_VM`) is not told apart.
+/// Whether the application forked this process: since the last [`claim_process`], by C code. Reads memory and makes no system call.
+/// A process that shares its parent's memory (`vfork`, `clone` with `CLONE_VM`) counts as its parent.
 pub fn is_forked() -> bool {
     match OWN.get() {
         None => false,
@@ -84,10 +101,10 @@ pub fn is_forked() -> bool {
     }
 }
 
-/// Ends this process where the application forked it: its code has come to an end, and what follows is its parent's to do.
-/// Neither exit handlers nor buffers are touched, which it shares with its parent.
+/// Ends this process if the application forked it. Called where the application's code returns to the server, which works for the
+/// parent only. Runs no exit handlers and flushes no buffers: the process shares them with its parent.
 pub fn end_if_forked() {
-    /// Not 0: the application forgot to end the process, and its parent should see that.
+    /// The exit status. Not 0: the application forgot to end the process, and its parent should see that.
     const STATUS: libc::c_int = 1;
     if is_forked() {
         let line = format!(
@@ -101,7 +118,24 @@ pub fn end_if_forked() {
     }
 }
 
-/// How many threads this process has, as the kernel counts them; 1 where `/proc` is not mounted.
-pub fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_cannot_be_counted_are_an_error_and_not_one_thread() {
+        assert!(count(Path::new("/proc/self/no-such-directory")).is_err());
+        let here = std::thread::spawn(|| threads().unwrap());
+        assert!(here.join().unwrap() >= 2);
+    }
+
+    #[test]
+    fn a_process_with_a_second_thread_does_not_fork() {
+        let forked = std::thread::spawn(|| match fork() {
+            // Neither may happen. The child has this test's memory and must not return to its runner.
+            Ok(Fork::Child) => std::process::abort(),
+            forked => forked.is_ok(),
+        });
+        assert!(forked.join().is_err(), "a panic");
+    }
 }
