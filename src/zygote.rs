@@ -63,7 +63,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     rlimit::set(launch.open_files)?;
     let mut title = Title::take();
     title.set(&format!("zygote gen {} loading {}", launch.generation, launch.app));
-    let control = Link::from(descriptors::take(0)?);
+    let control = Link::from(descriptors::take_standard_input()?);
     fork::claim_process();
     if let Err(error) = closed {
         warn(&control, &format!("{}: {}", dumpable::NOT_CLOSED, crate::log::cause(&error)));
@@ -169,10 +169,8 @@ fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) ->
         );
     }
     for (number, _) in shared {
-        if let Ok(number) = u32::try_from(*number) {
-            // Closed here, and /dev/null in its place by the execution below.
-            drop(descriptors::take(number));
-        }
+        // It was open a moment ago.
+        let _ = descriptors::keep_from_program(*number);
     }
     warn(
         &control,

@@ -133,7 +133,6 @@ pub async fn run(
     {
         warn!(cause = %crate::log::cause(&error), "{}", dumpable::NOT_CLOSED);
     }
-    descriptors::keep_from_children();
     Title::take().set(&format!("gateway {}", config.app));
     systemd::starting(&config.app);
     if rustix::process::geteuid().is_root() {
@@ -153,6 +152,8 @@ pub async fn run(
     let listeners = listener::open_all(&config, taken.as_mut())
         .await
         .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
+    // Before the zygote is executed, and after the sockets were taken that came with this process.
+    descriptors::keep_from_children();
     let budget = share_out(&config)?;
     let control = match &config.control {
         // Opened when the other gateway is told to go.

@@ -3,20 +3,16 @@
 //! A packet arrives whole or not at all, so a killed process never leaves half a message. A process that the application
 //! forked holds its parent's end, too; it uses that for nothing, and ends where it would.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 use super::message::MAX_PACKET;
-use crate::os::fork;
+use crate::os::{descriptors, fork};
 
 /// The most descriptors that one packet carries: those of `Spawn`.
 const MAX_DESCRIPTORS: usize = 4;
@@ -53,23 +49,14 @@ impl Link {
         Ok(rustix::io::ioctl_fionbio(&self.socket, true)?)
     }
 
-    /// Sends one packet, whole, with `descriptors` (at most four).
+    /// Sends one packet, whole, with the descriptors `passed` (at most four).
     ///
     /// # Errors
     /// `WouldBlock` on a non-blocking end whose peer does not read; `BrokenPipe` where the peer is closed.
-    pub fn send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        debug_assert!(packet.len() <= MAX_PACKET && descriptors.len() <= MAX_DESCRIPTORS);
+    pub fn send(&self, packet: &[u8], passed: &[BorrowedFd<'_>]) -> io::Result<()> {
+        debug_assert!(packet.len() <= MAX_PACKET && passed.len() <= MAX_DESCRIPTORS);
         fork::end_if_forked();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(descriptors));
-        }
-        let vector = [IoSlice::new(packet)];
-        rustix::io::retry_on_intr(|| {
-            rustix::net::sendmsg(&self.socket, &vector, &mut control, SendFlags::NOSIGNAL)
-        })?;
-        Ok(())
+        descriptors::send(&self.socket, packet, passed).map(drop)
     }
 
     /// Receives one packet into `buffer` ([`MAX_PACKET`] bytes) and its descriptors, close-on-exec.
@@ -78,13 +65,15 @@ impl Link {
     /// `WouldBlock` on a non-blocking end with nothing to read; `ConnectionReset` where the peer closed
     /// its end with packets in it that it had not read (once: the next call goes on as usual);
     /// `InvalidData` where a packet is longer than the buffer.
-    pub fn receive(&self, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<Received> {
-        self.receive_with(buffer, descriptors, RecvFlags::empty())
+    pub fn receive(&self, buffer: &mut [u8], passed: &mut Vec<OwnedFd>) -> io::Result<Received> {
+        self.receive_message(buffer, passed, MAX_DESCRIPTORS, RecvFlags::empty())
+            .map(|(received, _)| received)
     }
 
     /// [`Self::receive`], but `WouldBlock` on a blocking end too where there is nothing to read.
-    pub fn try_receive(&self, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<Received> {
-        self.receive_with(buffer, descriptors, RecvFlags::DONTWAIT)
+    pub fn try_receive(&self, buffer: &mut [u8], passed: &mut Vec<OwnedFd>) -> io::Result<Received> {
+        self.receive_message(buffer, passed, MAX_DESCRIPTORS, RecvFlags::DONTWAIT)
+            .map(|(received, _)| received)
     }
 
     /// [`Self::receive`] from a peer that has no descriptors to send. Those that come all the same are closed by the
@@ -93,9 +82,8 @@ impl Link {
     /// # Errors
     /// As [`Self::receive`], and `Unsupported` where descriptors came.
     pub fn receive_plain(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut control = RecvAncillaryBuffer::default();
-        let (received, flags) = self.receive_message(buffer, &mut control, RecvFlags::empty())?;
-        if flags.contains(ReturnFlags::CTRUNC) {
+        let (received, refused) = self.receive_message(buffer, &mut Vec::new(), 0, RecvFlags::empty())?;
+        if refused {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "descriptors that nobody takes"));
         }
         Ok(received)
@@ -110,40 +98,22 @@ impl Link {
         }
     }
 
-    fn receive_with(
-        &self,
-        buffer: &mut [u8],
-        descriptors: &mut Vec<OwnedFd>,
-        flags: RecvFlags,
-    ) -> io::Result<Received> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let (received, _) = self.receive_message(buffer, &mut control, flags)?;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(received) = message {
-                descriptors.extend(received);
-            }
-        }
-        Ok(received)
-    }
-
+    /// A packet, and whether the kernel refused descriptors that came with it.
     fn receive_message(
         &self,
         buffer: &mut [u8],
-        control: &mut RecvAncillaryBuffer<'_>,
+        passed: &mut Vec<OwnedFd>,
+        most: usize,
         flags: RecvFlags,
-    ) -> io::Result<(Received, ReturnFlags)> {
+    ) -> io::Result<(Received, bool)> {
         fork::end_if_forked();
-        let message = rustix::io::retry_on_intr(|| {
-            let mut vector = [IoSliceMut::new(buffer)];
-            rustix::net::recvmsg(&self.socket, &mut vector, control, flags | RecvFlags::CMSG_CLOEXEC)
-        })?;
-        if message.flags.contains(ReturnFlags::TRUNC) {
+        let message = descriptors::receive(&self.socket, buffer, passed, most, flags)?;
+        if message.truncated {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long"));
         }
         // No packet is empty, so an empty one is the end.
-        let received = if message.bytes == 0 { Received::Closed } else { Received::Packet(message.bytes) };
-        Ok((received, message.flags))
+        let received = if message.length == 0 { Received::Closed } else { Received::Packet(message.length) };
+        Ok((received, message.refused))
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use tokio::net::TcpSocket;
 
 use crate::config::Peers;
+use crate::os::descriptors;
 
 /// Connections that the kernel holds until they are accepted; it takes `net.core.somaxconn` (4096 by
 /// default) where that is less.
@@ -64,7 +65,7 @@ pub(crate) fn passed_by_systemd() -> io::Result<Vec<OwnedFd>> {
 }
 
 fn take(number: u32) -> io::Result<OwnedFd> {
-    let socket = crate::os::descriptors::take(number)?;
+    let socket = descriptors::take_inherited(number)?;
     match rustix::net::sockopt::socket_acceptconn(&socket) {
         Ok(true) => {}
         Ok(false) => return Err(io::Error::other(format!("descriptor {number} is not a listening socket"))),

@@ -12,17 +12,13 @@
 //! shuts its side first and then reads what has come: the new one's write has either been read, or it fails. A new one whose
 //! `ready` is not answered, or whose `taken` cannot be written, ends.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, absolute};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
+use rustix::net::RecvFlags;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
@@ -32,9 +28,10 @@ use crate::config::Listen;
 use crate::gateway::Command;
 use crate::gateway::Gateway;
 use crate::gateway::events::Notice;
+use crate::os::descriptors;
 
 /// The most sockets that are handed over: far more than anybody listens on, and few enough for one message.
-const MAX_SOCKETS: usize = 64;
+const MAX_SOCKETS: usize = descriptors::MOST;
 
 /// How long either gateway may take to answer the other: it has only to look at what it has.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -148,14 +145,8 @@ async fn read_line(stream: &mut UnixStream, line: &mut Vec<u8>) -> io::Result<()
 }
 
 fn send(stream: impl AsFd, line: &str, sockets: &[OwnedFd]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
     let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-    if !sockets.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&sockets));
-    }
-    let sent =
-        rustix::net::sendmsg(stream, &[IoSlice::new(line.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    let sent = descriptors::send(stream, line.as_bytes(), &sockets)?;
     // The send buffer is empty and far larger than a line.
     if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
@@ -258,21 +249,8 @@ async fn ask(path: &Path, command: &str) -> io::Result<Option<(UnixStream, Value
 
 /// The first bytes of an answer, and the descriptors that come with them.
 fn receive(stream: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut buffer = vec![0; MAX_LINE];
-    let received = rustix::net::recvmsg(
-        stream,
-        &mut [IoSliceMut::new(&mut buffer)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    let mut descriptors = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = message {
-            descriptors.extend(received);
-        }
-    }
-    buffer.truncate(received.bytes);
-    Ok((buffer, descriptors))
+    let (mut buffer, mut sockets) = (vec![0; MAX_LINE], Vec::new());
+    let received = descriptors::receive(stream, &mut buffer, &mut sockets, MAX_SOCKETS, RecvFlags::empty())?;
+    buffer.truncate(received.length);
+    Ok((buffer, sockets))
 }
