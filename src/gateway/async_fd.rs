@@ -1,4 +1,4 @@
-//! Lets tokio watch a descriptor that it has no type for.
+//! Readiness of descriptors that tokio has no type for: links to other processes, listening sockets, pidfds.
 #![allow(unsafe_code, reason = "tokio asks its caller to vouch for the descriptor")]
 
 use std::io;
@@ -7,15 +7,31 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Watches an owned descriptor for reading.
-pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(owned: T) -> io::Result<AsyncFd<T>> {
+use crate::link::Link;
+
+/// The types whose descriptor this file vouches for. A type belongs here if it owns one descriptor, gives that one at every call of
+/// `as_raw_fd`, and closes it only when it is dropped.
+pub(crate) trait Watchable: AsRawFd + sealed::Sealed {}
+
+impl Watchable for Link {}
+impl Watchable for OwnedFd {}
+
+mod sealed {
+    /// Keeps other files from adding types.
+    pub(crate) trait Sealed {}
+
+    impl Sealed for crate::link::Link {}
+    impl Sealed for std::os::fd::OwnedFd {}
+}
+
+/// Watches a descriptor for reading.
+pub(crate) fn watch<T: Watchable>(owned: T) -> io::Result<AsyncFd<T>> {
     watch_for(owned, Interest::READABLE)
 }
 
-/// Watches an owned descriptor for something else.
-pub(crate) fn watch_for<T: AsRawFd + Into<OwnedFd>>(owned: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the descriptor must stay open, and the same, as long as the AsyncFd has it. `T` owns it
-    // (it converts into an OwnedFd), the AsyncFd owns `T`, and `as_raw_fd` of the two types used here, `Link` and
-    // `OwnedFd`, always gives that one descriptor.
+/// Watches a descriptor for `interest`.
+pub(crate) fn watch_for<T: Watchable>(owned: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the descriptor must stay open, and the same, for as long as the AsyncFd lives. `Watchable` says so of `T`, nobody
+    // outside this file implements it, and the AsyncFd owns `owned`.
     Ok(unsafe { AsyncFd::register_with_interest(owned, interest) }?)
 }
