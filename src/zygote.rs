@@ -24,7 +24,6 @@ use crate::lua;
 use crate::os::descriptors;
 use crate::os::dumpable;
 use crate::os::fork::{self, Fork};
-use crate::os::interrupt;
 use crate::os::process;
 use crate::os::rlimit;
 use crate::os::signals;
@@ -145,7 +144,7 @@ fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
     if launch.preload != Preload::Off {
         // For an application that takes too long to load. Without a handler that only ends without its stack.
         state.accept_interrupts();
-        let _ = interrupt::handle(worker::interrupted);
+        let _ = lua::handle_interrupts();
         let loaded = state.load();
         worker::end_fork_of_load(&loaded);
         loaded.map_err(|error| error.to_string())?;

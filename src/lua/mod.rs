@@ -27,7 +27,7 @@ mod tests;
 
 pub use body::Body;
 pub use error::{Error, LoadError};
-pub use interrupt::interrupt;
+pub use interrupt::handle_interrupts;
 pub use output::{Gone, Interrupt, Level, LoadingLog, Outcome, Output};
 pub use request::{Request, Role};
 pub use settings::Settings;

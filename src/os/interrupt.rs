@@ -7,22 +7,21 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 
-/// What [`handle`] was told to do.
+/// The function that [`handle`] registered.
 static HANDLER: OnceLock<fn(u32)> = OnceLock::new();
 
-/// The signal that interrupts a running request. The highest of the real-time signals, which are for applications
-/// to use and carry a number; libraries that use some take the lowest.
+/// The number of the signal: that of the highest real-time signal. Real-time signals are for applications to use and carry a
+/// number; libraries that use some take the lowest.
 fn signal_number() -> libc::c_int {
     libc::SIGRTMAX()
 }
 
-/// Interrupts the process behind `pidfd` with `number`, for its [`handle`]. One that has not
-/// called that is killed by it.
+/// Interrupts the process behind `pidfd` with `number`. A process without a handler (see [`handle`]) is killed by it.
 ///
 /// # Errors
 /// `ESRCH` where the process has ended; `EAGAIN` where too many signals wait for it.
 pub fn send(pidfd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
-    /// `siginfo_t` of a queued signal, as the kernel lays it out (`struct __rt` of `<asm-generic/siginfo.h>`).
+    /// The `siginfo_t` of a queued signal, as the kernel lays it out (`struct __rt` of `<asm-generic/siginfo.h>`).
     #[repr(C)]
     struct Queued {
         signal: libc::c_int,
@@ -63,10 +62,16 @@ pub fn send(pidfd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has `act` called with the number of every [`send`] of this process, in the middle of whatever it does: `act`
-/// may do only what is async-signal-safe. System calls that can go on after a signal do. For the life of
-/// the process; only the first call counts.
-pub fn handle(act: fn(u32)) -> io::Result<()> {
+/// Registers the handler of interrupts for the life of the process: `act` is called with the number of every interrupt that
+/// [`send`] sends to this process, in the middle of the interrupted code. System calls that can go on after a signal go on. Only
+/// the first call's `act` counts.
+///
+/// # Errors
+/// Those of sigaction(2) and pthread_sigmask(3).
+///
+/// # Safety
+/// `act` does only what is async-signal-safe (signal-safety(7)): it takes no lock, allocates no memory and does not panic.
+pub unsafe fn handle(act: fn(u32)) -> io::Result<()> {
     extern "C" fn received(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
         // SAFETY: the kernel hands a handler with SA_SIGINFO a valid siginfo_t, and one of SI_QUEUE has a value.
         let number = unsafe {
@@ -85,13 +90,13 @@ pub fn handle(act: fn(u32)) -> io::Result<()> {
     action.sa_sigaction = received as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
     // SAFETY: both sets are this frame's own. The handler has the type that SA_SIGINFO asks for, and does
-    // nothing but read atomics and call `act`, which is async-signal-safe by this function's contract.
+    // nothing but read atomics and call `act`, which the caller says is async-signal-safe.
     unsafe {
         libc::sigemptyset(&raw mut action.sa_mask);
         if libc::sigaction(signal_number(), &raw const action, std::ptr::null_mut()) == -1 {
             return Err(io::Error::last_os_error());
         }
-        // Whoever started nibiru may have blocked it.
+        // The process that started nibiru may have blocked it.
         let mut set = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, signal_number());

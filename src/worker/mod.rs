@@ -14,12 +14,11 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::cgi::Variables;
 use crate::link::Link;
-use crate::link::interrupt::{Interrupt, Kind, Serial};
+use crate::link::interrupt::Serial;
 use crate::link::message::{FromWorker, LogLevel, MAX_PACKET, RequestBody, Role, ToWorker, shortened};
 use crate::lua;
 use crate::os::dumpable;
 use crate::os::fork;
-use crate::os::interrupt;
 use crate::os::lifeline;
 use crate::os::title::WorkerTitle;
 
@@ -88,7 +87,7 @@ fn live(birth: Birth, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     drop((birth.stdout, birth.stderr));
     // Before the gateway sends one, for a start that takes too long at the earliest: unprepared, it would die of it.
     state.accept_interrupts();
-    interrupt::handle(interrupted)?;
+    lua::handle_interrupts()?;
     let channel = Rc::new(Channel::new(birth.link));
     if let Err(error) = opened {
         let line = format!("{}: {}", dumpable::NOT_OPENED, crate::log::cause(&error));
@@ -164,16 +163,6 @@ pub fn end_fork_of_load<E: std::fmt::Display>(loaded: &Result<(), E>) {
         let _ = writeln!(io::stderr(), "{error}");
     }
     fork::end_if_forked();
-}
-
-/// Takes an interrupt of the gateway's. Runs in a signal handler.
-pub fn interrupted(number: u32) {
-    let Interrupt { kind, serial } = Interrupt::decode(number);
-    let kind = match kind {
-        Kind::Trace => lua::Interrupt::Trace,
-        Kind::Timeout => lua::Interrupt::Timeout,
-    };
-    lua::interrupt(serial.number(), kind);
 }
 
 /// Takes requests until the gateway has no more.

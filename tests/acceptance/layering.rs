@@ -51,8 +51,17 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["lua/"],
-        &["crate::worker", "crate::zygote", "crate::link"],
-        "the bridge knows only requests and outputs",
+        &[
+            "crate::worker",
+            "crate::zygote",
+            "crate::link::{",
+            "crate::link::Link",
+            "crate::link::discovery",
+            "crate::link::launch",
+            "crate::link::message",
+            "crate::link::socket",
+        ],
+        "the bridge knows only requests, interrupts and outputs",
     ),
 ];
 

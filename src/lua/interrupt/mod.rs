@@ -1,7 +1,7 @@
 //! Interrupts of the running request from outside: for its stack, or to make it fail at its deadline. An application that takes
 //! too long to load, or to start in a worker, is interrupted the same way.
 //!
-//! The worker's signal handler calls [`interrupt`]. That sets a [`hook`] on the Lua state that runs, as `lua.c` does for
+//! The handler that [`handle_interrupts`] registers calls [`interrupt`]. That sets a [`hook`] on the Lua state that runs, as `lua.c` does for
 //! Ctrl-C, and the hook does the work from within Lua, before its next instruction. No hook is set otherwise: a hook that
 //! only counts doubles the time of Lua 5.4. Code without a Lua instruction (C code, a trace that LuaJIT compiled) takes no
 //! notice; the gateway kills its worker.
@@ -11,6 +11,7 @@
 mod coroutine;
 mod hook;
 
+use std::io;
 use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering, compiler_fence};
@@ -21,6 +22,8 @@ use mlua::{Function, Lua};
 use self::hook::Hook;
 use super::host::Host;
 use super::output::Interrupt;
+use crate::link::interrupt::Kind;
+use crate::{link, os};
 
 /// The error of a request at its deadline, without its place in the code.
 pub(super) const TIMED_OUT: &str = "the request has run for too long";
@@ -44,9 +47,26 @@ static INTERRUPTIBLE: AtomicPtr<Interrupts> = AtomicPtr::new(ptr::null_mut());
 static INTERRUPTS: u8 = 0;
 static DESCRIBE: u8 = 1;
 
+/// Has the interrupts that the gateway sends to this process reach the running request.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn handle_interrupts() -> io::Result<()> {
+    fn received(number: u32) {
+        let message = link::interrupt::Interrupt::decode(number);
+        let kind = match message.kind {
+            Kind::Trace => Interrupt::Trace,
+            Kind::Timeout => Interrupt::Timeout,
+        };
+        interrupt(message.serial.number(), kind);
+    }
+    // SAFETY: decoding is arithmetic, and `interrupt` is async-signal-safe.
+    unsafe { os::interrupt::handle(received) }
+}
+
 /// Interrupts request number `serial`, if that runs. Async-signal-safe: it reads and writes atomics, and calls
 /// `lua_sethook`, which "can be called asynchronously" (Lua's manual).
-pub fn interrupt(serial: u32, kind: Interrupt) {
+fn interrupt(serial: u32, kind: Interrupt) {
     // SAFETY: the pointer is null, or of a value that does not move and takes itself out before it is dropped.
     if let Some(interrupts) = unsafe { INTERRUPTIBLE.load(Ordering::Acquire).as_ref() } {
         interrupts.receive(serial, kind);
