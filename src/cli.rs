@@ -50,7 +50,12 @@ impl Cli {
     /// # Errors
     /// clap's errors, help and version included; an option that the command has no use for; a variable that is set but empty.
     pub fn read() -> Result<Self, arguments::Error> {
-        let (mut command, given) = (Self::command(), std::env::args_os().collect::<Vec<_>>());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "main calls this first, and nobody has taken the arguments yet"
+        )]
+        let given: Vec<_> = std::env::args_os().collect();
+        let mut command = Self::command();
         // Only a command that is built can show its arguments.
         command.build();
         let chosen = given.get(1).and_then(|name| command.find_subcommand(name)).cloned();

@@ -6,18 +6,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The longest name of a worker's state.
+/// The length of the longest name of a worker's state, in bytes.
 const STATE_LENGTH: usize = "starting".len();
 
 /// The title of this process.
 #[derive(Debug)]
 pub struct Title {
-    /// Empty where the kernel does not say where it is.
+    /// The memory of the arguments; empty where the kernel does not give its address.
     area: &'static mut [u8],
 }
 
 impl Title {
-    /// Takes the place of the arguments, which must have been read: `std::env::args` gives rubbish from now on.
+    /// Takes the memory of the arguments. The second title of a process has no place and shows nothing.
     pub fn take() -> Self {
         Self { area: take_arguments().unwrap_or_default() }
     }
@@ -31,7 +31,7 @@ impl Title {
         self.area[length.min(end)..end].fill(0);
     }
 
-    /// Writes as much as fits; gives where it ends.
+    /// Writes as much of `text` as fits. Gives the end of it, as an index into the area.
     fn write(&mut self, at: usize, text: &[u8]) -> usize {
         let end = (at + text.len()).min(self.area.len().saturating_sub(1));
         for (place, byte) in self.area[at.min(end)..end].iter_mut().zip(text) {
@@ -46,7 +46,7 @@ impl Title {
 #[derive(Debug)]
 pub struct WorkerTitle {
     title: Title,
-    /// Where the state stands.
+    /// The index of the state in the area.
     state: usize,
 }
 
@@ -60,7 +60,7 @@ impl WorkerTitle {
         this
     }
 
-    /// Shows what it does now: no more than copying some bytes.
+    /// Shows another state: `idle`, `busy`. Copies some bytes and makes no system call.
     pub fn set(&mut self, state: &str) {
         let mut padded = [0; STATE_LENGTH];
         let length = state.len().min(STATE_LENGTH);
@@ -72,9 +72,9 @@ impl WorkerTitle {
     }
 }
 
-/// Takes the memory that holds this process's arguments, which the kernel shows in `/proc/PID/cmdline`: the
-/// strings of `argv`, one after the other, each with its NUL. `None` the second time, and where the kernel does not say
-/// where they are. Whoever writes there changes what `std::env::args` gives.
+/// The memory that holds this process's arguments, which the kernel shows in `/proc/PID/cmdline`: the strings of `argv`, one after
+/// the other, each with its NUL. Its addresses come from `/proc/self/stat`. `None` the second time, and where the kernel does not
+/// give them.
 fn take_arguments() -> Option<&'static mut [u8]> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
@@ -89,8 +89,8 @@ fn take_arguments() -> Option<&'static mut [u8]> {
     }
     // SAFETY: the kernel laid `argv`'s strings out between these addresses when it executed this process: at the
     // top of the main stack, writable, and there to the end of the process. It is given away once. The standard
-    // library keeps pointers into it and reads through them in `std::env::args` only, which nibiru calls (in
-    // clap) before this and never after; any bytes with the NUL at the end that nobody overwrites are strings.
+    // library keeps pointers into it and reads through them in `std::env::args` only. `clippy.toml` forbids that but in
+    // `Cli::read`, which comes before this.
     Some(unsafe { std::slice::from_raw_parts_mut(first, end - start) })
 }
 
