@@ -16,7 +16,7 @@
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +31,8 @@ use crate::gateway::Scale;
 use crate::gateway::events::Notice;
 use crate::gateway::frontend::socket_file::{Permissions, Prepared, SocketFile};
 use crate::gateway::frontend::takeover;
+use crate::gateway::snapshot;
+use crate::gateway::telemetry::status;
 use crate::link::discovery;
 
 /// The longest command.
@@ -178,7 +180,7 @@ async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
 async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
     let (name, argument) = command.split_once(' ').unwrap_or((command, ""));
     match name {
-        "status" => serde_json::to_value(gateway.status()).map_err(|error| error.to_string()),
+        "status" => status::value(&snapshot::status(gateway, Instant::now())),
         "addresses" => Ok(json!({ "ok": true, "addresses": takeover::addresses(gateway) })),
         "reload" => reload(gateway).await,
         "stop" => {

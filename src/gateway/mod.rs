@@ -15,8 +15,10 @@ mod command;
 mod control;
 mod events;
 mod frontend;
+mod own_paths;
 mod pool;
 mod request;
+mod snapshot;
 mod spool;
 mod start;
 mod telemetry;
@@ -34,12 +36,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tracing::warn;
 
 use crate::cgi::ProxyHeaders;
-use crate::config::Config;
+use crate::config::{Config, QueueOrder};
 use crate::gateway::clock::Clock;
 use crate::gateway::events::{Notice, Notices};
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::parameters::Told;
-use crate::gateway::pool::dispatch::overload_bounds;
 use crate::gateway::pool::log_pipe::Outputs;
 use crate::gateway::pool::throttles::Throttles;
 use crate::gateway::pool::worker::WorkerLink;
@@ -51,7 +52,7 @@ use crate::gateway::telemetry::verdict::Course;
 use crate::gateway::turn::Turnstile;
 use crate::proto::memory::Memory;
 use crate::proto::pool::{Policy, Pool};
-use crate::proto::queue::Queue;
+use crate::proto::queue::{Bounds, Queue};
 
 pub use crate::gateway::command::{Code, Command, Error, Load, Mode, ReadConfig, Scale};
 pub use crate::gateway::start::{block_on, forward_signals, run, serve};
@@ -121,7 +122,19 @@ struct Gateway {
     request_packet: RefCell<Vec<u8>>,
 }
 
-/// What the books have to know of the settings.
+/// The bounds beyond which the queue counts as overloaded; `None` where the queue never does. In development nothing is refused
+/// because others wait.
+fn overload_bounds(config: &Config, development: bool) -> Option<Bounds> {
+    let learns = match config.queue_order {
+        QueueOrder::Adaptive => true,
+        QueueOrder::Codel => false,
+        QueueOrder::Fifo => return None,
+    };
+    let bounds = Bounds { target: config.queue_target, interval: config.queue_interval, learns };
+    (!development).then_some(bounds)
+}
+
+/// The settings that the pool's books need.
 fn policy_of(config: &Config) -> Policy {
     Policy {
         min: config.workers.min,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,7 +31,6 @@ use crate::gateway::frontend::listener;
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::systemd;
 use crate::gateway::frontend::takeover::Taken;
-use crate::gateway::policy_of;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::log_pipe::{Outputs, Readers, WeakUnread};
 use crate::gateway::pool::orphans;
@@ -45,6 +44,7 @@ use crate::gateway::telemetry::status::Start;
 use crate::gateway::telemetry::verdict::Course;
 use crate::gateway::trim;
 use crate::gateway::turn::Turnstile;
+use crate::gateway::{overload_bounds, policy_of};
 use crate::link::message::MAX_PACKET;
 use crate::os::descriptors;
 use crate::os::dumpable;
@@ -297,12 +297,12 @@ impl Gateway {
         let memory = Memory::new(config.buffer_memory);
         let spool = Spool::new(&config.spool_dir, config.max_spool, budget.spooled, &memory);
         Self {
-            start: Start::now(),
+            start: Start { time: SystemTime::now(), instant: now },
             clock: Clock::new(now),
             queue: RefCell::new(Queue::new(
                 config.queue,
                 config.queue_timeout,
-                dispatch::overload_bounds(&config, mode.development),
+                overload_bounds(&config, mode.development),
             )),
             queued: Notify::new(),
             pool: RefCell::new(Pool::new(policy_of(&config), 0)),

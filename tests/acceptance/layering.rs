@@ -40,6 +40,11 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         "the decisions know neither who drives them nor where their settings come from",
     ),
     (
+        &["gateway/telemetry/status/", "gateway/telemetry/verdict.rs"],
+        &["gateway::Gateway", "::now()", "tokio"],
+        "verdict and status are made of values that are given to them",
+    ),
+    (
         &["gateway/"],
         &["crate::lua", "crate::worker", "crate::zygote", "crate::cmd", "crate::cli", "mlua"],
         "the gateway meets the other half in link only",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::warn;
 
 use crate::cgi::{Variables, request_start};
-use crate::config::{Config, ParamName, PriorityParam, QueueOrder};
+use crate::config::{ParamName, PriorityParam};
 use crate::fastcgi::Role;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
@@ -18,13 +18,12 @@ use crate::gateway::pool::worker::NotStarted;
 use crate::gateway::request::{Named, Request};
 use crate::gateway::sleep_until;
 use crate::link::message::ToWorker;
-use crate::proto::queue::{Bounds, Place, Turned};
+use crate::proto::queue::{Place, Turned};
 use crate::proto::request_end::Refused;
 
 impl Gateway {
     /// Takes a complete request: an idle worker gets it, else it waits.
-    pub(crate) fn submit(&self, request: Box<Request>) {
-        let Some(mut request) = self.answer_itself(request) else { return };
+    pub(crate) fn submit(&self, mut request: Box<Request>) {
         if !request.take_share() {
             return request.refuse(Refused::Memory, 503, "no memory is left for it");
         }
@@ -221,17 +220,6 @@ impl Gateway {
             self.submit(request);
         }
     }
-}
-
-/// When the queue counts as overloaded, if it may. In development one waits for what one has just written.
-pub(crate) fn overload_bounds(config: &Config, development: bool) -> Option<Bounds> {
-    let learns = match config.queue_order {
-        QueueOrder::Adaptive => true,
-        QueueOrder::Codel => false,
-        QueueOrder::Fifo => return None,
-    };
-    let bounds = Bounds { target: config.queue_target, interval: config.queue_interval, learns };
-    (!development).then_some(bounds)
 }
 
 /// `wait`: until its client may try again.

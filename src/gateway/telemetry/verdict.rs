@@ -137,6 +137,18 @@ pub(crate) struct Course {
     pub(crate) wanting_since: Option<Instant>,
 }
 
+impl Course {
+    /// How far a stop is, where `begun` says whether connections are no longer accepted.
+    pub(crate) fn stop(self, begun: bool) -> Stop {
+        match (begun, self.stop_announced) {
+            _ if self.taken_over => Stop::TakenOver,
+            (true, _) => Stop::Begun,
+            (false, true) => Stop::Announced,
+            (false, false) => Stop::No,
+        }
+    }
+}
+
 /// All that the verdict is decided from; the figures are of the generation that answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
@@ -469,5 +481,20 @@ mod tests {
             [("ok", true), ("starting", false), ("degraded", true), ("down", false), ("stopping", false)];
         assert_eq!(ready, expected);
         assert!(Verdict::Stopping.is_ready(Reason::TakenOver));
+    }
+
+    #[test]
+    fn a_stop_is_as_far_as_it_has_come() {
+        let course = |stop_announced, taken_over| Course { stop_announced, taken_over, ..Course::default() };
+        for (begun, stop_announced, taken_over, stop) in [
+            (false, false, false, Stop::No),
+            (false, true, false, Stop::Announced),
+            (true, true, false, Stop::Begun),
+            (true, false, false, Stop::Begun),
+            (true, true, true, Stop::TakenOver),
+            (false, false, true, Stop::TakenOver),
+        ] {
+            assert_eq!(course(stop_announced, taken_over).stop(begun), stop);
+        }
     }
 }

@@ -21,7 +21,6 @@ const BY_PATHS: &[&[&str]] = &[
         "gateway/frontend/response_writer.rs",
         "gateway/frontend/takeover.rs",
         "gateway/mod.rs",
-        "gateway/pool/dispatch.rs",
         "gateway/pool/log_pipe/mod.rs",
         "gateway/pool/process_log.rs",
         "gateway/pool/watchdog.rs",
@@ -30,7 +29,6 @@ const BY_PATHS: &[&[&str]] = &[
         "gateway/request.rs",
         "gateway/telemetry/access_log.rs",
         "gateway/telemetry/journal.rs",
-        "gateway/telemetry/status/mod.rs",
     ],
     &[
         "gateway/pool/supervisor/mod.rs",
@@ -63,11 +61,6 @@ const BY_CALLS: &[&[&str]] = &[
         "gateway/request.rs",
         "gateway/telemetry/access_log.rs",
         "gateway/telemetry/journal.rs",
-        "gateway/telemetry/status/answer.rs",
-        "gateway/telemetry/status/health.rs",
-        "gateway/telemetry/status/html.rs",
-        "gateway/telemetry/status/mod.rs",
-        "gateway/telemetry/status/openmetrics.rs",
     ],
     &["gateway/frontend/connection/account.rs", "gateway/frontend/connection/intake.rs"],
     &[

@@ -7,6 +7,7 @@ use crate::gateway::frontend::connection::Connection;
 use crate::gateway::frontend::connection::intake::Cause;
 use crate::gateway::frontend::connection::state::{Phase, State};
 use crate::gateway::start::READ_BUFFER;
+use crate::gateway::telemetry::status::Endpoint;
 use crate::proto::memory::{FREE_OF_A_CONNECTION, For};
 use crate::proto::request_end::Refused;
 use crate::proto::send_buffer::KEPT_BUFFER;
@@ -58,7 +59,7 @@ impl Connection {
                 let small = variables.held() <= FREE_OF_A_CONNECTION;
                 let purpose = if small && gateway.spool.is_writing() { For::LetIn } else { For::New };
                 gateway.memory.has_room(variables.held() as u64, purpose)
-                    || gateway.is_for_itself(variables, arriving.role)
+                    || Endpoint::of(variables, arriving.role, &gateway.config()).is_some()
             }
             _ => true,
         };

@@ -19,6 +19,7 @@ use crate::gateway::frontend::connection::arriving::{Arriving, Incoming, Source}
 use crate::gateway::frontend::connection::due::{Due, Timeouts};
 use crate::gateway::frontend::connection::state::{Ending, Phase, Receiving, Undelivered};
 use crate::gateway::frontend::response_writer::{Reply, Ticket};
+use crate::gateway::own_paths;
 use crate::gateway::request::Request;
 use crate::gateway::spool::{Body, SpoolError};
 use crate::gateway::turn::{PIECE, Turn};
@@ -247,7 +248,9 @@ impl Connection {
         let mut request = Request::new(head.variables, stdin.body, reply, gateway);
         request.head_start = gateway.head_start(&request.variables, since);
         (request.role, request.data) = (role, data.map(|data| data.body));
-        gateway.submit(request);
+        if let Some(request) = own_paths::answer(request, gateway) {
+            gateway.submit(request);
+        }
     }
 
     /// Ready when a part of a body was written, or could not be.

@@ -1,22 +1,20 @@
-//! Answers requests for the health path: whether requests should be sent here, and whether the event loop turns.
+//! The answer to a request for the health path: whether requests should be sent here, and whether the event loop turns.
 //!
-//! In the gateway itself, so also while the application loads, while every worker is stuck and while the queue is full. Says
-//! the verdict and its reason and nothing else, since anybody may read it.
+//! The gateway gives this answer itself, so also while the application loads, while every worker is stuck and while the queue is
+//! full. The answer holds the verdict and its reason and nothing else, since anybody may read it.
 
 use serde_json::json;
 
 use crate::cgi::response;
-use crate::fastcgi::Role;
-use crate::gateway::Gateway;
-use crate::gateway::request::Request;
-use crate::gateway::telemetry::request_line::RequestLine;
+use crate::gateway::telemetry::status::endpoint::Page;
+use crate::gateway::telemetry::verdict::{Reason, Verdict};
 
 /// The question that a health check asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
     /// Whether requests should be sent here.
     Ready,
-    /// Whether the event loop turns: the answer itself says so.
+    /// Whether the event loop turns, which any answer shows.
     Live,
 }
 
@@ -26,7 +24,7 @@ impl Question {
     }
 }
 
-/// Whether the answer is to be JSON: where the query or Accept says so.
+/// Whether the query or Accept asks for JSON.
 fn wants_json(query: &[u8], accept: &[u8]) -> bool {
     let types = accept
         .split(|byte| *byte == b',')
@@ -39,29 +37,17 @@ fn has_name(query: &[u8], name: &[u8]) -> bool {
     query.split(|byte| *byte == b'&').any(|part| part.split(|byte| *byte == b'=').next() == Some(name))
 }
 
-impl Gateway {
-    /// Answers a request for the health path; gives every other one back.
-    pub(super) fn answer_health(&self, request: Box<Request>) -> Option<Box<Request>> {
-        let config = self.config();
-        let Some(path) = &config.health_path else { return Some(request) };
-        let line = RequestLine::of(&request.variables);
-        // A 200 to an Authorizer would be consent.
-        if request.role != Role::Responder || !line.uri.is_at(path) {
-            return Some(request);
-        }
-        let accept = request.variables.get(b"HTTP_ACCEPT").unwrap_or_default();
-        let (head, body) = match line.method {
-            b"GET" => self.health(line.uri.query(), accept),
-            b"HEAD" => (self.health(line.uri.query(), accept).0, String::new()),
-            _ => crate::gateway::telemetry::status::answer::not_allowed(),
-        };
-        self.answer_with(request, &head, &body);
-        None
-    }
+/// The answer to a request for the health path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Health {
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: Reason,
+}
 
-    /// Head and body.
-    fn health(&self, query: &[u8], accept: &[u8]) -> (String, String) {
-        let (verdict, reason) = self.verdict();
+impl Health {
+    /// The answer to a request with this query and this Accept.
+    pub(crate) fn page(self, query: &[u8], accept: &[u8]) -> Page {
+        let Self { verdict, reason } = self;
         let status = match Question::of(query) {
             Question::Live => 200,
             Question::Ready if verdict.is_ready(reason) => 200,
@@ -79,7 +65,7 @@ impl Gateway {
             phrase = response::reason(status),
             length = body.len(),
         );
-        (head, body)
+        Page { head, body }
     }
 }
 
@@ -97,6 +83,35 @@ mod tests {
         ] {
             assert_eq!(Question::of(query.as_bytes()), question, "{query}");
             assert_eq!(wants_json(query.as_bytes(), accept.as_bytes()), json, "{query} {accept}");
+        }
+    }
+
+    #[test]
+    fn only_the_question_whether_requests_should_come_is_answered_with_503() {
+        use {Reason::*, Verdict::*};
+        for (query, verdict, reason, first, body) in [
+            ("", Ok, Ready(2), "Status: 200 OK", "ok: 2 workers are ready\n"),
+            ("", Degraded, Shedding, "Status: 200 OK", &*format!("degraded: {Shedding}\n")),
+            (
+                "",
+                Starting,
+                Loading,
+                "Status: 503 Service Unavailable",
+                "starting: the application is being loaded\n",
+            ),
+            ("live", Down, Stuck, "Status: 200 OK", &*format!("down: {Stuck}\n")),
+            ("", Verdict::Stopping, TakenOver, "Status: 200 OK", "stopping: another server has taken over\n"),
+            (
+                "json",
+                Down,
+                NotLoaded,
+                "Status: 503 Service Unavailable",
+                "{\"verdict\":\"down\",\"reason\":\"the application does not load\"}\n",
+            ),
+        ] {
+            let page = Health { verdict, reason }.page(query.as_bytes(), b"");
+            assert_eq!(page.head.lines().next(), Some(first), "{query} {reason}");
+            assert_eq!(page.body, body, "{query} {reason}");
         }
     }
 }

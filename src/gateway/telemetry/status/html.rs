@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::gateway::telemetry::status::{Latency, Status, Worker};
+use crate::gateway::telemetry::status::model::{Latency, Status, Worker};
 use crate::log::escape;
 
 /// Placeholders are `{{NAME}}`.

@@ -12,7 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::gateway::telemetry::status::{Bucket, Latency, Status, Worker, WorkerTimes};
+use crate::gateway::telemetry::status::model::{Bucket, Latency, Status, Worker, WorkerTimes};
 use crate::gateway::telemetry::verdict::Verdict;
 
 /// The exposition.
