@@ -1,17 +1,13 @@
-//! `nibiru.toml`: where it is, how its values are read, and in which line each stands.
+//! `nibiru.toml`: its place, its keys, and the line in which each stands. `de` reads the values.
 
 use std::path::Path;
 
-use clap::ValueEnum;
-use serde::Deserialize;
-use serde::de::{self, Deserializer};
 use toml::de::DeTable;
 
 use super::error::ConfigError;
-use super::options::Options;
+use super::options::{Options, SETTINGS};
 use super::source::{Origin, Sources};
 use super::suggest;
-use super::value::Value;
 use crate::log;
 
 /// The file that is read where no `--config` names one and it exists.
@@ -54,7 +50,8 @@ pub(super) fn read(path: &Path, text: &str) -> Result<(Options, Sources), Config
         let at = error.span().map_or(0, |span| span.start);
         match entries.iter().find(|(start, end, _)| (*start..*end).contains(&at)) {
             Some((start, _, key)) if error.message().starts_with("unknown field") => {
-                let meant = suggest::key(key).map(|meant| format!("; did you mean {meant}?"));
+                let meant = suggest::alike(key, SETTINGS.iter().map(|setting| setting.key))
+                    .map(|meant| format!("; did you mean {meant}?"));
                 ConfigError::at(origin(*start, key), format!("unknown key{}", meant.unwrap_or_default()))
             }
             Some((start, end, _)) => ConfigError::at(origin(*start, &text[*start..*end]), error.message()),
@@ -73,75 +70,43 @@ fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
-/// Lets the file write a value as text, and one that is a number as a number too: `workers = 4`, `max-body = "64M"`.
-pub(super) fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Value,
-{
-    match toml::Value::deserialize(deserializer)? {
-        toml::Value::String(text) => text.parse(),
-        toml::Value::Integer(number) if T::NUMBER => number.to_string().parse(),
-        _ if T::NUMBER => Err(T::expected()),
-        _ => Err(format!("{}, in quotes", T::expected())),
+#[cfg(test)]
+mod tests {
+    use crate::config::samples::file;
+
+    #[test]
+    fn a_message_names_line_key_and_value_of_the_file() {
+        for (text, message) in [
+            (
+                "\nmax-requests = 'x' # so",
+                "nibiru.toml:2: max-requests = 'x': expected a number above zero, or off",
+            ),
+            (
+                "access-log = -1",
+                "nibiru.toml:1: access-log = -1: expected the name of a file, or - for standard output, or off, in quotes",
+            ),
+            (
+                "listen = ['unix:a',\n'b']",
+                "nibiru.toml:1: listen = ['unix:a', …: \"b\": expected unix:PATH, tcp:HOST:PORT, fd:N or systemd",
+            ),
+            (
+                "socket-mode = 0o660",
+                "nibiru.toml:1: socket-mode = 0o660: expected an octal mode such as 0660, in quotes",
+            ),
+            ("preload = 'x'", "nibiru.toml:1: preload = 'x': expected one of \"auto\", \"on\", \"off\""),
+            ("root = 1", "nibiru.toml:1: root = 1: expected a name or a path, in quotes"),
+            ("[server]", "nibiru.toml:1: server: unknown key"),
+            ("\n\nworkers =", "nibiru.toml:3: string values must be quoted, expected literal string"),
+        ] {
+            assert_eq!(file(text).unwrap_err(), message);
+        }
     }
-    .map(Some)
-    .map_err(de::Error::custom)
-}
 
-/// Lets the file write a list of one as that one: `listen = "unix:app.sock"`.
-pub(super) fn one_or_more<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Value,
-{
-    let values = match toml::Value::deserialize(deserializer)? {
-        toml::Value::Array(values) => values,
-        value => vec![value],
-    };
-    let parse = |value| match value {
-        toml::Value::String(text) => text.parse().map_err(|cause| format!("{text:?}: {cause}")),
-        _ => Err(format!("{}, in quotes, or a list of such", T::expected())),
-    };
-    values.into_iter().map(parse).collect::<Result<_, String>>().map_err(de::Error::custom)
-}
-
-/// [`one_or_more`], but that an empty list is refused: as one of addresses it would mean the default address.
-pub(super) fn addresses<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Value,
-{
-    let values = one_or_more(deserializer)?;
-    if values.is_empty() {
-        return Err(de::Error::custom("the list is empty; leave the key out for the default"));
-    }
-    Ok(values)
-}
-
-/// Lets the file write one of a few words.
-pub(super) fn one_of<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: ValueEnum,
-{
-    let known = match toml::Value::deserialize(deserializer)? {
-        toml::Value::String(text) => T::from_str(&text, false).ok(),
-        _ => None,
-    };
-    let words = || T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-    let words = || words().map(|word| format!("\"{}\"", word.get_name())).collect::<Vec<_>>().join(", ");
-    known.map(Some).ok_or_else(|| de::Error::custom(format!("expected one of {}", words())))
-}
-
-/// Lets the file write a name or a path, in quotes.
-pub(super) fn plain<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: From<String>,
-{
-    match toml::Value::deserialize(deserializer)? {
-        toml::Value::String(text) if !text.is_empty() => Ok(Some(T::from(text))),
-        _ => Err(de::Error::custom("expected a name or a path, in quotes")),
+    #[test]
+    fn a_misspelt_key_and_a_bad_value_are_named() {
+        assert!(file("wokers = 3").unwrap_err().contains("wokers"));
+        assert!(file("queue-timeout = '10'").unwrap_err().contains("30s"));
+        assert!(file("workers = 0").is_err());
+        assert!(file("socket-mode = '0666'").unwrap_err().contains("world-writable"));
     }
 }

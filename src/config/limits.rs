@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::error::ConfigError;
 use super::options::Options;
-use super::quantity::{Count, Size, Time};
 use super::value::OrOff;
+use super::values::{Count, Size, Time};
 
 /// Under load, two processes of one machine may not get to run for so long; a shorter limit on what a client does
 /// cuts off healthy ones.
@@ -102,4 +102,62 @@ fn forgotten_unit(given: Size, least: Size) -> Option<Size> {
     let bare = !given.0.is_multiple_of(1024);
     let unit = if least >= Size(1 << 20) { 20 } else { 10 };
     bare.then_some(Size(given.0 << unit)).filter(|meant| *meant >= least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::samples::file;
+
+    #[test]
+    fn values_that_would_mean_an_outage_are_refused_with_the_reason() {
+        for (setting, cause) in [
+            (
+                "header-timeout = '0s'",
+                "would close connections before their request is there; use 100ms or more",
+            ),
+            ("body-timeout = '0s'", "would refuse bodies that are on their way; use 100ms or more"),
+            ("send-timeout = '99ms'", "would break answers off; use 100ms or more"),
+            ("queue-timeout = '0s'", "would refuse every request that has to wait; use 10ms or more"),
+            ("request-timeout = '1ns'", "would end every request with 504; use 10ms or more"),
+            ("start-timeout = '1ms'", "would let no application load; use 100ms or more"),
+            ("max-age = '1ms'", "would replace workers without end; use 1s or more"),
+            ("max-params = 0", "would refuse ordinary requests with 431; use 4K or more"),
+            (
+                "max-params = 64",
+                "would refuse ordinary requests with 431; use 4K or more (did you mean 64K?)",
+            ),
+            ("max-body = 0", "would refuse every request that has a body with 413; use 1 or more"),
+            (
+                "buffer-memory = 64",
+                "would refuse ordinary requests with 503; use 1M or more (did you mean 64M?)",
+            ),
+            ("max-spool = 0", "would refuse every body over 64K with 503; use 128K or more"),
+            ("memory-limit = '1K'", "would let no worker start; use 4M or more"),
+            ("max-memory = 64", "would replace every worker at once; use 1M or more (did you mean 64M?)"),
+            ("max-requests = 0", "expected a number above zero, or off"),
+            ("max-connections = 0", "expected a number above zero"),
+            ("socket-mode = '0440'", "nobody could connect, which needs write permission; use 0660"),
+        ] {
+            let key = setting.split(' ').next().unwrap();
+            let given = file(setting).and_then(|options| {
+                Config::new(Options { app: Some("a".into()), ..options }).map_err(|error| error.to_string())
+            });
+            let said = given.unwrap_err();
+            let named = [format!("{key}: {cause}"), format!("nibiru.toml:1: {setting}: {cause}")];
+            assert!(named.contains(&said), "{said}");
+        }
+        let none = file("app = 'a'\nqueue = 0\nworkers = '0-4'").unwrap();
+        assert!(Config::new(none).unwrap_err().to_string().starts_with("queue: would refuse every request"));
+        assert!(Config::new(file("app = 'a'\nqueue = 0\nworkers = 4").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn limits_that_the_processes_could_not_keep_are_refused() {
+        let options =
+            Options { app: Some("a".into()), max_params: Some(Size(1 << 20)), ..Options::default() };
+        assert_eq!(Config::new(options).unwrap_err().to_string(), "max-params: at most 120K");
+        assert!(Config::new(Options::default()).unwrap_err().to_string().starts_with("no application"));
+    }
 }

@@ -10,13 +10,12 @@ use super::error::ConfigError;
 use super::limits;
 use super::options::Options;
 use super::peers::{Peers, WEB_SERVER_ADDRS};
-use super::quantity::{Count, Positive, Size, Time};
-use super::queue::{ParamName, PriorityParam, QueueOrder};
 use super::spool_directory;
 use super::value::OrOff;
 use super::values::{
-    AccessLog, AccessLogQuery, Control, Listen, MAX_WORKERS, Preload, ProxyHeader, Sendfile, SendfileMap,
-    SocketMode, SocketOwner, Switch, Workers,
+    AccessLog, AccessLogQuery, Control, Count, Listen, MAX_WORKERS, ParamName, Positive, Preload,
+    PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode, SocketOwner, Switch,
+    Time, Workers, control,
 };
 use crate::log;
 use crate::os::memory;
@@ -41,8 +40,8 @@ pub struct Config {
     pub app: String,
     /// At least one address.
     pub listen: Vec<Listen>,
-    /// Who may connect over TCP.
-    pub peers: Peers,
+    /// The peers that may connect over TCP.
+    pub allow_from: Peers,
     /// Of every Unix socket that is bound here.
     pub socket_mode: SocketMode,
     /// Of every Unix socket that is bound here, where it is to differ from the process's.
@@ -147,60 +146,47 @@ pub struct Config {
 
 impl Config {
     /// Checks the options and fills in the defaults.
+    ///
+    /// # Errors
+    /// The first setting that is refused, with its value where the message does not show it.
     pub fn new(options: Options) -> Result<Self, ConfigError> {
         limits::check(&options)?;
-        let root = directory("root", options.root.unwrap_or_else(|| PathBuf::from(".")))?;
-        let app = match options.app {
-            Some(app) if app.is_empty() => {
-                return Err(ConfigError::new("app", "expected module.path:name or path/to/file.lua"));
-            }
-            Some(app) => app,
-            None if root.join(APP_FILE).is_file() => APP.to_owned(),
-            None => {
-                let cause = format!(
-                    "there is no {APP_FILE} in {}; name one as module.path:name or path/to/file.lua, or its directory \
-                     with --root",
-                    root.display()
-                );
-                return Err(ConfigError::new("no application", cause));
-            }
-        };
-        let spool_dir = directory("spool-dir", options.spool_dir.unwrap_or_else(spool_directory::default))?;
+        let sendfile_is_given = options.sendfile.is_some();
+        let given = options.defaulted();
+        let root = directory("root", given.root)?;
+        let app = application(given.app, &root)?;
+        let spool_dir = directory("spool-dir", given.spool_dir.unwrap_or_else(spool_directory::default))?;
         if let Err(error) = rustix::fs::access(&spool_dir, Access::WRITE_OK | Access::EXEC_OK) {
             let cause = format!("no file can be made there: {}", log::cause(&error.into()));
             return Err(ConfigError::new("spool-dir", cause).of(spool_dir.display()));
         }
-        let max_memory = options.max_memory.and_then(OrOff::set).map(|Size(bytes)| bytes);
+        let max_memory = bytes(given.max_memory);
         if max_memory.is_some() {
             memory_is_known().map_err(|cause| ConfigError::new("max-memory", cause))?;
         }
-        let workers = options.workers.unwrap_or_else(|| {
-            let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
-            Workers::fixed(u32::try_from(cpus).unwrap_or(MAX_WORKERS).min(MAX_WORKERS))
-        });
-        let listen = match options.listen {
+        let listen = match given.listen {
             listen if listen.is_empty() => vec![Listen::default()],
             listen => listen,
         };
-        let peers = Peers::new(&options.allow_from, std::env::var_os(WEB_SERVER_ADDRS).as_deref())?;
+        let allow_from = Peers::new(&given.allow_from, std::env::var_os(WEB_SERVER_ADDRS).as_deref())?;
         for address in &listen {
             // A name is looked up, and an inherited socket seen, where it is opened.
             if let Listen::Tcp(name) = address
                 && let Ok(literal) = name.parse()
             {
-                peers
+                allow_from
                     .allow_listening(literal)
                     .map_err(|cause| ConfigError::new("listen", cause).of(address))?;
             }
         }
-        let exit_idle_time = time_unless_off(options.exit_idle_time, None);
+        let exit_idle_time = time(given.exit_idle_time);
         if exit_idle_time.is_some() && listen.iter().any(|address| !address.is_inherited()) {
             let cause = "only with sockets that somebody else keeps (systemd or fd:N), since nobody could connect again";
             return Err(ConfigError::new("exit-idle-time", cause));
         }
-        let sendfile = options.sendfile.unwrap_or(Sendfile::Off);
-        let mut sendfile_map = list_unless_off("sendfile-map", options.sendfile_map)?;
-        if options.sendfile.is_none() && !sendfile_map.is_empty() {
+        let sendfile = given.sendfile;
+        let mut sendfile_map = list("sendfile-map", given.sendfile_map)?;
+        if !sendfile_is_given && !sendfile_map.is_empty() {
             return Err(ConfigError::new("sendfile-map", "only with sendfile"));
         }
         if sendfile == Sendfile::Off {
@@ -212,14 +198,13 @@ impl Config {
                 "x-accel-redirect needs sendfile-map: nginx is told a location of its own, not a path";
             return Err(ConfigError::new("sendfile", cause));
         }
-        if let (Some(OrOff::Set(health)), Some(OrOff::Set(status))) =
-            (&options.health_path, &options.status_path)
-            && health == status
-        {
+        let health_path = given.health_path.set().map(|path| path.0);
+        let status_path = given.status_path.set().map(|path| path.0);
+        if health_path.is_some() && health_path == status_path {
             return Err(ConfigError::new("health-path", "the same as status-path"));
         }
-        let wants_no_control = options.control == Some(Control::Off);
-        let control = control(options.control, &listen);
+        let wants_no_control = given.control == Some(Control::Off);
+        let control = control(given.control, &listen);
         addresses::check(&listen, control.as_deref())?;
         Ok(Self {
             file: None,
@@ -227,64 +212,82 @@ impl Config {
             control,
             wants_no_control,
             listen,
-            peers,
-            socket_mode: options.socket_mode.unwrap_or(SocketMode(0o660)),
-            socket_owner: options.socket_owner.and_then(OrOff::set),
+            allow_from,
+            socket_mode: given.socket_mode,
+            socket_owner: given.socket_owner.and_then(OrOff::set),
             root,
-            workers,
-            idle_timeout: options.idle_timeout.map_or(Duration::from_secs(60), |time| time.0),
-            request_timeout: time_unless_off(options.request_timeout, Some(Duration::from_secs(30))),
-            kill_after: options.kill_after.map_or(Duration::from_secs(2), |time| time.0),
-            slow_log: time_unless_off(options.slow_log, None),
-            start_timeout: time_unless_off(options.start_timeout, Some(Duration::from_secs(60))),
-            max_requests: options.max_requests.and_then(OrOff::set).map(|Positive(count)| count),
-            max_requests_jitter: options
-                .max_requests_jitter
-                .and_then(OrOff::set)
-                .map_or(0, |Count(count)| count),
+            workers: given.workers.unwrap_or_else(workers),
+            idle_timeout: given.idle_timeout.0,
+            request_timeout: time(given.request_timeout),
+            kill_after: given.kill_after.0,
+            slow_log: time(given.slow_log),
+            start_timeout: time(given.start_timeout),
+            max_requests: given.max_requests.set().map(|Positive(count)| count),
+            max_requests_jitter: given.max_requests_jitter.set().map_or(0, |Count(count)| count),
             max_memory,
-            max_age: time_unless_off(options.max_age, None),
-            memory_limit: options.memory_limit.and_then(OrOff::set).map(|Size(bytes)| bytes),
-            queue: options.queue.map_or(1024, |Count(count)| count as usize),
-            queue_timeout: options.queue_timeout.map_or(Duration::from_secs(10), |time| time.0),
-            queue_order: options.queue_order.unwrap_or(QueueOrder::Adaptive),
-            queue_target: options.queue_target.map_or(Duration::from_millis(100), |time| time.0),
-            queue_interval: options.queue_interval.map_or(Duration::from_secs(1), |time| time.0),
-            request_start: options.request_start.and_then(OrOff::set),
-            queue_priority: options.queue_priority.and_then(OrOff::set),
-            header_timeout: options.header_timeout.map_or(Duration::from_secs(30), |time| time.0),
-            body_timeout: options.body_timeout.map_or(Duration::from_secs(90), |time| time.0),
-            send_timeout: options.send_timeout.map_or(Duration::from_secs(60), |time| time.0),
-            stream_timeout: time_unless_off(options.stream_timeout, None),
-            max_body: options.max_body.map_or(64 << 20, |size| size.0),
-            max_params: options
-                .max_params
-                .map_or(64 << 10, |Size(bytes)| usize::try_from(bytes).expect("checked against the highest")),
-            max_connections: options.max_connections.map_or(4096, |Positive(count)| count as usize),
-            buffer_memory: options.buffer_memory.map_or_else(buffer_memory, |size| size.0),
+            max_age: time(given.max_age),
+            memory_limit: bytes(given.memory_limit),
+            queue: given.queue.0 as usize,
+            queue_timeout: given.queue_timeout.0,
+            queue_order: given.queue_order,
+            queue_target: given.queue_target.0,
+            queue_interval: given.queue_interval.0,
+            request_start: given.request_start.set(),
+            queue_priority: given.queue_priority.set(),
+            header_timeout: given.header_timeout.0,
+            body_timeout: given.body_timeout.0,
+            send_timeout: given.send_timeout.0,
+            stream_timeout: time(given.stream_timeout),
+            max_body: given.max_body.0,
+            max_params: usize::try_from(given.max_params.0).expect("checked against the highest"),
+            max_connections: given.max_connections.0 as usize,
+            buffer_memory: given.buffer_memory.map_or_else(buffer_memory, |size| size.0),
             spool_dir,
-            max_spool: options.max_spool.map_or(1 << 30, |size| size.0),
-            spool_response: options
-                .spool_response
-                .map_or(64 << 20, |size| size.set().map_or(0, |Size(bytes)| bytes)),
+            max_spool: given.max_spool.0,
+            spool_response: bytes(given.spool_response).unwrap_or(0),
             sendfile,
             sendfile_map,
-            proxy_headers: list_unless_off("proxy-headers", options.proxy_headers)?,
-            grace: options.grace.map_or(Duration::from_secs(30), |time| time.0),
-            drain_delay: time_unless_off(options.drain_delay, None),
+            proxy_headers: list("proxy-headers", given.proxy_headers)?,
+            grace: given.grace.0,
+            drain_delay: time(given.drain_delay),
             exit_idle_time,
-            health_path: options.health_path.and_then(OrOff::set).map(|path| path.0),
-            status_path: options.status_path.and_then(OrOff::set).map(|path| path.0),
-            server_timing: options.server_timing == Some(Switch::On),
-            access_log: options.access_log.and_then(OrOff::set),
-            access_log_query: options.access_log_query.unwrap_or(AccessLogQuery::On),
-            log: options.log.and_then(|target| target.0),
-            preload: options.preload.unwrap_or(Preload::Auto),
-            dumpable: options.dumpable.unwrap_or(Switch::Off),
-            log_format: options.log_format.unwrap_or(log::Format::Text),
-            log_level: options.log_level.unwrap_or(log::Level::Info),
+            health_path,
+            status_path,
+            server_timing: given.server_timing == Switch::On,
+            access_log: given.access_log.set(),
+            access_log_query: given.access_log_query,
+            log: given.log.0,
+            preload: given.preload,
+            dumpable: given.dumpable,
+            log_format: given.log_format,
+            log_level: given.log_level,
         })
     }
+}
+
+/// The application: the one given, or that of the root's [`APP_FILE`].
+fn application(given: Option<String>, root: &Path) -> Result<String, ConfigError> {
+    match given {
+        Some(app) if app.is_empty() => {
+            Err(ConfigError::new("app", "expected module.path:name or path/to/file.lua"))
+        }
+        Some(app) => Ok(app),
+        None if root.join(APP_FILE).is_file() => Ok(APP.to_owned()),
+        None => {
+            let cause = format!(
+                "there is no {APP_FILE} in {}; name one as module.path:name or path/to/file.lua, or its directory \
+                 with --root",
+                root.display()
+            );
+            Err(ConfigError::new("no application", cause))
+        }
+    }
+}
+
+/// The default of the workers: one for each CPU.
+fn workers() -> Workers {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+    Workers::fixed(u32::try_from(cpus).unwrap_or(MAX_WORKERS).min(MAX_WORKERS))
 }
 
 /// The memory for clients where nobody says how much: a part of what the process can have, which is shared with its workers.
@@ -292,31 +295,18 @@ fn buffer_memory() -> u64 {
     (memory::available() / PART_FOR_BUFFERS).max(LEAST_BUFFERS)
 }
 
-/// Where the control socket is: beside the first Unix socket unless the operator says otherwise.
-pub fn control(given: Option<Control>, listen: &[Listen]) -> Option<PathBuf> {
-    match given {
-        Some(Control::Unix(path)) => Some(path),
-        Some(Control::Off) => None,
-        None => listen.iter().find_map(|address| match address {
-            Listen::Unix(path) => Some(control_beside(path)),
-            _ => None,
-        }),
-    }
+/// A span of time, unless it is off.
+fn time(given: OrOff<Time>) -> Option<Duration> {
+    given.set().map(|Time(time)| time)
 }
 
-/// The control socket of a server that listens at `path`, unless the operator says otherwise.
-pub fn control_beside(path: &Path) -> PathBuf {
-    let mut path = path.to_owned().into_os_string();
-    path.push(".ctl");
-    path.into()
+/// A number of bytes, unless it is off.
+fn bytes(given: OrOff<Size>) -> Option<u64> {
+    given.set().map(|Size(bytes)| bytes)
 }
 
-fn time_unless_off(given: Option<OrOff<Time>>, default: Option<Duration>) -> Option<Duration> {
-    given.map_or(default, |time| time.set().map(|Time(time)| time))
-}
-
-/// The values of a list; `off` alone is none.
-fn list_unless_off<T>(key: &str, given: Vec<OrOff<T>>) -> Result<Vec<T>, ConfigError> {
+/// The values of a list; `off` alone stands for none.
+fn list<T>(key: &str, given: Vec<OrOff<T>>) -> Result<Vec<T>, ConfigError> {
     let count = given.len();
     let values: Vec<T> = given.into_iter().filter_map(OrOff::set).collect();
     if values.len() < count && count > 1 {
@@ -341,4 +331,42 @@ fn directory(option: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     }
     let found = path.canonicalize().map_err(|error| wrong(log::cause(&error)))?;
     if found.is_dir() { Ok(found) } else { Err(wrong("not a directory".to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::samples::file;
+
+    #[test]
+    fn what_makes_no_sense_together_is_refused() {
+        let problem =
+            |text: &str| Config::new(file(&format!("app = 'a'\n{text}")).unwrap()).unwrap_err().to_string();
+        assert!(problem("exit-idle-time = '1m'").starts_with("exit-idle-time: only with"));
+        assert!(problem("health-path = '/x'\nstatus-path = '/x'").starts_with("health-path: the same as"));
+        assert!(problem("request-timeout = '0s'").contains("would end every request with 504"));
+        assert!(problem("sendfile-map = '/srv=/files'").starts_with("sendfile-map: only with sendfile"));
+        assert!(problem("sendfile = 'x-accel-redirect'").contains("needs sendfile-map"));
+        assert!(file("sendfile-map = '/srv'").unwrap_err().contains("DIR=PREFIX"));
+        for name in ["Set-Cookie", "X-Accel-Buffering", "X-Sendfile: /etc/passwd"] {
+            let problem = file(&format!("proxy-headers = ['{name}']")).unwrap_err();
+            assert!(problem.contains("gives the proxy orders: X-Accel-*, X-Sendfile*"), "{problem}");
+        }
+        let off = Config::new(file("app = 'a'\nrequest-timeout = 'off'").unwrap()).unwrap();
+        assert_eq!(off.request_timeout, None);
+    }
+
+    #[test]
+    fn a_tcp_address_that_others_reach_needs_a_name_for_them() {
+        let config = |text: &str| Config::new(file(&format!("app = 'a'\n{text}")).unwrap());
+        for address in ["tcp:0.0.0.0:9000", "tcp:[::]:9000", "tcp:192.0.2.1:9000"] {
+            let problem = config(&format!("listen = '{address}'")).unwrap_err().to_string();
+            assert!(problem.starts_with(&format!("listen: {address}: whoever can connect")), "{problem}");
+            config(&format!("listen = '{address}'\nallow-from = ['10.0.0.0/8', '::1']")).unwrap();
+        }
+        // Names are looked up when they are listened on.
+        config("listen = ['tcp:127.0.0.1:9000', 'tcp:[::1]:9000', 'tcp:localhost:9000']").unwrap();
+        assert!(file("allow-from = '10.0.0.7/8'").unwrap_err().contains("bits beyond its prefix"));
+        assert!(file("allow-from = []").unwrap_err().contains("the list is empty"));
+    }
 }

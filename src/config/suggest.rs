@@ -1,28 +1,23 @@
 //! The known key that an unknown one is most like, for the message.
 
-use clap::Args as _;
-
-use super::options::Options;
-
 /// How alike two names must be to be offered, from 0 to 1: one letter more, less or different in a short name is.
 const ALIKE: f64 = 0.85;
 
-/// The known key that is most like `key`; nothing where none is like it.
-pub(super) fn key(key: &str) -> Option<String> {
-    let written = key.replace('_', "-").to_lowercase();
-    let options = Options::augment_args(clap::Command::new(""));
-    let known = options.get_arguments().map(|argument| argument.get_id().as_str().replace('_', "-"));
-    let ranked = known.map(|name| (strsim::jaro_winkler(&written, &name), name));
-    // A common beginning counts for much, but a word that lacks half of a name was meant for another name.
+/// The key among `known` that is most like `written`; `None` where no key is like it.
+pub(super) fn alike<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let written = written.replace('_', "-").to_lowercase();
+    let ranked = known.map(|key| (strsim::jaro_winkler(&written, key), key));
+    // A common beginning counts for much, but a word that lacks half of a key was meant for another one.
     ranked
-        .filter(|(alike, name)| *alike >= ALIKE && written.len() * 2 > name.len())
+        .filter(|(alike, key)| *alike >= ALIKE && written.len() * 2 > key.len())
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
-        .map(|(_, name)| name)
+        .map(|(_, key)| key)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SETTINGS;
 
     #[test]
     fn a_slip_of_the_finger_finds_its_key_and_another_word_finds_none() {
@@ -40,7 +35,8 @@ mod tests {
             ("server", None),
             ("colour", None),
         ] {
-            assert_eq!(key(written).as_deref(), meant, "{written}");
+            let known = SETTINGS.iter().map(|setting| setting.key);
+            assert_eq!(alike(written, known), meant, "{written}");
         }
     }
 }

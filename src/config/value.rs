@@ -11,6 +11,9 @@ pub trait Value: FromStr<Err = String> {
     /// `access-log = -1` would name a file.
     const NUMBER: bool = false;
 
+    /// Whether `off` is a value.
+    const CAN_BE_OFF: bool = false;
+
     /// The cause where a text is no such value.
     fn expected() -> String {
         format!("expected {}", Self::EXPECTED)
@@ -58,6 +61,7 @@ impl<T: Value> FromStr for OrOff<T> {
 impl<T: Value> Value for OrOff<T> {
     const EXPECTED: &'static str = T::EXPECTED;
     const NUMBER: bool = T::NUMBER;
+    const CAN_BE_OFF: bool = true;
 
     fn expected() -> String {
         format!("{}, or off", T::expected())

@@ -99,7 +99,7 @@ async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
                 Listen::Unix(path) => {
                     SocketFile::try_out(path, &Permissions::of(config)).await.map(|()| Tried::Free)
                 }
-                Listen::Tcp(name) => sockets::try_tcp(name, &config.peers).map(|()| Tried::Free),
+                Listen::Tcp(name) => sockets::try_tcp(name, &config.allow_from).map(|()| Tried::Free),
                 Listen::Fd(_) | Listen::Systemd => Ok(Tried::Inherited),
             }
         };

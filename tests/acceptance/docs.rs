@@ -5,6 +5,7 @@ use std::fs;
 
 use clap::CommandFactory as _;
 use nibiru::cli::Cli;
+use nibiru::config::{Change, SETTINGS, Setting};
 
 use crate::support::repository;
 
@@ -36,17 +37,41 @@ fn the_reference_lists_exactly_the_flags_and_variables_that_exist() {
     );
 }
 
+/// The table of the reference: flag, default, variable and key are those of the table in the code, in its order.
 #[test]
-fn every_key_of_the_file_is_a_flag_with_the_same_name() {
+fn the_reference_has_a_row_for_each_setting_with_its_default_variable_and_key() {
     let text = fs::read_to_string(repository("docs/reference/cli.md")).unwrap();
-    for command in Cli::command().get_subcommands().filter(|command| command.get_name() == "serve") {
-        for argument in command.get_arguments().filter(|argument| argument.get_env().is_some()) {
-            let Some(flag) = argument.get_long().filter(|flag| *flag != "config") else { continue };
-            assert!(text.contains(&format!("| `{flag}` |")), "{flag} has no key in docs/reference/cli.md");
-            let problem = toml::from_str::<nibiru::config::Options>(&format!("{flag} = {{}}")).unwrap_err();
-            assert!(!problem.to_string().contains("unknown field"), "{problem}");
-        }
-    }
+    let (_, table) = text.split_once("| flag | default | environment | nibiru.toml | meaning |\n").unwrap();
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| row.split(" | ").take(4).collect::<Vec<_>>().join(" | ").replace('`', "");
+    let documented: Vec<String> = rows.filter(|row| !row.contains("--config FILE")).map(cells).collect();
+    let known = SETTINGS.iter().map(|Setting { key, variable, value, default, .. }| {
+        let flag = if *key == "app" { (*value).to_owned() } else { format!("--{key} {value}") };
+        format!("| {flag} | {} | {variable} | {key}", default.unwrap_or("–"))
+    });
+    assert_eq!(documented, known.collect::<Vec<_>>());
+}
+
+/// The keys in the paragraph of the reference that follows `introduction`.
+fn keys_after(introduction: &str) -> Vec<String> {
+    let text = fs::read_to_string(repository("docs/reference/cli.md")).unwrap();
+    let (_, rest) = text.split_once(introduction).expect(introduction);
+    let list = rest.split_once("\n\n").unwrap().0;
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_lists_exactly_the_settings_that_can_be_off() {
+    let known: Vec<&str> =
+        SETTINGS.iter().filter(|setting| setting.can_be_off).map(|setting| setting.key).collect();
+    assert_eq!(keys_after("so that a flag can undo what the file says:\n\n"), known);
+}
+
+#[test]
+fn the_reference_lists_exactly_the_settings_that_take_a_restart() {
+    let restart = SETTINGS.iter().filter(|setting| setting.changes == Change::Restart);
+    let known: Vec<&str> = restart.map(|setting| setting.key).collect();
+    assert_eq!(keys_after("stays as it is until a restart:\n\n"), known);
 }
 
 #[test]

@@ -87,7 +87,7 @@ async fn open(config: &Config, address: &Listen, claimed: Vec<OwnedFd>) -> io::R
             let (socket, file) = SocketFile::bind(path, &Permissions::of(config)).await?;
             Ok(vec![made(socket, Some(file))?])
         }
-        Listen::Tcp(name) => Ok(vec![made(sockets::bind_tcp(name, &config.peers)?, None)?]),
+        Listen::Tcp(name) => Ok(vec![made(sockets::bind_tcp(name, &config.allow_from)?, None)?]),
         Listen::Fd(number) => Ok(vec![made(sockets::inherited(*number)?, None)?]),
         Listen::Systemd => {
             sockets::passed_by_systemd()?.into_iter().map(|socket| made(socket, None)).collect()
@@ -161,7 +161,7 @@ impl Listener {
         }
         let local = SocketAddr::try_from(rustix::net::getsockname(self.socket().get_ref())?)
             .map_err(|_| io::Error::other("neither a Unix nor a TCP socket"))?;
-        sockets::allow_listening(local, &config.peers)
+        sockets::allow_listening(local, &config.allow_from)
     }
 
     /// As the operator configured it.
@@ -340,7 +340,7 @@ impl Listener {
 
 /// Accepts on every listener until the gateway stops.
 pub(crate) fn accept_all(listeners: Vec<Rc<Listener>>, connections: usize, gateway: &Rc<Gateway>) {
-    let door = Rc::new(Door::new(connections, gateway.config().peers.clone()));
+    let door = Rc::new(Door::new(connections, gateway.config().allow_from.clone()));
     for listener in listeners {
         info!("listening on {}{}", listener.address(), listener.permissions());
         // Counted before the task first runs, so that a stop in between waits for it.

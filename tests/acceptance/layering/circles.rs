@@ -10,7 +10,6 @@ use super::{code, sources};
 
 /// Circles by paths: files below `src/` that all reach each other.
 const BY_PATHS: &[&[&str]] = &[
-    &["config/file.rs", "config/options.rs", "config/suggest.rs"],
     &[
         "gateway/events.rs",
         "gateway/frontend/admission.rs",

@@ -1,0 +1,102 @@
+//! The mode and the owner of a Unix socket's file.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::config::value::{Value, expected};
+use crate::log;
+
+/// Permissions of a socket file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+            .ok_or_else(expected::<Self>)?;
+        if mode & 0o002 != 0 {
+            return Err(
+                "a world-writable socket lets every user of the machine send requests as any client; \
+                        use 0660 and a group that the proxy is in"
+                    .to_owned(),
+            );
+        }
+        if mode & 0o220 == 0 {
+            return Err("nobody could connect, which needs write permission; use 0660".to_owned());
+        }
+        Ok(Self(mode))
+    }
+}
+
+// No bare number: TOML's 0o660 would come as 432.
+impl Value for SocketMode {
+    const EXPECTED: &'static str = "an octal mode such as 0660";
+}
+
+/// `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOwner {
+    /// Whom the file belongs to.
+    pub user: Option<u32>,
+    /// Which group may connect under mode 0660.
+    pub group: Option<u32>,
+}
+
+impl FromStr for SocketOwner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        if user.is_empty() && group.is_empty() {
+            return Err(expected::<Self>());
+        }
+        Ok(Self {
+            user: number_of("user", user, "/etc/passwd")?,
+            group: number_of("group", group, "/etc/group")?,
+        })
+    }
+}
+
+/// `USER:GROUP`, by name where there is one.
+impl fmt::Display for SocketOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |number: Option<u32>, table: &str| match number {
+            Some(number) => name_of(number, table).unwrap_or_else(|| number.to_string()),
+            None => String::new(),
+        };
+        write!(f, "{}:{}", part(self.user, "/etc/passwd"), part(self.group, "/etc/group"))
+    }
+}
+
+/// The name that `/etc/passwd` or `/etc/group` has for a number; `None` where it has none.
+fn name_of(number: u32, table: &str) -> Option<String> {
+    let text = std::fs::read_to_string(table).ok()?;
+    let mut fields = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = fields.find(|fields| fields.get(2).is_some_and(|field| field.parse() == Ok(number)))?;
+    Some(found[0].to_owned())
+}
+
+impl Value for SocketOwner {
+    const EXPECTED: &'static str = "USER, USER:GROUP or :GROUP";
+}
+
+/// Looks a name up in `/etc/passwd` or `/etc/group`; both keep the number in the third field.
+fn number_of(kind: &str, name: &str, table: &str) -> Result<Option<u32>, String> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(number) = name.parse() {
+        return Ok(Some(number));
+    }
+    let text = std::fs::read_to_string(table).map_err(|error| format!("{table}: {}", log::cause(&error)))?;
+    text.lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields[0] == name)
+        .and_then(|fields| fields.get(2)?.parse().ok())
+        .map(Some)
+        .ok_or_else(|| format!("{name}: no such {kind}"))
+}
