@@ -69,13 +69,13 @@ fn a_request_aborted_in_the_queue_never_runs_and_its_place_is_free() {
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, &gone.url("/count"), true));
     waiting.settle();
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 503, "the queue is full");
+    assert_eq!(server.get("/hello").status(), 503, "the queue is full");
     waiting.send(&abort(1));
     ends_without_an_answer(&mut waiting);
     // The same place, the same connection, the same id.
     waiting.send(&get(1, &gone.url("/count"), true));
     waiting.settle();
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 503, "the queue is full");
+    assert_eq!(server.get("/hello").status(), 503, "the queue is full");
     drop(waiting);
     let mut next = Connection::open(&server.socket());
     wait_for("the place is free", || {

@@ -213,10 +213,10 @@ fn an_access_log_on_a_full_disk_stops_no_request() {
         .arguments(["--access-log", "/dev/full", "--status-path", "/-/status"])
         .start();
     for _ in 0..100 {
-        assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+        assert_eq!(server.get("/hello").status(), 200);
     }
     wait_for("all lines are counted as dropped", || {
-        let response = Connection::open(&server.socket()).get("/-/status?json");
+        let response = server.get("/-/status?json");
         let status: Value = serde_json::from_slice(response.body()).unwrap();
         (status["access_log"]["dropped"] == 100).then_some(())
     });
@@ -246,7 +246,7 @@ fn a_log_that_cannot_be_opened_is_no_start() {
 #[test]
 fn on_standard_output_the_log_is_beside_the_other_one() {
     let server = Server::builder().workers("1").arguments(["--access-log", "-"]).start();
-    Connection::open(&server.socket()).get("/hello?stdout");
+    server.get("/hello?stdout");
     server.logged(&["\"GET /hello?stdout HTTP/1.1\" 200 14 "]);
 }
 

@@ -35,7 +35,7 @@ fn start() -> Server {
 }
 
 fn used(server: &Server) -> u64 {
-    let response = Connection::open(&server.socket()).get(&format!("{STATUS}?json"));
+    let response = server.get(&format!("{STATUS}?json"));
     assert_eq!(response.status(), 200, "{response:?}");
     let status: Value = serde_json::from_slice(response.body()).unwrap();
     assert_eq!(status["buffer_memory"]["max"], BOUND);
@@ -79,11 +79,11 @@ fn half_requests_take_so_much_memory_and_the_newest_are_answered_with_503() {
         assert!(used(&server) <= BOUND, "{} bytes", used(&server));
         let grown = resident(&server).saturating_sub(before);
         assert!(grown < MOST_GROWTH, "the gateway has grown by {grown} bytes");
-        assert_eq!(Connection::open(&server.socket()).get(HEALTH).status(), 200);
+        assert_eq!(server.get(HEALTH).status(), 200);
     }
     drop(flood);
     wait_for("all is given back", || (used(&server) == 0).then_some(()));
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     server.logged(&["request refused: no memory is left for", "(--buffer-memory)", "status=503"]);
 }
 
@@ -123,7 +123,7 @@ fn bodies_for_which_no_memory_is_left_go_to_files_and_none_is_refused() {
     assert!(used(&server) <= BOUND, "{} bytes", used(&server));
     let grown = resident(&server).saturating_sub(before);
     assert!(grown < MOST_GROWTH, "the gateway has grown by {grown} bytes");
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     let right = [&[b'b'; 60_000][..], b"c"].concat();
     for connection in &mut all {
         for id in 1..=REQUESTS {
@@ -234,7 +234,7 @@ fn files_in_memory_count_as_memory_and_the_start_says_so() {
     server.logged(&["request refused: no memory is left for its body", "(--buffer-memory)", "status=503"]);
     drop((first, second));
     wait_for("all is given back", || (used(&server) == 0).then_some(()));
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
 
     let root = crate::support::repository("tests/apps");
     let listen = format!("unix:{spool}/free");

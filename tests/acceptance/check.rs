@@ -233,7 +233,7 @@ fn a_check_beside_the_running_server_passes_and_disturbs_it_in_nothing() {
             let running = "the running server listens there";
             assert!(said.ends_with(&format!("\n{socket}: {running}\n{tcp}: {running}\n")), "{said}");
             assert_eq!(connection.get("/").body(), b"fine");
-            assert_eq!(Connection::open(&server.socket()).get("/").body(), b"fine");
+            assert_eq!(server.get("/").body(), b"fine");
         }
     }
     assert_eq!(server.socket().symlink_metadata().unwrap().ino(), inode);

@@ -204,7 +204,7 @@ fn a_client_that_goes_before_its_body_is_logged_and_never_runs() {
     connection.settle();
     drop(connection);
     server.logged(&["request aborted by the client before its parameters had come"]);
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     assert_eq!(gate.said("executions"), None);
 }
 

@@ -192,7 +192,7 @@ fn a_command_that_is_given_the_fastcgi_socket_says_so_at_once() {
 #[test]
 fn a_request_to_the_control_socket_says_so_at_once() {
     let server = Server::builder().workers("1").start();
-    let to = format!("unix:{}.ctl", server.socket().display());
+    let to = server.control();
     let body = server.socket().with_file_name("body");
     fs::write(&body, vec![b'x'; 4 << 20]).unwrap();
     let body = format!("@{}", body.display());
@@ -296,7 +296,7 @@ fn a_null_device_that_cannot_be_written_is_named() {
 #[test]
 fn a_server_without_standard_descriptors_serves() {
     let server = Server::builder().workers("1").after("exec <&- >&- 2>&-").start();
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
-    let control = format!("unix:{}.ctl", server.socket().display());
+    assert_eq!(server.get("/hello").status(), 200);
+    let control = server.control();
     assert_eq!(run(Path::new("/"), &["status", "--control", &control]).0, Some(0));
 }

@@ -28,19 +28,12 @@ fn expect_504(response: &Response, server: &Server) {
     assert_eq!(response.body(), b"504 Gateway Timeout: the request ran for too long\n");
 }
 
-#[track_caller]
-fn pid(server: &Server) -> u32 {
-    let response = Connection::open(&server.socket()).get("/pid");
-    assert_eq!(response.status(), 200, "{}", server.log());
-    String::from_utf8_lossy(response.body()).parse().unwrap()
-}
-
 /// `how` gets a `504` from a worker that then goes on serving. Gives the log's lines from the error on.
 #[track_caller]
 fn fails_softly(how: &str) -> String {
     let (server, gate) = (soft("1"), Gate::new());
-    let before = pid(&server);
-    let response = Connection::open(&server.socket()).get(&gate.url(&format!("/stuck/{how}")));
+    let before = server.answering_worker();
+    let response = server.get(&gate.url(&format!("/stuck/{how}")));
     expect_504(&response, &server);
     server.logged(&["ERROR", &format!("GET /stuck/{how}"), "has run for 1.", "(--request-timeout)"]);
     let line = server.logged(&[
@@ -49,7 +42,7 @@ fn fails_softly(how: &str) -> String {
         ": the request has run for too long (--request-timeout)",
     ]);
     assert!(line.contains(&format!("GET /stuck/{how}")) && line.contains("request="), "{line}");
-    assert_eq!(pid(&server), before, "{}", server.log());
+    assert_eq!(server.answering_worker(), before, "{}", server.log());
     let log = server.log();
     log[log.find(&line).unwrap()..].to_owned()
 }
@@ -73,7 +66,7 @@ fn an_endless_loop_in_a_coroutine_is_504_and_its_worker_goes_on() {
 #[test]
 fn the_application_can_catch_the_deadline_and_what_it_says_then_is_logged() {
     let (server, gate) = (soft("1"), Gate::new());
-    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/caught"));
+    let response = server.get(&gate.url("/stuck/caught"));
     expect_504(&response, &server);
     let caught = gate.announced("caught");
     assert!(caught.starts_with("false ") && caught.contains("has run for too long"), "{caught}");
@@ -84,12 +77,12 @@ fn the_application_can_catch_the_deadline_and_what_it_says_then_is_logged() {
 #[cfg(feature = "luajit")]
 fn a_loop_that_luajit_has_compiled_is_504_and_its_worker_is_replaced() {
     let (server, gate) = (hard("1"), Gate::new());
-    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/compiled"));
+    let response = server.get(&gate.url("/stuck/compiled"));
     expect_504(&response, &server);
     let worker: u32 = gate.announced("started").parse().unwrap();
     server.logged(&["ERROR", "GET /stuck/compiled", "(--kill-after): killed"]);
     wait_for("the worker is gone", || (!runs(worker)).then_some(()));
-    assert_ne!(pid(&server), worker);
+    assert_ne!(server.answering_worker(), worker);
 }
 
 #[test]
@@ -99,7 +92,7 @@ fn a_request_stuck_in_c_is_504_its_worker_is_replaced_and_others_are_answered_me
     stuck.send(&get(1, &gate.url("/stuck/c"), true));
     let worker: u32 = gate.announced("started").parse().unwrap();
     for _ in 0..20 {
-        assert_ne!(pid(&server), worker);
+        assert_ne!(server.answering_worker(), worker);
     }
     expect_504(&stuck.response(1).expect("an answer"), &server);
     // The connection is as good as new.
@@ -113,7 +106,7 @@ fn a_request_stuck_in_c_is_504_its_worker_is_replaced_and_others_are_answered_me
 fn the_client_of_a_stuck_request_does_not_wait_for_the_kill() {
     let (server, gate) = (soft("1"), Gate::new());
     let start = Instant::now();
-    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/c"));
+    let response = server.get(&gate.url("/stuck/c"));
     expect_504(&response, &server);
     assert!(start.elapsed() >= Duration::from_secs(1));
     let worker: u32 = gate.announced("started").parse().unwrap();
@@ -130,44 +123,44 @@ fn a_stopped_worker_is_504_and_replaced() {
     signal(worker, Signal::STOP);
     expect_504(&connection.response(1).expect("an answer"), &server);
     wait_for("the worker is gone", || (!runs(worker)).then_some(()));
-    assert_ne!(pid(&server), worker);
+    assert_ne!(server.answering_worker(), worker);
 }
 
 #[test]
 fn a_request_that_a_stopped_worker_never_read_is_504_and_no_other_runs_it() {
     let (server, gate) = (hard("1"), Gate::new());
-    let worker = pid(&server);
+    let worker = server.answering_worker();
     signal(worker, Signal::STOP);
     wait_for("it is stopped", || is_stopped(worker).then_some(()));
-    let response = Connection::open(&server.socket()).get(&gate.url("/wait"));
+    let response = server.get(&gate.url("/wait"));
     expect_504(&response, &server);
     wait_for("the worker is gone", || (!runs(worker)).then_some(()));
-    assert_ne!(pid(&server), worker);
+    assert_ne!(server.answering_worker(), worker);
     assert_eq!(gate.said("started"), None, "{}", server.log());
 }
 
 #[test]
 fn a_response_past_its_head_breaks_off_and_its_body_is_closed() {
     let (server, gate) = (soft("1"), Gate::new());
-    let before = pid(&server);
+    let before = server.answering_worker();
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, &gate.url("/stuck/body"), true));
     let record = connection.record().unwrap();
     assert_eq!(record.kind, STDOUT, "{record:?}");
     assert!(connection.closes(), "the transfer breaks");
     gate.announced("closed");
-    assert_eq!(pid(&server), before, "{}", server.log());
+    assert_eq!(server.answering_worker(), before, "{}", server.log());
 }
 
 #[test]
 fn a_client_that_does_not_read_holds_its_worker_no_longer_than_the_deadline() {
     let (server, gate) = (soft("1"), Gate::new());
-    let before = pid(&server);
+    let before = server.answering_worker();
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, &gate.url("/stuck/flood"), true));
     // Nothing is read from it.
     server.logged(&["ERROR", "GET /stuck/flood", ": the request has run for too long"]);
-    assert_eq!(pid(&server), before, "{}", server.log());
+    assert_eq!(server.answering_worker(), before, "{}", server.log());
     // A client that reads nothing is cut off after a minute in any case.
     assert!(!server.log().contains("--send-timeout"), "{}", server.log());
 }
@@ -175,21 +168,21 @@ fn a_client_that_does_not_read_holds_its_worker_no_longer_than_the_deadline() {
 #[test]
 fn after_response_has_the_same_deadline() {
     let (server, gate) = (soft("1"), Gate::new());
-    let before = pid(&server);
-    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/after"));
+    let before = server.answering_worker();
+    let response = server.get(&gate.url("/stuck/after"));
     assert_eq!((response.status(), response.body()), (200, &b"done\n"[..]));
     server.logged(&["ERROR", "GET /stuck/after", ": the request has run for too long"]);
-    assert_eq!(pid(&server), before, "{}", server.log());
+    assert_eq!(server.answering_worker(), before, "{}", server.log());
 }
 
 #[test]
 fn a_worker_stuck_in_c_after_its_response_is_replaced() {
     let (server, gate) = (hard("1"), Gate::new());
-    let response = Connection::open(&server.socket()).get(&gate.url("/stuck/after_in_c"));
+    let response = server.get(&gate.url("/stuck/after_in_c"));
     assert_eq!((response.status(), response.body()), (200, &b"done\n"[..]));
     let worker: u32 = gate.announced("started").parse().unwrap();
     server.logged(&["ERROR", "GET /stuck/after_in_c", "(--kill-after): killed"]);
-    assert_ne!(pid(&server), worker);
+    assert_ne!(server.answering_worker(), worker);
 }
 
 #[test]
@@ -227,7 +220,7 @@ fn a_slow_request_in_c_is_logged_without_a_stack_and_goes_on() {
 #[test]
 fn a_late_interrupt_does_not_hit_the_next_request() {
     let server = Server::builder().arguments(["--slow-log", "1s"]).workers("1").start();
-    let (worker, gate) = (pid(&server), Gate::new());
+    let (worker, gate) = (server.answering_worker(), Gate::new());
     let mut busy = Connection::open(&server.socket());
     busy.send(&get(1, &gate.url("/stuck/busy"), true));
     gate.announced("started");
@@ -248,7 +241,7 @@ fn a_late_interrupt_does_not_hit_the_next_request() {
     let response = busy.response(1).expect("an answer");
     assert_eq!((response.status(), response.body()), (200, &b"busy\n"[..]), "{}", server.log());
     interrupt(Interruption::Timeout, first.next());
-    assert_eq!(pid(&server), worker, "{}", server.log());
+    assert_eq!(server.answering_worker(), worker, "{}", server.log());
     assert!(!server.log().contains("too long"), "{}", server.log());
 }
 

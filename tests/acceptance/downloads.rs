@@ -89,7 +89,7 @@ fn a_file_arrives_unchanged_whether_the_worker_or_the_proxy_sends_it() {
     let path = files.write("deep/tablet", &contents);
     for kind in KINDS {
         let (server, proxy) = files.behind(kind);
-        let direct = Connection::open(&server.socket()).get(&url(&path));
+        let direct = server.get(&url(&path));
         assert_eq!(direct.body(), b"", "{kind:?}: the worker sent it");
         let plain = Server::start();
         for (proxy, by_proxy) in [(&proxy, true), (&Proxy::start(kind, &plain), false)] {
@@ -158,7 +158,7 @@ fn what_is_not_under_a_mapped_directory_is_read_by_the_worker() {
     let map = format!("{}/files=/-/files", files.path().display());
     let arguments = ["--sendfile", "x-accel-redirect", "--sendfile-map", &map];
     let server = Server::builder().workers("1").arguments(arguments).start();
-    let ask = |path: &Path| Connection::open(&server.socket()).get(&url(path));
+    let ask = |path: &Path| server.get(&url(path));
     assert_eq!(ask(&inside).header("X-Accel-Redirect").as_deref(), Some("/-/files/a.txt"));
     let sibling = files.write("files2/b.txt", b"beside");
     let steps = files.path().join("files/../files2/b.txt");
@@ -188,7 +188,7 @@ fn a_directory_may_be_named_by_way_of_a_link() {
     let arguments = ["--sendfile", "x-accel-redirect", "--sendfile-map", &map];
     let server = Server::builder().workers("1").arguments(arguments).start();
     for path in [path, files.path().join("current/files/a.txt")] {
-        let response = Connection::open(&server.socket()).get(&url(&path));
+        let response = server.get(&url(&path));
         assert_eq!(response.header("X-Accel-Redirect").as_deref(), Some("/-/files/a.txt"), "{path:?}");
     }
 }
@@ -278,7 +278,7 @@ fn orders_of_the_applications_own_are_left_out_and_logged_once() {
     assert_eq!(server.log().matches("is left out").count(), 1, "{}", server.log());
     // It concerns this one response only.
     proxy.curl([], "/order?X-Accel-Buffering=no").expect(200);
-    let direct = Connection::open(&server.socket()).get("/order?X-Accel-Buffering=no");
+    let direct = server.get("/order?X-Accel-Buffering=no");
     assert_eq!(direct.header("X-Accel-Buffering").as_deref(), Some("no"));
 }
 
@@ -331,7 +331,7 @@ fn orders_that_the_operator_allows_pass() {
     let proxy = Proxy::with_edits(Kind::Nginx, &server, |site| files.with_files(Kind::Nginx, &site));
     let reply = proxy.curl([], "/order?X-Accel-Redirect=/-/files/a.txt").expect(200);
     assert_eq!(reply.text(), "the proxy's");
-    let direct = Connection::open(&server.socket()).get("/order?X-Sendfile=/etc/passwd");
+    let direct = server.get("/order?X-Sendfile=/etc/passwd");
     assert_eq!(direct.header("X-Sendfile"), None);
 }
 

@@ -2,19 +2,12 @@
 
 use rustix::process::Signal;
 
-use crate::support::wire::Connection;
 use crate::support::{
     App, Server, children, is_stopped, nibiru, niceness, output, process_group, runs, signal, wait_for,
 };
 
 /// Processes of a pool of one: who works, the successor, and four that leave.
 const MOST: usize = 6;
-
-fn answer(server: &Server) -> String {
-    let response = Connection::open(&server.socket()).get("/");
-    assert_eq!(response.status(), 200, "{}", server.log());
-    String::from_utf8_lossy(response.body()).into_owned()
-}
 
 #[test]
 fn workers_whose_stop_hook_never_returns_are_killed_with_what_they_wait_for_and_are_never_many() {
@@ -28,7 +21,7 @@ fn workers_whose_stop_hook_never_returns_are_killed_with_what_they_wait_for_and_
     let zygote = server.zygote();
     let mut sleeping = Vec::new();
     for _ in 0..8 {
-        assert_eq!(answer(&server), "served");
+        assert_eq!(server.get_text("/"), "served");
         let workers = children(zygote);
         assert!(workers.len() <= MOST, "{} workers: {}", workers.len(), server.log());
         sleeping.extend(workers.into_iter().flat_map(children));
@@ -54,12 +47,12 @@ fn a_stopped_worker_that_is_not_needed_any_more_is_killed() {
         signal(*worker, Signal::STOP);
         wait_for("the worker is stopped", || is_stopped(*worker).then_some(()));
     }
-    let control = format!("unix:{}.ctl", server.socket().display());
+    let control = server.control();
     assert!(output(nibiru().args(["scale", "1", "--control", &control])).status.success());
     let left = server.workers(1);
     assert!(left.is_subset(&before));
     left.into_iter().for_each(|worker| signal(worker, Signal::CONT));
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
 }
 
 #[test]
@@ -73,7 +66,7 @@ fn what_a_request_leaves_in_the_background_goes_on_when_its_worker_ends_as_it_wa
     let server = Server::builder().application(app.root(), "app").workers("1");
     let server = server.arguments(["--max-requests", "1"]).start();
     let before = server.workers(1);
-    let background: u32 = answer(&server).parse().unwrap();
+    let background: u32 = server.get_text("/").parse().unwrap();
     wait_for("it has a successor", || server.workers(1).is_disjoint(&before).then_some(()));
     assert!(runs(background), "{}", server.log());
     signal(background, Signal::KILL);
@@ -93,8 +86,8 @@ fn a_signal_to_the_group_of_a_worker_reaches_neither_its_siblings_nor_the_zygote
         assert_eq!(process_group(*worker), *worker, "it leads a group of its own");
     }
     // Its worker may end by it, or have ignored it.
-    let _ = Connection::open(&server.socket()).get("/group");
-    assert_eq!(answer(&server), "served");
+    let _ = server.get("/group");
+    assert_eq!(server.get_text("/"), "served");
     let after = server.workers(3);
     assert!(before.intersection(&after).count() >= 2, "{before:?}, then {after:?}: {}", server.log());
     assert_eq!(server.zygote(), zygote, "{}", server.log());
@@ -115,7 +108,7 @@ fn what_the_gateway_has_over_others_in_scheduling_its_workers_have_not() {
             String::from_utf8(said.stdout).unwrap()
         };
         let (zygote, workers) = (server.zygote(), server.workers(1));
-        assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+        assert_eq!(server.get("/hello").status(), 200);
         let expected = match wrapper[1] {
             "--fifo" => "SCHED_FIFO",
             "--rr" => "SCHED_RR",

@@ -67,7 +67,7 @@ fn a_zygote_that_started_over_is_closed_as_well() {
     server.logged(&["loaded", "preloaded=false"]);
     assert_eq!(open(server.zygote()), [""; 0], "the zygote");
     assert_eq!(open(*server.workers(1).first().unwrap()), CLOSED, "a worker");
-    assert_eq!(Connection::open(&server.socket()).get("/").body(), b"fine");
+    assert_eq!(server.get("/").body(), b"fine");
 }
 
 #[test]
@@ -95,7 +95,7 @@ const FILTER: &str = "import ctypes, os, platform, struct, sys\n\
 
 fn filtered(what: &str) -> Server {
     let server = Server::builder().workers("1").through(["python3", "-c", FILTER, what]).start();
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200, "{}", server.log());
+    assert_eq!(server.get("/hello").status(), 200, "{}", server.log());
     server
 }
 

@@ -8,7 +8,6 @@ use std::sync::LazyLock;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::wire::Connection;
 use crate::support::{App, Gate, Server, ServerBuilder, library_of, repository, runs, signal, wait_for};
 
 /// Ways to fork: by the C library, by the system call alone, and by Debian's lua-posix where that is built for this Lua.
@@ -32,8 +31,8 @@ fn server() -> ServerBuilder {
 }
 
 fn get(server: &Server, path: &str) -> (u16, String) {
-    let response = Connection::open(&server.socket()).get(path);
-    (response.status(), String::from_utf8_lossy(response.body()).into_owned())
+    let response = server.get(path);
+    (response.status(), response.text())
 }
 
 const RETURNED: &str = "which the application forked, ends where its code returned to the server";

@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::process::Output;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::wire::{self, Connection, Response, get};
+use crate::support::wire::{self, Connection, get};
 use crate::support::{
-    App, Gate, Kind, Proxy, Server, ServerBuilder, is_stopped, nibiru, output, runs, signal, wait_for,
+    App, Gate, Kind, Proxy, Server, ServerBuilder, is_stopped, output, runs, signal, wait_for,
 };
 
 const HEALTH: &str = "/-/health";
@@ -26,42 +25,29 @@ fn serving(app: &App, workers: &'static str) -> ServerBuilder {
     server().application(app.root(), "app").workers(workers)
 }
 
-fn ask(server: &Server, url: &str) -> Response {
-    Connection::open(&server.socket()).get(url)
-}
-
-fn body(response: &Response) -> String {
-    String::from_utf8(response.body().to_vec()).unwrap()
-}
-
 /// Waits for the health to have this status and verdict; the reason.
 #[track_caller]
 fn healthy(server: &Server, status: u16, verdict: &str) -> String {
     wait_for(&format!("the health is {status} {verdict}"), || {
-        let response = ask(server, HEALTH);
-        let text = body(&response);
+        let response = server.get(HEALTH);
+        let text = response.text();
         let reason = text.strip_prefix(verdict)?.strip_prefix(": ")?.strip_suffix('\n')?;
         (response.status() == status).then(|| reason.to_owned())
     })
-}
-
-fn command(server: &Server, arguments: &[&str]) -> Output {
-    let control = format!("unix:{}.ctl", server.socket().display());
-    output(nibiru().args(arguments).args(["--control", &control]))
 }
 
 /// That every view says the same: `nibiru status` in both forms, the page, JSON, the metrics.
 #[track_caller]
 fn every_view_says(server: &Server, verdict: &str, reason: &str) {
     let down = verdict == "down";
-    let text = command(server, &["status"]);
+    let text = output(&mut server.command(&["status"]));
     assert_eq!(text.status.code(), Some(i32::from(down)), "{text:?}");
     let shown = String::from_utf8(text.stdout).unwrap();
     assert!(shown.contains(&format!("\nverdict      {verdict}: {reason}\n")), "{shown}");
-    let json = command(server, &["status", "--json"]);
+    let json = output(&mut server.command(&["status", "--json"]));
     assert_eq!(json.status.code(), Some(i32::from(down)));
-    let page = ask(server, &format!("{STATUS}?html"));
-    let path = ask(server, &format!("{STATUS}?json"));
+    let page = server.get(&format!("{STATUS}?html"));
+    let path = server.get(&format!("{STATUS}?json"));
     for (what, json) in [("control", &json.stdout[..]), ("path", path.body())] {
         let json: Value = serde_json::from_slice(json).unwrap();
         assert_eq!((&json["verdict"], &json["reason"]), (&verdict.into(), &reason.into()), "{what}");
@@ -69,13 +55,13 @@ fn every_view_says(server: &Server, verdict: &str, reason: &str) {
     let code = if down { 503 } else { 200 };
     assert_eq!((page.status(), path.status()), (code, code));
     let shown = format!("<p id=\"verdict\" class=\"{verdict}\"><b>{verdict}</b>: <span>{reason}</span></p>");
-    assert!(body(&page).contains(&shown), "{}", body(&page));
+    assert!(page.text().contains(&shown), "{}", page.text());
     // Whatever the verdict, or Prometheus would drop it.
-    let metrics = ask(server, &format!("{STATUS}?openmetrics"));
+    let metrics = server.get(&format!("{STATUS}?openmetrics"));
     assert_eq!(metrics.status(), 200);
     for name in ["ok", "starting", "degraded", "down", "stopping"] {
         let line = format!("\nnibiru_verdict{{verdict=\"{name}\"}} {}\n", u8::from(name == verdict));
-        assert!(body(&metrics).contains(&line), "{line} is not in {}", body(&metrics));
+        assert!(metrics.text().contains(&line), "{line} is not in {}", metrics.text());
     }
 }
 
@@ -83,8 +69,8 @@ fn every_view_says(server: &Server, verdict: &str, reason: &str) {
 fn the_health_is_small_may_not_be_kept_and_names_nothing() {
     let server = server().workers("2").start();
     // Both workers have started.
-    wait_for("both are ready", || (body(&ask(&server, HEALTH)) == "ok: 2 workers are ready\n").then_some(()));
-    let response = ask(&server, HEALTH);
+    wait_for("both are ready", || (server.get(HEALTH).text() == "ok: 2 workers are ready\n").then_some(()));
+    let response = server.get(HEALTH);
     assert_eq!(response.status(), 200);
     for (name, value) in [
         ("Content-Type", "text/plain; charset=utf-8"),
@@ -94,7 +80,7 @@ fn the_health_is_small_may_not_be_kept_and_names_nothing() {
     ] {
         assert_eq!(response.header(name).as_deref(), Some(value));
     }
-    let json: Value = serde_json::from_slice(ask(&server, &format!("{HEALTH}?json")).body()).unwrap();
+    let json: Value = serde_json::from_slice(server.get(&format!("{HEALTH}?json")).body()).unwrap();
     assert_eq!(json, serde_json::json!({ "verdict": "ok", "reason": "2 workers are ready" }));
     let method = |method: &str| {
         let mut connection = Connection::open(&server.socket());
@@ -109,9 +95,9 @@ fn the_health_is_small_may_not_be_kept_and_names_nothing() {
         (405, Some("GET, HEAD".to_owned()))
     );
     every_view_says(&server, "ok", "2 workers are ready");
-    let status: Value = serde_json::from_slice(ask(&server, &format!("{STATUS}?json")).body()).unwrap();
+    let status: Value = serde_json::from_slice(server.get(&format!("{STATUS}?json")).body()).unwrap();
     assert_eq!(status["requests"]["total"], 0, "neither health nor status counts: {status}");
-    assert_eq!(body(&ask(&server, "/-/health/more")), "Hello, World!\n", "the application has the rest");
+    assert_eq!(server.get("/-/health/more").text(), "Hello, World!\n", "the application has the rest");
 }
 
 #[test]
@@ -126,15 +112,15 @@ fn while_the_application_loads_it_is_alive_and_not_ready_and_requests_wait() {
     let mut waiting = [(); 2].map(|()| Connection::open(&server.socket()));
     waiting.iter_mut().for_each(|connection| connection.send(&get(1, "/", true)));
     assert_eq!(healthy(&server, 503, "starting"), "the application is being loaded");
-    assert_eq!(ask(&server, &format!("{HEALTH}?live")).status(), 200);
+    assert_eq!(server.get(&format!("{HEALTH}?live")).status(), 200);
     every_view_says(&server, "starting", "the application is being loaded");
     wait_for("they have waited for longer than a request may", || {
-        let status: Value = serde_json::from_slice(ask(&server, &format!("{STATUS}?json")).body()).unwrap();
+        let status: Value = serde_json::from_slice(server.get(&format!("{STATUS}?json")).body()).unwrap();
         (status["queue"]["oldest_wait"].as_f64()? > 2.5 && status["queue"]["length"] == 2).then_some(())
     });
     fs::write(&go, "").unwrap();
     for mut connection in waiting {
-        assert_eq!(body(&connection.response(1).expect("an answer")), "fine", "{}", server.log());
+        assert_eq!(connection.response(1).expect("an answer").text(), "fine", "{}", server.log());
     }
     healthy(&server, 200, "ok");
 }
@@ -154,7 +140,7 @@ fn whoever_waits_for_an_application_that_does_not_load_is_told_so() {
     fs::write(&go, "").unwrap();
     let response = waiting.response(1).expect("an answer");
     assert_eq!((response.status(), response.header("Retry-After").is_some()), (503, true), "{response:?}");
-    assert!(body(&response).contains("the application does not load"), "{response:?}");
+    assert!(response.text().contains("the application does not load"), "{response:?}");
     assert_eq!(server.wait().code(), Some(3));
     assert!(!server.socket().exists());
 }
@@ -169,7 +155,7 @@ fn a_stop_while_the_application_loads_tells_whoever_waits() {
     server.signal(Signal::TERM);
     let response = waiting.response(1).expect("an answer");
     assert_eq!(response.status(), 503);
-    assert!(body(&response).contains("the server is stopping"), "{response:?}");
+    assert!(response.text().contains("the server is stopping"), "{response:?}");
     assert_eq!(server.wait().code(), Some(0));
 }
 
@@ -194,19 +180,19 @@ fn a_pool_whose_workers_are_stuck_says_so_and_recovers() {
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello", true));
     waiting.settle();
-    assert_eq!(ask(&server, "/hello").status(), 503, "the queue is full");
+    assert_eq!(server.get("/hello").status(), 503, "the queue is full");
     // Full queue and no worker: degraded at once, down when it lasts.
     let reason = healthy(&server, 503, "down");
     assert!(reason.contains("no worker has become free"), "{reason}");
     assert!(!runs(worker));
-    assert_eq!(ask(&server, &format!("{HEALTH}?live")).status(), 200);
+    assert_eq!(server.get(&format!("{HEALTH}?live")).status(), 200);
     every_view_says(&server, "down", &reason);
     // Also when the one who waited has given up: nothing has changed for the next.
     drop(waiting);
     assert_eq!(healthy(&server, 503, "down"), reason);
     signal(zygote, Signal::CONT);
     healthy(&server, 200, "ok");
-    assert_eq!(ask(&server, "/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     every_view_says(&server, "ok", "1 worker is ready");
 }
 
@@ -226,7 +212,7 @@ fn a_pool_whose_workers_all_stream_is_not_down() {
     // Some three seconds of it, where two and 10 ms would be too long for a request that does not move.
     for _ in 0..60 {
         assert_eq!(stream.record().expect("it goes on").kind, wire::STDOUT);
-        let health = ask(&server, HEALTH);
+        let health = server.get(HEALTH);
         assert_eq!(health.status(), 200, "{health:?}");
     }
 }
@@ -243,9 +229,9 @@ fn workers_that_do_not_start_are_down_and_recover_by_themselves() {
     fs::remove_file(&good).unwrap();
     workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
     healthy(&server, 503, "down");
-    let down = command(&server, &["status"]);
+    let down = output(&mut server.command(&["status"]));
     assert_eq!(down.status.code(), Some(1), "{down:?}");
-    assert_eq!(ask(&server, "/").status(), 503);
+    assert_eq!(server.get("/").status(), 503);
     fs::write(&good, "").unwrap();
     healthy(&server, 200, "ok");
 }
@@ -256,7 +242,7 @@ fn code_that_does_not_load_any_more_is_degraded_while_the_old_code_answers() {
     let server = serving(&app, "1").start();
     healthy(&server, 200, "ok");
     app.write("return {");
-    assert_eq!(command(&server, &["reload"]).status.code(), Some(3));
+    assert_eq!(output(&mut server.command(&["reload"])).status.code(), Some(3));
     every_view_says(&server, "degraded", "the last reload failed; the code before it answers");
     healthy(&server, 200, "degraded");
     // The fork server is gone as well, and cannot come back.
@@ -266,8 +252,8 @@ fn code_that_does_not_load_any_more_is_degraded_while_the_old_code_answers() {
     signal(*worker_of(&server).first().unwrap(), Signal::KILL);
     assert_eq!(healthy(&server, 503, "down"), "the application does not load");
     app.write(FINE);
-    wait_for("it is mended", || (ask(&server, "/").status() == 200).then_some(()));
-    assert!(command(&server, &["reload"]).status.success());
+    wait_for("it is mended", || (server.get("/").status() == 200).then_some(()));
+    assert!(output(&mut server.command(&["reload"])).status.success());
     every_view_says(&server, "ok", "1 worker is ready");
 }
 
@@ -283,7 +269,7 @@ fn a_pool_that_is_scaled_to_zero_is_ready() {
     let server = server().workers("0-2").arguments(["--idle-timeout", "100ms"]).start();
     let none = || (healthy(&server, 200, "ok") == "no request has needed a worker lately").then_some(());
     wait_for("there is no worker", none);
-    assert_eq!(ask(&server, "/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     wait_for("there is no worker again", none);
 }
 
@@ -296,15 +282,15 @@ fn in_the_delay_before_a_stop_everything_is_served_and_the_health_sends_clients_
         healthy(&server, 503, "stopping"),
         "a stop is announced; requests are still served (--drain-delay)"
     );
-    assert_eq!(ask(&server, &format!("{HEALTH}?live")).status(), 200);
-    assert_eq!(ask(&server, "/hello").status(), 200);
-    let stopping = command(&server, &["reload"]);
+    assert_eq!(server.get(&format!("{HEALTH}?live")).status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
+    let stopping = output(&mut server.command(&["reload"]));
     assert_eq!(stopping.status.code(), Some(3), "{stopping:?}");
     // It is a whole server until then: a worker that ends is replaced.
     let worker = *server.workers(1).first().unwrap();
     signal(worker, Signal::KILL);
     wait_for("there is another", || (!server.workers(1).contains(&worker)).then_some(()));
-    assert_eq!(ask(&server, "/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 }
@@ -367,7 +353,7 @@ fn a_proxy_that_looks_at_the_health_sends_no_request_to_a_server_that_is_not_rea
         wait_for("it is served", || (proxy.curl([], "/hello").status == 200).then_some(()));
         server.signal(Signal::TERM);
         wait_for("the proxy knows", || (proxy.curl([], "/hello").status == 503).then_some(()));
-        assert_eq!(ask(&server, "/hello").status(), 200, "{kind:?}");
+        assert_eq!(server.get("/hello").status(), 200, "{kind:?}");
         server.signal(Signal::TERM);
         server.wait();
     }

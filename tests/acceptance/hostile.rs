@@ -97,7 +97,7 @@ fn every_trick_costs_its_own_request_and_its_own_worker() {
 
 fn play(tricks: &[(&str, Gets, &str)]) {
     let server = server().looked_into().start();
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
     let mut workers = server.workers(2);
     server.idle(2);
     server.left_alone();
@@ -142,7 +142,7 @@ fn a_worker_that_closes_its_link_and_lives_on_is_killed() {
         server.logged(&["worker ended in the middle of its request", &format!("pid={worker}")]);
         wait_for(&format!("{trick}: the worker is gone"), || (!runs(worker)).then_some(()));
         server.workers(2);
-        assert_eq!(Connection::open(&server.socket()).get("/").status(), 200, "{trick}");
+        assert_eq!(server.get("/").status(), 200, "{trick}");
     }
 }
 
@@ -167,7 +167,7 @@ fn an_answer_that_was_sent_ahead_is_no_answer_to_the_next_request() {
     assert_eq!(hostile.response(1).expect("a response").body(), b"honest\n");
     let response = victim.response(1).expect("a response");
     assert_eq!(response.status(), 502, "{}", String::from_utf8_lossy(response.body()));
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
 }
 
 #[test]
@@ -176,9 +176,9 @@ fn a_request_that_is_taken_and_never_answered_meets_its_deadline() {
         server().arguments(["--request-timeout", "500ms", "--kill-after", "100ms"]).workers("1").start();
     let (mut connection, thief) = send(&server, "thief");
     assert_eq!(outcome(&mut connection), Status(200));
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 504);
+    assert_eq!(server.get("/").status(), 504);
     wait_for("the thief is gone", || (!runs(thief)).then_some(()));
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
 }
 
 /// Whatever floods the gateway, it serves the others meanwhile, and its memory is bounded.
@@ -186,12 +186,12 @@ fn a_request_that_is_taken_and_never_answered_meets_its_deadline() {
 fn withstands(trick: &str, client_leaves: bool) {
     let server = server().arguments(["--request-timeout", "2s", "--kill-after", "100ms"]).start();
     // The other worker, and all that a first request takes.
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
     let before = peak_memory(server.pid());
     let (connection, worker) = send(&server, trick);
     let connection = (!client_leaves).then_some(connection);
     for _ in 0..50 {
-        assert_eq!(Connection::open(&server.socket()).get("/").status(), 200, "{trick}");
+        assert_eq!(server.get("/").status(), 200, "{trick}");
     }
     assert!(runs(worker), "{trick}: nobody else was served before the flood was over");
     if let Some(mut connection) = connection {
@@ -227,7 +227,7 @@ fn a_flood_that_outlives_its_worker_ends_with_it() {
     assert_eq!(outcome(&mut connection), Status(502));
     assert!(!runs(worker));
     for _ in 0..50 {
-        assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+        assert_eq!(server.get("/").status(), 200);
     }
     assert!(!server.workers(2).contains(&worker));
 }
@@ -242,7 +242,7 @@ fn a_flood_of_log_lines_that_nobody_reads_takes_no_memory() {
         .after(&shell)
         .arguments(["--request-timeout", "2s", "--kill-after", "100ms", "--log-level", "debug"])
         .start();
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
     let before = peak_memory(server.pid());
     let (mut connection, worker) = send(&server, "large_lines");
     assert_eq!(outcome(&mut connection), Status(504));

@@ -6,7 +6,6 @@ use std::fs;
 use tempfile::TempDir;
 
 use crate::forks::module_path;
-use crate::support::wire::Connection;
 use crate::support::{App, Server, ServerBuilder};
 
 /// An application that answers with its working directory and its umask, in a server with one worker. `/chdir` and
@@ -40,12 +39,6 @@ fn server(app: &TempDir, start: &str) -> ServerBuilder {
 /// Loads the module with the application.
 const EAGER: &str = "process = require('process')";
 
-fn get(server: &Server, path: &str) -> String {
-    let response = Connection::open(&server.socket()).get(path);
-    assert_eq!(response.status(), 200, "{path}: {}", server.log());
-    String::from_utf8_lossy(response.body()).into_owned()
-}
-
 #[test]
 fn working_directory_and_umask_are_put_back_after_a_request() {
     let app = tempfile::tempdir().unwrap();
@@ -53,12 +46,12 @@ fn working_directory_and_umask_are_put_back_after_a_request() {
     let server = server(&app, EAGER).start();
     let worker = server.workers(1);
     for _ in 0..3 {
-        assert_eq!(get(&server, "/"), format!("{root} 0027"));
-        assert_eq!(get(&server, "/chdir"), "/usr 0027");
-        assert_eq!(get(&server, "/umask"), format!("{root} 0007"));
-        assert_eq!(get(&server, "/later"), format!("{root} 0027"));
+        assert_eq!(server.get_text("/"), format!("{root} 0027"));
+        assert_eq!(server.get_text("/chdir"), "/usr 0027");
+        assert_eq!(server.get_text("/umask"), format!("{root} 0007"));
+        assert_eq!(server.get_text("/later"), format!("{root} 0027"));
     }
-    assert_eq!(get(&server, "/"), format!("{root} 0027"));
+    assert_eq!(server.get_text("/"), format!("{root} 0027"));
     server.logged(&["has changed the working directory to /usr"]);
     server.logged(&["has changed the umask to 0007; it is 0027 again"]);
     assert_eq!(server.log().matches("(each worker says so once)").count(), 2, "{}", server.log());
@@ -74,11 +67,11 @@ fn a_working_directory_and_a_umask_of_the_applications_choice_stay() {
     ] {
         let app = tempfile::tempdir().unwrap();
         let server = server(&app, start).start();
-        assert_eq!(get(&server, "/"), "/etc 0077");
-        assert_eq!(get(&server, "/later"), "/etc 0077");
-        assert_eq!(get(&server, "/"), "/etc 0077");
-        assert_eq!(get(&server, "/umask"), "/etc 0007");
-        assert_eq!(get(&server, "/chdir"), "/usr 0077");
+        assert_eq!(server.get_text("/"), "/etc 0077");
+        assert_eq!(server.get_text("/later"), "/etc 0077");
+        assert_eq!(server.get_text("/"), "/etc 0077");
+        assert_eq!(server.get_text("/umask"), "/etc 0007");
+        assert_eq!(server.get_text("/chdir"), "/usr 0077");
     }
 }
 
@@ -90,9 +83,9 @@ fn a_module_that_a_request_loads_is_noticed() {
         "process = setmetatable({}, { __index = function(_, name) return require('process')[name] end })";
     let server = server(&app, lazy);
     let server = server.start();
-    let before = get(&server, "/");
-    assert_eq!(get(&server, "/chdir"), "/usr 0027");
-    assert_eq!(get(&server, "/"), before);
+    let before = server.get_text("/");
+    assert_eq!(server.get_text("/chdir"), "/usr 0027");
+    assert_eq!(server.get_text("/"), before);
 }
 
 /// The release that a worker serves may be removed, or renamed, under it.
@@ -103,7 +96,7 @@ fn a_root_that_is_gone_is_come_back_to_all_the_same() {
         let root = app.path().canonicalize().unwrap();
         let server = server(&app, EAGER).start();
         let worker = server.workers(1);
-        assert_eq!(get(&server, "/"), format!("{} 0027", root.display()));
+        assert_eq!(server.get_text("/"), format!("{} 0027", root.display()));
         let elsewhere = tempfile::tempdir().unwrap();
         let elsewhere = elsewhere.path().canonicalize().unwrap();
         let name = if renamed {
@@ -113,11 +106,11 @@ fn a_root_that_is_gone_is_come_back_to_all_the_same() {
             app.close().unwrap();
             format!("{} (deleted)", root.display())
         };
-        assert_eq!(get(&server, "/"), format!("{name} 0027"));
+        assert_eq!(server.get_text("/"), format!("{name} 0027"));
         assert!(!server.log().contains("working directory"), "nothing has changed it: {}", server.log());
         for _ in 0..2 {
-            assert_eq!(get(&server, "/chdir"), "/usr 0027");
-            assert_eq!(get(&server, "/"), format!("{name} 0027"));
+            assert_eq!(server.get_text("/chdir"), "/usr 0027");
+            assert_eq!(server.get_text("/"), format!("{name} 0027"));
         }
         server.logged_between("has changed the working directory to /usr", 1..2);
         assert_eq!(server.workers(1), worker);
@@ -140,10 +133,10 @@ fn the_locale_is_put_back_after_a_request_and_one_from_the_start_stays() {
         let server = Server::builder().application(app.root(), "app").workers("1");
         let server = if at_start { server.environment("AT_START", "1") } else { server }.start();
         for _ in 0..2 {
-            assert_eq!(get(&server, "/"), locale);
-            assert_eq!(get(&server, "/change"), "C.UTF-8 C.UTF-8");
-            assert_eq!(get(&server, "/"), locale);
-            assert_eq!(get(&server, "/later"), locale);
+            assert_eq!(server.get_text("/"), locale);
+            assert_eq!(server.get_text("/change"), "C.UTF-8 C.UTF-8");
+            assert_eq!(server.get_text("/"), locale);
+            assert_eq!(server.get_text("/later"), locale);
         }
         server.logged(&[warning, "again for the next request"]);
         assert_eq!(server.log().matches(warning).count(), 1, "{}", server.log());

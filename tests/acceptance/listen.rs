@@ -138,7 +138,7 @@ fn over_tcp_only_the_named_web_servers_are_answered() {
             ]);
         }
         // Whoever can open a Unix socket is let in by its permissions.
-        assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+        assert_eq!(server.get("/hello").status(), 200);
     }
 }
 

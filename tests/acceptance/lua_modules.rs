@@ -23,14 +23,14 @@ fn cjson_of_the_distribution_loads_and_works() {
 #[test]
 fn luasql_sqlite3_of_the_distribution_loads_and_works() {
     let server = Server::start();
-    let response = Connection::open(&server.socket()).get("/sqlite");
+    let response = server.get("/sqlite");
     assert_eq!((response.status(), response.body()), (200, &b"2 Ninhursag\n"[..]), "{}", server.log());
 }
 
 #[test]
 fn a_pure_lua_module_from_lua_modules_loads() {
     let server = Server::start();
-    let response = Connection::open(&server.socket()).get("/greeting");
+    let response = server.get("/greeting");
     assert_eq!(
         (response.status(), response.body()),
         (200, "Silim, Nibiru!\n".as_bytes()),
@@ -61,7 +61,7 @@ fn an_application_in_the_strict_mode_of_penlight_serves() {
         assert_eq!((response.status(), response.body()), (200, &b"true"[..]), "{preload}: {}", server.log());
         server.logged(&["later"]);
         // What it is there for.
-        assert_eq!(Connection::open(&server.socket()).get("/error").status(), 500);
+        assert_eq!(server.get("/error").status(), 500);
         server.logged(&["variable 'undeclared' is not declared"]);
         assert!(!server.log().contains("nibiru/"), "{}", server.log());
     }

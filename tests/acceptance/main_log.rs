@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::wire::Connection;
 use crate::support::{App, Server, ServerBuilder, nibiru, output, wait_for};
 
 /// Says something in each of the ways in which an application can.
@@ -37,15 +36,11 @@ fn has_line(file: &Path, parts: &[&str]) {
     });
 }
 
-fn get(server: &Server, path: &str) {
-    assert_eq!(Connection::open(&server.socket()).get(path).status(), 200);
-}
-
 #[test]
 fn everything_is_in_the_file_and_nothing_on_standard_error() {
     let (builder, _app, _directory, file) = logging(TALKS);
     let mut server = builder.start();
-    get(&server, "/here");
+    server.get_text("/here");
     for parts in [
         &["gateway ready"][..],
         &["zygote printed while loading"],
@@ -67,20 +62,20 @@ fn usr1_goes_on_in_new_files_of_both_logs() {
     let (builder, _app, directory, file) = logging(TALKS);
     let access = directory.path().join("access");
     let server = builder.arguments(["--access-log", access.to_str().unwrap()]).start();
-    get(&server, "/first");
+    server.get_text("/first");
     has_line(&file, &["printed in /first"]);
     has_line(&access, &["/first"]);
     let old = [&file, &access].map(|path| path.with_extension("1"));
     fs::rename(&file, &old[0]).unwrap();
     fs::rename(&access, &old[1]).unwrap();
-    get(&server, "/second");
+    server.get_text("/second");
     has_line(&old[0], &["printed in /second"]);
     has_line(&old[1], &["/second"]);
     // With nothing to log in between: the old files can be compressed.
     server.signal(Signal::USR1);
     wait_for("there are new files", || (file.exists() && access.exists()).then_some(()));
     has_line(&file, &["gateway log reopened"]);
-    get(&server, "/third");
+    server.get_text("/third");
     has_line(&file, &["printed in /third"]);
     has_line(&access, &["/third"]);
     for path in old {
@@ -139,7 +134,7 @@ fn a_log_on_a_full_disk_ends_nothing_and_is_said_once_on_standard_error() {
         .arguments(["--log", "/dev/full"])
         .start();
     for _ in 0..20 {
-        get(&server, "/");
+        server.get_text("/");
     }
     server.logged(&["nibiru: cannot write the log: no space left on device; lines are dropped"]);
     server.signal(Signal::TERM);
@@ -156,11 +151,11 @@ fn logs_at_the_limit_of_a_file_end_nothing() {
     let size = |path: &Path| fs::metadata(path).map_or(0, |data| data.len());
     // Blocks of 512 bytes.
     wait_for("both files are full", || {
-        get(&server, "/a-path-that-makes-the-lines-long-enough");
+        server.get_text("/a-path-that-makes-the-lines-long-enough");
         (size(&file) == 2048 && size(&access) == 2048).then_some(())
     });
     for _ in 0..20 {
-        get(&server, "/");
+        server.get_text("/");
     }
 }
 
@@ -172,14 +167,14 @@ fn a_directory_that_is_removed_ends_nothing_and_the_log_comes_back_with_it() {
     let file = inner.join("log");
     let server = Server::builder().application(app.root(), "app").workers("1");
     let server = server.arguments(["--log", file.to_str().unwrap()]).start();
-    get(&server, "/");
+    server.get_text("/");
     fs::remove_dir_all(&inner).unwrap();
     server.signal(Signal::USR1);
-    get(&server, "/without");
+    server.get_text("/without");
     fs::create_dir(&inner).unwrap();
     // By itself, with the next line a second later, whichever that is.
     wait_for("the log is there again", || {
-        get(&server, "/with");
+        server.get_text("/with");
         fs::read_to_string(&file).is_ok_and(|text| text.contains("printed in /with")).then_some(())
     });
 }

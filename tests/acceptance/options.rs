@@ -145,12 +145,12 @@ fn a_queue_of_none_needs_a_worker_that_is_kept() {
     let cause = "would refuse every request, since none may wait for the first worker (--workers)";
     assert_eq!(said, format!("nibiru: --queue 0: {cause}\n"));
     let server = Server::builder().workers("1").arguments(["--queue", "0"]).start();
-    let control = format!("unix:{}.ctl", server.socket().display());
+    let control = server.control();
     let scaled = output(nibiru().args(["scale", "0-4", "--control", &control]));
     assert_eq!(scaled.status.code(), Some(1));
     let said = String::from_utf8_lossy(&scaled.stderr).into_owned();
     assert_eq!(said, "nibiru: no request could wait for the first worker (--queue 0)\n");
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     let said = refused(nibiru().args(["scale", "0"]));
     assert_eq!(said, "nibiru: N 0: expected a number such as 4, or a range such as 0-8\n");
 }

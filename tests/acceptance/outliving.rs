@@ -4,7 +4,6 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::support::wire::Connection;
 use crate::support::{App, Server, ServerBuilder, descriptors, nibiru, output, signal, wait_for};
 
 /// Workers that end, each of which leaves a child behind.
@@ -68,7 +67,7 @@ fn leaves_few_pipes(preload: &str) {
     let leaving = Leaving::new();
     let server = leaving.server().arguments(["--max-requests", "1", "--preload", preload]).start();
     for _ in 0..WORKERS {
-        assert_eq!(Connection::open(&server.socket()).get("/").status(), 200, "{}", server.log());
+        assert_eq!(server.get("/").status(), 200, "{}", server.log());
     }
     wait_for("the pipes of those that have ended are closed", || (pipes_of(&server) <= PIPES).then_some(()));
     server.logged(&["the output of a process that has ended is closed"]);
@@ -106,7 +105,7 @@ fn more_children_than_descriptors_may_outlive_workers_that_have_served_their_req
     let server = leaving.server().after(FEW).arguments(["--max-requests", "1"]).start();
     gives_back(&server, || {
         for _ in 0..REQUESTS {
-            assert_eq!(Connection::open(&server.socket()).get("/").status(), 200, "{}", server.log());
+            assert_eq!(server.get("/").status(), 200, "{}", server.log());
         }
     });
 }
@@ -118,16 +117,14 @@ fn more_children_than_descriptors_may_outlive_workers_that_crash() {
     gives_back(&server, || {
         for _ in 0..REQUESTS / 2 {
             // A worker that has answered is no failed start, so the next one is not put off.
-            wait_for("there is another worker", || {
-                match Connection::open(&server.socket()).get("/").status() {
-                    200 => Some(()),
-                    status => {
-                        assert_eq!(status, 503, "{}", server.log());
-                        None
-                    }
+            wait_for("there is another worker", || match server.get("/").status() {
+                200 => Some(()),
+                status => {
+                    assert_eq!(status, 503, "{}", server.log());
+                    None
                 }
             });
-            assert_eq!(Connection::open(&server.socket()).get("/crash").status(), 502, "{}", server.log());
+            assert_eq!(server.get("/crash").status(), 502, "{}", server.log());
         }
     });
 }
@@ -136,7 +133,7 @@ fn more_children_than_descriptors_may_outlive_workers_that_crash() {
 fn more_children_than_descriptors_may_outlive_zygotes_that_end_and_that_crash() {
     let leaving = Leaving::new();
     let server = leaving.server().after(FEW).start();
-    let control = format!("unix:{}.ctl", server.socket().display());
+    let control = server.control();
     let crash = leaving.app.root().join("crash");
     gives_back(&server, || {
         for round in 0..RELOADS {
@@ -146,7 +143,7 @@ fn more_children_than_descriptors_may_outlive_zygotes_that_end_and_that_crash() 
             }
             let reloaded = output(nibiru().args(["reload", "--control", &control]));
             assert_eq!(reloaded.status.success(), !crashes, "{reloaded:?}\n{}", server.log());
-            assert_eq!(Connection::open(&server.socket()).get("/").status(), 200, "{}", server.log());
+            assert_eq!(server.get("/").status(), 200, "{}", server.log());
             if crashes {
                 fs::remove_file(&crash).unwrap();
             }

@@ -84,7 +84,7 @@ fn no_hostile_byte_reaches_a_log_a_page_or_a_terminal() {
         let mut running = open();
         running.send(&wire::get(1, &gate.url(&format!("/wait/{IN_URI}")), true));
         gate.announced("started");
-        let control = format!("unix:{}.ctl", server.socket().display());
+        let control = server.control();
         for arguments in [&["status"][..], &["status", "--json"]] {
             let output = output(nibiru().args(arguments).args(["--control", &control]));
             assert!(output.status.success(), "{output:?}");
@@ -203,8 +203,8 @@ fn secrets_of_a_request_are_in_no_log_line_no_traceback_and_no_status() {
     let line = status["workers"][0]["request"]["line"].as_str().unwrap();
     assert!(line.starts_with("GET /spin?kept=1&token=[redacted]&"), "{line}");
     for form in ["html", "json"] {
-        let page = Connection::open(&server.socket()).get(&format!("/-/status?{form}"));
-        let page = String::from_utf8_lossy(page.body()).into_owned();
+        let page = server.get(&format!("/-/status?{form}"));
+        let page = page.text();
         assert!(page.contains("GET /spin") && !page.contains("XYZZY"), "{page}");
     }
     assert_eq!(spinning.response(1).expect("an answer").status(), 504);
@@ -234,7 +234,7 @@ fn the_access_log_has_as_much_of_the_query_as_its_option_says() {
                 builder = builder.arguments(["--access-log-query", query]);
             }
             let server = builder.start();
-            Connection::open(&server.socket()).get("/hello?kept=1&token=XYZZY");
+            server.get("/hello?kept=1&token=XYZZY");
             if format == "text" {
                 server.logged(&[&format!("\"{text}\" 200 14 ")]);
             } else {
@@ -267,7 +267,7 @@ fn what_is_printed_is_info_and_what_is_written_to_stderr_is_an_error_so_that_las
         let arguments = ["--log-level", level, "--log-format", "json"];
         let server =
             Server::builder().application(app.root(), "app").workers("1").arguments(arguments).start();
-        assert_eq!(Connection::open(&server.socket()).get("/die").status(), 502);
+        assert_eq!(server.get("/die").status(), 502);
         assert_eq!(record(&server, "complained")["level"], "error");
         // Also what has no line end, though a child of the worker keeps the pipe open.
         let last = record(&server, "free(): invalid pointer");
@@ -296,7 +296,7 @@ fn lines_are_whole_up_to_64_kib_and_longer_ones_come_in_numbered_pieces() {
         .workers("1")
         .arguments(["--log-format", "json"])
         .start();
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
     let lines = |first: char| -> Vec<Value> {
         let log = server.log();
         let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -378,7 +378,7 @@ fn lines_that_nobody_takes_are_counted_once_somebody_does() {
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let pipe = rustix::fs::open(&path, flags | rustix::fs::OFlags::CLOEXEC, mode).unwrap();
     let server = server.arguments(["--log", path.to_str().unwrap()]).start();
-    assert_eq!(Connection::open(&server.socket()).get("/some").status(), 200);
+    assert_eq!(server.get("/some").status(), 200);
     let (mut log, mut pipe) = (Vec::new(), fs::File::from(pipe));
     let (logged, left_out) = wait_for("all lines are there or counted", || {
         // As far as it goes now.
@@ -446,7 +446,7 @@ fn fields_are_keys_of_the_record_with_their_types_and_never_the_servers_own() {
             .workers("1")
             .arguments(["--log-format", format])
             .start();
-        assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+        assert_eq!(server.get("/").status(), 200);
         if format == "text" {
             let line = server.logged(&["WARN  worker fields "]);
             let fields = " fields \"a b\"=\"c\" f=1.5 fields.level=\"mine\" n=1 fields.pid=\"mine\" fields.request=\"mine\" \
@@ -486,7 +486,7 @@ fn a_warning_of_luas_is_a_line_of_the_log_once_warnings_are_on() {
         .workers("1")
         .arguments(["--log-format", "json"])
         .start();
-    if Connection::open(&server.socket()).get("/").status() == 204 {
+    if server.get("/").status() == 204 {
         return;
     }
     let warning = record(&server, "seen in pieces");

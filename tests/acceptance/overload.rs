@@ -33,7 +33,7 @@ fn crowd(server: &Server, done: &AtomicBool) -> Vec<wire::Response> {
     let client = || {
         let mut others = Vec::new();
         while !done.load(Ordering::Relaxed) {
-            let answer = Connection::open(&server.socket()).get("/sleep");
+            let answer = server.get("/sleep");
             if answer.status() != 200 {
                 others.push(answer);
             }
@@ -66,7 +66,7 @@ fn an_overloaded_server_refuses_those_that_wait_longest_and_says_when_to_return(
             let status = server.status();
             (status["queue"]["overloaded"] == true).then(|| status["verdict"].clone())
         });
-        assert_eq!(Connection::open(&server.socket()).get("/-/health").status(), 200);
+        assert_eq!(server.get("/-/health").status(), 200);
         wait_for("somebody is refused", || {
             (server.status()["requests"]["refused"]["overloaded"].as_u64()? > 0).then_some(())
         });
@@ -84,7 +84,7 @@ fn an_overloaded_server_refuses_those_that_wait_longest_and_says_when_to_return(
     });
     // It is over when nobody waits.
     assert_eq!(server.status()["queue"]["overloaded"], false);
-    assert_eq!(Connection::open(&server.socket()).get("/sleep").status(), 200);
+    assert_eq!(server.get("/sleep").status(), 200);
 }
 
 /// Has a request wait while the worker is busy, and knows that it does.
@@ -115,7 +115,7 @@ fn order<const N: usize>(app: &App, arguments: [&str; N], requests: &[(&str, &[(
     for connection in &mut connections {
         assert_eq!(connection.response(1).unwrap().status(), 200);
     }
-    let order = Connection::open(&server.socket()).get("/order");
+    let order = server.get("/order");
     String::from_utf8(order.body().to_vec()).unwrap()
 }
 

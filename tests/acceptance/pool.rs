@@ -4,26 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::wire::{
-    Connection, PARAMS, RESPONDER, Response, STDIN, begin, get, get_params, pair, stream,
-};
+use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, stream};
 use crate::support::{App, Gate, Server, nibiru, output, runs, signal, wait_for};
-
-/// `nibiru COMMAND… --control` of this server.
-fn control<const N: usize>(server: &Server, arguments: [&str; N]) -> Output {
-    output(control_command(server, arguments).env_remove("NIBIRU_CONTROL"))
-}
-
-fn control_command<const N: usize>(server: &Server, arguments: [&str; N]) -> Command {
-    let mut command = nibiru();
-    command.args(arguments).args(["--control", &format!("unix:{}.ctl", server.socket().display())]);
-    command
-}
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -32,24 +18,13 @@ fn stdout(output: &Output) -> String {
 /// What a command that succeeds prints.
 #[track_caller]
 fn said<const N: usize>(server: &Server, arguments: [&str; N]) -> String {
-    let done = control(server, arguments);
+    let done = output(&mut server.command(&arguments));
     assert!(done.status.success(), "{}", stderr(&done));
     stdout(&done)
 }
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn ask(socket: &Path, path: &str) -> Response {
-    Connection::open(socket).get(path)
-}
-
-/// The worker that answers, by pid.
-fn pid(server: &Server) -> u32 {
-    let response = ask(&server.socket(), "/pid");
-    assert_eq!(response.status(), 200, "{response:?}");
-    String::from_utf8_lossy(response.body()).parse().unwrap()
 }
 
 /// A request that holds its worker, whose pid is given, until the gate is opened.
@@ -77,7 +52,7 @@ fn workers_grow_from_none_with_what_waits_and_leave_when_they_are_idle() {
     }
     assert_eq!(waiting.response(1).expect("an answer").status(), 200);
     server.workers(0);
-    assert_eq!(ask(&server.socket(), "/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
 }
 
 #[test]
@@ -86,7 +61,7 @@ fn idle_workers_leave_down_to_the_least() {
     let held: Vec<_> = (0..3).map(|_| hold(&server)).collect();
     held.iter().for_each(|(_, gate, _)| gate.open("go"));
     let left = server.workers(1);
-    assert_eq!(BTreeSet::from([pid(&server)]), left);
+    assert_eq!(BTreeSet::from([server.answering_worker()]), left);
 }
 
 #[test]
@@ -103,10 +78,10 @@ fn scale_and_signals_change_the_number_of_workers_and_a_reload_changes_it_back()
     server.workers(1);
     server.signal(Signal::TTOU);
     server.logged(&["scaled", "workers=\"1\""]);
-    assert_eq!(ask(&server.socket(), "/hello").status(), 200, "the last one stays");
-    assert!(control(&server, ["reload"]).status.success());
+    assert_eq!(server.get("/hello").status(), 200, "the last one stays");
+    assert!(output(&mut server.command(&["reload"])).status.success());
     server.workers(2);
-    let wrong = control(&server, ["scale", "0"]);
+    let wrong = output(&mut server.command(&["scale", "0"]));
     assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
 }
 
@@ -153,7 +128,7 @@ fn a_worker_is_replaced_at_its_age() {
     let server = Server::builder().workers("2").arguments(["--max-age", "1s"]).start();
     let first = server.workers(2);
     wait_for("both are new", || {
-        assert_eq!(ask(&server.socket(), "/hello").status(), 200);
+        assert_eq!(server.get("/hello").status(), 200);
         first.iter().all(|worker| !runs(*worker)).then_some(())
     });
 }
@@ -169,12 +144,12 @@ fn a_worker_that_has_grown_is_replaced_and_its_request_is_answered() {
         .arguments(["--max-memory", "32M"])
         .start();
     let worker = *server.workers(1).first().unwrap();
-    assert_eq!(ask(&server.socket(), "/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
     assert!(runs(worker));
-    assert_eq!(ask(&server.socket(), "/grow").status(), 200);
+    assert_eq!(server.get("/grow").status(), 200);
     wait_for("it is replaced", || (!runs(worker)).then_some(()));
     server.logged(&["too large", "--max-memory", "pss="]);
-    assert_eq!(ask(&server.socket(), "/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
 }
 
 #[test]
@@ -191,11 +166,11 @@ fn a_memory_limit_fails_the_request_that_exceeds_it_and_no_other() {
         .start();
     let before = server.workers(2);
     for _ in 0..3 {
-        let status = ask(&server.socket(), "/bomb").status();
+        let status = server.get("/bomb").status();
         // LuaJIT may run into the process's own limit, which may end it.
         let expected: &[u16] = if cfg!(feature = "luajit") { &[500, 502] } else { &[500] };
         assert!(expected.contains(&status), "{status}");
-        assert_eq!(ask(&server.socket(), "/").body(), b"fine");
+        assert_eq!(server.get("/").body(), b"fine");
     }
     assert!(cfg!(feature = "luajit") || server.workers(2) == before, "a worker was lost");
 }
@@ -205,7 +180,7 @@ fn an_application_that_dies_in_every_request_is_503_meanwhile_and_recovers_when_
     let app = App::new("return function() os.execute('kill -9 $PPID') end");
     let server = Server::builder().application(app.root(), "app").workers("2").start();
     let first = wait_for("the server knows", || {
-        let response = ask(&server.socket(), "/");
+        let response = server.get("/");
         match response.status() {
             502 => None,
             503 => Some(response),
@@ -217,7 +192,7 @@ fn an_application_that_dies_in_every_request_is_503_meanwhile_and_recovers_when_
     assert!(String::from_utf8_lossy(first.body()).contains("the application does not start"), "{first:?}");
     app.write("return function() return 200, {}, 'mended' end");
     wait_for("it has found the mended code", || {
-        let response = ask(&server.socket(), "/");
+        let response = server.get("/");
         (response.status() == 200).then(|| assert_eq!(response.body(), b"mended"))
     });
     server.workers(2);
@@ -235,7 +210,7 @@ fn workers_that_do_not_start_fill_no_log_and_recover_when_the_code_is_mended() {
     let workers = server.workers(4);
     fs::remove_file(&good).unwrap();
     workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
-    wait_for("the server knows", || (ask(&server.socket(), "/").status() == 503).then_some(()));
+    wait_for("the server knows", || (server.get("/").status() == 503).then_some(()));
     let begin = std::time::Instant::now();
     let lines_before = server.log().lines().count();
     wait_for("it has tried more than once", || {
@@ -246,7 +221,7 @@ fn workers_that_do_not_start_fill_no_log_and_recover_when_the_code_is_mended() {
     let most = lines_before as u64 + 6 + seconds.as_secs();
     assert!(lines as u64 <= most, "{lines} lines, at most {most} expected:\n{}", server.log());
     fs::write(&good, "").unwrap();
-    wait_for("it has recovered", || (ask(&server.socket(), "/").status() == 200).then_some(()));
+    wait_for("it has recovered", || (server.get("/").status() == 200).then_some(()));
     server.workers(4);
 }
 
@@ -254,18 +229,18 @@ fn workers_that_do_not_start_fill_no_log_and_recover_when_the_code_is_mended() {
 fn a_reload_answers_when_the_new_code_does_or_says_why_it_does_not_load() {
     let app = App::new("return function() return 200, {}, 'one' end");
     let server = Server::builder().application(app.root(), "app").workers("1").start();
-    assert_eq!(ask(&server.socket(), "/").body(), b"one");
+    assert_eq!(server.get("/").body(), b"one");
     app.write("return function() return 200, {}, 'two' end");
     assert_eq!(said(&server, ["reload"]), "generation 2 serves\n");
-    assert_eq!(ask(&server.socket(), "/").body(), b"two");
+    assert_eq!(server.get("/").body(), b"two");
     app.write("local function deep() error('on purpose') end\ndeep()");
-    let failed = control(&server, ["reload"]);
+    let failed = output(&mut server.command(&["reload"]));
     assert_eq!(failed.status.code(), Some(3));
     for part in ["nibiru: ", "app.lua:1: on purpose", "stack traceback:", "in main chunk"] {
         assert!(stderr(&failed).contains(part), "{}", stderr(&failed));
     }
     assert_eq!(stdout(&failed), "the old code goes on serving (generation 2)\n");
-    assert_eq!(ask(&server.socket(), "/").body(), b"two");
+    assert_eq!(server.get("/").body(), b"two");
 }
 
 #[test]
@@ -277,16 +252,16 @@ fn a_reload_that_never_loads_is_given_up() {
         .arguments(["--start-timeout", "1s"])
         .start();
     // It listens before it has loaded.
-    assert_eq!(ask(&server.socket(), "/").body(), b"one");
+    assert_eq!(server.get("/").body(), b"one");
     for hang in [
         "while true do end",
         "require('nibiru').on_worker_start(function() while true do end end) return print",
     ] {
         app.write(hang);
-        let failed = control(&server, ["reload"]);
+        let failed = output(&mut server.command(&["reload"]));
         assert_eq!(failed.status.code(), Some(3), "{}", stderr(&failed));
         assert!(stderr(&failed).contains("longer than 1s"), "{}", stderr(&failed));
-        assert_eq!(ask(&server.socket(), "/").body(), b"one");
+        assert_eq!(server.get("/").body(), b"one");
     }
 }
 
@@ -318,7 +293,7 @@ fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
     assert_eq!(post(), 200);
     server.logged(&["log-level changed", "restart"]);
     fs::write(&file, "max-bodi = '20'").unwrap();
-    let failed = control(&server, ["reload"]);
+    let failed = output(&mut server.command(&["reload"]));
     assert_eq!(failed.status.code(), Some(3));
     assert!(stderr(&failed).contains("max-bodi"), "{}", stderr(&failed));
     assert_eq!(stdout(&failed), "the old code goes on serving (generation 2)\n");
@@ -333,7 +308,7 @@ fn status_shows_what_each_worker_runs_and_what_waits() {
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello", true));
     waiting.settle();
-    let shown = control(&server, ["status"]);
+    let shown = output(&mut server.command(&["status"]));
     let text = String::from_utf8(shown.stdout).unwrap();
     for part in [
         "site:application",
@@ -367,7 +342,7 @@ fn a_request_whose_client_has_gone_while_it_waited_never_runs() {
     wait_for("it is dropped", || (queued() == Some(0)).then_some(()));
     gate.open("go");
     assert_eq!(running.response(1).expect("an answer").status(), 200);
-    assert_eq!(ask(&server.socket(), "/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     assert_eq!(gone.said("executions"), None);
 }
 
@@ -375,7 +350,7 @@ fn a_request_whose_client_has_gone_while_it_waited_never_runs() {
 fn stop_ends_when_the_server_has_ended() {
     let mut server = Server::start();
     let (_, gate, mut running) = hold(&server);
-    let mut stop = control_command(&server, ["stop"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stop = server.command(&["stop"]).stdout(Stdio::piped()).spawn().unwrap();
     server.logged(&["stopping"]);
     assert!(stop.try_wait().unwrap().is_none(), "the running request has not ended");
     gate.open("go");
@@ -384,7 +359,7 @@ fn stop_ends_when_the_server_has_ended() {
     assert!(wait_for("stop ends", || stop.try_wait().unwrap()).success());
     assert_eq!(stdout(&stop.wait_with_output().unwrap()), "stopped\n");
     assert_eq!(server.wait().code(), Some(0));
-    let again = control(&server, ["stop"]);
+    let again = output(&mut server.command(&["stop"]));
     assert_eq!(again.status.code(), Some(1));
     assert!(stderr(&again).contains("cannot reach the server at"), "{}", stderr(&again));
 }
@@ -405,5 +380,5 @@ fn the_control_socket_is_for_its_owner_alone_and_survives_nonsense() {
         assert!(answer.is_empty() || answer.starts_with(b"{\"ok\":false,\"error\":"), "{answer:?}");
     }
     assert!(!server.log().contains("reloading"));
-    assert_eq!(ask(&server.socket(), "/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
 }

@@ -119,7 +119,7 @@ fn check() {
 fn commands_to_a_running_server() {
     let app = App::new("return function() return 200, {}, 'fine' end");
     let server = Server::builder().application(app.root(), "app").start();
-    let control = format!("unix:{}.ctl", server.socket().display());
+    let control = server.control();
     let to = format!("unix:{}", server.socket().display());
     takes_it(&["status", "--control", &control], 0);
     takes_it(&["status", "--json", "--control", &control], 0);
@@ -135,7 +135,7 @@ fn commands_to_a_running_server() {
 fn stop() {
     for (sink, code) in [(Sink::ClosedPipe, 0), (Sink::FullDisk, 1)] {
         let mut server = Server::start();
-        let control = format!("unix:{}.ctl", server.socket().display());
+        let control = server.control();
         let (got, said) = run(nibiru().args(["stop", "--control", &control]), sink, false);
         assert_eq!(got, Some(code), "{sink:?}: {said}");
         assert_eq!(server.wait().code(), Some(0));

@@ -105,7 +105,7 @@ fn an_idle_worker_that_is_killed_is_replaced() {
         signal(*worker, Signal::KILL);
     }
     wait_for("both workers are new", || server.workers(2).is_disjoint(&before).then_some(()));
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_request_that_its_worker_never_read_runs_once_on_another() {
     let gate = Gate::new();
     let worker = *server.workers(1).first().unwrap();
     // One that is stopped before it is ready holds up the start.
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     signal(worker, Signal::STOP);
     // A worker that is woken by the request and by the signal at once would still read it.
     wait_for("the worker is stopped", || is_stopped(worker).then_some(()));
@@ -162,7 +162,7 @@ fn requests_go_on_when_the_zygote_is_killed_and_a_new_one_comes() {
     let workers = server.workers(2);
     signal(zygote, Signal::KILL);
     for _ in 0..20 {
-        assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+        assert_eq!(server.get("/hello").status(), 200);
     }
     let new = wait_for("there is a new zygote", || {
         let mut others = children(server.pid()).into_iter();
@@ -172,13 +172,10 @@ fn requests_go_on_when_the_zygote_is_killed_and_a_new_one_comes() {
     assert_eq!(held.response(1).expect("the request that was running").body(), b"waited\n");
 
     // The new zygote can fork: a worker that dies is replaced.
-    let victim: u32 = String::from_utf8(Connection::open(&server.socket()).get("/pid").body().to_vec())
-        .unwrap()
-        .parse()
-        .unwrap();
+    let victim: u32 = String::from_utf8(server.get("/pid").body().to_vec()).unwrap().parse().unwrap();
     signal(victim, Signal::KILL);
     wait_for("the new zygote has a worker", || (!children(new).is_empty()).then_some(()));
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
 }
 
 #[test]
@@ -335,7 +332,7 @@ fn as_process_1_it_reaps_orphans_and_still_learns_how_its_zygote_ended() {
     let inner = status_field(gateway, "NSpid");
     assert!(inner.ends_with("\t1"), "it is process 1: {inner}");
     for _ in 0..3 {
-        assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+        assert_eq!(server.get("/").status(), 200);
     }
     // The sleeps, and nothing else, are the gateway's children beside its zygote while they run.
     wait_for("all have ended and been reaped", || {
@@ -351,7 +348,7 @@ fn as_process_1_it_reaps_orphans_and_still_learns_how_its_zygote_ended() {
         children(gateway).into_iter().find(|pid| children(*pid).is_empty() && *pid != zygote)
     });
     assert_ne!(again, zygote);
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
 }
 
 /// As an entry point of a container does that starts a helper and then executes nibiru; with an init of its own there, nibiru
@@ -368,16 +365,16 @@ fn children_of_the_script_that_has_executed_it_are_reaped() {
     let zygote = children(gateway)[0];
     signal(zygote, Signal::KILL);
     server.logged(&["zygote ended; launching another", "signal: 9"]);
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
 }
 
 #[test]
 fn starts_with_the_standard_descriptors_closed() {
     let server = Server::builder().after("exec <&- >&- 2>&-").start();
-    assert_eq!(Connection::open(&server.socket()).get("/hello").body(), b"Hello, World!\n");
-    assert_eq!(Connection::open(&server.socket()).get("/fail/error").status(), 500);
-    assert_eq!(Connection::open(&server.socket()).get("/fail/killed_before_head").status(), 502);
-    assert_eq!(Connection::open(&server.socket()).get("/hello").body(), b"Hello, World!\n");
+    assert_eq!(server.get("/hello").body(), b"Hello, World!\n");
+    assert_eq!(server.get("/fail/error").status(), 500);
+    assert_eq!(server.get("/fail/killed_before_head").status(), 502);
+    assert_eq!(server.get("/hello").body(), b"Hello, World!\n");
 }
 
 #[test]
@@ -390,7 +387,7 @@ fn a_full_queue_is_503_with_retry_after() {
     let mut queued = Connection::open(&server.socket());
     queued.send(&get(1, "/hello", true));
     queued.settle();
-    let refused = Connection::open(&server.socket()).get("/hello");
+    let refused = server.get("/hello");
     assert_eq!(refused.status(), 503, "{refused:?}");
     let retry_after: u32 = refused.header("Retry-After").expect("a Retry-After").parse().expect("in seconds");
     assert!(retry_after > 0);
@@ -440,7 +437,7 @@ fn hold_every_worker(server: &Server, count: usize) -> Vec<(Connection, Gate)> {
 /// What `path` says in each of two workers, with the pid in front of a colon: one is kept busy meanwhile.
 fn from_both_workers(server: &Server, path: &str) -> Vec<(String, String)> {
     let ask = || {
-        let response = Connection::open(&server.socket()).get(path);
+        let response = server.get(path);
         let text = String::from_utf8(response.body().to_vec()).unwrap();
         text.split_once(':').map(|(pid, rest)| (pid.to_owned(), rest.to_owned())).expect("pid:rest")
     };

@@ -25,7 +25,7 @@ fn says(text: &str) -> String {
 fn answer(socket: &Path) -> String {
     let response = Connection::open(socket).get("/");
     assert_eq!(response.status(), 200, "{response:?}");
-    String::from_utf8_lossy(response.body()).into_owned()
+    response.text()
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_request_that_went_back_to_the_queue_still_expires() {
     let server = Server::builder().workers("1").arguments(["--queue-timeout", "1s"]).start();
     let worker = *server.workers(1).first().unwrap();
     // One that is stopped before it is ready holds up the start.
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     // No successor can come.
     let zygote = server.zygote();
     for process in [zygote, worker] {
@@ -244,9 +244,7 @@ fn reloads_and_kills_leave_no_descriptor_behind() {
     let server = Server::builder().workers("2").looked_into().start();
     let settled = || {
         server.workers(2);
-        wait_for("all workers answer", || {
-            (Connection::open(&server.socket()).get("/hello").status() == 200).then_some(())
-        });
+        wait_for("all workers answer", || (server.get("/hello").status() == 200).then_some(()));
         descriptors(server.pid()).len()
     };
     server.idle(2);
@@ -282,7 +280,7 @@ fn what_a_dead_worker_had_still_to_say_is_for_its_client_alone() {
         let now = server.workers(1);
         (now.is_disjoint(&worker) && now.iter().all(idle)).then_some(())
     });
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     let response = slow.response(1).expect("all of the answer");
     assert_eq!(response.body().len(), 450_000);
     assert_eq!(slow.get("/hello").status(), 200);

@@ -75,14 +75,8 @@ impl Deployment {
     }
 }
 
-fn answer(server: &Server) -> String {
-    let response = Connection::open(&server.socket()).get("/");
-    String::from_utf8_lossy(response.body()).into_owned()
-}
-
 fn reload(server: &Server) {
-    let control = format!("unix:{}.ctl", server.socket().display());
-    let output = output(nibiru().args(["reload", "--control", &control]));
+    let output = output(&mut server.command(&["reload"]));
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stderr), server.log());
 }
 
@@ -94,14 +88,14 @@ fn a_reload_serves_the_release_that_the_link_leads_to() {
         let deployment = Deployment::new();
         let link = deployment.current().display().to_string();
         let server = deployment.server(&root.replace("LINK", &link)).start();
-        assert_eq!(answer(&server), deployment.answer("1"), "{root:?}");
+        assert_eq!(server.get("/").text(), deployment.answer("1"), "{root:?}");
         let inode = fs::metadata(server.socket()).unwrap();
 
         deployment.release("2");
         deployment.switch("2");
-        assert_eq!(answer(&server), deployment.answer("1"), "{root:?}: before the reload");
+        assert_eq!(server.get("/").text(), deployment.answer("1"), "{root:?}: before the reload");
         reload(&server);
-        assert_eq!(answer(&server), deployment.answer("2"), "{root:?}");
+        assert_eq!(server.get("/").text(), deployment.answer("2"), "{root:?}");
 
         deployment.remove("1");
         deployment.release("3");
@@ -109,7 +103,7 @@ fn a_reload_serves_the_release_that_the_link_leads_to() {
         server.signal(Signal::HUP);
         let expected = deployment.answer("3");
         wait_for(&format!("{root:?}: the third release is served"), || {
-            (answer(&server) == expected).then_some(())
+            (server.get("/").text() == expected).then_some(())
         });
         // Its sockets stay where they were, and no setting was found changed.
         use std::os::unix::fs::MetadataExt;
@@ -161,7 +155,7 @@ fn nobody_is_refused_while_releases_follow_each_other() {
     const CLIENTS: usize = 3;
     let deployment = Deployment::new();
     let server = deployment.server("").workers("2").start();
-    assert_eq!(answer(&server), deployment.answer("1"));
+    assert_eq!(server.get("/").text(), deployment.answer("1"));
     let (stop, served) = (AtomicBool::new(false), AtomicU32::new(0));
     let releases: Vec<String> = (1..=4).map(|number| number.to_string()).collect();
     let answers: Vec<String> = releases.iter().map(|name| deployment.answer(name)).collect();
@@ -173,7 +167,7 @@ fn nobody_is_refused_while_releases_follow_each_other() {
                     let mut connection = Connection::open(&server.socket());
                     connection.send(&get(1, "/", false));
                     let response = connection.response(1).expect("an answer");
-                    let text = String::from_utf8_lossy(response.body()).into_owned();
+                    let text = response.text();
                     let which = answers.iter().position(|answer| *answer == text);
                     let which = which.unwrap_or_else(|| panic!("{text} ({})", response.status()));
                     assert!(which >= newest, "release {which} after {newest}");
@@ -191,7 +185,7 @@ fn nobody_is_refused_while_releases_follow_each_other() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert_eq!(answer(&server), answers[3]);
+    assert_eq!(server.get("/").text(), answers[3]);
 }
 
 /// The release that is served may be removed before the reload: workers are forked from what has been loaded.
@@ -199,7 +193,7 @@ fn nobody_is_refused_while_releases_follow_each_other() {
 fn workers_are_forked_after_their_release_has_been_removed() {
     let deployment = Deployment::new();
     let server = deployment.server("").workers("1").start();
-    let first = answer(&server);
+    let first = server.get("/").text();
     deployment.release("2");
     deployment.switch("2");
     deployment.remove("1");
@@ -207,11 +201,11 @@ fn workers_are_forked_after_their_release_has_been_removed() {
     signal(worker, Signal::KILL);
     wait_for("another worker is there", || (!server.workers(1).contains(&worker)).then_some(()));
     // `part` was loaded by the worker that is gone, and its file is, too.
-    let response = Connection::open(&server.socket()).get("/");
+    let response = server.get("/");
     assert_eq!(response.status(), 500, "{first}");
     server.logged(&["module 'part' not found"]);
     reload(&server);
-    assert_eq!(answer(&server), deployment.answer("2"));
+    assert_eq!(server.get("/").text(), deployment.answer("2"));
 }
 
 /// Where a release is removed before the reload, what has to be loaded again comes from where the link leads by then: when
@@ -221,7 +215,7 @@ fn what_is_loaded_again_after_its_release_has_been_removed_is_the_current_one() 
     for preload in ["on", "off"] {
         let deployment = Deployment::new();
         let server = deployment.server("").workers("1").arguments(["--preload", preload]).start();
-        assert_eq!(answer(&server), deployment.answer("1"));
+        assert_eq!(server.get("/").text(), deployment.answer("1"));
         deployment.release("2");
         deployment.switch("2");
         deployment.remove("1");
@@ -229,7 +223,7 @@ fn what_is_loaded_again_after_its_release_has_been_removed_is_the_current_one() 
         signal(ends, Signal::KILL);
         let expected = deployment.answer("2");
         wait_for(&format!("{preload}: the second release is served"), || {
-            (answer(&server) == expected).then_some(())
+            (server.get("/").text() == expected).then_some(())
         });
         server.logged(&["the root has been removed"]);
         // It goes on from there.
@@ -237,7 +231,7 @@ fn what_is_loaded_again_after_its_release_has_been_removed_is_the_current_one() 
         signal(server.zygote(), Signal::KILL);
         signal(worker, Signal::KILL);
         wait_for("a worker of the second release", || {
-            (!server.workers(1).contains(&worker) && answer(&server) == expected).then_some(())
+            (!server.workers(1).contains(&worker) && server.get("/").text() == expected).then_some(())
         });
     }
 }
@@ -247,7 +241,7 @@ fn what_is_loaded_again_after_its_release_has_been_removed_is_the_current_one() 
 fn a_server_that_takes_over_follows_the_link_as_well() {
     let deployment = Deployment::new();
     let mut server = deployment.server("").start();
-    assert_eq!(answer(&server), deployment.answer("1"));
+    assert_eq!(server.get("/").text(), deployment.answer("1"));
     deployment.release("2");
     deployment.switch("2");
     let mut command = Command::new("sh");
@@ -256,12 +250,12 @@ fn a_server_that_takes_over_follows_the_link_as_well() {
     command.arg(format!("unix:{}", server.socket().display())).arg("app");
     let mut new = Process::start("new", deployment.0.path(), command);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert_eq!(answer(&server), deployment.answer("2"));
+    assert_eq!(server.get("/").text(), deployment.answer("2"));
     deployment.remove("1");
     deployment.release("3");
     deployment.switch("3");
     reload(&server);
-    assert_eq!(answer(&server), deployment.answer("3"));
+    assert_eq!(server.get("/").text(), deployment.answer("3"));
     signal(new.pid(), Signal::TERM);
     assert_eq!(new.wait().code(), Some(0), "{}", new.log());
 }
@@ -273,11 +267,11 @@ fn a_pwd_that_names_another_directory_is_not_followed() {
     let elsewhere = tempfile::tempdir().unwrap();
     let server = deployment.server("").environment("PWD", elsewhere.path());
     let server = server.through(["env", "-C", &deployment.current().display().to_string()]).start();
-    assert_eq!(answer(&server), deployment.answer("1"));
+    assert_eq!(server.get("/").text(), deployment.answer("1"));
     deployment.release("2");
     deployment.switch("2");
     reload(&server);
-    assert_eq!(answer(&server), deployment.answer("1"));
+    assert_eq!(server.get("/").text(), deployment.answer("1"));
 }
 
 /// In development the static files, too, and changes in the new release are seen.

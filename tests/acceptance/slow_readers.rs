@@ -76,7 +76,7 @@ fn reader(server: &Server, path: &str) -> Connection {
 }
 
 fn status(server: &Server) -> Value {
-    let answer = Connection::open(&server.socket()).get(&format!("{STATUS}?json"));
+    let answer = server.get(&format!("{STATUS}?json"));
     serde_json::from_slice(answer.body()).unwrap()
 }
 
@@ -99,7 +99,7 @@ fn given_back(server: &Server) {
 
 #[track_caller]
 fn healthy(server: &Server) {
-    assert_eq!(Connection::open(&server.socket()).get("/").body(), b"fine", "{}", server.log());
+    assert_eq!(server.get("/").body(), b"fine", "{}", server.log());
 }
 
 /// How many workers have a request.

@@ -45,7 +45,7 @@ fn text(response: &Response) -> String {
 }
 
 fn status(server: &Server) -> Value {
-    serde_json::from_str(&text(&Connection::open(&server.socket()).get(&format!("{PATH}?json")))).unwrap()
+    serde_json::from_str(&text(&server.get(&format!("{PATH}?json")))).unwrap()
 }
 
 #[test]
@@ -80,14 +80,14 @@ fn each_format_is_what_it_says_it_is_and_may_not_be_kept() {
         assert_eq!(response.status(), 405);
         assert_eq!(response.header("Allow").as_deref(), Some("GET, HEAD"));
     }
-    let other = Connection::open(&server.socket()).get(&format!("{PATH}/more"));
+    let other = server.get(&format!("{PATH}/more"));
     assert_eq!(other.body(), b"Hello, World!\n", "the application has the rest");
 }
 
 #[test]
 fn without_the_option_the_path_is_the_applications() {
     let server = Server::start();
-    assert_eq!(Connection::open(&server.socket()).get("/hello/-/status?json").body(), b"Hello, World!\n");
+    assert_eq!(server.get("/hello/-/status?json").body(), b"Hello, World!\n");
 }
 
 #[test]
@@ -100,10 +100,10 @@ fn the_status_answers_while_every_worker_is_busy_and_the_queue_is_full() {
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello?waits", true));
     waiting.settle();
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 503);
+    assert_eq!(server.get("/hello").status(), 503);
 
     for format in ["html", "openmetrics"] {
-        text(&Connection::open(&server.socket()).get(&format!("{PATH}?{format}")));
+        text(&server.get(&format!("{PATH}?{format}")));
     }
     let now = status(&server);
     assert_eq!((&now["queue"]["length"], &now["queue"]["capacity"]), (&1.into(), &1.into()), "{now}");
@@ -180,7 +180,7 @@ fn every_end_of_a_request_is_counted_once() {
 fn times_survive_their_generation() {
     let server = start("1", &[]);
     for _ in 0..3 {
-        Connection::open(&server.socket()).get("/hello");
+        server.get("/hello");
     }
     let worker = *server.workers(1).first().unwrap();
     server.signal(Signal::HUP);
@@ -204,7 +204,7 @@ fn a_request_line_is_never_markup() {
     running.send(&get(1, &format!("{}&{attack}", gate.url("/wait")), true));
     gate.announced("started");
     for format in ["html", "json", "openmetrics"] {
-        let page = text(&Connection::open(&server.socket()).get(&format!("{PATH}?{format}")));
+        let page = text(&server.get(&format!("{PATH}?{format}")));
         assert!(!page.contains("onerror=alert(1)>") || format == "json", "{page}");
         if format == "html" {
             assert!(
@@ -224,9 +224,9 @@ fn a_request_line_is_never_markup() {
 fn prometheus_can_read_the_metrics() {
     let server = start("2", &["--access-log", "/dev/null"]);
     for path in ["/hello", "/nowhere", "/fail/error"] {
-        Connection::open(&server.socket()).get(path);
+        server.get(path);
     }
-    let metrics = text(&Connection::open(&server.socket()).get(&format!("{PATH}?openmetrics")));
+    let metrics = text(&server.get(&format!("{PATH}?openmetrics")));
     let parser = "import sys\n\
         from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse\n\
         for family in parse(sys.stdin.read()):\n\
@@ -299,7 +299,7 @@ fn the_page_draws_its_charts_and_shows_what_runs() {
 fn a_killed_worker_is_replaced_in_the_status() {
     let server = start("1", &[]);
     // One that is killed before it is ready is no start.
-    Connection::open(&server.socket()).get("/hello");
+    server.get("/hello");
     let worker = *server.workers(1).first().unwrap();
     signal(worker, Signal::KILL);
     let now = wait_for("another one is idle", || {

@@ -25,7 +25,7 @@ fn patient() -> Server {
 /// The only worker is free again: it answers, and `close` has run once.
 #[track_caller]
 fn stopped_and_closed(server: &Server, gate: &Gate, what: &str) {
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200, "{what}\n{}", server.log());
+    assert_eq!(server.get("/hello").status(), 200, "{what}\n{}", server.log());
     assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{what}\n{}", server.log());
 }
 
@@ -179,7 +179,7 @@ fn a_stream_that_sleeps_is_woken_when_its_client_goes() {
 fn sleep_takes_its_time_where_nobody_goes() {
     let (server, gate) = (patient(), Gate::new());
     let begun = Instant::now();
-    let response = Connection::open(&server.socket()).get(&gate.url("/flow/sleep_after"));
+    let response = server.get(&gate.url("/flow/sleep_after"));
     assert_eq!(response.body(), b"true\n");
     assert_eq!(gate.announced("after"), "true");
     assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
@@ -192,7 +192,7 @@ fn a_request_that_sleeps_is_looked_at_and_reaches_its_deadline() {
     let limits = ["--slow-log", "200ms", "--request-timeout", "1s", "--kill-after", "10m"];
     let server = Server::builder().workers("1").arguments(limits).start();
     let gate = Gate::new();
-    let response = Connection::open(&server.socket()).get(&gate.url("/flow/sleep_first"));
+    let response = server.get(&gate.url("/flow/sleep_first"));
     assert_eq!(response.status(), 504, "{}", server.log());
     server.logged(&["parts/flow.lua:", "in function"]);
     server.logged(&[
@@ -200,7 +200,7 @@ fn a_request_that_sleeps_is_looked_at_and_reaches_its_deadline() {
         "GET /flow/sleep_first",
         ": the request has run for too long (--request-timeout)",
     ]);
-    assert_eq!(gate.announced("started"), pid(&server), "the same worker goes on");
+    assert_eq!(gate.announced("started"), server.answering_worker().to_string(), "the same worker goes on");
     assert!(!server.log().contains("in C code"), "{}", server.log());
     assert_eq!(gate.said("slept"), None);
 }
@@ -210,7 +210,7 @@ fn a_stream_that_moves_on_lives_longer_than_the_request_timeout() {
     let server = Server::builder().workers("1").arguments(["--request-timeout", "3s"]).start();
     let gate = Gate::new();
     // Four seconds, with a fifth between two chunks.
-    let response = Connection::open(&server.socket()).get(&gate.url("/flow/slowly"));
+    let response = server.get(&gate.url("/flow/slowly"));
     assert_eq!(response.body(), "tick\n".repeat(20).as_bytes(), "{}", server.log());
     assert!(!server.log().contains("ERROR"), "{}", server.log());
 }
@@ -227,7 +227,7 @@ fn a_stream_that_stands_still_is_cut_at_the_request_timeout() {
     assert!(connection.response_breaks(), "the transfer breaks");
     server.logged(&["ERROR", "GET /flow/poll", "has sent nothing for 1.", "(--request-timeout)"]);
     stopped_and_closed(&server, &gate, "poll");
-    assert_eq!(gate.announced("started"), pid(&server), "the same worker goes on");
+    assert_eq!(gate.announced("started"), server.answering_worker().to_string(), "the same worker goes on");
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_stream_that_moves_on_is_cut_at_the_stream_timeout() {
     assert!(connection.response_breaks(), "the transfer breaks");
     server.logged(&["ERROR", "GET /flow/tick", "has streamed for 1.", "(--stream-timeout)"]);
     stopped_and_closed(&server, &gate, "tick");
-    assert_eq!(gate.announced("started"), pid(&server), "the same worker goes on");
+    assert_eq!(gate.announced("started"), server.answering_worker().to_string(), "the same worker goes on");
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn what_goes_on_after_a_stream_has_as_long_as_a_piece_of_it() {
     let limits = ["--request-timeout", "3s", "--kill-after", "10m"];
     let server = Server::builder().workers("1").arguments(limits).start();
     let gate = Gate::new();
-    let response = Connection::open(&server.socket()).get(&gate.url("/flow/after_stuck"));
+    let response = server.get(&gate.url("/flow/after_stuck"));
     assert_eq!(response.body(), "tick\n".repeat(20).as_bytes());
     gate.announced("after");
     server.logged(&[
@@ -287,14 +287,7 @@ fn what_goes_on_after_a_stream_has_as_long_as_a_piece_of_it() {
         "has gone on after its answer for 3.",
         "(--request-timeout)",
     ]);
-    assert_eq!(gate.announced("started"), pid(&server), "the same worker goes on");
-}
-
-#[track_caller]
-fn pid(server: &Server) -> String {
-    let response = Connection::open(&server.socket()).get("/pid");
-    assert_eq!(response.status(), 200, "{}", server.log());
-    String::from_utf8_lossy(response.body()).into_owned()
+    assert_eq!(gate.announced("started"), server.answering_worker().to_string(), "the same worker goes on");
 }
 
 // After the response.

@@ -103,9 +103,9 @@ fn answer(app: &TempDir, shell: &'static str, preload: &str) -> (Server, String)
     let root: PathBuf = app.path().to_owned();
     let server = Server::builder().application(root, "app").workers("1").after(shell);
     let server = server.arguments(["--preload", preload]).start();
-    let response = Connection::open(&server.socket()).get("/");
+    let response = server.get("/");
     assert_eq!(response.status(), 200, "{}", server.log());
-    let text = String::from_utf8_lossy(response.body()).into_owned();
+    let text = response.text();
     (server, text)
 }
 
@@ -194,8 +194,8 @@ fn however_signals_were_inherited_programs_start_with_the_defaults_and_commands_
                 _ => unreachable!(),
             }
             .start();
-            let response = Connection::open(&server.socket()).get("/");
-            let text = String::from_utf8_lossy(response.body()).into_owned();
+            let response = server.get("/");
+            let text = response.text();
             let words: Vec<&str> = text.split(' ').collect();
             assert_eq!(words.len(), 8, "{wrapper:?}: {text}");
             for [executed, closed, blocked, ignored] in
@@ -216,7 +216,7 @@ fn however_signals_were_inherited_programs_start_with_the_defaults_and_commands_
             let (zygote, worker) = (server.zygote(), *server.workers(1).first().unwrap());
             crate::support::signal(worker, Signal::KILL);
             server.logged(&["worker exited", &worker.to_string()]);
-            assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+            assert_eq!(server.get("/").status(), 200);
             assert_eq!(server.zygote(), zygote, "{wrapper:?}: {}", server.log());
             server.signal(Signal::HUP);
             server.reloaded();
@@ -239,7 +239,7 @@ fn an_application_that_ignores_sigchld_itself_does_not_end_the_zygote() {
     let (zygote, worker) = (server.zygote(), *server.workers(1).first().unwrap());
     crate::support::signal(worker, Signal::KILL);
     wait_for("there is another worker", || (!server.workers(1).contains(&worker)).then_some(()));
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
     assert_eq!(server.zygote(), zygote, "{}", server.log());
 }
 

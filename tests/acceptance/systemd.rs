@@ -275,7 +275,7 @@ fn what_systemd_sets_for_the_gateway_does_not_reach_the_application() {
         .environment("LISTEN_FDS", "1")
         .environment("LISTEN_FDNAMES", "x")
         .start();
-    assert_eq!(Connection::open(&server.socket()).get("/").body(), b"seen: ");
+    assert_eq!(server.get("/").body(), b"seen: ");
 }
 
 /// The units with the tested nibiru in the place of an installed one.

@@ -10,7 +10,7 @@ use crate::support::{Gate, Kind, Proxy, Reply, Server};
 #[track_caller]
 fn whole_page(path: &str, status: u16) {
     let server = Server::start();
-    let direct = Connection::open(&server.socket()).get(path);
+    let direct = server.get(path);
     assert_eq!(direct.status(), status, "{direct:?}\n{}", server.log());
     for proxy in Proxy::every(&server) {
         let reply = proxy.curl([], path).expect(status);
@@ -35,8 +35,8 @@ fn os_exit_is_a_500_page_from_nibiru() {
 fn an_error_is_a_500_page_from_nibiru_without_the_traceback() {
     whole_page("/fail/error", 500);
     let server = Server::start();
-    let response = Connection::open(&server.socket()).get("/fail/error");
-    let page = String::from_utf8_lossy(response.body()).into_owned();
+    let response = server.get("/fail/error");
+    let page = response.text();
     assert!(!page.contains("deliberate failure") && !page.contains(".lua"), "{page}");
     server.logged(&["parts/fail.lua", "deliberate failure"]);
 }
@@ -50,7 +50,7 @@ fn an_error_that_is_a_table_is_a_500_page_from_nibiru() {
 fn a_header_with_a_line_break_is_a_500_page_and_no_header() {
     whole_page("/fail/header_with_line_break", 500);
     let server = Server::start();
-    let response = Connection::open(&server.socket()).get("/fail/header_with_line_break");
+    let response = server.get("/fail/header_with_line_break");
     assert!(!response.head().contains("stolen"), "{}", response.head());
     server.logged(&["X-Bad"]);
 }

@@ -26,7 +26,7 @@ fn says(text: &str) -> String {
 
 fn answer(socket: &Path) -> String {
     let response = Connection::open(socket).get("/");
-    String::from_utf8_lossy(response.body()).into_owned()
+    response.text()
 }
 
 /// The pid of the gateway that answers on the control socket.

@@ -4,7 +4,6 @@
 use rustix::process::Signal;
 
 use crate::forks::module_path;
-use crate::support::wire::Connection;
 use crate::support::{App, Server, ServerBuilder, is_stopped, runs, signal, wait_for};
 
 fn stop(pid: u32) {
@@ -15,10 +14,10 @@ fn stop(pid: u32) {
 /// Kills the worker and waits until another answers.
 fn replace_worker(server: &Server) {
     let before = server.workers(1);
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     before.iter().for_each(|worker| signal(*worker, Signal::KILL));
     wait_for("it has ended", || before.iter().all(|worker| !runs(*worker)).then_some(()));
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200, "{}", server.log());
+    assert_eq!(server.get("/hello").status(), 200, "{}", server.log());
     assert!(server.workers(1).is_disjoint(&before));
 }
 
@@ -31,7 +30,7 @@ fn a_stopped_zygote_is_killed_and_another_forks() {
     let server = one_worker().start();
     let zygote = server.zygote();
     // One that is stopped while it loads holds up the start.
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     stop(zygote);
     replace_worker(&server);
     assert!(!runs(zygote));
@@ -58,7 +57,7 @@ fn a_zygote_that_hangs_in_fork_is_killed_and_another_forks() {
 #[test]
 fn a_stopped_zygote_of_an_older_generation_is_killed_after_the_grace() {
     let server = Server::builder().workers("1").arguments(["--grace", "100ms"]).start();
-    assert_eq!(Connection::open(&server.socket()).get("/hello").status(), 200);
+    assert_eq!(server.get("/hello").status(), 200);
     let (zygote, worker) = (server.zygote(), server.workers(1));
     stop(zygote);
     server.signal(Signal::HUP);

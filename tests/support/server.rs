@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::child::{Process, nibiru, output};
 use super::proc::{children, descriptors, signal};
 use super::wait::wait_for;
+use super::wire::{Connection, Response};
 use super::{is_root, repository};
 
 /// A running `nibiru serve`.
@@ -47,10 +48,41 @@ impl Server {
         self.scratch.path().join("app.sock")
     }
 
+    /// The response to a GET on a FastCGI connection of its own.
+    #[track_caller]
+    pub(crate) fn get(&self, url: &str) -> Response {
+        Connection::open(&self.socket()).get(url)
+    }
+
+    /// The body of the response to a GET, whose status must be 200.
+    #[track_caller]
+    pub(crate) fn get_text(&self, url: &str) -> String {
+        let response = self.get(url);
+        assert_eq!(response.status(), 200, "{url}: {response:?}\n{}", self.log());
+        response.text()
+    }
+
+    /// The pid of the worker that answers `/pid` of `tests/apps`.
+    #[track_caller]
+    pub(crate) fn answering_worker(&self) -> u32 {
+        self.get_text("/pid").parse().unwrap()
+    }
+
+    /// Address of the control socket, as `--control` takes it.
+    pub(crate) fn control(&self) -> String {
+        format!("unix:{}.ctl", self.socket().display())
+    }
+
+    /// A command of nibiru's for this server.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = nibiru();
+        command.args(arguments).args(["--control", &self.control()]).env_remove("NIBIRU_CONTROL");
+        command
+    }
+
     /// What `nibiru status --json` says.
     pub(crate) fn status(&self) -> serde_json::Value {
-        let control = format!("unix:{}.ctl", self.socket().display());
-        let said = output(nibiru().args(["status", "--json", "--control", &control]));
+        let said = output(&mut self.command(&["status", "--json"]));
         serde_json::from_slice(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
     }
 

@@ -179,6 +179,10 @@ impl Response {
         self.split().1
     }
 
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(self.body()).into_owned()
+    }
+
     /// From `Status`; 200 without one; 0 when there is no head at all.
     pub(crate) fn status(&self) -> u16 {
         if self.stdout.is_empty() {

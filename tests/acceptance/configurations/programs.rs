@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Row] = &[
 fn get(socket: &Path) -> String {
     let response = Connection::open(socket).get("/page");
     assert_eq!(response.status(), 200, "{response:?}");
-    String::from_utf8_lossy(response.body()).into_owned()
+    response.text()
 }
 
 /// `nibiru serve` that takes descriptor 0 for its listening socket.

@@ -239,15 +239,12 @@ fn a_fastcgi_client_that_contradicts_itself_is_refused_or_put_right() {
         let _ = connection.try_send(&wire::stream(wire::STDIN, 1, stdin.as_bytes()));
         let response = connection.response(1).unwrap_or_else(|| panic!("{what}: no response"));
         let seen = match response.status() {
-            200 => String::from_utf8_lossy(response.body()).into_owned(),
+            200 => response.text(),
             status => status.to_string(),
         };
         assert_eq!(seen, *expected, "{what}");
         // Neither the rest of a body nor anything else is taken for the next request.
-        assert_eq!(
-            Connection::open(&server.socket()).get("/next").header("X-Path").as_deref(),
-            Some("/next")
-        );
+        assert_eq!(server.get("/next").header("X-Path").as_deref(), Some("/next"));
     }
 }
 
@@ -274,7 +271,7 @@ fn a_client_that_contradicts_itself_smuggles_nothing_past_any_proxy() {
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     // What a client was refused, no application has seen either.
-    let posts = Connection::open(&server.socket()).get("/").header("X-Posts");
+    let posts = server.get("/").header("X-Posts");
     assert_eq!(posts, Some(answered.to_string()));
 }
 

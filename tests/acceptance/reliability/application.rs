@@ -44,7 +44,7 @@ pub(super) fn errors(scale: Scale) -> Row {
         for _ in 0..scale.of(1, 20) {
             for (how, statuses, spent) in ERRORS {
                 let before = server.workers(2);
-                let response = Connection::open(&server.socket()).get(&format!("/bomb/{how}"));
+                let response = server.get(&format!("/bomb/{how}"));
                 row.count += 1;
                 if !statuses.contains(&response.status()) {
                     *wrong.entry(format!("{how} is {statuses:?}, not {}", response.status())).or_default() +=
@@ -75,7 +75,7 @@ pub(super) fn memory(scale: Scale) -> Row {
     let mut statuses = BTreeMap::<u16, u32>::new();
     Load::new(&books, Mix::Small).straight(&server).during(|| {
         for _ in 0..scale.of(3, 100) {
-            let status = Connection::open(&server.socket()).get("/bomb/memory").status();
+            let status = server.get("/bomb/memory").status();
             *statuses.entry(status).or_default() += 1;
             row.count += 1;
         }
@@ -174,7 +174,7 @@ pub(super) fn crashing_start(scale: Scale) -> Row {
     app.write(&crashing);
     let server =
         Server::builder().application(app.root(), "app").arguments(["--queue-timeout", "300ms"]).start();
-    assert_eq!(Connection::open(&server.socket()).get("/").status(), 200);
+    assert_eq!(server.get("/").status(), 200);
     wait_for("both workers have started", || (attempts(&app) == 2).then_some(()));
     fs::write(&broken, "").unwrap();
     let workers = server.workers(2);
@@ -211,7 +211,7 @@ fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16
     let (mut row, mut seen, mut answers) = (Row::default(), BTreeMap::<u16, u32>::new(), Vec::new());
     while begun.elapsed() < Duration::from_secs(seconds.into()) {
         let asked = Instant::now();
-        let response = Connection::open(&server.socket()).get("/");
+        let response = server.get("/");
         *seen.entry(response.status()).or_default() += 1;
         row.count += 1;
         answers.push(asked.elapsed());
@@ -238,7 +238,7 @@ fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16
     app.write("return function() return 200, {}, 'mended' end\n");
     let mended = Instant::now();
     let serves = wait_within(MENDED, || {
-        let response = Connection::open(&server.socket()).get("/");
+        let response = server.get("/");
         (response.body() == b"mended").then(|| mended.elapsed())
     });
     row.promise(serves.is_some(), format!("mended code serves by itself, {} s later", MENDED.as_secs()));

@@ -68,7 +68,7 @@ pub(super) fn child(scale: Scale) -> Row {
     let server = serve_without_log(&app);
     let mut row = Row::default();
     beside(&mut row, scale, &server.socket(), |_, made| {
-        assert_eq!(Connection::open(&server.socket()).get("/yes").status(), 200);
+        assert_eq!(server.get("/yes").status(), 200);
         made.fetch_add(WARM, Ordering::Relaxed);
     });
     row

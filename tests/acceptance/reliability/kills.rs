@@ -136,9 +136,7 @@ pub(super) fn zygotes(scale: Scale) -> Row {
     row.times("to the new zygote", &mut times);
     row.promise(times.iter().all(|time| *time <= scale.bound(AFTER_A_KILL)), "a new zygote in a second");
     workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
-    wait_for("the new zygote's workers answer", || {
-        (Connection::open(&server.socket()).get("/hello").status() == 200).then_some(())
-    });
+    wait_for("the new zygote's workers answer", || (server.get("/hello").status() == 200).then_some(()));
     server.workers(2);
     row
 }

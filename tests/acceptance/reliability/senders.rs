@@ -73,9 +73,7 @@ pub(super) fn half_requests(scale: Scale) -> Row {
         limit.as_secs()
     ));
     drop(halves);
-    let again = wait_for("the door is open again", || {
-        Some(Connection::open(&server.socket()).get("/hello").status())
-    });
+    let again = wait_for("the door is open again", || Some(server.get("/hello").status()));
     row.promise(again == 200, "whoever comes afterwards is answered");
     row
 }
@@ -116,7 +114,7 @@ pub(super) fn begin_flood(scale: Scale) -> Row {
     healthy_enough(&mut row, scale, before, during);
     row.measured(format!("{grown} KiB more"));
     drop(floods);
-    row.promise(Connection::open(&server.socket()).get("/hello").status() == 200, "others are answered");
+    row.promise(server.get("/hello").status() == 200, "others are answered");
     row
 }
 

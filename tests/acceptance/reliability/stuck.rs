@@ -6,7 +6,6 @@ use rustix::process::Signal;
 
 use super::nonces::kinds;
 use super::{Row, Scale};
-use crate::support::wire::Connection;
 use crate::support::{App, Server, children, is_stopped, signal, wait_for, wait_within};
 
 /// Of a pool of four: who works, their successors, and as many that leave.
@@ -34,7 +33,7 @@ pub(super) fn stop_hooks(scale: Scale) -> Row {
     let count = scale.of(10, 300);
     let (mut served, mut most) = (0, 0);
     for _ in 0..count {
-        let response = Connection::open(&server.socket()).get("/");
+        let response = server.get("/");
         served += u32::from(response.status() == 200 && response.body() == b"served");
         most = most.max(children(server.zygote()).len());
     }
@@ -55,7 +54,7 @@ pub(super) fn stop_hooks(scale: Scale) -> Row {
 pub(super) fn zygotes(scale: Scale) -> Row {
     let timeout = format!("{}s", START_TIMEOUT.as_secs());
     let server = Server::builder().workers("4").arguments(["--start-timeout", &timeout]).start();
-    let served = || u64::from(Connection::open(&server.socket()).get("/hello").status() == 200);
+    let served = || u64::from(server.get("/hello").status() == 200);
     let (count, mut asked, mut answered) = (scale.of(1, 30), 1, served());
     let mut times = Vec::new();
     for _ in 0..count {
