@@ -63,7 +63,7 @@ impl Dev {
 
     #[track_caller]
     fn curl<const N: usize>(&self, arguments: [&str; N], path: &str) -> Reply {
-        Reply::from_curl(self.curl_command(arguments, path).output().unwrap())
+        Reply::of(&mut self.curl_command(arguments, path))
     }
 
     /// Starts a curl and reads the head of its response.

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::support::front_ends;
 use crate::support::wire::{Connection, STDOUT, get};
 use crate::support::{Gate, Kind, Process, Proxy, Reply, Server, curl, free_port, is_root, peak_memory};
 
@@ -299,7 +300,7 @@ fn no_spelling_of_an_order_has_lighttpd_send_a_file() {
     };
     let ask = |order: &str| {
         let mut command = curl(["--request", "GET"], &format!("http://127.0.0.1:{port}/order?{order}"));
-        Reply::from_curl(command.output().unwrap()).expect(200).text()
+        Reply::of(&mut command).expect(200).text()
     };
     let secret = secret.display();
     let orders = [
@@ -379,7 +380,7 @@ fn lighttpd_and_apache_send_files_too() {
             let path = files.write(file, &contents);
             let ask = |arguments: [&str; 2]| {
                 let mut command = curl(arguments, &format!("http://127.0.0.1:{port}{}", url(&path)));
-                Reply::from_curl(command.output().unwrap())
+                Reply::of(&mut command)
             };
             let reply = ask(["--request", "GET"]).expect(200);
             assert!(reply.body == contents, "{name}: {file} changed on its way");
@@ -395,12 +396,9 @@ fn lighttpd_and_apache_send_files_too() {
 }
 
 fn lighttpd(scratch: &Path, socket: &Path, files: &Path, port: u16) -> Command {
-    let configuration = format!(
+    let site = format!(
         r#"
-server.modules       = ( "mod_fastcgi" )
-server.document-root = "{scratch}"
-server.bind          = "127.0.0.1"
-server.port          = {port}
+server.modules += ( "mod_fastcgi" )
 fastcgi.server = ( "/" => ((
     "socket"              => "{socket}",
     "check-local"         => "disable",
@@ -409,46 +407,24 @@ fastcgi.server = ( "/" => ((
     "x-sendfile-docroot"  => ( "{files}" )
 )))
 "#,
-        scratch = scratch.display(),
         socket = socket.display(),
         files = files.display(),
     );
-    let path = scratch.join("lighttpd.conf");
-    fs::write(&path, configuration).unwrap();
-    let mut command = Command::new("/usr/sbin/lighttpd");
-    command.arg("-D").arg("-f").arg(path);
-    command
+    front_ends::lighttpd(scratch, port, &site)
 }
 
 fn apache(scratch: &Path, socket: &Path, files: &Path, port: u16) -> Command {
-    let mut configuration = String::new();
-    for module in ["mpm_event", "authz_core", "proxy", "proxy_fcgi", "xsendfile"] {
-        configuration
-            .push_str(&format!("LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so\n"));
-    }
-    configuration.push_str(&format!(
+    let site = format!(
         r#"
-ServerRoot   {scratch}
-ServerName   localhost
-Listen       127.0.0.1:{port}
-PidFile      {scratch}/apache.pid
-ErrorLog     {scratch}/apache.error
-User         www-data
-Group        www-data
-DocumentRoot {scratch}
+LoadModule xsendfile_module /usr/lib/apache2/modules/mod_xsendfile.so
 ProxyPass    "/" "unix:{socket}|fcgi://localhost/"
 ProxyFCGISetEnvIf "true" SCRIPT_NAME ""
 ProxyFCGISetEnvIf "true" PATH_INFO "%{{REQUEST_URI}}"
 XSendFile     on
 XSendFilePath {files}
 "#,
-        scratch = scratch.display(),
         socket = socket.display(),
         files = files.display(),
-    ));
-    let path = scratch.join("apache.conf");
-    fs::write(&path, configuration).unwrap();
-    let mut command = Command::new("/usr/sbin/apache2");
-    command.arg("-X").arg("-f").arg(path);
-    command
+    );
+    front_ends::apache(scratch, port, &site)
 }

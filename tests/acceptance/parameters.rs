@@ -46,7 +46,7 @@ fn users(mut command: impl FnMut() -> Command) -> Vec<String> {
         headers.iter().for_each(|header| {
             curl.args(["--header", header]);
         });
-        let reply = Reply::from_curl(curl.output().unwrap()).expect(200);
+        let reply = Reply::of(&mut curl).expect(200);
         value(&reply, "HTTP_X_USER").unwrap_or_else(|| "-".to_owned())
     });
     users.to_vec()
@@ -176,7 +176,7 @@ fn headers_that_come_twice_are_lists_or_the_last_or_refused() {
             "-H",
             "X-A: 2",
         ];
-        let reply = Reply::from_curl(proxy.curl_command(twice, "/").args(more).output().unwrap()).expect(200);
+        let reply = Reply::of(proxy.curl_command(twice, "/").args(more)).expect(200);
         for (name, expected) in [
             ("HTTP_ACCEPT", "a/b, c/d"),
             ("HTTP_COOKIE", "a=1; b=2"),

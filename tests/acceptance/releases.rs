@@ -291,10 +291,7 @@ fn dev_follows_the_link_at_a_reload() {
     command.arg(format!("127.0.0.1:{port}"));
     let mut dev = Process::start("dev", deployment.0.path(), command);
     dev.wait_ready(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    let fetch = |path: &str| {
-        let reply = curl([], &format!("http://127.0.0.1:{port}{path}")).output().unwrap();
-        Reply::from_curl(reply).text()
-    };
+    let fetch = |path: &str| Reply::of(&mut curl([], &format!("http://127.0.0.1:{port}{path}"))).text();
     assert_eq!((fetch("/"), fetch("/name.txt")), (deployment.answer("1"), "1".to_owned()));
     deployment.release("2");
     public("2");

@@ -56,7 +56,7 @@ fn a_new_server_takes_over_under_load_and_nobody_is_refused() {
         }
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                Reply::from_curl(proxy.curl_command([], "/").output().unwrap()).expect(200);
+                Reply::of(&mut proxy.curl_command([], "/")).expect(200);
             }
         });
         wait_for("the load is on", || (served.load(Ordering::Relaxed) > 500).then_some(()));

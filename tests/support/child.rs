@@ -26,6 +26,12 @@ pub(crate) fn library_of(source: &Path, flags: &[&str]) -> TempDir {
     scratch
 }
 
+/// A command by a name that Debian keeps in `/usr/sbin`, which only root has on the PATH.
+pub(crate) fn system_program(name: &str) -> Command {
+    let path = Path::new("/usr/sbin").join(name);
+    Command::new(if path.exists() { path } else { name.into() })
+}
+
 /// The nibiru under test, for commands that end by themselves: see [`output`].
 pub(crate) fn nibiru() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nibiru"));

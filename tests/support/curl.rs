@@ -27,6 +27,11 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// Runs a [`curl`].
+    pub(crate) fn of(curl: &mut Command) -> Self {
+        Self::from_curl(curl.output().unwrap())
+    }
+
     pub(crate) fn from_curl(output: Output) -> Self {
         let end = output.stdout.windows(4).position(|window| window == b"\r\n\r\n");
         let (head, body) =

@@ -3,9 +3,8 @@
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::{Need, Server, ServerBuilder, lacks, output, skip};
+use super::{Need, Server, ServerBuilder, lacks, output, skip, system_program};
 
 /// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection`: of the shell.
 pub(crate) fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilder {
@@ -45,8 +44,8 @@ impl Disk {
         let (image, directory) = (scratch.path().join("image"), scratch.path().join("disk"));
         fs::create_dir(&directory).unwrap();
         fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        assert!(output(program("mkfs.ext4").args(["-q", "-F"]).arg(&image)).status.success());
-        let mounted = output(program("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
+        assert!(output(system_program("mkfs.ext4").args(["-q", "-F"]).arg(&image)).status.success());
+        let mounted = output(system_program("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
         if !mounted.status.success() {
             let problem = String::from_utf8_lossy(&mounted.stderr).into_owned();
             skip(Need::LoopDisk, &format!("cannot mount a file: {}", problem.trim()));
@@ -63,7 +62,7 @@ impl Disk {
     /// gone before the server is.
     pub(crate) fn freeze(&self) -> Frozen<'_> {
         let frozen = Frozen(&self.directory);
-        assert!(output(program("fsfreeze").arg("-f").arg(&self.directory)).status.success());
+        assert!(output(system_program("fsfreeze").arg("-f").arg(&self.directory)).status.success());
         frozen
     }
 }
@@ -71,7 +70,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: a process that is just ending may still hold a file.
-        let _ = output(program("umount").arg("--lazy").arg(&self.directory));
+        let _ = output(system_program("umount").arg("--lazy").arg(&self.directory));
     }
 }
 
@@ -82,13 +81,7 @@ pub(crate) struct Frozen<'a>(&'a Path);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        let thawed = output(program("fsfreeze").arg("-u").arg(self.0)).status.success();
+        let thawed = output(system_program("fsfreeze").arg("-u").arg(self.0)).status.success();
         assert!(thawed || std::thread::panicking(), "the disk still hangs");
     }
-}
-
-/// A program that Debian keeps where only root has it on the PATH.
-fn program(name: &str) -> Command {
-    let path = Path::new("/usr/sbin").join(name);
-    Command::new(if path.exists() { path } else { name.into() })
 }

@@ -8,7 +8,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{Process, Reply, Server, ServerBuilder, curl, free_port, is_root, output, repository};
+use super::{
+    Process, Reply, Server, ServerBuilder, curl, free_port, is_root, output, repository, system_program,
+};
 
 /// Which front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +117,7 @@ impl FrontEnd {
 
     #[track_caller]
     pub(crate) fn curl<const N: usize>(&self, arguments: [&str; N], path: &str) -> Reply {
-        Reply::from_curl(self.curl_command(arguments, path).output().unwrap())
+        Reply::of(&mut self.curl_command(arguments, path))
     }
 
     pub(crate) fn curl_command<const N: usize>(&self, arguments: [&str; N], path: &str) -> Command {
@@ -132,12 +134,6 @@ pub(crate) fn let_apache_in(scratch: &Path, socket: &Path) {
         let chgrp = output(Command::new("chgrp").arg("www-data").arg(socket));
         assert!(chgrp.status.success(), "{chgrp:?}");
     }
-}
-
-/// Debian keeps both where only root has them on the PATH.
-fn program(name: &str) -> Command {
-    let path = Path::new("/usr/sbin").join(name);
-    Command::new(if path.exists() { path } else { name.into() })
 }
 
 /// Apache on a scratch directory, with the modules that Debian would have enabled and those that the files ask for.
@@ -169,7 +165,7 @@ pub(crate) fn apache(scratch: &Path, port: u16, site: &str) -> Command {
     ));
     fs::write(scratch.join("apache.conf"), main).unwrap();
     fs::write(scratch.join("site.conf"), site).unwrap();
-    let mut command = program("apache2");
+    let mut command = system_program("apache2");
     command.arg("-f").arg(scratch.join("apache.conf")).arg("-DFOREGROUND");
     command
 }
@@ -183,7 +179,7 @@ pub(crate) fn lighttpd(scratch: &Path, port: u16, site: &str) -> Command {
     );
     fs::write(scratch.join("lighttpd.conf"), main).unwrap();
     fs::write(scratch.join("site.conf"), site).unwrap();
-    let mut command = program("lighttpd");
+    let mut command = system_program("lighttpd");
     command.arg("-D").arg("-f").arg(scratch.join("lighttpd.conf"));
     command
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::child::Process;
+use super::child::{Process, system_program};
 use super::curl::{Reply, curl};
 use super::net::free_port;
 use super::server::Server;
@@ -122,7 +122,7 @@ impl Proxy {
     /// One request with curl; `arguments` come before the address.
     #[track_caller]
     pub(crate) fn curl<const N: usize>(&self, arguments: [&str; N], path: &str) -> Reply {
-        Reply::from_curl(self.curl_command(arguments, path).output().unwrap())
+        Reply::of(&mut self.curl_command(arguments, path))
     }
 
     /// The curl command itself, for tests that watch it run. It prints the head, then the body.
@@ -148,9 +148,7 @@ fn nginx(scratch: &Path, site: &str) -> Command {
     fs::write(scratch.join("nginx.conf"), main).unwrap();
     fs::write(scratch.join("nibiru.conf"), site).unwrap();
     fs::copy(repository("deploy/nginx/nibiru_params"), scratch.join("nibiru_params")).unwrap();
-    // Debian keeps it where only root has it on the PATH.
-    let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
-    let mut command = Command::new(program);
+    let mut command = system_program("nginx");
     command.arg("-p").arg(scratch).arg("-c").arg(scratch.join("nginx.conf"));
     command.args(["-e", "stderr", "-g", "daemon off;"]);
     command
@@ -171,9 +169,7 @@ fn haproxy(scratch: &Path, site: &str) -> Command {
     let user = "    user haproxy\n    group haproxy\n";
     assert!(site.contains(user), "haproxy.cfg has no user");
     fs::write(scratch.join("haproxy.cfg"), site.replace(user, "")).unwrap();
-    // Debian keeps it where only root has it on the PATH.
-    let program = if Path::new("/usr/sbin/haproxy").exists() { "/usr/sbin/haproxy" } else { "haproxy" };
-    let mut command = Command::new(program);
+    let mut command = system_program("haproxy");
     command.arg("-db").arg("-f").arg(scratch.join("haproxy.cfg"));
     command
 }

@@ -74,9 +74,8 @@ fn through_proxy(configuration: &str, kind: Kind, edit: impl Fn(String) -> Strin
     let server =
         Server::builder().application(app.root(), "app").environment("GATE", gate.directory()).start();
     let proxy = Proxy::with_edits(kind, &server, edit);
-    let curl = |arguments: &[&str], path: &str| {
-        Reply::from_curl(proxy.curl_command([], path).args(more).args(arguments).output().unwrap())
-    };
+    let curl =
+        |arguments: &[&str], path: &str| Reply::of(proxy.curl_command([], path).args(more).args(arguments));
     compare(ROWS, configuration, &seen_of_each(curl));
 }
 
@@ -84,9 +83,7 @@ fn through_front_end(configuration: &str, kind: front_ends::Kind, site: impl Fn(
     let (app, gate) = application();
     let builder = Server::builder().application(app.root(), "app").environment("GATE", gate.directory());
     let front_end = FrontEnd::with_site(kind, builder, site);
-    let curl = |arguments: &[&str], path: &str| {
-        Reply::from_curl(front_end.curl_command([], path).args(arguments).output().unwrap())
-    };
+    let curl = |arguments: &[&str], path: &str| Reply::of(front_end.curl_command([], path).args(arguments));
     compare(ROWS, configuration, &seen_of_each(curl));
 }
 

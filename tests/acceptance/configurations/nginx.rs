@@ -46,8 +46,7 @@ fn through(locations: &str, arguments: &[&str]) -> (String, Vec<String>) {
         .arguments(["--max-body", "5000"])
         .start();
     let proxy = Proxy::with_edits(Kind::Nginx, &server, with_locations(locations));
-    let reply =
-        crate::support::Reply::from_curl(proxy.curl_command([], "/page").args(arguments).output().unwrap());
+    let reply = crate::support::Reply::of(proxy.curl_command([], "/page").args(arguments));
     let answer = seen(&reply);
     // A subrequest that nobody waits for is sent before the next request.
     proxy.curl([], "/next").expect(200);
