@@ -2,7 +2,7 @@
 //!
 //! One thread, one blocking loop. Never sees FastCGI, a client or a sibling.
 
-mod outbox;
+mod gateway_link;
 mod surroundings;
 
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::os::fork;
 use crate::os::lifeline;
 use crate::os::title::WorkerTitle;
 
-use self::outbox::{Channel, Outbox};
+use self::gateway_link::{Channel, Outbox};
 use self::surroundings::Surroundings;
 
 /// The exit status of a worker whose application or start hook failed.

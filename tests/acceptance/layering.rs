@@ -50,7 +50,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         "the gateway meets the other half in link only",
     ),
     (
-        &["zygote.rs", "worker/", "lua/"],
+        &["zygote/", "worker/", "lua/"],
         &["crate::gateway", "crate::cmd", "crate::fastcgi", "tokio"],
         "workers know neither the gateway nor FastCGI, and have no event loop",
     ),
