@@ -28,7 +28,7 @@ use crate::os::process;
 use crate::os::rlimit;
 use crate::os::signals;
 use crate::os::title::{Title, WorkerTitle};
-use crate::worker::{self, Birth};
+use crate::worker::{self, Spawn};
 
 /// The exit status of a zygote whose application does not load.
 const LOAD_FAILED: u8 = 3;
@@ -256,7 +256,7 @@ impl Zygote {
                 ToZygote::Shutdown if self.children.is_empty() => return Ok(ExitCode::SUCCESS),
                 ToZygote::Shutdown => self.leaving = true,
                 ToZygote::Spawn { worker } => {
-                    let birth = Birth::new(worker, descriptors, self.preloaded, self.memory_limit)?;
+                    let spawn = Spawn::new(worker, descriptors, self.preloaded, self.memory_limit)?;
                     match fork::fork() {
                         Ok(Fork::Child) => {
                             let _ = lead_group(None);
@@ -265,7 +265,7 @@ impl Zygote {
                             let _ = rlimit::set(self.open_files);
                             // The siblings' pidfds and the control link are not the worker's.
                             drop(self);
-                            worker::run(birth, state, title);
+                            worker::run(spawn, state, title);
                         }
                         Ok(Fork::Parent { child }) => {
                             // Whoever is first: the gateway may kill the group as soon as it hears of it.
