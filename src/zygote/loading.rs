@@ -1,0 +1,73 @@
+//! The application's loading: in the zygote, or in each worker where forks would share what it opened.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::reports::{send, warn};
+use crate::config::Preload;
+use crate::link::Link;
+use crate::link::launch::{Launch, NAME};
+use crate::link::message::{FromZygote, shortened};
+use crate::lua;
+use crate::os::descriptors;
+use crate::worker;
+
+/// Descriptors that the log names, of those that loading has opened.
+const DESCRIPTORS_TOLD: usize = 8;
+
+/// A state with the application in it, or an empty state where workers load the application.
+pub(super) fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
+    let target = launch.app.parse::<lua::Target>().map_err(|error| error.to_string())?;
+    let settings = lua::Settings {
+        root: launch.root.clone(),
+        target,
+        generation: launch.generation,
+        proxy_headers: launch.proxy_headers(),
+    };
+    let mut state = lua::State::new(&settings).map_err(|error| error.to_string())?;
+    state.log_while_loading(Some(Box::new(move |level: lua::Level, message: &[u8], fields: &str| {
+        let (message, fields) = (&*shortened(message), fields.as_bytes());
+        // Without a gateway nobody reads it.
+        let _ = send(&log, &FromZygote::Log { level: level.into(), message, fields }, None);
+    })));
+    if launch.preload != Preload::Off {
+        // For an application that takes too long to load. Without a handler it would end without its stack.
+        state.accept_interrupts();
+        let _ = lua::handle_interrupts();
+        let loaded = state.load();
+        worker::end_fork_of_load(&loaded);
+        loaded.map_err(|error| error.to_string())?;
+    }
+    Ok(state)
+}
+
+/// Starts over as a process that does not load: loading opened descriptors or started threads, which forked workers would share
+/// or lack. Gives the error where that is impossible.
+pub(super) fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) -> io::Error {
+    for (_, target) in &shared[..shared.len().min(DESCRIPTORS_TOLD)] {
+        warn(
+            &control,
+            &format!("loading the application opened {}, which forked workers would share", target.display()),
+        );
+    }
+    if let Some(more) = shared.len().checked_sub(DESCRIPTORS_TOLD).filter(|more| *more > 0) {
+        warn(
+            &control,
+            &format!("loading the application opened {more} more, which forked workers would share"),
+        );
+    }
+    for (number, _) in shared {
+        // The descriptor was open a moment ago.
+        let _ = descriptors::keep_from_program(*number);
+    }
+    warn(
+        &control,
+        "every worker loads the application itself (use nibiru.on_worker_start for what a worker needs of its own, \
+         or set --preload)",
+    );
+    let again = Launch { preload: Preload::Off, ..launch.clone() };
+    Command::new("/proc/self/exe").arg0(NAME).args(again.arguments()).stdin(OwnedFd::from(control)).exec()
+}
