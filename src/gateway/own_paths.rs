@@ -29,8 +29,9 @@ pub(crate) fn answer(mut request: Box<Request>, gateway: &Gateway) -> Option<Box
     // The request is in no count and in no log.
     request.set_aside();
     // The head and the body are our own, and right.
-    let _ = request.reply.head(page.head.as_bytes(), &gateway.proxy_headers);
-    let _ = request.reply.body(page.body.as_bytes());
-    let _ = request.reply.end();
+    let _ = request.response.head(page.head.as_bytes(), &gateway.proxy_headers);
+    let _ = request.response.body(page.body.as_bytes());
+    let _ = request.response.end();
+    request.finish();
     None
 }

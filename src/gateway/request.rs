@@ -1,4 +1,4 @@
-//! A request on its way through the gateway, and the name it has in every log. Tells the journal how it ended.
+//! A request on its way through the gateway, and the name it has in every log. [`Request::finish`] tells the journal how it ended.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,12 +9,12 @@ use tracing::info;
 use crate::cgi::{TRACEPARENT, TraceId, Variables};
 use crate::fastcgi::Role;
 use crate::gateway::Gateway;
-use crate::gateway::frontend::response_writer::Reply;
-use crate::gateway::spool::Body;
+use crate::gateway::response::Response;
 use crate::gateway::telemetry::journal::Journal;
 use crate::gateway::telemetry::request_line::RequestLine;
+use crate::proto::body::Body;
 use crate::proto::memory::{For, Share};
-use crate::proto::request_end::Refused;
+use crate::proto::request_end::{End, Ended, Handed, Named, Refused};
 
 /// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
 const MAX_REQUEST_ID: usize = 64;
@@ -34,7 +34,7 @@ pub(crate) struct Request {
     pub(crate) role: Role,
     /// What a Filter is to change.
     pub(crate) data: Option<Body>,
-    pub(crate) reply: Reply,
+    pub(crate) response: Response,
     /// When it was complete, or refused.
     pub(crate) came: Instant,
     /// How long its client had waited at the proxy before, as far as that is known.
@@ -43,33 +43,32 @@ pub(crate) struct Request {
     pub(crate) complete: bool,
     /// Which worker has it.
     pub(crate) handed: Option<Handed>,
-    /// When its worker was done with it, where its client has not taken the answer yet.
-    pub(crate) done: Option<Instant>,
     /// Its part of the memory.
     pub(crate) share: Share,
     /// Why the gateway answers it.
     pub(crate) refused: Option<Refused>,
     journal: Option<Rc<Journal>>,
+    end: EndDue,
 }
 
-/// That a worker was given a request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Handed {
-    pub(crate) at: Instant,
-    pub(crate) worker: u32,
-    pub(crate) generation: u32,
-}
+/// Asserts, where a request is dropped, that it was finished.
+#[derive(Debug)]
+struct EndDue;
 
-/// What the log's fields call a request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Named<'a> {
-    pub(crate) request: &'a str,
-    pub(crate) trace_id: Option<&'a str>,
+impl Drop for EndDue {
+    fn drop(&mut self) {
+        debug_assert!(std::thread::panicking(), "a request was dropped and not finished");
+    }
 }
 
 impl Request {
     /// A complete one, for a Responder.
-    pub(crate) fn new(mut variables: Variables, body: Body, reply: Reply, gateway: &Gateway) -> Box<Self> {
+    pub(crate) fn new(
+        mut variables: Variables,
+        body: Body,
+        response: Response,
+        gateway: &Gateway,
+    ) -> Box<Self> {
         let (mut given, mut trace_id) = (None, None);
         for (name, value) in &variables {
             match name {
@@ -89,21 +88,21 @@ impl Request {
             body,
             role: Role::Responder,
             data: None,
-            reply,
+            response,
             came: Instant::now(),
             head_start: Duration::ZERO,
             complete: true,
             handed: None,
-            done: None,
             share: Share::new(&gateway.memory),
             refused: None,
             journal: Some(Rc::clone(&gateway.journal)),
+            end: EndDue,
         })
     }
 
     /// One that has come in part, and of which no more is wanted.
-    pub(crate) fn partial(variables: Variables, reply: Reply, gateway: &Gateway) -> Box<Self> {
-        let mut request = Self::new(variables, Body::new(), reply, gateway);
+    pub(crate) fn partial(variables: Variables, response: Response, gateway: &Gateway) -> Box<Self> {
+        let mut request = Self::new(variables, Body::new(), response, gateway);
         request.complete = false;
         request
     }
@@ -129,13 +128,13 @@ impl Request {
     /// A worker has it now.
     pub(crate) fn set_handed(&mut self, handed: Handed) {
         self.handed = Some(handed);
-        self.reply.set_handed(Some(handed.at));
+        self.response.writer.set_assigned(Some(handed.at));
     }
 
     /// Its worker has not read it, and another is to have it.
     pub(crate) fn take_back(&mut self) {
         self.handed = None;
-        self.reply.set_handed(None);
+        self.response.writer.set_assigned(None);
     }
 
     /// For the fields of a line in the log.
@@ -145,12 +144,18 @@ impl Request {
     }
 
     /// Answers it in the application's place; logs why.
-    pub(crate) fn refuse(&mut self, why: Refused, status: u16, message: &str) {
+    pub(crate) fn refuse(self: Box<Self>, why: Refused, status: u16, message: &str) {
         self.refuse_for(why, status, message, crate::gateway::RETRY_AFTER);
     }
 
     /// [`Self::refuse`], where a client that gets 503 may try again after so long.
-    pub(crate) fn refuse_for(&mut self, why: Refused, status: u16, message: &str, retry_after: Duration) {
+    pub(crate) fn refuse_for(
+        mut self: Box<Self>,
+        why: Refused,
+        status: u16,
+        message: &str,
+        retry_after: Duration,
+    ) {
         let line = RequestLine::of(&self.variables);
         let line = (!line.is_empty()).then(|| tracing::field::display(line));
         let option = match why {
@@ -168,7 +173,7 @@ impl Request {
         }
         self.refused = Some(why);
         let seconds = u32::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
-        self.reply.fail(status, message, (status == 503).then_some(seconds));
+        self.fail(status, message, (status == 503).then_some(seconds));
     }
 
     /// Logs that the client went away before all of it had come, as often as refusals may be logged. A proxy that gives a
@@ -191,27 +196,60 @@ impl Request {
         }
     }
 
-    /// Its worker is done with it. It ends when its client has what waits for it, too.
-    pub(crate) fn answered(mut self: Box<Self>) {
-        self.done = Some(Instant::now());
-        (self.body, self.data) = (Body::new(), None);
-        self.share.set(self.held());
-        Reply::keep_until_written(self);
+    /// Ends the response as a failure, and with it the request.
+    pub(crate) fn fail(mut self: Box<Self>, status: u16, message: &str, retry_after: Option<u32>) {
+        self.response.fail(status, message, retry_after);
+        self.finish();
+    }
+
+    /// The request has ended: nobody waits for its response any more, or its client has what there is of it, or will have. The
+    /// journal hears of that when the last byte is written.
+    pub(crate) fn finish(self: Box<Self>) {
+        let now = Instant::now();
+        let done = self.handed.map(|_| now);
+        let Self {
+            request_id,
+            trace_id,
+            variables,
+            response,
+            came,
+            complete,
+            handed,
+            share,
+            refused,
+            journal,
+            end,
+            ..
+        } = *self;
+        std::mem::forget(end);
+        let Some(journal) = journal else { return };
+        let end = match (response.writer.how_it_ended(), refused) {
+            (End::Complete, Some(why)) => End::Refused(why),
+            (end, _) => end,
+        };
+        let (status, bytes) = (response.writer.status(), response.writer.sent());
+        let mut ended = Ended {
+            request_id,
+            trace_id,
+            variables,
+            came,
+            complete,
+            handed,
+            done,
+            status,
+            bytes,
+            share,
+            end,
+        };
+        ended.share.set(ended.variables.held());
+        if let Some(ended) = response.keep_until_written(ended) {
+            journal.ended(&ended, now);
+        }
     }
 
     /// Is not for the application: it counts nowhere.
     pub(crate) fn set_aside(&mut self) {
         self.journal = None;
-    }
-}
-
-/// One that nobody has answered fails by itself.
-impl Drop for Request {
-    fn drop(&mut self) {
-        self.reply.fail(502, "the request was lost", None);
-        if let Some(journal) = self.journal.take() {
-            journal.ended(self);
-        }
     }
 }
 

@@ -43,7 +43,7 @@ use crate::gateway::telemetry::journal::Journal;
 use crate::gateway::telemetry::status::Start;
 use crate::gateway::telemetry::verdict::Course;
 use crate::gateway::trim;
-use crate::gateway::turn::Turnstile;
+use crate::gateway::turnstile::Turnstile;
 use crate::gateway::{overload_bounds, policy_of};
 use crate::link::message::MAX_PACKET;
 use crate::os::descriptors;

@@ -3,6 +3,8 @@
 //! The drivers in [`crate::gateway`] feed these state machines and do what they say.
 
 pub(crate) mod backoff;
+pub(crate) mod body;
+pub(crate) mod connection;
 pub(crate) mod memory;
 pub(crate) mod pool;
 pub(crate) mod queue;
@@ -11,6 +13,11 @@ pub(crate) mod request_end;
 // Public for `fuzz/` alone: they hold no secret and do no harm, and a feature for it would be a second build to test.
 #[doc(hidden)]
 pub mod response;
+#[doc(hidden)]
+pub mod response_writer;
 pub(crate) mod send_buffer;
+pub(crate) mod server_timing;
+pub(crate) mod space;
+pub(crate) mod turn;
 #[doc(hidden)]
 pub mod worker;

@@ -10,7 +10,7 @@ pub(crate) const MIN_RATE: u64 = 500;
 ///
 /// Looked at in spans of a time limit: within each, [`MIN_RATE`] must be kept, and something must have moved.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct MinRate {
     /// Where the span begins.
     since: Instant,
     /// What has moved in it.
@@ -19,7 +19,7 @@ pub(crate) struct Pace {
     last: Instant,
 }
 
-impl Pace {
+impl MinRate {
     /// A span that begins now.
     pub(crate) fn new(now: Instant) -> Self {
         Self { since: now, bytes: 0, last: now }
@@ -70,25 +70,25 @@ mod tests {
     #[test]
     fn who_moves_nothing_has_the_limit_from_the_last_byte() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
-        assert!(!pace.is_too_slow(LIMIT, start + seconds(9)));
-        assert!(pace.is_too_slow(LIMIT, start + seconds(10)));
+        let mut rate = MinRate::new(start);
+        assert!(!rate.is_too_slow(LIMIT, start + seconds(9)));
+        assert!(rate.is_too_slow(LIMIT, start + seconds(10)));
 
-        let mut pace = Pace::new(start);
-        pace.moved(1 << 20, start + seconds(4));
-        assert!(!pace.is_too_slow(LIMIT, start + seconds(10)));
-        assert_eq!(pace.deadline(LIMIT), start + seconds(14));
-        assert!(pace.is_too_slow(LIMIT, start + seconds(14)));
+        let mut rate = MinRate::new(start);
+        rate.moved(1 << 20, start + seconds(4));
+        assert!(!rate.is_too_slow(LIMIT, start + seconds(10)));
+        assert_eq!(rate.deadline(LIMIT), start + seconds(14));
+        assert!(rate.is_too_slow(LIMIT, start + seconds(14)));
     }
 
     #[test]
     fn who_trickles_is_too_slow_and_who_keeps_the_rate_is_not() {
         let start = Instant::now();
         for (bytes, slow) in [(1, true), (499, true), (501, false)] {
-            let mut pace = Pace::new(start);
+            let mut rate = MinRate::new(start);
             let cut = (1..=100).any(|second| {
-                pace.moved(bytes, start + seconds(second));
-                pace.is_too_slow(LIMIT, start + seconds(second))
+                rate.moved(bytes, start + seconds(second));
+                rate.is_too_slow(LIMIT, start + seconds(second))
             });
             assert_eq!(cut, slow, "{bytes} bytes a second");
         }
@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn a_look_long_after_finds_every_span_that_has_passed() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
-        pace.moved(1 << 20, start + seconds(1));
-        assert!(pace.is_too_slow(LIMIT, start + seconds(3600)));
+        let mut rate = MinRate::new(start);
+        rate.moved(1 << 20, start + seconds(1));
+        assert!(rate.is_too_slow(LIMIT, start + seconds(3600)));
     }
 }

@@ -1,5 +1,10 @@
 //! How a request ended, in the words of the metrics, the status and the access log.
 
+use std::time::Instant;
+
+use crate::cgi::{TraceId, Variables};
+use crate::proto::memory::Share;
+
 /// Why the gateway itself answered a request that no worker had seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -91,5 +96,64 @@ impl End {
             Self::Broken => "broken",
             Self::Refused(why) => why.name(),
         }
+    }
+}
+
+/// That a worker was given a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handed {
+    pub(crate) at: Instant,
+    pub(crate) worker: u32,
+    pub(crate) generation: u32,
+}
+
+/// How the log's fields call a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named<'a> {
+    pub(crate) request: &'a str,
+    pub(crate) trace_id: Option<&'a str>,
+}
+
+/// A request that has ended: everything that the metrics and the access log say of it.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) request_id: String,
+    pub(crate) trace_id: Option<TraceId>,
+    pub(crate) variables: Variables,
+    /// When the request was complete, or rejected.
+    pub(crate) came: Instant,
+    /// Whether all of it had come.
+    pub(crate) complete: bool,
+    /// The worker that had it.
+    pub(crate) handed: Option<Handed>,
+    /// When its worker was done with it; none where no worker was.
+    pub(crate) done: Option<Instant>,
+    /// The status that was sent.
+    pub(crate) status: Option<u16>,
+    /// Bytes of the body that was sent.
+    pub(crate) bytes: u64,
+    /// The part of the memory that the request still takes.
+    pub(crate) share: Share,
+    /// How the request ended.
+    pub(crate) end: End,
+}
+
+impl Ended {
+    /// The client has gone before it had the response.
+    pub(crate) fn abort(&mut self) {
+        if self.end != End::Broken {
+            self.end = End::Aborted;
+        }
+    }
+
+    /// The response could not be delivered whole.
+    pub(crate) fn break_off(&mut self) {
+        self.end = End::Broken;
+    }
+
+    /// For the fields of a line in the log.
+    pub(crate) fn named(&self) -> Named<'_> {
+        let trace_id = self.trace_id.as_ref().map(TraceId::as_str);
+        Named { request: &self.request_id, trace_id }
     }
 }

@@ -12,7 +12,7 @@ pub struct ProtocolViolation(pub &'static str);
 
 /// How far the answer to one request is.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct ResponseState {
     /// The answer has a head that may promise a body, and never a body.
     head_request: bool,
     progress: Progress,
@@ -57,7 +57,7 @@ pub enum Failure {
     None,
 }
 
-impl Answer {
+impl ResponseState {
     /// Of a request that nothing has come for; `head_request` where its method is HEAD.
     pub fn new(head_request: bool) -> Self {
         Self { head_request, progress: Progress::Nothing }

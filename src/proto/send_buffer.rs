@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::fastcgi::whole_records;
 
@@ -19,7 +20,7 @@ pub(crate) const PLACE: usize = HIGH_WATER + 4096;
 
 /// Bytes in order, appended at one end and written from the other.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct SendBuffer {
     bytes: Vec<u8>,
     /// How many of them are written already.
     written: usize,
@@ -34,8 +35,8 @@ pub(crate) struct Outgoing {
 struct Spilled {
     /// Pieces that the file has. Each is whole records, so that what is lost with the file is not cut in the middle of one.
     pieces: VecDeque<Piece>,
-    /// The first of them is being read.
-    reading: bool,
+    /// Since when the first of them is being read.
+    reading: Option<Instant>,
     /// On its way to the file. A client that catches up before it is there gets it from here.
     writing: Option<(u32, Arc<Vec<u8>>)>,
     tail: Vec<u8>,
@@ -54,7 +55,7 @@ pub(crate) struct Piece {
     pub(crate) length: usize,
 }
 
-impl Outgoing {
+impl SendBuffer {
     /// Where records are appended.
     pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
         self.spilled.as_mut().map_or(&mut self.bytes, |spilled| &mut spilled.tail)
@@ -176,20 +177,25 @@ impl Outgoing {
     }
 
     /// What is to be read from the file now: the client waits for it.
-    pub(crate) fn next_read(&mut self) -> Option<Piece> {
+    pub(crate) fn next_read(&mut self, now: impl FnOnce() -> Instant) -> Option<Piece> {
         let spilled = self.spilled.as_mut().filter(|_| self.bytes.len() == self.written)?;
-        if spilled.reading {
+        if spilled.reading.is_some() {
             return None;
         }
         let piece = spilled.pieces.front().copied()?;
-        spilled.reading = true;
+        spilled.reading = Some(now());
         Some(piece)
+    }
+
+    /// Since when the file has been read for the client.
+    pub(crate) fn reading_since(&self) -> Option<Instant> {
+        self.spilled.as_ref().and_then(|spilled| spilled.reading)
     }
 
     /// What was to be read is here.
     pub(crate) fn read(&mut self, bytes: Vec<u8>) {
         let Some(spilled) = &mut self.spilled else { return };
-        spilled.reading = false;
+        spilled.reading = None;
         spilled.free.extend(spilled.pieces.pop_front().map(|piece| piece.place));
         self.bytes = bytes;
         self.written = 0;
@@ -222,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_client_that_is_always_behind_makes_it_no_larger() {
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = SendBuffer::default();
         let mut written = 0_u64;
         for round in 0_u64..5000 {
             while !outgoing.is_full() {
@@ -237,7 +243,7 @@ mod tests {
 
     #[test]
     fn bytes_leave_in_the_order_they_came_and_a_large_buffer_is_given_back() {
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = SendBuffer::default();
         let sent: Vec<u8> = (0..400_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
         let mut received = Vec::new();
         let mut rest = &sent[..];
@@ -256,7 +262,7 @@ mod tests {
     /// A client, a worker and a disk that act in an order of chance.
     struct Story {
         random: fastrand::Rng,
-        outgoing: Outgoing,
+        outgoing: SendBuffer,
         sent: Vec<u8>,
         received: Vec<u8>,
         disk: HashMap<u32, Vec<u8>>,
@@ -271,7 +277,7 @@ mod tests {
         fn new(seed: u64, max_places: u32) -> Self {
             Self {
                 random: fastrand::Rng::with_seed(seed),
-                outgoing: Outgoing::default(),
+                outgoing: SendBuffer::default(),
                 sent: Vec::new(),
                 received: Vec::new(),
                 disk: HashMap::new(),
@@ -313,7 +319,7 @@ mod tests {
                 self.places = 1;
                 return;
             }
-            if let Some(piece) = self.outgoing.next_read() {
+            if let Some(piece) = self.outgoing.next_read(Instant::now) {
                 assert!(self.reading.replace(piece).is_none());
             }
             let (places, max) = (&mut self.places, self.max_places);

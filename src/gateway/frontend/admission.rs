@@ -14,8 +14,8 @@ use tracing::{info, warn};
 use crate::config::{Config, Peers};
 use crate::fastcgi;
 use crate::gateway::Gateway;
-use crate::gateway::frontend::client_socket::Stream;
-use crate::gateway::frontend::connection::Connection;
+use crate::gateway::frontend::client_socket::ClientSocket;
+use crate::gateway::frontend::connection;
 use crate::log::throttle::Throttle;
 
 /// How often it is logged that there are as many connections as there may be: a busy server can be at that
@@ -61,25 +61,24 @@ impl Door {
     }
 
     /// Gives a connection a task. `slot` is its room.
-    pub(crate) fn let_in(&self, gateway: &Rc<Gateway>, stream: Stream, slot: OwnedSemaphorePermit) {
+    pub(crate) fn let_in(&self, gateway: &Rc<Gateway>, stream: ClientSocket, slot: OwnedSemaphorePermit) {
         if !self.is_allowed(&stream, gateway) {
             return;
         }
-        let connection =
-            Connection::new(stream, limits(&gateway.config(), self.connections), &gateway.memory);
+        let limits = limits(&gateway.config(), self.connections);
         let gateway = Rc::clone(gateway);
         // Counted before the task first runs, so that a stop in between waits for it.
         gateway.connection_opened();
         tokio::task::spawn_local(async move {
-            connection.serve(Rc::clone(&gateway)).await;
+            connection::serve(stream, limits, Rc::clone(&gateway)).await;
             drop(slot);
             gateway.connection_closed();
         });
     }
 
     /// Whether the peer may connect; says so where it may not.
-    fn is_allowed(&self, stream: &Stream, gateway: &Gateway) -> bool {
-        let Stream::Tcp(stream) = stream else { return true };
+    fn is_allowed(&self, stream: &ClientSocket, gateway: &Gateway) -> bool {
+        let ClientSocket::Tcp(stream) = stream else { return true };
         // A peer that has left already has no address any more.
         let Ok(peer) = stream.peer_addr() else { return false };
         let allowed = self.peers.allow(peer.ip());

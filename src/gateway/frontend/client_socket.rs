@@ -13,12 +13,12 @@ use crate::gateway::async_fd;
 
 /// An accepted connection.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) enum ClientSocket {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
-impl Stream {
+impl ClientSocket {
     pub(crate) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         match self {
             Self::Unix(stream) => stream.ready(interest).await,

@@ -22,7 +22,7 @@ use crate::config::{Config, Listen, SocketOwner};
 use crate::gateway::Gateway;
 use crate::gateway::async_fd;
 use crate::gateway::frontend::admission::{Door, Shortage};
-use crate::gateway::frontend::client_socket::Stream;
+use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::frontend::socket_file::{Found, Permissions, SocketFile};
 use crate::gateway::frontend::sockets;
 use crate::gateway::frontend::takeover::Taken;
@@ -245,7 +245,7 @@ impl Listener {
         &self,
         socket: &AsyncFd<OwnedFd>,
         door: &Door,
-    ) -> io::Result<(Stream, OwnedSemaphorePermit)> {
+    ) -> io::Result<(ClientSocket, OwnedSemaphorePermit)> {
         loop {
             let mut ready = socket.readable().await?;
             // A connection beyond the limit stays in the kernel's backlog.
@@ -264,15 +264,15 @@ impl Listener {
     }
 
     /// Accepts a connection that waits in the kernel, whether or not tokio has been told of it.
-    fn accept_waiting(&self, socket: &OwnedFd) -> io::Result<Stream> {
+    fn accept_waiting(&self, socket: &OwnedFd) -> io::Result<ClientSocket> {
         let accepted = rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         if self.family == AddressFamily::UNIX {
-            return Ok(Stream::Unix(UnixStream::from_std(accepted.into())?));
+            return Ok(ClientSocket::Unix(UnixStream::from_std(accepted.into())?));
         }
         let stream = TcpStream::from_std(accepted.into())?;
         // Answers are written whole; waiting for more to send only delays them.
         stream.set_nodelay(true)?;
-        Ok(Stream::Tcp(stream))
+        Ok(ClientSocket::Tcp(stream))
     }
 
     /// Lets in whoever waits in a socket that is about to be closed.

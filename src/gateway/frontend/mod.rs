@@ -7,7 +7,6 @@ pub(crate) mod connection;
 pub(crate) mod idle_exit;
 pub(crate) mod listener;
 pub(crate) mod parameters;
-pub(crate) mod response_writer;
 pub(crate) mod socket_file;
 pub(crate) mod sockets;
 pub(crate) mod staging;

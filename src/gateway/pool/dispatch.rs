@@ -13,13 +13,13 @@ use crate::fastcgi::Role;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
 use crate::gateway::events::Notice;
-use crate::gateway::frontend::response_writer::Ticket;
 use crate::gateway::pool::worker::NotStarted;
-use crate::gateway::request::{Named, Request};
+use crate::gateway::request::Request;
 use crate::gateway::sleep_until;
 use crate::link::message::ToWorker;
+use crate::proto::connection::Assignment;
 use crate::proto::queue::{Place, Turned};
-use crate::proto::request_end::Refused;
+use crate::proto::request_end::{Named, Refused};
 
 impl Gateway {
     /// Takes a complete request: an idle worker gets it, else it waits.
@@ -30,15 +30,15 @@ impl Gateway {
         if self.mode.development
             && let Load::Failed(message) = &self.mode.code.borrow().load
         {
-            request.reply.stderr(message.as_bytes());
-            return request.reply.fail(500, "the application does not load", None);
+            request.response.stderr(message.as_bytes());
+            return request.fail(500, "the application does not load", None);
         }
         let came = request.came;
         if self.config.borrow().server_timing && request.role != Role::Authorizer {
-            request.reply.tell_timing(came);
+            request.response.writer.tell_timing(came);
         }
         let place = self.queue.borrow_mut().place(came, request.head_start, self.is_marked(&request));
-        request.reply.ticket().set_place(place);
+        request.response.assign(|assignment| assignment.place = Some(place));
         let idle = if self.queue.borrow().is_empty() { self.pool.borrow_mut().assign(came) } else { None };
         if let Some(worker) = idle {
             return self.hand(worker, place, request);
@@ -55,7 +55,7 @@ impl Gateway {
         self.ask_for_more();
         match turned {
             None => {}
-            Some(Turned { item: mut request, overload: None }) => {
+            Some(Turned { item: request, overload: None }) => {
                 request.refuse(Refused::QueueFull, 503, "the queue is full");
             }
             Some(Turned { item, overload: Some(wait) }) => refuse_overloaded(item, wait),
@@ -94,7 +94,7 @@ impl Gateway {
     /// No request will get a worker any more: refuses those in the queue, and all that come later, with this reason.
     pub(crate) fn give_up(&self, why: &'static str) {
         self.given_up.set(Some(why));
-        while let Some(mut request) = self.pop() {
+        while let Some(request) = self.pop() {
             request.refuse(Refused::Down, 503, why);
         }
     }
@@ -113,7 +113,7 @@ impl Gateway {
     /// Answers all that waits, where no worker is there nor about to be.
     pub(crate) fn refuse_all_while_down(&self) {
         while let Some(wait) = self.pool.borrow().down_for(Instant::now())
-            && let Some(mut request) = self.pop()
+            && let Some(request) = self.pop()
         {
             request.refuse_for(Refused::Down, 503, "the application does not start", wait);
         }
@@ -149,7 +149,7 @@ impl Gateway {
                 self.put_back(place, request);
                 self.dispatch();
             }
-            Err(NotStarted::Refused(mut request, cause)) => {
+            Err(NotStarted::Refused(request, cause)) => {
                 self.pool.borrow_mut().unassign(worker, Instant::now());
                 let Named { request: id, trace_id } = request.named();
                 let cause = crate::log::cause(&cause);
@@ -176,7 +176,7 @@ impl Gateway {
             let next = self.queue.borrow_mut().take(now, median, || self.births_pending());
             match next {
                 // Its connection has taken it out when the client went; this is the last look before it would run.
-                Some((_, request)) if request.reply.ticket().is_abandoned() => {}
+                Some((_, request)) if request.response.is_abandoned() => request.finish(),
                 next => break next,
             }
         };
@@ -197,20 +197,28 @@ impl Gateway {
         self.queue.borrow_mut().pop()
     }
 
-    /// A client has gone.
-    pub(crate) fn abandoned(&self, ticket: &Ticket) {
-        let (first, worker) = (!ticket.is_abandoned(), ticket.abandon());
-        if let (true, Some(worker), Some(place)) = (first, worker, ticket.place())
-            && let Some(run) = self.workers.borrow().get(&worker).and_then(|link| link.run())
+    /// A client does not wait any more for a request that was submitted. `lost`: since a part of its response is lost here.
+    pub(crate) fn abandoned(&self, Assignment { worker, place }: Assignment, lost: bool) {
+        let link = worker.and_then(|worker| self.workers.borrow().get(&worker).map(Rc::clone));
+        if let (Some(link), Some(place)) = (&link, place)
+            && let Some(run) = link.run()
         {
             self.queue.borrow_mut().left_while_it_ran(place, run.started(), Instant::now());
         }
-        let waits = ticket.place().filter(|_| worker.is_none());
-        // Dropped when the queue is not borrowed any more.
-        let gone = waits.and_then(|place| self.queue.borrow_mut().give_up(place));
-        drop(gone);
-        if let Some(worker) = worker {
-            self.tell(worker, ToWorker::Abort);
+        if worker.is_none()
+            && let Some(place) = place
+        {
+            // Finished when the queue is not borrowed any more.
+            let gone = self.queue.borrow_mut().give_up(place);
+            if let Some(gone) = gone {
+                gone.finish();
+            }
+        }
+        if let Some(link) = link {
+            if lost {
+                link.lose_response();
+            }
+            link.tell(ToWorker::Abort);
         }
     }
 
@@ -223,7 +231,7 @@ impl Gateway {
 }
 
 /// `wait`: until its client may try again.
-fn refuse_overloaded(mut request: Box<Request>, wait: Duration) {
+fn refuse_overloaded(request: Box<Request>, wait: Duration) {
     request.refuse_for(Refused::Overloaded, 503, "more requests come than can be answered", wait);
 }
 
@@ -248,7 +256,7 @@ pub(crate) async fn expire(gateway: Rc<Gateway>) {
         }
         loop {
             let expired = gateway.queue.borrow_mut().pop_expired(gateway.clock.settled());
-            let Some(mut request) = expired else { break };
+            let Some(request) = expired else { break };
             request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
         }
     }

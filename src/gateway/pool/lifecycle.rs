@@ -11,10 +11,10 @@ use crate::gateway::events::Notice;
 use crate::gateway::pool::throttles::About;
 use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::{Fate, Memory, WorkerLink, WorkerName};
-use crate::gateway::request::Named;
 use crate::gateway::telemetry::journal::WorkerEnd;
 use crate::link::message::ToWorker;
 use crate::proto::pool::{Ready, State};
+use crate::proto::request_end::Named;
 
 impl Gateway {
     /// A worker says that it is ready.
@@ -69,19 +69,24 @@ impl Gateway {
         self.dispatch();
     }
 
-    /// All that a worker sent is passed on. The request it leaves, if any, is answered or goes back.
+    /// All that a worker sent is passed on. The request that it leaves is answered or goes back.
     pub(crate) fn settle(&self, link: &WorkerLink, fate: &Fate) {
         let WorkerName { worker, generation: r#gen, pid } = link.name();
-        let Some(mut request) = link.take_running() else { return };
-        let ticket = request.reply.ticket();
-        ticket.set_worker(None);
-        let place = ticket.place();
-        if ticket.is_abandoned() {
-            return;
+        if let Some(answered) = link.take_answered() {
+            answered.finish();
+        }
+        let Some(request) = link.take_running() else { return };
+        let mut place = None;
+        request.response.assign(|assignment| {
+            assignment.worker = None;
+            place = assignment.place;
+        });
+        if request.response.is_abandoned() {
+            return request.finish();
         }
         if link.run().is_some_and(|run| run.is_overdue()) {
             // Also where it was never read: it has had its time. The log knows.
-            return request.reply.fail(504, watchdog::TOO_LONG, None);
+            return request.fail(504, watchdog::TOO_LONG, None);
         }
         if link.never_read(fate) {
             self.in_trouble(|left_out| {
@@ -96,8 +101,9 @@ impl Gateway {
                     "worker ended before it read its request; trying another"
                 );
             });
-            if let Some(place) = place {
-                self.put_back(place, request);
+            match place {
+                Some(place) => self.put_back(place, request),
+                None => request.finish(),
             }
             return self.dispatch();
         }
@@ -111,7 +117,7 @@ impl Gateway {
                 );
             });
         }
-        request.reply.fail(502, "the worker ended before it had answered", None);
+        request.fail(502, "the worker ended before it had answered", None);
     }
 
     /// Logs a line about a worker that ended or does not start, unless there were too many lately: see [`Throttles::say`].

@@ -4,9 +4,9 @@
 
 use tracing::{debug, error, info, warn};
 
-use crate::gateway::request::Named;
 use crate::link::message::LogLevel;
 use crate::log::escape;
+use crate::proto::request_end::Named;
 
 /// The process that a line is from.
 #[derive(Clone, Copy, Debug)]

@@ -220,7 +220,7 @@ fn time_out(gateway: &Gateway, link: &WorkerLink, run: &Run, limit: Limit, now: 
         (_, None) => format!("has run for {still} (--request-timeout)"),
         (_, Some(_)) => {
             let what = match link.running() {
-                Some(request) if request.reply.room().is_some() => "has waited for its client to read for",
+                Some(request) if request.response.room().is_some() => "has waited for its client to read for",
                 Some(_) => "has sent nothing for",
                 None => "has gone on after its answer for",
             };

@@ -19,9 +19,7 @@ use crate::gateway::async_fd;
 use crate::gateway::pool::log_pipe::Alive;
 use crate::gateway::pool::process_log::{More, Process};
 use crate::gateway::pool::watchdog::{self, Run};
-use crate::gateway::request::{Handed, Named, Request};
-use crate::gateway::spool::{Body, Place};
-use crate::gateway::turn::Turn;
+use crate::gateway::request::Request;
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker};
@@ -29,7 +27,10 @@ use crate::link::socket::Received;
 use crate::log::{escape, fields};
 use crate::os::interrupt;
 use crate::os::process;
+use crate::proto::body::{Body, Place};
+use crate::proto::request_end::{Handed, Named};
 use crate::proto::response::ProtocolViolation;
+use crate::proto::turn::Turn;
 use crate::proto::worker::WorkerProtocol;
 
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
@@ -224,7 +225,7 @@ impl WorkerLink {
             }
             Err((_, error)) => return Err(NotStarted::Refused(request, error)),
         }
-        request.reply.ticket().set_worker(Some(self.name.worker));
+        request.response.assign(|assignment| assignment.worker = Some(self.name.worker));
         request.set_handed(Handed { at, worker: self.name.worker, generation: self.name.generation });
         self.told.set(false);
         self.given_up.set(false);
@@ -293,7 +294,7 @@ impl WorkerLink {
     pub(crate) fn give_up(&self) {
         self.given_up.set(true);
         if let Some(request) = &mut *self.running.borrow_mut() {
-            request.reply.fail(504, watchdog::TOO_LONG, None);
+            request.response.fail(504, watchdog::TOO_LONG, None);
         }
         self.gave_up.notify_one();
     }
@@ -321,8 +322,20 @@ impl WorkerLink {
     /// Tells the client of the running request something beside the response.
     pub(crate) fn stderr(&self, message: &str) {
         if let Some(request) = &*self.running.borrow() {
-            request.reply.stderr(message.as_bytes());
+            request.response.stderr(message.as_bytes());
         }
+    }
+
+    /// A part of the running request's response is lost before its client has it.
+    pub(crate) fn lose_response(&self) {
+        if let Some(request) = &mut *self.running.borrow_mut() {
+            request.response.writer.lose();
+        }
+    }
+
+    /// The request that is answered, of a worker that was not ready again.
+    pub(crate) fn take_answered(&self) -> Option<Box<Request>> {
+        self.answered.borrow_mut().take()
     }
 
     pub(crate) fn take_running(&self) -> Option<Box<Request>> {
@@ -346,7 +359,7 @@ impl WorkerLink {
                 gateway.turnstile.pass().await;
                 turn = Turn::begin(Instant::now);
             }
-            let room = self.running.borrow().as_ref().and_then(|request| request.reply.room());
+            let room = self.running.borrow().as_ref().and_then(|request| request.response.room());
             let room = room.filter(|_| !self.given_up.get() && !has_room);
             has_room = false;
             let received = match room {
@@ -428,15 +441,15 @@ impl WorkerLink {
                 matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. } | FromWorker::End { .. });
             match message {
                 FromWorker::Head { block } => {
-                    self.with_reply(|request| request.reply.head(block, &gateway.proxy_headers))?;
+                    self.with_request(|request| request.response.head(block, &gateway.proxy_headers))?;
                 }
-                FromWorker::Body { bytes } => self.with_reply(|request| request.reply.body(bytes))?,
+                FromWorker::Body { bytes } => self.with_request(|request| request.response.body(bytes))?,
                 FromWorker::End { complete } => {
-                    self.with_reply(|request| {
+                    self.with_request(|request| {
                         if complete {
-                            return request.reply.end();
+                            return request.response.end();
                         }
-                        request.reply.fail(500, "the application failed", None);
+                        request.response.fail(500, "the application failed", None);
                         Ok(())
                     })?;
                     *self.answered.borrow_mut() = self.running.borrow_mut().take();
@@ -449,7 +462,7 @@ impl WorkerLink {
                     // Not borrowed while the request ends.
                     let answered = self.answered.borrow_mut().take();
                     if let Some(request) = answered {
-                        request.answered();
+                        request.finish();
                     }
                     gateway.worker_ready(self);
                 }
@@ -470,7 +483,7 @@ impl WorkerLink {
             }
         }
         if let Some(request) = &*self.running.borrow() {
-            request.reply.flush();
+            request.response.flush();
         }
         if moved {
             self.moved();
@@ -488,13 +501,13 @@ impl WorkerLink {
         let running = self.running.borrow();
         if let Some(run) = self.run.get()
             && (run.streams() || running.is_some())
-            && !running.as_ref().is_some_and(|request| request.reply.ticket().is_abandoned())
+            && !running.as_ref().is_some_and(|request| request.response.is_abandoned())
         {
             self.run.set(Some(run.moved(Instant::now())));
         }
     }
 
-    fn with_reply(
+    fn with_request(
         &self,
         act: impl FnOnce(&mut Request) -> Result<(), ProtocolViolation>,
     ) -> Result<(), ProtocolViolation> {
@@ -508,7 +521,7 @@ impl WorkerLink {
             && level == LogLevel::Error
         {
             let text = fields::after(message, &String::from_utf8_lossy(fields));
-            request.reply.stderr(text.as_bytes());
+            request.response.stderr(text.as_bytes());
         }
         let request = running.as_ref().map(|request| request.named());
         self.name.log(level, request, More { fields, ..More::default() }, message);

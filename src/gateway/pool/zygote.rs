@@ -16,7 +16,6 @@ use crate::gateway::pool::log_pipe::{self, Alive, Line, Outputs, Pipes};
 use crate::gateway::pool::orphans::WaitedFor;
 use crate::gateway::pool::process_log::{More, Process};
 use crate::gateway::pool::worker::PACKETS_IN_A_LINK;
-use crate::gateway::turn::Turn;
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::launch::{Launch, NAME};
@@ -24,6 +23,7 @@ use crate::link::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
 use crate::link::socket::Received;
 use crate::log::escape;
 use crate::os::interrupt;
+use crate::proto::turn::Turn;
 use crate::proto::worker::MAX_LINES;
 
 /// A zygote that runs.

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
-use crate::gateway::spool::{Claim, Job, Spool, SpoolError, Use};
+use crate::gateway::spool::{Job, Spool};
 use crate::proto::send_buffer::{PLACE, Piece};
+use crate::proto::space::{Claim, SpoolError, Use};
 
 /// Has at most one write and one read on their way at a time. Dropped when its client has caught up or gone; what is on its
 /// way then gives back what it takes when it ends.
@@ -17,7 +17,7 @@ pub(crate) struct Overflow {
     /// Made by the first write.
     file: Option<Arc<File>>,
     writing: Option<Job<Arc<File>>>,
-    reading: Option<(Job<Vec<u8>>, Instant)>,
+    reading: Option<Job<Vec<u8>>>,
 }
 
 /// What has ended.
@@ -62,12 +62,7 @@ impl Overflow {
         let Some(file) = &self.file else { return };
         let claim = Arc::clone(&self.claim);
         let job = spool.read(Arc::clone(file), offset(piece.place), piece.length, claim);
-        self.reading = Some((job, Instant::now()));
-    }
-
-    /// Since when something has been read for the client.
-    pub(crate) fn reading_since(&self) -> Option<Instant> {
-        self.reading.as_ref().map(|(_, since)| *since)
+        self.reading = Some(job);
     }
 
     /// Ready when a write or a read has ended. Never ready where none is on its way.
@@ -78,7 +73,7 @@ impl Overflow {
             self.writing = None;
             return Poll::Ready(Done::Written(written.map(|file| self.file = Some(file))));
         }
-        if let Some((job, _)) = &mut self.reading
+        if let Some(job) = &mut self.reading
             && let Poll::Ready(read) = job.as_mut().poll(context)
         {
             self.reading = None;

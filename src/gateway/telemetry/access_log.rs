@@ -16,12 +16,11 @@ use tracing::warn;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::config::{self, AccessLogQuery};
-use crate::gateway::request::Named;
 use crate::gateway::telemetry::request_line::RequestLine;
 use crate::log::Format;
 use crate::log::escape::Word;
 use crate::log::file::{self, Complain, LogFile, Shared, WRITE_SIZE, count_lines};
-use crate::proto::request_end::End;
+use crate::proto::request_end::{End, Named};
 
 /// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
 /// as the request itself; nobody reads a log faster than this.

@@ -1,19 +1,18 @@
 //! The one place that learns how every request ended: counts it, and writes its line of the access log.
 //!
-//! [`Request`] reports itself when it is dropped, however that comes about. Belongs to the gateway's one thread, so
+//! Each request is reported once, as the [`Ended`] that it leaves. The journal belongs to the gateway's one thread, so
 //! counting is adding to plain numbers; nothing is allocated for a request unless there is an access log.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::time::{Duration, Instant};
 
-use crate::gateway::request::Request;
 use crate::gateway::telemetry::access_log::{AccessLog, Entry};
 use crate::gateway::telemetry::histogram::Histogram;
 use crate::gateway::telemetry::recent::Recent;
 use crate::gateway::telemetry::request_line::RequestLine;
 use crate::log::throttle::Throttle;
 use crate::proto::pool::State;
-use crate::proto::request_end::{End, Refused};
+use crate::proto::request_end::{End, Ended, Refused};
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,17 +170,11 @@ impl Journal {
         self.access_log.as_ref()
     }
 
-    /// A request has ended.
-    pub(crate) fn ended(&self, request: &Request) {
-        let now = Instant::now();
-        let end = match (request.reply.end_of(), request.refused) {
-            (End::Complete, Some(why)) => End::Refused(why),
-            (end, _) => end,
-        };
-        let handed = request.handed;
-        let wait = request.complete.then(|| handed.map_or(now, |handed| handed.at) - request.came);
-        let service = handed.map(|handed| request.done.unwrap_or(now) - handed.at);
-        let (status, bytes) = (request.reply.status(), request.reply.sent());
+    /// A request has ended, and its client has the response or has gone.
+    pub(crate) fn ended(&self, ended: &Ended, now: Instant) {
+        let &Ended { came, complete, handed, done, status, bytes, end, .. } = ended;
+        let wait = complete.then(|| handed.map_or(now, |handed| handed.at) - came);
+        let service = handed.map(|handed| done.unwrap_or(now) - handed.at);
         {
             let counts = &mut *self.counts.borrow_mut();
             counts.by_class[status.map_or(0, |status| usize::from(status / 100).min(5))] += 1;
@@ -201,8 +194,8 @@ impl Journal {
         }
         if let Some(log) = &self.access_log {
             log.write(&Entry {
-                line: RequestLine::of(&request.variables),
-                named: request.named(),
+                line: RequestLine::of(&ended.variables),
+                named: ended.named(),
                 status,
                 bytes,
                 wait,

@@ -5,6 +5,5 @@ pub(crate) mod histogram;
 pub(crate) mod journal;
 pub(crate) mod recent;
 pub(crate) mod request_line;
-pub(crate) mod server_timing;
 pub(crate) mod status;
 pub(crate) mod verdict;

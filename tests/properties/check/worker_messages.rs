@@ -9,7 +9,7 @@ use nibiru::fastcgi::client::{self, Decoder, Fault, Reply};
 use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server};
 use nibiru::link::interrupt::Kind;
 use nibiru::link::message::{FromWorker, FromZygote, ToWorker, ToZygote};
-use nibiru::proto::response::{Answer, Failure, Part, ProtocolViolation};
+use nibiru::proto::response::{Failure, Part, ProtocolViolation, ResponseState};
 use nibiru::proto::worker::WorkerProtocol;
 
 /// The input is a list of acts: what the worker says, and what happens to the gateway meanwhile. Whatever they are, a
@@ -136,7 +136,7 @@ fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
 struct Gateway {
     protocol: WorkerProtocol,
     /// The answer to the request that runs.
-    running: Option<Answer>,
+    running: Option<ResponseState>,
     /// It was handed over and its worker has not said `Ready` since.
     busy: bool,
     /// `Ready` was acted upon, and no request was handed over since.
@@ -185,7 +185,7 @@ impl Gateway {
         let mut input = &request[..];
         while server.receive(&mut input, &mut out).expect("a request").is_some() {}
         self.clients.push(Client { server, out, head_request, held: holds.then(Vec::new), over: false });
-        self.running = Some(Answer::new(head_request));
+        self.running = Some(ResponseState::new(head_request));
         self.protocol.dispatched();
         (self.idle, self.busy) = (false, true);
         (self.interrupts, self.stacks) = ([0; 2], [0; 2]);

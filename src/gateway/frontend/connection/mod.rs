@@ -1,213 +1,398 @@
-//! One client's connection: bytes in, complete requests out to the queue; answers in, bytes out.
-//!
-//! One task a connection reads, and writes what the kernel did not take at once. The other side, the
-//! worker's task, writes through a [`Reply`]. Never waits for a worker, and no worker waits for it
-//! except through [`Connection::room`]. What the bytes mean is `intake`'s to say.
+//! The task of one client's connection: reads the socket into the connection's state ([`crate::proto::connection`]), does what
+//! that asks for, and writes what the kernel did not take at once.
 
-mod account;
-mod arriving;
-mod due;
-mod intake;
-mod spill;
-mod state;
+pub(crate) mod handle;
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, info, warn};
 
-use crate::fastcgi::{self, AfterEnd, Fault, ProtocolStatus};
+use self::handle::Handle;
+use crate::cgi::Variables;
+use crate::fastcgi::{self, Fault, Role};
 use crate::gateway::Gateway;
-use crate::gateway::frontend::client_socket::Stream;
-use crate::gateway::frontend::connection::due::{Blocked, Timeouts};
-use crate::gateway::frontend::connection::state::{Ending, Phase, State, Undelivered};
-use crate::gateway::turn::Turn;
-use crate::proto::memory::Memory;
-use crate::proto::rate::Pace;
+use crate::gateway::frontend::client_socket::ClientSocket;
+use crate::gateway::request::Request;
+use crate::gateway::response::Response;
+use crate::gateway::spool::{BodyWrite, Done, Overflow};
+use crate::gateway::start::READ_BUFFER;
+use crate::gateway::telemetry::status::Endpoint;
+use crate::proto::connection::{Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts};
+use crate::proto::turn::Turn;
 
-/// An accepted connection.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    stream: Stream,
-    state: RefCell<State>,
-    /// The task has something to look at: bytes to write, or the end.
-    changed: Notify,
-    /// There is room in [`State::out`] again.
-    drained: Notify,
-    /// Held by the answer that has the next room; the others wait in the order in which they came.
-    turn: Semaphore,
+/// Serves a connection to its end. The requests that run for it then are abandoned.
+pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway: Rc<Gateway>) {
+    let state = Connection::new(limits, &gateway.memory, Instant::now());
+    let handle = Handle::new(socket, state, &gateway.journal);
+    let mut task = Task { handle, gateway, writes: Vec::new(), overflow: None };
+    task.run().await;
 }
 
-impl Connection {
-    pub(crate) fn new(stream: Stream, limits: fastcgi::Limits, memory: &Arc<Memory>) -> Rc<Self> {
-        Rc::new(Self {
-            stream,
-            state: RefCell::new(State::new(limits, memory, Instant::now())),
-            changed: Notify::new(),
-            drained: Notify::new(),
-            turn: Semaphore::new(1),
-        })
-    }
+/// A connection's task, with the jobs that it waits for.
+struct Task {
+    handle: Rc<Handle>,
+    gateway: Rc<Gateway>,
+    /// Bodies on their way to their files.
+    writes: Vec<BodyWrite>,
+    /// The file behind the send buffer, while the client is slow.
+    overflow: Option<Overflow>,
+}
 
-    /// Serves the connection to its end. Whatever runs for it then is aborted.
-    pub(crate) async fn serve(self: Rc<Self>, gateway: Rc<Gateway>) {
-        let _served = Served { connection: Rc::clone(&self), gateway: Rc::clone(&gateway) };
+/// A client that has shut its writing side may hang up at any time: a second descriptor of the socket, by which that is seen, and
+/// its part of the budget of descriptors.
+type HangUp<'a> = (AsyncFd<OwnedFd>, SemaphorePermit<'a>);
+
+impl Task {
+    async fn run(&mut self) {
+        let gateway = Rc::clone(&self.gateway);
+        let handle = Rc::clone(&self.handle);
         let mut stopping = gateway.stopping();
         let (mut hang_up, mut half_closed) = (None, false);
         loop {
-            if !half_closed && self.state.borrow().half_closed {
+            if !half_closed && handle.state.borrow().is_half_closed() {
                 half_closed = true;
-                match self.watch_for_hang_up(&gateway.half_closed) {
-                    Ok(watched) => hang_up = Some(watched),
-                    // No descriptor is left. The client gets its answers all the same; that it has gone is noticed when they
-                    // are written.
-                    Err(error) => {
-                        if let Some(left_out) = gateway.journal.may_log_refusal() {
-                            let cause = crate::log::cause(&error);
-                            warn!(cause, left_out, "a client that has shut its side is not watched");
-                        }
-                    }
-                }
+                hang_up = self.watch_for_hang_up(&gateway.half_closed);
             }
-            if self.state.borrow().overflow.is_some() {
-                self.move_spilled(&gateway);
-            }
+            self.begin_jobs();
             let written = gateway.spool.written();
-            let (interest, held, deadline, look, spooling, spilling, waits_for_room) = {
-                let mut state = self.state.borrow_mut();
-                state.stopping = *stopping.borrow();
-                if state.is_over(&self.stream) {
-                    break;
-                }
-                state.waits_for_room = state.has_to_wait_for_room(&gateway);
-                let interest = state.interest();
-                let reading = interest.is_some_and(Interest::is_readable);
-                if reading != state.reading {
-                    state.note_reading(reading, Instant::now());
-                }
-                let timeouts = Timeouts::of(&gateway.config());
-                let spooling = state.spooling().next().is_some();
-                let held = reading && !state.held.is_empty();
-                let (deadline, look) = (state.deadline(&timeouts), state.look());
-                (interest, held, deadline, look, spooling, state.overflow.is_some(), state.waits_for_room)
+            if *stopping.borrow() {
+                handle.state.borrow_mut().stop();
+                handle.leave_if_idle();
+            }
+            match handle.state.borrow_mut().poll_close(Instant::now) {
+                Close::Now => break,
+                Close::ShutDownWrite => handle.socket.shut_down_write(),
+                Close::No => {}
+            }
+            let (interest, held, deadline, look, waits_for_room) = {
+                let own = |variables: &Variables, role| is_own(&gateway, variables, role);
+                let mut state = handle.state.borrow_mut();
+                let waits_for_room = state.waits_for_room(&policy(&gateway, &own));
+                let reading = state.is_readable() && !waits_for_room;
+                state.set_reading(reading, Instant::now);
+                let interest = match (reading, state.wants_write()) {
+                    (false, false) => None,
+                    (true, false) => Some(Interest::READABLE),
+                    (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+                    (false, true) => Some(Interest::WRITABLE),
+                };
+                let held = reading && state.has_held();
+                (interest, held, state.next_timeout(timeouts(&gateway)), state.next_look(), waits_for_room)
             };
+            let has_jobs = !self.writes.is_empty() || self.overflow.is_some();
             let ready = tokio::select! {
-                ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
+                ready = handle.socket.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
                 () = std::future::ready(()), if held => Ok(Ready::READABLE),
-                () = self.changed.notified() => Ok(Ready::EMPTY),
-                (id, kept) = poll_fn(|context| self.poll_spooled(context, &gateway)), if spooling => {
-                    self.spooled(id, kept, &gateway);
-                    Ok(Ready::EMPTY)
-                }
-                done = poll_fn(|context| self.poll_spilled(context)), if spilling => {
-                    self.spilled(done, &gateway);
-                    Ok(Ready::EMPTY)
-                }
+                () = handle.changed.notified() => Ok(Ready::EMPTY),
+                () = poll_fn(|context| self.poll_jobs(context)), if has_jobs => Ok(Ready::EMPTY),
                 () = written, if waits_for_room => Ok(Ready::EMPTY),
                 () = hung_up(hang_up.as_ref().map(|(watched, _)| watched)), if hang_up.is_some() => break,
                 () = gateway.clock.passed(deadline) => {
-                    self.expire(&gateway);
+                    self.time_out();
                     Ok(Ready::EMPTY)
                 }
                 () = crate::gateway::sleep_until(look) => {
-                    self.expire(&gateway);
+                    self.time_out();
                     Ok(Ready::EMPTY)
                 }
                 _ = stopping.wait_for(|stopping| *stopping), if !*stopping.borrow() => Ok(Ready::EMPTY),
             };
             let Ok(ready) = ready else { break };
             if ready.is_writable() {
-                self.flush();
+                handle.flush();
             }
             if (ready.is_readable() || ready.is_read_closed())
                 // Others may have taken the room meanwhile.
-                && !self.state.borrow().has_to_wait_for_room(&gateway)
-                && self.read(&gateway)
+                && !self.waits_for_room()
+                && self.read()
             {
                 gateway.turnstile.pass().await;
             }
         }
     }
 
-    /// Has its turn: takes what is held and what can be read, as long as the answers leave room, and then writes what has come
-    /// of it. Says whether the turn was too short for all of it.
-    fn read(self: &Rc<Self>, gateway: &Rc<Gateway>) -> bool {
+    fn waits_for_room(&self) -> bool {
+        let own = |variables: &Variables, role| is_own(&self.gateway, variables, role);
+        self.handle.state.borrow().waits_for_room(&policy(&self.gateway, &own))
+    }
+
+    /// Has its turn: takes the bytes that are held and those that can be read, as long as the responses leave room, and then writes
+    /// what has come of them. Says whether the turn was too short for all of them.
+    fn read(&mut self) -> bool {
         let mut turn = Turn::begin(Instant::now);
-        self.state.borrow_mut().in_turn = true;
-        self.read_until_over(&mut turn, gateway);
-        self.state.borrow_mut().in_turn = false;
-        if !self.state.borrow().out.is_empty() {
-            self.flush_ends();
+        self.handle.in_turn.set(true);
+        self.read_until_over(&mut turn);
+        self.handle.in_turn.set(false);
+        if !self.handle.state.borrow().is_written() {
+            self.handle.flush_end();
         }
         turn.is_over()
     }
 
-    fn read_until_over(self: &Rc<Self>, turn: &mut Turn, gateway: &Rc<Gateway>) {
+    fn read_until_over(&mut self, turn: &mut Turn) {
+        let gateway = Rc::clone(&self.gateway);
         let mut scratch = gateway.scratch.borrow_mut();
         let now = Instant::now();
         loop {
-            let held = std::mem::take(&mut self.state.borrow_mut().held);
-            let read = if held.is_empty() { self.stream.try_read(&mut scratch) } else { Ok(held.len()) };
+            let held = self.handle.state.borrow_mut().take_held();
+            let read =
+                if held.is_empty() { self.handle.socket.try_read(&mut scratch) } else { Ok(held.len()) };
             match read {
-                Ok(0) => self.end_of_input(gateway),
+                Ok(0) => {
+                    let half_closed = self.handle.socket.is_half_closed();
+                    self.handle.state.borrow_mut().end_of_input(half_closed, now);
+                    self.handle_events();
+                }
                 Ok(length) => {
                     let input = if held.is_empty() { &scratch[..length] } else { &held };
-                    match self.receive(input, now, turn, gateway) {
-                        Ok(rest) => self.state.borrow_mut().held = rest.to_vec(),
-                        Err(fault) => {
-                            self.tell_of_fault(fault, gateway);
-                            let mut state = self.state.borrow_mut();
-                            (state.ending, state.cut) = (Ending::Now, true);
-                        }
-                    }
-                    self.state.borrow_mut().note_read(now);
-                    self.account(gateway);
+                    self.receive(input, now, turn);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     debug!(cause = %crate::log::cause(&error), "connection lost");
-                    self.state.borrow_mut().ending = Ending::Now;
+                    self.handle.state.borrow_mut().close(false);
                 }
             }
             // Before more is taken, so that a client which never reads bounds what it can ask for.
-            if self.state.borrow().out.is_full() {
-                self.flush_now();
+            if self.handle.state.borrow().is_full() {
+                self.handle.flush_now();
             }
-            let state = self.state.borrow();
-            let reads = state.interest().is_some_and(Interest::is_readable);
-            if turn.is_over() || state.ending == Ending::Now || !reads {
+            let state = self.handle.state.borrow();
+            if turn.is_over() || state.is_closing() || !state.is_readable() {
                 return;
             }
         }
     }
 
-    /// A second descriptor of the socket, by which its hang-up is seen, and its part of the budget of descriptors.
-    fn watch_for_hang_up<'a>(
-        &self,
-        room: &'a Semaphore,
-    ) -> io::Result<(AsyncFd<OwnedFd>, SemaphorePermit<'a>)> {
-        let part = room
-            .try_acquire()
-            .map_err(|_| io::Error::other("the limit of open files allows no more of them (ulimit -n)"))?;
-        Ok((self.stream.watch_for_hang_up()?, part))
+    /// Takes bytes as long as the turn goes on.
+    fn receive(&mut self, mut input: &[u8], now: Instant, turn: &mut Turn) {
+        let gateway = Rc::clone(&self.gateway);
+        let own = |variables: &Variables, role| is_own(&gateway, variables, role);
+        let policy = policy(&gateway, &own);
+        loop {
+            let taken = self.handle.state.borrow_mut().receive(&mut input, now, turn, &policy);
+            match taken {
+                Ok(true) => self.handle_events(),
+                Ok(false) => break,
+                Err(fault) => {
+                    self.tell_of_fault(fault);
+                    self.handle.state.borrow_mut().close(true);
+                    input = &[];
+                    break;
+                }
+            }
+        }
+        {
+            let mut state = self.handle.state.borrow_mut();
+            state.hold(input);
+            state.note_read(now);
+            state.account();
+        }
+        self.handle_events();
     }
 
-    /// Counts a connection that ends for a fault, and logs why; where the peer speaks another protocol, as a warning with its address, since it has to be
-    /// configured anew.
-    fn tell_of_fault(&self, fault: Fault, gateway: &Gateway) {
-        gateway.journal.connection_malformed();
-        let Some(left_out) = gateway.journal.may_log_refusal() else { return };
+    /// Does what the timers ask for.
+    fn time_out(&mut self) {
+        {
+            let others_wait = !self.gateway.queue.borrow().is_empty();
+            let max_body = self.gateway.config().max_body;
+            let (now, mut state) = (Instant::now(), self.handle.state.borrow_mut());
+            state.handle_look(others_wait, now);
+            state.handle_timeout(timeouts(&self.gateway), max_body, self.gateway.clock.settled(), now);
+        }
+        self.handle_events();
+        self.handle.flush_end();
+    }
+
+    fn handle_events(&mut self) {
+        loop {
+            let event = self.handle.state.borrow_mut().poll_event();
+            let Some(event) = event else { return };
+            self.handle_event(event);
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        let gateway = &self.gateway;
+        match event {
+            Event::Request { key, request } => self.submit(key, *request),
+            Event::Rejected { key, variables, why, status, message } => {
+                let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
+                let response = Response::new(&self.handle, key, head_request);
+                Request::partial(variables, response, gateway).refuse(why, status, &message);
+            }
+            Event::Misconfigured { repeated, lacks_path_info } => {
+                tell_of_parameters(&repeated, lacks_path_info, gateway);
+            }
+            Event::Abandoned { assignment, lost } => gateway.abandoned(assignment, lost),
+            Event::AbortedBeforeParams => {
+                self.log("request aborted by the client before its parameters had come");
+            }
+            Event::AbortedWhileArriving { key, request } => {
+                let (came, since) = (request.len(), request.since);
+                let (variables, ..) = request.into_parts();
+                let response = Response::new(&self.handle, key, false);
+                let request = Request::partial(variables, response, gateway);
+                if !self.handle.state.borrow().is_cut() {
+                    request.log_abort_while_arriving(came, since.elapsed());
+                }
+                request.finish();
+            }
+            Event::ParamsLate => {
+                self.log("request ended: its parameters took too long (--header-timeout)");
+            }
+            Event::Late(why) => self.log(&format!("connection closed: {why}")),
+            Event::SpoolLost(cause) => {
+                if let Some(left_out) = gateway.journal.may_log_refusal() {
+                    warn!(
+                        cause,
+                        left_out, "connection broken off: what was spooled for a slow client is lost"
+                    );
+                }
+                self.overflow = None;
+                self.handle.drained.notify_waiters();
+            }
+            Event::Slow => self.begin_to_spill(),
+            Event::Ended(ended) => gateway.journal.ended(&ended, Instant::now()),
+        }
+    }
+
+    /// All of a request is here.
+    fn submit(&self, key: StreamKey, request: IncomingRequest) {
+        let (role, since) = (request.role, request.since);
+        let mut response = Response::new(&self.handle, key, request.head.head_request);
+        if role == Role::Authorizer {
+            response.hold_head();
+        }
+        let (variables, body, data) = request.into_parts();
+        let mut request = Request::new(variables, body, response, &self.gateway);
+        request.head_start = self.gateway.head_start(&request.variables, since);
+        (request.role, request.data) = (role, data);
+        self.gateway.submit(request);
+    }
+
+    // Files.
+
+    /// Begins the writes and reads that are due. Drops the file of a client that has caught up.
+    fn begin_jobs(&mut self) {
+        let gateway = Rc::clone(&self.gateway);
+        let state = &mut *self.handle.state.borrow_mut();
+        while let Some((key, source, write)) = state.next_body_write() {
+            self.writes.push(gateway.spool.write_body((key, source), write));
+        }
+        let Some(overflow) = self.overflow.as_mut().filter(|_| state.is_spilling()) else {
+            self.overflow = None;
+            return;
+        };
+        if let Some(piece) = state.next_spool_read(Instant::now) {
+            overflow.read(piece, &gateway.spool);
+        }
+        let limit = gateway.config().spool_response;
+        if let Some((place, bytes)) = state.next_spool_write(|| overflow.grow(limit).is_ok()) {
+            overflow.write(place, bytes, &gateway.spool);
+            if !state.is_full() {
+                self.handle.drained.notify_waiters();
+            }
+        }
+    }
+
+    /// Ready when a write or a read has ended.
+    fn poll_jobs(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.poll_writes(context).is_ready() { Poll::Ready(()) } else { self.poll_overflow(context) }
+    }
+
+    /// Ready when a write of a body has ended.
+    fn poll_writes(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let ended = self.writes.iter_mut().enumerate().find_map(|(index, write)| match write.poll(context) {
+            Poll::Ready(file) => Some((index, file)),
+            Poll::Pending => None,
+        });
+        let Some((index, file)) = ended else { return Poll::Pending };
+        let write = self.writes.swap_remove(index);
+        let buffers = self.gateway.spool.buffers();
+        self.handle.state.borrow_mut().body_written(write.of, file, Instant::now(), buffers);
+        drop(write);
+        self.handle_events();
+        Poll::Ready(())
+    }
+
+    /// The client is slow. Where there is no room for a file the client merely holds up its worker, as before.
+    fn begin_to_spill(&mut self) {
+        let limit = self.gateway.config().spool_response;
+        match Overflow::new(limit, &self.gateway.spool) {
+            Ok(overflow) => {
+                self.overflow = Some(overflow);
+                self.handle.state.borrow_mut().spill();
+            }
+            Err(error) => debug!(cause = %error, "an answer is not spooled"),
+        }
+        self.handle.drained.notify_waiters();
+    }
+
+    /// Ready when bytes were written to the file of a slow client, or read, or could not be.
+    fn poll_overflow(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(overflow) = &mut self.overflow else { return Poll::Pending };
+        let Poll::Ready(done) = overflow.poll(context) else { return Poll::Pending };
+        match done {
+            Done::Written(written) => {
+                self.handle.state.borrow_mut().spool_written(written.is_ok());
+                if let Err(error) = written
+                    && let Some(left_out) = self.gateway.journal.may_log_refusal()
+                {
+                    // Nothing is lost.
+                    let cause = crate::log::cause(&error);
+                    warn!(left_out, %cause, "cannot spool the answer of a slow client, whose worker waits for it");
+                }
+            }
+            Done::Read(Ok(bytes)) => {
+                self.handle.state.borrow_mut().spool_read(bytes);
+                self.handle.flush();
+            }
+            Done::Read(Err(error)) => {
+                self.handle.state.borrow_mut().lose_spilled(crate::log::cause(&error).to_string());
+                self.handle_events();
+                self.handle.flush();
+            }
+        }
+        Poll::Ready(())
+    }
+
+    // The client.
+
+    /// Watches a client that has shut its writing side, so that its hang-up is seen.
+    fn watch_for_hang_up<'a>(&self, room: &'a Semaphore) -> Option<HangUp<'a>> {
+        let part = room.try_acquire();
+        let part =
+            part.map_err(|_| io::Error::other("the limit of open files allows no more of them (ulimit -n)"));
+        match part.and_then(|part| Ok((self.handle.socket.watch_for_hang_up()?, part))) {
+            Ok(watched) => Some(watched),
+            // No descriptor is left. The client gets its responses all the same; its end is noticed when they are written.
+            Err(error) => {
+                if let Some(left_out) = self.gateway.journal.may_log_refusal() {
+                    let cause = crate::log::cause(&error);
+                    warn!(cause, left_out, "a client that has shut its side is not watched");
+                }
+                None
+            }
+        }
+    }
+
+    /// Counts a connection that ends for a fault, and logs why; where the peer speaks another protocol, as a warning with its
+    /// address, since the peer has to be configured anew.
+    fn tell_of_fault(&self, fault: Fault) {
+        self.gateway.journal.connection_malformed();
+        let Some(left_out) = self.gateway.journal.may_log_refusal() else { return };
         if let Fault::OtherProtocol(protocol) = fault {
             warn!(
-                peer = self.stream.peer(),
+                peer = self.handle.socket.peer(),
                 left_out,
                 "connection closed: the peer speaks {protocol}, not FastCGI (nginx: fastcgi_pass; Caddy: transport fastcgi; \
                  HAProxy: proto fcgi; Apache: ProxyPass with fcgi://)"
@@ -217,170 +402,59 @@ impl Connection {
         }
     }
 
-    // The side of the answers.
-
-    /// Appends response bytes.
-    pub(crate) fn stdout(&self, id: u16, bytes: &[u8]) {
-        let state = &mut *self.state.borrow_mut();
-        if state.out.is_empty() {
-            state.taking = Pace::new(Instant::now());
+    /// Logs why a request or a connection ended early, as often as refusals may be logged.
+    fn log(&self, message: &str) {
+        if let Some(left_out) = self.gateway.journal.may_log_refusal() {
+            info!(left_out, "{message}");
         }
-        state.server.stdout(id, bytes, state.out.tail());
-    }
-
-    /// Appends bytes for the client's error log.
-    pub(crate) fn stderr(&self, id: u16, bytes: &[u8]) {
-        let state = &mut *self.state.borrow_mut();
-        state.server.stderr(id, bytes, state.out.tail());
-    }
-
-    /// Ends a request whose answer is complete.
-    pub(crate) fn end(&self, id: u16) {
-        self.end_with(id, 0, ProtocolStatus::RequestComplete);
-    }
-
-    fn end_with(&self, id: u16, app_status: u32, protocol_status: ProtocolStatus) {
-        {
-            let state = &mut *self.state.borrow_mut();
-            state.take_phase(id);
-            state.unread |= state.server.is_sending(id);
-            if state.server.end(id, app_status, protocol_status, state.out.tail()) == AfterEnd::Close {
-                state.close_when_written();
-            }
-            if state.has_broken() {
-                state.last_end = Instant::now();
-                self.changed.notify_one();
-            }
-            state.close_if_half_closed();
-        }
-        self.flush_ends();
-    }
-
-    /// [`Self::flush`] after ends of answers.
-    fn flush_ends(&self) {
-        // Before the client reads the end of its answer, after which it may send the next request.
-        self.state.borrow_mut().leave_if_idle(&self.stream);
-        self.flush();
-        let state = self.state.borrow();
-        if state.stopping && state.ending == Ending::WhenWritten && state.out.is_empty() {
-            // Follows the answer at once, so that a proxy does not take this connection for one that is kept.
-            self.stream.shut_down_write();
-        }
-    }
-
-    /// Leaves a request whose head is sent and whose body cannot be completed.
-    ///
-    /// A header with a bad version and the close tell the client that the transfer broke; END_REQUEST, with whatever
-    /// status, or a clean close would look complete. Where requests share the connection, that waits until nothing else
-    /// happens on it, or for the client to lose patience.
-    pub(crate) fn break_off(&self, id: u16, message: &str) {
-        {
-            let state = &mut *self.state.borrow_mut();
-            let now = Instant::now();
-            if state.shared {
-                state.server.stderr(id, message.as_bytes(), state.out.tail());
-                state.set_phase(id, Phase::Broken(now));
-                state.last_end = now;
-                self.changed.notify_one();
-            } else {
-                state.break_transfer();
-            }
-        }
-        self.flush();
-    }
-
-    /// Writes as much as the kernel takes; the task does the rest. What comes of a turn is written at its end, all at once.
-    pub(crate) fn flush(&self) {
-        if !self.state.borrow().in_turn {
-            self.flush_now();
-        }
-    }
-
-    fn flush_now(&self) {
-        let delivered = self.write();
-        // They tell the journal.
-        drop(delivered);
-    }
-
-    /// Gives the requests whose answers are written now.
-    fn write(&self) -> Vec<Undelivered> {
-        let state = &mut *self.state.borrow_mut();
-        while !state.out.unwritten().is_empty() {
-            match self.stream.try_write(state.out.unwritten()) {
-                Ok(length) => {
-                    state.out.wrote(length);
-                    if state.out.is_empty() {
-                        state.blocked = None;
-                    } else {
-                        let now = Instant::now();
-                        state.taking.moved(length, now);
-                        if let Some(blocked) = &mut state.blocked {
-                            blocked.pace.moved(length, now);
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    state.ending = Ending::Now;
-                    state.out.clear();
-                }
-            }
-        }
-        state.account_for_answers();
-        if !state.out.is_full() {
-            self.drained.notify_waiters();
-        }
-        if !state.out.is_empty() || state.ending != Ending::No {
-            self.changed.notify_one();
-        }
-        state.take_delivered()
-    }
-
-    /// Waits until there is room for more of an answer; `None` where there is. Answers that share the connection take
-    /// turns, so that one which always has more to send does not keep the others from it. Whoever waits long has the
-    /// client found slow.
-    pub(crate) fn room(self: &Rc<Self>) -> Option<impl Future<Output = ()> + use<>> {
-        let nobody_waits = self.turn.available_permits() > 0;
-        if nobody_waits && !self.is_held_up() {
-            return None;
-        }
-        let connection = Rc::clone(self);
-        Some(async move {
-            // Never closed, so this is never an error.
-            let _turn = connection.turn.acquire().await;
-            loop {
-                let drained = connection.drained.notified();
-                if !connection.is_held_up() {
-                    return;
-                }
-                drained.await;
-            }
-        })
-    }
-
-    /// Whether there is no room; from then on it counts how fast the client makes some.
-    fn is_held_up(&self) -> bool {
-        let state = &mut *self.state.borrow_mut();
-        let full = state.out.is_full();
-        if full && state.blocked.is_none() {
-            state.blocked = Some(Blocked::new(Instant::now()));
-            self.changed.notify_one();
-        }
-        full
     }
 }
 
-/// A connection while its task lives.
-struct Served {
-    connection: Rc<Connection>,
-    gateway: Rc<Gateway>,
-}
-
-/// Also where the task is dropped with the gateway: a request whose answer waits in a file is held by its connection and holds
-/// it, and with it the access log, which would never be flushed.
-impl Drop for Served {
+/// The end of the connection, also where the task is dropped with the gateway: requests whose responses wait in a file would never
+/// be in the access log.
+impl Drop for Task {
     fn drop(&mut self) {
-        self.connection.abandon_all(&self.gateway);
+        self.handle.state.borrow_mut().abandon_all();
+        self.handle_events();
+        self.handle.drained.notify_waiters();
+    }
+}
+
+fn timeouts(gateway: &Gateway) -> Timeouts {
+    let config = gateway.config.borrow();
+    Timeouts { header: config.header_timeout, body: config.body_timeout, send: config.send_timeout }
+}
+
+fn policy<'a>(gateway: &'a Gateway, is_own: &'a dyn Fn(&Variables, Role) -> bool) -> Policy<'a> {
+    Policy {
+        max_body: gateway.config.borrow().max_body,
+        read_size: READ_BUFFER,
+        memory: &gateway.memory,
+        space: gateway.spool.space(),
+        buffers: gateway.spool.buffers(),
+        spooling: gateway.spool.is_writing(),
+        is_own,
+    }
+}
+
+/// Whether the server itself answers a request with these variables.
+fn is_own(gateway: &Gateway, variables: &Variables, role: Role) -> bool {
+    Endpoint::of(variables, role, &gateway.config()).is_some()
+}
+
+/// Logs, once each, the parameters that the proxy repeats, and a missing PATH_INFO: faults of its configuration.
+fn tell_of_parameters(repeated: &[Vec<u8>], lacks_path_info: bool, gateway: &Gateway) {
+    let told = &mut *gateway.told.borrow_mut();
+    for name in repeated {
+        if told.repeated(name) {
+            warn!("the proxy sends {} more than once; its last value counts", name.escape_ascii());
+        }
+    }
+    if lacks_path_info && told.missing_path_info() {
+        warn!(
+            "the proxy sends no path in PATH_INFO, as nginx's own fastcgi_params does not; include nibiru_params in its place, with \
+             fastcgi_split_path_info"
+        );
     }
 }
 

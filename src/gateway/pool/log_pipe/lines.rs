@@ -1,8 +1,8 @@
 //! Lines out of what a process prints, in turns. No I/O; told the clock by the turn.
 
-use crate::gateway::turn::Turn;
 use crate::link::message::{LogLevel, MAX_CHUNK};
 use crate::log::escape;
+use crate::proto::turn::Turn;
 
 /// The longest line that is logged whole, as long as the longest message of `nibiru.log`. A longer one is logged in pieces,
 /// so that a process which writes no line end cannot fill the memory.

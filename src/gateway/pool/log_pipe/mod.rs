@@ -20,9 +20,10 @@ use crate::gateway::frontend::budget::OUTLIVING;
 pub(crate) use crate::gateway::pool::log_pipe::lines::Line;
 use crate::gateway::pool::log_pipe::lines::{Lines, READ};
 use crate::gateway::pool::process_log::Process;
-use crate::gateway::turn::{Turn, Turnstile};
+use crate::gateway::turnstile::Turnstile;
 use crate::link::message::LogLevel;
 use crate::log::throttle::Throttle;
+use crate::proto::turn::Turn;
 
 /// The most that a pipe holds (`/proc/sys/fs/pipe-max-size`, as a process without privileges may set it).
 const MAX_PIPE: usize = 1 << 20;

@@ -1,0 +1,242 @@
+//! Bytes for the client: the framing of responses, their ends and breaks, and the file behind the send buffer of a slow client.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::stream::{Stream, StreamState};
+use super::timers::Backpressure;
+use super::{Connection, Ending, Event, Receiving, StreamKey, Undelivered};
+use crate::fastcgi::{AfterEnd, ProtocolStatus};
+use crate::proto::rate::MinRate;
+use crate::proto::request_end::Ended;
+use crate::proto::response_writer::Sink;
+use crate::proto::send_buffer::{KEPT_BUFFER, Piece};
+
+/// The sending side of one stream. A stream that has gone takes nothing.
+#[derive(Debug)]
+pub(crate) struct StreamSink<'c> {
+    pub(crate) connection: &'c mut Connection,
+    pub(crate) key: StreamKey,
+}
+
+impl Sink for StreamSink<'_> {
+    fn is_open(&self) -> bool {
+        self.connection.is_open(self.key)
+    }
+
+    fn stdout(&mut self, bytes: &[u8]) {
+        let Connection { server, out, .. } = &mut *self.connection;
+        server.stdout(self.key.id, bytes, out.tail());
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) {
+        let Connection { server, out, .. } = &mut *self.connection;
+        server.stderr(self.key.id, bytes, out.tail());
+    }
+
+    fn end(&mut self, now: Instant) -> Option<u64> {
+        let end_in_file = self.connection.end_in_file();
+        self.connection.end_stream(self.key, 0, ProtocolStatus::RequestComplete, now);
+        end_in_file
+    }
+
+    fn break_off(&mut self, message: &str, now: Instant) {
+        self.connection.break_off(self.key, message, now);
+    }
+}
+
+impl Connection {
+    /// Ends a stream, and says so to the client.
+    pub(super) fn end_stream(
+        &mut self,
+        key: StreamKey,
+        app_status: u32,
+        protocol_status: ProtocolStatus,
+        now: Instant,
+    ) {
+        self.take_stream(key);
+        self.end_on_wire(key.id, app_status, protocol_status, now);
+    }
+
+    pub(super) fn end_on_wire(
+        &mut self,
+        id: u16,
+        app_status: u32,
+        protocol_status: ProtocolStatus,
+        now: Instant,
+    ) {
+        self.discarding_input |= self.server.is_sending(id);
+        let after = self.server.end(id, app_status, protocol_status, self.out.tail());
+        if after == AfterEnd::Close {
+            self.close_when_written();
+        }
+        if self.has_broken() {
+            self.last_end = now;
+        }
+        self.close_if_half_closed();
+    }
+
+    /// Leaves a request whose head is sent and whose body cannot be completed.
+    ///
+    /// A header with a bad version and the close tell the client that the transfer broke; END_REQUEST, with whatever
+    /// status, or a clean close would look complete. Where requests share the connection, that waits until nothing else
+    /// happens on it, or for the client to lose patience.
+    fn break_off(&mut self, key: StreamKey, message: &str, now: Instant) {
+        if self.multiplexed {
+            self.server.stderr(key.id, message.as_bytes(), self.out.tail());
+            if let Some(stream) = self.stream(key) {
+                stream.state = StreamState::Broken { since: now };
+            }
+            self.last_end = now;
+        } else {
+            self.break_transfer();
+        }
+    }
+
+    /// Breaks the transfer off, and the connection with it. A client that has still to end its request, as Caddy has after its
+    /// GET, is read to that end: were its write to fail, it would not look at the response that came before.
+    pub(super) fn break_transfer(&mut self) {
+        self.streams.clear();
+        self.server.break_off(self.out.tail());
+        self.discarding_input |= self.server.has_unfinished();
+        self.close_when_written();
+    }
+
+    // Writing.
+
+    /// The bytes to be written to the client now.
+    pub(crate) fn transmit(&self) -> &[u8] {
+        self.out.unwritten()
+    }
+
+    /// The first `length` bytes of [`Self::transmit`] are written; where not all of them are, the client's time begins.
+    pub(crate) fn transmitted(&mut self, length: usize, now: impl FnOnce() -> Instant) {
+        self.out.wrote(length);
+        if self.out.is_empty() {
+            self.backpressure = None;
+        }
+        if self.out.unwritten().is_empty() {
+            // The client owes nothing while the disk gives nothing back.
+            self.send_rate = None;
+        } else {
+            let now = now();
+            self.send_rate.get_or_insert(MinRate::new(now)).moved(length, now);
+            if let Some(backpressure) = &mut self.backpressure {
+                backpressure.rate.moved(length, now);
+            }
+        }
+    }
+
+    /// The client takes no byte now: its time begins.
+    pub(crate) fn blocked(&mut self, now: impl FnOnce() -> Instant) {
+        if self.send_rate.is_none() {
+            self.send_rate = Some(MinRate::new(now()));
+        }
+    }
+
+    /// The socket takes no byte any more.
+    pub(crate) fn transmit_failed(&mut self) {
+        self.ending = Ending::Now;
+        self.out.clear();
+    }
+
+    /// Counts the bytes that wait to be written. Gives the requests that are delivered by now.
+    pub(crate) fn flushed(&mut self) -> Vec<Ended> {
+        self.account_for_responses();
+        let sent = self.out.sent();
+        // Mostly there are none, and nothing is allocated.
+        let delivered = self.undelivered.extract_if(.., |undelivered| undelivered.end <= sent);
+        delivered.map(|undelivered| undelivered.ended).collect()
+    }
+
+    /// Counts the bytes that wait to be written.
+    pub(super) fn account_for_responses(&mut self) {
+        self.outgoing.set(self.out.held().saturating_sub(KEPT_BUFFER));
+    }
+
+    /// Whether nothing waits for the client.
+    pub(crate) fn is_written(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    /// Whether so much waits for the client that no more of a response is taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.out.is_full()
+    }
+
+    /// A response has no room: from now on it counts how fast the client makes some. Says whether that is new.
+    pub(crate) fn hold_up(&mut self, now: impl FnOnce() -> Instant) -> bool {
+        let new = self.backpressure.is_none();
+        if new {
+            self.backpressure = Some(Backpressure::new(now()));
+        }
+        new
+    }
+
+    // The file behind the send buffer.
+
+    /// From now on bytes for the client may go to a file.
+    pub(crate) fn spill(&mut self) {
+        self.out.spill();
+    }
+
+    /// Whether there is a file, or is to be one, for bytes that wait for the client.
+    pub(crate) fn is_spilling(&self) -> bool {
+        self.out.is_spilling()
+    }
+
+    /// The piece of the file that is to be read now.
+    pub(crate) fn next_spool_read(&mut self, now: impl FnOnce() -> Instant) -> Option<Piece> {
+        self.out.next_read(now)
+    }
+
+    /// The bytes that are to be written to the file now, and their place. `grow`: whether the file may have one place more.
+    pub(crate) fn next_spool_write(&mut self, grow: impl FnOnce() -> bool) -> Option<(u32, Arc<Vec<u8>>)> {
+        self.out.next_write(grow)
+    }
+
+    /// The file has taken the bytes that it was given last, or has not.
+    pub(crate) fn spool_written(&mut self, kept: bool) {
+        self.out.kept(kept);
+    }
+
+    /// The piece that was to be read is here.
+    pub(crate) fn spool_read(&mut self, bytes: Vec<u8>) {
+        self.send_rate = None;
+        self.out.read(bytes);
+    }
+
+    /// The bytes in the file are lost. They may be of several requests, and nothing can follow: the transfer breaks.
+    pub(crate) fn lose_spilled(&mut self, cause: String) {
+        self.events.push_back(Event::SpoolLost(cause));
+        self.out.lose_spilled();
+        self.server.break_off(self.out.tail());
+        (self.receiving, self.cut) = (Receiving::Done, true);
+        self.close_when_written();
+        for Undelivered { mut ended, .. } in std::mem::take(&mut self.undelivered) {
+            ended.break_off();
+            self.events.push_back(Event::Ended(Box::new(ended)));
+        }
+        for Stream { key, state } in std::mem::take(&mut self.streams) {
+            self.abandoned(key, state, true);
+        }
+    }
+
+    /// Where a client is slow: how many bytes will have been written to it when it has all that is here.
+    fn end_in_file(&self) -> Option<u64> {
+        self.out.is_spilling().then(|| self.out.appended())
+    }
+
+    /// Keeps a request that has ended until so many bytes are written. Gives it back where they are, or never will be.
+    pub(crate) fn keep_until_written(&mut self, end: u64, mut ended: Ended) -> Option<Ended> {
+        if self.out.sent() >= end {
+            return Some(ended);
+        }
+        if self.ending == Ending::Now {
+            ended.abort();
+            return Some(ended);
+        }
+        self.undelivered.push(Undelivered { end, ended });
+        None
+    }
+}

@@ -1,0 +1,142 @@
+//! How connections end: by the client, by a stop, by a fault.
+
+use super::*;
+
+#[test]
+fn a_client_that_closes_aborts_everything() {
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.connection.assign(key, |assignment| assignment.worker = Some(2));
+    assert!(pair.send(&post(2, "5")).is_empty());
+    assert!(pair.send(&get(3, true)[..20]).is_empty());
+    pair.connection.end_of_input(false, pair.now);
+    assert!(pair.is_closed());
+    pair.connection.abandon_all();
+    let events = format!("{:?}", pair.events());
+    for part in ["Abandoned", "AbortedWhileArriving", "AbortedBeforeParams"] {
+        assert!(events.contains(part), "{events}");
+    }
+}
+
+#[test]
+fn a_client_that_shuts_its_side_gets_the_responses_to_what_is_complete() {
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    assert!(pair.send(&post(2, "5")).is_empty());
+    pair.connection.end_of_input(true, pair.now);
+    let events = pair.events();
+    assert!(matches!(events[..], [Event::AbortedWhileArriving { .. }]), "{events:?}");
+    assert!(pair.connection.is_half_closed() && !pair.is_closed() && !pair.connection.is_readable());
+    pair.hello(key);
+    assert!(pair.got(1).unwrap().end.is_some() && pair.is_closed());
+    // One that has sent nothing is closed at once.
+    let mut pair = Pair::new();
+    pair.connection.end_of_input(true, pair.now);
+    assert!(pair.is_closed());
+}
+
+#[test]
+fn a_stop_lets_a_connection_go_once_nothing_is_left_to_answer() {
+    let leave = |pair: &mut Pair| pair.connection.may_leave(pair.now) && pair.connection.leave(pair.now);
+    let mut pair = Pair::new();
+    assert!(!pair.connection.may_leave(pair.now), "nobody stops");
+    pair.connection.stop();
+    assert!(pair.connection.is_stopping());
+    // A client that has just connected has a second.
+    assert!(!pair.connection.may_leave(pair.now));
+    assert_eq!(pair.next_timer().map(|(span, events)| (span, events.len())), Some((SECOND, 0)));
+    assert!(leave(&mut pair));
+    pair.connection.close_when_written();
+    assert!(pair.is_closed());
+    // The timer is not set again.
+    assert!(pair.connection.next_timeout(TIMEOUTS).is_none_or(|due| due > pair.now));
+
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.connection.stop();
+    assert!(!pair.connection.may_leave(pair.now));
+    pair.room = 0;
+    pair.hello(key);
+    assert!(leave(&mut pair) && pair.connection.may_leave(pair.now));
+    // What was written before the shut is still answered.
+    let again = pair.get(1);
+    assert!(!pair.connection.may_leave(pair.now));
+    pair.room = usize::MAX;
+    pair.hello(again);
+    assert!(pair.connection.may_leave(pair.now) && !leave(&mut pair), "the side is shut once");
+    pair.connection.close_when_written();
+    assert!(pair.connection.has_said_goodbye() && pair.is_closed());
+}
+
+#[test]
+fn a_stop_that_meets_half_a_request_closes_at_the_end_of_the_input() {
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.connection.stop();
+    pair.hello(key);
+    assert!(pair.connection.leave(pair.now));
+    assert!(pair.send(&get(2, true)[..20]).is_empty());
+    pair.connection.end_of_input(false, pair.now);
+    assert!(pair.is_closed());
+    // Where everything is complete the responses are waited for.
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.hello(key);
+    pair.connection.stop();
+    assert!(pair.connection.leave(pair.now));
+    let key = pair.get(2);
+    pair.connection.end_of_input(false, pair.now);
+    assert!(!pair.is_closed());
+    pair.hello(key);
+    pair.connection.close_when_written();
+    assert!(pair.is_closed());
+}
+
+#[test]
+fn a_client_that_sends_a_refused_body_is_read_before_a_stop_shuts_its_side() {
+    let mut pair = Pair::new();
+    let events = pair.send(&[post(1, "2000000"), stdin(1, b"x")].concat());
+    let (key, ..) = rejection(&events);
+    pair.respond(key, |writer, sink, now| writer.fail(413, "large", None, sink, now));
+    pair.connection.stop();
+    assert!(pair.connection.may_leave(pair.now) && !pair.connection.leave(pair.now));
+    pair.wait(5 * SECOND);
+    assert!(pair.connection.leave(pair.now), "it was silent for long enough");
+}
+
+#[test]
+fn a_fault_cuts_the_connection_and_its_requests_are_not_logged_again() {
+    let mut pair = Pair::new();
+    assert!(pair.send(&get(1, true)[..20]).is_empty());
+    pair.connection.close(true);
+    assert!(pair.connection.is_cut() && pair.connection.is_closing() && pair.connection.is_ending());
+    pair.connection.abandon_all();
+    assert!(pair.events().is_empty());
+}
+
+#[test]
+fn a_socket_that_takes_nothing_any_more_ends_the_connection() {
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.room = 0;
+    pair.hello(key);
+    assert!(!pair.connection.is_written());
+    pair.connection.transmit_failed();
+    assert!(pair.connection.is_written() && pair.is_closed());
+}
+
+#[test]
+fn a_client_that_encodes_wrongly_gets_its_answer_and_is_closed() {
+    let mut pair = Pair::new();
+    let mut bytes = Vec::new();
+    client::begin(1, Role::Responder, true, &mut bytes);
+    // A name of five bytes, of which one is there.
+    bytes.extend([1, 4, 0, 1, 0, 3, 0, 0, 5, 0, b'A', 1, 4, 0, 1, 0, 0, 0, 0]);
+    let events = pair.send(&bytes);
+    let (key, status, why, _) = rejection(&events);
+    assert_eq!((status, *why), (400, Refused::Params));
+    pair.respond(key, |writer, sink, now| writer.fail(400, "bad", None, sink, now));
+    assert!(pair.got(1).unwrap().stdout.starts_with("Status: 400"));
+    assert_eq!(pair.got(1).unwrap().end, Some(0));
+    assert!(matches!(pair.connection.poll_close(|| pair.now), Close::Now | Close::ShutDownWrite));
+}

@@ -1,0 +1,294 @@
+//! Responses reach their clients whole, or are seen to be broken; those of slow clients by way of a file.
+
+use std::collections::VecDeque;
+
+use super::*;
+
+fn head_of(writer: &mut ResponseWriter, sink: &mut StreamSink<'_>, now: Instant, block: &[u8]) {
+    writer.head(block, &ProxyHeaders::default(), sink, || now).unwrap();
+}
+
+#[test]
+fn a_response_is_framed_and_its_connection_kept_or_closed_as_the_client_asked() {
+    for keep in [true, false] {
+        let mut pair = Pair::new();
+        let key = request_of(pair.send(&get(1, keep)));
+        let mut writer = ResponseWriter::new(false);
+        pair.respond_with(&mut writer, key, |writer, sink, now| {
+            head_of(writer, sink, now, HELLO[0]);
+            writer.body(HELLO[1], sink).unwrap();
+            assert!(!writer.is_over());
+            writer.end(sink, now).unwrap();
+        });
+        assert_eq!((writer.status(), writer.sent(), writer.how_it_ended()), (Some(200), 5, End::Complete));
+        let got = pair.got(1).unwrap();
+        assert_eq!(
+            got,
+            Got {
+                stdout: HELLO.concat().iter().map(|byte| char::from(*byte)).collect(),
+                end: Some(0),
+                stderr: String::new()
+            }
+        );
+        assert_eq!(pair.is_closed(), !keep);
+    }
+}
+
+#[test]
+fn a_failure_before_the_head_is_whole_and_after_it_never_looks_complete() {
+    for (before, expected, end) in [
+        (&[][..], "Status: 500 ", End::Complete),
+        (&[HELLO[0]][..], "", End::Broken),
+        (&[HELLO[0], b"hel"][..], "", End::Broken),
+        // All that was promised is there.
+        (HELLO, "Status: 200 ", End::Complete),
+    ] {
+        let mut pair = Pair::new();
+        let key = pair.get(1);
+        let mut writer = ResponseWriter::new(false);
+        pair.respond_with(&mut writer, key, |writer, sink, now| {
+            if let Some(head) = before.first() {
+                head_of(writer, sink, now, head);
+            }
+            for piece in before.iter().skip(1) {
+                writer.body(piece, sink).unwrap();
+            }
+            writer.fail(500, "failed", None, sink, now);
+            // What comes after is dropped.
+            writer.body(b"more", sink).ok();
+            writer.fail(502, "again", None, sink, now);
+        });
+        assert_eq!(writer.how_it_ended(), end, "{before:?}");
+        if end == End::Broken {
+            assert!(pair.got(1).is_err() && pair.is_closed());
+        } else {
+            let got = pair.got(1).unwrap();
+            assert!(got.stdout.starts_with(expected) && got.end == Some(0), "{got:?}");
+            assert!(!pair.is_closed());
+        }
+    }
+}
+
+#[test]
+fn a_response_to_head_has_no_body_whatever_fails() {
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.respond_with(&mut ResponseWriter::new(true), key, |writer, sink, now| {
+        writer.fail(503, "no", Some(1), sink, now);
+    });
+    assert!(pair.got(1).unwrap().stdout.ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn an_authorizers_head_is_sent_with_what_follows_it_or_not_at_all() {
+    for (act, expected) in [
+        ("body", "Status: 403 Forbidden\r\n\r\nno"),
+        ("end", "Status: 403 Forbidden\r\n\r\n"),
+        ("fail", "Status: 502 "),
+    ] {
+        let mut pair = Pair::new();
+        let key = pair.get(1);
+        let mut writer = ResponseWriter::new(false);
+        writer.hold_head();
+        pair.respond_with(&mut writer, key, |writer, sink, now| {
+            head_of(writer, sink, now, b"Status: 403 Forbidden\r\n\r\n");
+            assert!(sink.connection.transmit().is_empty());
+            match act {
+                "body" => writer.body(b"no", sink).unwrap(),
+                "end" => {}
+                _ => return writer.fail(502, "gone", None, sink, now),
+            }
+            writer.end(sink, now).unwrap();
+        });
+        let got = pair.got(1).unwrap();
+        assert!(got.stdout.starts_with(expected) && got.end == Some(0), "{act}: {got:?}");
+    }
+}
+
+#[test]
+fn the_head_tells_where_the_time_went() {
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    let mut writer = ResponseWriter::new(false);
+    writer.tell_timing(pair.now);
+    writer.set_assigned(Some(pair.now + Duration::from_millis(2)));
+    pair.wait(Duration::from_millis(5));
+    pair.respond_with(&mut writer, key, |writer, sink, now| head_of(writer, sink, now, HELLO[0]));
+    let got = pair.got(1).unwrap();
+    assert!(got.stdout.starts_with("Server-Timing: queue;dur=2.000, app;dur=3.000\r\n"), "{got:?}");
+}
+
+#[test]
+fn messages_travel_beside_the_response_until_it_is_over() {
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    let mut writer = ResponseWriter::new(false);
+    pair.respond_with(&mut writer, key, |writer, sink, now| {
+        writer.stderr(b"look", sink);
+        head_of(writer, sink, now, b"Status: 204 No Content\r\n\r\n");
+        writer.end(sink, now).unwrap();
+        writer.stderr(b"late", sink);
+    });
+    assert_eq!(pair.got(1).unwrap().stderr, "look\n");
+}
+
+#[test]
+fn a_connection_that_has_gone_takes_nothing() {
+    let mut gone: Option<StreamSink<'_>> = None;
+    let (mut writer, now) = (ResponseWriter::new(false), Instant::now());
+    writer.head(HELLO[0], &ProxyHeaders::default(), &mut gone, || now).unwrap();
+    writer.body(HELLO[1], &mut gone).unwrap();
+    writer.stderr(b"x", &mut gone);
+    writer.end(&mut gone, now).unwrap();
+    assert_eq!((writer.how_it_ended(), writer.sent(), writer.status()), (End::Aborted, 0, None));
+}
+
+#[test]
+fn a_break_beside_others_waits_for_quiet_or_for_patience() {
+    // Alone after the others have gone.
+    let mut pair = Pair::new();
+    let (broken, other) = (pair.get(1), pair.get(2));
+    let fail = |pair: &mut Pair, key| {
+        pair.respond(key, |writer, sink, now| {
+            head_of(writer, sink, now, HELLO[0]);
+            writer.fail(502, "gone", None, sink, now);
+        });
+    };
+    fail(&mut pair, broken);
+    assert!(pair.got(1).unwrap().end.is_none() && pair.got(1).unwrap().stderr == "gone");
+    pair.wait(SECOND / 2);
+    pair.hello(other);
+    assert!(pair.got(2).unwrap().end.is_some() && !pair.is_closed());
+    let (span, events) = pair.next_timer().unwrap();
+    assert!(span == SECOND && events.is_empty(), "a second after the last end: {span:?} {events:?}");
+    assert!(pair.got(1).is_err() && pair.is_closed());
+
+    // Beside one that goes on, for as long as a proxy waits.
+    let mut pair = Pair::new();
+    let (broken, other) = (pair.get(1), pair.get(2));
+    fail(&mut pair, broken);
+    let (span, _) = pair.next_timer().unwrap();
+    assert_eq!(span, 120 * SECOND);
+    assert_eq!(pair.got(1).unwrap().end, Some(1));
+    pair.hello(other);
+    assert!(!pair.is_closed());
+
+    // The client gives it up itself.
+    let mut pair = Pair::new();
+    let (broken, _other) = (pair.get(1), pair.get(2));
+    fail(&mut pair, broken);
+    assert!(pair.send(&abort(1)).is_empty());
+    pair.flush();
+    assert_eq!(pair.got(1).unwrap().end, Some(0));
+}
+
+/// A client that reads nothing, whose response of so many bytes goes to a file; the file, and the request that waits for it.
+fn spilled(bytes: usize) -> (Pair, VecDeque<(u32, Vec<u8>)>, ResponseWriter) {
+    let mut pair = Pair::new();
+    let (key, mut writer, mut file) = (pair.get(1), ResponseWriter::new(false), VecDeque::new());
+    pair.room = 0;
+    pair.respond_with(&mut writer, key, |writer, sink, now| {
+        head_of(writer, sink, now, b"Status: 200 OK\r\n\r\n");
+    });
+    let mut left = bytes;
+    while left > 0 {
+        let piece = left.min(60_000);
+        left -= piece;
+        pair.respond_with(&mut writer, key, |writer, sink, _| writer.body(&vec![b'x'; piece], sink).unwrap());
+        if pair.connection.is_full() && !pair.connection.is_spilling() {
+            pair.connection.spill();
+        }
+        if let Some((place, bytes)) = pair.connection.next_spool_write(|| true) {
+            file.push_back((place, bytes.to_vec()));
+            drop(bytes);
+            pair.connection.spool_written(true);
+        }
+    }
+    pair.respond_with(&mut writer, key, |writer, sink, now| writer.end(sink, now).unwrap());
+    (pair, file, writer)
+}
+
+#[test]
+fn a_slow_client_gets_its_response_from_the_file_and_its_request_ends_then() {
+    let (mut pair, mut file, writer) = spilled(1_000_000);
+    assert!(file.len() > 3 && !pair.connection.is_readable(), "nothing more is taken from it");
+    let end = writer.end_in_file().expect("the end waits in the file");
+    let kept = ended(&pair.connection);
+    assert!(pair.connection.keep_until_written(end, kept).is_none());
+    pair.room = usize::MAX;
+    let mut delivered = Vec::new();
+    while !pair.connection.is_written() {
+        delivered.extend(pair.flush());
+        if let Some(piece) = pair.connection.next_spool_read(|| pair.now) {
+            let (place, bytes) = file.pop_front().unwrap();
+            assert!(delivered.is_empty() && (piece.place, piece.length) == (place, bytes.len()));
+            pair.connection.spool_read(bytes);
+        }
+    }
+    delivered.extend(pair.flush());
+    assert!(matches!(&delivered[..], [ended] if ended.end == End::Complete), "{delivered:?}");
+    let got = pair.got(1).unwrap();
+    assert!(got.stdout.len() == 1_000_018 && got.end == Some(0));
+    assert!(pair.connection.is_readable() && !pair.connection.is_spilling());
+    // One that ends when all is written is not kept.
+    let kept = ended(&pair.connection);
+    assert!(pair.connection.keep_until_written(end, kept).is_some());
+}
+
+#[test]
+fn a_file_that_is_lost_breaks_everything_that_waits_in_it() {
+    for by_timer in [false, true] {
+        let (mut pair, _file, writer) = spilled(1_000_000);
+        let other = ended(&pair.connection);
+        assert!(pair.connection.keep_until_written(writer.end_in_file().unwrap(), other).is_none());
+        pair.room = usize::MAX;
+        pair.flush();
+        assert!(pair.connection.next_spool_read(|| pair.now).is_some());
+        assert!(pair.connection.next_spool_read(|| pair.now).is_none(), "one at a time");
+        let events = if by_timer {
+            let (span, events) = pair.next_timer().unwrap();
+            assert_eq!(span, 60 * SECOND);
+            events
+        } else {
+            pair.connection.lose_spilled("the disk is gone".to_owned());
+            pair.events()
+        };
+        let [Event::SpoolLost(_), Event::Ended(lost)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(lost.end, End::Broken);
+        pair.flush();
+        assert!(pair.got(1).is_err() && pair.is_closed());
+    }
+}
+
+#[test]
+fn a_lost_file_abandons_the_requests_that_still_run() {
+    let mut pair = Pair::new();
+    let (one, two) = (pair.get(1), pair.get(2));
+    pair.connection.assign(one, |assignment| assignment.worker = Some(3));
+    pair.connection.assign(two, |assignment| assignment.worker = Some(4));
+    pair.connection.lose_spilled("gone".to_owned());
+    let events = pair.events();
+    let workers: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Abandoned { assignment, lost: true } => assignment.worker,
+            _ => None,
+        })
+        .collect();
+    assert_eq!(workers, [3, 4]);
+}
+
+#[test]
+fn a_client_that_leaves_aborts_a_request_whose_response_waits_in_the_file() {
+    let (mut pair, _file, writer) = spilled(1_000_000);
+    let kept = ended(&pair.connection);
+    assert!(pair.connection.keep_until_written(writer.end_in_file().unwrap(), kept).is_none());
+    pair.connection.abandon_all();
+    let events = pair.events();
+    let [Event::Ended(left)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(left.end, End::Aborted);
+    // And one that is only handed over when the connection has gone.
+    let late = ended(&pair.connection);
+    let late = pair.connection.keep_until_written(writer.end_in_file().unwrap(), late).unwrap();
+    assert_eq!(late.end, End::Aborted);
+}
