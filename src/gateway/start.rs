@@ -26,6 +26,7 @@ use crate::gateway::clock::Clock;
 use crate::gateway::control::{self, Control};
 use crate::gateway::events::{Notice, Notices};
 use crate::gateway::frontend::budget::Budget;
+use crate::gateway::frontend::connection::READ_BUFFER;
 use crate::gateway::frontend::idle_exit;
 use crate::gateway::frontend::listener;
 use crate::gateway::frontend::listener::Listener;
@@ -53,10 +54,6 @@ use crate::os::title::Title;
 use crate::proto::memory::Memory;
 use crate::proto::pool::Pool;
 use crate::proto::queue::Queue;
-
-/// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
-pub(crate) const READ_BUFFER: usize = 64 * 1024;
-
 /// How long clients have to read that the application does not load, where they were accepted before that was known.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::stream::{Incoming, IncomingRequest, Source, StreamState};
-use super::{Assignment, Connection, Ending, Event, Policy, Receiving, StreamKey};
+use super::event::{Event, Policy};
+use super::state::{Connection, Ending, Receiving};
+use super::stream::{Assignment, Incoming, IncomingRequest, Source, StreamKey, StreamState};
 use crate::cgi::Variables;
 use crate::cgi::arrival::{Arrival, Completeness};
 use crate::cgi::request::{ContentLength, Head};
@@ -401,18 +402,6 @@ impl Connection {
         }
     }
 
-    /// Counts the bytes of incomplete requests, after some have gone.
-    pub(super) fn account_for_less(&mut self) {
-        let bytes = self.incoming_bytes();
-        self.incoming.set(bytes);
-    }
-
-    /// Bytes of memory that incomplete requests take, but for those that do not count.
-    fn incoming_bytes(&self) -> usize {
-        let arriving: usize = self.streams.iter().map(|stream| stream.state.bytes()).sum();
-        (arriving + self.server.held() + self.held.capacity()).saturating_sub(FREE_OF_A_CONNECTION)
-    }
-
     // Clients that leave.
 
     /// The client sends nothing more. A client that has only shut its writing side (`half_closed`) still gets the responses to the
@@ -453,18 +442,6 @@ impl Connection {
         let Some(state) = self.take_stream(key) else { return };
         self.abandoned(key, state, false);
         self.end_on_wire(key.id, 0, ProtocolStatus::RequestComplete, now);
-    }
-
-    /// A stream has gone from the connection. `lost`: since the server has lost a part of its response.
-    pub(super) fn abandoned(&mut self, key: StreamKey, state: StreamState, lost: bool) {
-        let event = match state {
-            StreamState::Begun { .. } if !self.cut => Event::AbortedBeforeParams,
-            StreamState::Arriving(request) => Event::AbortedWhileArriving { key, request },
-            StreamState::Submitted(assignment) => Event::Abandoned { assignment, lost },
-            // Its end is logged already.
-            StreamState::Begun { .. } | StreamState::Broken { .. } => return,
-        };
-        self.events.push_back(event);
     }
 
     /// Whether the log says why the connection was cut.

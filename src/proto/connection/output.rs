@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::stream::{Stream, StreamState};
-use super::timers::Backpressure;
-use super::{Connection, Ending, Event, Receiving, StreamKey, Undelivered};
+use super::backpressure::Backpressure;
+use super::event::Event;
+use super::state::{Connection, Ending, Receiving, Undelivered};
+use super::stream::{Stream, StreamKey, StreamState};
 use crate::fastcgi::{AfterEnd, ProtocolStatus};
 use crate::proto::rate::MinRate;
 use crate::proto::request_end::Ended;
 use crate::proto::response_writer::Sink;
-use crate::proto::send_buffer::{KEPT_BUFFER, Piece};
+use crate::proto::send_buffer::Piece;
 
 /// The sending side of one stream. A stream that has gone takes nothing.
 #[derive(Debug)]
@@ -147,11 +148,6 @@ impl Connection {
         // Mostly there are none, and nothing is allocated.
         let delivered = self.undelivered.extract_if(.., |undelivered| undelivered.end <= sent);
         delivered.map(|undelivered| undelivered.ended).collect()
-    }
-
-    /// Counts the bytes that wait to be written.
-    pub(super) fn account_for_responses(&mut self) {
-        self.outgoing.set(self.out.held().saturating_sub(KEPT_BUFFER));
     }
 
     /// Whether nothing waits for the client.

@@ -13,11 +13,8 @@ const BY_PATHS: &[&[&str]] = &[
     &[
         "gateway/events.rs",
         "gateway/frontend/admission.rs",
-        "gateway/frontend/connection/due.rs",
         "gateway/frontend/connection/mod.rs",
-        "gateway/frontend/connection/state.rs",
         "gateway/frontend/listener.rs",
-        "gateway/frontend/response_writer.rs",
         "gateway/frontend/takeover.rs",
         "gateway/mod.rs",
         "gateway/pool/log_pipe/mod.rs",
@@ -34,7 +31,6 @@ const BY_PATHS: &[&[&str]] = &[
         "gateway/pool/supervisor/stop.rs",
         "gateway/pool/supervisor/zygotes.rs",
     ],
-    &["gateway/spool/body.rs", "gateway/spool/mod.rs"],
     &["log/file.rs", "log/mod.rs"],
 ];
 
@@ -43,17 +39,12 @@ const BY_CALLS: &[&[&str]] = &[
     &[
         "gateway/events.rs",
         "gateway/frontend/admission.rs",
-        "gateway/frontend/connection/due.rs",
         "gateway/frontend/connection/mod.rs",
-        "gateway/frontend/connection/state.rs",
         "gateway/frontend/listener.rs",
-        "gateway/frontend/response_writer.rs",
         "gateway/frontend/takeover.rs",
         "gateway/mod.rs",
         "gateway/pool/dispatch.rs",
         "gateway/pool/lifecycle.rs",
-        "gateway/pool/log_pipe/mod.rs",
-        "gateway/pool/process_log.rs",
         "gateway/pool/watchdog.rs",
         "gateway/pool/worker.rs",
         "gateway/pool/zygote.rs",
@@ -61,13 +52,11 @@ const BY_CALLS: &[&[&str]] = &[
         "gateway/telemetry/access_log.rs",
         "gateway/telemetry/journal.rs",
     ],
-    &["gateway/frontend/connection/account.rs", "gateway/frontend/connection/intake.rs"],
     &[
         "gateway/pool/supervisor/mod.rs",
         "gateway/pool/supervisor/stop.rs",
         "gateway/pool/supervisor/zygotes.rs",
     ],
-    &["gateway/spool/body.rs", "gateway/spool/mod.rs"],
 ];
 
 /// Arrows between files, each from a file to the files that it names.

@@ -20,13 +20,16 @@ use crate::cgi::Variables;
 use crate::fastcgi::{self, Fault, Role};
 use crate::gateway::Gateway;
 use crate::gateway::frontend::client_socket::ClientSocket;
+use crate::gateway::own_paths;
 use crate::gateway::request::Request;
 use crate::gateway::response::Response;
 use crate::gateway::spool::{BodyWrite, Done, Overflow};
-use crate::gateway::start::READ_BUFFER;
 use crate::gateway::telemetry::status::Endpoint;
 use crate::proto::connection::{Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts};
 use crate::proto::turn::Turn;
+
+/// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
+pub(crate) const READ_BUFFER: usize = 64 * 1024;
 
 /// Serves a connection to its end. The requests that run for it then are abandoned.
 pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway: Rc<Gateway>) {
@@ -276,7 +279,9 @@ impl Task {
         let mut request = Request::new(variables, body, response, &self.gateway);
         request.head_start = self.gateway.head_start(&request.variables, since);
         (request.role, request.data) = (role, data);
-        self.gateway.submit(request);
+        if let Some(request) = own_paths::answer(request, &self.gateway) {
+            self.gateway.submit(request);
+        }
     }
 
     // Files.

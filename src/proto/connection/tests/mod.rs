@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::cgi::ProxyHeaders;
+use crate::cgi::Variables;
 use crate::fastcgi::Fault;
 use crate::fastcgi::client::{self, Decoder, Fault as ClientFault, Reply};
+use crate::fastcgi::{self, Role};
 use crate::proto::body::Place;
+use crate::proto::memory::{Memory, Share};
 use crate::proto::request_end::End;
+use crate::proto::request_end::{Ended, Refused};
 use crate::proto::response_writer::ResponseWriter;
 use crate::proto::space::SpoolError;
+use crate::proto::space::{Buffers, Space};
 use crate::proto::turn::Turn;
 
 const SECOND: Duration = Duration::from_secs(1);
