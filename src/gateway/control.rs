@@ -34,6 +34,7 @@ use crate::gateway::frontend::takeover;
 use crate::gateway::snapshot;
 use crate::gateway::telemetry::status;
 use crate::link::discovery;
+use crate::os::random;
 
 /// The longest command.
 const MAX_COMMAND: usize = 256;
@@ -99,10 +100,10 @@ impl Control {
 pub(crate) fn announce(gateway: &Rc<Gateway>) {
     let config = gateway.config();
     let Some(file) = &config.file else { return };
-    let (directory, mut chance) = (StartDirectory::of_this_process(), [0; 8]);
+    let directory = StartDirectory::of_this_process();
     // Without the kernel's pool of randomness, early at boot, two servers of one file at once are not both found.
-    let _ = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::NONBLOCK);
-    let listeners = discovery::announce(directory.path(), file, u64::from_ne_bytes(chance));
+    let chance = u64::from_ne_bytes(random::bytes_or_zeros());
+    let listeners = discovery::announce(directory.path(), file, chance);
     let listeners = listeners.and_then(|listeners| {
         listeners.into_iter().map(UnixListener::from_std).collect::<io::Result<Vec<_>>>()
     });

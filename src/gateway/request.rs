@@ -12,6 +12,7 @@ use crate::gateway::Gateway;
 use crate::gateway::response::Response;
 use crate::gateway::telemetry::journal::Journal;
 use crate::gateway::telemetry::request_line::RequestLine;
+use crate::os::random;
 use crate::proto::body::Body;
 use crate::proto::memory::{For, Share};
 use crate::proto::request_end::{End, Ended, Handed, Named, Refused};
@@ -271,12 +272,8 @@ fn sane(value: &[u8]) -> Option<&str> {
 /// Sixteen hexadecimal digits: eight that are random per process, then a count. Unique, not secret.
 fn generate() -> String {
     thread_local! {
-        static PREFIX: u32 = {
-            let mut bytes = [0; 4];
-            // Before the pool of randomness is ready (early boot) a prefix of zeros does.
-            let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
-            u32::from_ne_bytes(bytes)
-        };
+        // Before the pool of randomness is ready (early boot) a prefix of zeros does.
+        static PREFIX: u32 = u32::from_ne_bytes(random::bytes_or_zeros());
         static COUNT: Cell<u32> = const { Cell::new(0) };
     }
     COUNT.set(COUNT.get().wrapping_add(1));

@@ -7,6 +7,7 @@ pub mod interrupt;
 pub mod lifeline;
 pub mod memory;
 pub mod process;
+pub mod random;
 pub mod rlimit;
 pub mod safe_path;
 pub mod signals;

@@ -21,6 +21,7 @@ use crate::lua;
 use crate::os::dumpable;
 use crate::os::fork;
 use crate::os::lifeline;
+use crate::os::random;
 use crate::os::title::WorkerTitle;
 
 use self::gateway_link::GatewayLink;
@@ -221,12 +222,8 @@ fn take_body(body: RequestBody<'_>, files: &mut impl Iterator<Item = OwnedFd>) -
 
 /// A seed of 64 bits from the kernel, so that no two workers of one zygote share a random sequence.
 fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    // Fails only before the kernel's pool is ready, early at boot; the pid still tells workers apart.
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(8) => u64::from_ne_bytes(bytes),
-        _ => u64::from(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs()),
-    }
+    // Fails only where the kernel forbids it; the pid still tells workers apart.
+    random::bytes().map_or_else(|_| std::process::id().into(), u64::from_ne_bytes)
 }
 
 impl From<lua::Level> for LogLevel {

@@ -78,6 +78,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     (" notify::", &["cmd/dev/"]),
     ("unsafe {", &["os/", "lua/", "gateway/async_fd.rs"]),
     ("libc::", &["os/"]),
+    ("rustix::rand", &["os/"]),
 ];
 
 #[test]

@@ -29,6 +29,7 @@ use crate::cgi::proxy::{HttpRequest, normalise, percent_decode};
 use crate::gateway::Code;
 use crate::gateway::Load;
 use crate::log::throttle::Throttle;
+use crate::os::random;
 
 /// How long a request waits for the newest code. An application that takes longer to load is stuck.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -222,8 +223,5 @@ impl Front {
 
 /// Thirty-two hexadecimal digits, as nginx makes them.
 fn request_id() -> String {
-    let mut bytes = [0; 16];
-    // Fails only before the kernel's pool is ready, early at boot.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    format!("{:032x}", u128::from_ne_bytes(bytes))
+    format!("{:032x}", u128::from_ne_bytes(random::bytes_or_zeros()))
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::os::random;
 use crate::os::safe_path::SafePath;
 
 /// The longest name that a socket keeps in here: `/proc/self/fd/NUMBER/` before it has to fit into 107 bytes as well.
@@ -136,9 +137,7 @@ fn open(target: &SafePath, name: &str) -> io::Result<Option<OwnedFd>> {
 }
 
 fn random_name() -> io::Result<String> {
-    let mut chance = [0; 8];
-    rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::empty())?;
-    Ok(format!(".nibiru-{:016x}", u64::from_ne_bytes(chance)))
+    Ok(format!(".nibiru-{:016x}", u64::from_ne_bytes(random::bytes()?)))
 }
 
 fn is_same(one: &rustix::fs::Stat, other: &rustix::fs::Stat) -> bool {

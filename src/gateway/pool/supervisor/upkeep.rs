@@ -14,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::gateway::pool::supervisor::{RETRY, Stop, Supervisor, Zygote};
 use crate::gateway::pool::zygote::Birth;
 use crate::link::message::ToWorker;
+use crate::os::random;
 use crate::proto::pool::{Due, State, Want, Worker};
 
 /// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
@@ -245,15 +246,10 @@ impl Supervisor {
     ) -> std::io::Result<()> {
         let birth = Birth::of(worker, &zygote.link)?;
         births.insert((zygote.launch, worker), birth);
-        gateway.pool.borrow_mut().starting(worker, zygote.link.generation, chance(), Instant::now());
+        // So that workers which were forked together are not replaced together. Early at boot, without the kernel's pool of
+        // randomness, they are.
+        let chance = u32::from_ne_bytes(random::bytes_or_zeros());
+        gateway.pool.borrow_mut().starting(worker, zygote.link.generation, chance, Instant::now());
         Ok(())
     }
-}
-
-/// A random number, so that workers which were forked together are not replaced together.
-fn chance() -> u32 {
-    let mut bytes = [0; 4];
-    // Without the kernel's pool of randomness, early at boot, they are.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
-    u32::from_ne_bytes(bytes)
 }

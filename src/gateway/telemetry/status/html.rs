@@ -7,19 +7,15 @@ use std::fmt::{self, Write};
 
 use crate::gateway::telemetry::status::model::{Latency, Status, Worker};
 use crate::log::escape;
+use crate::os::random;
 
 /// Placeholders are `{{NAME}}`.
 const PAGE: &str = include_str!("page.html");
 
 /// A word that cannot be guessed: only the script and the style that carry it are run and applied.
 pub(super) fn nonce() -> String {
-    let mut bytes = [0; 16];
     // Without randomness (early boot) the nonce is a known one; all text is escaped in any case.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("{:032x}", u128::from_be_bytes(random::bytes_or_zeros()))
 }
 
 /// The page's Content-Security-Policy.
