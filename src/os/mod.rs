@@ -12,3 +12,4 @@ pub mod rlimit;
 pub mod safe_path;
 pub mod signals;
 pub mod title;
+pub mod users;

@@ -1,10 +1,12 @@
 //! The mode and the owner of a Unix socket's file.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use crate::config::value::{Value, expected};
 use crate::log;
+use crate::os::users;
 
 /// Permissions of a socket file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +57,8 @@ impl FromStr for SocketOwner {
             return Err(expected::<Self>());
         }
         Ok(Self {
-            user: number_of("user", user, "/etc/passwd")?,
-            group: number_of("group", group, "/etc/group")?,
+            user: number_of("user", user, users::user)?,
+            group: number_of("group", group, users::group)?,
         })
     }
 }
@@ -64,39 +66,33 @@ impl FromStr for SocketOwner {
 /// `USER:GROUP`, by name where there is one.
 impl fmt::Display for SocketOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = |number: Option<u32>, table: &str| match number {
-            Some(number) => name_of(number, table).unwrap_or_else(|| number.to_string()),
+        let part = |number: Option<u32>, name: fn(u32) -> Option<String>| match number {
+            Some(number) => name(number).unwrap_or_else(|| number.to_string()),
             None => String::new(),
         };
-        write!(f, "{}:{}", part(self.user, "/etc/passwd"), part(self.group, "/etc/group"))
+        write!(f, "{}:{}", part(self.user, users::user_name), part(self.group, users::group_name))
     }
-}
-
-/// The name that `/etc/passwd` or `/etc/group` has for a number; `None` where it has none.
-fn name_of(number: u32, table: &str) -> Option<String> {
-    let text = std::fs::read_to_string(table).ok()?;
-    let mut fields = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let found = fields.find(|fields| fields.get(2).is_some_and(|field| field.parse() == Ok(number)))?;
-    Some(found[0].to_owned())
 }
 
 impl Value for SocketOwner {
     const EXPECTED: &'static str = "USER, USER:GROUP or :GROUP";
 }
 
-/// Looks a name up in `/etc/passwd` or `/etc/group`; both keep the number in the third field.
-fn number_of(kind: &str, name: &str, table: &str) -> Result<Option<u32>, String> {
+/// The number of a user or a group that is given by name or by number; `look_up` finds a name. `None` for an empty name.
+fn number_of(
+    kind: &str,
+    name: &str,
+    look_up: fn(&str) -> io::Result<Option<u32>>,
+) -> Result<Option<u32>, String> {
     if name.is_empty() {
         return Ok(None);
     }
     if let Ok(number) = name.parse() {
         return Ok(Some(number));
     }
-    let text = std::fs::read_to_string(table).map_err(|error| format!("{table}: {}", log::cause(&error)))?;
-    text.lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields[0] == name)
-        .and_then(|fields| fields.get(2)?.parse().ok())
-        .map(Some)
-        .ok_or_else(|| format!("{name}: no such {kind}"))
+    match look_up(name) {
+        Ok(Some(number)) => Ok(Some(number)),
+        Ok(None) => Err(format!("{name}: no such {kind}")),
+        Err(error) => Err(format!("{name}: cannot look the {kind} up: {}", log::cause(&error))),
+    }
 }
