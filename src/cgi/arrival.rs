@@ -8,27 +8,26 @@ use super::request::ContentLength;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     promised: ContentLength,
-    /// Bytes of the body so far; never more than were promised.
+    /// Bytes of the body so far; never more than promised.
     received: u64,
-    /// Its stream has ended.
+    /// The body's stream has ended.
     ended: bool,
 }
 
-/// How complete a body is.
+/// The completeness of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
-    /// More is to come.
+    /// More bytes are to come.
     Incomplete,
-    /// All of it has come. Whether its stream ends too no longer matters: HAProxy over HTTP/2 sends no end of an empty
-    /// body.
+    /// All bytes have come. The end of the stream no longer matters: HAProxy over HTTP/2 sends no end of an empty body.
     Complete,
-    /// Its stream ended before the first byte of what was promised: the proxy keeps the body to itself, as nginx does with
+    /// The stream ended before the first of the promised bytes: the proxy keeps the body to itself, as nginx does with
     /// `fastcgi_pass_request_body off` and for a page of `error_page`.
     Withheld {
         /// Bytes that CONTENT_LENGTH promised.
         promised: u64,
     },
-    /// Its stream ended after a part of it.
+    /// The stream ended after a part of the promised bytes.
     Short {
         /// Bytes that were promised.
         promised: u64,
@@ -41,13 +40,13 @@ impl Arrival {
         Self { promised, received: 0, ended: false }
     }
 
-    /// Whether its length was promised.
+    /// Whether the length was promised.
     pub fn is_promised(&self) -> bool {
         self.promised != ContentLength::UntilEnd
     }
 
-    /// Takes the next piece of the stream, and says how many of its bytes are the body's. Those beyond the promise are
-    /// not, nor any after the end.
+    /// Takes the next piece of the stream. Gives the number of its bytes that are the body's: bytes beyond the promise are
+    /// not, nor bytes after the end.
     pub fn receive(&mut self, bytes: usize) -> usize {
         let room = match self.promised {
             ContentLength::Known(promised) => promised - self.received,
@@ -64,14 +63,14 @@ impl Arrival {
         self.ended = true;
     }
 
-    /// The stream may have ended, or that of the request which had the same id before. It counts as this one's end where
-    /// nothing else can complete the body. Where a length is promised, the promise decides: the application would
-    /// otherwise run without a body that is on its way.
+    /// An end of the stream that may belong to the previous request with the same id. It counts where nothing else can complete
+    /// the body. Where a length is promised, the promise decides: the application would otherwise run without a body that is on
+    /// its way.
     pub fn end_in_doubt(&mut self) {
         self.ended |= self.promised == ContentLength::UntilEnd;
     }
 
-    /// How complete the body is.
+    /// The body's completeness.
     pub fn completeness(&self) -> Completeness {
         match self.promised {
             ContentLength::Known(promised) if self.received == promised => Completeness::Complete,

@@ -1,14 +1,14 @@
 //! The variables that a proxy makes of an HTTP request: the set of `deploy/nginx/nibiru_params`.
 //!
-//! `nibiru dev` and `nibiru request` stand where nginx stands otherwise and send these. Never opens a
-//! connection and reads no HTTP: the request comes in taken apart.
+//! `nibiru dev` and `nibiru request` send them in a proxy's place. Never opens a connection and reads no HTTP: the
+//! request comes in as its parts.
 
 use super::Variables;
 
-/// An HTTP request as the proxy that got it knows it. What is empty is not known, and not sent.
+/// An HTTP request as its proxy knows it. An empty part is unknown, and not sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpRequest<'a> {
-    /// Who sends the variables: `name/version`.
+    /// The proxy's `name/version`.
     pub software: &'a str,
     /// `HTTP/1.1`.
     pub protocol: &'a str,
@@ -16,11 +16,11 @@ pub struct HttpRequest<'a> {
     pub scheme: &'a str,
     /// The method.
     pub method: &'a str,
-    /// Path and query as the client wrote them.
+    /// Path and query as the client sent them.
     pub target: &'a str,
-    /// The path that [`percent_decode`] and, where the proxy does so, [`normalise`] make of `target`.
+    /// The path that [`percent_decode`](super::path::percent_decode) and, where the proxy does so, [`normalise`](super::path::normalise) make of `target`.
     pub path: &'a [u8],
-    /// Host and port as the client named them.
+    /// Host and port as the client sent them.
     pub host: &'a str,
     /// The proxy's own address.
     pub server_addr: &'a str,
@@ -30,11 +30,11 @@ pub struct HttpRequest<'a> {
     pub remote_addr: &'a str,
     /// The client's port.
     pub remote_port: &'a str,
-    /// Where static files are.
+    /// The directory of static files.
     pub document_root: &'a str,
-    /// Bytes of body, where that is known before the body has come.
+    /// Bytes of the body, where that is known before the body has come.
     pub content_length: &'a str,
-    /// Says what the proxy calls the request in its log.
+    /// The request's name in the proxy's log.
     pub request_id: &'a str,
 }
 
@@ -93,7 +93,7 @@ impl HttpRequest<'_> {
     }
 }
 
-/// The headers under their variables' names, the values of a name in one: RFC 9110 §5.3 joins with a comma,
+/// The headers under their variables' names, the values of a repeated name as one: RFC 9110 §5.3 joins with a comma,
 /// RFC 6265 §5.4 cookies with a semicolon. A name that is not letters, digits and hyphens is dropped, as
 /// nginx drops it: `X_Foo` could not be told from `X-Foo` any more.
 fn joined<'h>(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Vec<(String, Vec<u8>)> {
@@ -114,77 +114,9 @@ fn joined<'h>(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Vec<(St
     all
 }
 
-/// The bytes that a percent-encoded path stands for; what is no encoding stays.
-pub fn percent_decode(path: impl AsRef<[u8]>) -> Vec<u8> {
-    let path = path.as_ref();
-    let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if let (b'%', [high, low, after @ ..]) = (first, tail)
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            decoded.push(high << 4 | low);
-            rest = after;
-        } else {
-            decoded.push(*first);
-        }
-    }
-    decoded
-}
-
-/// A decoded path without `//`, `/./` and `/../`, as nginx passes it on; `None` where it leads out of the root.
-pub fn normalise(path: &[u8]) -> Option<Vec<u8>> {
-    let segments: Vec<&[u8]> = path.strip_prefix(b"/")?.split(|byte| *byte == b'/').collect();
-    let mut kept: Vec<&[u8]> = Vec::with_capacity(segments.len());
-    let mut directory = false;
-    for segment in segments {
-        directory = matches!(segment, b"" | b"." | b"..");
-        match segment {
-            b"" | b"." => {}
-            b".." => {
-                kept.pop()?;
-            }
-            segment => kept.push(segment),
-        }
-    }
-    let mut normal = [b"/", &kept.join(&b'/')[..]].concat();
-    if directory && !kept.is_empty() {
-        normal.push(b'/');
-    }
-    Some(normal)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_decoded_and_what_is_no_encoding_stays() {
-        assert_eq!(percent_decode("/caf%C3%A9/%2f%"), "/café//%".as_bytes());
-        assert_eq!(percent_decode("%zz%4"), b"%zz%4");
-    }
-
-    #[test]
-    fn paths_become_what_nginx_makes_of_them() {
-        for (path, normal) in [
-            ("/", "/"),
-            ("//", "/"),
-            ("/a//b/", "/a/b/"),
-            ("/a/./b", "/a/b"),
-            ("/a/b/..", "/a/"),
-            ("/a/../b", "/b"),
-            ("/a/..", "/"),
-            ("/.", "/"),
-            ("/...", "/..."),
-        ] {
-            assert_eq!(normalise(path.as_bytes()).as_deref(), Some(normal.as_bytes()), "{path}");
-        }
-        for out in ["/..", "/a/../..", "/../a", "", "a"] {
-            assert_eq!(normalise(out.as_bytes()), None, "{out}");
-        }
-    }
 
     fn headers(list: &[(&str, &str)]) -> Variables {
         let request = HttpRequest {

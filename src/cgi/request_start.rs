@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-/// The longest time that is believed. Beyond it a clock is wrong: no proxy holds a request for so long.
+/// The longest time between the proxy and now. Beyond it a clock is wrong: no proxy holds a request for so long.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// A number of this size or more counts microseconds since 1970, one below it milliseconds, from the next on, or seconds.
-/// Each is 1973 in its own unit, and thousands of years ahead in the one above.
+/// The least number that counts microseconds since 1970. Each of the two bounds is 1973 in its own unit, and thousands of years ahead
+/// in the next coarser unit.
 const MICROSECONDS: f64 = 1e14;
+/// The least number that counts milliseconds since 1970; a smaller number counts seconds.
 const MILLISECONDS: f64 = 1e11;
 
-/// How long before `now` (since 1970) a request came to the proxy that sends this value. Nothing where the value is no time,
-/// or one in the future, as that of a proxy is whose clock is ahead.
+/// The time from a request's arrival at the proxy, which sends this value, to `now` (since 1970). Zero where the value is no time,
+/// or a time in the future, as from a proxy whose clock is ahead.
 pub fn time_before(value: &[u8], now: Duration) -> Duration {
     let text = value.strip_prefix(b"t=").unwrap_or(value);
     let plain = text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');

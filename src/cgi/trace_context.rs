@@ -1,6 +1,6 @@
 //! The trace that a request belongs to: `traceparent` of W3C Trace Context, Levels 1 and 2.
 //!
-//! The gateway calls it for what it logs. Never changes the header: nibiru takes part in no trace, it passes the context on.
+//! The gateway logs the trace id. Never changes the header: nibiru takes part in no trace, and passes the context on.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ const LENGTH: usize = 55;
 /// §3.2.2.1: "Version ff is invalid."
 const INVALID_VERSION: &[u8] = b"ff";
 
-/// The only version whose whole content is known.
+/// The only version whose whole content is specified.
 const KNOWN_VERSION: &[u8] = b"00";
 
 /// The identifier of a trace: 32 lower-case hexadecimal digits, not all of them zero.
@@ -27,13 +27,13 @@ impl TraceId {
         let (known, rest) = value.split_first_chunk::<LENGTH>()?;
         let [version, trace_id, parent_id, flags] = parts(known)?;
         let digits = [version, trace_id, parent_id, flags].into_iter().all(is_lower_hex);
-        // §4.3 (versioning): a higher version may have more, behind a dash.
+        // §4.3 (versioning): a higher version may have more fields, behind a dash.
         let ends = rest.is_empty() || (version != KNOWN_VERSION && rest[0] == b'-');
         let valid = digits && ends && version != INVALID_VERSION && !is_zero(trace_id) && !is_zero(parent_id);
         if valid { trace_id.try_into().ok().map(Self) } else { None }
     }
 
-    /// Its digits.
+    /// The digits.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
     }

@@ -1,10 +1,10 @@
-//! The meta-variables of one request, in the one flat form that every process keeps them in.
+//! The meta-variables of one request, in one flat form that every process uses.
 //!
-//! Never decides what a variable means: that is the rest of [`crate::cgi`].
+//! Never decides what a variable means: the rest of [`crate::cgi`] does.
 
 /// Names and values as raw bytes, in order, in one allocation.
 ///
-/// The encoding is also what travels from the gateway to a worker: per pair a `u32` name length, a
+/// The encoding also travels from the gateway to a worker: per pair a `u32` name length, a
 /// `u32` value length (both little-endian), the name, the value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Variables {
@@ -31,7 +31,7 @@ impl Variables {
         &self.encoded
     }
 
-    /// Bytes of memory that they take.
+    /// Memory of the variables, in bytes.
     pub fn held(&self) -> usize {
         self.encoded.capacity()
     }

@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 
 use super::stdout;
 use crate::cgi::Variables;
-use crate::cgi::proxy::{HttpRequest, percent_decode};
+use crate::cgi::path::percent_decode;
+use crate::cgi::proxy::HttpRequest;
 use crate::cgi::response::{Head, Status};
 use crate::cli;
 use crate::config::Listen;

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::cgi::proxy::percent_decode;
+use crate::cgi::path::percent_decode;
 
 /// What stands in a secret's place.
 pub const REDACTED: &str = "[redacted]";

@@ -14,7 +14,7 @@ use mlua::{Lua, LuaString, Table, Value};
 use super::host::{Host, outcome};
 use super::output::Level;
 use super::settings::Settings;
-use crate::cgi::{proxy, proxy_headers, response};
+use crate::cgi::{path, proxy_headers, response};
 use crate::log::{escape, fields, redact};
 use crate::os::fork;
 
@@ -171,7 +171,7 @@ fn absolute(root: &Path, path: &[u8]) -> Vec<u8> {
 /// The path of a regular file: no directory, and no pipe, which would be waited for. Without `.` and `..`, so that the
 /// application opens the very file that the proxy is told of.
 fn find(path: &[u8]) -> io::Result<Vec<u8>> {
-    let path = proxy::normalise(path).ok_or_else(|| io::Error::other("Above the root directory"))?;
+    let path = path::normalise(path).ok_or_else(|| io::Error::other("Above the root directory"))?;
     let metadata = std::fs::metadata(OsStr::from_bytes(&path))?;
     if metadata.is_dir() {
         Err(io::Error::from_raw_os_error(rustix::io::Errno::ISDIR.raw_os_error()))

@@ -82,6 +82,6 @@ mod tests {
     #[test]
     fn a_path_survives_its_encoding() {
         let path = "/a b/%41?#é\"".as_bytes();
-        assert_eq!(crate::cgi::proxy::percent_decode(encoded(path)), path);
+        assert_eq!(crate::cgi::path::percent_decode(encoded(path)), path);
     }
 }

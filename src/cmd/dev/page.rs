@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{self, Answer};
 use super::failure::{Excerpt, Failure};
-use crate::cgi::proxy::percent_decode;
+use crate::cgi::path::percent_decode;
 use crate::log::escape::{self, html as escape};
 use crate::log::redact;
 
