@@ -225,3 +225,22 @@ fn the_time_at_which_nginx_had_a_request_is_taken_as_it_is_sent() {
     let (_, seconds) = answer.split_once("t=").expect("nginx's form");
     assert!(seconds.parse::<f64>().is_ok_and(|seconds| seconds > 1e9), "{answer}");
 }
+
+#[test]
+fn a_full_queue_is_503_with_retry_after() {
+    let server = Server::builder().workers("1").arguments(["--queue", "1"]).start();
+    let gate = Gate::new();
+    let mut running = Connection::open(&server.socket());
+    running.send(&get(1, &gate.url("/wait"), true));
+    gate.announced("started");
+    let mut queued = Connection::open(&server.socket());
+    queued.send(&get(1, "/hello", true));
+    queued.settle();
+    let refused = server.get("/hello");
+    assert_eq!(refused.status(), 503, "{refused:?}");
+    let retry_after: u32 = refused.header("Retry-After").expect("a Retry-After").parse().expect("in seconds");
+    assert!(retry_after > 0);
+    gate.open("go");
+    assert_eq!(running.response(1).expect("the running one").status(), 200);
+    assert_eq!(queued.response(1).expect("the queued one").status(), 200);
+}

@@ -382,3 +382,24 @@ fn a_stop_lets_in_who_waits_for_a_place() {
     assert_eq!(waiting.response(1).expect("the one that waited").status(), 200, "{}", server.log());
     assert_eq!(server.wait().code(), Some(0));
 }
+
+#[test]
+fn the_socket_is_for_its_owner_and_group_only() {
+    let server = Server::start();
+    let mode = fs::metadata(server.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+#[test]
+fn a_socket_file_that_nobody_listens_on_is_replaced() {
+    let mut first = Server::start();
+    let socket = first.socket();
+    let listen = format!("unix:{}", socket.display());
+    first.signal(Signal::KILL);
+    first.wait();
+    assert!(socket.exists());
+    let second = Server::builder().arguments(["--listen", &listen]).start();
+    // It listens there a moment after it listens on its own socket.
+    let stream = wait_for("the second one listens", || UnixStream::connect(&socket).ok());
+    assert_eq!(Connection::from(stream).get("/hello").status(), 200, "{}", second.log());
+}
