@@ -8,9 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::wire::{self, Connection, get};
-use crate::support::{
-    App, Gate, Kind, Proxy, Server, ServerBuilder, is_stopped, output, runs, signal, wait_for,
-};
+use crate::support::{App, Kind, Proxy, Server, ServerBuilder, is_stopped, output, runs, signal, wait_for};
 
 const HEALTH: &str = "/-/health";
 const STATUS: &str = "/-/status";
@@ -171,10 +169,7 @@ fn a_pool_whose_workers_are_stuck_says_so_and_recovers() {
     let zygote = server.zygote();
     signal(zygote, Signal::STOP);
     wait_for("the zygote is stopped", || is_stopped(zygote).then_some(()));
-    let gate = Gate::new();
-    let mut stuck = Connection::open(&server.socket());
-    stuck.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (_stuck, _gate) = server.hold();
     // Not even a Lua error gets through to it.
     signal(worker, Signal::STOP);
     let mut waiting = Connection::open(&server.socket());
@@ -299,12 +294,9 @@ fn in_the_delay_before_a_stop_everything_is_served_and_the_health_sends_clients_
 fn after_the_delay_the_ordinary_stop_begins() {
     let mut server = server().workers("1").arguments(["--drain-delay", "100ms"]).start();
     healthy(&server, 200, "ok");
-    let gate = Gate::new();
-    let mut running = Connection::open(&server.socket());
-    running.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut running, gate) = server.hold();
     server.signal(Signal::TERM);
-    wait_for("nobody is let in any more", || UnixStream::connect(server.socket()).is_err().then_some(()));
+    server.refuses();
     gate.open("go");
     assert_eq!(running.response(1).expect("an answer").status(), 200);
     drop(running);

@@ -151,10 +151,7 @@ fn a_worker_that_closes_its_link_and_lives_on_is_killed() {
 #[test]
 fn an_answer_that_was_sent_ahead_is_no_answer_to_the_next_request() {
     let server = server().workers("1").start();
-    let gate = Gate::new();
-    let mut holder = Connection::open(&server.socket());
-    holder.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut holder, gate) = server.hold();
     // Both wait: first the hostile one, then the victim.
     let directory = Gate::new();
     let (mut hostile, mut victim) = (Connection::open(&server.socket()), Connection::open(&server.socket()));

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::wire::{self, Connection, get};
-use crate::support::{App, Gate, Kind, Proxy, Server, pace, wait_for};
+use crate::support::{App, Kind, Proxy, Server, pace, wait_for};
 
 /// Clients that ask again as soon as they have their answer: more than one worker can serve before the target has passed.
 const CLIENTS: usize = 8;
@@ -102,10 +102,7 @@ fn wait_in_line(server: &Server, connections: &mut Vec<Connection>, url: &str, m
 /// In which order requests run that have all waited for the one worker.
 fn order<const N: usize>(app: &App, arguments: [&str; N], requests: &[(&str, &[(&str, &str)])]) -> String {
     let server = Server::builder().application(app.root(), "app").workers("1").arguments(arguments).start();
-    let gate = Gate::new();
-    let mut running = Connection::open(&server.socket());
-    running.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut running, gate) = server.hold();
     let mut connections = Vec::new();
     for (url, more) in requests {
         wait_in_line(&server, &mut connections, url, more);
@@ -229,10 +226,7 @@ fn the_time_at_which_nginx_had_a_request_is_taken_as_it_is_sent() {
 #[test]
 fn a_full_queue_is_503_with_retry_after() {
     let server = Server::builder().workers("1").arguments(["--queue", "1"]).start();
-    let gate = Gate::new();
-    let mut running = Connection::open(&server.socket());
-    running.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut running, gate) = server.hold();
     let mut queued = Connection::open(&server.socket());
     queued.send(&get(1, "/hello", true));
     queued.settle();

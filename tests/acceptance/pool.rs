@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, stream};
-use crate::support::{App, Gate, Server, nibiru, output, runs, signal, wait_for};
+use crate::support::{App, Gate, Server, ends, nibiru, output, runs, signal, wait_for};
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -29,9 +29,7 @@ fn stderr(output: &Output) -> String {
 
 /// A request that holds its worker, whose pid is given, until the gate is opened.
 fn hold(server: &Server) -> (u32, Gate, Connection) {
-    let gate = Gate::new();
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&get(1, &gate.url("/wait"), true));
+    let (connection, gate) = server.hold();
     (gate.announced("started").parse().unwrap(), gate, connection)
 }
 
@@ -356,7 +354,7 @@ fn stop_ends_when_the_server_has_ended() {
     gate.open("go");
     assert_eq!(running.response(1).expect("an answer").status(), 200);
     drop(running);
-    assert!(wait_for("stop ends", || stop.try_wait().unwrap()).success());
+    assert!(ends(&mut stop).success());
     assert_eq!(stdout(&stop.wait_with_output().unwrap()), "stopped\n");
     assert_eq!(server.wait().code(), Some(0));
     let again = output(&mut server.command(&["stop"]));

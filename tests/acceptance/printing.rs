@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{App, GIVE_UP, Server, free_port, nibiru, signal, wait_for, wait_within};
+use crate::support::{App, Server, ends, free_port, nibiru, signal, wait_for};
 
 /// Where output goes that nobody takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ struct Ended(Child);
 impl Ended {
     #[track_caller]
     fn wait(&mut self) -> ExitStatus {
-        wait_within(GIVE_UP, || self.0.try_wait().unwrap()).expect("it ends")
+        ends(&mut self.0)
     }
 }
 

@@ -149,10 +149,7 @@ fn nothing_remains_when_the_gateway_is_killed_not_even_an_endless_loop() {
 #[test]
 fn requests_go_on_when_the_zygote_is_killed_and_a_new_one_comes() {
     let server = Server::start();
-    let gate = Gate::new();
-    let mut held = Connection::open(&server.socket());
-    held.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut held, gate) = server.hold();
 
     let zygote = server.zygote();
     let workers = server.workers(2);

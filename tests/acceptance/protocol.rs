@@ -20,10 +20,7 @@ struct Neighbour {
 impl Neighbour {
     fn start() -> Self {
         let server = Server::start();
-        let gate = Gate::new();
-        let mut connection = Connection::open(&server.socket());
-        connection.send(&get(1, &gate.url("/wait"), true));
-        gate.announced("started");
+        let (connection, gate) = server.hold();
         Self { server, gate, connection }
     }
 
@@ -68,15 +65,15 @@ fn an_http_request_on_the_fastcgi_socket_closes_the_connection() {
     neighbour.completes();
 }
 
-#[test]
-fn random_bytes_never_reach_a_neighbour() {
+/// Sends what `bytes` makes by chance, each on a connection of its own, beside a request in flight.
+#[track_caller]
+fn never_reach_a_neighbour(bytes: impl Fn(&mut fastrand::Rng) -> Vec<u8>) {
     let neighbour = Neighbour::start();
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..200 {
-        let mut bytes = vec![0; random.usize(1..4096)];
-        random.fill(&mut bytes);
+        let bytes = bytes(&mut random);
         let mut connection = neighbour.connect();
         let _ = connection.try_send(&bytes);
         connection.finish_sending();
@@ -86,24 +83,25 @@ fn random_bytes_never_reach_a_neighbour() {
 }
 
 #[test]
+fn random_bytes_never_reach_a_neighbour() {
+    never_reach_a_neighbour(|random| {
+        let mut bytes = vec![0; random.usize(1..4096)];
+        random.fill(&mut bytes);
+        bytes
+    });
+}
+
+#[test]
 fn a_request_with_random_flips_never_reaches_a_neighbour() {
-    let neighbour = Neighbour::start();
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
     let request = get(1, "/hello", false);
-    for _ in 0..200 {
+    never_reach_a_neighbour(|random| {
         let mut bytes = request.clone();
         for _ in 0..random.usize(1..4) {
             let place = random.usize(..bytes.len());
             bytes[place] = random.u8(..);
         }
-        let mut connection = neighbour.connect();
-        let _ = connection.try_send(&bytes);
-        connection.finish_sending();
-        assert!(connection.closes());
-    }
-    neighbour.completes();
+        bytes
+    });
 }
 
 #[test]
@@ -273,10 +271,7 @@ fn without_keep_conn_the_server_closes_after_the_response() {
 #[test]
 fn requests_on_one_connection_overtake_each_other() {
     let server = Server::start();
-    let gate = Gate::new();
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut connection, gate) = server.hold();
     connection.send(&get(2, "/hello", true));
     assert_eq!(connection.response(2).expect("the second").body(), b"Hello, World!\n");
     gate.open("go");
@@ -286,10 +281,7 @@ fn requests_on_one_connection_overtake_each_other() {
 #[test]
 fn abort_request_ends_the_request_promptly() {
     let server = Server::start();
-    let gate = Gate::new();
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut connection, gate) = server.hold();
     connection.send(&record(ABORT_REQUEST, 1, b""));
     // The gate is still closed: the answer does not wait for the application.
     connection.response(1).expect("the end of the aborted request");

@@ -13,8 +13,8 @@ use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    App, Gate, Server, across_a_network, descriptors, free_port, is_stopped, nibiru, pace, peak_memory, runs,
-    signal, title, wait_for,
+    App, Gate, Server, across_a_network, descriptors, ends, free_port, is_stopped, nibiru, pace, peak_memory,
+    runs, signal, title, wait_for,
 };
 
 /// An application that answers every request with `text`.
@@ -51,7 +51,7 @@ fn a_log_on_a_full_disk_stops_no_request() {
         assert_eq!(answer(&socket), "fine");
     }
     signal(child.id(), Signal::TERM);
-    let status = wait_for("it stops", || child.try_wait().unwrap());
+    let status = ends(&mut child);
     assert_eq!(status.code(), Some(0));
 }
 

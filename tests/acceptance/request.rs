@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 
 use crate::support::wire;
-use crate::support::{App, Gate, Server, nibiru, output, peak_memory, wait_for};
+use crate::support::{App, Gate, Server, ends, nibiru, output, peak_memory};
 
 fn request(server: &Server, arguments: &[&str]) -> Command {
     let mut command = nibiru();
@@ -99,7 +99,7 @@ fn a_large_answer_takes_little_memory_and_a_reader_that_has_seen_enough_ends_it(
     let peak = peak_memory(child.id());
     assert!(peak < 32 << 10, "{peak} KiB for an answer of 50 MiB");
     drop(stdout);
-    let status = wait_for("it ends", || child.try_wait().unwrap());
+    let status = ends(&mut child);
     let mut complaint = String::new();
     child.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
     assert_eq!((status.code(), complaint.as_str()), (Some(0), ""));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::http::Http;
 use crate::support::wire::{self, Connection, END_REQUEST, PARAMS, RESPONDER, STDIN, begin, record};
-use crate::support::{App, GIVE_UP, Gate, Kind, Proxy, Server, pace, wait_for};
+use crate::support::{App, GIVE_UP, Kind, Proxy, Server, pace, wait_for};
 
 /// Far less than a trickling client takes in all.
 const LIMITS: [&str; 6] = ["--header-timeout", "1s", "--body-timeout", "1s", "--send-timeout", "1s"];
@@ -67,10 +67,7 @@ fn parameters_that_do_not_come_in_time_close_the_connection() {
 #[test]
 fn parameters_that_do_not_come_in_time_end_their_request_alone_on_a_shared_connection() {
     let server = Server::builder().workers("1").arguments(["--header-timeout", "1s"]).start();
-    let gate = Gate::new();
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&wire::get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut connection, gate) = server.hold();
     connection.send(&begin(2, RESPONDER, true));
     let end = connection.response(2).expect("END_REQUEST");
     assert_eq!((&end.stdout[..], end.app_status), (&b""[..], 1), "{end:?}");
@@ -147,10 +144,7 @@ fn a_body_that_trickles_is_408_and_one_that_is_merely_slow_is_not() {
 #[test]
 fn a_late_request_ends_alone_on_a_connection_that_carries_others() {
     let server = server();
-    let gate = Gate::new();
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&wire::get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut connection, gate) = server.hold();
     connection.send(&begin(2, RESPONDER, true));
     connection.send(&post_without_body(3, 10, true));
     let (mut ended, mut late) = (Vec::new(), Vec::new());

@@ -369,10 +369,7 @@ fn a_stop_behind_nginx_breaks_no_kept_connection_under_a_request() {
 #[test]
 fn a_stop_lets_in_who_waits_for_a_place() {
     let mut server = Server::builder().arguments(["--max-connections", "1"]).start();
-    let gate = Gate::new();
-    let mut held = Connection::open(&server.socket());
-    held.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut held, gate) = server.hold();
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello", false));
     server.signal(Signal::TERM);

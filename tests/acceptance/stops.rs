@@ -7,27 +7,7 @@ use std::process::{Child, Stdio};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{App, Gate, Server, nibiru, runs, signal, wait_for};
-
-#[test]
-fn a_graceful_stop_lets_the_running_request_finish() {
-    let mut server = Server::start();
-    let socket = server.socket();
-    let gate = Gate::new();
-    let mut connection = Connection::open(&socket);
-    connection.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
-    server.signal(Signal::TERM);
-    wait_for("no new connection is taken", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(())
-    });
-    gate.open("go");
-    let response = connection.response(1).expect("the running request");
-    assert_eq!((response.status(), response.body()), (200, &b"waited\n"[..]));
-    drop(connection);
-    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert!(!socket.exists(), "the socket file is left behind");
-}
+use crate::support::{App, Gate, Server, ends, nibiru, runs, signal, wait_for};
 
 #[test]
 fn an_idle_kept_connection_does_not_hold_up_a_stop() {
@@ -56,11 +36,8 @@ fn a_second_signal_stops_at_once() {
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, &gate.url("/spin"), true));
     gate.announced("started");
-    let socket = server.socket();
     server.signal(Signal::TERM);
-    wait_for("no new connection is taken", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(())
-    });
+    server.refuses();
     server.signal(Signal::TERM);
     server.wait();
 }
@@ -68,17 +45,15 @@ fn a_second_signal_stops_at_once() {
 /// Sends the signal to a server that runs a request, whose answer must still come; then the server ends.
 fn ends_gracefully(number: Signal) {
     let mut server = Server::start();
-    let (socket, gate) = (server.socket(), Gate::new());
-    let mut connection = Connection::open(&socket);
-    connection.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut connection, gate) = server.hold();
     server.signal(number);
-    wait_for("no new connection is taken", || UnixStream::connect(&socket).is_err().then_some(()));
+    server.refuses();
     gate.open("go");
-    assert_eq!(connection.response(1).expect("the running request").body(), b"waited\n");
+    let response = connection.response(1).expect("the running request");
+    assert_eq!((response.status(), response.body()), (200, &b"waited\n"[..]));
     drop(connection);
     assert_eq!(server.wait().code(), Some(0), "{number:?}: {}", server.log());
-    assert!(!socket.exists(), "{number:?}");
+    assert!(!server.socket().exists(), "{number:?}: the socket file is left behind");
 }
 
 #[test]
@@ -137,7 +112,7 @@ fn whatever_ends_the_gateway_removes_its_socket_files() {
         command.arg("--root").arg(app.root()).arg("app").stderr(Stdio::null());
         let mut server = command.spawn().unwrap();
         trigger(&app, &mut server);
-        let status = wait_for(case, || server.try_wait().unwrap());
+        let status = ends(&mut server);
         assert_eq!(status.code(), Some(code), "{case}");
         let left: Vec<_> =
             fs::read_dir(app.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -263,10 +263,7 @@ fn a_stream_that_moves_on_is_cut_at_the_stream_timeout() {
 fn the_stream_timeout_is_no_limit_for_an_answer_that_has_not_begun() {
     let limits = ["--stream-timeout", "1s"];
     let server = Server::builder().workers("1").arguments(limits).start();
-    let gate = Gate::new();
-    let mut waiting = Connection::open(&server.socket());
-    waiting.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut waiting, gate) = server.hold();
     // More than the limit, while the other stands still.
     pace(Duration::from_millis(1500));
     gate.open("go");

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Signal, getrlimit};
 use tempfile::TempDir;
 
-use crate::support::wire::{Connection, get};
-use crate::support::{Gate, Need, Server, children, lacks, library_of, title, wait_for};
+use crate::support::wire::Connection;
+use crate::support::{Need, Server, children, lacks, library_of, title, wait_for};
 
 #[track_caller]
 fn has_title(pid: u32, expected: &str) {
@@ -23,10 +23,7 @@ fn every_process_says_in_its_title_what_it_is_and_does() {
     has_title(server.zygote(), "nibiru: zygote gen 1 site:application");
     let worker = *server.workers(1).first().unwrap();
     has_title(worker, "nibiru: worker 1 gen 1 idle");
-    let gate = Gate::new();
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut connection, gate) = server.hold();
     has_title(worker, "nibiru: worker 1 gen 1 busy");
     gate.open("go");
     connection.response(1).expect("an answer");

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    GIVE_UP, Server, nibiru, nothing_happens_for, pace, repository, signal, wait_for, wait_within,
+    GIVE_UP, Server, ends, nibiru, nothing_happens_for, pace, repository, signal, wait_for,
 };
 
 /// What systemd listens on for notifications.
@@ -125,16 +125,6 @@ fn start(socket: &UnixListener, arguments: &[&str]) -> Child {
     command.arg(repository("tests/apps")).args(arguments).arg("site:application");
     command.stdin(OwnedFd::from(socket.try_clone().unwrap())).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap()
-}
-
-#[track_caller]
-fn ends(child: &mut Child) -> ExitStatus {
-    let ended = wait_within(GIVE_UP, || child.try_wait().unwrap());
-    if ended.is_none() {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-    ended.expect("nibiru ends")
 }
 
 fn kept_socket() -> (TempDir, UnixListener) {

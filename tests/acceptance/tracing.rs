@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::wire::{self, Connection, Response, get};
-use crate::support::{App, Gate, Kind, Proxy, Server, repository, wait_for};
+use crate::support::wire::{self, Connection, Response};
+use crate::support::{App, Kind, Proxy, Server, repository, wait_for};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -105,10 +105,7 @@ fn server_timing_tells_of_the_queue_and_the_application() {
         .workers("1")
         .arguments(["--server-timing", "on", "--queue-timeout", "50ms", "--max-body", "10"])
         .start();
-    let gate = Gate::new();
-    let mut running = Connection::open(&server.socket());
-    running.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
+    let (mut running, gate) = server.hold();
     // No worker has had this one.
     let refused = ask(&server, "/hello", &[]);
     assert_eq!(refused.status(), 503);

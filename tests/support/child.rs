@@ -39,14 +39,29 @@ pub(crate) fn nibiru() -> Command {
     command
 }
 
+/// Waits for a child to end. One that does not end is killed and fails the test.
+#[track_caller]
+pub(crate) fn ends(child: &mut Child) -> ExitStatus {
+    end(child).expect("the child ends")
+}
+
+/// Exit status of a child; `None` where it does not end and is killed.
+fn end(child: &mut Child) -> Option<ExitStatus> {
+    let ended = wait_within(GIVE_UP, || child.try_wait().unwrap());
+    if ended.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    ended
+}
+
 /// What a command printed, once it has ended; one that does not end is killed and fails the test.
 #[track_caller]
 pub(crate) fn output(command: &mut Command) -> Output {
     let mut files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
     command.stdout(files[0].try_clone().unwrap()).stderr(files[1].try_clone().unwrap());
     let mut child = command.spawn().unwrap();
-    let ended = wait_within(GIVE_UP, || child.try_wait().unwrap());
-    let _ = child.kill();
+    let ended = end(&mut child);
     let [stdout, stderr] = files.each_mut().map(|file| {
         let mut text = Vec::new();
         file.rewind().unwrap();
@@ -54,7 +69,6 @@ pub(crate) fn output(command: &mut Command) -> Output {
         text
     });
     let Some(status) = ended else {
-        child.wait().unwrap();
         panic!("does not end: {command:?}\n{}", String::from_utf8_lossy(&stderr));
     };
     Output { status, stdout, stderr }

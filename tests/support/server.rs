@@ -12,10 +12,11 @@ use std::process::{Command, ExitStatus, Stdio};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::app::Gate;
 use super::child::{Process, nibiru, output};
 use super::proc::{children, descriptors, signal};
 use super::wait::wait_for;
-use super::wire::{Connection, Response};
+use super::wire::{Connection, Response, get};
 use super::{is_root, repository};
 
 /// A running `nibiru serve`.
@@ -66,6 +67,23 @@ impl Server {
     #[track_caller]
     pub(crate) fn answering_worker(&self) -> u32 {
         self.get_text("/pid").parse().unwrap()
+    }
+
+    /// A request that holds a worker until the gate's `go` opens.
+    #[track_caller]
+    pub(crate) fn hold(&self) -> (Connection, Gate) {
+        let gate = Gate::new();
+        let mut connection = Connection::open(&self.socket());
+        connection.send(&get(1, &gate.url("/wait"), true));
+        gate.announced("started");
+        (connection, gate)
+    }
+
+    /// Waits until the gateway takes no new client.
+    #[track_caller]
+    pub(crate) fn refuses(&self) {
+        let socket = self.socket();
+        wait_for("no new client is taken", || UnixStream::connect(&socket).is_err().then_some(()));
     }
 
     /// Address of the control socket, as `--control` takes it.

@@ -175,7 +175,7 @@ pub(super) fn clock_steps(scale: Scale) -> Row {
     let mut waits = Vec::new();
     for round in 0..scale.of(2, 20) {
         let (days, offset) = if round % 2 == 0 { ("+1d", 2 * DAY) } else { ("-1d", 0) };
-        let held: Vec<(Connection, Gate)> = (0..2).map(|_| hold(&server)).collect();
+        let held: Vec<(Connection, Gate)> = (0..2).map(|_| server.hold()).collect();
         let mut waiting = Connection::open(&server.socket());
         let begun = Instant::now();
         waiting.send(&get(1, "/hello", true));
@@ -208,15 +208,6 @@ pub(super) fn clock_steps(scale: Scale) -> Row {
     row.times("lateness", &mut late);
     row.promise(late.iter().all(|late| *late <= scale.bound(LATENESS)), "nothing expires late");
     row
-}
-
-/// A request that keeps a worker until its gate opens.
-fn hold(server: &Server) -> (Connection, Gate) {
-    let gate = Gate::new();
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&get(1, &gate.url("/wait"), true));
-    gate.announced("started");
-    (connection, gate)
 }
 
 /// The library that tells a process another time, for processes with several threads.
