@@ -1,36 +1,34 @@
-//! What the gateway's interrupt of a running request says, in the one number that a queued signal carries.
-//! Std only.
+//! The interrupt of a running request: the one number that a queued signal of the gateway's carries. Std only.
 //!
-//! The link is of no use for it: a worker reads that between two requests. A signal reaches it anywhere,
-//! and may come late, so it names the request it is meant for: both sides count the requests that
-//! went over the link. One that names another than the running one is dropped, so a late interrupt never
-//! hits the next request.
+//! A worker reads its link between two requests only. A signal reaches it anywhere, and may come late, so it names its request:
+//! both sides count the requests that went over the link. A worker drops an interrupt that names another request than the running
+//! one, so a late interrupt never hits the next request.
 
-/// What the interrupted code is to do.
+/// The task of the interrupted code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Tell its stack and go on.
+    /// Tell the stack and go on.
     Trace,
-    /// Tell its stack and fail.
+    /// Tell the stack and fail.
     Timeout,
 }
 
 /// One interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupt {
-    /// What is to be done.
+    /// The task of the interrupted code.
     pub kind: Kind,
-    /// For which request.
+    /// The request to interrupt.
     pub serial: Serial,
 }
 
-/// Which request of a worker's life. 31 bits, so that with the kind it fits a signal's number everywhere; it comes
-/// round after two thousand million requests, and no signal is as late as that.
+/// The number of a request in its worker's life. 31 bits, so that with the kind it fits a signal's number everywhere. It wraps
+/// after two thousand million requests; no signal is that late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Serial(u32);
 
 impl Serial {
-    /// The one after this; the first request of a worker is the one after the default.
+    /// The next number. A worker's first request has the number after the default.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.wrapping_add(1) & (u32::MAX >> 1))
@@ -48,7 +46,7 @@ impl Interrupt {
         self.serial.0 << 1 | u32::from(self.kind == Kind::Timeout)
     }
 
-    /// What a signal's number says.
+    /// The interrupt that a signal's number stands for.
     pub fn decode(number: u32) -> Self {
         let kind = if number & 1 == 1 { Kind::Timeout } else { Kind::Trace };
         Self { kind, serial: Serial(number >> 1) }

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use crate::cgi::ProxyHeaders;
 use crate::config::{self, Config, Preload, ProxyHeader, Sendfile, SendfileMap, Switch};
 
-/// Under which name the zygote is executed. The spaces make room for its titles and its workers', which are written
+/// The name under which the zygote is executed. The spaces make room for its titles and its workers', which are written
 /// over its arguments: see [`crate::os::title`].
 pub const NAME: &str = "nibiru                                                          ";
 
-/// What a zygote needs to know.
+/// The settings of a zygote.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Launch {
     /// The generation of the code
@@ -21,7 +21,7 @@ pub struct Launch {
     /// When to load the application
     #[arg(long, value_enum)]
     pub preload: Preload,
-    /// Bytes of memory that a worker can have at all
+    /// The limit of a worker's memory, in bytes
     #[arg(long)]
     pub memory_limit: Option<u64>,
     /// Root of the application
@@ -47,7 +47,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// For the application of `config`, which is to have `open_files` as its limit.
+    /// The launch for the application of `config`, with `open_files` as its soft limit.
     pub fn new(config: &Config, generation: u32, open_files: Option<u64>) -> Self {
         Self {
             generation,
@@ -63,13 +63,13 @@ impl Launch {
         }
     }
 
-    /// What the application may tell the proxy.
+    /// The orders that the application may give the proxy.
     pub fn proxy_headers(&self) -> ProxyHeaders {
         let map: Vec<_> = self.sendfile_map.iter().flat_map(SendfileMap::resolved).collect();
         config::proxy_headers(self.sendfile, &map, &self.proxy_headers)
     }
 
-    /// The arguments that parse back into this, the command's name first.
+    /// The arguments that parse back into this launch, the command's name first.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut root = OsString::from("--root=");
         root.push(&self.root);

@@ -1,4 +1,4 @@
-//! What the processes say to each other, and the sockets they say it on.
+//! The links between the processes: their messages, and the sockets that carry them.
 //!
 //! The gateway on one side, the zygote and the workers on the other, meet here and nowhere else.
 

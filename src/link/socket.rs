@@ -1,7 +1,7 @@
 //! The sockets between the processes: `SOCK_SEQPACKET` pairs that carry packets and descriptors.
 //!
 //! A packet arrives whole or not at all, so a killed process never leaves half a message. A process that the application
-//! forked holds its parent's end, too; it uses that for nothing, and ends where it would.
+//! forked holds its parent's end, too; it ends where it would use that end.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use super::message::MAX_PACKET;
 use crate::os::{descriptors, fork};
 
-/// The most descriptors that one packet carries: those of `Spawn`.
+/// Descriptors in one packet, at most: those of `Spawn`.
 const MAX_DESCRIPTORS: usize = 4;
 
 /// One end of a pair.
@@ -23,12 +23,12 @@ pub struct Link {
     socket: OwnedFd,
 }
 
-/// What [`Link::receive`] found.
+/// The result of [`Link::receive`].
 #[derive(Debug)]
 pub enum Received {
     /// A packet of this many bytes, at the front of the buffer.
     Packet(usize),
-    /// The other end is closed and everything it sent has been received.
+    /// The other end is closed, and all its packets have been received.
     Closed,
 }
 
@@ -38,7 +38,7 @@ impl Link {
         let (one, other) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         for end in [&one, &other] {
-            // The kernel keeps twice what it is asked for, so a packet fits also where its default is small.
+            // The kernel doubles the size, so a packet fits also where the kernel's default is small.
             rustix::net::sockopt::set_socket_send_buffer_size(end, MAX_PACKET)?;
         }
         Ok((Self::from(one), Self::from(other)))
@@ -70,14 +70,14 @@ impl Link {
             .map(|(received, _)| received)
     }
 
-    /// [`Self::receive`], but `WouldBlock` on a blocking end too where there is nothing to read.
+    /// [`Self::receive`], but gives `WouldBlock` on a blocking end too where there is nothing to read.
     pub fn try_receive(&self, buffer: &mut [u8], passed: &mut Vec<OwnedFd>) -> io::Result<Received> {
         self.receive_message(buffer, passed, MAX_DESCRIPTORS, RecvFlags::DONTWAIT)
             .map(|(received, _)| received)
     }
 
-    /// [`Self::receive`] from a peer that has no descriptors to send. Those that come all the same are closed by the
-    /// kernel; they take no number here.
+    /// [`Self::receive`] from a peer that has no descriptors to send. The kernel closes descriptors that come all the same; they take
+    /// no number here.
     ///
     /// # Errors
     /// As [`Self::receive`], and `Unsupported` where descriptors came.

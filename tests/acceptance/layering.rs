@@ -13,7 +13,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         &[
             "fastcgi/",
             "cgi/",
-            "link/message.rs",
+            "link/message/",
             "link/interrupt.rs",
             "proto/",
             "gateway/frontend/parameters.rs",
@@ -33,7 +33,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         &["crate::", "tokio", "mlua", "tracing", "serde"],
         "the system calls know nobody who makes them",
     ),
-    (&["link/message.rs", "link/interrupt.rs"], &["crate::"], "the vocabulary knows nobody who speaks it"),
+    (&["link/message/", "link/interrupt.rs"], &["crate::"], "the vocabulary knows nobody who speaks it"),
     (
         &["proto/"],
         &["crate::gateway", "crate::config", "crate::log", "crate::os::sys"],
