@@ -31,7 +31,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::warn;
@@ -58,9 +58,6 @@ use crate::proto::queue::{Bounds, Queue};
 pub use crate::gateway::command::{Code, Command, Error, Load, Mode, ReadConfig, Scale};
 pub use crate::gateway::start::{block_on, forward_signals, run, serve};
 pub use crate::gateway::trial::{Trial, Tried, try_out};
-
-/// When a client that met a full server may try again: `Retry-After`.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the tasks of the gateway share. Every borrow is short: none is held across an `await`.
 #[derive(Debug)]

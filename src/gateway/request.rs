@@ -2,20 +2,23 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::info;
 
 use crate::cgi::{TRACEPARENT, TraceId, Variables};
 use crate::fastcgi::Role;
-use crate::gateway::Gateway;
 use crate::gateway::response::Response;
 use crate::gateway::telemetry::journal::Journal;
 use crate::gateway::telemetry::request_line::RequestLine;
 use crate::os::random;
 use crate::proto::body::Body;
-use crate::proto::memory::{For, Share};
+use crate::proto::memory::{For, Memory, Share};
 use crate::proto::request_end::{End, Ended, Handed, Named, Refused};
+
+/// How long after a 503 a client may try again: `Retry-After`.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
 const MAX_REQUEST_ID: usize = 64;
@@ -68,7 +71,8 @@ impl Request {
         mut variables: Variables,
         body: Body,
         response: Response,
-        gateway: &Gateway,
+        memory: &Arc<Memory>,
+        journal: &Rc<Journal>,
     ) -> Box<Self> {
         let (mut given, mut trace_id) = (None, None);
         for (name, value) in &variables {
@@ -94,16 +98,21 @@ impl Request {
             head_start: Duration::ZERO,
             complete: true,
             handed: None,
-            share: Share::new(&gateway.memory),
+            share: Share::new(memory),
             refused: None,
-            journal: Some(Rc::clone(&gateway.journal)),
+            journal: Some(Rc::clone(journal)),
             end: EndDue,
         })
     }
 
     /// One that has come in part, and of which no more is wanted.
-    pub(crate) fn partial(variables: Variables, response: Response, gateway: &Gateway) -> Box<Self> {
-        let mut request = Self::new(variables, Body::new(), response, gateway);
+    pub(crate) fn partial(
+        variables: Variables,
+        response: Response,
+        memory: &Arc<Memory>,
+        journal: &Rc<Journal>,
+    ) -> Box<Self> {
+        let mut request = Self::new(variables, Body::new(), response, memory, journal);
         request.complete = false;
         request
     }
@@ -146,7 +155,7 @@ impl Request {
 
     /// Answers it in the application's place; logs why.
     pub(crate) fn refuse(self: Box<Self>, why: Refused, status: u16, message: &str) {
-        self.refuse_for(why, status, message, crate::gateway::RETRY_AFTER);
+        self.refuse_for(why, status, message, RETRY_AFTER);
     }
 
     /// [`Self::refuse`], where a client that gets 503 may try again after so long.

@@ -230,7 +230,8 @@ impl Task {
             Event::Rejected { key, variables, why, status, message } => {
                 let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
                 let response = Response::new(&self.handle, key, head_request);
-                Request::partial(variables, response, gateway).refuse(why, status, &message);
+                Request::partial(variables, response, &gateway.memory, &gateway.journal)
+                    .refuse(why, status, &message);
             }
             Event::Misconfigured { repeated, lacks_path_info } => {
                 tell_of_parameters(&repeated, lacks_path_info, gateway);
@@ -243,7 +244,7 @@ impl Task {
                 let (came, since) = (request.len(), request.since);
                 let (variables, ..) = request.into_parts();
                 let response = Response::new(&self.handle, key, false);
-                let request = Request::partial(variables, response, gateway);
+                let request = Request::partial(variables, response, &gateway.memory, &gateway.journal);
                 if !self.handle.state.borrow().is_cut() {
                     request.log_abort_while_arriving(came, since.elapsed());
                 }
@@ -276,7 +277,8 @@ impl Task {
             response.hold_head();
         }
         let (variables, body, data) = request.into_parts();
-        let mut request = Request::new(variables, body, response, &self.gateway);
+        let mut request =
+            Request::new(variables, body, response, &self.gateway.memory, &self.gateway.journal);
         request.head_start = self.gateway.head_start(&request.variables, since);
         (request.role, request.data) = (role, data);
         if let Some(request) = own_paths::answer(request, &self.gateway) {
