@@ -3,6 +3,7 @@
 mod ends;
 mod inputs;
 mod responses;
+mod stories;
 mod timeouts;
 
 use std::sync::Arc;
