@@ -21,7 +21,6 @@ const BY_PATHS: &[&[&str]] = &[
         "gateway/pool/watchdog.rs",
         "gateway/pool/worker.rs",
         "gateway/pool/zygote.rs",
-        "gateway/request.rs",
         "gateway/snapshot.rs",
     ],
     &[
@@ -47,7 +46,6 @@ const BY_CALLS: &[&[&str]] = &[
         "gateway/pool/watchdog.rs",
         "gateway/pool/worker.rs",
         "gateway/pool/zygote.rs",
-        "gateway/request.rs",
         "gateway/snapshot.rs",
     ],
     &[
