@@ -1,23 +1,19 @@
 //! Paths of URIs: percent coding, and their normal form.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+
+/// Every byte but the unreserved characters of RFC 3986 §2.3 and the slash.
+const RESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
 /// Decodes a percent-encoded path. Invalid encodings stay as they are.
 pub fn percent_decode(path: impl AsRef<[u8]>) -> Vec<u8> {
-    let path = path.as_ref();
-    let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if let (b'%', [high, low, after @ ..]) = (first, tail)
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            decoded.push(high << 4 | low);
-            rest = after;
-        } else {
-            decoded.push(*first);
-        }
-    }
-    decoded
+    percent_encoding::percent_decode(path.as_ref()).collect()
+}
+
+/// Encodes a path: each reserved byte as `%XX`, so that no proxy finds a query, a plus that means a space, or a line break in it.
+pub fn percent_encode(path: &[u8]) -> String {
+    percent_encoding::percent_encode(path, RESERVED).to_string()
 }
 
 /// A decoded path without `//`, `/./` and `/../`, as nginx passes it on; `None` where it leads out of the root.
@@ -42,21 +38,6 @@ pub fn normalise(path: &[u8]) -> Option<Vec<u8>> {
     Some(normal)
 }
 
-/// Encodes a path: every byte but the unreserved characters of RFC 3986 §2.3 and the slash as `%XX`, so that no proxy finds a query,
-/// a plus that means a space, or a line break in it.
-pub(super) fn percent_encode(path: &[u8]) -> Vec<u8> {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut encoded = Vec::with_capacity(path.len());
-    for &byte in path {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(byte);
-        } else {
-            encoded.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +46,13 @@ mod tests {
     fn paths_are_decoded_and_what_is_no_encoding_stays() {
         assert_eq!(percent_decode("/caf%C3%A9/%2f%"), "/café//%".as_bytes());
         assert_eq!(percent_decode("%zz%4"), b"%zz%4");
+    }
+
+    #[test]
+    fn a_path_survives_its_encoding() {
+        let path = "/a b/%41?#é\"~".as_bytes();
+        assert_eq!(percent_encode(path), "/a%20b/%2541%3F%23%C3%A9%22~");
+        assert_eq!(percent_decode(percent_encode(path)), path);
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Form {
     fn write(self, path: &[u8]) -> Option<Vec<u8>> {
         let ambiguous = |byte: &u8| byte.is_ascii_control() || b"%?#".contains(byte);
         match self {
-            Self::Uri => Some(percent_encode(path)),
+            Self::Uri => Some(percent_encode(path).into_bytes()),
             // A space at the end of a header's value does not belong to it.
             Self::Raw if path.iter().any(ambiguous) || path.ends_with(b" ") => None,
             Self::Raw => Some(path.to_owned()),
