@@ -59,7 +59,7 @@ impl Format {
         let code = if is_down { 503 } else { 200 };
         let (body, policy) = match self {
             Self::Json => (json::text(&status), None),
-            Self::OpenMetrics => (openmetrics::text(status), None),
+            Self::OpenMetrics => (openmetrics::text(&status), None),
             Self::Html => {
                 let nonce = html::nonce();
                 (html::page(&status, &nonce), Some(html::policy(&nonce)))
