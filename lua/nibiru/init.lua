@@ -1,4 +1,4 @@
---- `require("nibiru")`: what an application may ask of its server, apart from a request.
+--- `require("nibiru")`: the server's functions for an application, apart from those of a request.
 
 local host, traceback = ...
 
@@ -54,6 +54,7 @@ function M.sleep(seconds)
   return here
 end
 
+--- A function that logs at a level.
 ---@param level string
 ---@return fun(message: string, fields?: table<string, any>)
 local function logger(level)
@@ -108,7 +109,7 @@ function hooks.start_worker(worker)
   return nil
 end
 
---- Runs the stop hooks, each whatever became of the others.
+--- Runs the stop hooks, each also after the error of another.
 function hooks.stop_worker()
   for _, fn in ipairs(stopping) do
     local ok, problem = xpcall(function()

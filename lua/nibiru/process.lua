@@ -1,5 +1,5 @@
---- What the process around the application needs from Lua's own libraries: an `os.exit` that still
---- answers the request, random numbers that differ between workers, output that appears line by line.
+--- The process around the application: an `os.exit` that still answers the request, random numbers that differ between workers,
+--- output that appears line by line.
 
 local host, server, traceback = ...
 
@@ -10,13 +10,14 @@ local stdout, stderr = io.stdout, io.stderr
 local flush, setvbuf = stdout.flush, stdout.setvbuf
 local is_luajit, lua_version = jit ~= nil, _VERSION
 
---- Writes out what `print` and its kin hold back. The application may have closed either.
+--- Writes out the buffers of `print` and its kin. The application may have closed either file.
 local function flush_output()
   pcall(flush, stdout)
   pcall(flush, stderr)
 end
 
---- The exit status for the argument of `os.exit`. Raises what Lua's own raises for what is none, before anything has ended.
+--- The exit status for the argument of `os.exit`. Raises the errors of Lua's own for an argument that is none, before anything has
+--- ended.
 ---@param code? boolean|integer|string
 ---@return integer  from 0 to 255
 local function exit_status(code)
@@ -31,7 +32,7 @@ local function exit_status(code)
   end
   local fits = number >= -2 ^ 63 and number < 2 ^ 63
   if not has_integers then
-    -- Those Luas cut the fraction off, and what is no number of C's becomes one that ends in zeros.
+    -- Those Luas cut the fraction off; a number beyond C's integers becomes one that ends in zeros.
     number = fits and (number < 0 and ceil or floor)(number) or 0
   elseif not fits or floor(number) ~= number then
     error("bad argument #1 to 'exit' (number has no integer representation)", 3)

@@ -1,4 +1,4 @@
---- `require("nibiru.text")`: whether bytes are UTF-8, and what to do when they are not.
+--- `require("nibiru.text")`: the check of bytes for UTF-8, and their repair.
 
 local host = ...
 

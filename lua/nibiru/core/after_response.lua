@@ -1,7 +1,7 @@
---- What an application has put off until its response is out: `nibiru.after_response`.
+--- `nibiru.after_response`: functions that an application has put off until its response is out.
 ---
---- Called by `server`, which begins it with each request and runs it at the end. Sends nothing but what was kept
---- back before.
+--- Called by `server`, which begins the list with each request and runs it at the end. Sends no bytes of its own, and flushes
+--- those of the response.
 
 local host, loader, traceback = ...
 
@@ -14,8 +14,8 @@ local open = false
 
 local M = {}
 
---- A request begins; its functions can be registered until they have run. What another has left behind, which was
---- interrupted twice, is dropped.
+--- Begins the list of a request; functions can be registered until they have run. Functions that a request which was
+--- interrupted twice has left behind are dropped.
 function M.begin()
   if count > 0 then
     functions, count, done = {}, 0, 0
@@ -35,8 +35,8 @@ function M.register(fn)
   functions[count] = fn
 end
 
---- Runs them in their order, also those that they register themselves.
----@param report fun(problem: string)  is told what one of them raised
+--- Runs the functions in their order, also those that they register themselves.
+---@param report fun(problem: string)  is called with an error of a function
 function M.run(report)
   if count > done then
     -- The response is on its way to the client before any of this runs.

@@ -1,5 +1,5 @@
---- What an Authorizer may answer (FastCGI 1.0 §6.3). With 200 the front end lets the request go on, and takes nothing
---- but `Variable-NAME` headers; with any other status the response is the client's.
+--- The responses of an Authorizer (FastCGI 1.0 §6.3). With 200 the front end lets the request go on, and takes no headers
+--- but `Variable-NAME`; with any other status the response is the client's.
 ---
 --- Called in the place of `head.check` for requests in this role. Never sends anything.
 
@@ -12,9 +12,8 @@ local PREFIX = "variable-"
 
 local M = {}
 
---- Checks a status and its headers. What the other side may not see or does not take is left out: of a 200 all but the
---- variables, since Apache would pass the rest on to the client as part of another response; of a denial the variables,
---- which are not meant for the client.
+--- Checks a status and its headers. A 200 keeps only the variables, since Apache would pass other headers on to the client as
+--- part of another response. A denial loses the variables, which are not meant for the client.
 ---@param status string|number
 ---@param headers table
 ---@return nibiru.Head? head
@@ -26,7 +25,7 @@ function M.check(status, headers)
   end
   local grants = given.code == 200
   local lines, count = {}, 0
-  -- No value holds a line's end, and the first line is the status.
+  -- The first line is the status. No value holds a line's end: `check` has refused it.
   for line in gmatch(given.block, "(.-)\r\n") do
     if count == 0 or (lower(sub(line, 1, #PREFIX)) == PREFIX) == grants then
       count = count + 1

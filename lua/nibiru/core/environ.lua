@@ -1,5 +1,7 @@
---- The server's own keys in `environ`: what PEP 3333 calls the WSGI variables, and the objects behind
---- them. The CGI variables are already there when `fill` runs, and none of them can displace these.
+--- The server's own keys in `environ`: PEP 3333's WSGI variables, and the objects behind them.
+---
+--- Called by `server` for each request. The CGI variables are already there when `fill` runs, and none of them can displace
+--- these keys.
 
 local host, input, file = ...
 
@@ -7,16 +9,19 @@ local file_wrapper, log, new_input = file.wrapper, host.log, input.new
 local error, find, format, select, sub = error, string.find, string.format, select, string.sub
 local setmetatable, type = setmetatable, type
 
--- FastCGI 1.0 §6, by its numbers, which the host uses too.
+-- The roles of FastCGI 1.0 §6 by its numbers, which the host uses too.
 local roles = { "responder", "authorizer", "filter" }
 
+-- The line of `wsgi.errors` whose end has not been written yet.
 local partial_line = ""
 
--- Each request has an object of its own, which its application may change, and all write to the log under whichever request is
--- running. What they share is out of reach.
+-- `wsgi.errors`: each request has an object of its own, which its application may change, and all write to the log under the
+-- request that is running. Their shared methods are out of the application's reach.
 local methods = {}
 local Errors = { __index = methods, __metatable = false }
 
+--- Logs the whole lines of a text and keeps the rest.
+---@param text string|number
 local function write_errors(text)
   text = partial_line .. text
   local from = 1
@@ -67,8 +72,9 @@ function methods:flush()
   return self
 end
 
+--- The scheme of the client's URL, from HTTPS or else REQUEST_SCHEME.
 ---@param environ table
----@return string
+---@return "http"|"https"
 local function scheme(environ)
   local https = environ.HTTPS
   if https ~= nil then
@@ -79,11 +85,12 @@ end
 
 local M = {}
 
---- Logs the line that `wsgi.errors` holds back until its end is written.
+--- Logs the line of `wsgi.errors` whose end has not been written yet.
 M.flush_errors = flush
 
---- One truth about the body. Whoever does not know its length before it ends (a chunked upload) sends none, or -1; it is
---- known by now. What the client said of it, and of a coding that is undone, is the proxy's business and may contradict.
+--- Sets CONTENT_LENGTH to the body's length, in bytes, where the proxy did not know it before the end (a chunked upload) and sent
+--- none, or -1. Removes the client's own headers about the length and about a coding that the proxy has undone: they may
+--- contradict it.
 ---@param environ table
 ---@param length integer
 local function tell_length(environ, length)

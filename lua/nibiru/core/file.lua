@@ -1,21 +1,22 @@
 --- `wsgi.file_wrapper`: a body that reads a file in blocks, or that the proxy sends in the worker's place.
 ---
---- `environ` hands the wrapper to the application; `server` asks for what it knows of the file when the wrapper is
---- the body. Never reads a file whole.
+--- `environ` hands the wrapper to the application; `body` asks it about the file when the wrapper is the body. Never reads a
+--- file whole.
 
 local host = ...
 
 local locate = host.locate
 local error, format, setmetatable, sub = error, string.format, setmetatable, string.sub
 local io_open, io_type, min, tostring, type = io.open, io.type, math.min, tostring, type
--- The methods of all handles of Lua's: the application may replace those as well.
+-- The methods of Lua's file handles: the application may replace those as well.
 local stdout = io.stdout
 local file_close, file_read, file_seek = stdout.close, stdout.read, stdout.seek
 
--- What is read at once when nothing else is asked for: the size of a pipe's buffer.
+-- Bytes of a block, unless the application asks for another size: the size of a pipe's buffer.
 local BLOCK_SIZE = 65536
 
--- Integers up to here are exact in every Lua. What says that it is longer is no file: the end of a directory is at 2^63 - 1.
+-- Bytes of a file, at most: integers up to here are exact in every Lua. A longer "file" is none: the end of a directory is at
+-- 2^63 - 1.
 local MAX_LENGTH = 2 ^ 53
 
 --- A wrapped file, as its application has it: a table without fields, to call and to close.
@@ -28,11 +29,15 @@ local MAX_LENGTH = 2 ^ 53
 ---@field order string?      the header line by which the proxy sends the file
 ---@field closed boolean
 
--- What is known of each wrapped file. Not in its table, where the application could write a line of the head.
+-- The state of each wrapped file. Kept apart from its table, where the application could write a line of the head.
 ---@type table<nibiru.FileBody, nibiru.FileState>
 local states = setmetatable({}, { __mode = "k" })
 
---- Of a handle of Lua's by Lua's function, of another object by its own.
+--- Reads from a handle by Lua's own function, from another object by its method.
+---@param file any
+---@param count integer
+---@return any chunk
+---@return any problem
 local function read(file, count)
   if io_type(file) then
     return file_read(file, count)
@@ -60,14 +65,14 @@ function FileBody.__call(body)
     error("the wrapped file must read strings, got " .. type(chunk), 0)
   end
   if state.left then
-    -- Not every object heeds the size that it is asked for.
+    -- Not every object heeds the size.
     chunk = #chunk > state.left and sub(chunk, 1, state.left) or chunk
     state.left = state.left - #chunk
   end
   return chunk
 end
 
---- Closes the file, if it can be closed. The server does so, and may not be the first.
+--- Closes the file, where it can be closed. The server calls it too, and may not be the first.
 function methods:close()
   local state = states[self]
   if not state then
@@ -83,8 +88,9 @@ function methods:close()
   end
 end
 
---- Bytes from the file's position to its end, where it can say. A pipe cannot; files of the kernel's say 0 and have
---- something to read. Of other objects than Lua's own the word is not taken.
+--- Bytes from the file's position to its end, where they are known: a pipe has none, and the kernel's own files claim 0 bytes
+--- and can be read. Other objects than Lua's handles are not asked.
+---@param file any
 ---@return integer?
 local function remaining(file)
   if io_type(file) ~= "file" then
@@ -143,15 +149,15 @@ function M.is_file(body)
   return states[body] ~= nil
 end
 
---- Has a wrapped file end after so many bytes; with nil, at its own end.
+--- Limits a wrapped file.
 ---@param body nibiru.FileBody
----@param left integer?
+---@param left integer?  bytes that may still be read; nil: up to the file's end
 function M.end_after(body, left)
   states[body].left = left
 end
 
---- What the head of a response needs to know of its file: gives the header line by which the proxy sends it; or has the
---- head promise its length, where that can be known.
+--- Prepares the head of a response for its file: gives the header line by which the proxy sends the file; or sets the head's
+--- Content-Length, where the length is known.
 ---@param body nibiru.FileBody
 ---@param head nibiru.Head
 ---@return string? order

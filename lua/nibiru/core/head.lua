@@ -1,7 +1,7 @@
---- The one place that checks what an application says in a response head: status, headers, and what they say of the body.
+--- The check of a response head: status, headers, and the body's length that they promise.
 ---
---- Called by `start_response` and the short form. Hands back finished CGI header lines, or a message
---- that names the culprit. Never sends anything.
+--- Called by `start_response` and the short form. Gives finished CGI header lines, or a message that names the header at fault.
+--- Never sends anything.
 
 local host = ...
 
@@ -16,30 +16,30 @@ local huge, log, proxy_order = math.huge, host.log, host.proxy_order
 ---@field code integer    200..599
 ---@field length integer? the application's Content-Length
 ---@field length_text string?
----@field replaced boolean?  the application has the proxy send something else in the response's place
----@field grants boolean?   it lets an Authorizer's request go on, and is sent without a body
----@field ["content-type"] boolean  whether there is one; the same for every other name in `noted`
+---@field replaced boolean?  by an order of the application's the proxy sends another body in the response's place
+---@field grants boolean?   the head lets an Authorizer's request go on, and is sent without a body
+---@field ["content-type"] boolean  the head has a Content-Type; the same for every other name in `noted`
 
 local M = {}
 
--- Applications use a few statuses and header names over and over, so the verdict on each is kept. The
--- bound keeps an application that makes names up from filling the memory.
+-- Statuses and header names that have been checked, at most so many: applications use a few over and over. The bound keeps an
+-- application that makes names up from filling the memory.
 local REMEMBERED = 512
 local status_lines, status_codes, statuses_kept = {}, {}, 0
 local lower_names, names_kept = {}, 0
 
--- The line that each such name made last: most headers have the same value in every response.
+-- The last value of each such name, and its line: most headers have the same value in every response.
 local last_values, last_lines = {}, {}
 local LONGEST_KEPT = 256
 
--- A value is shown in a message at most this long.
+-- Bytes of a value in a message, at most.
 local SHOWN = 60
 
--- Bytes of a head. What is longer is refused as soon as it is: there may be no end to it.
+-- Bytes of a head, at most. A longer head is refused at once, since it may have no end.
 local MAX_HEAD = host.max_head
 local TOO_LONG = format("the response head has more than %d bytes", MAX_HEAD)
 
--- A line has a name of one byte at least, ": " and its end. Headers that are left out of the head count as well.
+-- Headers of a head, at most: a line has a name of one byte at least, ": " and its end. Headers that are left out count as well.
 local MOST_HEADERS = MAX_HEAD / 4
 
 local SMALL = {}
@@ -47,7 +47,7 @@ for letter in gmatch("ABCDEFGHIJKLMNOPQRSTUVWXYZ", ".") do
   SMALL[letter] = lower(letter)
 end
 
---- In lower case whatever the locale, which the application may set: Turkish has a small I of its own, and letters beyond ASCII
+--- A name in lower case, in every locale: the application may set one. Turkish has a small I of its own, and letters beyond ASCII
 --- have no place in a name.
 ---@param name string
 ---@return string
@@ -56,6 +56,7 @@ function M.lower(name)
 end
 lower = M.lower
 
+--- A value as messages show it.
 ---@param value any
 ---@return string
 local function show(value)
@@ -83,9 +84,10 @@ local function control_character(text)
   return name .. format(" at byte %d", at)
 end
 
+--- The first line of a head.
 ---@param status any
 ---@return string? line
----@return integer|string code, or what is wrong
+---@return integer|string code  or a message
 local function status_line(status)
   local line = status_lines[status]
   if line then
@@ -144,10 +146,8 @@ local function check_name(name)
   return small
 end
 
--- Names of which a head remembers that it has them; those that are `true` may come once only.
---
--- They have one value (RFC 9110, RFC 9111, RFC 6266). Of two types nginx 1.22 sends the last and Caddy both; of two
--- targets both send both, and clients choose as they like: so nobody could say which the response has.
+-- Names that a head notes once it has them. Names with `true` have one value (RFC 9110, RFC 9111, RFC 6266) and may come once
+-- only: of two types nginx 1.22 sends the last and Caddy both; of two targets both send both, and clients choose as they like.
 local noted = {
   ["content-encoding"] = false,
   ["age"] = true,
@@ -172,12 +172,12 @@ local function hop_by_hop(_, name)
   return "header " .. name .. " is hop-by-hop: it belongs to the connection, which the proxy owns"
 end
 
--- An application can make up names for its proxy without end; lines of the log as well.
+-- Lines of `tell_once`, at most: an application can make up names for its proxy without end.
 local MOST_TOLD = 32
 local told, told_count = {}, 0
 
---- Logs something of which one line is enough.
----@param what string  names it
+--- Logs a warning once in this worker.
+---@param what string  the warning's key
 ---@param message string
 function M.tell_once(what, message)
   if not told[what] and told_count < MOST_TOLD then
@@ -186,8 +186,8 @@ function M.tell_once(what, message)
   end
 end
 
---- Frameworks that bring a server of their own, and examples of event streams, ask for what changes nothing behind a proxy.
---- That is left out, and logged once by each worker; whatever would change how the body is read is an error.
+--- The rule of a header that changes nothing behind a proxy, as frameworks with a server of their own and examples of event
+--- streams send it: left out, and logged once by each worker. A value that would change how the body is read is an error.
 ---@param harmless table<string, true>?  values, in lower case; every one where there is no table
 local function left_out(harmless)
   return function(head, name, value)
@@ -199,8 +199,7 @@ local function left_out(harmless)
   end
 end
 
--- Header names with a rule of their own: each function returns a problem, or nil and whether the line
--- is kept out of the block.
+-- The rules of some header names. Each function returns a problem, or nil and whether the line is kept out of the block.
 local rules = {
   -- PEP 3333, "Other HTTP Features": applications must not use hop-by-hop headers.
   ["connection"] = left_out({ ["close"] = true, ["keep-alive"] = true }),
@@ -211,10 +210,10 @@ local rules = {
   ["te"] = hop_by_hop,
   ["trailer"] = hop_by_hop,
   ["trailers"] = hop_by_hop,
-  -- A body in another coding (`gzip`) would reach the client as what it is not.
+  -- A body in another coding (`gzip`) would reach the client undecoded.
   ["transfer-encoding"] = left_out({ ["chunked"] = true, ["identity"] = true }),
   ["upgrade"] = hop_by_hop,
-  -- In CGI this header is the status, which the first argument already gives.
+  -- In CGI this header is the status, which the application gives apart from the headers.
   ["status"] = function()
     return "header Status is not allowed: the status is given apart from the headers"
   end,
@@ -231,8 +230,8 @@ local rules = {
   end,
 }
 
---- A header with orders for the proxy. Without `--proxy-headers` it is left out and not refused, so that an application that was
---- written for another server goes on; said once, since it would be said with every response.
+--- The rule of a header with orders for the proxy. Without `--proxy-headers` the header is left out and not refused, so that an
+--- application that was written for another server goes on. The warning comes once, and not with every response.
 ---@return boolean left_out
 local function order(head, name, small)
   local _, guarded, replaces_body = proxy_order(small)
@@ -244,6 +243,7 @@ local function order(head, name, small)
   return guarded
 end
 
+--- Adds one header to a head.
 ---@param head nibiru.Head
 ---@param name any
 ---@param value any
@@ -311,6 +311,7 @@ local function add(head, name, value)
   return nil
 end
 
+--- Adds the headers of a list of pairs.
 ---@param head nibiru.Head
 ---@param headers table
 ---@return string? problem
@@ -337,7 +338,7 @@ local function add_list(head, headers)
       return format("headers[%d]: ", count) .. problem
     end
   end
-  -- Whatever the walk above did not reach would be lost without a word.
+  -- A key that the walk above did not reach would be lost without a message.
   for key in next, headers, count do
     if type(key) ~= "number" then
       return "headers must be a list of pairs or a map, not both: found the key " .. show(key)
@@ -348,6 +349,7 @@ local function add_list(head, headers)
   return nil
 end
 
+--- Adds the headers of a map from names to values, or to arrays of values.
 ---@param head nibiru.Head
 ---@param headers table
 ---@return string? problem
@@ -395,9 +397,9 @@ function M.bodiless(code)
   return code == 204 or code == 205 or code == 304
 end
 
---- Raises an error where a whole body is not what its head promises.
+--- Raises an error where a whole body has another length than its head promises.
 ---@param head nibiru.Head
----@param length integer  of the body
+---@param length integer  of the body, in bytes
 function M.check_length(head, length)
   if head.length and head.length ~= length then
     error(format("the body has %d bytes, but its Content-Length is ", length) .. head.length_text, 0)

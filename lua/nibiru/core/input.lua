@@ -1,7 +1,7 @@
 --- `wsgi.input`: the request's body, read like a Lua file handle. `nibiru.filter_data`, a Filter's data, is another.
 ---
---- The bytes stay with the host, in memory or in a file, and are fetched by position; so an application
---- that reads a large upload in pieces never holds all of it. Never gives more than the body.
+--- The bytes stay with the host, in memory or in a file, and are fetched by position: an application that reads a large upload
+--- in pieces never holds all of it. Never gives a byte beyond the body.
 
 local host = ...
 
@@ -19,7 +19,7 @@ local methods = {}
 -- Shared by all requests, and out of their reach.
 local Input = { __index = methods, __metatable = false, __name = "wsgi.input" }
 
---- Raises in the name of the method's caller, two calls up from the helpers below.
+-- The error level of the method's caller, seen from the helpers below: two calls up.
 local LEVEL = 3
 
 local function check_open(self)
@@ -28,6 +28,7 @@ local function check_open(self)
   end
 end
 
+--- Reads bytes and moves on, fewer at the body's end.
 ---@param self nibiru.Input
 ---@param count integer
 ---@return string? bytes
@@ -47,8 +48,9 @@ local function take(self, count)
   return bytes, problem
 end
 
+--- Reads a line.
 ---@param self nibiru.Input
----@param keep boolean  with the line's end
+---@param keep boolean  keeps the line's end
 ---@return string? line, nil at the end
 ---@return string? problem
 local function line(self, keep)
@@ -67,6 +69,7 @@ local function line(self, keep)
   return bytes, problem
 end
 
+--- Reads by one format.
 ---@param self nibiru.Input
 ---@param what any        one of the formats of `file:read`
 ---@param argument integer  its place, for the message
@@ -205,8 +208,9 @@ end
 
 local M = {}
 
----@param serial integer
----@param size integer
+--- An input over one of the host's bodies.
+---@param serial integer  the body's number
+---@param size integer    of the body, in bytes
 ---@param name? string
 ---@return nibiru.Input
 function M.new(serial, size, name)

@@ -1,4 +1,4 @@
---- Finds the application: loads a module or a file and picks the callable out of what it returns.
+--- Finds the application: loads a module or a file and picks the callable out of its value.
 ---
 --- Called once per state, before any request. Failures are values: a message, then a stack where the
 --- application's own code raised.
@@ -24,7 +24,7 @@ function M.callable(value)
 end
 local callable = M.callable
 
---- What is there instead, for the message.
+--- The description of a value that holds no callable, for the message.
 ---@param value any
 ---@return string
 local function found(value)
@@ -41,6 +41,7 @@ local function found(value)
   return #names == 0 and "it returned an empty table" or "it returned a table with " .. concat(names, ", ", 1, min(#names, 20))
 end
 
+--- `value[key]`, for `pcall`.
 local function index(value, key)
   return value[key]
 end
@@ -56,7 +57,8 @@ local function field_of(value, key)
   end
 end
 
----@param value any     what the module or file returned
+--- Picks the application out of a module.
+---@param value any     the module's value
 ---@param name string?  asked for by the target
 ---@param what string   the module or file, for messages
 ---@return function|table? application
@@ -109,7 +111,7 @@ function M.load(module, file, name)
     end
   end, traceback.describe)
   if not ok then
-    -- `require` blames its caller for a module that is not there; that caller is of no interest.
+    -- For a module that is not there `require` names its caller, which is this file.
     return nil, (gsub(problem, "^nibiru/core/loader%.lua:%d+: ", ""))
   end
   if file and value == nil then

@@ -1,7 +1,7 @@
---- Notes when the application loads code that is not Lua: a C module, or LuaJIT's `ffi` once it declares something. Such
+--- Notes that the application loads code that is not Lua: a C module, or LuaJIT's `ffi` once it declares a symbol. Such
 --- code can change what plain Lua cannot, such as the working directory.
 ---
---- The functions below stand in the place of Lua's own and do what those do. Runs once per state, before the application.
+--- The functions below replace Lua's own and call them. Runs once per state, before the application.
 
 local host = ...
 
@@ -12,7 +12,7 @@ local searchers = package.searchers or package.loaders
 local loadlib = package.loadlib
 local ffi = package.loaded.ffi
 
--- The last two of `require`'s four searchers are those for C modules.
+-- The last two of `require`'s four searchers look for C modules.
 for _, position in ipairs({ 3, 4 }) do
   local searcher = searchers[position]
   searchers[position] = function(name)

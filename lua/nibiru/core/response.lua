@@ -1,7 +1,7 @@
---- Sends the response of a request: its head when it must go out, its body in pieces or whole, and no more of either than
---- the head promises.
+--- Sends the response of a request: its head with the first bytes, its body in pieces or whole, and no more bytes than the head
+--- promises.
 ---
---- Called by `server` with what the application gave. What a head may say is `head`'s to judge.
+--- Called by `body` and `start_response` with the application's values. `head` has checked the head.
 
 local host, head = ...
 
@@ -12,15 +12,17 @@ local error, format = error, string.format
 -- Never HTML: a browser that is left to guess may find a script in a body that was meant as text.
 local DEFAULT_TYPE = "Content-Type: text/plain; charset=utf-8\r\n"
 
--- More than proxies take: nginx's fastcgi_buffer_size is 4 or 8 KiB unless it is raised.
+-- Bytes of a head, at most. More than proxies take: nginx's fastcgi_buffer_size is 4 or 8 KiB unless it is raised.
 local MAX_HEAD = host.max_head
 
--- RFC 9110: these never carry a body, so none is sent and none is missed.
+--- Whether the response never carries a body (RFC 9110), so that none is sent and none is missed.
+---@param request nibiru.Request
+---@return boolean
 local function has_no_body(request)
   return request.method == "HEAD" or bodiless(request.head.code)
 end
 
---- A body has no place in this response. With HEAD that is usual, otherwise the application may not know it.
+--- Warns of a body that is dropped. With HEAD a body is usual; with other methods the application may not know the rule.
 ---@param request nibiru.Request
 local function drop_body(request)
   if request.method ~= "HEAD" then
@@ -28,8 +30,9 @@ local function drop_body(request)
   end
 end
 
+--- The head as it is sent, with its Content-Length and the blank line.
 ---@param request nibiru.Request
----@param length? integer  of a body that is known whole
+---@param length? integer  of a body that is known whole, in bytes
 ---@return string block
 local function final_head(request, length)
   local given = request.head
@@ -51,7 +54,9 @@ local function final_head(request, length)
   return block .. "\r\n"
 end
 
+--- Hands a head, a chunk of the body, or both to the host.
 ---@param request nibiru.Request
+---@param block string?
 ---@param chunk string?
 ---@param flush boolean
 local function transmit(request, block, chunk, flush)
@@ -69,6 +74,7 @@ local function transmit(request, block, chunk, flush)
   end
 end
 
+--- The head that `start_response` was given.
 ---@param request nibiru.Request
 ---@return nibiru.Head
 local function started(request)
@@ -79,14 +85,14 @@ local function started(request)
   return given
 end
 
---- A chunk that must leave now: the first one takes the head along.
+--- Sends a chunk at once. The first chunk takes the head along.
 ---@param request nibiru.Request
 ---@param chunk string
 local function send_chunk(request, chunk)
   if request.gone then
     return
   elseif chunk == "" then
-    -- Nothing to send: this is how an application that waits asks whether its client does.
+    -- An empty chunk sends nothing: an application that waits asks so whether its client still does.
     request.gone = not send(nil, nil, true)
     return
   end
@@ -115,7 +121,7 @@ if jit then
   jit.off(send_chunk)
 end
 
---- The whole body at once; or, after `write`, the rest of it.
+--- Sends a whole body; or, after `write`, the rest of it.
 ---@param request nibiru.Request
 ---@param body string
 local function send_whole(request, body)
@@ -129,7 +135,7 @@ local function send_whole(request, body)
     local length
     if body ~= "" then
       drop_body(request)
-      -- An application may answer HEAD without making the body, so only one that is there says anything of its length.
+      -- An application may answer HEAD without a body, so only a body that is there gives a length.
       if not bodiless(given.code) then
         length = #body
         check_length(given, length)
@@ -141,7 +147,7 @@ local function send_whole(request, body)
   return transmit(request, final_head(request, #body), body ~= "" and body or nil, false)
 end
 
---- Nothing more will come.
+--- Ends the response: the application gives no more bytes.
 ---@param request nibiru.Request
 local function finish(request)
   if request.gone then

@@ -1,7 +1,7 @@
---- Turns whatever an application raised into text for the log: what it was, and where it came from.
+--- The text of an error for the log: its message and its stack.
 ---
---- Runs inside message handlers, where the stack may be nearly full and the error may be any value,
---- so nothing in here may raise.
+--- Runs inside message handlers, where the stack may be nearly full and the error may be any value, so no function here may
+--- raise an error.
 
 local host, main = ...
 
@@ -19,14 +19,14 @@ local FIELDS_SHOWN = 8
 local FIELDS_LOOKED_AT, FIELDS_KEPT = 10000, 64
 local LONGEST_KEY, LONGEST_FIELD = 64, 1024
 
--- Bytes of a message. The log takes lines of 64 KiB, and the stack has its place in them, too. Cut before anything is made of
--- it: a message of many megabytes is copied at each step.
+-- Bytes of a message, at most. The log takes lines of 64 KiB, stack included. A message is cut first: each later step would copy
+-- many megabytes.
 local LONGEST_MESSAGE = 32 * 1024
 
--- Between a message and its stack.
+-- The mark between a message and its stack.
 local MARK = "\nstack traceback:\n"
 
---- `tostring`, but that a string is itself: the metatable of strings is the application's, and may have a `__tostring`.
+--- `tostring`, except that a string stays itself: the metatable of strings is the application's, and may have a `__tostring`.
 ---@param value any
 ---@return string
 function M.text(value)
@@ -34,7 +34,7 @@ function M.text(value)
 end
 local text_of = M.text
 
---- Text of at most so many bytes; what is cut off leaves a mark that says how much that was.
+--- A text, cut to a number of bytes; the end of a cut text gives the number of missing bytes.
 ---@param text string
 ---@param longest integer
 ---@return string
@@ -43,7 +43,7 @@ local function cut(text, longest)
     return text
   end
   local last = longest
-  -- Not within a character, where it is UTF-8.
+  -- Never cuts within a character of UTF-8.
   for _ = 1, 3 do
     local following = byte(text, last + 1)
     if following < 0x80 or following >= 0xC0 then
@@ -54,6 +54,7 @@ local function cut(text, longest)
   return sub(text, 1, last) .. format("… (%d bytes are left out)", #text - last)
 end
 
+--- The plain fields of a table, without secrets.
 ---@param value table
 ---@return string
 local function fields(value)
@@ -127,7 +128,7 @@ local function trim(text)
   return (gsub(text, "\nstack traceback:$", ""))
 end
 
---- Takes a stack away that has no frame but C's: `require` of a module that is not there, say.
+--- Removes a stack that has C frames only, such as that of `require` for a module that is not there.
 ---@param text string
 ---@return string
 local function without_bare_stack(text)
@@ -150,8 +151,8 @@ function M.describe(value)
   return without_bare_stack(trim(debug_traceback(M.message(value), 2)))
 end
 
---- Adds where the application is to the text of a failure whose stack shows none of its code: it returned what it
---- should not, say.
+--- Adds the application's place to the text of a failure whose stack shows none of its code: the application returned a wrong
+--- value, say.
 ---@param text string  from `describe`
 ---@param application any
 ---@return string
@@ -170,16 +171,16 @@ function M.place(text, application)
   return text .. MARK .. "\t" .. place.short_src .. format(":%d: in the application", place.linedefined)
 end
 
---- The stack of the caller's caller under a message, for something that is not an error.
+--- The stack of the caller's caller under a message that is no error.
 ---@param message string
 ---@return string
 function M.here(message)
   return trim(debug_traceback(message, 3))
 end
 
---- The stack of the code that runs, and of the one that resumed it where that is a coroutine. The host calls
---- this in the middle of that code.
----@param problem string  what is raised there next; empty for nothing
+--- The stack of the code that runs, and of the code that resumed it where that is a coroutine. The host calls this in the middle
+--- of that code.
+---@param problem string  the error that is raised there next, or empty
 ---@return string text     the problem and the stack
 ---@return string problem  with its place
 function M.interrupted(problem)
