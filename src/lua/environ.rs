@@ -5,19 +5,19 @@ use mlua::{Lua, LuaString, Table};
 
 use crate::cgi::Variables;
 
-/// Room for the keys that the Lua side adds, so that the table never grows twice.
+/// Keys that the Lua side adds: room for them, so that the table never grows twice.
 const SERVER_KEYS: usize = 12;
 
 /// Builds one table per request, and remembers the strings of the last one.
 ///
 /// A proxy sends the same names in the same order every time, and most of the same values. A string
-/// that is still there need not be hashed, copied and collected again; at most one request's are kept.
+/// that is still there need not be hashed, copied and collected again. The strings of at most one request are kept.
 pub(super) struct Environs {
     id_key: LuaString,
     last: Vec<Pair>,
 }
 
-/// A variable as bytes, to compare with, and as Lua's strings.
+/// A variable, as bytes for comparison and as Lua's strings.
 struct Pair {
     name: Box<[u8]>,
     value: Vec<u8>,
@@ -30,7 +30,7 @@ impl Environs {
         Ok(Self { id_key: lua.create_string("nibiru.request_id")?, last: Vec::new() })
     }
 
-    /// A plain new table: bytes in, bytes out. Of two variables with one name the later stays.
+    /// A new table of the variables and the request's id. Of two variables with one name the later stays.
     pub(super) fn table(&mut self, lua: &Lua, id: &[u8], variables: &Variables) -> mlua::Result<Table> {
         let mut count = 0;
         for (name, value) in variables {
@@ -64,7 +64,7 @@ impl Environs {
     }
 }
 
-/// Promises [`SERVER_KEYS`] more items than come: mlua sizes the table by the promise.
+/// An iterator that promises [`SERVER_KEYS`] more items than it gives: mlua sizes the table by the promise.
 struct WithRoom<I>(I);
 
 impl<I: Iterator> Iterator for WithRoom<I> {

@@ -1,4 +1,4 @@
-//! What can go wrong before a request: the state itself, or the application while it loads.
+//! Errors before a request: of the state itself, or of the application while it loads.
 
 use std::fmt;
 
@@ -38,17 +38,17 @@ impl From<mlua::Error> for Error {
 /// The application does not load, or its start hook failed. The application is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError {
-    /// What went wrong and where, as Lua words it: file and line first.
+    /// The error in Lua's words: file and line first.
     pub message: String,
     /// `stack traceback:` and its lines, where application code was running; otherwise empty.
     pub traceback: String,
 }
 
-/// Bytes of a message with its stack: the log takes no more. Cut before it is escaped.
+/// Bytes of a message with its stack, at most: the log takes no more. The message is cut before it is escaped.
 const LONGEST_MESSAGE: usize = 64 * 1024;
 
 impl LoadError {
-    /// Takes a message apart from the stack under it. Escaped: this is for people to read.
+    /// Splits a text into a message and the stack under it, both escaped: people read them.
     pub(super) fn new(text: &[u8]) -> Self {
         const MARK: &str = "\nstack traceback:\n";
         let text = escape::text(escape::front(text, LONGEST_MESSAGE));

@@ -1,10 +1,10 @@
-//! Why there is no application where its target says, and what to write instead.
+//! The messages for a target at which there is no application, with a better target.
 //!
 //! Called by `state` where the application is loaded. Looks at names in the root, and never reads a file.
 
 use std::path::{Path, PathBuf};
 
-/// What is wrong with a target that names a file; nothing where there is one.
+/// The error of a target that names a file; `None` where there is a file.
 pub(super) fn file(root: &Path, file: &Path) -> Option<String> {
     let path = root.join(file);
     if path.is_dir() {
@@ -25,7 +25,7 @@ pub(super) fn file(root: &Path, file: &Path) -> Option<String> {
     })
 }
 
-/// The first line of what `require` says of a target's module that is not there.
+/// The first line of the error of a target whose module is not there, in place of `require`'s.
 pub(super) fn module(root: &Path, module: &str) -> String {
     let path = PathBuf::from(module.replace('.', "/"));
     let file = with_extension(&path);
@@ -38,7 +38,7 @@ pub(super) fn module(root: &Path, module: &str) -> String {
     }
 }
 
-/// What to write where a directory was named.
+/// The advice for a target that names a directory.
 fn instead_of_directory(root: &Path, directory: &Path) -> String {
     let has = |name: &str| root.join(directory).join(name).is_file();
     let shown = directory.join("");
@@ -51,7 +51,7 @@ fn instead_of_directory(root: &Path, directory: &Path) -> String {
     }
 }
 
-/// A file that may be meant: with the extension, or without what the root has already.
+/// A file that may be meant: the name with the extension, or without the directories of the root.
 fn near(root: &Path, file: &Path) -> Option<PathBuf> {
     let longer = with_extension(file);
     if root.join(&longer).is_file() {

@@ -1,4 +1,4 @@
-//! Where `require` looks: `package.path` and `package.cpath`, in the order the interface promises.
+//! The search paths of `require`: `package.path` and `package.cpath`, in the order that the interface promises.
 //!
 //! The application's root, its LuaRocks tree, the operator's `LUA_PATH`/`LUA_CPATH`, `/usr/local`, then
 //! Debian's directories. Never touches the file system.
@@ -88,8 +88,8 @@ impl Paths {
     }
 }
 
-/// `;;` in the operator's variable says where the defaults go; without it they come last, for a
-/// package from Debian should be found whatever is set.
+/// Joins templates. `;;` in the operator's variable marks the place of the defaults; without it they come last, so that Debian's
+/// packages are found with any variable.
 fn join(mut templates: Vec<Vec<u8>>, given: Option<Vec<u8>>, defaults: &[String]) -> Vec<u8> {
     let defaults = || defaults.iter().map(|template| template.as_bytes().to_vec());
     let mut placed = false;

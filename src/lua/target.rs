@@ -1,6 +1,6 @@
-//! Where an application is: `module.path:name` or `path/to/file.lua[:name]`, as the command line has it.
+//! The place of an application: `module.path:name` or `path/to/file.lua[:name]`, as on the command line.
 //!
-//! Never looks whether it exists.
+//! Never checks that the application exists.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::error::Error;
 
-/// Where to find the application's callable.
+/// The place of an application's callable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The module or file to load.
@@ -17,7 +17,7 @@ pub struct Target {
     pub name: Option<String>,
 }
 
-/// What to load.
+/// The module or file of an application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// For `require`.

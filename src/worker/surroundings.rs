@@ -1,7 +1,7 @@
 //! The working directory and the umask, put back after each request. Both are the process's, so a request that changes them
-//! would change them for those that follow.
+//! would change them for the requests that follow.
 //!
-//! Plain Lua can change neither; the worker asks only where the application has loaded other code.
+//! Plain Lua can change neither; the worker checks them only where the application has loaded other code.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::process::{fchdir, getcwd, umask};
 
-/// As they were when the worker was ready, which includes what loading and start hooks have changed.
+/// The working directory and the umask of a worker that is ready, with the changes of loading and start hooks.
 #[derive(Debug)]
 pub(super) struct Surroundings {
     umask: Mode,
@@ -20,15 +20,14 @@ pub(super) struct Surroundings {
     told: Told,
 }
 
-/// A worker says so once of each.
+/// The changes that the log has been told of, once each.
 #[derive(Debug, Default)]
 struct Told {
     umask: bool,
     directory: bool,
 }
 
-/// A working directory. It is known by more than its name, which it may lose: the release that a worker serves may be
-/// removed or renamed.
+/// A working directory. Its name does not identify it: the release that a worker serves may be removed or renamed.
 #[derive(Debug)]
 struct Directory {
     /// Opened only to come back to it.
@@ -40,15 +39,15 @@ struct Directory {
 }
 
 impl Surroundings {
-    /// Of this process.
+    /// The surroundings of this process.
     pub(super) fn now() -> Self {
-        // There is no way to read it without setting it. A file that another thread makes meanwhile is its owner's alone.
+        // The umask cannot be read without setting it. A file that another thread makes meanwhile is readable by its owner only.
         let mask = umask(Mode::from_bits_truncate(0o077));
         umask(mask);
         Self { umask: mask, directory: Directory::current(), told: Told::default() }
     }
 
-    /// Puts them back where they have changed. `tell` gets a line for the log, once for each of the two.
+    /// Puts directory and umask back where they have changed. `tell` gets a line for the log, once for each of the two.
     pub(super) fn put_back(&mut self, mut tell: impl FnMut(&str)) {
         let mask = umask(self.umask);
         if mask != self.umask && !std::mem::replace(&mut self.told.umask, true) {
@@ -67,7 +66,7 @@ impl Surroundings {
                 let changed_to = shown(&getcwd(Vec::new()).unwrap_or_default());
                 (fchdir(&directory.handle).map_err(io::Error::from), changed_to)
             }
-            // Without the directory of the start there is nothing to compare with.
+            // Without the directory of the start a comparison is impossible.
             Err(error) => (Err(io::Error::from(error.kind())), String::new()),
         };
         if std::mem::replace(&mut self.told.directory, true) {
@@ -98,8 +97,8 @@ impl Directory {
         })
     }
 
-    /// Whether this is the working directory still. By its name, which the kernel gives for half the price of asking for
-    /// the directory's identity; where the name has changed, by that.
+    /// Whether this is still the working directory. Compares the name, which costs half as much as the directory's identity, and
+    /// the identity where the name has changed.
     fn is_current(&mut self) -> bool {
         let name = getcwd(std::mem::take(&mut self.buffer)).unwrap_or_default();
         let same_name = !name.is_empty() && name == self.name;
