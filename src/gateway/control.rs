@@ -7,7 +7,7 @@
 //! → scale 4                    ← {"ok":true,"workers":"4"}
 //! → stop                       ← {"ok":true}                      then the connection stays open until the end
 //! → addresses                  ← {"ok":true,"addresses":["unix:/run/app.sock"]}
-//! → take-over                  see `handover`
+//! → take-over                  see `takeover::protocol`
 //! ```
 //!
 //! Mode 0600: whoever may connect may stop the server. Nothing else is asked of a client. Everything that changes
@@ -182,7 +182,11 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
     let (name, argument) = command.split_once(' ').unwrap_or((command, ""));
     match name {
         "status" => status::value(&snapshot::status(gateway, Instant::now())),
-        "addresses" => Ok(json!({ "ok": true, "addresses": takeover::addresses(gateway) })),
+        "addresses" => {
+            let listeners = gateway.listeners.borrow();
+            let names = takeover::names(listeners.iter().map(|listener| listener.configured()));
+            Ok(json!({ "ok": true, "addresses": names }))
+        }
         "reload" => reload(gateway).await,
         "stop" => {
             gateway.notices.send(Notice::Command(Command::Stop));

@@ -1,0 +1,396 @@
+//! The take-over as two state machines without I/O: the old gateway's side and the new one's.
+//!
+//! ```text
+//! new → old   take-over                   on the control socket; refused while another process is taking over
+//! old → new   {"ok":true,"sockets":[…]}   with the sockets themselves
+//! new → old   ready […]                   the new gateway can serve; the names of the addresses that it takes
+//! old → new   {"ok":true}                 the old gateway still serves, and waits
+//! new → old   taken                       the new gateway accepts once this is written; the old one stops as on TERM
+//! ```
+//!
+//! Exactly one of the two serves at every step. Until it has read `taken`, the old gateway goes on, whatever becomes of the new one.
+//! An old gateway that waits for `taken` too long shuts its side for reading and then reads what has come: the new gateway's write
+//! has either been read, or it fails. A new gateway whose `ready` is not answered, or whose `taken` cannot be written, ends.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Time in which either gateway answers the other: both only look at what they have.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time in which the new gateway loads its application, whatever its `--start-timeout`. A new gateway that is stopped meanwhile
+/// keeps others from taking over for no longer.
+const LOADING: Duration = Duration::from_secs(60 * 60);
+
+/// An event on the connection to the other gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard<'a> {
+    /// A whole line, without its end.
+    Line(&'a [u8]),
+    /// No whole line within the patience of the state.
+    TimedOut,
+    /// The end of the connection, an error of it, or a line without end.
+    Lost,
+}
+
+/// The reason why nobody may take over now; `None` where somebody may. `taker` is the process that is taking over already.
+pub(super) fn refusal(
+    taker: Option<i32>,
+    stopping: bool,
+    has_served: bool,
+    sockets: usize,
+    most_sockets: usize,
+) -> Option<String> {
+    if let Some(pid) = taker {
+        return Some(format!("process {pid} is taking over already"));
+    }
+    let why = [
+        (stopping, "the server is stopping"),
+        (!has_served, "the server has not started yet"),
+        (sockets > most_sockets, "too many sockets"),
+    ];
+    why.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why.to_owned())
+}
+
+/// The state of the old gateway's side, once its sockets are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Old {
+    /// The new gateway starts; its `ready` is awaited.
+    Offered,
+    /// The new gateway is ready; its `taken` is awaited.
+    Agreed { claimed: Vec<String> },
+    /// `taken` has not come in time. The connection is shut for reading, and what came before is read.
+    Shut { claimed: Vec<String> },
+}
+
+/// The next step of the old gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum OldStep {
+    /// Send [`AGREED`], then go on from this state.
+    Agree(Old),
+    /// Shut the connection for reading, then go on from this state.
+    ShutReading(Old),
+    /// Send this refusal, and serve on.
+    Refuse(&'static str),
+    /// Leave the claimed addresses to the new gateway, and stop.
+    StepDown { claimed: Vec<String> },
+    /// Serve on: the new gateway was ready and has not taken over.
+    ServeOn,
+    /// Serve on: the new gateway has gone before it was ready.
+    Gone,
+    /// Serve on: the new gateway does not speak this protocol.
+    Malformed,
+}
+
+/// The old gateway's answer to `ready`.
+pub(super) const AGREED: &str = "{\"ok\":true}";
+
+/// The new gateway's last line.
+pub(super) const TAKEN: &str = "taken";
+
+impl Old {
+    /// The longest wait for the next line; `None` where its end is certain.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Offered => Some(LOADING),
+            Self::Agreed { .. } => Some(PATIENCE),
+            Self::Shut { .. } => None,
+        }
+    }
+
+    /// Takes an event. `stopping`: whether the old gateway has begun to stop for another reason.
+    pub(super) fn next(self, heard: Heard<'_>, stopping: bool) -> OldStep {
+        match (self, heard) {
+            (Self::Offered, Heard::Line(line)) => match claims(line) {
+                None => OldStep::Malformed,
+                Some(_) if stopping => OldStep::Refuse("the server is stopping"),
+                Some(claimed) => OldStep::Agree(Self::Agreed { claimed }),
+            },
+            (Self::Offered, Heard::TimedOut | Heard::Lost) => OldStep::Gone,
+            (Self::Agreed { claimed }, Heard::TimedOut) => OldStep::ShutReading(Self::Shut { claimed }),
+            (Self::Agreed { claimed } | Self::Shut { claimed }, Heard::Line(line))
+                if line == TAKEN.as_bytes() =>
+            {
+                OldStep::StepDown { claimed }
+            }
+            (Self::Agreed { .. } | Self::Shut { .. }, _) => OldStep::ServeOn,
+        }
+    }
+}
+
+/// The state of the new gateway's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum New {
+    /// `take-over` is sent; the sockets are awaited.
+    Asked,
+    /// `ready` is sent; the old gateway's agreement is awaited.
+    Ready,
+}
+
+/// The next step of the new gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NewStep {
+    /// Start with these sockets, and send [`ready`] when that is done.
+    Start { sockets: Vec<String> },
+    /// Send [`TAKEN`], and serve once that is written.
+    Take,
+    /// End: the old gateway refuses.
+    Refused(String),
+    /// End: the old gateway does not speak this protocol.
+    Malformed(String),
+    /// End: the old gateway is silent or gone.
+    Gone,
+}
+
+impl New {
+    /// Takes an event. Every state has [`PATIENCE`].
+    pub(super) fn next(self, heard: Heard<'_>) -> NewStep {
+        let Heard::Line(line) = heard else { return NewStep::Gone };
+        match (self, answer(line)) {
+            (_, Err(Answer::Refusal(error))) => NewStep::Refused(error),
+            (_, Err(Answer::Malformed(error))) => NewStep::Malformed(error),
+            (Self::Asked, Ok(answer)) => NewStep::Start { sockets: strings(&answer["sockets"]) },
+            (Self::Ready, Ok(_)) => NewStep::Take,
+        }
+    }
+}
+
+/// An answer of a control socket that is no success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Refusal(String),
+    Malformed(String),
+}
+
+/// Reads an answer of a control socket.
+pub(super) fn answer(line: &[u8]) -> Result<Value, Answer> {
+    let answer: Value = serde_json::from_slice(line).map_err(|error| Answer::Malformed(error.to_string()))?;
+    match answer["error"].as_str() {
+        Some(error) => Err(Answer::Refusal(error.to_owned())),
+        None => Ok(answer),
+    }
+}
+
+/// The line by which the new gateway says that it can serve, and at which addresses.
+pub(super) fn ready(claimed: &[String]) -> String {
+    format!("ready {}", json!(claimed))
+}
+
+/// The names in a `ready` line; `None` for every other line.
+fn claims(line: &[u8]) -> Option<Vec<String>> {
+    Some(strings(&serde_json::from_slice(line.strip_prefix(b"ready ")?).ok()?))
+}
+
+/// The strings of an array.
+pub(super) fn strings(array: &Value) -> Vec<String> {
+    array.as_array().into_iter().flatten().map(|name| name.as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn a() -> Vec<String> {
+        vec!["unix:/a".to_owned()]
+    }
+
+    /// Every line at every step of the old gateway, and the other's end at every step.
+    #[test]
+    fn the_old_gateway_steps_down_for_taken_and_for_nothing_else() {
+        let agreed = || Old::Agreed { claimed: a() };
+        let shut = || Old::Shut { claimed: a() };
+        let down = || OldStep::StepDown { claimed: a() };
+        let (ready, on) = (ready(&a()), || OldStep::ServeOn);
+        for (heard, offered, when_agreed, when_shut) in [
+            (Heard::Line(ready.as_bytes()), OldStep::Agree(agreed()), on(), on()),
+            (Heard::Line(b"taken"), OldStep::Malformed, down(), down()),
+            (Heard::Line(b"take-over"), OldStep::Malformed, on(), on()),
+            (Heard::Line(b"ready"), OldStep::Malformed, on(), on()),
+            (Heard::Line(b"ready ["), OldStep::Malformed, on(), on()),
+            (Heard::Line(b"taken "), OldStep::Malformed, on(), on()),
+            (Heard::Line(b""), OldStep::Malformed, on(), on()),
+            (Heard::Line(b"\xff"), OldStep::Malformed, on(), on()),
+            (Heard::TimedOut, OldStep::Gone, OldStep::ShutReading(shut()), on()),
+            (Heard::Lost, OldStep::Gone, on(), on()),
+        ] {
+            assert_eq!(Old::Offered.next(heard, false), offered, "{heard:?}");
+            for stopping in [false, true] {
+                assert_eq!(agreed().next(heard, stopping), when_agreed, "{heard:?}");
+                assert_eq!(shut().next(heard, stopping), when_shut, "{heard:?}");
+            }
+        }
+        let stopping = Old::Offered.next(Heard::Line(ready.as_bytes()), true);
+        assert_eq!(stopping, OldStep::Refuse("the server is stopping"));
+        assert_eq!(Old::Offered.next(Heard::Line(b"taken"), true), OldStep::Malformed);
+        // Nobody may be awaited for ever, but for the end of a connection that is shut.
+        assert_eq!(Old::Offered.patience(), Some(LOADING));
+        assert_eq!((agreed().patience(), shut().patience()), (Some(PATIENCE), None));
+    }
+
+    #[test]
+    fn the_new_gateway_takes_only_what_the_old_one_agrees_to() {
+        let sockets = br#"{"ok":true,"sockets":["unix:/a"]}"#;
+        let refused = || NewStep::Refused("no".to_owned());
+        let start = |sockets| NewStep::Start { sockets };
+        for (heard, asked, when_ready) in [
+            (Heard::Line(sockets), start(a()), NewStep::Take),
+            (Heard::Line(AGREED.as_bytes()), start(Vec::new()), NewStep::Take),
+            (Heard::Line(br#"{"ok":false,"error":"no"}"#), refused(), refused()),
+            (Heard::TimedOut, NewStep::Gone, NewStep::Gone),
+            (Heard::Lost, NewStep::Gone, NewStep::Gone),
+        ] {
+            assert_eq!(New::Asked.next(heard), asked, "{heard:?}");
+            assert_eq!(New::Ready.next(heard), when_ready, "{heard:?}");
+        }
+        for line in [&b""[..], b"taken", b"{", b"\x01\x09"] {
+            for state in [New::Asked, New::Ready] {
+                assert!(matches!(state.next(Heard::Line(line)), NewStep::Malformed(_)), "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_new_gateway_at_a_time_takes_over_from_a_server_that_serves() {
+        let refusal =
+            |taker, stopping, has_served, sockets| super::refusal(taker, stopping, has_served, sockets, 2);
+        assert_eq!(refusal(None, false, true, 2), None);
+        for (taker, stopping, has_served, sockets, why) in [
+            (Some(7), true, false, 3, "process 7 is taking over already"),
+            (None, true, false, 3, "the server is stopping"),
+            (None, false, false, 3, "the server has not started yet"),
+            (None, false, true, 3, "too many sockets"),
+        ] {
+            assert_eq!(refusal(taker, stopping, has_served, sockets).as_deref(), Some(why));
+        }
+    }
+
+    /// Both sides and the lines between them.
+    #[derive(Clone, Debug)]
+    struct World {
+        /// `None` once its outcome is known.
+        old: Option<Old>,
+        has_stepped_down: bool,
+        is_shut: bool,
+        to_old: Vec<String>,
+        /// `None` once its outcome is known.
+        new: Option<New>,
+        serves: bool,
+        /// Whether the new gateway's end of the connection is closed.
+        is_closed: bool,
+        to_new: Vec<String>,
+    }
+
+    /// The ways in which the world may go on.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Event {
+        OldReads,
+        OldTimesOut,
+        NewReads,
+        NewTimesOut,
+        NewIsKilled,
+    }
+
+    impl World {
+        fn begin() -> Self {
+            Self {
+                old: Some(Old::Offered),
+                has_stepped_down: false,
+                is_shut: false,
+                to_old: vec![ready(&a())],
+                new: Some(New::Ready),
+                serves: false,
+                is_closed: false,
+                to_new: Vec::new(),
+            }
+        }
+
+        /// The world after an event; `None` where it cannot happen.
+        fn after(&self, event: Event) -> Option<Self> {
+            let mut world = self.clone();
+            match event {
+                Event::OldReads | Event::OldTimesOut => {
+                    let old = world.old.take()?;
+                    let line = if event == Event::OldReads && !world.to_old.is_empty() {
+                        Some(world.to_old.remove(0))
+                    } else {
+                        None
+                    };
+                    let heard = match &line {
+                        Some(line) => Heard::Line(line.as_bytes()),
+                        None if event == Event::OldTimesOut => old.patience().map(|_| Heard::TimedOut)?,
+                        None if world.is_closed || world.is_shut => Heard::Lost,
+                        None => return None,
+                    };
+                    match old.next(heard, false) {
+                        OldStep::Agree(next) => {
+                            world.to_new.push(AGREED.to_owned());
+                            world.old = Some(next);
+                        }
+                        OldStep::ShutReading(next) => {
+                            world.is_shut = true;
+                            world.old = Some(next);
+                        }
+                        OldStep::StepDown { .. } => world.has_stepped_down = true,
+                        _ => {}
+                    }
+                }
+                Event::NewReads | Event::NewTimesOut => {
+                    let new = world.new.take()?;
+                    let line = if event == Event::NewReads && !world.to_new.is_empty() {
+                        Some(world.to_new.remove(0))
+                    } else {
+                        None
+                    };
+                    let heard = match &line {
+                        Some(line) => Heard::Line(line.as_bytes()),
+                        None if event == Event::NewTimesOut => Heard::TimedOut,
+                        // The old gateway closes the connection when its outcome is known.
+                        None if world.old.is_none() => Heard::Lost,
+                        None => return None,
+                    };
+                    match new.next(heard) {
+                        // A write fails where the other side is shut for reading, or closed.
+                        NewStep::Take if world.old.is_some() && !world.is_shut => {
+                            world.to_old.push(TAKEN.to_owned());
+                            world.serves = true;
+                        }
+                        _ => world.is_closed = true,
+                    }
+                }
+                Event::NewIsKilled => {
+                    if world.is_closed {
+                        return None;
+                    }
+                    (world.new, world.is_closed) = (None, true);
+                }
+            }
+            Some(world)
+        }
+    }
+
+    /// Every order of reads, time-outs and a kill: the old gateway steps down exactly where the new one serves.
+    #[test]
+    fn exactly_one_of_the_two_serves_whatever_happens() {
+        use Event::{NewIsKilled, NewReads, NewTimesOut, OldReads, OldTimesOut};
+        let (mut open, mut outcomes, mut ends) = (vec![(World::begin(), Vec::new())], BTreeSet::new(), 0);
+        while let Some((world, history)) = open.pop() {
+            assert!(history.len() < 20, "it ends: {history:?}");
+            let mut went_on = false;
+            for event in [OldReads, OldTimesOut, NewReads, NewTimesOut, NewIsKilled] {
+                if let Some(next) = world.after(event) {
+                    went_on |= event != NewIsKilled;
+                    open.push((next, [history.as_slice(), &[event]].concat()));
+                }
+            }
+            if !went_on && world.old.is_none() {
+                ends += 1;
+                assert_eq!(world.serves, world.has_stepped_down, "{history:?}");
+                outcomes.insert(world.serves);
+            }
+        }
+        assert!(ends > 10 && outcomes.len() == 2, "{ends} ends, {outcomes:?}");
+    }
+}
