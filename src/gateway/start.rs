@@ -25,11 +25,12 @@ use crate::gateway::Scale;
 use crate::gateway::clock::Clock;
 use crate::gateway::control::{self, Control};
 use crate::gateway::events::{Notice, Notices};
+use crate::gateway::frontend::acceptor;
 use crate::gateway::frontend::budget::Budget;
 use crate::gateway::frontend::connection::READ_BUFFER;
 use crate::gateway::frontend::idle_exit;
-use crate::gateway::frontend::listener;
 use crate::gateway::frontend::listener::Listener;
+use crate::gateway::frontend::opening;
 use crate::gateway::frontend::systemd;
 use crate::gateway::frontend::takeover::Taken;
 use crate::gateway::pool::dispatch;
@@ -146,7 +147,7 @@ pub async fn run(
         None => None,
     };
     let mut taken = if mode.take_over { take_over(&config).await? } else { None };
-    let listeners = listener::open_all(&config, taken.as_mut())
+    let listeners = opening::open_all(&config, taken.as_mut())
         .await
         .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
     // Before the zygote is executed, and after the sockets were taken that came with this process.
@@ -184,7 +185,7 @@ pub async fn run(
     let mut listeners = Some(listeners);
     let mut accept = || {
         if let Some(listeners) = listeners.take() {
-            listener::accept_all(listeners, budget.connections, &gateway);
+            acceptor::accept_all(listeners, budget.connections, &gateway);
         }
     };
     if early {

@@ -20,6 +20,9 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "gateway/telemetry/recent.rs",
             "gateway/telemetry/verdict.rs",
             "gateway/frontend/budget.rs",
+            "gateway/frontend/found.rs",
+            "gateway/frontend/shortage.rs",
+            "gateway/frontend/socket_watch.rs",
             "gateway/pool/throttles.rs",
             "log/throttle.rs",
             "gateway/telemetry/histogram.rs",
@@ -38,6 +41,11 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         &["proto/"],
         &["crate::gateway", "crate::config", "crate::log", "crate::os::sys"],
         "the decisions know neither who drives them nor where their settings come from",
+    ),
+    (
+        &["gateway/frontend/takeover/protocol.rs"],
+        &["tokio", "rustix", "tracing", "std::io", "::now()", "crate::"],
+        "both sides of a take-over decide without I/O",
     ),
     (
         &["gateway/telemetry/status/", "gateway/telemetry/verdict.rs"],

@@ -1,13 +1,18 @@
 //! The clients' side: the listening sockets, who may connect, and the connections.
 
+pub(crate) mod acceptor;
 pub(crate) mod admission;
 pub(crate) mod budget;
 pub(crate) mod client_socket;
 pub(crate) mod connection;
+pub(crate) mod found;
 pub(crate) mod idle_exit;
 pub(crate) mod listener;
+pub(crate) mod opening;
 pub(crate) mod parameters;
+pub(crate) mod shortage;
 pub(crate) mod socket_file;
+pub(crate) mod socket_watch;
 pub(crate) mod sockets;
 pub(crate) mod staging;
 pub(crate) mod systemd;

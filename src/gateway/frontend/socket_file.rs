@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tracing::warn;
 
 use crate::config::{Config, SocketMode, SocketOwner};
+use crate::gateway::frontend::found::{Found, Identity};
 use crate::gateway::frontend::sockets::BACKLOG;
 use crate::gateway::frontend::staging::{Sharing, Staging};
 use crate::os::safe_path::SafePath;
@@ -52,22 +53,6 @@ pub(crate) struct SocketFile {
     identity: Identity,
     /// Whether the file is to be there after us.
     released: bool,
-}
-
-/// Device and inode.
-type Identity = (u64, u64);
-
-/// What is at the path of a socket file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// The file that we made.
-    Ours,
-    /// Nothing.
-    Nothing,
-    /// Something that others put there.
-    Other(Identity),
-    /// Nobody can tell.
-    Unknown(String),
 }
 
 /// What a new socket may take the place of.

@@ -1,0 +1,139 @@
+//! Decides about a socket file that is looked at again and again: what to say of it, and when to make it anew. Std only; does no I/O.
+
+use crate::gateway::frontend::found::Found;
+
+/// A fault of the socket file. Each is said once, until the fault changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Something else is in its place, or nobody can tell.
+    Found(Found),
+    /// The file is gone and could not be made anew, for this cause.
+    NotRemade(String),
+}
+
+/// What the log has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// The file is there again after a fault.
+    Back,
+    /// The file was removed and made anew.
+    Remade,
+    /// The file was removed, and could not be made anew for this cause.
+    NotRemade(String),
+    /// The path cannot be looked at, for this cause.
+    Unknown(String),
+    /// Something else is in the file's place.
+    Replaced,
+}
+
+/// How an attempt to make the file anew went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Remaking {
+    Done,
+    /// Another server makes a socket in that directory right now; the next look is soon.
+    InUse,
+    /// It failed for this cause.
+    Failed(String),
+}
+
+/// The next step after a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing is to be done.
+    Wait,
+    /// The file is to be made anew, and [`SocketWatch::remade`] is to be told.
+    Remake,
+    Say(Report),
+}
+
+/// The memory of the looks at one socket file.
+#[derive(Debug, Default)]
+pub(crate) struct SocketWatch {
+    fault: Option<Fault>,
+}
+
+impl SocketWatch {
+    /// Takes what a look has found.
+    pub(crate) fn looked(&mut self, found: Found) -> Step {
+        let fault = match found {
+            Found::Nothing => return Step::Remake,
+            Found::Ours => None,
+            other => Some(Fault::Found(other)),
+        };
+        self.change(fault).map_or(Step::Wait, Step::Say)
+    }
+
+    /// Takes how it went to make the file anew.
+    pub(crate) fn remade(&mut self, remaking: Remaking) -> Option<Report> {
+        match remaking {
+            Remaking::Done => {
+                self.fault = None;
+                Some(Report::Remade)
+            }
+            Remaking::InUse => None,
+            Remaking::Failed(cause) => self.change(Some(Fault::NotRemade(cause))),
+        }
+    }
+
+    /// Keeps the fault; gives a report where it has changed.
+    fn change(&mut self, fault: Option<Fault>) -> Option<Report> {
+        if self.fault == fault {
+            return None;
+        }
+        self.fault.clone_from(&fault);
+        Some(match fault {
+            None => Report::Back,
+            Some(Fault::NotRemade(cause)) => Report::NotRemade(cause),
+            Some(Fault::Found(Found::Unknown(cause))) => Report::Unknown(cause),
+            Some(Fault::Found(_)) => Report::Replaced,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(text: &str) -> String {
+        text.to_owned()
+    }
+
+    #[test]
+    fn each_fault_is_said_once_until_it_changes() {
+        let mut watch = SocketWatch::default();
+        for (found, step) in [
+            (Found::Ours, Step::Wait),
+            (Found::Other((1, 2)), Step::Say(Report::Replaced)),
+            (Found::Other((1, 2)), Step::Wait),
+            // Another file in the same place is another fault.
+            (Found::Other((1, 3)), Step::Say(Report::Replaced)),
+            (Found::Unknown(cause("a")), Step::Say(Report::Unknown(cause("a")))),
+            (Found::Unknown(cause("a")), Step::Wait),
+            (Found::Unknown(cause("b")), Step::Say(Report::Unknown(cause("b")))),
+            (Found::Ours, Step::Say(Report::Back)),
+            (Found::Ours, Step::Wait),
+        ] {
+            assert_eq!(watch.looked(found.clone()), step, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_made_anew_at_every_look_until_that_succeeds() {
+        let mut watch = SocketWatch::default();
+        let failed = || Remaking::Failed(cause("full"));
+        for (remaking, report) in [
+            (Remaking::InUse, None),
+            (failed(), Some(Report::NotRemade(cause("full")))),
+            (failed(), None),
+            (Remaking::InUse, None),
+            (failed(), None),
+            (Remaking::Done, Some(Report::Remade)),
+            (failed(), Some(Report::NotRemade(cause("full")))),
+        ] {
+            assert_eq!(watch.looked(Found::Nothing), Step::Remake);
+            assert_eq!(watch.remade(remaking.clone()), report, "{remaking:?}");
+        }
+        // The one that made it instead of this server has put ours back.
+        assert_eq!(watch.looked(Found::Ours), Step::Say(Report::Back));
+    }
+}
