@@ -1,4 +1,4 @@
-//! What the gateway can be told, what it tells, and where `dev` differs from `serve`.
+//! The commands to a running gateway, the modes of a start, the progress of a load, and the errors of a start.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::config::{self, Config, ConfigError, Workers};
 
-/// What the gateway can be told while it runs.
+/// A command to a running gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Load the application afresh and swap to it once it has proved itself.
@@ -17,16 +17,16 @@ pub enum Command {
     ReopenLogs,
     /// Finish what is accepted and stop, after the delay that is configured; the second time, stop at once.
     Stop,
-    /// The same without the delay: nobody has to be warned.
+    /// Finish what is accepted and stop, without the delay: no proxy has to be warned.
     StopSoon,
     /// More or fewer workers, until the next reload.
     Scale(Scale),
 }
 
-/// How many workers there are to be.
+/// A change of the number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// So many.
+    /// This number.
     To(Workers),
     /// One more.
     Up,
@@ -34,19 +34,19 @@ pub enum Scale {
     Down,
 }
 
-/// Where `dev` differs from `serve`.
+/// The mode of a start: the points in which `dev`, `check` and `--take-over` differ from `serve`.
 #[derive(Debug, Default)]
 pub struct Mode {
     /// Failures go to the client as FastCGI STDERR too, and an application that does not load is no
     /// reason to stop: every request is answered with the reason until it does.
     pub development: bool,
-    /// Always says how the newest code does.
+    /// The state of the newest code, always up to date.
     pub code: watch::Sender<Code>,
-    /// Reads the settings again, for a reload; without it they stay as they are.
+    /// Reads the settings again, for a reload; `None` where they stay as they are.
     pub read_config: Option<ReadConfig>,
-    /// Nobody is to be served: it is only tried whether everything starts, and systemd is told nothing.
+    /// Whether the start is a trial: nobody is served, and systemd is told nothing.
     pub trial: bool,
-    /// Takes the sockets of the gateway that runs with these settings, if one does, and then lets it go.
+    /// Whether to take the place of the gateway that runs with these settings, if one does.
     pub take_over: bool,
 }
 
@@ -62,34 +62,34 @@ impl fmt::Debug for ReadConfig {
 /// The newest generation of the code, whether or not it is the one that answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Code {
-    /// Counts the loads, from 1 on.
+    /// The number of the load, from 1 on.
     pub generation: u32,
-    /// How far it is.
+    /// The progress of the load.
     pub load: Load,
     /// Names of the settings that were changed for it and cannot change in a running server.
     pub needs_restart: Vec<&'static str>,
 }
 
-/// How far a generation is.
+/// The progress of a generation's load.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Load {
-    /// It is being loaded.
+    /// The generation is being loaded.
     #[default]
     Running,
-    /// It answers.
+    /// The generation answers requests.
     Done,
-    /// It does not load, and why.
+    /// The generation does not load, for this cause.
     Failed(String),
 }
 
-/// Why the gateway did not start.
+/// The cause of a start that failed.
 #[derive(Debug)]
 pub enum Error {
     /// An address, as the user wrote it, cannot be listened on.
     Listen(String, io::Error),
     /// The access log cannot be opened.
     AccessLog(config::AccessLog, io::Error),
-    /// Nothing can be kept in this directory.
+    /// No file can be kept in this directory.
     Spool(PathBuf, io::Error),
     /// The application does not load.
     Load(String),

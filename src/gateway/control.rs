@@ -10,7 +10,7 @@
 //! → take-over                  see `takeover::protocol`
 //! ```
 //!
-//! Mode 0600: whoever may connect may stop the server. Nothing else is asked of a client. Everything that changes
+//! Mode 0600: a user that may connect may stop the server. Nothing else is asked of a client. Everything that changes
 //! the server goes through its supervisor, as a signal would.
 
 use std::io;
@@ -29,7 +29,7 @@ use crate::gateway::Gateway;
 use crate::gateway::Load;
 use crate::gateway::Scale;
 use crate::gateway::events::Notice;
-use crate::gateway::frontend::socket_file::{Permissions, Prepared, SocketFile};
+use crate::gateway::frontend::socket_file::{self, Permissions, Prepared, SocketFile};
 use crate::gateway::frontend::takeover;
 use crate::gateway::snapshot;
 use crate::gateway::telemetry::status;
@@ -39,13 +39,13 @@ use crate::os::random;
 /// The longest command.
 const MAX_COMMAND: usize = 256;
 
-/// How long a client may take to send its command: it is a program on this machine that has nothing else to do.
+/// The longest that a client may take to send its command: a program on this machine that has nothing else to do.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait when a client cannot be accepted, for want of a descriptor.
+/// Pause after a client could not be accepted, for want of a descriptor.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a command is told where the control socket is, at most.
+/// Pause between two answers to commands that look for the control socket.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(10);
 
 /// The socket, and its file for as long as this lives.
@@ -58,13 +58,13 @@ pub(crate) struct Control {
 impl Control {
     /// Opens the socket at `path`, for this user alone.
     pub(crate) async fn open(path: &Path) -> io::Result<Self> {
-        let (socket, file) = SocketFile::bind(path, &Permissions::private()).await?;
+        let (socket, file) = socket_file::bind(path, &Permissions::private()).await?;
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
     /// [`Self::open`], in the place of a gateway that still has its own there: what is prepared is nowhere to be found.
     pub(crate) async fn prepare_over(path: &Path) -> io::Result<Prepared> {
-        SocketFile::prepare_over(path, &Permissions::private()).await
+        socket_file::prepare_over(path, &Permissions::private()).await
     }
 
     /// Puts what [`Self::prepare_over`] has prepared in its place.

@@ -213,9 +213,9 @@ impl Gateway {
         self.journal.connection_opened();
     }
 
-    fn connection_closed(&self) {
+    fn connection_closed(&self, now: Instant) {
         if self.journal.connection_closed() == 0 {
-            self.idle_since.set(Instant::now());
+            self.idle_since.set(now);
             self.say_when_gone();
         }
     }

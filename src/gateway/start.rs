@@ -55,7 +55,7 @@ use crate::os::title::Title;
 use crate::proto::memory::Memory;
 use crate::proto::pool::Pool;
 use crate::proto::queue::Queue;
-/// How long clients have to read that the application does not load, where they were accepted before that was known.
+/// The longest that clients have to read that the application does not load, where they were accepted before that was known.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload. `take_over`: in
@@ -68,7 +68,7 @@ pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result
                 warn!(cause = %crate::log::cause(&error), "signals are not handled");
             }
         });
-        // It handles signals before anybody can connect: whoever can may signal as well.
+        // Signals are handled before anybody can connect: a user that can connect may signal as well.
         tokio::task::yield_now().await;
         let mode = Mode { read_config: Some(read_config), take_over, ..Mode::default() };
         run(config, mode, receiver).await
@@ -138,7 +138,7 @@ pub async fn run(
     }
     let open_files = rlimit::raise();
     find_null_device()?;
-    // Before anybody can connect, who may then look for it.
+    // Opened before anybody can connect: a client may look for its line.
     let access_log = match &config.access_log {
         Some(target) => Some(
             AccessLog::open(target, config.log_format, config.access_log_query)
@@ -154,7 +154,7 @@ pub async fn run(
     descriptors::keep_from_children();
     let budget = share_out(&config)?;
     let control = match &config.control {
-        // Opened when the other gateway is told to go.
+        // Opened when the other gateway is told to stop.
         Some(_) if taken.is_some() => None,
         Some(path) => Some(Control::open(path).await.map_err(|error| cannot_control(path, error))?),
         None => None,
@@ -165,8 +165,7 @@ pub async fn run(
     }
     let (notices, receiver) = Notices::channel();
     let readers = Readers::new();
-    let gateway =
-        Gateway::new(config, mode, &budget, access_log, open_files, notices.clone(), readers.counted());
+    let gateway = assemble(config, mode, &budget, access_log, open_files, notices.clone(), readers.counted());
     let gateway = Rc::new(gateway);
     tokio::task::spawn_local(async move {
         while let Some(command) = commands.recv().await {
@@ -179,7 +178,7 @@ pub async fn run(
     if let Some(control) = control {
         tokio::task::spawn_local(control.serve(Rc::clone(&gateway)));
     }
-    // Its health has to be told while the application loads. In the place of another gateway it is that one's until then.
+    // The health path answers while the application loads. During a take-over the other gateway answers it until then.
     let early = gateway.config().health_path.is_some() && taken.is_none();
     let shared = if taken.is_some() { listeners.clone() } else { Vec::new() };
     let mut listeners = Some(listeners);
@@ -211,7 +210,7 @@ pub async fn run(
         tokio::task::spawn_local(trim::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
         if let Some(taken) = taken
-            && let Err(error) = gateway.replace(taken, shared).await
+            && let Err(error) = replace(&gateway, taken, shared).await
         {
             gateway.notices.send(Notice::Command(Command::StopSoon));
             let _ = supervisor.await;
@@ -219,15 +218,15 @@ pub async fn run(
             return Err(error);
         }
         accept();
-        gateway.ready(begin);
+        ready(&gateway, begin);
     }
     let ended = supervisor.await.map_err(|error| Error::System(io::Error::other(error)));
     readers.finish().await;
     ended
 }
 
-/// Every process needs it, and each would fail in words of its own: it is put in the place of descriptors that are taken
-/// over.
+/// Checks `/dev/null`. Every process puts it in the place of descriptors that are taken over, and would fail without it with a
+/// message of its own.
 fn find_null_device() -> Result<(), Error> {
     let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
     opened.map(drop).map_err(|error| {
@@ -253,7 +252,7 @@ pub(crate) fn cannot_control(path: &Path, error: io::Error) -> Error {
     Error::Listen(format!("unix:{} (--control)", path.display()), error)
 }
 
-/// Shares the descriptors that there may be out. Says where they are too few for what is configured.
+/// Shares out the descriptors that there may be. Logs where they are too few for the settings.
 pub(crate) fn share_out(config: &Config) -> Result<Budget, Error> {
     let (limit, workers) = (rlimit::limit(), config.workers.max);
     let open = descriptors::open_count().map_err(Error::System)?;
@@ -273,112 +272,107 @@ pub(crate) fn share_out(config: &Config) -> Result<Budget, Error> {
     Ok(budget)
 }
 
-/// Has the access log's lines written.
+/// Writes the lines of the access log, for as long as the gateway runs.
 async fn gather_lines(journal: Rc<Journal>) {
     if let Some(log) = journal.access_log() {
         log.gather().await;
     }
 }
 
-impl Gateway {
-    /// A gateway without a listener and without a worker.
-    pub(crate) fn new(
-        config: Config,
-        mode: Mode,
-        budget: &Budget,
-        access_log: Option<AccessLog>,
-        open_files: Option<u64>,
-        notices: Notices,
-        unread: WeakUnread,
-    ) -> Self {
-        let (now, turnstile) = (Instant::now(), Rc::new(Turnstile::new()));
-        let memory = Memory::new(config.buffer_memory);
-        let spool = Spool::new(&config.spool_dir, config.max_spool, budget.spooled, &memory);
-        Self {
-            start: Start { time: SystemTime::now(), instant: now },
-            clock: Clock::new(now),
-            queue: RefCell::new(Queue::new(
-                config.queue,
-                config.queue_timeout,
-                overload_bounds(&config, mode.development),
-            )),
-            queued: Notify::new(),
-            pool: RefCell::new(Pool::new(policy_of(&config), 0)),
-            workers: RefCell::new(HashMap::new()),
-            memory,
-            spool,
-            proxy_headers: config::proxy_headers(
-                config.sendfile,
-                &config.sendfile_map,
-                &config.proxy_headers,
-            ),
-            journal: Rc::new(Journal::new(access_log)),
-            notices,
-            demand: Cell::new(false),
-            reloading: Cell::new(false),
-            measuring: Cell::new(false),
-            throttles: Throttles::new(now),
-            told: RefCell::default(),
-            stopping: watch::Sender::new(false),
-            course: Cell::new(Course::default()),
-            given_up: Cell::new(None),
-            listeners: RefCell::default(),
-            taker: Cell::new(None),
-            accepting: Cell::new(0),
-            idle_since: Cell::new(now),
-            half_closed: Semaphore::new(budget.half_closed),
-            open_files,
-            output: Outputs::new(unread, Rc::clone(&turnstile)),
-            turnstile,
-            scratch: RefCell::new(vec![0; READ_BUFFER]),
-            packet: RefCell::new(vec![0; MAX_PACKET]),
-            request_packet: RefCell::new(Vec::new()),
-            config: RefCell::new(Rc::new(config)),
-            mode,
-        }
+/// A gateway without a listener and without a worker.
+pub(crate) fn assemble(
+    config: Config,
+    mode: Mode,
+    budget: &Budget,
+    access_log: Option<AccessLog>,
+    open_files: Option<u64>,
+    notices: Notices,
+    unread: WeakUnread,
+) -> Gateway {
+    let (now, turnstile) = (Instant::now(), Rc::new(Turnstile::new()));
+    let memory = Memory::new(config.buffer_memory);
+    let spool = Spool::new(&config.spool_dir, config.max_spool, budget.spooled, &memory);
+    Gateway {
+        start: Start { time: SystemTime::now(), instant: now },
+        clock: Clock::new(now),
+        queue: RefCell::new(Queue::new(
+            config.queue,
+            config.queue_timeout,
+            overload_bounds(&config, mode.development),
+        )),
+        queued: Notify::new(),
+        pool: RefCell::new(Pool::new(policy_of(&config), 0)),
+        workers: RefCell::new(HashMap::new()),
+        memory,
+        spool,
+        proxy_headers: config::proxy_headers(config.sendfile, &config.sendfile_map, &config.proxy_headers),
+        journal: Rc::new(Journal::new(access_log)),
+        notices,
+        demand: Cell::new(false),
+        reloading: Cell::new(false),
+        measuring: Cell::new(false),
+        throttles: Throttles::new(now),
+        told: RefCell::default(),
+        stopping: watch::Sender::new(false),
+        course: Cell::new(Course::default()),
+        given_up: Cell::new(None),
+        listeners: RefCell::default(),
+        taker: Cell::new(None),
+        accepting: Cell::new(0),
+        idle_since: Cell::new(now),
+        half_closed: Semaphore::new(budget.half_closed),
+        open_files,
+        output: Outputs::new(unread, Rc::clone(&turnstile)),
+        turnstile,
+        scratch: RefCell::new(vec![0; READ_BUFFER]),
+        packet: RefCell::new(vec![0; MAX_PACKET]),
+        request_packet: RefCell::new(Vec::new()),
+        config: RefCell::new(Rc::new(config)),
+        mode,
     }
+}
 
-    /// Takes the place of the gateway whose sockets were taken over. From now on they, and its control socket's path, are ours.
-    async fn replace(self: &Rc<Self>, taken: Taken, listeners: Vec<Rc<Listener>>) -> Result<(), Error> {
-        let config = self.config();
-        let prepared = match &config.control {
-            Some(path) => {
-                Some((path, Control::prepare_over(path).await.map_err(|error| cannot_control(path, error))?))
-            }
-            None => None,
-        };
-        taken.commit().await.map_err(Error::System)?;
-        listeners.iter().for_each(|listener| listener.keep_file());
-        if let Some((path, prepared)) = prepared {
-            match Control::publish(prepared) {
-                Ok(control) => drop(tokio::task::spawn_local(control.serve(Rc::clone(self)))),
-                // Its clients have nobody else any more.
-                Err(error) => {
-                    let (path, cause) = (path.display(), crate::log::cause(&error));
-                    error!(%path, cause, "the control socket cannot be put in its place; commands do not reach this server");
-                }
+/// Takes the place of the gateway whose sockets were taken over. The sockets, and the path of its control socket, are this gateway's
+/// afterwards.
+async fn replace(gateway: &Rc<Gateway>, taken: Taken, listeners: Vec<Rc<Listener>>) -> Result<(), Error> {
+    let config = gateway.config();
+    let prepared = match &config.control {
+        Some(path) => {
+            Some((path, Control::prepare_over(path).await.map_err(|error| cannot_control(path, error))?))
+        }
+        None => None,
+    };
+    taken.commit().await.map_err(Error::System)?;
+    listeners.iter().for_each(|listener| listener.keep_file());
+    if let Some((path, prepared)) = prepared {
+        match Control::publish(prepared) {
+            Ok(control) => drop(tokio::task::spawn_local(control.serve(Rc::clone(gateway)))),
+            // The clients have no other server any more.
+            Err(error) => {
+                let (path, cause) = (path.display(), crate::log::cause(&error));
+                error!(%path, cause, "the control socket cannot be put in its place; commands do not reach this server");
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// The first generation answers, and connections are accepted.
-    fn ready(self: &Rc<Self>, begin: Instant) {
-        let config = self.config();
-        let workers = config.workers.to_string();
-        let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        info!(app = config.app, workers, took_ms, "ready");
-        if config.file.is_some() && config.control.is_none() && !config.wants_no_control {
-            info!(
-                "no control socket, since nibiru makes no Unix socket here: `nibiru status`, `reload` and `stop` cannot reach \
-                 this server; --control unix:PATH gives it one"
-            );
-        }
-        systemd::ready(self.pool.borrow().generation(), &workers);
-        tokio::task::spawn_local(systemd::watchdog());
-        self.idle_since.set(Instant::now());
-        if let Some(time) = config.exit_idle_time {
-            tokio::task::spawn_local(idle_exit::stop_when_idle(Rc::clone(self), time));
-        }
+/// Tells the log and systemd that the first generation answers and connections are accepted, and starts the tasks that wait for that.
+fn ready(gateway: &Rc<Gateway>, begin: Instant) {
+    let config = gateway.config();
+    let workers = config.workers.to_string();
+    let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    info!(app = config.app, workers, took_ms, "ready");
+    if config.file.is_some() && config.control.is_none() && !config.wants_no_control {
+        info!(
+            "no control socket, since nibiru makes no Unix socket here: `nibiru status`, `reload` and `stop` cannot reach \
+             this server; --control unix:PATH gives it one"
+        );
+    }
+    systemd::ready(gateway.pool.borrow().generation(), &workers);
+    tokio::task::spawn_local(systemd::watchdog());
+    gateway.idle_since.set(Instant::now());
+    if let Some(time) = config.exit_idle_time {
+        tokio::task::spawn_local(idle_exit::stop_when_idle(Rc::clone(gateway), time));
     }
 }

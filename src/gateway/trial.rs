@@ -14,16 +14,15 @@ use tokio::sync::oneshot;
 use crate::config::{self, Config, Listen, Workers};
 use crate::gateway::Command;
 use crate::gateway::Error;
-use crate::gateway::Gateway;
 use crate::gateway::Mode;
 use crate::gateway::events::{Notice, Notices};
-use crate::gateway::frontend::socket_file::{Permissions, SocketFile};
+use crate::gateway::frontend::socket_file::{self, Permissions};
 use crate::gateway::frontend::sockets;
 use crate::gateway::frontend::takeover;
 use crate::gateway::pool::log_pipe::Readers;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::gateway::spool;
-use crate::gateway::start::{cannot_control, share_out};
+use crate::gateway::start::{assemble, cannot_control, share_out};
 use crate::gateway::telemetry::access_log::AccessLog;
 use crate::os::rlimit;
 
@@ -36,10 +35,10 @@ pub struct Trial {
     pub took: Duration,
 }
 
-/// How an address would do.
+/// The result of a trial of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tried {
-    /// It can be listened on.
+    /// The address can be listened on.
     Free,
     /// The server that runs with these settings listens there; a reload leaves it to that.
     Running,
@@ -74,7 +73,7 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
     let (notices, receiver) = Notices::channel();
     let begin = Instant::now();
     let readers = Readers::new();
-    let gateway = Rc::new(Gateway::new(config, mode, &budget, None, open_files, notices, readers.counted()));
+    let gateway = Rc::new(assemble(config, mode, &budget, None, open_files, notices, readers.counted()));
     let (started, outcome) = oneshot::channel();
     let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
     let outcome = outcome.await.map_err(|error| Error::System(std::io::Error::other(error)))?;
@@ -97,7 +96,7 @@ async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
         } else {
             match address {
                 Listen::Unix(path) => {
-                    SocketFile::try_out(path, &Permissions::of(config)).await.map(|()| Tried::Free)
+                    socket_file::try_out(path, &Permissions::of(config)).await.map(|()| Tried::Free)
                 }
                 Listen::Tcp(name) => sockets::try_tcp(name, &config.allow_from).map(|()| Tried::Free),
                 Listen::Fd(_) | Listen::Systemd => Ok(Tried::Inherited),
@@ -109,23 +108,22 @@ async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
     if let Some(path) = &config.control
         && running.control.as_ref().is_none_or(|control| control != path)
     {
-        SocketFile::try_out(path, &Permissions::private())
+        socket_file::try_out(path, &Permissions::private())
             .await
             .map_err(|error| cannot_control(path, error))?;
     }
     Ok(addresses)
 }
 
-/// The server that runs with these settings, if one does, and what it says that it listens on.
+/// The server that runs with these settings, if one does, and the names of the addresses that it listens on.
 struct Running {
     addresses: Vec<String>,
-    /// Where it was reached.
+    /// The control socket by which the server was reached.
     control: Option<PathBuf>,
 }
 
 impl Running {
-    /// Asks at the control socket that is configured, and where one would be that is not: the server may run with an
-    /// older form of these settings.
+    /// Asks at the control socket in the settings, and at those that older settings of the same server would have given it.
     async fn find(config: &Config) -> Result<Self, Error> {
         let beside =
             config.listen.iter().filter_map(|address| config::control(None, std::slice::from_ref(address)));
@@ -144,7 +142,7 @@ impl Running {
 
 async fn ask(path: &Path) -> Result<Option<Vec<String>>, Error> {
     takeover::addresses_of(path).await.or_else(|error| match error.kind() {
-        // Trying the address itself says what is there.
+        // The address itself is tried next, and its error says what is there.
         ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Ok(None),
         _ => Err(cannot_control(path, error)),
     })

@@ -1,7 +1,7 @@
-//! Has the allocator give freed memory back to the system, after clients have taken much of it and left.
+//! Gives freed memory back to the system, after clients have taken much of it and left.
 //!
-//! What is freed stays with the process where anything that is still in use lies behind it, such as one connection that was
-//! accepted during a flood. So it is asked for: in a thread, and only when the use has fallen by half and stays low. Blocks that
+//! Freed memory stays with the process where anything that is still in use lies behind it, such as one connection that was
+//! accepted during a flood. So the allocator is asked to trim: in a thread, and only when the use has fallen by half and stays low. Blocks that
 //! are mapped by themselves (`M_MMAP_THRESHOLD`) would go back at once, but most of what clients hold is smaller than 64 KiB, and with
 //! a threshold of 32 KiB bodies of 40,000 to 60,000 bytes cost the gateway twice the CPU time: fresh pages for each.
 //!
@@ -19,7 +19,7 @@ use crate::gateway::Gateway;
 use crate::os::memory;
 use crate::proto::memory::MUCH;
 
-/// How often to look. The allocator is locked while it gives back, some 5 ms for each 100 MiB, so that is not to be done often.
+/// Interval between two looks. The allocator is locked while it gives back, some 5 ms for each 100 MiB, so that is not to be done often.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Looks at the use again and again, for as long as the gateway runs.
@@ -44,7 +44,7 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
     }
 }
 
-/// Whether the use was low at the last look already.
+/// The fall of the use, seen at two looks in a row.
 #[derive(Debug, Default)]
 struct Fall {
     low: bool,

@@ -69,7 +69,7 @@ impl Admission {
         tokio::task::spawn_local(async move {
             connection::serve(stream, limits, Rc::clone(&gateway)).await;
             drop(permit);
-            gateway.connection_closed();
+            gateway.connection_closed(Instant::now());
         });
     }
 

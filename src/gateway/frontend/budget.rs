@@ -3,42 +3,42 @@
 
 use crate::proto::pool::most_leaving;
 
-/// What one worker takes here: its link, its pidfd, its standard output and error, its lifeline.
+/// Descriptors of one worker: its link, its pidfd, its standard output and error, its lifeline.
 const OF_A_WORKER: usize = 5;
 
-/// What one zygote takes: its link, its standard output and error, its pidfd, and the one by which its end is awaited.
+/// Descriptors of one zygote: its link, its standard output and error, its pidfd, and another one by which its end is awaited.
 const OF_A_ZYGOTE: usize = 5;
 
-/// During a reload two generations are here, beside workers that are about to exit.
+/// Generations of workers during a reload, beside workers that are about to exit.
 const GENERATIONS: usize = 2;
 
-/// For what comes and goes: executing a zygote (twelve for a moment), forking a worker (eight), log files, the
-/// control socket and who is connected to it, looking into `/proc`, making a socket file anew.
+/// Descriptors for things that come and go: executing a zygote (twelve for a moment), forking a worker (eight), log files, the
+/// control socket and its clients, looking into `/proc`, making a socket file anew.
 const SPARE: usize = 40;
 
-/// For pipes of processes that have ended, which what they have started still holds.
+/// Pipes of processes that have ended, held by processes that these have started.
 pub(crate) const OUTLIVING: usize = 16;
 
-/// Of what is left, the part for connections, in quarters. The rest is for bodies over 64 KiB and slow clients' answers, a
-/// file each until their request is over; most connections wait for their next request and have none.
+/// The part of the free descriptors that is for connections, in quarters. The rest is for bodies over 64 KiB and slow clients'
+/// responses, a file each until the request is over; most connections wait for their next request and have none.
 const QUARTERS_FOR_CONNECTIONS: usize = 3;
 
-/// Of that rest, the part for second descriptors of clients that have shut their writing side: it takes one to see such a client
-/// hang up. Few clients do so, and none of the proxies.
+/// The divisor of that rest which gives the second descriptors of clients that have shut their writing side: only with one is
+/// a hang-up of such a client seen. Few clients shut their side, and no proxy does.
 const PART_FOR_HANG_UPS: usize = 4;
 
-/// How many there may be at a time.
+/// The most connections and files that there may be at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Budget {
     pub(crate) connections: usize,
-    /// Bodies and answers in files.
+    /// Bodies and responses in files.
     pub(crate) spooled: usize,
     /// Connections of clients that have shut their writing side.
     pub(crate) half_closed: usize,
 }
 
 impl Budget {
-    /// Shares out `limit` descriptors, of which `open` are in use, never to be closed. `None` where not one
+    /// Shares out `limit` descriptors, of which `open` are in use for good. `None` where not one
     /// connection would be left.
     pub(crate) fn new(limit: usize, open: usize, workers: u32, max_connections: usize) -> Option<Self> {
         let pool = GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE)

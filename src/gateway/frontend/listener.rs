@@ -18,8 +18,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, Listen, SocketOwner};
 use crate::gateway::async_fd;
 use crate::gateway::frontend::client_socket::ClientSocket;
-use crate::gateway::frontend::socket_file::SocketFile;
-use crate::gateway::frontend::socket_watch::{Remaking, Report, SocketWatch, Step};
+use crate::gateway::frontend::socket_file::{self, Remaking, Report, SocketFile, SocketWatch, Step};
 use crate::gateway::frontend::sockets;
 
 /// A listening socket.
@@ -166,8 +165,8 @@ impl Listener {
             Step::Wait => {}
             Step::Say(report) => log(&report, &path),
             Step::Remake => {
-                let remade =
-                    known.bind_again().and_then(|(socket, file)| Ok((async_fd::watch(socket)?, file)));
+                let remade = socket_file::bind_again(known)
+                    .and_then(|(socket, file)| Ok((async_fd::watch(socket)?, file)));
                 let remaking = match &remade {
                     Ok(_) => Remaking::Done,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Remaking::InUse,

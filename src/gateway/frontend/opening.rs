@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::config::{Config, Listen};
 use crate::gateway::frontend::listener::Listener;
-use crate::gateway::frontend::socket_file::{Permissions, SocketFile};
+use crate::gateway::frontend::socket_file::{self, Permissions, SocketFile};
 use crate::gateway::frontend::sockets;
 use crate::gateway::frontend::takeover::Taken;
 
@@ -39,7 +39,7 @@ async fn open(config: &Config, address: &Listen, claimed: Vec<OwnedFd>) -> io::R
         }
         _ if !claimed.is_empty() => claimed.into_iter().map(|socket| made(socket, None)).collect(),
         Listen::Unix(path) => {
-            let (socket, file) = SocketFile::bind(path, &Permissions::of(config)).await?;
+            let (socket, file) = socket_file::bind(path, &Permissions::of(config)).await?;
             Ok(vec![made(socket, Some(file))?])
         }
         Listen::Tcp(name) => Ok(vec![made(sockets::bind_tcp(name, &config.allow_from)?, None)?]),

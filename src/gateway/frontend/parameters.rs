@@ -2,14 +2,14 @@
 //!
 //! Decides; the caller writes the line.
 
-/// Names that are remembered, and so told, at most. A configuration repeats a handful; a peer on a TCP socket could invent
+/// The most names that are remembered, and so logged. A configuration repeats a handful; a peer on a TCP socket could invent
 /// names without end.
 const MAX_REPEATED: usize = 32;
 
-/// The longest name that is remembered. Those that proxies send are below 40 bytes.
+/// The longest name that is remembered. Names that proxies send are below 40 bytes.
 const MAX_NAME: usize = 128;
 
-/// The faults that the log has.
+/// The faults that are in the log already.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     repeated: Vec<Vec<u8>>,

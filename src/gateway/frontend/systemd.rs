@@ -1,4 +1,4 @@
-//! Tells systemd how the gateway does: ready, reloading, stopping, alive. Without systemd nothing is said.
+//! Notifies systemd of the gateway's state: ready, reloading, stopping, alive. Does nothing without systemd.
 //!
 //! Called by the gateway and its supervisor; never by zygotes and workers, which do not inherit the variables.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::debug;
 
-/// What systemd sets for the process that it starts, and for no child of it.
+/// Environment variables that systemd sets for the process that it starts, and that are for none of its children.
 pub(crate) const VARIABLES: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
@@ -49,7 +49,7 @@ pub(crate) fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("finishing accepted requests")]);
 }
 
-/// Says that the event loop turns, twice in the time that systemd allows. A task of the loop itself, so that one that
+/// Notifies systemd that the event loop turns, twice in the time that systemd allows. A task of the loop itself, so that a loop that
 /// is stuck is silent.
 pub(crate) async fn watchdog() {
     let Some(time) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else { return };

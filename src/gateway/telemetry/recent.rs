@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-/// So many requests are remembered: enough that one slow report does not count, few enough to follow another load.
+/// Requests that are remembered: enough that one slow report does not count, few enough to follow another load.
 const KEPT: usize = 64;
 
-/// After so many requests the median is found again, which takes less than a microsecond.
+/// Requests between two computations of the median, which takes less than a microsecond.
 const RENEWAL: usize = 8;
 
 /// The service times of the last requests.
 #[derive(Debug)]
 pub(crate) struct Recent {
-    /// The oldest is replaced first. Zero where there is none yet.
+    /// The oldest time is replaced first. A time that is not there yet is zero.
     times: [Duration; KEPT],
     count: usize,
     median: Duration,
@@ -24,7 +24,7 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// A worker has taken so long for a request.
+    /// Counts the service time of a request.
     pub(crate) fn observe(&mut self, service: Duration) {
         self.times[self.count % KEPT] = service;
         self.count += 1;
@@ -36,7 +36,7 @@ impl Recent {
         }
     }
 
-    /// Half of the last requests took at most so long; zero where there was none.
+    /// The median of the last service times; zero before the first.
     pub(crate) fn median(&self) -> Duration {
         self.median
     }

@@ -1,7 +1,7 @@
-//! How a request is named for people: its line and its client's address, in logs and on the status page.
+//! The line of a request and its client's address, for people: in logs and on the status page.
 //!
-//! All of it is text of a stranger's. It is written so that it can neither end a line, nor close a quote, nor
-//! steer a terminal; HTML has to escape it once more. Secrets in the URI are left out unless somebody asks for them.
+//! All parts come from a client. They are written so that they can neither end a line, nor close a quote, nor steer a terminal; HTML
+//! has to escape them once more. Secrets in the URI are left out unless the settings ask for them.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -11,7 +11,7 @@ use crate::config::AccessLogQuery;
 use crate::log::escape::Word;
 use crate::log::redact;
 
-/// Method, URI and protocol as they came, and from whom. Empty where a variable is missing.
+/// The method, URI, protocol and client address of a request, as they came; empty where a variable is missing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RequestLine<'a> {
     pub(crate) method: &'a [u8],
@@ -20,7 +20,7 @@ pub(crate) struct RequestLine<'a> {
     remote: &'a [u8],
 }
 
-/// REQUEST_URI, or what other variables say of it.
+/// The URI of a request: REQUEST_URI, or the path and query in other variables.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Uri<'a> {
     whole: &'a [u8],
@@ -30,7 +30,7 @@ pub(crate) struct Uri<'a> {
 }
 
 impl<'a> RequestLine<'a> {
-    /// Finds them in one pass.
+    /// The line of the request with these variables, found in one pass.
     pub(crate) fn of(variables: &'a Variables) -> Self {
         let mut line = Self::default();
         for (name, value) in variables {
@@ -53,7 +53,7 @@ impl<'a> RequestLine<'a> {
         Word(if self.remote.is_empty() { b"-" } else { self.remote })
     }
 
-    /// Whether nothing is known of the request.
+    /// Whether the method and the URI are missing.
     pub(crate) fn is_empty(&self) -> bool {
         self.method.is_empty() && self.uri.is_empty()
     }
@@ -73,7 +73,7 @@ impl Uri<'_> {
         self.query
     }
 
-    /// It with as much of its query as `query` says.
+    /// The URI with as much of its query as `query` allows.
     pub(crate) fn shown(&self, query: AccessLogQuery) -> Cow<'_, [u8]> {
         let whole = if self.whole.is_empty() {
             let mark: &[u8] = if self.query.is_empty() { b"" } else { b"?" };
@@ -104,7 +104,7 @@ impl RequestLine<'_> {
     }
 }
 
-/// Without the secrets in it.
+/// Writes the line without the secrets in its URI.
 impl fmt::Display for RequestLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, AccessLogQuery::Redact)

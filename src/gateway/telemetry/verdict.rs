@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// limit, and the end of a process takes a moment to arrive.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// How the server does, in one word.
+/// The state of the server, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Requests are answered.
@@ -26,7 +26,7 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// All of them. Each stands at its own place.
+    /// All verdicts. Each stands at its own place.
     pub(crate) const ALL: [Self; 5] = [Self::Ok, Self::Starting, Self::Degraded, Self::Down, Self::Stopping];
 
     /// The word.
@@ -47,20 +47,20 @@ impl Verdict {
     }
 }
 
-/// Why.
+/// The reason of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// So many workers are ready for requests, or run one.
+    /// The number of workers that are ready for requests or run one.
     Ready(u32),
     /// There is no worker, and the first request gets one.
     ScaledToZero,
     /// The first load is under way.
     Loading,
-    /// The code that answers, or should, does not load.
+    /// The code that answers requests, or should, does not load.
     NotLoaded,
     /// Worker after worker ends before it has answered anything, and none is ready.
     NotStarted,
-    /// The same, while others are ready.
+    /// Worker after worker ends before it has answered anything, while others are ready.
     Dying,
     /// Requests wait, and no worker has finished or become free for longer than a request may take.
     Stuck,
@@ -109,7 +109,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// How far a stop is.
+/// The progress of a stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stop {
     #[default]
@@ -149,7 +149,7 @@ impl Course {
     }
 }
 
-/// All that the verdict is decided from; the figures are of the generation that answers.
+/// The facts that the verdict is decided from; the figures are of the generation that answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) stop: Stop,
@@ -168,26 +168,26 @@ pub(crate) struct Facts {
     pub(crate) busy: u32,
     /// Workers kept also when there is nothing to do.
     pub(crate) min: u32,
-    /// Since when requests have waited, whether or not they were given up meanwhile; none where the last one that waited
-    /// got its worker.
+    /// The moment since which requests have waited, whether or not they were given up meanwhile; `None` where the last request that
+    /// waited got its worker.
     pub(crate) wanting_since: Option<Instant>,
-    /// When a worker last became free, ended in the middle of a request, or gave a piece of an answer.
+    /// The moment at which a worker last became free, ended in the middle of a request, or gave a piece of an answer.
     pub(crate) moved: Instant,
-    /// When the oldest request that waits now came.
+    /// The moment at which the oldest request that waits came.
     pub(crate) oldest: Option<Instant>,
-    /// As many wait as may.
+    /// Whether as many requests wait as may.
     pub(crate) queue_full: bool,
-    /// The oldest are refused, so that none ever waits for long.
+    /// Whether the oldest requests are refused, so that none waits for long.
     pub(crate) shedding: bool,
-    /// How long a request may wait.
+    /// The longest that a request may wait.
     pub(crate) queue_timeout: Duration,
-    /// How long a request can hold its worker, until that is killed; none without a limit.
+    /// The longest that a request can hold its worker, until the worker is killed; `None` without a limit.
     pub(crate) request_limit: Option<Duration>,
-    /// How long a worker may take to be ready; none without a limit.
+    /// The longest that a worker may take to be ready; `None` without a limit.
     pub(crate) start_limit: Option<Duration>,
 }
 
-/// Decides.
+/// The verdict on a server with these facts.
 pub(crate) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
     let ready = facts.idle + facts.busy;
     match facts.stop {

@@ -1,7 +1,6 @@
 //! The result of a look at the path of a socket file. Std only.
 
-/// Device and inode of a file. The kernel gives an inode to no other file while the socket is open.
-pub(crate) type Identity = (u64, u64);
+use crate::gateway::frontend::socket_file::identity::Identity;
 
 /// The state of a socket file's path.
 #[derive(Clone, Debug, PartialEq, Eq)]

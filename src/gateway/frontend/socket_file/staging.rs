@@ -2,7 +2,7 @@
 //!
 //! Only this user can enter it, so a socket in it cannot be exchanged for something else, and the kernel's permissions of the
 //! directory around it do not matter. It lives for a millisecond. Its lock keeps two servers of one user from replacing the
-//! same stale socket. Called by `socket_file`. Never removes anything but a socket of the name that it was opened for.
+//! same stale socket. Called by `making`. Never removes anything but a socket of the name that it was opened for.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,18 +15,18 @@ use rustix::io::Errno;
 use crate::os::random;
 use crate::os::safe_path::SafePath;
 
-/// The longest name that a socket keeps in here: `/proc/self/fd/NUMBER/` before it has to fit into 107 bytes as well.
+/// The longest name that a socket keeps within the directory, in bytes: `/proc/self/fd/NUMBER/` before it has to fit into 107 bytes as well.
 const MAX_NAME: usize = 80;
 
-/// How often a directory is looked for that is gone as soon as it is locked, since another server has just removed it.
+/// Tries to open and lock the directory. It is gone as soon as it is locked where another server has just removed it.
 const TRIES: u32 = 8;
 
 /// Whether a directory is shared with other servers of this user, by its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// It is, and an error of [`io::ErrorKind::WouldBlock`] says that another one has it now.
+    /// Shared. An error of [`io::ErrorKind::WouldBlock`] says that another server has the lock.
     Locked,
-    /// It has a name that nobody else knows.
+    /// Not shared: the directory has a name that no other process knows.
     Alone,
 }
 
@@ -50,7 +50,7 @@ impl Staging {
             }
             let directory = match open(&target, &name) {
                 Ok(Some(directory)) => directory,
-                // Whoever may write here can have made it, and must not keep us out.
+                // Every user that may write here can have made it, and must not keep this server out.
                 Ok(None) => {
                     sharing = Sharing::Alone;
                     continue;
@@ -80,17 +80,17 @@ impl Staging {
         Err(io::Error::other("another process renames what is made in the directory"))
     }
 
-    /// Where the file is to go in the end.
+    /// The place of the finished file.
     pub(crate) fn target(&self) -> &SafePath {
         &self.target
     }
 
-    /// The name of the socket in here.
+    /// The name of the socket within the directory.
     pub(crate) fn socket(&self) -> &OsString {
         &self.socket
     }
 
-    /// A path of the socket that no renaming leads elsewhere, and that is short however long the target's is.
+    /// A path of the socket that no renaming leads elsewhere, and that is short however long the target's path is.
     pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd())).join(&self.socket)
     }

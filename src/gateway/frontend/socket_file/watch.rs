@@ -1,6 +1,6 @@
 //! Decides about a socket file that is looked at again and again: what to say of it, and when to make it anew. Std only; does no I/O.
 
-use crate::gateway::frontend::found::Found;
+use crate::gateway::frontend::socket_file::found::Found;
 
 /// A fault of the socket file. Each is said once, until the fault changes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,138 @@
+//! Makes socket files: the socket begins beside its place, is complete there, and is then moved.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
+use tracing::warn;
+
+use crate::gateway::frontend::socket_file::file::SocketFile;
+use crate::gateway::frontend::socket_file::identity;
+use crate::gateway::frontend::socket_file::occupant::{Over, new_socket, replaceable};
+use crate::gateway::frontend::socket_file::permissions::Permissions;
+use crate::gateway::frontend::socket_file::staging::{Sharing, Staging};
+use crate::gateway::frontend::sockets::BACKLOG;
+use crate::os::safe_path::SafePath;
+
+/// Time that a start waits for another server that makes a socket in the same directory, which takes a millisecond. Then it goes on
+/// without the lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// A socket that listens and that nobody can find yet.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    socket: OwnedFd,
+    file: SocketFile,
+    over: Over,
+    staging: Staging,
+}
+
+/// Makes a socket at `path` that listens. Waits for other servers that make one in the same directory.
+pub(crate) async fn bind(path: &Path, permissions: &Permissions) -> io::Result<(OwnedFd, SocketFile)> {
+    Prepared::patiently(path, permissions, Over::Stale).await?.publish()
+}
+
+/// Whether [`bind`] would succeed. Touches nothing that is at `path`.
+pub(crate) async fn try_out(path: &Path, permissions: &Permissions) -> io::Result<()> {
+    Prepared::patiently(path, permissions, Over::Stale).await.map(drop)
+}
+
+/// Makes a socket that can take the place of that of a server that still listens at `path`: a client that connects reaches one of
+/// the two.
+pub(crate) async fn prepare_over(path: &Path, permissions: &Permissions) -> io::Result<Prepared> {
+    Prepared::patiently(path, permissions, Over::Running).await
+}
+
+/// Makes a removed file anew, with another socket, under the same name and permissions. An error of
+/// [`io::ErrorKind::WouldBlock`] where another server makes a socket in the directory.
+pub(crate) fn bind_again(removed: &SocketFile) -> io::Result<(OwnedFd, SocketFile)> {
+    Prepared::new(removed.path(), removed.permissions(), Over::Stale, Sharing::Locked)?.publish()
+}
+
+impl Prepared {
+    async fn patiently(path: &Path, permissions: &Permissions, over: Over) -> io::Result<Self> {
+        let polls = LOCK_PATIENCE.as_millis() / LOCK_POLL.as_millis();
+        for _ in 0..polls {
+            match Self::new(path, permissions, over, Sharing::Locked) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            tokio::time::sleep(LOCK_POLL).await;
+        }
+        warn!(path = %path.display(), "another server has been making a socket there for long; going on");
+        Self::new(path, permissions, over, Sharing::Alone)
+    }
+
+    pub(super) fn new(
+        path: &Path,
+        permissions: &Permissions,
+        over: Over,
+        sharing: Sharing,
+    ) -> io::Result<Self> {
+        check_length(path)?;
+        let target = SafePath::of(path)?;
+        // First, since its error says more than those of the next steps.
+        replaceable(&target, permissions, over)?;
+        let staging = Staging::beside(target, sharing).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => error,
+            kind => {
+                let cause = crate::log::cause(&error);
+                io::Error::new(
+                    kind,
+                    format!("no directory can be made beside it, where sockets begin: {cause}"),
+                )
+            }
+        })?;
+        let socket = new_socket()?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&*staging.path())?).map_err(|error| match error {
+            Errno::NOENT => io::Error::other("/proc is not mounted, through which sockets are made"),
+            error => error.into(),
+        })?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(&staging, staging.socket(), flags, Mode::empty())?;
+        permissions.apply(&made)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        let identity = identity::of_stat(&rustix::fs::fstat(&made)?);
+        Ok(Self { socket, file: SocketFile::staged(path, permissions, identity), over, staging })
+    }
+
+    /// Moves the socket to its place.
+    pub(crate) fn publish(mut self) -> io::Result<(OwnedFd, SocketFile)> {
+        let (staging, target) = (&self.staging, self.staging.target());
+        let somebody_else = || io::Error::new(io::ErrorKind::AddrInUse, "somebody else makes a socket there");
+        let (from, to) = (staging.socket(), target.name());
+        match replaceable(target, self.file.permissions(), self.over)? {
+            // Other programs do not know the lock; a socket that one of them has made there meanwhile stays.
+            Some(old) if identity::at(target).is_ok_and(|now| now == old) => {
+                rustix::fs::renameat(staging, from, target.directory(), to)?;
+            }
+            Some(_) => return Err(somebody_else()),
+            None => {
+                let moved =
+                    rustix::fs::renameat_with(staging, from, target.directory(), to, RenameFlags::NOREPLACE);
+                match moved {
+                    Ok(()) => {}
+                    // A file system that does not support the flag (NFS). A link replaces nothing either.
+                    Err(Errno::INVAL) => {
+                        rustix::fs::linkat(staging, from, target.directory(), to, AtFlags::empty())?;
+                    }
+                    Err(Errno::EXIST) => return Err(somebody_else()),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        self.file.keep();
+        Ok((self.socket, self.file))
+    }
+}
+
+/// Refuses a path by which no client could connect.
+fn check_length(path: &Path) -> io::Result<()> {
+    let too_long = |_| io::Error::other("the path is too long for a Unix socket (at most 107 bytes)");
+    SocketAddrUnix::new(path).map(drop).map_err(too_long)
+}
