@@ -12,16 +12,10 @@ use super::{code, sources};
 const BY_PATHS: &[&[&str]] = &[
     &[
         "gateway/events.rs",
-        "gateway/frontend/admission.rs",
-        "gateway/frontend/connection/mod.rs",
-        "gateway/frontend/listener.rs",
-        "gateway/frontend/takeover.rs",
         "gateway/mod.rs",
-        "gateway/own_paths.rs",
         "gateway/pool/watchdog.rs",
         "gateway/pool/worker.rs",
         "gateway/pool/zygote.rs",
-        "gateway/snapshot.rs",
     ],
     &[
         "gateway/pool/supervisor/mod.rs",
@@ -35,18 +29,12 @@ const BY_PATHS: &[&[&str]] = &[
 const BY_CALLS: &[&[&str]] = &[
     &[
         "gateway/events.rs",
-        "gateway/frontend/admission.rs",
-        "gateway/frontend/connection/mod.rs",
-        "gateway/frontend/listener.rs",
-        "gateway/frontend/takeover.rs",
         "gateway/mod.rs",
-        "gateway/own_paths.rs",
         "gateway/pool/dispatch.rs",
         "gateway/pool/lifecycle.rs",
         "gateway/pool/watchdog.rs",
         "gateway/pool/worker.rs",
         "gateway/pool/zygote.rs",
-        "gateway/snapshot.rs",
     ],
     &[
         "gateway/pool/supervisor/mod.rs",
