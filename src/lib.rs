@@ -9,7 +9,6 @@
 //! A request flows one way: listener → connection → [`fastcgi`] → queue → worker → Lua → back.
 //! [`gateway`] never names [`lua`], [`worker`] or [`zygote`], nor they it: they meet in [`link`].
 
-pub mod arguments;
 pub mod cgi;
 pub mod cli;
 pub mod cmd;

@@ -12,7 +12,7 @@ use nibiru::cmd::control::{self, Call};
 use nibiru::cmd::{check, dev, request, stdout};
 use nibiru::config::{Config, ConfigError, FILE, Options, StartDirectory};
 use nibiru::gateway::ReadConfig;
-use nibiru::{arguments, gateway, log, zygote};
+use nibiru::{gateway, log, zygote};
 
 /// Failed at run time.
 const FAILED: u8 = 1;
@@ -24,8 +24,8 @@ const NOT_LOADED: u8 = 3;
 fn main() -> ExitCode {
     let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(arguments::Error::Value(error)) => return fail(USAGE, error),
-        Err(arguments::Error::Usage(error)) => return usage(error),
+        Err(cli::Error::Value(error)) => return fail(USAGE, error),
+        Err(cli::Error::Usage(error)) => return usage(error),
     };
     match cli.command {
         // The gateway: owns the sockets, executes the zygote, hands requests to the workers.

@@ -6,8 +6,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
-use super::value::Value;
-use super::values::{AccessLogQuery, Preload, QueueOrder, Sendfile, Switch};
+use super::values::{AccessLogQuery, Preload, QueueOrder, Sendfile, Switch, Value};
 use crate::log;
 
 /// A type whose values the file can have.

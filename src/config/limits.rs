@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::error::ConfigError;
 use super::options::Options;
-use super::value::OrOff;
-use super::values::{Count, Size, Time};
+use super::values::{Count, OrOff, Size, Time};
 
 /// Under load, two processes of one machine may not get to run for so long; a shorter limit on what a client does
 /// cuts off healthy ones.

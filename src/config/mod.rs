@@ -21,20 +21,18 @@ mod source;
 mod spool_directory;
 mod start_directory;
 mod suggest;
-mod value;
 mod values;
 
 pub use error::ConfigError;
 pub use file::FILE;
 pub use options::{Options, SETTINGS};
-pub use peers::{Network, Peers};
+pub use peers::Peers;
 pub use settings::Config;
 pub use source::{Origin, Sources};
 pub use start_directory::StartDirectory;
 pub use table::{Change, Setting};
-pub use value::{OrOff, Value};
 pub use values::{
-    AccessLog, AccessLogQuery, Control, Count, Listen, LogTarget, MAX_WORKERS, ParamName, Positive, Preload,
-    PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode, SocketOwner, Switch,
-    Time, UrlPath, Workers, control, control_beside, proxy_headers,
+    AccessLog, AccessLogQuery, Control, Count, Listen, LogTarget, MAX_WORKERS, Network, OrOff, ParamName,
+    Positive, Preload, PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode,
+    SocketOwner, Switch, Time, UrlPath, Value, Workers, control, control_beside, proxy_headers,
 };

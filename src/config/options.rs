@@ -6,12 +6,10 @@
 
 use std::path::PathBuf;
 
-use super::peers::Network;
-use super::value::OrOff;
 use super::values::{
-    AccessLog, AccessLogQuery, Control, Count, Listen, LogTarget, ParamName, Positive, Preload,
-    PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode, SocketOwner, Switch,
-    Time, UrlPath, Workers,
+    AccessLog, AccessLogQuery, Control, Count, Listen, LogTarget, Network, OrOff, ParamName, Positive,
+    Preload, PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode, SocketOwner,
+    Switch, Time, UrlPath, Workers,
 };
 use crate::log;
 

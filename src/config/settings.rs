@@ -11,9 +11,8 @@ use super::limits;
 use super::options::Options;
 use super::peers::{Peers, WEB_SERVER_ADDRS};
 use super::spool_directory;
-use super::value::OrOff;
 use super::values::{
-    AccessLog, AccessLogQuery, Control, Count, Listen, MAX_WORKERS, ParamName, Positive, Preload,
+    AccessLog, AccessLogQuery, Control, Count, Listen, MAX_WORKERS, OrOff, ParamName, Positive, Preload,
     PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode, SocketOwner, Switch,
     Time, Workers, control,
 };

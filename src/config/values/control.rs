@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::listen::Listen;
-use crate::config::value::{Value, expected};
+use super::value::{Value, expected};
 
 /// Where the control socket is, or `off`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::config::value::{Value, expected};
+use super::value::{Value, expected};
 
 /// The highest number that the kernel gives a descriptor.
 const MAX_DESCRIPTOR: u32 = i32::MAX.unsigned_abs();

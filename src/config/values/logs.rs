@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
-use crate::config::value::{Value, expected};
+use super::value::{Value, expected};
 
 /// Where the access log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

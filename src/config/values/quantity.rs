@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::value::{Value, expected};
+use super::value::{Value, expected};
 
 /// The longest span of time: ten years. A sum of it and any time of the monotonic clock exists.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
-use crate::config::value::{Value, expected};
+use super::value::{Value, expected};
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
+use super::value::{Value, expected};
 use crate::cgi;
-use crate::config::value::{Value, expected};
 
 /// How the proxy is told to send a file in the application's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
-use crate::config::value::{Value, expected};
+use super::value::{Value, expected};
 use crate::log;
 use crate::os::users;
 

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::config::value::{Value, expected};
+use super::value::{Value, expected};
 
 /// The path of a URL: begins with a slash.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::config::value::{Value, expected};
+use super::value::{Value, expected};
 
 /// The most workers: far beyond what one machine runs, and small enough to catch a slip of the finger.
 pub const MAX_WORKERS: u32 = 10_000;

@@ -1,15 +1,18 @@
 //! The command line: which commands there are, and what each takes.
 
+mod arguments;
+
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::arguments;
 use crate::cmd::dev::HttpAddress;
 use crate::config::{Options, Sources};
 use crate::link::launch::Launch;
+
+pub use arguments::Error;
 
 /// Said once under the help, so that the list of options fits a screen.
 const SETTINGS: &str = "Each option is also an environment variable (NIBIRU_QUEUE_TIMEOUT for --queue-timeout) \
@@ -49,7 +52,7 @@ impl Cli {
     ///
     /// # Errors
     /// clap's errors, help and version included; an option that the command has no use for; a variable that is set but empty.
-    pub fn read() -> Result<Self, arguments::Error> {
+    pub fn read() -> Result<Self, Error> {
         #[expect(
             clippy::disallowed_methods,
             reason = "main calls this first, and nobody has taken the arguments yet"
@@ -68,7 +71,7 @@ impl Cli {
         chosen.as_ref().map_or(Ok(()), arguments::no_variable_is_empty)?;
         let explained = |error: clap::Error| {
             let known = chosen.as_ref().and_then(|command| arguments::explain(&error, command, &given));
-            known.map_or(arguments::Error::Usage(error), arguments::Error::Value)
+            known.map_or(Error::Usage(error), Error::Value)
         };
         let matches = matches.map_err(explained)?;
         if let Some(("dev", dev)) = matches.subcommand() {

@@ -26,7 +26,7 @@ impl From<clap::Error> for Error {
 }
 
 /// Refuses a variable that is set but empty: mostly a script has failed to fill it in.
-pub(crate) fn no_variable_is_empty(command: &Command) -> Result<(), Error> {
+pub(super) fn no_variable_is_empty(command: &Command) -> Result<(), Error> {
     let names = command.get_arguments().filter_map(Arg::get_env);
     let empty = names.filter(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
     let Some(name) = empty.min() else { return Ok(()) };
@@ -35,7 +35,7 @@ pub(crate) fn no_variable_is_empty(command: &Command) -> Result<(), Error> {
 }
 
 /// What is wrong with a value, by where it was given. `None` for errors that are not about a value.
-pub(crate) fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<ConfigError> {
+pub(super) fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<ConfigError> {
     match error.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {}
         ErrorKind::InvalidUtf8 => return no_text(command, arguments),
@@ -86,7 +86,7 @@ fn is_given(argument: &Arg, arguments: &[OsString]) -> bool {
 }
 
 /// Where each setting of a command was given.
-pub(crate) fn sources(command: &Command, matches: &ArgMatches) -> Sources {
+pub(super) fn sources(command: &Command, matches: &ArgMatches) -> Sources {
     let mut sources = Sources::default();
     // An argument that this command has not is no error of the operator's.
     let source = |id: &str| matches.try_contains_id(id).ok().and_then(|_| matches.value_source(id));
