@@ -6,10 +6,10 @@
 
 pub mod escape;
 pub mod fields;
+pub mod file;
+mod level;
 pub mod redact;
 pub mod throttle;
-
-pub mod file;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -28,6 +28,8 @@ use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuar
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
+
+pub use level::Level;
 
 use self::file::{LogFile, Shared};
 
@@ -82,12 +84,7 @@ pub fn try_out(file: &Path) -> Result<(), OpenError> {
 /// A thread of its own writes, so that a terminal, pipe or disk that takes nothing holds no request up;
 /// what [`BUFFERED_LINES`] and [`BUFFERED_BYTES`] cannot hold is dropped and counted.
 pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, OpenError> {
-    let level = match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-    };
+    let level = LevelFilter::from(level);
     let to = match file {
         Some(path) => LogFile::open(NAME, path, |line, left_out| {
             let more = left_out.map(|count| format!(" left_out={count}")).unwrap_or_default();
@@ -227,7 +224,7 @@ impl<W: Write> Write for Exit<W> {
 /// The record about lines that were left out.
 fn left_out(format: Format, now: SystemTime, count: u64) -> String {
     const MESSAGE: &str = "lines of the log were left out, which came faster than they could be written";
-    let time = humantime::format_rfc3339_millis(now);
+    let time = timestamp(now);
     match format {
         Format::Text => format!("{time} WARN  gateway {MESSAGE} left_out={count}\n"),
         Format::Json => {
@@ -254,17 +251,9 @@ pub enum Format {
     Json,
 }
 
-/// The least level that is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Level {
-    /// A request or a worker failed
-    Error,
-    /// Odd, and survived
-    Warn,
-    /// Normal operation
-    Info,
-    /// Every connection and worker
-    Debug,
+/// The time of a log line, in UTC with milliseconds.
+pub(crate) fn timestamp(time: SystemTime) -> impl fmt::Display {
+    humantime::format_rfc3339_millis(time)
 }
 
 /// The cause of a system error, as messages end: lower case, without the number.
@@ -295,7 +284,7 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let time = timestamp(SystemTime::now());
         let level = event.metadata().level();
         // What does not say who it is from is from the process that writes the log.
         let process = fields.process.as_deref().unwrap_or("gateway");

@@ -12,10 +12,9 @@ use std::rc::Rc;
 use mlua::{Lua, LuaString, Table, Value};
 
 use super::host::{Host, outcome};
-use super::output::Level;
 use super::settings::Settings;
 use crate::cgi::{path, proxy_headers, response};
-use crate::log::{escape, fields, redact};
+use crate::log::{Level, escape, fields, redact};
 use crate::os::fork;
 
 /// The `host` table for nibiru's own chunks. `timed_out` is the error of a request at its deadline.

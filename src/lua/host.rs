@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 
 use super::body::{Body, Reader};
-use super::output::{Gone, Interrupt, Level, LoadingLog, Outcome, Output};
-use crate::log::fields;
+use super::output::{Gone, Interrupt, LoadingLog, Outcome, Output};
+use crate::log::{Level, fields};
 use crate::os::fork;
 
 /// The exit status of a process whose application does not load.

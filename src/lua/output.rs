@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::log::Level;
+
 /// The end of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -11,19 +13,6 @@ pub enum Outcome {
     Broken,
     /// The output said that the client went away.
     Aborted,
-}
-
-/// The level of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// A detail for the application's developers.
-    Debug,
-    /// Ordinary news.
-    Info,
-    /// Something to look at.
-    Warn,
-    /// A failure; the level of `wsgi.errors` too.
-    Error,
 }
 
 /// The log of an application that loads, while there is no [`Output`] yet: level, message and fields, as [`Output::log`].

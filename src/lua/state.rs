@@ -15,11 +15,12 @@ use super::error::{Error, LoadError};
 use super::host::{self, Host};
 use super::interrupt::Interrupts;
 use super::missing;
-use super::output::{Level, LoadingLog, Outcome, Output};
+use super::output::{LoadingLog, Outcome, Output};
 use super::paths::Paths;
 use super::request::{Request, Role};
 use super::settings::Settings;
 use super::target::{Source, Target};
+use crate::log::Level;
 
 /// The response where not even the Lua side could answer. The very bytes of `core/server.lua`.
 const ERROR_HEAD: &[u8] = b"Status: 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\n\r\n";

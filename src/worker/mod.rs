@@ -225,14 +225,3 @@ fn seed() -> u64 {
     // Fails only where the kernel forbids it; the pid still tells workers apart.
     random::bytes().map_or_else(|_| std::process::id().into(), u64::from_ne_bytes)
 }
-
-impl From<lua::Level> for LogLevel {
-    fn from(level: lua::Level) -> Self {
-        match level {
-            lua::Level::Debug => Self::Debug,
-            lua::Level::Info => Self::Info,
-            lua::Level::Warn => Self::Warn,
-            lua::Level::Error => Self::Error,
-        }
-    }
-}

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::gateway_link::GatewayLink;
 use crate::link::message::{FromWorker, MAX_CHUNK, shortened};
-use crate::lua::{Gone, Interrupt, Level, Outcome, Output};
+use crate::log::Level;
+use crate::lua::{Gone, Interrupt, Outcome, Output};
 use crate::os::fork;
 
 /// The sender of the application's responses and log lines.

@@ -11,6 +11,7 @@ use crate::config::Preload;
 use crate::link::Link;
 use crate::link::launch::{Launch, NAME};
 use crate::link::message::{FromZygote, shortened};
+use crate::log::Level;
 use crate::lua;
 use crate::os::descriptors;
 use crate::worker;
@@ -28,7 +29,7 @@ pub(super) fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
         proxy_headers: launch.proxy_headers(),
     };
     let mut state = lua::State::new(&settings).map_err(|error| error.to_string())?;
-    state.log_while_loading(Some(Box::new(move |level: lua::Level, message: &[u8], fields: &str| {
+    state.log_while_loading(Some(Box::new(move |level: Level, message: &[u8], fields: &str| {
         let (message, fields) = (&*shortened(message), fields.as_bytes());
         // Without a gateway nobody reads it.
         let _ = send(&log, &FromZygote::Log { level: level.into(), message, fields }, None);

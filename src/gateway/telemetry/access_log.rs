@@ -17,9 +17,9 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use crate::config::{self, AccessLogQuery};
 use crate::gateway::telemetry::request_line::RequestLine;
-use crate::log::Format;
 use crate::log::escape::Word;
 use crate::log::file::{self, Complain, LogFile, Shared, WRITE_SIZE, count_lines};
+use crate::log::{Format, timestamp};
 use crate::proto::request_end::{End, Named};
 
 /// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
@@ -172,14 +172,10 @@ impl Drop for AccessLog {
     }
 }
 
-fn time() -> impl fmt::Display {
-    humantime::format_rfc3339_millis(SystemTime::now())
-}
-
 impl Entry<'_> {
     /// Its line; `-` is what there is not.
     fn write_columns(&self, f: &mut String, query: AccessLogQuery) -> fmt::Result {
-        write!(f, "{} {} \"", time(), self.line.remote())?;
+        write!(f, "{} {} \"", timestamp(SystemTime::now()), self.line.remote())?;
         self.line.write(f, query)?;
         f.push('"');
         match self.status {
@@ -229,7 +225,7 @@ impl<'a> Object<'a> {
             Duration::from_micros(time.as_micros().try_into().unwrap_or(u64::MAX)).as_secs_f64()
         };
         Self {
-            time: time().to_string(),
+            time: timestamp(SystemTime::now()).to_string(),
             remote: entry.line.remote().to_string(),
             method: shown(entry.line.method),
             uri: shown(&entry.line.uri.shown(query)),

@@ -11,6 +11,7 @@ use mlua::{BString, Function, Value};
 
 use super::*;
 use crate::cgi::{ProxyHeaders, Variables};
+use crate::log::Level;
 
 mod bench;
 mod exit;

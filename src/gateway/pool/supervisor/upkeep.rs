@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Time};
 use crate::gateway::Gateway;
 use crate::gateway::pool::supervisor::{RETRY, Stop, Supervisor, Zygote};
 use crate::gateway::pool::zygote::Birth;
@@ -44,8 +44,7 @@ impl Supervisor {
         };
         let (aged, due) = self.gateway.pool.borrow_mut().age(now);
         if let Some(Due { worker, pause: Some(pause) }) = due {
-            let max_age =
-                self.gateway.config().max_age.map(humantime::format_duration).map(|age| age.to_string());
+            let max_age = self.gateway.config().max_age.map(|age| Time(age).to_string());
             self.gateway.in_trouble(|left_out| {
                 warn!(
                     worker,
@@ -183,7 +182,7 @@ impl Supervisor {
     /// again.
     fn end_late_starts(&mut self, settled: Instant) -> Option<Instant> {
         let timeout = self.next_config.clone().unwrap_or_else(|| self.gateway.config()).start_timeout?;
-        let limit = humantime::format_duration(timeout);
+        let limit = Time(timeout);
         let is_late = |since: Instant| since + timeout <= settled;
         let is_over = |since: Instant| since + timeout + LAST_WORDS <= settled;
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
+use crate::config::Time;
 use crate::gateway::pool::supervisor::stop::Stop;
 use crate::gateway::pool::supervisor::{Supervisor, Zygote};
 use crate::gateway::pool::zygote::ZygoteLink;
@@ -54,8 +55,7 @@ impl Supervisor {
 
     /// Kills a zygote that hangs, and has another take its place.
     fn condemn(&mut self, launch: u64, timeout: Duration, now: Instant) {
-        let why =
-            format!("has not forked a worker for {} (--start-timeout)", humantime::format_duration(timeout));
+        let why = format!("has not forked a worker for {} (--start-timeout)", Time(timeout));
         let is_it = |zygote: &mut Zygote| zygote.launch == launch;
         if self.next.as_mut().is_some_and(is_it) {
             self.next_failed(format!("its zygote {why}"));
