@@ -1,6 +1,6 @@
-//! Where the values on a command line came from: a flag or a variable. clap reads both, and its errors do not tell.
+//! The origin of each value on a command line: a flag or a variable. clap reads both, and its errors do not tell which.
 //!
-//! Called by [`crate::cli`]. Reads the environment, never changes anything.
+//! Called by [`super::Cli::read`]. Reads the environment, and never changes it.
 
 use std::ffi::OsString;
 
@@ -10,12 +10,12 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::config::{ConfigError, Origin, Sources};
 
-/// The command line names no command to run, and why.
+/// The reason for which a command line names no command to run.
 #[derive(Debug)]
 pub enum Error {
     /// The value of a flag, an argument or a variable is refused.
     Value(ConfigError),
-    /// Help or the version was asked for, or the usage is wrong.
+    /// The usage is wrong, or the command line asks for help or the version.
     Usage(clap::Error),
 }
 
@@ -25,7 +25,10 @@ impl From<clap::Error> for Error {
     }
 }
 
-/// Refuses a variable that is set but empty: mostly a script has failed to fill it in.
+/// Refuses a variable that is set but empty, which a script has mostly failed to fill in.
+///
+/// # Errors
+/// The first such variable, by name.
 pub(super) fn no_variable_is_empty(command: &Command) -> Result<(), Error> {
     let names = command.get_arguments().filter_map(Arg::get_env);
     let empty = names.filter(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
@@ -34,7 +37,7 @@ pub(super) fn no_variable_is_empty(command: &Command) -> Result<(), Error> {
     Err(Error::Value(ConfigError::at(origin, "set but empty; unset it, or give it a value")))
 }
 
-/// What is wrong with a value, by where it was given. `None` for errors that are not about a value.
+/// The error about a value, with the value's origin. `None` for errors that are not about a value.
 pub(super) fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<ConfigError> {
     match error.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {}
@@ -57,7 +60,7 @@ pub(super) fn explain(error: &clap::Error, command: &Command, arguments: &[OsStr
     let origin = match argument.get_env() {
         // clap looks at a variable only where the flag is not on the command line.
         Some(name) if !is_given(argument, arguments) => {
-            // Of a list, the whole of it: that is what can be found in a unit or a script.
+            // The whole of a list, which is the text that a unit or a script has.
             let whole = std::env::var_os(name).unwrap_or_else(|| value.into());
             Origin::Variable(name.to_string_lossy().into_owned(), whole.to_string_lossy().into_owned())
         }
@@ -66,7 +69,7 @@ pub(super) fn explain(error: &clap::Error, command: &Command, arguments: &[OsStr
     Some(ConfigError::at(origin, cause))
 }
 
-/// The variable whose value is not UTF-8: clap says that there is one, and not which.
+/// The error about the variable whose value is not UTF-8. clap says that there is one, and not which.
 fn no_text(command: &Command, arguments: &[OsString]) -> Option<ConfigError> {
     let given = command.get_arguments().filter(|argument| !is_given(argument, arguments));
     let values =
@@ -85,10 +88,10 @@ fn is_given(argument: &Arg, arguments: &[OsString]) -> bool {
         .any(|given| given.split_once('=').map_or(given, |(name, _)| name) == long)
 }
 
-/// Where each setting of a command was given.
+/// The origins of the settings of a command.
 pub(super) fn sources(command: &Command, matches: &ArgMatches) -> Sources {
     let mut sources = Sources::default();
-    // An argument that this command has not is no error of the operator's.
+    // clap panics where it is asked for an argument that the command does not have.
     let source = |id: &str| matches.try_contains_id(id).ok().and_then(|_| matches.value_source(id));
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
@@ -106,7 +109,7 @@ pub(super) fn sources(command: &Command, matches: &ArgMatches) -> Sources {
     sources
 }
 
-/// A flag as it is written; of an argument without one, what the help calls it.
+/// The flag as it is written, or else the name of the argument in the help.
 fn flag(argument: &Arg) -> String {
     let called = || argument.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
     argument.get_long().map(|long| format!("--{long}")).or_else(called).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The command line: which commands there are, and what each takes.
+//! The command line: the commands and their arguments. Runs no command.
 
 mod arguments;
 
@@ -14,7 +14,7 @@ use crate::link::launch::Launch;
 
 pub use arguments::Error;
 
-/// Said once under the help, so that the list of options fits a screen.
+/// The note on variables and keys, once under the help, so that the list of options fits a screen.
 const SETTINGS: &str = "Each option is also an environment variable (NIBIRU_QUEUE_TIMEOUT for --queue-timeout) \
                         and, --config aside, a key of nibiru.toml. Flags beat the environment beats the file.";
 
@@ -24,8 +24,8 @@ const EXAMPLES: &str = "Examples:
   nibiru serve        ./app.lua over FastCGI at ./nibiru.sock, for nginx or Caddy
   nibiru help serve   every option";
 
-/// Options of `serve` that `dev` has no use for, and what to do instead. Variables and keys of the file are not refused:
-/// they are the production server's.
+/// Options of `serve` that `dev` refuses as flags, each with the alternative. Their variables and keys of the file are ignored: they
+/// are the production server's.
 const NOT_FOR_DEV: &[(&str, &str)] = &[
     ("listen", "dev speaks HTTP, at --http ADDR"),
     ("allow_from", "dev checks no client's address; give --http an address that only you reach"),
@@ -51,7 +51,7 @@ impl Cli {
     /// Reads the command line of this process.
     ///
     /// # Errors
-    /// clap's errors, help and version included; an option that the command has no use for; a variable that is set but empty.
+    /// clap's errors, help and version included; a flag that the command refuses; a variable that is set but empty.
     pub fn read() -> Result<Self, Error> {
         #[expect(
             clippy::disallowed_methods,
@@ -59,7 +59,7 @@ impl Cli {
         )]
         let given: Vec<_> = std::env::args_os().collect();
         let mut command = Self::command();
-        // Only a command that is built can show its arguments.
+        // A command shows its arguments only once it is built.
         command.build();
         let chosen = given.get(1).and_then(|name| command.find_subcommand(name)).cloned();
         let matches = match command.try_get_matches_from(&given) {
@@ -84,6 +84,7 @@ impl Cli {
         Ok(cli)
     }
 
+    /// Gives the settings of the command their origins.
     fn note_sources(&mut self, sources: Sources) {
         match &mut self.command {
             Command::Serve(Server { serve, .. })
@@ -108,12 +109,14 @@ fn refuse_flags_of_serve(dev: &ArgMatches) -> Result<(), clap::Error> {
     }
 }
 
+/// An option of `serve` in `dev`, hidden where `dev` refuses it.
 fn option_of_dev(argument: Arg) -> Arg {
     let unused = NOT_FOR_DEV.iter().any(|(id, _)| argument.get_id() == id);
     option_of_serve(argument).hide(unused)
 }
 
-/// Its variable is said once for all. A number below zero is a value, so that the message is about it.
+/// An option without its variable in the help, which [`SETTINGS`] says once for all. A negative number is its value, so that the
+/// message is about the number.
 fn option_of_serve(argument: Arg) -> Arg {
     let takes_value = argument.get_long().is_some() && argument.get_action().takes_values();
     argument.hide_env(true).allow_negative_numbers(takes_value)
@@ -170,7 +173,7 @@ pub struct Serve {
     /// The settings.
     #[command(flatten)]
     pub options: Options,
-    /// Where those settings were given.
+    /// The origins of these settings.
     #[arg(skip)]
     pub sources: Sources,
 }
@@ -181,12 +184,12 @@ pub struct Dev {
     /// Address of the HTTP server: PORT, or HOST:PORT
     #[arg(long, value_name = "ADDR", env = "NIBIRU_HTTP", default_value = "127.0.0.1:8000")]
     pub http: HttpAddress,
-    /// The same as for `serve`, but that the production server's addresses are not used.
+    /// The settings of `serve`, without the production server's addresses.
     #[command(flatten)]
     pub serve: Serve,
 }
 
-/// `reload` and `stop`: where the server is.
+/// `reload` and `stop`: the running server that they are for.
 #[derive(Debug, Args)]
 pub struct Control {
     /// Control socket: unix:PATH, or NAME for nibiru@NAME under systemd [the server's that runs here]
@@ -203,7 +206,7 @@ pub struct Status {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Where the server is.
+    /// The running server.
     #[command(flatten)]
     pub control: Control,
 }
@@ -214,7 +217,7 @@ pub struct Scale {
     /// Workers: N, or MIN-MAX
     #[arg(value_name = "N")]
     pub workers: crate::config::Workers,
-    /// Where the server is.
+    /// The running server.
     #[command(flatten)]
     pub control: Control,
 }

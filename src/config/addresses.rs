@@ -1,4 +1,4 @@
-//! Which addresses lead to the same socket, however they are written.
+//! Addresses that lead to the same socket under two spellings, which the settings refuse.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::ConfigError;
 use super::values::Listen;
 
-/// Refuses addresses that stand there twice, and a control socket in the place of one.
+/// Refuses two addresses of one socket, and a control socket at the path of a listening one.
 pub(super) fn check(listen: &[Listen], control: Option<&Path>) -> Result<(), ConfigError> {
     for (index, address) in listen.iter().enumerate() {
         if let Some(before) = listen[..index].iter().find(|before| is_same(before, address)) {
@@ -30,14 +30,15 @@ pub(super) fn check(listen: &[Listen], control: Option<&Path>) -> Result<(), Con
     }
 }
 
+/// Whether both addresses are the same socket's.
 fn is_same(one: &Listen, other: &Listen) -> bool {
     match (one, other) {
         (Listen::Unix(one), Listen::Unix(other)) => place(one) == place(other),
         (Listen::Tcp(one), Listen::Tcp(other)) => {
             match (one.parse::<SocketAddr>(), other.parse::<SocketAddr>()) {
-                // The kernel finds a free port for each.
+                // Port 0 stands for any free port, another one for each socket.
                 (Ok(one), Ok(other)) => one == other && one.port() != 0,
-                // Names are looked up when they are listened on.
+                // A host name is not resolved before it is listened on.
                 _ => one.eq_ignore_ascii_case(other) && !one.ends_with(":0"),
             }
         }
@@ -45,7 +46,7 @@ fn is_same(one: &Listen, other: &Listen) -> bool {
     }
 }
 
-/// A path without links in the directory and without steps, as far as there are such directories.
+/// The absolute path with the links and the steps (`..`) of its directory resolved, where the directory exists.
 fn place(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     match (whole.parent().map(Path::canonicalize), whole.file_name()) {
@@ -102,7 +103,7 @@ mod tests {
             "control: the server listens for FastCGI at unix:a.sock; the control socket needs another path"
         );
         assert_eq!(refused(&["unix:a.sock"], Some("a.sock.ctl")), None);
-        // The second listener has the path that the control socket would have by default.
+        // The second address is the default path of the control socket.
         assert!(refused(&["unix:a.sock", "unix:a.sock.ctl"], Some("a.sock.ctl")).is_some());
     }
 }

@@ -10,15 +10,18 @@ use super::source::{Origin, Sources};
 use super::suggest;
 use crate::log;
 
-/// The file that is read where no `--config` names one and it exists.
+/// The name of the file that is read, if it exists, where `--config` names none.
 pub const FILE: &str = "nibiru.toml";
 
-/// How much of a key and its value a message shows.
+/// Characters of an entry (a key and its value) that a message shows.
 const ENTRY_SHOWN: usize = 80;
 
 impl Options {
-    /// Reads a configuration file; `None` where `path` is `None` and there is no [`FILE`]. A relative path starts at
-    /// `directory`; an empty one is the working directory.
+    /// Reads a configuration file; `None` where `path` is `None` and there is no [`FILE`]. Relative paths start at `directory`, which
+    /// may be empty for the working directory.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or has a key or a value that is refused; the message has its line.
     pub fn from_file(directory: &Path, path: Option<&Path>) -> Result<Option<(Self, Sources)>, ConfigError> {
         let (path, required) = path.map_or((Path::new(FILE), false), |path| (path, true));
         let path = &directory.join(path);
@@ -30,7 +33,7 @@ impl Options {
     }
 }
 
-/// The settings in the text of a file, and where each stands.
+/// The settings in the text of a file, and the line of each.
 pub(super) fn read(path: &Path, text: &str) -> Result<(Options, Sources), ConfigError> {
     let origin = |start: usize, entry: &str| {
         let first = entry.lines().next().unwrap_or_default();
@@ -65,7 +68,7 @@ pub(super) fn read(path: &Path, text: &str) -> Result<(Options, Sources), Config
     Ok((options, sources))
 }
 
-/// The line, counted from 1, in which a byte of the text stands.
+/// The line of the byte at `at`, counted from 1.
 fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }

@@ -1,5 +1,5 @@
-//! The bounds of single settings. A value outside of them parses and would cause an outage that does not show its cause.
-//! Each bound has its reason, which the message gives.
+//! The least and the largest values of single settings. A value beyond such a bound parses, but would cause an outage that does
+//! not show its cause; the message gives the reason of the bound.
 
 use std::time::Duration;
 
@@ -7,36 +7,40 @@ use super::error::ConfigError;
 use super::options::Options;
 use super::values::{Count, OrOff, Size, Time};
 
-/// Under load, two processes of one machine may not get to run for so long; a shorter limit on what a client does
-/// cuts off healthy ones.
+/// The least time that a client is given. Under load a process may not run for some of it, so that a shorter limit cuts off
+/// healthy clients.
 const LEAST_PATIENCE: Duration = Duration::from_millis(100);
 
-/// The clock of the event loop ticks in milliseconds, and a worker may not get to run for some of them.
+/// The least time that a request is given. The event loop's clock ticks in milliseconds, and under load a worker may not run for
+/// some of them.
 const LEAST_RUN: Duration = Duration::from_millis(10);
 
-/// A worker that lives for a shorter time is replaced while its successor still starts.
+/// The least age at which a worker is replaced. A shorter one ends while the worker's successor still starts.
 const LEAST_AGE: Duration = Duration::from_secs(1);
 
-/// The parameters of a browser's request take 1 to 2 KiB with nginx's `fastcgi_params`, and cookies more.
+/// The least `--max-params`. A browser's request has 1 to 2 KiB of parameters with nginx's `fastcgi_params`, and more with cookies.
 const LEAST_PARAMS: Size = Size(4 << 10);
 
-/// The most that `--max-params` may allow: a request's variables and a small body share one packet
-/// between the gateway and a worker (see [`crate::link::message::MAX_PACKET`]).
+/// The largest `--max-params`. A request's parameters and a small body share one packet between the gateway and a worker, of
+/// [`crate::link::message::MAX_PACKET`] bytes.
 const MOST_PARAMS: Size = Size(120 << 10);
 
-/// A worker with an application of one line writes to 0.6 MiB, and needs as much again for a request.
+/// The least `--memory-limit`. A worker with an application of one line writes to 0.6 MiB, and a request takes as much again.
 const LEAST_MEMORY_LIMIT: Size = Size(4 << 20);
 
-/// A worker with an application of one line takes 1.6 MiB.
+/// The least `--max-memory`. A worker with an application of one line takes 1.6 MiB.
 const LEAST_MAX_MEMORY: Size = Size(1 << 20);
 
-/// The smallest body that goes to a file is larger than 64 KiB, and slow clients' answers may take half of the room.
+/// The least `--max-spool`. A body in a file has more than 64 KiB, and slow clients' responses may take half of the room.
 const LEAST_SPOOL: Size = Size(128 << 10);
 
-/// The largest request that stays in memory, with parameters and body, takes a quarter of it.
+/// The least `--buffer-memory`. The largest request that stays in memory, with parameters and body, takes a quarter of it.
 const LEAST_BUFFER_MEMORY: Size = Size(1 << 20);
 
-/// Refuses options that would mean an outage.
+/// Refuses values that would mean an outage.
+///
+/// # Errors
+/// The first such setting, with the reason and the bound.
 pub(super) fn check(options: &Options) -> Result<(), ConfigError> {
     let on = |time: Option<OrOff<Time>>| time.and_then(OrOff::set);
     let closes = "would close connections before their request is there";
@@ -96,7 +100,7 @@ pub(super) fn check(options: &Options) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The size with the unit that was probably left out: `64M` for `64`.
+/// The size with the unit that was probably left out: `64M` for `64`. `None` where the unit would not help.
 fn forgotten_unit(given: Size, least: Size) -> Option<Size> {
     let bare = !given.0.is_multiple_of(1024);
     let unit = if least >= Size(1 << 20) { 20 } else { 10 };

@@ -1,8 +1,8 @@
-//! Who may connect over TCP: `--allow-from`, and `FCGI_WEB_SERVER_ADDRS` of FastCGI 1.0 §3.2.
+//! The peers that may connect over TCP: `--allow-from`, and `FCGI_WEB_SERVER_ADDRS` of FastCGI 1.0 §3.2.
 //!
-//! A FastCGI client can claim to be any user at any address (REMOTE_USER, REMOTE_ADDR), so nothing here opens by default: a
-//! list with anything but addresses in it is refused, and without a list only a loopback address may be listened on. The
-//! settings and the listener both ask here.
+//! A FastCGI client can claim to be any user at any address (REMOTE_USER, REMOTE_ADDR), so the default is closed: a list with
+//! anything but addresses is refused, and without a list only a loopback address may be listened on. The settings check the
+//! addresses here, and the listener the peers.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
@@ -10,19 +10,19 @@ use std::net::{IpAddr, SocketAddr};
 use super::error::ConfigError;
 use super::values::Network;
 
-/// The environment variable of FastCGI 1.0 §3.2.
+/// The environment variable with the web servers' addresses (FastCGI 1.0 §3.2).
 pub(super) const WEB_SERVER_ADDRS: &str = "FCGI_WEB_SERVER_ADDRS";
 
-/// The peers that may connect over TCP. `None`: every process that reaches the loopback address listened on.
+/// The peers that may connect over TCP. `None` allows every process that reaches the loopback address listened on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peers(Option<Vec<Network>>);
 
 impl Peers {
-    /// Those of `--allow-from`, and of [`WEB_SERVER_ADDRS`] where that is set; where both are, those in both, so that neither
-    /// lets anybody in whom the other does not name.
+    /// The peers of `--allow-from` or of [`WEB_SERVER_ADDRS`]. With both given a peer has to be in both, so that neither list
+    /// opens what the other closes.
     ///
     /// # Errors
-    /// When the variable holds anything but addresses, or nobody is in both.
+    /// The variable holds anything but addresses, or no peer is in both lists.
     pub fn new(allow_from: &[Network], web_servers: Option<&OsStr>) -> Result<Self, ConfigError> {
         let Some(web_servers) = web_servers else {
             return Ok(Self((!allow_from.is_empty()).then(|| allow_from.to_vec())));
@@ -38,7 +38,7 @@ impl Peers {
         Ok(Self(Some(both.into_iter().map(Network::from).collect())))
     }
 
-    /// Whether a peer may connect.
+    /// Whether the peer at this address may connect.
     pub fn allow(&self, peer: IpAddr) -> bool {
         self.0.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(peer)))
     }
@@ -46,7 +46,7 @@ impl Peers {
     /// Whether this address may be listened on.
     ///
     /// # Errors
-    /// The reason, where other machines could connect and neither list names any.
+    /// The reason, where other machines could connect and neither list is given.
     pub fn allow_listening(&self, address: SocketAddr) -> Result<(), &'static str> {
         if self.0.is_some() || address.ip().to_canonical().is_loopback() {
             return Ok(());
@@ -58,7 +58,7 @@ impl Peers {
     }
 }
 
-/// The addresses of [`WEB_SERVER_ADDRS`]: "a comma-separated list of valid IP addresses".
+/// The addresses in [`WEB_SERVER_ADDRS`]: "a comma-separated list of valid IP addresses" (FastCGI 1.0 §3.2).
 fn addresses(list: &OsStr) -> Result<Vec<IpAddr>, ConfigError> {
     let refused = |cause: String| ConfigError::new(WEB_SERVER_ADDRS, cause);
     let text = list.to_str().ok_or_else(|| refused("not text".to_owned()))?;
@@ -115,7 +115,7 @@ mod tests {
             ),
             (&[], Some("10.0.0.7, ::1"), &["10.0.0.7", "::ffff:10.0.0.7", "::1"], &["10.0.0.8", "127.0.0.1"]),
             (&[], Some("::ffff:10.0.0.7"), &["10.0.0.7"], &["10.0.0.8"]),
-            // Both: the narrower counts.
+            // With both lists the narrower one counts.
             (&["10.0.0.0/24"], Some("10.0.0.7,10.1.0.7"), &["10.0.0.7"], &["10.0.0.8", "10.1.0.7"]),
             (&["0.0.0.0/0"], None, &["192.0.2.1", "127.0.0.1"], &["::1"]),
         ] {

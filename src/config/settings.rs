@@ -1,4 +1,4 @@
-//! Every setting, decided: the options checked together, with the defaults filled in.
+//! The decided settings: the options, checked together, with the defaults filled in.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,132 +19,133 @@ use super::values::{
 use crate::log;
 use crate::os::memory;
 
-/// The application where none is named, and the file that must be there for it.
+/// The default application, and the file in the root that it needs.
 const APP: &str = "app";
 const APP_FILE: &str = "app.lua";
 
-/// The part of the memory that clients' requests and answers may take.
+/// The default `--buffer-memory`, as a part of the memory: an eighth.
 const PART_FOR_BUFFERS: u64 = 8;
 
-/// As much they may take on the smallest machine: a hundred requests with bodies of 64 KiB, or answers as large.
+/// The least default of `--buffer-memory`, in bytes: a hundred requests with bodies of 64 KiB, or responses as
+/// large.
 const LEAST_BUFFERS: u64 = 16 << 20;
 
-/// Every setting, decided.
+/// The decided settings: a field for each setting, and what follows from several.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The configuration file, whether or not it is there: commands find the server by it. None where there is no server to
-    /// find.
+    /// The path of the configuration file, whether or not the file exists: commands find the server by it. `None` for a server that
+    /// commands do not look for.
     pub file: Option<PathBuf>,
-    /// As the user named it; the Lua bridge parses it.
+    /// The application as the user named it; the Lua bridge parses the name.
     pub app: String,
-    /// At least one address.
+    /// Addresses to listen on, at least one.
     pub listen: Vec<Listen>,
     /// The peers that may connect over TCP.
     pub allow_from: Peers,
-    /// Of every Unix socket that is bound here.
+    /// Permissions of every Unix socket that is bound here.
     pub socket_mode: SocketMode,
-    /// Of every Unix socket that is bound here, where it is to differ from the process's.
+    /// Owner of every Unix socket that is bound here; `None` leaves the process's.
     pub socket_owner: Option<SocketOwner>,
-    /// Absolute.
+    /// Root of the application and working directory of its processes: absolute, links resolved.
     pub root: PathBuf,
     /// Number of workers.
     pub workers: Workers,
-    /// How long a worker above the least number stays idle.
+    /// Time after which an idle worker above the least number ends.
     pub idle_timeout: Duration,
-    /// How long a request may run.
+    /// Time that a request may run; `None` for no limit.
     pub request_timeout: Option<Duration>,
-    /// How long a request that has run too long may take to stop.
+    /// Time that a request past its time-out may take to stop, until its worker is killed.
     pub kill_after: Duration,
-    /// How long a request runs before its stack is logged.
+    /// Time that a request runs until its stack is logged; `None` for never.
     pub slow_log: Option<Duration>,
-    /// How long a zygote may load, and a worker start.
+    /// Time that a zygote may take to load, and a worker to start; `None` for no limit.
     pub start_timeout: Option<Duration>,
-    /// Requests after which a worker is replaced.
+    /// Requests after which a worker is replaced; `None` for never.
     pub max_requests: Option<u32>,
-    /// The most that chance adds to it.
+    /// The largest number of requests that chance adds to `max_requests`.
     pub max_requests_jitter: u32,
-    /// Bytes of memory (PSS) beyond which a worker is replaced.
+    /// Memory (PSS, in bytes) beyond which a worker is replaced; `None` for never.
     pub max_memory: Option<u64>,
-    /// Age at which a worker is replaced.
+    /// Age at which a worker is replaced; `None` for never.
     pub max_age: Option<Duration>,
-    /// Bytes of memory that a worker can have at all.
+    /// Memory in bytes that a worker can have at all; `None` for no limit.
     pub memory_limit: Option<u64>,
     /// Requests that may wait.
     pub queue: usize,
-    /// How long each may wait.
+    /// Time that a request may wait.
     pub queue_timeout: Duration,
-    /// Whose turn it is.
+    /// The order in which waiting requests are dispatched.
     pub queue_order: QueueOrder,
-    /// How long a request may wait where there is no overload.
+    /// Waiting time that is no overload.
     pub queue_target: Duration,
-    /// For how long all wait longer until it is an overload.
+    /// Time for which all requests wait longer than `queue_target` until it is an overload.
     pub queue_interval: Duration,
-    /// The parameter with the time at which the proxy received the request.
+    /// The FastCGI parameter with the time at which the proxy received the request.
     pub request_start: Option<ParamName>,
-    /// The parameter that marks requests which go first.
+    /// The FastCGI parameter that marks requests which go first.
     pub queue_priority: Option<PriorityParam>,
-    /// How long a request's parameters may take, from its first byte.
+    /// Time that a request's parameters may take, from its first byte.
     pub header_timeout: Duration,
-    /// How long a body may bring nothing, and after which it must have come fast enough.
+    /// Time that a body may bring nothing, and after which it must have come fast enough.
     pub body_timeout: Duration,
-    /// How long a client may take no byte of its answer.
+    /// Time that a client may take no byte of its response.
     pub send_timeout: Duration,
-    /// How long a response may stream in all.
+    /// Time that a response may stream in all; `None` for no limit.
     pub stream_timeout: Option<Duration>,
-    /// Bytes of one request body.
+    /// Size of one request body, in bytes.
     pub max_body: u64,
-    /// Bytes of one request's parameters.
+    /// Size of one request's parameters, in bytes.
     pub max_params: usize,
     /// Connections at a time.
     pub max_connections: usize,
-    /// Bytes of memory for the requests and answers of all clients together.
+    /// Memory in bytes for the requests and responses of all clients together.
     pub buffer_memory: u64,
-    /// Exists.
+    /// Directory for spooled bodies and responses, which existed when the settings were checked.
     pub spool_dir: PathBuf,
-    /// Bytes of all spooled bodies and answers together.
+    /// Size of all spooled bodies and responses together, in bytes.
     pub max_spool: u64,
-    /// Bytes of answers that are spooled for one connection.
+    /// Size of the responses that are spooled for one connection, in bytes.
     pub spool_response: u64,
-    /// How the proxy is told to send a file itself.
+    /// The response header that tells the proxy to send a file.
     pub sendfile: Sendfile,
-    /// Where the proxy finds the application's files.
+    /// Directories of the application's, and their prefixes for the proxy.
     pub sendfile_map: Vec<SendfileMap>,
     /// Headers with orders for the proxy that the application may send.
     pub proxy_headers: Vec<ProxyHeader>,
-    /// How long a stop waits.
+    /// Time that a stop waits for running requests.
     pub grace: Duration,
-    /// How long a stop that has been asked for is only announced.
+    /// Time between the order to stop and the stop, during which the health path says so; `None` for none.
     pub drain_delay: Option<Duration>,
-    /// How long nobody may be connected before the gateway ends.
+    /// Time without a connection after which the gateway ends; `None` for never.
     pub exit_idle_time: Option<Duration>,
-    /// The control socket, where there is to be one.
+    /// Path of the control socket; `None` for no control socket.
     pub control: Option<PathBuf>,
-    /// Whether there is none because the operator said so.
+    /// Whether there is no control socket because the operator turned it off.
     pub wants_no_control: bool,
-    /// The path that the gateway answers with its status.
+    /// The URL path that the gateway answers with its status.
     pub status_path: Option<String>,
-    /// The path that the gateway answers with its health.
+    /// The URL path that the gateway answers with its health.
     pub health_path: Option<String>,
-    /// Whether responses tell where their time went.
+    /// Whether responses have a `Server-Timing` with the times of their request.
     pub server_timing: bool,
-    /// Where each request leaves a line.
+    /// Destination of the access log; `None` for no access log.
     pub access_log: Option<AccessLog>,
-    /// How much of the query it has.
+    /// The part of a query in the access log.
     pub access_log_query: AccessLogQuery,
-    /// The file of the log; standard error where there is none.
+    /// File of the log; `None` for standard error.
     pub log: Option<PathBuf>,
-    /// When the application is loaded.
+    /// The time at which the application is loaded.
     pub preload: Preload,
     /// Whether gateway and zygote are dumpable.
     pub dumpable: Switch,
-    /// Of the log.
+    /// Format of the log and the access log.
     pub log_format: log::Format,
-    /// Of the log.
+    /// The least level that is logged.
     pub log_level: log::Level,
 }
 
 impl Config {
-    /// Checks the options and fills in the defaults.
+    /// Checks the options together and fills in the defaults.
     ///
     /// # Errors
     /// The first setting that is refused, with its value where the message does not show it.
@@ -169,7 +170,7 @@ impl Config {
         };
         let allow_from = Peers::new(&given.allow_from, std::env::var_os(WEB_SERVER_ADDRS).as_deref())?;
         for address in &listen {
-            // A name is looked up, and an inherited socket seen, where it is opened.
+            // A host name is resolved, and an inherited socket examined, when it is opened.
             if let Listen::Tcp(name) = address
                 && let Ok(literal) = name.parse()
             {
@@ -189,7 +190,7 @@ impl Config {
             return Err(ConfigError::new("sendfile-map", "only with sendfile"));
         }
         if sendfile == Sendfile::Off {
-            // A flag that turns it off need not undo the file's map as well.
+            // A flag that turns sendfile off need not undo the file's map as well.
             sendfile_map.clear();
         }
         if sendfile == Sendfile::XAccelRedirect && sendfile_map.is_empty() {
@@ -289,7 +290,7 @@ fn workers() -> Workers {
     Workers::fixed(u32::try_from(cpus).unwrap_or(MAX_WORKERS).min(MAX_WORKERS))
 }
 
-/// The memory for clients where nobody says how much: a part of what the process can have, which is shared with its workers.
+/// The default of the memory for clients, in bytes: a part of the memory that the process shares with its workers.
 fn buffer_memory() -> u64 {
     (memory::available() / PART_FOR_BUFFERS).max(LEAST_BUFFERS)
 }
@@ -314,7 +315,10 @@ fn list<T>(key: &str, given: Vec<OrOff<T>>) -> Result<Vec<T>, ConfigError> {
     Ok(values)
 }
 
-/// Whether the kernel says how much memory a process takes. Where it does not, no worker would ever be found too large.
+/// Checks that the kernel reports the memory of a process (PSS), without which no worker is ever found too large.
+///
+/// # Errors
+/// The cause, for a message about `--max-memory`.
 fn memory_is_known() -> Result<(), String> {
     const FILE: &str = "/proc/self/smaps_rollup";
     let text = std::fs::read_to_string(FILE)
@@ -323,6 +327,10 @@ fn memory_is_known() -> Result<(), String> {
     known.then_some(()).ok_or_else(|| format!("cannot be watched: {FILE} says no Pss"))
 }
 
+/// The absolute path of a directory, links resolved.
+///
+/// # Errors
+/// The path is empty, or leads to no directory.
 fn directory(option: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     let wrong = |cause: String| ConfigError::new(option, cause).of(path.display());
     if path.as_os_str().is_empty() {
@@ -363,7 +371,7 @@ mod tests {
             assert!(problem.starts_with(&format!("listen: {address}: whoever can connect")), "{problem}");
             config(&format!("listen = '{address}'\nallow-from = ['10.0.0.0/8', '::1']")).unwrap();
         }
-        // Names are looked up when they are listened on.
+        // A host name is not resolved before it is listened on.
         config("listen = ['tcp:127.0.0.1:9000', 'tcp:[::1]:9000', 'tcp:localhost:9000']").unwrap();
         assert!(file("allow-from = '10.0.0.7/8'").unwrap_err().contains("bits beyond its prefix"));
         assert!(file("allow-from = []").unwrap_err().contains("the list is empty"));

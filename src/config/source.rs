@@ -1,17 +1,17 @@
-//! Where a setting was given, so that a message can name it: a flag, a variable, or a line of the file.
+//! The origin of a setting, for messages: a flag, a variable, or a line of the file.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a setting was given, and what was written there.
+/// The place where a setting was given, with the text that was written there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// On the command line: the flag (or the name of the argument), and its value.
+    /// The command line: the flag (or the name of the argument), and its value.
     Flag(String, String),
-    /// In a variable of the environment: its name and value.
+    /// The environment: the variable's name and value.
     Variable(String, String),
-    /// In the configuration file: its path, the line, counted from 1, and the key with its value.
+    /// The configuration file: its path, the line, counted from 1, and the key with its value.
     File(PathBuf, usize, String),
 }
 
@@ -26,22 +26,22 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Where each setting was given, by its key in the file (which is its flag's name).
+/// The origins of settings, by key. A setting without an origin has its default.
 #[derive(Clone, Debug, Default)]
 pub struct Sources(BTreeMap<String, Origin>);
 
 impl Sources {
-    /// Notes where a setting was given.
+    /// Adds the origin of the setting with this key.
     pub fn insert(&mut self, key: impl Into<String>, origin: Origin) {
         self.0.insert(key.into(), origin);
     }
 
-    /// Where a setting was given; `None` for a default.
+    /// The origin of a setting; `None` for a default.
     pub fn get(&self, key: &str) -> Option<&Origin> {
         self.0.get(key)
     }
 
-    /// Takes from `below` what is not given here, as [`super::Options::or`] does with the values.
+    /// Takes from `below` the origins of settings that are not given here, as [`super::Options::or`] does with the values.
     #[must_use]
     pub fn or(mut self, below: Self) -> Self {
         for (key, origin) in below.0 {

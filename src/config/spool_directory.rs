@@ -1,6 +1,6 @@
-//! The directory for spooled bodies and answers where nobody names one.
+//! The default directory for spooled bodies and responses.
 //!
-//! Files of a tmpfs are memory, and `/tmp` is one on many systems. So a directory on a disk comes first.
+//! A directory on a disk comes first, since files of a tmpfs are memory, and `/tmp` is a tmpfs on many systems.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,18 @@ use rustix::fs::Access;
 
 use crate::os::memory;
 
-/// Where every system keeps temporary files, in the order in which they are taken. `/var/tmp` outlives a restart of the machine, so it is
-/// on a disk (FHS 3.0 §5.15).
+/// The directories for temporary files that every system has, in order of preference. `/var/tmp` outlives a restart of the machine
+/// (FHS 3.0 §5.15), so it is on a disk.
 const USUAL: [&str; 2] = ["/var/tmp", "/tmp"];
 
-/// What a directory is good for.
+/// The storage behind a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// It is not there, or no file can be made in it.
+    /// The directory does not exist, or no file can be made in it.
     Unusable,
-    /// Its files are memory.
+    /// Files there are memory.
     Memory,
+    /// Files there are on a disk.
     Disk,
 }
 
@@ -40,8 +41,8 @@ pub(super) fn default() -> PathBuf {
     choose(std::env::var_os("TMPDIR"), Kind::of)
 }
 
-/// `$TMPDIR` is an order: an operator who sets it to a tmpfs may want nothing of a request on a disk, and is warned. But it is often set for
-/// a whole session, and may name a directory of another user; then it says nothing about this one.
+/// The directory to spool in. A usable `$TMPDIR` is an order, also where it is a tmpfs: its operator may want nothing of a request on
+/// a disk, and is warned. An unusable one is ignored, since it is often set for a whole session and names another user's directory.
 fn choose(ordered: Option<OsString>, kind: impl Fn(&Path) -> Kind) -> PathBuf {
     if let Some(ordered) = ordered.filter(|path| !path.is_empty()).map(PathBuf::from)
         && kind(&ordered) != Kind::Unusable
@@ -49,7 +50,7 @@ fn choose(ordered: Option<OsString>, kind: impl Fn(&Path) -> Kind) -> PathBuf {
         return ordered;
     }
     let first = |wanted| USUAL.map(Path::new).into_iter().find(|directory| kind(directory) == wanted);
-    // Where neither can be used, the message is about the first.
+    // With none usable, the message is about the first.
     first(Kind::Disk).or_else(|| first(Kind::Memory)).unwrap_or(Path::new(USUAL[0])).to_owned()
 }
 
@@ -57,7 +58,7 @@ fn choose(ordered: Option<OsString>, kind: impl Fn(&Path) -> Kind) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// The choice where `/var/tmp`, `/tmp` and `/mine`, which `$TMPDIR` may name, are so.
+    /// The choice where `/var/tmp`, `/tmp` and `/mine` are of these kinds; `$TMPDIR` may name the last.
     fn chosen(ordered: Option<&str>, var_tmp: Kind, tmp: Kind, mine: Kind) -> String {
         let kind = |directory: &Path| match directory.to_str() {
             Some("/var/tmp") => var_tmp,

@@ -1,22 +1,22 @@
 //! The directory in which nibiru was started, by the name that its user gave it.
 //!
 //! A release behind a link (`cd /srv/current && nibiru serve app`) has two names: the shell's, `/srv/current`, and the
-//! kernel's, `/srv/releases/1`. What is given relatively starts at the first when the settings are read again, so that a
-//! reload finds the release to which the link leads by then.
+//! kernel's, `/srv/releases/1`. Relative paths start at the shell's when the settings are read again, so that a reload finds the
+//! release to which the link leads by then.
 
 use std::path::{Path, PathBuf};
 
 use super::options::Options;
 
-/// An absolute path that may lead through links.
+/// The start directory: an absolute path that may lead through links.
 #[derive(Clone, Debug)]
 pub struct StartDirectory(PathBuf);
 
 impl StartDirectory {
-    /// Of this process, which must not have changed its working directory.
+    /// The start directory of this process. Called before the process changes its working directory.
     pub fn of_this_process() -> Self {
         let shells = std::env::var_os("PWD").map(PathBuf::from);
-        // A working directory that has been removed has no name, and relative paths lead nowhere.
+        // A removed working directory has no name, and relative paths lead nowhere.
         let kernels = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
         Self(logical(shells, kernels, |path| {
             let same = |one: rustix::fs::Stat, other: rustix::fs::Stat| {
@@ -26,14 +26,14 @@ impl StartDirectory {
         }))
     }
 
-    /// Its name.
+    /// The path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 }
 
-/// What `pwd -L` gives (POSIX): the shell's name where that is absolute, has no steps in it and is the working directory;
-/// otherwise the kernel's. Whoever starts a program without a shell may leave another directory's name in `$PWD`.
+/// The name that `pwd -L` gives (POSIX): the shell's where that is absolute, has no steps (`..`) and is the working directory;
+/// otherwise the kernel's. A program that is started without a shell may find another directory's name in `$PWD`.
 fn logical(
     shells: Option<PathBuf>,
     kernels: PathBuf,
@@ -51,8 +51,8 @@ fn logical(
 }
 
 impl Options {
-    /// Has the application's root start at `directory` where it is given relatively, or not at all. Sockets, logs and the
-    /// spool directory stay where they are while the server runs.
+    /// Resolves a relative root, or one that is not given, against `directory`. Sockets, logs and the spool directory need no such
+    /// step: a running server keeps them.
     #[must_use]
     pub fn with_root_below(mut self, directory: &Path) -> Self {
         self.root = Some(directory.join(self.root.as_deref().unwrap_or(Path::new("."))));

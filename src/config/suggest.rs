@@ -1,13 +1,13 @@
-//! The known key that an unknown one is most like, for the message.
+//! The known key that an unknown one was probably meant for, as the message suggests it.
 
-/// How alike two names must be to be offered, from 0 to 1: one letter more, less or different in a short name is.
+/// The least likeness of a suggested key, from 0 to 1. One letter more, less or different in a short key passes.
 const ALIKE: f64 = 0.85;
 
 /// The key among `known` that is most like `written`; `None` where no key is like it.
 pub(super) fn alike<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.replace('_', "-").to_lowercase();
     let ranked = known.map(|key| (strsim::jaro_winkler(&written, key), key));
-    // A common beginning counts for much, but a word that lacks half of a key was meant for another one.
+    // The measure favours a common beginning, but a word that lacks half of a key was meant for another one.
     ranked
         .filter(|(alike, key)| *alike >= ALIKE && written.len() * 2 > key.len())
         .max_by(|(one, _), (other, _)| one.total_cmp(other))

@@ -6,12 +6,12 @@ use std::str::FromStr;
 use super::listen::Listen;
 use super::value::{Value, expected};
 
-/// Where the control socket is, or `off`.
+/// The address of the control socket, or `off`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// A Unix socket at this path.
+    /// The Unix socket at this path.
     Unix(PathBuf),
-    /// There is none.
+    /// No control socket.
     Off,
 }
 
@@ -32,7 +32,7 @@ impl Value for Control {
     const CAN_BE_OFF: bool = true;
 }
 
-/// Where the control socket is: beside the first Unix socket unless the operator says otherwise.
+/// The path of the control socket: the one given, or else beside the first Unix socket. `None` for no control socket.
 pub fn control(given: Option<Control>, listen: &[Listen]) -> Option<PathBuf> {
     match given {
         Some(Control::Unix(path)) => Some(path),
@@ -44,7 +44,7 @@ pub fn control(given: Option<Control>, listen: &[Listen]) -> Option<PathBuf> {
     }
 }
 
-/// The control socket of a server that listens at `path`, unless the operator says otherwise.
+/// The default path of the control socket of a server that listens at `path`.
 pub fn control_beside(path: &Path) -> PathBuf {
     let mut path = path.to_owned().into_os_string();
     path.push(".ctl");

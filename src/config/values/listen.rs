@@ -6,17 +6,17 @@ use std::str::FromStr;
 
 use super::value::{Value, expected};
 
-/// The highest number that the kernel gives a descriptor.
+/// The highest number of a descriptor.
 const MAX_DESCRIPTOR: u32 = i32::MAX.unsigned_abs();
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// A Unix socket at this path.
+    /// The Unix socket at this path.
     Unix(PathBuf),
-    /// A TCP socket: `HOST:PORT`.
+    /// The TCP socket `HOST:PORT`.
     Tcp(String),
-    /// A listening socket that this process was started with (0 under spawn-fcgi and mod_fcgid).
+    /// The listening socket with this number that the process was started with (0 under spawn-fcgi and mod_fcgid).
     Fd(u32),
     /// The sockets that systemd passes.
     Systemd,
@@ -29,7 +29,7 @@ impl Default for Listen {
 }
 
 impl Listen {
-    /// Whether the socket was made by somebody else, who keeps it.
+    /// Whether another process has made the socket and keeps it.
     pub fn is_inherited(&self) -> bool {
         matches!(self, Self::Fd(_) | Self::Systemd)
     }

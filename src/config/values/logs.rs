@@ -8,12 +8,12 @@ use clap::ValueEnum;
 
 use super::value::{Value, expected};
 
-/// Where the access log goes.
+/// The destination of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessLog {
     /// Standard output.
     Stdout,
-    /// Appended to this file; USR1 opens it anew.
+    /// This file, to which lines are appended; USR1 opens it anew.
     File(PathBuf),
 }
 
@@ -42,7 +42,7 @@ impl Value for AccessLog {
     const EXPECTED: &'static str = "the name of a file, or - for standard output";
 }
 
-/// The file that the log goes to; none is standard error.
+/// The destination of the log: a file, or `None` for standard error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogTarget(pub Option<PathBuf>);
 
@@ -52,7 +52,7 @@ impl FromStr for LogTarget {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "" => Err(expected::<Self>()),
-            // It looks like the `off` of other options, and there is no such thing.
+            // Other settings can be off, so an operator may try it.
             "off" => Err("a server is never without its log; /dev/null keeps nothing".to_owned()),
             "-" => Ok(Self(None)),
             path => Ok(Self(Some(PathBuf::from(path)))),
@@ -64,7 +64,7 @@ impl Value for LogTarget {
     const EXPECTED: &'static str = "the name of a file, or - for standard error";
 }
 
-/// How much of a request's query the access log has.
+/// The part of a request's query in the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AccessLogQuery {
     /// All of it, as it came

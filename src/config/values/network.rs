@@ -1,4 +1,4 @@
-//! A network of addresses, as `--allow-from` names it.
+//! A network of IP addresses, as `--allow-from` names it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,12 +8,12 @@ use ipnet::IpNet;
 
 use super::value::{Value, expected};
 
-/// Addresses with a common prefix: `10.0.0.0/8`, or one alone.
+/// A network: the addresses with a common prefix, `10.0.0.0/8`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether the address is one of this network's; an IPv4 address counts in its IPv6 form too.
+    /// Whether the address is in this network. An IPv4 address counts in its IPv6 form too.
     pub(in crate::config) fn contains(self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
@@ -46,7 +46,7 @@ impl Value for Network {
     const EXPECTED: &'static str = "an address such as 10.0.0.7, or a network such as 10.0.0.0/8";
 }
 
-/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`: peers are compared as IPv4 where they are.
+/// The IPv4 form of a network of IPv4 addresses in IPv6 form, `10.0.0.0/8` for `::ffff:10.0.0.0/104`, as peers are compared.
 fn canonical(network: IpNet) -> IpNet {
     const MAPPED: u8 = 96;
     let shorter = network.prefix_len().checked_sub(MAPPED);

@@ -1,5 +1,4 @@
-//! Values that are a number: of bytes, of things, or a span of time. Each kind has an upper bound, so that sums with it
-//! cannot overflow.
+//! Values that are a number: sizes, spans of time, counts. Each kind has an upper bound, so that sums cannot overflow.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +6,7 @@ use std::time::Duration;
 
 use super::value::{Value, expected};
 
-/// The longest span of time: ten years. A sum of it and any time of the monotonic clock exists.
+/// The longest span of time: ten years. The sum with any time of the monotonic clock exists.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// The largest size: 1 PiB, more than any machine's memory or disk has today.
@@ -16,7 +15,7 @@ const LARGEST: u64 = 1 << 50;
 /// The highest count: more requests than a worker answers in its life, and more than could wait. Sums of two fit `u32`.
 const MOST: u32 = 1_000_000_000;
 
-/// A number of bytes: `65536`, `64K`, `64M`, `1G`; K, M and G are powers of 1024, as in nginx and php.
+/// A size in bytes: `65536`, `64K`, `64M`, `1G`; K, M and G are powers of 1024, as in nginx and php.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
@@ -75,7 +74,7 @@ impl FromStr for Time {
 
 impl Value for Time {
     const EXPECTED: &'static str = "a time with its unit, such as 30s, 100ms or 2m";
-    // For the message alone: a number has no unit.
+    // A bare number is refused all the same, with a message about its unit.
     const NUMBER: bool = true;
 }
 
@@ -85,7 +84,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// How many there may be.
+/// A count, of at least zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count(pub u32);
 
@@ -106,7 +105,7 @@ impl Value for Count {
     const NUMBER: bool = true;
 }
 
-/// How many there may be, at least one.
+/// A count, of at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positive(pub u32);
 
@@ -163,7 +162,7 @@ mod tests {
             let cause = text.parse::<Time>().unwrap_err();
             assert_eq!(cause, "expected a time of at most ten years (3650d)", "{text}");
         }
-        // The largest sum that the gateway makes of a clock's time and settings.
+        // The gateway adds no more than four such spans to a clock's time.
         assert!(std::time::Instant::now().checked_add(LONGEST * 4).is_some());
     }
 

@@ -1,4 +1,4 @@
-//! Settings of the queue: whose turn it is, and which of the proxy's parameters say so.
+//! Settings of the queue: its order, and the FastCGI parameters by which the proxy decides it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use super::value::{Value, expected};
 
-/// Whose turn it is.
+/// The order in which waiting requests are dispatched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum QueueOrder {
     /// First come, first served; in an overload in which clients give up the newest first, and the oldest are refused
@@ -18,7 +18,7 @@ pub enum QueueOrder {
     Fifo,
 }
 
-/// The longest name of a parameter that makes sense.
+/// The longest name of a parameter, in bytes; beyond is a slip.
 const MAX_NAME: usize = 64;
 
 /// The name of a FastCGI parameter that the proxy sends.
@@ -45,11 +45,11 @@ impl fmt::Display for ParamName {
     }
 }
 
-/// The name of a parameter in which no client can write: it says whose turn it is.
+/// The name of a FastCGI parameter that marks requests which go first. No client can write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PriorityParam(pub String);
 
-/// Parameters of CGI that have the client's words in them.
+/// CGI parameters that hold the client's text.
 const OF_THE_CLIENT: [&str; 15] = [
     "AUTH_TYPE",
     "CONTENT_LENGTH",
@@ -116,7 +116,7 @@ mod tests {
         for none in ["", "X-Request-Start", "a b", &"A".repeat(65)] {
             assert!(none.parse::<PriorityParam>().is_err() && none.parse::<ParamName>().is_err(), "{none}");
         }
-        // The start can be a header: Heroku's router writes it over what a client sends.
+        // The start may be a header: Heroku's router overwrites one that a client sends.
         assert!("HTTP_X_REQUEST_START".parse::<ParamName>().is_ok());
     }
 }

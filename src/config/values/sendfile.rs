@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use super::value::{Value, expected};
 use crate::cgi;
 
-/// How the proxy is told to send a file in the application's place.
+/// The response header that tells the proxy to send a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sendfile {
     /// Not at all: the worker reads the file
@@ -25,12 +25,12 @@ impl fmt::Display for Sendfile {
     }
 }
 
-/// Files in this directory of ours are under this prefix for the proxy: `/srv/app/files=/files`.
+/// A directory of the application's, and its prefix for the proxy: `/srv/app/files=/files`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendfileMap {
-    /// Absolute, without a slash at its end.
+    /// The directory: absolute, without a slash at its end.
     pub directory: String,
-    /// A location of the proxy's, or a directory as the proxy sees it; without a slash at its end.
+    /// The prefix: a location of the proxy's, or a directory as the proxy sees it; without a slash at its end.
     pub prefix: String,
 }
 
@@ -56,8 +56,8 @@ impl Value for SendfileMap {
 }
 
 impl SendfileMap {
-    /// As it is, and where a link leads on the way to the directory, also with that followed: the application's root
-    /// is known without links.
+    /// This entry, and where the directory's path leads through links, a second one with the links resolved: the application's
+    /// root has its links resolved.
     pub fn resolved(&self) -> Vec<Self> {
         let resolved = std::fs::canonicalize(format!("{}/", self.directory)).ok();
         let resolved = resolved.and_then(|path| path.into_os_string().into_string().ok());
@@ -77,7 +77,7 @@ impl fmt::Display for SendfileMap {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyHeader(pub String);
 
-/// What these settings let an application tell its proxy.
+/// The headers with orders for the proxy that these settings allow.
 pub fn proxy_headers(sendfile: Sendfile, map: &[SendfileMap], allowed: &[ProxyHeader]) -> cgi::ProxyHeaders {
     let header = match sendfile {
         Sendfile::Off => None,

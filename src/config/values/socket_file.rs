@@ -8,7 +8,7 @@ use super::value::{Value, expected};
 use crate::log;
 use crate::os::users;
 
-/// Permissions of a socket file.
+/// The permission bits of a socket file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketMode(pub u32);
 
@@ -34,17 +34,17 @@ impl FromStr for SocketMode {
     }
 }
 
-// No bare number: TOML's 0o660 would come as 432.
+// A bare number is refused: TOML's 0o660 arrives as 432.
 impl Value for SocketMode {
     const EXPECTED: &'static str = "an octal mode such as 0660";
 }
 
-/// `USER`, `USER:GROUP` or `:GROUP`, names or numbers.
+/// The owner of a socket file: `USER`, `USER:GROUP` or `:GROUP`, as names or numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketOwner {
-    /// Whom the file belongs to.
+    /// The file's user id; `None` leaves the process's.
     pub user: Option<u32>,
-    /// Which group may connect under mode 0660.
+    /// The file's group id, whose members may connect under mode 0660; `None` leaves the process's.
     pub group: Option<u32>,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 
-/// Something that is done or is not.
+/// A switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
     /// It is done
@@ -26,7 +26,7 @@ impl fmt::Display for Switch {
     }
 }
 
-/// When the application is loaded.
+/// The time at which the application is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preload {
     /// Before the fork, unless that opens a file or socket that workers would share

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use super::value::{Value, expected};
 
-/// The path of a URL: begins with a slash.
+/// The path of a URL, which begins with a slash and has no query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlPath(pub String);
 

@@ -1,36 +1,36 @@
-//! The trait of a setting's value: it is parsed from text, and describes the text that it expects.
+//! The trait of a setting's value, which is parsed from text and describes the text that it expects; and the value `off`.
 
 use std::str::FromStr;
 
-/// A value of a setting.
+/// The type of a setting's value.
 pub trait Value: FromStr<Err = String> {
-    /// What a value looks like, for messages that begin with "expected".
+    /// The description of a value, for messages that begin with "expected".
     const EXPECTED: &'static str;
 
-    /// Whether the file may also write it as a bare number, `workers = 4`. A number where a path belongs is a mistake:
-    /// `access-log = -1` would name a file.
+    /// Whether the file may have a bare number, `workers = 4`. A number where a path belongs is a mistake: `access-log = -1` would
+    /// name a file.
     const NUMBER: bool = false;
 
     /// Whether `off` is a value.
     const CAN_BE_OFF: bool = false;
 
-    /// The cause where a text is no such value.
+    /// The cause of a text that is no such value.
     fn expected() -> String {
         format!("expected {}", Self::EXPECTED)
     }
 }
 
-/// [`Value::expected`].
+/// [`Value::expected`], for `Result::map_err` and its kin.
 pub(super) fn expected<T: Value>() -> String {
     T::expected()
 }
 
-/// The value of an option that can be off. A flag can then undo what the file says.
+/// The value of a setting that can be off, so that a flag can undo the file's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrOff<T> {
-    /// As if the option was not given, or its default not there.
+    /// The setting has no effect, whatever its default.
     Off,
-    /// This value.
+    /// The setting has this value.
     Set(T),
 }
 

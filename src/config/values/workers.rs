@@ -5,20 +5,20 @@ use std::str::FromStr;
 
 use super::value::{Value, expected};
 
-/// The most workers: far beyond what one machine runs, and small enough to catch a slip of the finger.
+/// The highest number of workers: far beyond any machine's, and small enough to catch a slip of the finger.
 pub const MAX_WORKERS: u32 = 10_000;
 
-/// How many workers: `4`, or `2-8` to scale between the two. The lower bound may be 0.
+/// The number of workers: `4`, or `2-8` to scale between the two. The lower bound may be 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workers {
-    /// Kept also when there is nothing to do.
+    /// Workers that are kept when there is nothing to do.
     pub min: u32,
-    /// The most at a time; at least 1 and at least `min`.
+    /// Workers at a time at most; at least 1 and at least `min`.
     pub max: u32,
 }
 
 impl Workers {
-    /// Always so many.
+    /// A fixed number of workers.
     pub fn fixed(count: u32) -> Self {
         Self { min: count, max: count }
     }
