@@ -18,7 +18,7 @@ impl App {
         app
     }
 
-    /// Whole from the moment it can be read.
+    /// Replaces the file in one step: a reader sees the old text or the new text.
     pub(crate) fn write(&self, text: &str) {
         let path = self.0.path().join("app.lua");
         fs::write(path.with_extension("new"), text).unwrap();
@@ -30,8 +30,8 @@ impl App {
     }
 }
 
-/// What a test and its application meet in: the application announces and waits, the test looks and lets go.
-/// See `tests/apps/gate.lua`.
+/// A directory in which a test and its application meet: the application announces names and waits for names, the test looks and
+/// opens. See `tests/apps/gate.lua`.
 #[derive(Debug)]
 pub(crate) struct Gate(TempDir);
 
@@ -40,7 +40,7 @@ impl Gate {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// Where it is, for an application that is told in another way than by [`Self::url`].
+    /// The gate's directory, for an application that learns it by other means than [`Self::url`].
     pub(crate) fn directory(&self) -> PathBuf {
         self.0.path().to_owned()
     }
@@ -55,13 +55,13 @@ impl Gate {
         fs::write(self.0.path().join(name), "").unwrap();
     }
 
-    /// Waits for the application to announce `name`; what it said.
+    /// Waits for the application to announce `name`; the announced text.
     #[track_caller]
     pub(crate) fn announced(&self, name: &str) -> String {
         wait_for(&format!("the application announces {name}"), || self.said(name))
     }
 
-    /// What the application announced as `name`, if it did.
+    /// The text that the application announced as `name`, if any.
     pub(crate) fn said(&self, name: &str) -> Option<String> {
         fs::read_to_string(self.0.path().join(name)).ok()
     }

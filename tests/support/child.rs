@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::proc::signal;
 use super::wait::{GIVE_UP, wait_for, wait_within};
 
-/// How much of a log's end a test shows that fails.
+/// Bytes of a log's end that a failing test shows.
 const SHOWN: usize = 4 << 20;
 
 /// Builds a `NAME.c` into a library that Lua loads: `NAME.so`, in a directory of its own.
@@ -39,7 +39,7 @@ pub(crate) fn nibiru() -> Command {
     command
 }
 
-/// Waits for a child to end. One that does not end is killed and fails the test.
+/// Waits for a child to end. A child that does not end is killed and fails the test.
 #[track_caller]
 pub(crate) fn ends(child: &mut Child) -> ExitStatus {
     end(child).expect("the child ends")
@@ -55,7 +55,7 @@ fn end(child: &mut Child) -> Option<ExitStatus> {
     ended
 }
 
-/// What a command printed, once it has ended; one that does not end is killed and fails the test.
+/// Output of a command that has ended. A command that does not end is killed and fails the test.
 #[track_caller]
 pub(crate) fn output(command: &mut Command) -> Output {
     let mut files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
@@ -123,7 +123,7 @@ impl Process {
         });
     }
 
-    /// Asks it to end.
+    /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         signal(self.pid(), Signal::TERM);
     }

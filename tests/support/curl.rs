@@ -13,7 +13,7 @@ pub(crate) fn curl<const N: usize>(arguments: [&str; N], url: &str) -> Command {
     command
 }
 
-/// What curl saw of one response.
+/// One response, as curl saw it.
 #[derive(Debug)]
 pub(crate) struct Reply {
     /// 0 when no head arrived.
@@ -22,7 +22,7 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
     /// curl's exit code: 0 only when the transfer was complete.
     pub(crate) exit: i32,
-    /// What curl complained about.
+    /// curl's standard error.
     pub(crate) complaint: String,
 }
 

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use super::{Need, Server, ServerBuilder, lacks, output, skip, system_program};
 
-/// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection`: of the shell.
+/// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection` belongs to the shell.
 pub(crate) fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilder {
     let directory = directory.display();
     let script = format!("mount -t tmpfs -o size=1m none '{directory}' && exec \"$0\" \"$@\" {redirection}");
     Server::builder().through(["unshare", "--mount", "sh", "-c", &script])
 }
 
-/// `path` as `server`, in its namespace, sees it.
+/// Path to a file in the mount namespace of `server`, as this process reaches it.
 pub(crate) fn seen_by(server: &Server, path: &Path) -> PathBuf {
     let root = PathBuf::from(format!("/proc/{}/root", server.pid()));
     root.join(path.strip_prefix("/").unwrap())
@@ -26,7 +26,7 @@ pub(crate) fn fill(file: &Path) {
     assert_eq!(full.kind(), ErrorKind::StorageFull);
 }
 
-/// A disk of its own that can be made to hang.
+/// A file that is mounted as a disk and can be made to hang.
 #[derive(Debug)]
 pub(crate) struct Disk {
     directory: PathBuf,
@@ -58,8 +58,8 @@ impl Disk {
         &self.directory
     }
 
-    /// From now on, until the guard is dropped, whoever writes to it waits and cannot even be killed. So the guard has to be
-    /// gone before the server is.
+    /// Freezes the disk until the guard is dropped. A process that writes to the disk meanwhile cannot even be killed, so the guard
+    /// has to be gone before the server is.
     pub(crate) fn freeze(&self) -> Frozen<'_> {
         let frozen = Frozen(&self.directory);
         assert!(output(system_program("fsfreeze").arg("-f").arg(&self.directory)).status.success());

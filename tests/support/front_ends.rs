@@ -12,15 +12,14 @@ use super::{
     Process, Reply, Server, ServerBuilder, curl, free_port, is_root, output, repository, system_program,
 };
 
-/// Which front end.
+/// A front end with the role Authorizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Apache,
     Lighttpd,
 }
 
-/// A running Apache or lighttpd with its file of `deploy/`, and the nibiru that it asks, which is the application
-/// behind it too.
+/// A running Apache or lighttpd with its file of `deploy/`, and nibiru behind it as authorizer and as application.
 #[derive(Debug)]
 pub(crate) struct FrontEnd {
     pub(crate) kind: Kind,
@@ -76,7 +75,7 @@ impl FrontEnd {
         Self::serving(kind, builder, |socket, _| site(socket))
     }
 
-    /// `site` is given nibiru's socket and the directory of files for whoever is let through.
+    /// Starts both. `site` takes nibiru's socket and the directory of protected files.
     #[track_caller]
     fn serving(kind: Kind, mut builder: ServerBuilder, site: impl Fn(&str, &str) -> String) -> Self {
         if is_root() && kind == Kind::Apache {
@@ -106,7 +105,7 @@ impl FrontEnd {
         self.port
     }
 
-    /// Puts a file where only who is let through gets it, at this path of the site.
+    /// Puts a protected file at this path of the site: only a client that the authorizer lets through gets it.
     pub(crate) fn protect(&self, path: &str, text: &str) {
         // Apache's Alias leaves the first segment out, lighttpd's docroot does not.
         let below = if self.kind == Kind::Apache { path.trim_start_matches("/files/") } else { &path[1..] };
@@ -125,7 +124,7 @@ impl FrontEnd {
     }
 }
 
-/// Started by root, Apache serves as another user, who has to reach what is in `scratch`, and the socket.
+/// Opens `scratch` and the socket to Apache's user: started by root, Apache serves as another user.
 pub(crate) fn let_apache_in(scratch: &Path, socket: &Path) {
     for directory in [scratch, &scratch.join("public"), socket.parent().unwrap()] {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,5 +1,5 @@
-//! HTTP/1.1 as a strict client reads it, byte by byte from a socket: whether a response is whole, and whether anything
-//! follows it that nobody asked for. curl forgives too much, and keeps too much to itself.
+//! A strict HTTP/1.1 client that reads from a socket: whether a response is whole, and whether bytes follow that belong to no
+//! request. curl forgives too much, and keeps too much to itself.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     fields: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
-    /// Everything that the head promised has come.
+    /// Whether the body is as long as the head promised.
     pub(crate) whole: bool,
 }
 
@@ -40,7 +40,7 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct Http {
     stream: TcpStream,
-    /// What has come and is not taken yet.
+    /// Bytes that have come and are not taken yet.
     buffer: Vec<u8>,
     closed: bool,
 }
@@ -88,14 +88,15 @@ impl Http {
         rustix::io::ioctl_fionread(&self.stream).unwrap()
     }
 
-    /// The next response, as far as it comes; `None` where the connection closes before one begins. What does not begin as a
-    /// response has status 0.
+    /// The next response, as far as it comes; `None` where the connection closes before a response begins. Bytes that do not begin
+    /// as a response have status 0.
     #[track_caller]
     pub(crate) fn answer(&mut self, head_request: bool) -> Option<Answer> {
         self.try_answer(head_request).unwrap_or_else(|error| panic!("no answer: {error}"))
     }
 
-    /// As [`Self::answer`]. A server that neither answers nor closes, and a response that breaks the rules, are errors.
+    /// As [`Self::answer`]; a response that breaks HTTP's rules is an error.
+    #[track_caller]
     pub(crate) fn try_answer(&mut self, head_request: bool) -> io::Result<Option<Answer>> {
         let Some(status) = self.line()? else { return Ok(None) };
         let mut answer = Answer { status: 0, fields: Vec::new(), body: Vec::new(), whole: false };
@@ -132,7 +133,7 @@ impl Http {
         Ok(Some(answer))
     }
 
-    /// Whatever comes until the server closes.
+    /// All bytes until the server closes.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         self.try_rest().unwrap_or_else(|error| panic!("the server does not close: {error}"))
@@ -194,7 +195,9 @@ impl Http {
         }
     }
 
-    /// Waits for more bytes; false where the server has closed.
+    /// Waits for more bytes; false where the server has closed. Panics when nothing comes: silence is neither an answer nor a
+    /// close.
+    #[track_caller]
     fn more(&mut self) -> io::Result<bool> {
         let mut piece = [0; 16_384];
         while !self.closed {
@@ -207,6 +210,9 @@ impl Http {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.closed = true,
                 // A read with a timeout is not begun again after a stop of this process (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    panic!("the server neither answers nor closes")
+                }
                 Err(error) => return Err(error),
             }
         }

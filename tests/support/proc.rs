@@ -17,7 +17,7 @@ pub(crate) fn signal(pid: u32, number: Signal) {
     }
 }
 
-/// Whether the process still runs; one that only waits to be reaped does not.
+/// Whether a process still runs. A zombie does not run.
 pub(crate) fn runs(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }
@@ -27,7 +27,7 @@ pub(crate) fn is_stopped(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state == "T")
 }
 
-/// What `ps` shows of a process.
+/// Command line of a process, as `ps` shows it.
 pub(crate) fn title(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
@@ -42,7 +42,7 @@ fn pids() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// How long a process has run on a processor so far.
+/// Processor time of a process so far.
 pub(crate) fn processor_time(pid: u32) -> Duration {
     let fields = stat_fields(pid).unwrap();
     // utime and stime: fields 14 and 15 of proc_pid_stat(5), counted from the third.
@@ -99,14 +99,14 @@ fn stat(pid: u32) -> Option<(String, u32)> {
     Some((fields[0].clone(), fields[1].parse().ok()?))
 }
 
-/// From the third field of `/proc/PID/stat` on.
+/// Fields of `/proc/PID/stat` from the third on.
 fn stat_fields(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so count from its end.
     Some(stat[stat.rfind(')')? + 2..].split(' ').map(str::to_owned).collect())
 }
 
-/// What the descriptors of a process point at, by number.
+/// Descriptors of a process, each with its target.
 pub(crate) fn descriptors(pid: u32) -> Vec<(u32, String)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let describe = |entry: io::Result<fs::DirEntry>| {

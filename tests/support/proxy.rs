@@ -13,7 +13,7 @@ use super::net::free_port;
 use super::server::Server;
 use super::{front_ends, is_root, repository};
 
-/// Which proxy stands in front of nibiru.
+/// A proxy by program and version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// nginx from the distribution.
@@ -35,7 +35,7 @@ pub(crate) enum Kind {
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
     port: u16,
-    /// What it serves as static files.
+    /// Directory of the static files.
     pub(crate) public: PathBuf,
     process: Process,
     _scratch: TempDir,
@@ -47,7 +47,7 @@ impl Proxy {
         [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy, Kind::HaProxy].map(|kind| Self::start(kind, server))
     }
 
-    /// These, and the two that are no proxies alone.
+    /// A proxy of each kind, Apache and lighttpd included.
     pub(crate) fn every(server: &Server) -> impl Iterator<Item = Self> {
         let others = [Kind::Apache, Kind::Lighttpd].map(|kind| Self::start(kind, server));
         Self::each(server).into_iter().chain(others)
@@ -130,7 +130,7 @@ impl Proxy {
         curl(arguments, &self.url(path))
     }
 
-    /// What the proxy has logged so far.
+    /// The proxy's log so far.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
@@ -164,7 +164,7 @@ fn caddy(kind: Kind, scratch: &Path, site: &str) -> Command {
     command
 }
 
-/// HAProxy as whoever runs the test, who may use the socket.
+/// HAProxy as the test's own user, who may use the socket.
 fn haproxy(scratch: &Path, site: &str) -> Command {
     let user = "    user haproxy\n    group haproxy\n";
     assert!(site.contains(user), "haproxy.cfg has no user");

@@ -98,7 +98,7 @@ impl Server {
         command
     }
 
-    /// What `nibiru status --json` says.
+    /// The status, as `nibiru status --json` prints it.
     pub(crate) fn status(&self) -> serde_json::Value {
         let said = output(&mut self.command(&["status", "--json"]));
         serde_json::from_slice(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
@@ -124,8 +124,8 @@ impl Server {
         })
     }
 
-    /// Waits until so many lines of the log contain `part`, and not more: the log is written by a thread of its own, a moment
-    /// after what it tells of.
+    /// Waits until as many lines of the log contain `part` as `times` begins with, and fails at its end. The log comes a moment
+    /// after its events: a thread of its own writes it.
     #[track_caller]
     pub(crate) fn logged_between(&self, part: &str, times: Range<usize>) {
         let lines = || self.log().lines().filter(|line| line.contains(part)).count();
@@ -169,7 +169,7 @@ impl Server {
         })
     }
 
-    /// Waits until the gateway knows `count` workers that are idle. Before that, one that runs may not be all there for it.
+    /// Waits until the gateway knows `count` idle workers. A worker's process runs before the gateway has its first message.
     #[track_caller]
     pub(crate) fn idle(&self, count: usize) {
         wait_for(&format!("{count} workers are idle"), || {
@@ -184,7 +184,7 @@ impl Server {
         self.sockets_in_state("03")
     }
 
-    /// Waits until nobody is connected to it any more, neither to its socket nor to its control socket.
+    /// Waits until neither the socket nor the control socket has a client.
     #[track_caller]
     pub(crate) fn left_alone(&self) {
         wait_for("nobody is connected", || {
@@ -221,13 +221,13 @@ pub(crate) struct ServerBuilder {
     arguments: Vec<OsString>,
     /// The program that starts nibiru, with its arguments.
     wrapper: Vec<OsString>,
-    /// What it is given as descriptor 0.
+    /// The listening socket that nibiru inherits as descriptor 0.
     listener: Option<UnixListener>,
     scratch: TempDir,
 }
 
 impl ServerBuilder {
-    /// Another application than that of `tests/apps`. An empty root: the directory in which nibiru is started.
+    /// Serves another application than that of `tests/apps`. An empty root stands for the working directory.
     pub(crate) fn application(mut self, root: PathBuf, application: &'static str) -> Self {
         (self.root, self.application) = (root, application);
         self
@@ -249,7 +249,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Starts it from a shell that does this first, such as `ulimit -n 100`; nothing where that is empty.
+    /// Starts nibiru from a shell that runs this first, such as `ulimit -n 100`. An empty text changes nothing.
     pub(crate) fn after(self, shell: &str) -> Self {
         if shell.is_empty() {
             return self;
@@ -257,13 +257,14 @@ impl ServerBuilder {
         self.through(["sh", "-c", &format!("{shell} && exec \"$0\" \"$@\"")])
     }
 
-    /// Starts it through a program that in the end executes what follows its arguments.
+    /// Starts nibiru through a program that executes the words behind its own arguments.
     pub(crate) fn through<const N: usize>(mut self, wrapper: [&str; N]) -> Self {
         self.wrapper = wrapper.map(OsString::from).into();
         self
     }
 
-    /// Where this is root, starts it as a user that owns nothing but the directory of the socket, as docs/how-to/operate.md does.
+    /// Starts nibiru as a user that owns nothing but the socket's directory, as docs/how-to/operate.md does. Changes nothing unless
+    /// the test runs as root.
     pub(crate) fn by_ordinary_user(self) -> Self {
         if !is_root() {
             return self;
@@ -274,12 +275,12 @@ impl ServerBuilder {
         self.through(["sh", "-c", script])
     }
 
-    /// Lets this test look at the descriptors of gateway and zygote, which only root may otherwise.
+    /// Lets this test look at the descriptors of gateway and zygote, as otherwise only root may.
     pub(crate) fn looked_into(self) -> Self {
         if is_root() { self } else { self.arguments(["--dumpable", "on"]) }
     }
 
-    /// Has it listen on this socket too, which is its descriptor 0.
+    /// Listens on this inherited socket, too.
     pub(crate) fn inherit(mut self, listener: UnixListener) -> Self {
         self.listener = Some(listener);
         self.arguments(["--listen", "fd:0"])
@@ -323,7 +324,7 @@ fn values(arguments: &[OsString], flag: &str) -> Vec<String> {
     values.flatten().map(str::to_owned).collect()
 }
 
-/// Whether somebody listens at an address of `--listen`. One that was inherited (`fd:0`) is listened at.
+/// Whether a socket listens at an address of `--listen`. An inherited one (`fd:0`) always does.
 fn listens(address: &str) -> bool {
     match address.split_once(':') {
         Some(("unix", path)) => UnixStream::connect(path).is_ok(),
@@ -331,7 +332,7 @@ fn listens(address: &str) -> bool {
         Some(("tcp", address)) => {
             let (_, port) = address.rsplit_once(':').expect("a port");
             let local = format!(":{:04X}", port.parse::<u16>().unwrap());
-            // The local address is the second field, the state the fourth; 0A is of one that listens.
+            // The local address is the second field, the state the fourth; 0A is LISTEN.
             let listening = |line: &str| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
                 fields[1].ends_with(&local) && fields[3] == "0A"

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// When a wait gives up. Far beyond what anything here takes, even on a busy machine.
+/// Bound of a wait. Far beyond the time that any condition here takes, even on a busy machine.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(5);

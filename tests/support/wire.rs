@@ -1,5 +1,5 @@
-//! FastCGI as a proxy speaks it, written down a second time on purpose: the tests must not share a
-//! mistake with the encoder of the product.
+//! FastCGI as a proxy speaks it, independent of the product's codec on purpose: the tests must not share a mistake with the
+//! encoder.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -157,7 +157,7 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// Takes a record of it. Says whether it was the last.
+    /// Adds a record; true for the last record of the response.
     fn add(&mut self, record: &Record) -> bool {
         match record.kind {
             STDOUT => self.stdout.extend_from_slice(&record.content),
@@ -233,12 +233,13 @@ impl Connection {
         Self(self.0.try_clone().unwrap())
     }
 
-    /// Sends what the server may stop listening to half way.
+    /// Sends bytes; an error where the server closes before all are sent.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)
     }
 
-    /// Ends it for whoever else has it, too. At once, where a drop leaves it to programs that other tests are just starting.
+    /// Shuts the connection down for every holder of its descriptor. A drop alone does not: programs that other tests are just
+    /// starting may hold it for a moment.
     pub(crate) fn hang_up(&self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }
@@ -252,7 +253,7 @@ impl Connection {
         let _ = self.0.shutdown(Shutdown::Write);
     }
 
-    /// Reads so many bytes of whatever comes.
+    /// Reads and discards `count` bytes.
     #[track_caller]
     pub(crate) fn take(&mut self, count: usize) {
         self.0.read_exact(&mut vec![0; count]).unwrap();
@@ -268,19 +269,29 @@ impl Connection {
         }
     }
 
-    /// The next record, or why there is none. A header of another version, which breaks a transfer off, is `InvalidData`.
+    /// The next record, or why there is none. A header of another version, which breaks a transfer off, is `InvalidData`. Panics
+    /// when nothing comes: silence is neither an answer nor a close.
+    #[track_caller]
     pub(crate) fn try_record(&mut self) -> io::Result<Record> {
         let mut header = [0; 8];
-        self.0.read_exact(&mut header)?;
+        self.read(&mut header)?;
         let [version, kind, id1, id0, length1, length0, padding, _] = header;
         if version != 1 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("record header {header:?}")));
         }
         let length = usize::from(u16::from_be_bytes([length1, length0]));
         let mut content = vec![0; length + usize::from(padding)];
-        self.0.read_exact(&mut content)?;
+        self.read(&mut content)?;
         content.truncate(length);
         Ok(Record { kind, id: u16::from_be_bytes([id1, id0]), content })
+    }
+
+    #[track_caller]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let read = self.0.read_exact(buffer);
+        let silent = read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        assert!(!silent, "the server neither answers nor closes");
+        read
     }
 
     /// The response to request `id`; `None` when the connection ended before it was whole.
@@ -306,7 +317,7 @@ impl Connection {
         }
     }
 
-    /// The next response that is whole, of requests that share this connection; `open` has what there is of the others.
+    /// The next whole response of requests that share this connection; `open` keeps the partial ones.
     #[track_caller]
     pub(crate) fn any_response(&mut self, open: &mut BTreeMap<u16, Response>) -> (u16, Response) {
         loop {
@@ -337,8 +348,9 @@ impl Connection {
     #[track_caller]
     pub(crate) fn response_breaks(&mut self) -> bool {
         let mut rest = Vec::new();
-        // A reset is as good.
-        let _ = self.0.read_to_end(&mut rest);
+        if let Err(error) = self.0.read_to_end(&mut rest) {
+            assert!(closed(&error), "the server neither answers nor closes: {error}");
+        }
         !rest.windows(2).any(|header| header == [1, END_REQUEST])
     }
 
