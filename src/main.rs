@@ -54,7 +54,7 @@ fn main() -> ExitCode {
                 let text = if status.json {
                     log::escape::json(&format!("{answer}\n")).into_owned()
                 } else {
-                    control::describe(&answer)
+                    control::status_text(&answer)
                 };
                 let down = control::is_down(&answer);
                 print_and_end(&text, if down { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })

@@ -3,8 +3,8 @@
 //! A client of `gateway/control`, which documents the protocol. Blocking; never more than one command.
 
 mod address;
-mod describe;
 mod outcome;
+mod status_text;
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -18,8 +18,8 @@ use crate::config::{self, ConfigError, FILE, Listen, Options, StartDirectory};
 use crate::link::discovery;
 
 pub use address::Address;
-pub use describe::{describe, is_down};
 pub use outcome::{reloaded, scaled, stopped};
+pub use status_text::{is_down, status_text};
 
 /// How long a server may take over an answer that it has at once.
 const PATIENCE: Duration = Duration::from_secs(10);

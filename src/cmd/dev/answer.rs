@@ -12,7 +12,7 @@ use hyper::{Response, StatusCode};
 use tower_http::services::fs::ServeFileSystemResponseBody;
 use tracing::info;
 
-use super::exchange::Exchange;
+use super::upstream::Upstream;
 use crate::log::redact;
 
 /// A response of the front.
@@ -27,7 +27,7 @@ pub(super) enum Content {
         /// What came together with the head; empty once it is sent.
         first: Bytes,
         /// The rest. Boxed: it is ten times the size of the others.
-        exchange: Box<Exchange>,
+        upstream: Box<Upstream>,
     },
     /// It is a static file.
     File(ServeFileSystemResponseBody),
@@ -49,7 +49,7 @@ impl Content {
                 Poll::Ready(Ok(Some(std::mem::take(first))))
             }
             Self::Whole(_) => Poll::Ready(Ok(None)),
-            Self::Stream { exchange, .. } => exchange.poll_stdout(context),
+            Self::Stream { upstream, .. } => upstream.poll_stdout(context),
             Self::File(file) => {
                 let frame = ready!(Pin::new(file).poll_frame(context)).transpose()?;
                 Poll::Ready(Ok(frame.and_then(|frame| frame.into_data().ok())))

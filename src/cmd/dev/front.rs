@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::answer::{self, Answer, Content, Line, Logged};
-use super::exchange::Exchange;
 use super::failure::Failure;
 use super::files::Files;
 use super::page::{self, About};
+use super::upstream::Upstream;
 use super::watcher::Watcher;
 use crate::cgi::path::{normalise, percent_decode};
 use crate::cgi::proxy::HttpRequest;
@@ -183,26 +183,26 @@ impl Front {
             request_id: id,
         };
         let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let mut exchange = Exchange::begin(&self.socket, &request.variables(headers), body).await?;
+        let mut upstream = Upstream::begin(&self.socket, &request.variables(headers), body).await?;
 
-        let (response, first) = exchange.head().await?;
+        let (response, first) = upstream.head().await?;
         let status = response.status();
         if matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::GATEWAY_TIMEOUT)
-            && self.failure(exchange.stderr(), id).is_some()
+            && self.failure(upstream.stderr(), id).is_some()
         {
             // What the application still writes while it ends belongs to the page, too.
-            exchange.finish().await?;
-            if let Some(failure) = self.failure(exchange.stderr(), id) {
+            upstream.finish().await?;
+            if let Some(failure) = self.failure(upstream.stderr(), id) {
                 let about =
                     About { status, method: head.method.as_str(), target, headers: &head.headers, id };
                 return Ok(page::render(&failure, about, header(ACCEPT)));
             }
         }
         if head.method == Method::HEAD || matches!(response.status().as_u16(), 204 | 304) {
-            exchange.finish().await?;
+            upstream.finish().await?;
             return Ok(response.map(|()| Content::Whole(first)));
         }
-        Ok(response.map(|()| Content::Stream { first, exchange: Box::new(exchange) }))
+        Ok(response.map(|()| Content::Stream { first, upstream: Box::new(upstream) }))
     }
 
     fn files(&self) -> Files {

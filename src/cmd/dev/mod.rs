@@ -3,7 +3,7 @@
 //! ```text
 //! browser ──HTTP──► front ──► files                       (public/)
 //!                     │
-//!                     └─► exchange ──FastCGI──► gateway   (private socket)
+//!                     └─► upstream ──FastCGI──► gateway   (private socket)
 //!                             │                    ▲
 //!                             └─► page             └── reload ── watcher ◄── the kernel: a file changed
 //! ```
@@ -13,11 +13,11 @@
 
 mod address;
 mod answer;
-mod exchange;
 mod failure;
 mod files;
 mod front;
 mod page;
+mod upstream;
 mod watcher;
 
 use std::fs::Permissions;

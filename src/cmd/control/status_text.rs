@@ -11,8 +11,8 @@ use crate::log::escape;
 /// How much of a running request's line is shown.
 const LINE_SHOWN: usize = 60;
 
-/// The status that `nibiru status` received, as text. What a server of another version does not say is left out.
-pub fn describe(status: &Value) -> String {
+/// The text of a status that `nibiru status` received. A field that a server of another version does not send is left out.
+pub fn status_text(status: &Value) -> String {
     let mut text = String::new();
     let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or(0);
     let word = |path: &str| shown(status.pointer(path).and_then(Value::as_str).unwrap_or("?"));
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn connections_that_are_no_use_are_counted_where_there_are_any() {
         let line = |connections| {
-            let text = describe(&json!({ "connections": connections }));
+            let text = status_text(&json!({ "connections": connections }));
             text.lines().find(|line| line.starts_with("connections")).unwrap().to_owned()
         };
         let quiet = line(json!({ "open": 1, "max": 2, "accepted": 3, "refused": 0, "malformed": 0 }));
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn nothing_of_a_server_steers_the_terminal() {
         let evil = "a\u{1b}[2J\u{9b}\n";
-        let text = describe(&json!({
+        let text = status_text(&json!({
             "app": evil,
             "version": evil,
             "workers": [{ "state": evil, "request": { "line": evil, "time": 1 } }],
@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn a_server_that_says_less_is_described_all_the_same() {
-        assert!(describe(&json!({})).starts_with("nibiru ?: ?, generation 0, up -, pid 0\n"));
-        let text = describe(
+        assert!(status_text(&json!({})).starts_with("nibiru ?: ?, generation 0, up -, pid 0\n"));
+        let text = status_text(
             &json!({ "workers": [{ "number": 1, "request": { "line": "x".repeat(99), "time": 1 } }] }),
         );
         assert!(!text.contains("verdict") && !is_down(&json!({})));

@@ -1,6 +1,6 @@
-//! One HTTP request on a FastCGI connection of its own: the request goes out while the response comes in.
+//! The upstream of one HTTP request: a FastCGI connection of its own. The request goes out while the response comes in.
 //!
-//! Never holds a whole body in either direction. Dropping an exchange closes its connection, which is
+//! Never holds a whole body in either direction. Dropping an upstream closes its connection, which is
 //! how the gateway learns that the client has gone.
 
 use std::io;
@@ -33,9 +33,9 @@ const READ_BUFFER: usize = 64 * 1024;
 /// Bytes of STDERR that are kept: a traceback with much room to spare.
 const MAX_STDERR: usize = 256 * 1024;
 
-/// A request that runs.
+/// The connection of a request that runs.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct Upstream {
     reader: OwnedReadHalf,
     decoder: Decoder,
     buffer: Box<[u8]>,
@@ -45,7 +45,7 @@ pub(super) struct Exchange {
     upload: AbortHandle,
 }
 
-impl Exchange {
+impl Upstream {
     /// Connects and begins to send.
     pub(super) async fn begin(socket: &Path, variables: &Variables, body: Incoming) -> io::Result<Self> {
         let (reader, writer) = UnixStream::connect(socket).await?.into_split();
@@ -136,7 +136,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for Upstream {
     fn drop(&mut self) {
         // After a complete response the rest of the body still goes where the gateway drops it, so that a
         // client which sends first and reads then gets to read.
