@@ -33,14 +33,14 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Counts a duration.
     pub(crate) fn observe(&mut self, took: Duration) {
         let bucket = BOUNDS.iter().position(|bound| took <= *bound).unwrap_or(BOUNDS.len());
         self.counts[bucket] += 1;
         self.sum = self.sum.saturating_add(took);
     }
 
-    /// Counts all that another one has counted.
+    /// Adds the counts of another histogram.
     pub(crate) fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
@@ -48,17 +48,17 @@ impl Histogram {
         self.sum = self.sum.saturating_add(other.sum);
     }
 
-    /// How many it has counted.
+    /// The number of durations that were counted.
     pub(crate) fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// All of them together.
+    /// The sum of the durations.
     pub(crate) fn sum(&self) -> Duration {
         self.sum
     }
 
-    /// How many fell into each bucket; the last is for those beyond every bound.
+    /// The durations in each bucket; the last bucket is for those beyond every bound.
     pub(crate) fn counts(&self) -> &[u64] {
         &self.counts
     }

@@ -1,7 +1,7 @@
 //! The status as a page for people: readable as it comes, live where scripts run.
 //!
-//! Fills `page.html` in. Whatever comes from a request or from the operator is escaped here, and the page's policy lets no
-//! script run but its own.
+//! Fills `page.html` in. All text of a request or of the operator is escaped here, and the page's policy lets no script run but
+//! its own.
 
 use std::fmt::{self, Write};
 
@@ -12,7 +12,7 @@ use crate::os::random;
 /// Placeholders are `{{NAME}}`.
 const PAGE: &str = include_str!("page.html");
 
-/// A word that cannot be guessed: only the script and the style that carry it are run and applied.
+/// The nonce of a page, which cannot be guessed: only the script and the style that carry it are run and applied.
 pub(super) fn nonce() -> String {
     // Without randomness (early boot) the nonce is a known one; all text is escaped in any case.
     format!("{:032x}", u128::from_be_bytes(random::bytes_or_zeros()))
@@ -26,7 +26,7 @@ pub(super) fn policy(nonce: &str) -> String {
     )
 }
 
-/// The page.
+/// The page that shows `status`.
 pub(super) fn page(status: &Status, nonce: &str) -> String {
     let mut page = String::with_capacity(PAGE.len() + 512 * status.workers.len());
     let mut rest = PAGE;
@@ -79,7 +79,7 @@ fn quantile(page: &mut String, latency: &Latency, which: fn(&Latency) -> Option<
     }
 }
 
-/// One row of the table; the script writes the same again.
+/// The table's row of a worker. The page's script writes the same row again.
 fn row(page: &mut String, worker: &Worker) -> fmt::Result {
     write!(
         page,
