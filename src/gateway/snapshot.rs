@@ -14,7 +14,8 @@ pub(crate) fn verdict(gateway: &Gateway, now: Instant) -> (Verdict, Reason) {
     let (config, course) = (gateway.config(), gateway.course.get());
     let (pool, queue) = (gateway.pool.borrow(), gateway.queue.borrow());
     let (idle, busy) = pool.at_hand();
-    let running = gateway.workers.borrow().values().filter_map(|link| Some(link.run()?.moved_at())).max();
+    let running =
+        gateway.workers.borrow().values().filter_map(|link| Some(link.run()?.last_progress())).max();
     let facts = Facts {
         stop: course.stop(*gateway.stopping.borrow()),
         has_served: pool.generation() > 0,

@@ -15,6 +15,7 @@ pub(crate) mod request_end;
 pub mod response;
 #[doc(hidden)]
 pub mod response_writer;
+pub(crate) mod run;
 pub(crate) mod send_buffer;
 pub(crate) mod server_timing;
 pub(crate) mod space;

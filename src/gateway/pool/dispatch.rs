@@ -203,7 +203,7 @@ impl Gateway {
         if let (Some(link), Some(place)) = (&link, place)
             && let Some(run) = link.run()
         {
-            self.queue.borrow_mut().left_while_it_ran(place, run.started(), Instant::now());
+            self.queue.borrow_mut().left_while_it_ran(place, run.dispatched_at(), Instant::now());
         }
         if worker.is_none()
             && let Some(place) = place

@@ -9,8 +9,7 @@ use tracing::{info, warn};
 use crate::gateway::Gateway;
 use crate::gateway::events::Notice;
 use crate::gateway::pool::throttles::About;
-use crate::gateway::pool::watchdog;
-use crate::gateway::pool::worker::{Fate, Memory, WorkerLink, WorkerName};
+use crate::gateway::pool::worker::{Fate, Memory, TOO_LONG, WorkerLink, WorkerName};
 use crate::gateway::telemetry::journal::WorkerEnd;
 use crate::link::message::ToWorker;
 use crate::proto::pool::{Ready, State};
@@ -84,9 +83,9 @@ impl Gateway {
         if request.response.is_abandoned() {
             return request.finish();
         }
-        if link.run().is_some_and(|run| run.is_overdue()) {
+        if link.run().is_some_and(|run| run.has_timed_out()) {
             // Also where it was never read: it has had its time. The log knows.
-            return request.fail(504, watchdog::TOO_LONG, None);
+            return request.fail(504, TOO_LONG, None);
         }
         if link.never_read(fate) {
             self.in_trouble(|left_out| {

@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::gateway::async_fd;
 use crate::gateway::pool::log_pipe::Alive;
 use crate::gateway::pool::process_log::{More, Process};
-use crate::gateway::pool::watchdog::{self, Run};
+use crate::gateway::pool::watchdog;
 use crate::gateway::request::Request;
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
@@ -30,8 +30,12 @@ use crate::os::process;
 use crate::proto::body::{Body, Place};
 use crate::proto::request_end::{Handed, Named};
 use crate::proto::response::ProtocolViolation;
+use crate::proto::run::Run;
 use crate::proto::turn::Turn;
 use crate::proto::worker::WorkerProtocol;
+
+/// The message to the client of a request that has reached its time-out.
+pub(crate) const TOO_LONG: &str = "the request ran for too long";
 
 /// How often a worker is asked what it takes. Adding its pages up costs the kernel some 50 µs, and more for a large one.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -294,7 +298,7 @@ impl WorkerLink {
     pub(crate) fn give_up(&self) {
         self.given_up.set(true);
         if let Some(request) = &mut *self.running.borrow_mut() {
-            request.response.fail(504, watchdog::TOO_LONG, None);
+            request.response.fail(504, TOO_LONG, None);
         }
         self.gave_up.notify_one();
     }
@@ -474,7 +478,7 @@ impl WorkerLink {
                 FromWorker::Log { level, message, fields } => {
                     self.log_of_worker(level, message, fields, gateway);
                 }
-                FromWorker::Stack { timeout, text } => watchdog::stack(gateway, self, timeout, text),
+                FromWorker::Stack { timeout, text } => watchdog::log_stack(gateway, self, timeout, text),
                 FromWorker::StartFailed { message } => {
                     return Ok(Some(Fate::StartFailed(escape::text(message).into_owned())));
                 }
@@ -499,11 +503,12 @@ impl WorkerLink {
     /// for gains no time by going on.
     fn moved(&self) {
         let running = self.running.borrow();
-        if let Some(run) = self.run.get()
-            && (run.streams() || running.is_some())
+        if let Some(mut run) = self.run.get()
+            && (run.streaming_since().is_some() || running.is_some())
             && !running.as_ref().is_some_and(|request| request.response.is_abandoned())
         {
-            self.run.set(Some(run.moved(Instant::now())));
+            run.record_progress(Instant::now());
+            self.run.set(Some(run));
         }
     }
 
