@@ -28,7 +28,6 @@ mod trim;
 mod turnstile;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,8 +42,8 @@ use crate::gateway::events::{Notice, Notices};
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::parameters::Told;
 use crate::gateway::pool::log_pipe::Outputs;
-use crate::gateway::pool::throttles::Throttles;
-use crate::gateway::pool::worker::WorkerLink;
+use crate::gateway::pool::throttles::{About, Throttles};
+use crate::gateway::pool::worker::WorkerTable;
 use crate::gateway::request::Request;
 use crate::gateway::spool::Spool;
 use crate::gateway::telemetry::journal::Journal;
@@ -72,7 +71,7 @@ struct Gateway {
     /// The queue has a new oldest request, or has become overloaded.
     queued: Notify,
     pool: RefCell<Pool>,
-    workers: RefCell<HashMap<u32, Rc<WorkerLink>>>,
+    workers: WorkerTable,
     /// What clients hold of it.
     memory: Arc<Memory>,
     spool: Rc<Spool>,
@@ -180,6 +179,11 @@ impl Gateway {
 
     fn stopping(&self) -> watch::Receiver<bool> {
         self.stopping.subscribe()
+    }
+
+    /// Logs a line about a worker that ended or does not start, unless there were too many lately: see [`Throttles::say`].
+    fn in_trouble(&self, write: impl FnOnce(Option<u64>)) {
+        self.throttles.say(About::Workers, Instant::now(), write);
     }
 
     /// Changes what the verdict knows.

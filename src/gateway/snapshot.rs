@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::gateway::Gateway;
-use crate::gateway::pool::worker::WorkerLink;
+use crate::gateway::pool::worker::WorkerHandle;
 use crate::gateway::telemetry::status::{Parts, Process, Running, Status};
 use crate::gateway::telemetry::verdict::{self, Facts, Reason, Verdict};
 
@@ -60,7 +60,7 @@ pub(crate) fn status(gateway: &Gateway, now: Instant) -> Status {
     })
 }
 
-fn process(link: &WorkerLink, now: Instant) -> Process {
+fn process(link: &WorkerHandle, now: Instant) -> Process {
     let (name, memory) = (link.name(), link.memory());
     let running = link.running().map(|request| {
         let time = request.handed.map_or(Duration::ZERO, |handed| now - handed.at);

@@ -3,7 +3,6 @@
 //! Called by `main` and by `dev`. Decides the order of a start; what happens afterwards is the tasks' affair.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -39,6 +38,7 @@ use crate::gateway::pool::orphans;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::gateway::pool::throttles::Throttles;
 use crate::gateway::pool::watchdog;
+use crate::gateway::pool::worker::WorkerTable;
 use crate::gateway::spool::{self, Spool};
 use crate::gateway::telemetry::access_log::AccessLog;
 use crate::gateway::telemetry::journal::Journal;
@@ -196,7 +196,7 @@ pub async fn run(
     if let Ok(outcome) = outcome.await {
         if let Err(error) = outcome {
             if early {
-                gateway.give_up("the application does not load");
+                dispatch::refuse_for_good(&gateway, "the application does not load");
                 gateway.notices.send(Notice::Command(Command::StopSoon));
                 // A client that has not read its answer by then is closed.
                 let _ = tokio::time::timeout(LAST_ANSWERS, supervisor).await;
@@ -302,7 +302,7 @@ pub(crate) fn assemble(
         )),
         queued: Notify::new(),
         pool: RefCell::new(Pool::new(policy_of(&config), 0)),
-        workers: RefCell::new(HashMap::new()),
+        workers: WorkerTable::default(),
         memory,
         spool,
         proxy_headers: config::proxy_headers(config.sendfile, &config.sendfile_map, &config.proxy_headers),

@@ -1,82 +1,195 @@
-//! What a worker may say when. Std only, no I/O; called by the worker's link, packet by packet.
+//! The gateway's protocol with one worker: a packet in, events out, and what its relay waits for next. Std only, no I/O; the
+//! driver is [`crate::gateway`]'s relay.
 //!
-//! Decides whether a message is the worker's to send now; what an answer may hold is [`crate::proto::response`]'s. An honest
-//! worker breaks no rule. One that does is a worker that something else writes for: a C module, or a child of its
-//! own that goes on as if it were the worker. It is killed.
+//! Decides whether a message is the worker's to send now; what a response may hold is [`crate::proto::response`]'s. An honest
+//! worker breaks no rule. A worker that breaks one has somebody else writing for it, a C module or a child of its own that goes
+//! on as if it were the worker, and is killed.
+//!
+//! ```text
+//! turn       Ready       Head, Body     End            StartFailed   dispatched
+//! Starting   Idle        violation      violation      ends          -
+//! Idle       violation   violation      violation      violation     Running
+//! Running    violation   if named       Answered       violation     -
+//! Answered   Idle        violation      violation      violation     -
+//! ```
 
 use crate::link::interrupt::{Kind, Serial};
-use crate::link::message::FromWorker;
+use crate::link::message::{FromWorker, LogLevel};
 use crate::proto::response::ProtocolViolation;
 
-/// The most log lines in one packet. A worker sends each as it comes, so it has one in a packet; each costs the
+/// The most log lines in one packet. A worker sends each line as it comes, so an honest packet has one; each costs the
 /// gateway microseconds, and a packet could hold tens of thousands.
 pub const MAX_LINES: u32 = 8;
 
-/// The state of the talk with one worker.
+/// The most packets that can wait in a link. The kernel counts no packet below 512 bytes, and lets at most two of
+/// [`MAX_PACKET`](crate::link::message::MAX_PACKET) wait. Packets beyond so many were sent by a process that has outlived the
+/// link's owner.
+pub const MAX_PACKETS_IN_LINK: u32 = 1024;
+
+/// The state of the protocol with one worker.
 #[derive(Clone, Debug, Default)]
 pub struct WorkerProtocol {
     turn: Turn,
-    /// Of the request that was handed over last.
+    /// The number of the request that was dispatched last.
     serial: Serial,
-    /// The request that this packet's answer is for, as far as the packet has said so.
+    /// The number of the request that this packet's response data belongs to, as far as the packet has said so.
     named: Option<u32>,
-    /// Log lines of this packet.
+    /// The log lines in this packet so far.
     lines: u32,
-    /// What the worker was asked for and has not given.
-    asked: Asked,
-    /// Its process is gone, and its number may be another's.
+    requested: Requested,
+    /// Whether anything was sent to the worker after the request that was dispatched last.
+    sent_since_dispatch: bool,
+    /// Whether the worker ended with something unread in its link.
+    link_unread: bool,
+    /// Whether the worker's process is gone, and its number may be another's.
     exited: bool,
+    /// The packets that were received since the process was gone.
+    received_after_exit: u32,
+    /// Whether the client had room when the relay waited for that: one packet may follow, whoever takes the room meanwhile.
+    room_granted: bool,
 }
 
-/// What the worker is at.
+/// The worker's part of the protocol that comes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Turn {
-    /// It starts.
+    /// The worker runs its start hooks.
     #[default]
     Starting,
-    /// It waits for a request.
+    /// The worker waits for a request.
     Idle,
-    /// It has one.
+    /// The worker has a request and has not ended its response.
     Running,
-    /// It has ended its answer and is not ready for the next request.
+    /// The worker has ended its response and is not ready for the next request.
     Answered,
 }
 
+/// The reports that were requested of the worker and have not come.
 #[derive(Clone, Debug, Default)]
-struct Asked {
-    figures: bool,
-    trace: bool,
-    timeout: bool,
+struct Requested {
+    measurement: bool,
+    trace_stack: bool,
+    timeout_stack: bool,
+}
+
+/// An event for the driver, in a packet that the protocol allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerEvent<'p> {
+    /// The worker is ready for its next request.
+    Ready,
+    /// The application or a start hook failed; nothing more is taken from this worker.
+    StartFailed { message: &'p [u8] },
+    /// The head of the running request's response: a CGI header block, with its empty line.
+    ResponseHead { block: &'p [u8] },
+    /// Bytes of the running request's response body, at least one.
+    ResponseBody { bytes: &'p [u8] },
+    /// The end of the running request's response. Without `complete` the application failed.
+    ResponseEnd { complete: bool },
+    /// A line for the log, with the application's fields as JSON or empty.
+    Log { level: LogLevel, message: &'p [u8], fields: &'p [u8] },
+    /// The worker's memory in bytes: its proportional share of pages, and Lua's heap.
+    Measured { pss: u64, lua_heap: u64 },
+    /// The Lua stack of the running request; with `timeout` the request was told to fail.
+    Stack { timeout: bool, text: &'p [u8] },
+}
+
+/// The next wait of a worker's relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayStep<R> {
+    /// Wait until the client has this room, or its request is given up, or the process exits, where it has not.
+    AwaitRoom(R),
+    /// Wait for a packet, or until the process exits.
+    AwaitPacket,
+    /// Receive without waiting: the process is gone, and all it has sent is in the link. A child of its own may hold the link
+    /// open, so the link's end is not to be waited for.
+    ReceiveRest,
+    /// Stop.
+    End(ExitCause),
+}
+
+/// The reason why a link gave no packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkError {
+    /// The other end is closed, and everything it sent has been received.
+    Closed,
+    /// The other end was closed with something unread. What it sent before can still be received.
+    Reset,
+    /// The packet carried a descriptor.
+    Descriptor,
+    /// Nothing is in the link, or the packet was too long for the protocol.
+    Other,
+}
+
+/// The reason why a worker's relay has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExitCause {
+    /// The process is gone, or has closed its link. `link_unread`: with something in the link that it never read.
+    Exited { link_unread: bool },
+    /// The application or a start hook failed, with this message.
+    StartFailed(String),
+    /// The worker broke the protocol, and is killed for that.
+    Violation(&'static str),
 }
 
 impl WorkerProtocol {
-    /// The worker has been handed a request.
+    // To the worker.
+
+    /// Records that a request was sent to the worker, which was idle.
     pub fn dispatched(&mut self) {
         self.serial = self.serial.next();
         self.turn = Turn::Running;
-        (self.asked.trace, self.asked.timeout) = (false, false);
+        (self.requested.trace_stack, self.requested.timeout_stack) = (false, false);
+        self.sent_since_dispatch = false;
     }
 
-    /// Of the request that was handed over last.
+    /// Records that something beside a request was sent to the worker.
+    pub fn message_sent(&mut self) {
+        self.sent_since_dispatch = true;
+    }
+
+    /// Records that the worker was sent the request to measure its memory.
+    pub fn measurement_requested(&mut self) {
+        self.requested.measurement = true;
+    }
+
+    /// Records that the worker was interrupted, so its stack may come.
+    pub fn stack_requested(&mut self, kind: Kind) {
+        match kind {
+            Kind::Trace => self.requested.trace_stack = true,
+            Kind::Timeout => self.requested.timeout_stack = true,
+        }
+    }
+
+    /// The number of the request that was dispatched last, counted over the worker's lifetime.
     pub fn serial(&self) -> Serial {
         self.serial
     }
 
-    /// The worker has been asked what it takes.
-    pub fn measurement_requested(&mut self) {
-        self.asked.figures = true;
-    }
+    // The relay's waits.
 
-    /// The worker has been interrupted, so a stack may come.
-    pub fn stack_requested(&mut self, kind: Kind) {
-        match kind {
-            Kind::Trace => self.asked.trace = true,
-            Kind::Timeout => self.asked.timeout = true,
+    /// The next wait. `backpressure`: the room to wait for, where the client of the running request has none for more of its
+    /// response, and the request is not given up.
+    pub fn next_step<R>(&mut self, backpressure: Option<R>) -> RelayStep<R> {
+        let granted = std::mem::take(&mut self.room_granted);
+        if let Some(room) = backpressure.filter(|_| !granted) {
+            return RelayStep::AwaitRoom(room);
         }
+        if !self.exited {
+            return RelayStep::AwaitPacket;
+        }
+        if self.received_after_exit == MAX_PACKETS_IN_LINK {
+            return RelayStep::End(self.exit());
+        }
+        self.received_after_exit += 1;
+        RelayStep::ReceiveRest
     }
 
-    /// The worker's process is gone. What it sent of its answer counts; what it says of itself does not.
-    pub fn exited(&mut self) {
+    /// Records that the client has room.
+    pub fn room_granted(&mut self) {
+        self.room_granted = true;
+    }
+
+    /// Records that the worker's process is gone. Its response counts still; its reports about itself do not.
+    pub fn process_exited(&mut self) {
         self.exited = true;
     }
 
@@ -85,36 +198,77 @@ impl WorkerProtocol {
         self.exited
     }
 
-    /// A new packet has come.
+    /// Records that the link gave no packet. The cause of the relay's end, if this ends it.
+    pub fn handle_link_error(&mut self, error: LinkError) -> Option<ExitCause> {
+        match error {
+            LinkError::Reset => {
+                self.link_unread = true;
+                None
+            }
+            LinkError::Closed => Some(self.exit()),
+            _ if self.exited => Some(self.exit()),
+            LinkError::Descriptor => Some(ExitCause::Violation("a descriptor")),
+            LinkError::Other => Some(ExitCause::Violation("an oversized packet")),
+        }
+    }
+
+    fn exit(&self) -> ExitCause {
+        ExitCause::Exited { link_unread: self.link_unread }
+    }
+
+    /// Whether the request that was dispatched last provably never reached Lua: the worker exited with something unread in its
+    /// link, and nothing was sent after the request.
+    pub fn never_reached_lua(&self, cause: &ExitCause) -> bool {
+        *cause == ExitCause::Exited { link_unread: true } && !self.sent_since_dispatch
+    }
+
+    // From the worker.
+
+    /// Begins a packet. To be called before the first [`Self::next_event`] of each.
     pub fn begin_packet(&mut self) {
         (self.named, self.lines) = (None, 0);
     }
 
-    /// The next message of a packet that is to be acted upon; `None` at its end.
+    /// The next event of a packet; none at its end.
     ///
     /// # Errors
-    /// When it is no message, or one that the worker must not send now. Nothing more is to be taken from it.
-    pub fn next<'p>(&mut self, packet: &mut &'p [u8]) -> Result<Option<FromWorker<'p>>, ProtocolViolation> {
+    /// The worker is at fault: the packet holds no message, or one that the worker must not send now. Nothing more is to be
+    /// taken from it.
+    pub fn next_event<'p>(
+        &mut self,
+        packet: &mut &'p [u8],
+    ) -> Result<Option<WorkerEvent<'p>>, ProtocolViolation> {
         while !packet.is_empty() {
             let message = FromWorker::decode(packet).map_err(|_| ProtocolViolation("a malformed message"))?;
-            if self.heed(&message)? {
-                return Ok(Some(message));
+            if let Some(event) = self.handle_message(message)? {
+                return Ok(Some(event));
             }
         }
         Ok(None)
     }
 
-    /// Whether the message is to be acted upon.
-    fn heed(&mut self, message: &FromWorker<'_>) -> Result<bool, ProtocolViolation> {
-        match *message {
+    /// The event of a message; none where the message only concerns the protocol, or comes of a worker that is gone.
+    fn handle_message<'p>(
+        &mut self,
+        message: FromWorker<'p>,
+    ) -> Result<Option<WorkerEvent<'p>>, ProtocolViolation> {
+        let event = match message {
             FromWorker::Answering { serial } => {
                 self.named = Some(serial);
-                return Ok(false);
+                return Ok(None);
             }
-            FromWorker::Head { .. } | FromWorker::Body { .. } => self.answers()?,
-            FromWorker::End { .. } => {
-                self.answers()?;
+            FromWorker::Head { block } => {
+                self.check_response()?;
+                WorkerEvent::ResponseHead { block }
+            }
+            FromWorker::Body { bytes } => {
+                self.check_response()?;
+                WorkerEvent::ResponseBody { bytes }
+            }
+            FromWorker::End { complete } => {
+                self.check_response()?;
                 self.turn = Turn::Answered;
+                WorkerEvent::ResponseEnd { complete }
             }
             FromWorker::Ready => {
                 self.turn = match self.turn {
@@ -122,37 +276,41 @@ impl WorkerProtocol {
                     Turn::Idle => return Err(ProtocolViolation("ready twice")),
                     Turn::Running => return Err(ProtocolViolation("ready in the middle of a request")),
                 };
-                (self.asked.trace, self.asked.timeout) = (false, false);
-                return Ok(!self.exited);
+                (self.requested.trace_stack, self.requested.timeout_stack) = (false, false);
+                return Ok((!self.exited).then_some(WorkerEvent::Ready));
             }
-            FromWorker::StartFailed { .. } if self.turn == Turn::Starting => {}
+            FromWorker::StartFailed { message } if self.turn == Turn::Starting => {
+                WorkerEvent::StartFailed { message }
+            }
             FromWorker::StartFailed { .. } => {
                 return Err(ProtocolViolation("a failed start after its start"));
             }
-            FromWorker::Measured { .. } => {
-                if !std::mem::take(&mut self.asked.figures) {
+            FromWorker::Measured { pss, lua_heap } => {
+                if !std::mem::take(&mut self.requested.measurement) {
                     return Err(ProtocolViolation("figures that nobody asked for"));
                 }
-                return Ok(!self.exited);
+                return Ok((!self.exited).then_some(WorkerEvent::Measured { pss, lua_heap }));
             }
-            FromWorker::Log { .. } => {
+            FromWorker::Log { level, message, fields } => {
                 self.lines += 1;
                 if self.lines > MAX_LINES {
                     return Err(ProtocolViolation("too many log lines at once"));
                 }
+                WorkerEvent::Log { level, message, fields }
             }
-            FromWorker::Stack { timeout, .. } => {
-                let asked = if timeout { &mut self.asked.timeout } else { &mut self.asked.trace };
-                if !std::mem::take(asked) {
+            FromWorker::Stack { timeout, text } => {
+                let Requested { timeout_stack, trace_stack, .. } = &mut self.requested;
+                if !std::mem::take(if timeout { timeout_stack } else { trace_stack }) {
                     return Err(ProtocolViolation("a stack that nobody asked for"));
                 }
+                WorkerEvent::Stack { timeout, text }
             }
-        }
-        Ok(true)
+        };
+        Ok(Some(event))
     }
 
-    /// Part of an answer: to the request that the worker has, and no other.
-    fn answers(&self) -> Result<(), ProtocolViolation> {
+    /// Checks that response data belongs to the request that runs, and says so in its packet.
+    fn check_response(&self) -> Result<(), ProtocolViolation> {
         if self.turn == Turn::Running && self.named == Some(self.serial.number()) {
             Ok(())
         } else {
@@ -164,30 +322,37 @@ impl WorkerProtocol {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::message::LogLevel;
 
     const READY: FromWorker<'_> = FromWorker::Ready;
     const HEAD: FromWorker<'_> = FromWorker::Head { block: b"\n" };
+    const BODY: FromWorker<'_> = FromWorker::Body { bytes: b"b" };
     const END: FromWorker<'_> = FromWorker::End { complete: true };
+    const FAILED: FromWorker<'_> = FromWorker::StartFailed { message: b"no" };
     const STACK: FromWorker<'_> = FromWorker::Stack { timeout: false, text: b"" };
     const FIGURES: FromWorker<'_> = FromWorker::Measured { pss: 1, lua_heap: 1 };
     const FIRST: FromWorker<'_> = FromWorker::Answering { serial: 1 };
 
-    /// How many of a packet's messages are acted upon, or what is wrong with one.
-    fn say(protocol: &mut WorkerProtocol, messages: &[FromWorker<'_>]) -> Result<usize, &'static str> {
+    const UNASKED: Result<usize, &str> = Err("an answer to a request that it does not have");
+
+    /// The number of events in a packet of these messages, or the violation.
+    fn receive(protocol: &mut WorkerProtocol, messages: &[FromWorker<'_>]) -> Result<usize, &'static str> {
         let mut packet = Vec::new();
         messages.iter().for_each(|message| message.encode(&mut packet));
         protocol.begin_packet();
-        let (mut rest, mut heeded) = (&packet[..], 0);
-        while protocol.next(&mut rest).map_err(|ProtocolViolation(what)| what)?.is_some() {
-            heeded += 1;
+        let (mut rest, mut events) = (&packet[..], 0);
+        while protocol.next_event(&mut rest).map_err(|ProtocolViolation(what)| what)?.is_some() {
+            events += 1;
         }
-        Ok(heeded)
+        Ok(events)
+    }
+
+    fn starting() -> WorkerProtocol {
+        WorkerProtocol::default()
     }
 
     fn ready() -> WorkerProtocol {
-        let mut protocol = WorkerProtocol::default();
-        assert_eq!(say(&mut protocol, &[READY]), Ok(1));
+        let mut protocol = starting();
+        assert_eq!(receive(&mut protocol, &[READY]), Ok(1));
         protocol
     }
 
@@ -197,70 +362,162 @@ mod tests {
         protocol
     }
 
-    #[test]
-    fn an_answer_is_for_the_request_that_runs_and_says_so_in_each_packet() {
-        let unasked = Err("an answer to a request that it does not have");
-        assert_eq!(say(&mut running(), &[FIRST, HEAD, END, READY]), Ok(3));
-        assert_eq!(say(&mut running(), &[HEAD]), unasked);
-        assert_eq!(say(&mut running(), &[FromWorker::Answering { serial: 2 }, HEAD]), unasked);
-        assert_eq!(say(&mut ready(), &[FIRST, HEAD]), unasked);
-        assert_eq!(say(&mut running(), &[FIRST, HEAD, END, END]), unasked);
+    fn answered() -> WorkerProtocol {
         let mut protocol = running();
-        assert_eq!(say(&mut protocol, &[FIRST, HEAD]), Ok(1));
-        assert_eq!(say(&mut protocol, &[END]), unasked);
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END]), Ok(2));
+        protocol
+    }
+
+    /// Every message in every turn.
+    #[test]
+    fn transitions() {
+        let (twice, early) = (Err("ready twice"), Err("ready in the middle of a request"));
+        let started = Err("a failed start after its start");
+        type Case = (FromWorker<'static>, Result<usize, &'static str>, Turn);
+        type Row = (fn() -> WorkerProtocol, [Case; 5]);
+        #[rustfmt::skip]
+        let table: [Row; 4] = [
+            (starting, [(READY, Ok(1), Turn::Idle), (HEAD, UNASKED, Turn::Starting), (BODY, UNASKED, Turn::Starting), (END, UNASKED, Turn::Starting), (FAILED, Ok(1), Turn::Starting)]),
+            (ready, [(READY, twice, Turn::Idle), (HEAD, UNASKED, Turn::Idle), (BODY, UNASKED, Turn::Idle), (END, UNASKED, Turn::Idle), (FAILED, started, Turn::Idle)]),
+            (running, [(READY, early, Turn::Running), (HEAD, Ok(1), Turn::Running), (BODY, Ok(1), Turn::Running), (END, Ok(1), Turn::Answered), (FAILED, started, Turn::Running)]),
+            (answered, [(READY, Ok(1), Turn::Idle), (HEAD, UNASKED, Turn::Answered), (BODY, UNASKED, Turn::Answered), (END, UNASKED, Turn::Answered), (FAILED, started, Turn::Answered)]),
+        ];
+        for (make, cases) in table {
+            for (message, expected, turn) in cases {
+                let mut protocol = make();
+                let before = protocol.turn;
+                assert_eq!(
+                    receive(&mut protocol, &[FIRST, message]),
+                    expected,
+                    "{message:?} while {before:?}"
+                );
+                assert_eq!(protocol.turn, turn, "after {message:?} while {before:?}");
+            }
+        }
     }
 
     #[test]
-    fn an_answer_sent_ahead_is_not_taken_for_that_to_the_next_request() {
+    fn a_response_names_its_request_in_each_packet() {
+        assert_eq!(receive(&mut running(), &[FIRST, HEAD, END, READY]), Ok(3));
+        assert_eq!(receive(&mut running(), &[HEAD]), UNASKED);
+        assert_eq!(receive(&mut running(), &[FromWorker::Answering { serial: 2 }, HEAD]), UNASKED);
         let mut protocol = running();
-        assert_eq!(say(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD]), Ok(1));
+        assert_eq!(receive(&mut protocol, &[END]), UNASKED);
+    }
+
+    #[test]
+    fn a_response_sent_ahead_is_not_taken_for_that_to_the_next_request() {
+        let mut protocol = running();
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
         protocol.dispatched();
-        let unasked = Err("an answer to a request that it does not have");
-        assert_eq!(say(&mut protocol, &[FIRST, HEAD, END, READY]), unasked);
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), UNASKED);
     }
 
     #[test]
-    fn a_worker_is_ready_once() {
-        assert_eq!(say(&mut ready(), &[READY]), Err("ready twice"));
-        assert_eq!(say(&mut running(), &[READY]), Err("ready in the middle of a request"));
-        let failed = FromWorker::StartFailed { message: b"no" };
-        assert_eq!(say(&mut WorkerProtocol::default(), &[failed]), Ok(1));
-        assert_eq!(say(&mut ready(), &[failed]), Err("a failed start after its start"));
-    }
-
-    #[test]
-    fn it_tells_of_itself_what_it_was_asked_and_once() {
+    fn reports_come_when_they_were_requested_and_once() {
         let unasked = Err("a stack that nobody asked for");
         let mut protocol = running();
-        assert_eq!(say(&mut protocol.clone(), &[STACK]), unasked);
+        assert_eq!(receive(&mut protocol.clone(), &[STACK]), unasked);
         protocol.stack_requested(Kind::Timeout);
-        assert_eq!(say(&mut protocol.clone(), &[STACK]), unasked);
+        assert_eq!(receive(&mut protocol.clone(), &[STACK]), unasked);
         protocol.stack_requested(Kind::Trace);
-        assert_eq!(say(&mut protocol.clone(), &[STACK, STACK]), unasked);
-        // Between the end of its answer and the next request it still runs Lua.
-        assert_eq!(say(&mut protocol.clone(), &[FIRST, HEAD, END, STACK]), Ok(3));
-        assert_eq!(say(&mut protocol, &[FIRST, HEAD, END, READY, STACK]), unasked);
+        assert_eq!(receive(&mut protocol.clone(), &[STACK, STACK]), unasked);
+        // Between the end of its response and the next request the worker still runs Lua.
+        assert_eq!(receive(&mut protocol.clone(), &[FIRST, HEAD, END, STACK]), Ok(3));
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY, STACK]), unasked);
 
         let mut protocol = ready();
         protocol.measurement_requested();
-        assert_eq!(say(&mut protocol, &[FIGURES]), Ok(1));
-        assert_eq!(say(&mut protocol, &[FIGURES]), Err("figures that nobody asked for"));
+        assert_eq!(receive(&mut protocol, &[FIGURES]), Ok(1));
+        assert_eq!(receive(&mut protocol, &[FIGURES]), Err("figures that nobody asked for"));
     }
 
     #[test]
     fn log_lines_of_a_packet_are_bounded() {
         let line = FromWorker::Log { level: LogLevel::Info, message: b"", fields: b"" };
         let (mut protocol, most) = (ready(), MAX_LINES as usize);
-        assert_eq!(say(&mut protocol, &vec![line; most]), Ok(most));
-        assert_eq!(say(&mut protocol, &vec![line; most + 1]), Err("too many log lines at once"));
+        assert_eq!(receive(&mut protocol, &vec![line; most]), Ok(most));
+        assert_eq!(receive(&mut protocol, &vec![line; most + 1]), Err("too many log lines at once"));
     }
 
     /// Its number may be its successor's by then.
     #[test]
-    fn what_a_worker_that_has_gone_says_of_itself_is_dropped() {
+    fn reports_of_a_worker_that_is_gone_are_dropped_and_its_response_is_not() {
         let mut protocol = running();
         protocol.measurement_requested();
-        protocol.exited();
-        assert_eq!(say(&mut protocol, &[FIRST, HEAD, FIGURES, END, READY]), Ok(2));
+        protocol.process_exited();
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, FIGURES, END, READY]), Ok(2));
+    }
+
+    #[test]
+    fn one_packet_follows_room_whoever_takes_it_meanwhile() {
+        let mut protocol = running();
+        assert_eq!(protocol.next_step(None::<()>), RelayStep::AwaitPacket);
+        assert_eq!(protocol.next_step(Some(())), RelayStep::AwaitRoom(()));
+        assert_eq!(protocol.next_step(Some(())), RelayStep::AwaitRoom(()), "no room yet");
+        protocol.room_granted();
+        assert_eq!(protocol.next_step(Some(())), RelayStep::AwaitPacket);
+        assert_eq!(protocol.next_step(Some(())), RelayStep::AwaitRoom(()), "one");
+        protocol.room_granted();
+        assert_eq!(protocol.next_step(None::<()>), RelayStep::AwaitPacket);
+        assert_eq!(
+            protocol.next_step(Some(())),
+            RelayStep::AwaitRoom(()),
+            "a grant that was not needed is not kept"
+        );
+    }
+
+    #[test]
+    fn a_link_is_read_to_its_end_once_the_process_is_gone_and_no_further_than_it_can_hold() {
+        let mut protocol = running();
+        protocol.process_exited();
+        for packet in 0..MAX_PACKETS_IN_LINK {
+            assert_eq!(protocol.next_step(Some(())), RelayStep::AwaitRoom(()), "packet {packet}");
+            protocol.room_granted();
+            assert_eq!(protocol.next_step(Some(())), RelayStep::ReceiveRest, "packet {packet}");
+        }
+        let end = ExitCause::Exited { link_unread: false };
+        assert_eq!(protocol.next_step(None::<()>), RelayStep::End(end));
+    }
+
+    /// Every error of the link, while the process lives and once it is gone, before and after a reset.
+    #[test]
+    fn link_errors() {
+        let exit = |link_unread| Some(ExitCause::Exited { link_unread });
+        let violation = |what| Some(ExitCause::Violation(what));
+        for (gone, reset) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut protocol = running();
+            if gone {
+                protocol.process_exited();
+            }
+            if reset {
+                assert_eq!(protocol.handle_link_error(LinkError::Reset), None);
+            }
+            assert_eq!(protocol.handle_link_error(LinkError::Closed), exit(reset));
+            let descriptor = if gone { exit(reset) } else { violation("a descriptor") };
+            assert_eq!(protocol.handle_link_error(LinkError::Descriptor), descriptor);
+            let other = if gone { exit(reset) } else { violation("an oversized packet") };
+            assert_eq!(protocol.handle_link_error(LinkError::Other), other);
+        }
+    }
+
+    #[test]
+    fn a_request_never_reached_lua_only_where_nothing_else_can_be_the_unread_message() {
+        let unread = ExitCause::Exited { link_unread: true };
+        let mut protocol = running();
+        assert!(protocol.never_reached_lua(&unread));
+        for cause in [
+            ExitCause::Exited { link_unread: false },
+            ExitCause::Violation("a descriptor"),
+            ExitCause::StartFailed(String::new()),
+        ] {
+            assert!(!protocol.never_reached_lua(&cause), "{cause:?}");
+        }
+        protocol.message_sent();
+        assert!(!protocol.never_reached_lua(&unread));
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
+        protocol.dispatched();
+        assert!(protocol.never_reached_lua(&unread), "the message before this request was read");
     }
 }

@@ -254,7 +254,7 @@ fn worker_packets() -> impl Strategy<Value = Vec<u8>> {
         12 => answer,
         1 => any_packet,
         1 => vec(any::<u8>(), 0..30).prop_map(|bytes| [&[0, u8::try_from(bytes.len()).unwrap()], &bytes[..]].concat()),
-        1 => (6..10_u8, any::<u8>()).prop_map(|(act, variant)| vec![act, variant]),
+        1 => (6..13_u8, any::<u8>()).prop_map(|(act, variant)| vec![act, variant]),
     ];
     (vec(act, 0..12), any::<u8>()).prop_map(move |(acts, method)| {
         let mut bytes = packet(vec![READY]);

@@ -1,6 +1,7 @@
-//! Complete requests on their way to a worker: at once, from the queue, or with a refusal.
+//! The dispatch of complete requests: to an idle worker at once, from the queue, or with a refusal.
 //!
-//! Connections submit them, workers that become idle ask for them. Never waits.
+//! Connections submit requests, and the pool dispatches them whenever a worker may have become idle. Never waits; calls no part of the
+//! pool but the handles of workers.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use crate::fastcgi::Role;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
 use crate::gateway::events::Notice;
-use crate::gateway::pool::worker::NotStarted;
+use crate::gateway::pool::worker::NotDispatched;
 use crate::gateway::request::Request;
 use crate::gateway::sleep_until;
 use crate::link::message::ToWorker;
@@ -21,216 +22,214 @@ use crate::proto::connection::Assignment;
 use crate::proto::queue::{Place, Turned};
 use crate::proto::request_end::{Named, Refused};
 
-impl Gateway {
-    /// Takes a complete request: an idle worker gets it, else it waits.
-    pub(crate) fn submit(&self, mut request: Box<Request>) {
-        if !request.take_share() {
-            return request.refuse(Refused::Memory, 503, "no memory is left for it");
-        }
-        if self.mode.development
-            && let Load::Failed(message) = &self.mode.code.borrow().load
-        {
-            request.response.stderr(message.as_bytes());
-            return request.fail(500, "the application does not load", None);
-        }
-        let came = request.came;
-        if self.config.borrow().server_timing && request.role != Role::Authorizer {
-            request.response.writer.tell_timing(came);
-        }
-        let place = self.queue.borrow_mut().place(came, request.head_start, self.is_marked(&request));
-        request.response.assign(|assignment| assignment.place = Some(place));
-        let idle = if self.queue.borrow().is_empty() { self.pool.borrow_mut().assign(came) } else { None };
-        if let Some(worker) = idle {
-            return self.hand(worker, place, request);
-        }
-        if let Some(wait) = self.pool.borrow().down_for(came) {
-            return request.refuse_for(Refused::Down, 503, "the application does not start", wait);
-        }
-        if let Some(why) = self.given_up.get() {
-            return request.refuse(Refused::Down, 503, why);
-        }
-        self.note(|course| course.wanting_since = course.wanting_since.or(Some(came)));
-        let turned = self.queue.borrow_mut().push(place, request, came);
-        self.queued.notify_one();
-        self.ask_for_more();
-        match turned {
-            None => {}
-            Some(Turned { item: request, overload: None }) => {
-                request.refuse(Refused::QueueFull, 503, "the queue is full");
-            }
-            Some(Turned { item, overload: Some(wait) }) => refuse_overloaded(item, wait),
-        }
+/// Takes a complete request: an idle worker gets it, or it waits in the queue, or it is refused.
+pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
+    if !request.take_share() {
+        return request.refuse(Refused::Memory, 503, "no memory is left for it");
     }
-
-    /// Whether the proxy has marked a request as one that goes first (`--queue-priority`).
-    fn is_marked(&self, request: &Request) -> bool {
-        let config = self.config.borrow();
-        let Some(PriorityParam(name)) = &config.queue_priority else { return false };
-        let value = request.variables.get(name.as_bytes());
-        value.is_some_and(|value| !matches!(value, b"" | b"0"))
+    if gateway.mode.development
+        && let Load::Failed(message) = &gateway.mode.code.borrow().load
+    {
+        request.response.stderr(message.as_bytes());
+        return request.fail(500, "the application does not load", None);
     }
-
-    /// How long before `since`, when its parameters were there, a request came to the proxy (`--request-start`).
-    pub(crate) fn head_start(&self, variables: &Variables, since: Instant) -> Duration {
-        let config = self.config.borrow();
-        let Some(ParamName(name)) = &config.request_start else { return Duration::ZERO };
-        let Some(value) = variables.get(name.as_bytes()) else { return Duration::ZERO };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        request_start::time_before(value, now.saturating_sub(since.elapsed()))
+    let came = request.came;
+    if gateway.config.borrow().server_timing && request.role != Role::Authorizer {
+        request.response.writer.tell_timing(came);
     }
-
-    /// Whether workers are on their way that have not been there since the code was loaded.
-    fn births_pending(&self) -> bool {
-        self.reloading.get() || self.pool.borrow().births_pending()
+    let place = gateway.queue.borrow_mut().place(came, request.head_start, is_marked(gateway, &request));
+    request.response.assign(|assignment| assignment.place = Some(place));
+    let idle = if gateway.queue.borrow().is_empty() { gateway.pool.borrow_mut().assign(came) } else { None };
+    if let Some(worker) = idle {
+        return send_to(gateway, worker, place, request);
     }
-
-    /// A worker is free. Where the queue is empty, requests no longer count as waiting for a worker.
-    pub(crate) fn nobody_wants(&self) {
-        if self.queue.borrow().is_empty() && self.course.get().wanting_since.is_some() {
-            self.note(|course| course.wanting_since = None);
+    if let Some(wait) = gateway.pool.borrow().down_for(came) {
+        return request.refuse_for(Refused::Down, 503, "the application does not start", wait);
+    }
+    if let Some(why) = gateway.given_up.get() {
+        return request.refuse(Refused::Down, 503, why);
+    }
+    gateway.note(|course| course.wanting_since = course.wanting_since.or(Some(came)));
+    let turned = gateway.queue.borrow_mut().push(place, request, came);
+    gateway.queued.notify_one();
+    request_growth(gateway);
+    match turned {
+        None => {}
+        Some(Turned { item: request, overload: None }) => {
+            request.refuse(Refused::QueueFull, 503, "the queue is full");
         }
+        Some(Turned { item, overload: Some(wait) }) => refuse_overloaded(item, wait),
     }
+}
 
-    /// No request will get a worker any more: refuses those in the queue, and all that come later, with this reason.
-    pub(crate) fn give_up(&self, why: &'static str) {
-        self.given_up.set(Some(why));
-        while let Some(request) = self.pop() {
-            request.refuse(Refused::Down, 503, why);
-        }
+/// Whether the proxy has marked a request as one that goes first (`--queue-priority`).
+fn is_marked(gateway: &Gateway, request: &Request) -> bool {
+    let config = gateway.config.borrow();
+    let Some(PriorityParam(name)) = &config.queue_priority else { return false };
+    let value = request.variables.get(name.as_bytes());
+    value.is_some_and(|value| !matches!(value, b"" | b"0"))
+}
+
+/// The time that a request spent at the proxy before `since`, when its parameters were complete (`--request-start`).
+pub(crate) fn head_start(gateway: &Gateway, variables: &Variables, since: Instant) -> Duration {
+    let config = gateway.config.borrow();
+    let Some(ParamName(name)) = &config.request_start else { return Duration::ZERO };
+    let Some(value) = variables.get(name.as_bytes()) else { return Duration::ZERO };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    request_start::time_before(value, now.saturating_sub(since.elapsed()))
+}
+
+/// Whether workers are being started that have not been there since the code was loaded.
+fn births_pending(gateway: &Gateway) -> bool {
+    gateway.reloading.get() || gateway.pool.borrow().births_pending()
+}
+
+/// Notes, where the queue is empty, that no request waits for a worker any more. To be called when a worker is free.
+pub(super) fn clear_wanting(gateway: &Gateway) {
+    if gateway.queue.borrow().is_empty() && gateway.course.get().wanting_since.is_some() {
+        gateway.note(|course| course.wanting_since = None);
     }
+}
 
-    /// A request waits: the supervisor is to see whether more workers would help, once for all that wait.
-    pub(crate) fn ask_for_more(&self) {
-        let helps = {
-            let pool = self.pool.borrow();
-            pool.can_grow() || pool.has_nobody()
+/// Refuses the requests in the queue and all later ones, for this reason: no request gets a worker any more.
+pub(crate) fn refuse_for_good(gateway: &Gateway, why: &'static str) {
+    gateway.given_up.set(Some(why));
+    while let Some(request) = pop(gateway) {
+        request.refuse(Refused::Down, 503, why);
+    }
+}
+
+/// Has the supervisor look whether more workers would help the requests that wait; once for all of them.
+fn request_growth(gateway: &Gateway) {
+    let helps = {
+        let pool = gateway.pool.borrow();
+        pool.can_grow() || pool.has_nobody()
+    };
+    if helps && !gateway.demand.replace(true) {
+        gateway.notices.send(Notice::Demand);
+    }
+}
+
+/// Refuses every request in the queue while there is no worker and none may be started yet.
+pub(super) fn refuse_while_down(gateway: &Gateway) {
+    while let Some(wait) = gateway.pool.borrow().down_for(Instant::now())
+        && let Some(request) = pop(gateway)
+    {
+        request.refuse_for(Refused::Down, 503, "the application does not start", wait);
+    }
+}
+
+/// Dispatches waiting requests to idle workers, as long as there are both.
+pub(super) fn dispatch(gateway: &Gateway) {
+    while !gateway.queue.borrow().is_empty() {
+        let now = Instant::now();
+        let Some(worker) = gateway.pool.borrow_mut().assign(now) else { return };
+        let Some((place, request)) = next_request(gateway, now) else {
+            return gateway.pool.borrow_mut().unassign(worker, now);
         };
-        if helps && !self.demand.replace(true) {
-            self.notices.send(Notice::Demand);
-        }
+        send_to(gateway, worker, place, request);
     }
+}
 
-    /// Answers all that waits, where no worker is there nor about to be.
-    pub(crate) fn refuse_all_while_down(&self) {
-        while let Some(wait) = self.pool.borrow().down_for(Instant::now())
-            && let Some(request) = self.pop()
-        {
-            request.refuse_for(Refused::Down, 503, "the application does not start", wait);
-        }
-    }
-
-    /// Hands waiting requests to idle workers, as long as there are both.
-    pub(crate) fn dispatch(&self) {
-        while !self.queue.borrow().is_empty() {
-            let now = Instant::now();
-            let Some(worker) = self.pool.borrow_mut().assign(now) else { return };
-            let Some((place, request)) = self.next_wanted(now) else {
-                return self.pool.borrow_mut().unassign(worker, now);
-            };
-            self.hand(worker, place, request);
-        }
-    }
-
-    /// Hands a request to a worker that is assigned to it.
-    pub(crate) fn hand(&self, worker: u32, place: Place, request: Box<Request>) {
-        let link = self.workers.borrow().get(&worker).map(Rc::clone);
-        let started = match link {
-            Some(link) => link.start(request, &mut self.request_packet.borrow_mut()),
-            None => Err(NotStarted::Ended(request)),
-        };
-        match started {
-            Ok(()) => {
-                if self.pool.borrow_mut().take_changed() {
-                    self.notices.send(Notice::PoolChanged);
-                }
-            }
-            // Its link will notice. The books have it busy until then, so another worker is next.
-            Err(NotStarted::Ended(request)) => {
-                self.put_back(place, request);
-                self.dispatch();
-            }
-            Err(NotStarted::Refused(request, cause)) => {
-                self.pool.borrow_mut().unassign(worker, Instant::now());
-                let Named { request: id, trace_id } = request.named();
-                let cause = crate::log::cause(&cause);
-                self.in_trouble(|left_out| {
-                    warn!(worker, request = id, trace_id, cause, left_out, "cannot hand over a request");
-                });
-                request.refuse(Refused::NotHanded, 503, "no worker could take the request");
+/// Sends a request to the worker that is assigned to it.
+fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) {
+    let dispatched = match gateway.workers.get(worker) {
+        Some(handle) => handle.dispatch(request, &mut gateway.request_packet.borrow_mut()),
+        None => Err(NotDispatched::Ended(request)),
+    };
+    match dispatched {
+        Ok(()) => {
+            if gateway.pool.borrow_mut().take_changed() {
+                gateway.notices.send(Notice::PoolChanged);
             }
         }
-    }
-
-    /// Lets a request wait again that no worker has read.
-    pub(crate) fn put_back(&self, place: Place, mut request: Box<Request>) {
-        request.take_back();
-        self.queue.borrow_mut().put_back(place, request);
-        self.queued.notify_one();
-    }
-
-    /// The request whose turn it is, for a worker.
-    fn next_wanted(&self, now: Instant) -> Option<(Place, Box<Request>)> {
-        let was_overloaded = self.queue.borrow().is_overloaded();
-        let median = self.journal.median_service();
-        let next = loop {
-            let next = self.queue.borrow_mut().take(now, median, || self.births_pending());
-            match next {
-                // Its connection has taken it out when the client went; this is the last look before it would run.
-                Some((_, request)) if request.response.is_abandoned() => request.finish(),
-                next => break next,
-            }
-        };
-        if !was_overloaded && self.queue.borrow().is_overloaded() {
-            self.queued.notify_one();
-            self.in_trouble(|left_out| {
-                warn!(
-                    left_out,
-                    "overloaded: requests wait for longer than --queue-target; the newest go first, and the oldest are refused"
-                );
+        // The worker's relay will notice its end. The pool has it busy until then, so another worker is next.
+        Err(NotDispatched::Ended(request)) => {
+            put_back(gateway, place, request);
+            dispatch(gateway);
+        }
+        Err(NotDispatched::Refused(request, cause)) => {
+            gateway.pool.borrow_mut().unassign(worker, Instant::now());
+            let Named { request: id, trace_id } = request.named();
+            let cause = crate::log::cause(&cause);
+            gateway.in_trouble(|left_out| {
+                warn!(worker, request = id, trace_id, cause, left_out, "cannot hand over a request");
             });
-        }
-        next
-    }
-
-    /// A request that no worker will have.
-    fn pop(&self) -> Option<Box<Request>> {
-        self.queue.borrow_mut().pop()
-    }
-
-    /// A client does not wait any more for a request that was submitted. `lost`: since a part of its response is lost here.
-    pub(crate) fn abandoned(&self, Assignment { worker, place }: Assignment, lost: bool) {
-        let link = worker.and_then(|worker| self.workers.borrow().get(&worker).map(Rc::clone));
-        if let (Some(link), Some(place)) = (&link, place)
-            && let Some(run) = link.run()
-        {
-            self.queue.borrow_mut().left_while_it_ran(place, run.dispatched_at(), Instant::now());
-        }
-        if worker.is_none()
-            && let Some(place) = place
-        {
-            // Finished when the queue is not borrowed any more.
-            let gone = self.queue.borrow_mut().give_up(place);
-            if let Some(gone) = gone {
-                gone.finish();
-            }
-        }
-        if let Some(link) = link {
-            if lost {
-                link.lose_response();
-            }
-            link.tell(ToWorker::Abort);
-        }
-    }
-
-    /// In development: the newest code does not load. Whoever waits is told so.
-    pub(crate) fn load_failed(&self) {
-        while let Some(request) = self.pop() {
-            self.submit(request);
+            request.refuse(Refused::NotHanded, 503, "no worker could take the request");
         }
     }
 }
 
-/// `wait`: until its client may try again.
+/// Puts a request that no worker has read back into the queue, at its old place.
+pub(super) fn put_back(gateway: &Gateway, place: Place, mut request: Box<Request>) {
+    request.take_back();
+    gateway.queue.borrow_mut().put_back(place, request);
+    gateway.queued.notify_one();
+}
+
+/// The request in the queue whose turn it is, for a worker.
+fn next_request(gateway: &Gateway, now: Instant) -> Option<(Place, Box<Request>)> {
+    let was_overloaded = gateway.queue.borrow().is_overloaded();
+    let median = gateway.journal.median_service();
+    let next = loop {
+        let next = gateway.queue.borrow_mut().take(now, median, || births_pending(gateway));
+        match next {
+            // The connection has taken the request out when its client left; this is the last check before it would run.
+            Some((_, request)) if request.response.is_abandoned() => request.finish(),
+            next => break next,
+        }
+    };
+    if !was_overloaded && gateway.queue.borrow().is_overloaded() {
+        gateway.queued.notify_one();
+        gateway.in_trouble(|left_out| {
+            warn!(
+                left_out,
+                "overloaded: requests wait for longer than --queue-target; the newest go first, and the oldest are refused"
+            );
+        });
+    }
+    next
+}
+
+/// The next request of the queue, to be refused.
+fn pop(gateway: &Gateway) -> Option<Box<Request>> {
+    gateway.queue.borrow_mut().pop()
+}
+
+/// Gives up a request that was submitted and that its client does not wait for any more: it leaves the queue, or its worker is told.
+/// `lost`: a part of its response is lost here.
+pub(crate) fn abandoned(gateway: &Gateway, Assignment { worker, place }: Assignment, lost: bool) {
+    let handle = worker.and_then(|number| gateway.workers.get(number));
+    if let (Some(handle), Some(place)) = (&handle, place)
+        && let Some(run) = handle.run()
+    {
+        gateway.queue.borrow_mut().left_while_it_ran(place, run.dispatched_at(), Instant::now());
+    }
+    if worker.is_none()
+        && let Some(place) = place
+    {
+        // Finished once the queue is not borrowed any more.
+        let gone = gateway.queue.borrow_mut().give_up(place);
+        if let Some(gone) = gone {
+            gone.finish();
+        }
+    }
+    if let Some(handle) = handle {
+        if lost {
+            handle.lose_response();
+        }
+        handle.send(ToWorker::Abort);
+    }
+}
+
+/// Submits the waiting requests anew. In development each is then answered with the failure of the newest code to load.
+pub(super) fn resubmit_all(gateway: &Gateway) {
+    while let Some(request) = pop(gateway) {
+        submit(gateway, request);
+    }
+}
+
+/// Refuses a request of an overloaded queue. `wait`: the time after which its client may try again.
 fn refuse_overloaded(request: Box<Request>, wait: Duration) {
     request.refuse_for(Refused::Overloaded, 503, "more requests come than can be answered", wait);
 }
@@ -250,7 +249,7 @@ pub(crate) async fn expire(gateway: Rc<Gateway>) {
         }
         let now = Instant::now();
         loop {
-            let refused = gateway.queue.borrow_mut().pop_refused(now, || gateway.births_pending());
+            let refused = gateway.queue.borrow_mut().pop_refused(now, || births_pending(&gateway));
             let Some((request, wait)) = refused else { break };
             refuse_overloaded(request, wait);
         }

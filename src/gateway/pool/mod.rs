@@ -5,6 +5,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod log_pipe;
 pub(crate) mod orphans;
 pub(crate) mod process_log;
+mod relay;
 pub(crate) mod supervisor;
 pub(crate) mod throttles;
 pub(crate) mod watchdog;

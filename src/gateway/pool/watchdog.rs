@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::pool::throttles::About;
-use crate::gateway::pool::worker::{TOO_LONG, WorkerLink};
+use crate::gateway::pool::worker::{TOO_LONG, WorkerHandle};
 use crate::link::interrupt::Kind;
 use crate::link::message::LogLevel;
 use crate::log::escape;
@@ -53,7 +53,7 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
 /// Does everything that was due for a worker by `settled`. The time of its next deadline, if it has one.
 fn act_on_deadlines(
     gateway: &Gateway,
-    link: &WorkerLink,
+    link: &WorkerHandle,
     limits: &RunLimits,
     settled: Instant,
     now: Instant,
@@ -79,7 +79,7 @@ fn act_on_deadlines(
 
 /// Acts on a request that has reached its time-out. Its client is answered whatever the worker does, but in development, where
 /// the client gets the stack as well.
-fn time_out(gateway: &Gateway, link: &WorkerLink, mut run: Run, limit: RunLimit, now: Instant) {
+fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimit, now: Instant) {
     let (line, still) = (link.request_line(), seconds(now - run.last_progress()));
     let what = match (limit, run.streaming_since()) {
         (RunLimit::Stream, Some(since)) => {
@@ -109,7 +109,7 @@ fn time_out(gateway: &Gateway, link: &WorkerLink, mut run: Run, limit: RunLimit,
 }
 
 /// Kills a worker that goes on with a request which was told to stop.
-fn kill(gateway: &Gateway, link: &WorkerLink, limits: &RunLimits, now: Instant) {
+fn kill(gateway: &Gateway, link: &WorkerHandle, limits: &RunLimits, now: Instant) {
     let (line, late) = (link.request_line(), seconds(limits.kill_after));
     gateway.throttles.say(About::Deadlines, now, |left_out| {
         let message = format!("{line} has not stopped {late} later (--kill-after): killed");
@@ -123,7 +123,7 @@ fn kill(gateway: &Gateway, link: &WorkerLink, limits: &RunLimits, now: Instant) 
 }
 
 /// Logs the stack of a running request, which its worker was interrupted to send.
-pub(super) fn log_stack(gateway: &Gateway, link: &WorkerLink, timeout: bool, text: &[u8]) {
+pub(super) fn log_stack(gateway: &Gateway, link: &WorkerHandle, timeout: bool, text: &[u8]) {
     let Some(mut run) = link.run() else { return };
     let line = link.request_line();
     if !timeout {

@@ -15,7 +15,6 @@ use crate::gateway::frontend::systemd;
 use crate::gateway::pool::log_pipe::{self, Alive, Line, Outputs, Pipes};
 use crate::gateway::pool::orphans::WaitedFor;
 use crate::gateway::pool::process_log::{More, Process};
-use crate::gateway::pool::worker::PACKETS_IN_A_LINK;
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::launch::{Launch, NAME};
@@ -24,7 +23,7 @@ use crate::link::socket::Received;
 use crate::log::escape;
 use crate::os::interrupt;
 use crate::proto::turn::Turn;
-use crate::proto::worker::MAX_LINES;
+use crate::proto::worker::{MAX_LINES, MAX_PACKETS_IN_LINK};
 
 /// A zygote that runs.
 #[derive(Debug)]
@@ -170,7 +169,7 @@ async fn listen(
                     continue;
                 }
             }
-        } else if after_end == PACKETS_IN_A_LINK {
+        } else if after_end == MAX_PACKETS_IN_LINK {
             break;
         } else {
             after_end += 1;

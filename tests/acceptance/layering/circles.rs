@@ -11,13 +11,6 @@ use super::{code, sources};
 /// Circles by paths: files below `src/` that all reach each other.
 const BY_PATHS: &[&[&str]] = &[
     &[
-        "gateway/events.rs",
-        "gateway/mod.rs",
-        "gateway/pool/watchdog.rs",
-        "gateway/pool/worker.rs",
-        "gateway/pool/zygote.rs",
-    ],
-    &[
         "gateway/pool/supervisor/mod.rs",
         "gateway/pool/supervisor/stop.rs",
         "gateway/pool/supervisor/zygotes.rs",
@@ -26,22 +19,11 @@ const BY_PATHS: &[&[&str]] = &[
 ];
 
 /// Circles within `src/gateway/` by paths and by calls of `Gateway`'s methods.
-const BY_CALLS: &[&[&str]] = &[
-    &[
-        "gateway/events.rs",
-        "gateway/mod.rs",
-        "gateway/pool/dispatch.rs",
-        "gateway/pool/lifecycle.rs",
-        "gateway/pool/watchdog.rs",
-        "gateway/pool/worker.rs",
-        "gateway/pool/zygote.rs",
-    ],
-    &[
-        "gateway/pool/supervisor/mod.rs",
-        "gateway/pool/supervisor/stop.rs",
-        "gateway/pool/supervisor/zygotes.rs",
-    ],
-];
+const BY_CALLS: &[&[&str]] = &[&[
+    "gateway/pool/supervisor/mod.rs",
+    "gateway/pool/supervisor/stop.rs",
+    "gateway/pool/supervisor/zygotes.rs",
+]];
 
 /// Arrows between files, each from a file to the files that it names.
 type Arrows = BTreeMap<String, BTreeSet<String>>;

@@ -1,7 +1,7 @@
-//! A worker that says anything, and what reaches its clients.
+//! A worker that sends anything, and the responses that reach its clients.
 //!
-//! The gateway of this model does with each message what `gateway::worker_link` and `gateway::reply` do, on a
-//! connection without a socket.
+//! What the worker may send is decided by [`WorkerProtocol`] and [`Answer`], the gateway's own state machines. Their driver is a
+//! model: it does with each event what `gateway::pool::relay` does, on a connection without a socket.
 
 use nibiru::cgi::ProxyHeaders;
 use nibiru::cgi::response::{Head, Status};
@@ -10,16 +10,18 @@ use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server};
 use nibiru::link::interrupt::Kind;
 use nibiru::link::message::{FromWorker, FromZygote, ToWorker, ToZygote};
 use nibiru::proto::response::{Failure, Part, ProtocolViolation, ResponseState};
-use nibiru::proto::worker::WorkerProtocol;
+use nibiru::proto::worker::{
+    ExitCause, LinkError, MAX_PACKETS_IN_LINK, RelayStep, WorkerEvent, WorkerProtocol,
+};
 
-/// The input is a list of acts: what the worker says, and what happens to the gateway meanwhile. Whatever they are, a
-/// client gets one whole answer or sees that it is not whole.
+/// The input is a list of acts: packets of the worker, and events in the gateway meanwhile. Whatever they are, a client gets one
+/// whole response, or sees that it is not whole.
 pub(crate) fn worker_messages(mut data: &[u8]) {
     vocabulary(data);
     let mut gateway = Gateway::new();
     while let Some((act, rest)) = data.split_first() {
         data = rest;
-        let outcome = match act % 10 {
+        let outcome = match act % 13 {
             // A packet as it is, of up to 255 bytes.
             0 => gateway.packet(take_short(&mut data)),
             // A packet that is composed, so that much of what is tried is well-formed.
@@ -44,11 +46,18 @@ pub(crate) fn worker_messages(mut data: &[u8]) {
                 gateway.fail();
                 Ok(())
             }
-            _ => {
-                gateway.protocol.exited();
+            9 => {
+                gateway.protocol.process_exited();
                 gateway.exited = true;
                 Ok(())
             }
+            10 => gateway.link_error(take_byte(&mut data)),
+            11 => {
+                gateway.protocol.message_sent();
+                gateway.sent_since_dispatch = true;
+                Ok(())
+            }
+            _ => gateway.step(take_byte(&mut data)),
         };
         if let Err(ProtocolViolation(what)) = outcome {
             assert!(!what.is_empty());
@@ -144,6 +153,10 @@ struct Gateway {
     interrupts: [u32; 2],
     stacks: [u32; 2],
     exited: bool,
+    link_unread: bool,
+    sent_since_dispatch: bool,
+    /// Steps of the relay since the exit that received something.
+    received_after_exit: u32,
     orders: ProxyHeaders,
     clients: Vec<Client>,
 }
@@ -169,6 +182,9 @@ impl Gateway {
             interrupts: [0; 2],
             stacks: [0; 2],
             exited: false,
+            link_unread: false,
+            sent_since_dispatch: false,
+            received_after_exit: 0,
             orders: ProxyHeaders::default(),
             clients: Vec::new(),
         }
@@ -187,6 +203,7 @@ impl Gateway {
         self.clients.push(Client { server, out, head_request, held: holds.then(Vec::new), over: false });
         self.running = Some(ResponseState::new(head_request));
         self.protocol.dispatched();
+        self.sent_since_dispatch = false;
         (self.idle, self.busy) = (false, true);
         (self.interrupts, self.stacks) = ([0; 2], [0; 2]);
         Ok(())
@@ -203,21 +220,20 @@ impl Gateway {
     fn packet(&mut self, packet: &[u8]) -> Result<(), ProtocolViolation> {
         self.protocol.begin_packet();
         let (mut rest, mut lines) = (packet, 0);
-        while let Some(message) = self.protocol.next(&mut rest)? {
-            if matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. }) {
+        while let Some(event) = self.protocol.next_event(&mut rest)? {
+            if matches!(event, WorkerEvent::ResponseHead { .. } | WorkerEvent::ResponseBody { .. }) {
                 self.check_name(packet, rest);
             }
             let (client, answer) = (self.clients.last_mut(), self.running.as_mut());
-            match message {
-                FromWorker::Answering { .. } => panic!("that is the protocol's"),
-                FromWorker::Head { block } => {
+            match event {
+                WorkerEvent::ResponseHead { block } => {
                     let (client, answer) = (client.unwrap(), answer.unwrap());
                     if let Part::Send(status) = answer.head(block, &self.orders)? {
                         assert!(!client.over && (100..=599).contains(&status));
                         client.put(block, true);
                     }
                 }
-                FromWorker::Body { bytes } => {
+                WorkerEvent::ResponseBody { bytes } => {
                     assert!(!bytes.is_empty());
                     let (client, answer) = (client.unwrap(), answer.unwrap());
                     if let Part::Send(()) = answer.body(bytes.len())? {
@@ -225,28 +241,28 @@ impl Gateway {
                         client.put(bytes, false);
                     }
                 }
-                FromWorker::End { complete: true } => {
+                WorkerEvent::ResponseEnd { complete: true } => {
                     let (client, answer) = (client.unwrap(), answer.unwrap());
                     if let Part::Send(()) = answer.end()? {
                         client.end(0);
                     }
                     self.running = None;
                 }
-                FromWorker::End { complete: false } => {
+                WorkerEvent::ResponseEnd { complete: false } => {
                     self.fail();
                     self.running = None;
                 }
-                FromWorker::Ready => {
+                WorkerEvent::Ready => {
                     assert!(self.running.is_none() && !self.idle && !self.exited);
                     (self.idle, self.busy) = (true, false);
                 }
-                FromWorker::StartFailed { .. } => {
+                WorkerEvent::StartFailed { .. } => {
                     assert!(self.clients.is_empty() && !self.idle);
                     return Err(ProtocolViolation("the worker has ended"));
                 }
-                FromWorker::Measured { .. } => assert!(!self.exited),
-                FromWorker::Log { .. } => lines += 1,
-                FromWorker::Stack { timeout, .. } => {
+                WorkerEvent::Measured { .. } => assert!(!self.exited),
+                WorkerEvent::Log { .. } => lines += 1,
+                WorkerEvent::Stack { timeout, .. } => {
                     let kind = usize::from(timeout);
                     self.stacks[kind] += 1;
                     assert!(self.busy && self.stacks[kind] <= self.interrupts[kind]);
@@ -255,6 +271,49 @@ impl Gateway {
         }
         assert!(rest.is_empty() && lines <= nibiru::proto::worker::MAX_LINES);
         Ok(())
+    }
+
+    /// The link gives no packet. An honest worker's link fails only by its end.
+    fn link_error(&mut self, kind: u8) -> Result<(), ProtocolViolation> {
+        let error = [LinkError::Closed, LinkError::Reset, LinkError::Descriptor, LinkError::Other]
+            [usize::from(kind % 4)];
+        self.link_unread |= error == LinkError::Reset;
+        let cause = self.protocol.handle_link_error(error);
+        assert_eq!(cause.is_none(), error == LinkError::Reset);
+        cause.map_or(Ok(()), |cause| self.end(&cause))
+    }
+
+    /// The relay looks what it waits for, with `room % 2` as the client's lack of room.
+    fn step(&mut self, room: u8) -> Result<(), ProtocolViolation> {
+        match self.protocol.next_step((room % 2 == 1).then_some(())) {
+            RelayStep::AwaitRoom(()) => {
+                assert!(room % 2 == 1);
+                if room & 2 == 2 {
+                    self.protocol.room_granted();
+                    assert!(!matches!(self.protocol.clone().next_step(Some(())), RelayStep::AwaitRoom(())));
+                }
+            }
+            RelayStep::AwaitPacket => assert!(!self.exited),
+            RelayStep::ReceiveRest => {
+                self.received_after_exit += 1;
+                assert!(self.exited && self.received_after_exit <= MAX_PACKETS_IN_LINK);
+            }
+            RelayStep::End(cause) => {
+                assert_eq!(self.received_after_exit, MAX_PACKETS_IN_LINK);
+                return self.end(&cause);
+            }
+        }
+        Ok(())
+    }
+
+    /// The relay has ended. A request counts as unread only where nothing was sent after it.
+    fn end(&self, cause: &ExitCause) -> Result<(), ProtocolViolation> {
+        if let ExitCause::Exited { link_unread } = *cause {
+            assert_eq!(link_unread, self.link_unread);
+        }
+        let unread = *cause == ExitCause::Exited { link_unread: true };
+        assert_eq!(self.protocol.never_reached_lua(cause), unread && !self.sent_since_dispatch);
+        Err(ProtocolViolation("the worker has ended"))
     }
 
     /// The packet said before this message which request it answers, and it is the running one.

@@ -21,6 +21,7 @@ use crate::fastcgi::{self, Fault, Role};
 use crate::gateway::Gateway;
 use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::own_paths;
+use crate::gateway::pool::dispatch;
 use crate::gateway::request::Request;
 use crate::gateway::response::Response;
 use crate::gateway::spool::{BodyWrite, Done, Overflow};
@@ -236,7 +237,7 @@ impl Task {
             Event::Misconfigured { repeated, lacks_path_info } => {
                 tell_of_parameters(&repeated, lacks_path_info, gateway);
             }
-            Event::Abandoned { assignment, lost } => gateway.abandoned(assignment, lost),
+            Event::Abandoned { assignment, lost } => dispatch::abandoned(gateway, assignment, lost),
             Event::AbortedBeforeParams => {
                 self.log("request aborted by the client before its parameters had come");
             }
@@ -279,10 +280,10 @@ impl Task {
         let (variables, body, data) = request.into_parts();
         let mut request =
             Request::new(variables, body, response, &self.gateway.memory, &self.gateway.journal);
-        request.head_start = self.gateway.head_start(&request.variables, since);
+        request.head_start = dispatch::head_start(&self.gateway, &request.variables, since);
         (request.role, request.data) = (role, data);
         if let Some(request) = own_paths::answer(request, &self.gateway) {
-            self.gateway.submit(request);
+            dispatch::submit(&self.gateway, request);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::gateway::Code;
 use crate::gateway::Error;
 use crate::gateway::Load;
 use crate::gateway::frontend::systemd;
+use crate::gateway::pool::dispatch;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::link::message::ToWorker;
 use crate::proto::pool::FAREWELL;
@@ -68,7 +69,7 @@ impl Supervisor {
             pool.retire(Instant::now(), FAREWELL, |of| of == generation);
             pool.retired(generation)
         };
-        self.gateway.kill(&all);
+        self.gateway.workers.kill(&all);
         self.forget_births(next.launch);
     }
 
@@ -89,7 +90,7 @@ impl Supervisor {
             pool.retire(now, patience, |other| other != generation)
         };
         for worker in idle {
-            self.gateway.tell(worker, ToWorker::Drain);
+            self.gateway.workers.send(worker, ToWorker::Drain);
         }
         if let Some(before) = before {
             self.retire_zygote(before, now + patience);
@@ -107,8 +108,8 @@ impl Supervisor {
             info!(r#gen = generation, "reloaded");
             systemd::ready(generation, &self.gateway.config().workers.to_string());
         }
-        self.gateway.dispatch();
-        self.gateway.nobody_wants();
+        dispatch::dispatch(&self.gateway);
+        dispatch::clear_wanting(&self.gateway);
     }
 
     /// The next generation does not load, or its first worker does not start. The very first one ends the
@@ -128,7 +129,7 @@ impl Supervisor {
                 error!(r#gen = generation, left_out, "application does not load: {message}");
             });
             if development {
-                self.gateway.load_failed();
+                dispatch::resubmit_all(&self.gateway);
             }
             return;
         }
@@ -144,7 +145,7 @@ impl Supervisor {
         }
         error!(r#gen = generation, "application does not load: {message}");
         if development {
-            self.gateway.load_failed();
+            dispatch::resubmit_all(&self.gateway);
         } else {
             self.predecessor_goes_on();
         }

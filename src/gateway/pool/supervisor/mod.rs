@@ -23,10 +23,10 @@ use crate::gateway::Scale;
 use crate::gateway::events::Notice;
 use crate::gateway::pool::log_pipe::Line;
 use crate::gateway::pool::process_log::More;
+use crate::gateway::pool::relay;
 use crate::gateway::pool::supervisor::stop::Stop;
 use crate::gateway::pool::supervisor::zygotes::RetiredZygote;
-use crate::gateway::pool::throttles::About;
-use crate::gateway::pool::worker::{Fate, WorkerLink, WorkerName};
+use crate::gateway::pool::worker::WorkerHandle;
 use crate::gateway::pool::zygote::{Birth, ZygoteEvent, ZygoteLink};
 use crate::link::launch::Launch;
 use crate::link::message::Exit;
@@ -320,7 +320,7 @@ impl Supervisor {
         // Without a descriptor to spare there is no pidfd, and without a pidfd no attending to it.
         let attended = pidfd
             .ok_or_else(|| std::io::Error::other("no descriptor is left for its pidfd"))
-            .and_then(|pidfd| WorkerLink::new((worker, generation, pid), link, pidfd, lifeline));
+            .and_then(|pidfd| WorkerHandle::new((worker, generation, pid), link, pidfd, lifeline));
         let link = match attended {
             Ok(link) => link,
             Err(cause) => {
@@ -336,10 +336,10 @@ impl Supervisor {
         };
         debug!(worker, r#gen = generation, pid, "worker forked");
         self.gateway.journal.worker_started();
-        self.gateway.workers.borrow_mut().insert(worker, Rc::clone(&link));
+        self.gateway.workers.insert(Rc::clone(&link));
         // Weak: what the worker has started may keep the pipe open long after it.
         let (name, link_of) = (link.name(), Rc::downgrade(&link));
-        link.keep_until_it_ends(output.log(
+        link.keep_output(output.log(
             &self.gateway.output,
             name.process(),
             move |Line { level, text, part }| {
@@ -349,37 +349,6 @@ impl Supervisor {
                 name.log(level, request, More { part, ..More::default() }, text);
             },
         ));
-        tokio::task::spawn_local(attend(Rc::clone(&self.gateway), link));
+        tokio::task::spawn_local(relay::attend(Rc::clone(&self.gateway), link));
     }
-}
-
-/// Attends to one worker from its birth to its end.
-async fn attend(gateway: Rc<Gateway>, link: Rc<WorkerLink>) {
-    let fate = link.relay(&gateway).await;
-    if let Fate::Misbehaved(what) = &fate {
-        let WorkerName { worker, generation, pid } = link.name();
-        let running = link.running();
-        let named = running.as_ref().map(|request| request.named());
-        let (request, trace_id) = (named.map(|named| named.request), named.and_then(|named| named.trace_id));
-        gateway.throttles.say(About::Misbehaviour, Instant::now(), |left_out| {
-            error!(
-                worker,
-                r#gen = generation,
-                pid,
-                request,
-                trace_id,
-                left_out,
-                "worker sent {what}; killing it"
-            );
-        });
-    }
-    // One that closed its link has nothing left to do, whatever keeps it.
-    link.kill();
-    gateway.worker_gone(&link);
-    gateway.settle(&link, &fate);
-    let start_failed = match fate {
-        Fate::StartFailed(message) => Some(message),
-        Fate::Ended { .. } | Fate::Misbehaved(_) => None,
-    };
-    gateway.notices.send(Notice::WorkerEnded { generation: link.name().generation, start_failed });
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use crate::gateway::frontend::systemd;
+use crate::gateway::pool::dispatch;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::link::message::ToWorker;
 use crate::proto::pool::FAREWELL;
@@ -37,7 +38,7 @@ impl Supervisor {
             (Stop::No, _) => self.begin_to_stop(),
             (Stop::Announced(_) | Stop::Finishing(_) | Stop::Draining(_), _) => {
                 warn!("stopping now; requests that still run are broken off");
-                self.gateway.kill_all();
+                self.gateway.workers.kill_all();
                 self.stop = Stop::Draining(Instant::now());
             }
         }
@@ -60,7 +61,7 @@ impl Supervisor {
         self.stop = Stop::Finishing(Instant::now() + self.gateway.config().grace);
         self.discard_next();
         if !self.gateway.has_served() {
-            self.gateway.give_up("the server is stopping");
+            dispatch::refuse_for_good(&self.gateway, "the server is stopping");
         }
         self.gateway.begin_to_stop();
     }
@@ -76,7 +77,7 @@ impl Supervisor {
         self.stop = Stop::Draining(now + FAREWELL);
         let idle = self.gateway.pool.borrow_mut().close(now);
         for worker in idle {
-            self.gateway.tell(worker, ToWorker::Drain);
+            self.gateway.workers.send(worker, ToWorker::Drain);
         }
     }
 
@@ -93,14 +94,14 @@ impl Supervisor {
             Stop::Finishing(until) => {
                 if until <= now {
                     warn!("the grace is over; requests that still run are broken off (--grace)");
-                    self.gateway.kill_all();
+                    self.gateway.workers.kill_all();
                     self.drain();
                 }
                 false
             }
             Stop::Draining(until) => {
                 if until <= now {
-                    self.gateway.kill_all();
+                    self.gateway.workers.kill_all();
                 }
                 self.gateway.pool.borrow().is_empty() || until <= now
             }

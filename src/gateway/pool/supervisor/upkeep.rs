@@ -11,6 +11,8 @@ use tracing::{debug, error, warn};
 
 use crate::config::{Config, Time};
 use crate::gateway::Gateway;
+use crate::gateway::pool::dispatch;
+use crate::gateway::pool::lifecycle;
 use crate::gateway::pool::supervisor::{RETRY, Stop, Supervisor, Zygote};
 use crate::gateway::pool::zygote::Birth;
 use crate::link::message::ToWorker;
@@ -57,7 +59,7 @@ impl Supervisor {
         let demanded = self.meet_demand(now);
         let filled = self.fill(now);
         let late = self.end_late_starts(settled);
-        self.gateway.refuse_all_while_down();
+        dispatch::refuse_while_down(&self.gateway);
         let (let_go, measured) = (self.let_go(now), self.measure(now));
         // Last: whoever is let go has a deadline by now.
         let overdue = self.end_overdue(settled);
@@ -71,7 +73,7 @@ impl Supervisor {
         let (overdue, again) = self.gateway.pool.borrow_mut().overdue(now);
         for worker in overdue {
             // One that was never born goes with its zygote.
-            self.gateway.end_overdue(worker);
+            lifecycle::kill_overdue(&self.gateway, worker);
         }
         again
     }
@@ -163,7 +165,7 @@ impl Supervisor {
         let (leaving, again) = self.gateway.pool.borrow_mut().surplus(now);
         for worker in leaving {
             debug!(worker, "worker is not needed any more");
-            self.gateway.tell(worker, ToWorker::Drain);
+            self.gateway.workers.send(worker, ToWorker::Drain);
         }
         again
     }
@@ -171,7 +173,9 @@ impl Supervisor {
     /// Asks idle workers what they take; gives when to look again. Busy ones are asked when they are ready.
     fn measure(&self, now: Instant) -> Option<Instant> {
         let (pool, workers) = (self.gateway.pool.borrow(), self.gateway.workers.borrow());
-        let ask = |worker: Worker| workers.get(&worker.number)?.measure(now, worker.state == State::Idle);
+        let ask = |worker: Worker| {
+            workers.get(&worker.number)?.request_measurement(now, worker.state == State::Idle)
+        };
         let again = pool.workers().filter_map(ask).min();
         // Whoever is ready until then need not ask.
         self.gateway.measuring.set(again.is_some());
@@ -220,7 +224,7 @@ impl Supervisor {
                 if self.is_next(*r#gen) {
                     self.next_failed(format!("its first worker {}", late()));
                 } else {
-                    self.gateway.kill(&[*worker]);
+                    self.gateway.workers.kill(&[*worker]);
                 }
             } else if self.gateway.workers.borrow().get(worker).is_some_and(|link| link.interrupt_start()) {
                 match self.next.as_mut().filter(|next| next.link.generation == *r#gen) {

@@ -1,0 +1,244 @@
+//! The task that reads one worker: relays its response to the client, its lines to the log, and its end to the pool.
+//! [`WorkerProtocol`] decides; this is its driver.
+//!
+//! Trusts nothing that the worker sends: a packet that breaks the vocabulary, the protocol or the rules of a response
+//! ([`crate::proto::response`]) costs the worker its life and its request a 502.
+//!
+//! [`WorkerProtocol`]: crate::proto::worker::WorkerProtocol
+
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tracing::error;
+
+use crate::gateway::Gateway;
+use crate::gateway::events::Notice;
+use crate::gateway::pool::lifecycle;
+use crate::gateway::pool::process_log::More;
+use crate::gateway::pool::throttles::About;
+use crate::gateway::pool::watchdog;
+use crate::gateway::pool::worker::{WorkerHandle, WorkerMemory, WorkerName};
+use crate::link::Link;
+use crate::link::message::LogLevel;
+use crate::link::socket::Received;
+use crate::log::{escape, fields};
+use crate::proto::response::ProtocolViolation;
+use crate::proto::turn::Turn;
+use crate::proto::worker::{ExitCause, LinkError, RelayStep, WorkerEvent};
+
+/// Attends to one worker from its fork to its end.
+pub(super) async fn attend(gateway: Rc<Gateway>, worker: Rc<WorkerHandle>) {
+    let cause = relay(&gateway, &worker).await;
+    if let ExitCause::Violation(what) = &cause {
+        log_violation(&gateway, &worker, what);
+    }
+    // A worker that closed its link has nothing left to do, whatever keeps it.
+    worker.kill();
+    lifecycle::worker_gone(&gateway, &worker);
+    lifecycle::settle(&gateway, &worker, &cause);
+    let start_failed = match cause {
+        ExitCause::StartFailed(message) => Some(message),
+        ExitCause::Exited { .. } | ExitCause::Violation(_) => None,
+    };
+    gateway.notices.send(Notice::WorkerEnded { generation: worker.name().generation, start_failed });
+}
+
+/// Relays until the worker has ended and everything that it sent is passed on.
+async fn relay(gateway: &Gateway, worker: &WorkerHandle) -> ExitCause {
+    let mut turn = Turn::begin(Instant::now);
+    loop {
+        if turn.is_over() {
+            gateway.turnstile.pass().await;
+            turn = Turn::begin(Instant::now);
+        }
+        let backpressure = worker.backpressure();
+        let step = worker.protocol().next_step(backpressure);
+        let received = match step {
+            RelayStep::AwaitRoom(room) => {
+                let exited = worker.protocol().has_exited();
+                tokio::select! {
+                    () = room => worker.protocol().room_granted(),
+                    () = worker.given_up() => {}
+                    () = worker.exited(), if !exited => process_exited(gateway, worker),
+                }
+                continue;
+            }
+            RelayStep::AwaitPacket => tokio::select! {
+                biased;
+                ready = worker.link().readable() => match ready {
+                    Ok(mut ready) => match ready.try_io(|link| receive(gateway, worker, link.get_ref(), &mut turn)) {
+                        Ok(received) => received,
+                        Err(_would_block) => {
+                            turn = Turn::begin(Instant::now);
+                            continue;
+                        }
+                    },
+                    Err(_) => {
+                        process_exited(gateway, worker);
+                        continue;
+                    }
+                },
+                () = worker.exited() => {
+                    process_exited(gateway, worker);
+                    continue;
+                }
+            },
+            RelayStep::ReceiveRest => receive(gateway, worker, worker.link().get_ref(), &mut turn),
+            RelayStep::End(cause) => return cause,
+        };
+        let end = received.unwrap_or_else(|error| worker.protocol().handle_link_error(link_error(&error)));
+        if let Some(cause) = end {
+            return cause;
+        }
+    }
+}
+
+/// The worker's place is free as soon as its process is gone: a successor need not wait for what the client has still to read.
+fn process_exited(gateway: &Gateway, worker: &WorkerHandle) {
+    worker.protocol().process_exited();
+    lifecycle::worker_gone(gateway, worker);
+}
+
+fn link_error(error: &io::Error) -> LinkError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => LinkError::Reset,
+        io::ErrorKind::Unsupported => LinkError::Descriptor,
+        _ => LinkError::Other,
+    }
+}
+
+/// Receives and relays one packet. The cause of the relay's end, if it was the last.
+fn receive(
+    gateway: &Gateway,
+    worker: &WorkerHandle,
+    link: &Link,
+    turn: &mut Turn,
+) -> io::Result<Option<ExitCause>> {
+    let mut buffer = gateway.packet.borrow_mut();
+    match link.receive_plain(&mut buffer)? {
+        Received::Closed => Ok(worker.protocol().handle_link_error(LinkError::Closed)),
+        Received::Packet(length) => {
+            turn.goes_on_after(length);
+            let relayed = relay_packet(gateway, worker, &buffer[..length]);
+            Ok(relayed.unwrap_or_else(|ProtocolViolation(what)| Some(ExitCause::Violation(what))))
+        }
+    }
+}
+
+/// Relays one packet. The cause of the worker's end, if the worker announces it.
+fn relay_packet(
+    gateway: &Gateway,
+    worker: &WorkerHandle,
+    mut packet: &[u8],
+) -> Result<Option<ExitCause>, ProtocolViolation> {
+    let mut progress = false;
+    worker.protocol().begin_packet();
+    loop {
+        // Not borrowed while the event is acted upon.
+        let event = worker.protocol().next_event(&mut packet)?;
+        let Some(event) = event else { break };
+        match event {
+            WorkerEvent::ResponseHead { block } => {
+                progress = true;
+                if let Some(mut request) = worker.running_mut() {
+                    request.response.head(block, &gateway.proxy_headers)?;
+                }
+            }
+            WorkerEvent::ResponseBody { bytes } => {
+                progress = true;
+                if let Some(mut request) = worker.running_mut() {
+                    request.response.body(bytes)?;
+                }
+            }
+            WorkerEvent::ResponseEnd { complete } => {
+                progress = true;
+                end_response(gateway, worker, complete)?;
+            }
+            WorkerEvent::Ready => {
+                // Not borrowed while the request ends.
+                if let Some(request) = worker.end_run() {
+                    request.finish();
+                }
+                lifecycle::worker_ready(gateway, worker);
+            }
+            WorkerEvent::Measured { pss, lua_heap } => {
+                lifecycle::worker_measured(gateway, worker, WorkerMemory { pss, lua_heap });
+            }
+            WorkerEvent::Log { level, message, fields } => {
+                log_line(gateway, worker, level, message, fields);
+            }
+            WorkerEvent::Stack { timeout, text } => watchdog::log_stack(gateway, worker, timeout, text),
+            WorkerEvent::StartFailed { message } => {
+                return Ok(Some(ExitCause::StartFailed(escape::text(message).into_owned())));
+            }
+        }
+    }
+    if let Some(request) = worker.running() {
+        request.response.flush();
+    }
+    if progress {
+        record_progress(worker);
+    }
+    Ok(None)
+}
+
+fn end_response(gateway: &Gateway, worker: &WorkerHandle, complete: bool) -> Result<(), ProtocolViolation> {
+    if let Some(mut request) = worker.running_mut() {
+        if complete {
+            request.response.end()?;
+        } else {
+            request.response.fail(500, "the application failed", None);
+        }
+    }
+    worker.response_ended();
+    if !worker.protocol().has_exited() {
+        gateway.pool.borrow_mut().answered(worker.name().worker);
+    }
+    Ok(())
+}
+
+/// Records that the response has gone on. One that is whole in its first packet costs no look at the clock, and one that nobody
+/// waits for gains no time.
+fn record_progress(worker: &WorkerHandle) {
+    let running = worker.running();
+    if let Some(mut run) = worker.run()
+        && (run.streaming_since().is_some() || running.is_some())
+        && !running.is_some_and(|request| request.response.is_abandoned())
+    {
+        run.record_progress(Instant::now());
+        worker.set_run(run);
+    }
+}
+
+/// Logs a line of the worker's. In development the client gets its errors as well.
+fn log_line(gateway: &Gateway, worker: &WorkerHandle, level: LogLevel, message: &[u8], fields: &[u8]) {
+    let running = worker.running();
+    if let Some(request) = &running
+        && gateway.mode.development
+        && level == LogLevel::Error
+    {
+        let text = fields::after(message, &String::from_utf8_lossy(fields));
+        request.response.stderr(text.as_bytes());
+    }
+    let request = running.as_ref().map(|request| request.named());
+    worker.name().log(level, request, More { fields, ..More::default() }, message);
+}
+
+fn log_violation(gateway: &Gateway, worker: &WorkerHandle, what: &str) {
+    let WorkerName { worker: number, generation, pid } = worker.name();
+    let running = worker.running();
+    let named = running.as_ref().map(|request| request.named());
+    let (request, trace_id) = (named.map(|named| named.request), named.and_then(|named| named.trace_id));
+    gateway.throttles.say(About::Misbehaviour, Instant::now(), |left_out| {
+        error!(
+            worker = number,
+            r#gen = generation,
+            pid,
+            request,
+            trace_id,
+            left_out,
+            "worker sent {what}; killing it"
+        );
+    });
+}
