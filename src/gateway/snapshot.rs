@@ -27,7 +27,7 @@ pub(crate) fn verdict(gateway: &Gateway, now: Instant) -> (Verdict, Reason) {
         busy,
         min: pool.bounds().0,
         wanting_since: course.wanting_since,
-        moved: running.into_iter().chain(pool.freed()).max().unwrap_or(gateway.start.instant),
+        moved: running.into_iter().chain(pool.freed_at()).max().unwrap_or(gateway.start.instant),
         oldest: queue.oldest(),
         queue_full: queue.is_full(),
         shedding: queue.is_overloaded(),

@@ -1,7 +1,7 @@
 //! The budget of descriptors: how many connections and spooled files there may be at a time, so that the pool
 //! never lacks one. Std only; told the limit.
 
-use crate::proto::pool::most_leaving;
+use crate::proto::pool::max_exiting;
 
 /// Descriptors of one worker: its link, its pidfd, its standard output and error, its lifeline.
 const OF_A_WORKER: usize = 5;
@@ -41,8 +41,8 @@ impl Budget {
     /// Shares out `limit` descriptors, of which `open` are in use for good. `None` where not one
     /// connection would be left.
     pub(crate) fn new(limit: usize, open: usize, workers: u32, max_connections: usize) -> Option<Self> {
-        let pool = GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE)
-            + most_leaving(workers) * OF_A_WORKER;
+        let pool =
+            GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE) + max_exiting(workers) * OF_A_WORKER;
         let free = limit.saturating_sub(open + SPARE + OUTLIVING + pool);
         let connections = max_connections.min(free / 4 * QUARTERS_FOR_CONNECTIONS);
         let half_closed = (free - connections) / PART_FOR_HANG_UPS;

@@ -80,8 +80,8 @@ pub(crate) fn head_start(gateway: &Gateway, variables: &Variables, since: Instan
 }
 
 /// Whether workers are being started that have not been there since the code was loaded.
-fn births_pending(gateway: &Gateway) -> bool {
-    gateway.reloading.get() || gateway.pool.borrow().births_pending()
+fn pool_grows(gateway: &Gateway) -> bool {
+    gateway.reloading.get() || gateway.pool.borrow().is_growing()
 }
 
 /// Notes, where the queue is empty, that no request waits for a worker any more. To be called when a worker is free.
@@ -172,7 +172,7 @@ fn next_request(gateway: &Gateway, now: Instant) -> Option<(Place, Box<Request>)
     let was_overloaded = gateway.queue.borrow().is_overloaded();
     let median = gateway.journal.median_service();
     let next = loop {
-        let next = gateway.queue.borrow_mut().take(now, median, || births_pending(gateway));
+        let next = gateway.queue.borrow_mut().take(now, median, || pool_grows(gateway));
         match next {
             // The connection has taken the request out when its client left; this is the last check before it would run.
             Some((_, request)) if request.response.is_abandoned() => request.finish(),
@@ -249,7 +249,7 @@ pub(crate) async fn expire(gateway: Rc<Gateway>) {
         }
         let now = Instant::now();
         loop {
-            let refused = gateway.queue.borrow_mut().pop_refused(now, || births_pending(&gateway));
+            let refused = gateway.queue.borrow_mut().pop_refused(now, || pool_grows(&gateway));
             let Some((request, wait)) = refused else { break };
             refuse_overloaded(request, wait);
         }

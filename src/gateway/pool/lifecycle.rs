@@ -122,10 +122,10 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
 pub(super) fn worker_measured(gateway: &Gateway, worker: &WorkerHandle, memory: WorkerMemory) {
     worker.set_memory(memory);
     let WorkerName { worker: number, generation: r#gen, pid } = worker.name();
-    let due = gateway.pool.borrow_mut().measured(number, memory.pss, Instant::now());
-    let Some(due) = due else { return };
+    let replacement = gateway.pool.borrow_mut().record_memory(number, memory.pss, Instant::now());
+    let Some(replacement) = replacement else { return };
     let (pss, lua_heap, max_memory) = (memory.pss, memory.lua_heap, gateway.config().max_memory);
-    gateway.in_trouble(|left_out| match due.pause {
+    gateway.in_trouble(|left_out| match replacement.pause {
         None => {
             info!(
                 worker = number,

@@ -193,7 +193,7 @@ fn end_response(gateway: &Gateway, worker: &WorkerHandle, complete: bool) -> Res
     }
     worker.response_ended();
     if !worker.protocol().has_exited() {
-        gateway.pool.borrow_mut().answered(worker.name().worker);
+        gateway.pool.borrow_mut().record_answer(worker.name().worker);
     }
     Ok(())
 }

@@ -101,7 +101,7 @@ fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimi
     run.record_timeout_line(written);
     link.set_run(run);
     // Its start was good, whatever becomes of it now.
-    gateway.pool.borrow_mut().answered(link.name().worker);
+    gateway.pool.borrow_mut().record_answer(link.name().worker);
     if !gateway.mode.development {
         link.give_up();
     }

@@ -1,46 +1,46 @@
-//! The books of the worker pool: who exists, who is idle, whom to fork and whom to let go, and when. Std only.
+//! The worker pool: the workers that exist, the one that gets a request, the one to fork and those to let go, and when.
+//! Std only, no I/O; time and chance are arguments.
 //!
-//! Decides; never forks, kills or sends. Time and chance come in as arguments.
+//! Decides; never forks, kills or sends. The transitions of a worker:
+//!
+//! ```text
+//!                          ready                    assign             ready
+//! (fork) ──► Starting ──────────────► Idle ────────────────► Busy ──────────────► Idle
+//!                │ ready, of a generation ▲                    │ ready, and leaving
+//!                │ that does not answer   │ switch             ▼
+//!                └──────────────► Proved ─┘        Idle ──► Draining ──► (exit)
+//! ```
+//!
+//! A worker may end in every state. [`slot`] has the state of one, [`growth`] how many are wanted, [`starts`] the failures of
+//! starts, [`replacement`] the limits of a worker's life, [`draining`] who is told to exit and until when.
 
-mod leave;
-mod seat;
+mod draining;
+mod growth;
+mod replacement;
+mod slot;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::proto::backoff::Backoff;
-use crate::proto::pool::seat::Seat;
+use crate::proto::pool::growth::Growth;
+use crate::proto::pool::slot::{DrainReason, Slot};
+use crate::proto::pool::starts::{Replacements, Starts};
 
-pub(crate) use crate::proto::pool::leave::{Due, most_leaving};
-pub(crate) use crate::proto::pool::seat::{FAREWELL, State, Worker};
+pub(crate) use crate::proto::pool::draining::max_exiting;
+pub(crate) use crate::proto::pool::slot::{EXIT_TIME, State, Worker};
+pub(crate) use crate::proto::pool::starts::Replacement;
 
-/// The delay after the second worker in a row that failed to start; it doubles with each further one.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-
-/// The longest delay between two attempts: short enough that a mended application is back soon.
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
-
-/// From this failure in a row on, workers are forked one at a time and the code may be loaded afresh: one
-/// failure is an accident, and two may be.
-const FAILING: u32 = 3;
-
-/// How long the successor of a worker waits that was due before it could have answered anything, as its successor will
-/// be: settings that no worker can keep must not fork without end. It doubles with each further one in a row.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest such wait. The worker that is due goes on meanwhile, so nothing is urgent.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
-
-/// What the operator wants of the pool.
+/// The pool's settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
-    /// Workers kept also when there is nothing to do.
+    /// Workers that are kept also when there is nothing to do.
     pub(crate) min: u32,
     /// Workers at most, and so requests that run at the same time.
     pub(crate) max: u32,
-    /// A worker above `min` that is idle for so long ends.
+    /// The idle time after which a worker above `min` ends.
     pub(crate) idle_timeout: Duration,
-    /// Requests after which a worker is replaced, and what chance may add.
+    /// Requests after which a worker is replaced, and the most that chance may add.
     pub(crate) max_requests: Option<u32>,
     pub(crate) max_requests_jitter: u32,
     /// Age at which a worker is replaced.
@@ -49,7 +49,7 @@ pub(crate) struct Policy {
     pub(crate) max_memory: Option<u64>,
 }
 
-/// What becomes of a worker that says it is ready.
+/// The outcome for a worker that says it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
     /// It may have a request.
@@ -58,67 +58,56 @@ pub(crate) enum Ready {
     Proved,
     /// It is to be told to exit.
     Drain,
-    /// It was ready already, or is not in the books: it breaks the rules.
+    /// It was ready already, or is not in the pool: it breaks the protocol.
     Unexpected,
 }
 
-/// What the pool wants next.
+/// The next fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
     /// Fork this worker now. [`Pool::starting`] confirms.
     Spawn(u32),
     /// Ask again at this time.
     Wait(Instant),
-    /// Complete.
+    /// No worker is missing.
     Nothing,
 }
 
-/// The books.
+/// The pool of workers.
 #[derive(Debug)]
 pub(crate) struct Pool {
     policy: Policy,
-    /// Workers wanted now: between `min` and `max`, raised by demand and lowered by idleness.
-    level: u32,
-    /// Of the workers that count and that are forked.
+    growth: Growth,
+    /// The generation that is forked and that answers.
     generation: u32,
-    /// By worker number; numbers are as small as can be and are used again.
-    seats: BTreeMap<u32, Seat>,
-    /// The worker that became idle last is used first: its caches are warm, and the others can be let go.
+    /// Slots by worker number; numbers are as small as can be and are used again.
+    slots: BTreeMap<u32, Slot>,
+    /// The idle workers. The one that became idle last is used first: its caches are warm, and the others can be let go.
     idle: Vec<u32>,
-    /// Workers of this generation that run a request, those that are to leave included.
+    /// Workers of this generation that run a request, those that leave included.
     busy: u32,
-    /// A worker has become due, and nobody has looked since.
+    /// Whether a worker has reached its requests since [`Self::take_changed`].
     changed: bool,
-    /// Starts in a row that ended before the worker answered a request.
-    starts: Backoff,
-    /// The generation of the last of them.
-    failed_generation: u32,
-    /// Replacements of workers, in a row, that were due before they could have answered anything.
-    replacements: Backoff,
-    /// When a worker last became ready, or a busy one ended.
-    freed: Option<Instant>,
-    /// As many workers as are wanted have been there at a time, since more were wanted, the generation was new, or the last
-    /// had died.
-    filled: bool,
+    starts: Starts,
+    replacements: Replacements,
+    /// The time at which a worker last became ready, or a busy one ended.
+    freed_at: Option<Instant>,
 }
 
 impl Pool {
-    /// Books for a pool in which no worker exists yet.
+    /// A pool in which no worker exists yet.
     pub(crate) fn new(policy: Policy, generation: u32) -> Self {
         Self {
-            level: policy.min,
+            growth: Growth::new(policy.min),
             policy,
             generation,
-            seats: BTreeMap::new(),
+            slots: BTreeMap::new(),
             idle: Vec::new(),
             busy: 0,
             changed: false,
-            // One failure is an accident.
-            starts: Backoff::new(FIRST_BACKOFF, MAX_BACKOFF).after(1),
-            failed_generation: 0,
-            replacements: Backoff::new(FIRST_PAUSE, MAX_PAUSE),
-            freed: None,
-            filled: false,
+            starts: Starts::new(),
+            replacements: Replacements::new(),
+            freed_at: None,
         }
     }
 
@@ -134,17 +123,17 @@ impl Pool {
 
     /// Whether no worker is left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.seats.is_empty()
+        self.slots.is_empty()
     }
 
-    /// When a worker last became ready, or ended in the middle of a request; none where that has never happened.
-    pub(crate) fn freed(&self) -> Option<Instant> {
-        self.freed
+    /// The time at which a worker last became ready, or ended in the middle of a request; none where that has never happened.
+    pub(crate) fn freed_at(&self) -> Option<Instant> {
+        self.freed_at
     }
 
-    /// Workers of the generation that answers: those without a request, and those with one.
+    /// The idle and the busy workers of the generation that answers.
     pub(crate) fn at_hand(&self) -> (u32, u32) {
-        self.current().fold((0, 0), |(idle, busy), seat| match seat.state {
+        self.current().fold((0, 0), |(idle, busy), slot| match slot.state {
             State::Idle => (idle + 1, busy),
             State::Busy => (idle, busy + 1),
             State::Starting | State::Proved | State::Draining => (idle, busy),
@@ -153,81 +142,96 @@ impl Pool {
 
     /// Every worker, by number.
     pub(crate) fn workers(&self) -> impl Iterator<Item = Worker> + '_ {
-        self.seats.iter().map(|(number, seat)| Worker {
+        self.slots.iter().map(|(number, slot)| Worker {
             number: *number,
-            generation: seat.generation,
-            state: seat.state,
-            born: seat.born,
-            requests: seat.requests,
-            leaving: seat.due || seat.retired,
+            generation: slot.generation,
+            state: slot.state,
+            forked_at: slot.forked_at,
+            requests: slot.requests,
+            draining: slot.awaits_successor() || slot.is_leaving(),
         })
     }
 
-    // Growing.
+    // Growth.
 
-    /// Which worker to fork, if any is missing.
+    /// The worker to fork, if one is missing.
     pub(crate) fn want(&self, now: Instant) -> Want {
-        let lasting = self.current().filter(|seat| !seat.due);
-        if lasting.count() >= self.level as usize {
+        let (mut present, mut lasting, mut starting) = (0, 0, false);
+        for slot in self.current() {
+            present += 1;
+            lasting += usize::from(!slot.awaits_successor());
+            starting |= slot.state == State::Starting;
+        }
+        let target = self.growth.target() as usize;
+        if lasting >= target {
             return Want::Nothing;
         }
-        let starting = || self.current().any(|seat| seat.state == State::Starting);
-        // Nobody is missing: it is about the successors of workers that are due.
-        let replaces = self.current().count() >= self.level as usize;
-        match self.starts.until().max(self.replacements.until().filter(|_| replaces)) {
+        // Nobody is missing: it is about the successors of workers that await them.
+        let replaces = present >= target;
+        match self.starts.retry_at().max(self.replacements.retry_at().filter(|_| replaces)) {
             Some(time) if time > now => Want::Wait(time),
             // Each of these has a deadline, or is being killed.
-            _ if self.leaving().count() >= most_leaving(self.policy.max) => {
-                self.leaving().filter_map(|seat| seat.leave_by).min().map_or(Want::Nothing, Want::Wait)
+            _ if self.exiting().count() >= max_exiting(self.policy.max) => {
+                self.exiting().filter_map(|slot| slot.exit_by).min().map_or(Want::Nothing, Want::Wait)
             }
             // One tries for all.
-            _ if self.starts.failures() >= FAILING && starting() => Want::Nothing,
+            _ if self.starts.are_single() && starting => Want::Nothing,
             _ => Want::Spawn(self.free_number()),
         }
     }
 
-    /// So many requests wait that a worker more for each of them would be worth its fork. Those that start already
-    /// count.
-    pub(crate) fn demand(&mut self, waiting: usize) {
-        let at_work = self.current().filter(|seat| !seat.due && seat.state != State::Starting).count();
+    /// Wants a worker for each of so many requests that wait, beside those at work. Those that start already count.
+    pub(crate) fn grow_for(&mut self, waiting: usize) {
+        let at_work =
+            self.current().filter(|slot| !slot.awaits_successor() && slot.state != State::Starting).count();
         let needed = u32::try_from(at_work + waiting).unwrap_or(u32::MAX).min(self.policy.max);
-        self.set_level(self.level.max(needed));
+        self.growth.grow_to(needed, self.present());
     }
 
-    /// Whether demand could still raise the number of workers.
+    /// Whether waiting requests could still raise the number of workers.
     pub(crate) fn can_grow(&self) -> bool {
-        self.level < self.policy.max
+        self.growth.target() < self.policy.max
     }
 
-    /// Whether workers are on their way that have not been there yet: after a start, a reload, a wish for more, the death of all.
-    /// Not where those that come die again and again; and successors of workers that leave take their places.
-    pub(crate) fn births_pending(&self) -> bool {
-        !self.filled && !self.is_failing()
+    /// Whether workers are being started that have not been there yet: after a start, a reload, growth, the death of all.
+    /// Not where starts fail again and again; and successors of workers that leave take their places.
+    pub(crate) fn is_growing(&self) -> bool {
+        !self.growth.is_reached() && !self.is_failing()
     }
 
-    fn has_level_at_hand(&self) -> bool {
+    /// The idle and busy workers of the generation that answers, for [`Growth`].
+    fn present(&self) -> u32 {
         let (idle, busy) = self.at_hand();
-        idle + busy >= self.level
+        idle + busy
     }
 
-    fn set_level(&mut self, level: u32) {
-        if level != self.level {
-            self.level = level;
-            self.filled = self.has_level_at_hand();
-        }
-    }
-
-    /// Whether a request need not wait to see whether a worker becomes free: there is none.
+    /// Whether the generation that answers has no worker, so that a request need not wait to see whether one becomes free.
     pub(crate) fn has_nobody(&self) -> bool {
         self.current().next().is_none()
     }
 
     /// The lowest number that no worker has.
     pub(crate) fn free_number(&self) -> u32 {
-        (1..).find(|number| !self.seats.contains_key(number)).expect("fewer workers than numbers")
+        (1..).find(|number| !self.slots.contains_key(number)).expect("fewer workers than numbers")
     }
 
-    /// A worker is being forked. `chance` is any random number.
+    /// Sets another policy. Workers that exist keep the number of requests they were born with.
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
+        let target = self.growth.target().clamp(policy.min, policy.max);
+        self.growth.set_target(target, self.present());
+        self.policy = policy;
+        // Limits that could not be kept before may be kept now.
+        self.replacements.reset();
+    }
+
+    /// Sets the least and the most workers.
+    pub(crate) fn resize(&mut self, min: u32, max: u32) {
+        self.set_policy(Policy { min, max, ..self.policy.clone() });
+    }
+
+    // A worker's life.
+
+    /// Records that a worker is being forked. `chance` is any random number.
     pub(crate) fn starting(&mut self, worker: u32, generation: u32, chance: u32, now: Instant) {
         let limit = match self.policy.max_requests {
             // Chance has no place in "a fresh state for each request".
@@ -237,51 +241,38 @@ impl Pool {
                 limit.saturating_add(u32::try_from(jitter).unwrap_or(0))
             }),
         };
-        let seat = Seat {
-            generation,
-            state: State::Starting,
-            born: now,
-            ready: None,
-            since: now,
-            requests: 0,
-            limit,
-            due: false,
-            retired: false,
-            leave_by: None,
-            answered: false,
-        };
-        self.seats.insert(worker, seat);
+        self.slots.insert(worker, Slot::new(generation, limit, now));
     }
 
-    // Work.
-
-    /// A worker is ready for a request.
+    /// Records that a worker is ready for a request.
     pub(crate) fn ready(&mut self, worker: u32, now: Instant) -> Ready {
         let generation = self.generation;
-        let Some(seat) = self.seats.get_mut(&worker) else { return Ready::Unexpected };
-        if !matches!(seat.state, State::Starting | State::Busy) {
+        let Some(slot) = self.slots.get_mut(&worker) else { return Ready::Unexpected };
+        if !matches!(slot.state, State::Starting | State::Busy) {
             return Ready::Unexpected;
         }
-        self.freed = Some(now);
-        let was_busy = seat.state == State::Busy && seat.generation == generation;
-        seat.since = now;
-        seat.ready.get_or_insert(now);
-        // Whoever is to serve one request never gets a second, whether or not a successor is there.
-        let spent = seat.limit == Some(1) && seat.requests >= 1;
-        let ready = if seat.retired || spent {
-            seat.retired = true;
-            seat.drain(now);
+        self.freed_at = Some(now);
+        let was_busy = slot.state == State::Busy && slot.generation == generation;
+        slot.ready_at.get_or_insert(now);
+        // A worker that is to serve one request never gets a second, whether or not a successor is there.
+        if slot.max_requests == Some(1) && slot.requests >= 1 {
+            slot.leave(DrainReason::Requests);
+        }
+        let ready = if slot.is_leaving() {
+            slot.told_to_exit(now);
             Ready::Drain
-        } else if seat.generation != generation {
-            seat.state = State::Proved;
+        } else if slot.generation != generation {
+            slot.enter(State::Proved, now);
             Ready::Proved
         } else {
-            seat.state = State::Idle;
+            slot.enter(State::Idle, now);
             self.idle.push(worker);
             Ready::Work
         };
         self.busy -= u32::from(was_busy);
-        self.filled = self.filled || self.has_level_at_hand();
+        if !self.growth.is_reached() {
+            self.growth.record_present(self.present());
+        }
         ready
     }
 
@@ -292,134 +283,118 @@ impl Pool {
             return None;
         }
         let worker = self.idle.pop()?;
-        let seat = self.seats.get_mut(&worker)?;
-        (seat.state, seat.since) = (State::Busy, now);
-        seat.requests = seat.requests.saturating_add(1);
+        let slot = self.slots.get_mut(&worker)?;
+        slot.enter(State::Busy, now);
+        slot.requests = slot.requests.saturating_add(1);
         // Already now, so that its successor is forked while it runs what may be its last request.
-        if !seat.due && seat.limit.is_some_and(|limit| seat.requests >= limit) {
-            seat.due = true;
-            self.changed = true;
+        if slot.max_requests.is_some_and(|limit| slot.requests >= limit) {
+            self.changed |= slot.replace(DrainReason::Requests);
         }
         self.busy += 1;
         Some(worker)
     }
 
-    /// Gives back a worker that was assigned and got nothing after all.
+    /// Gives back a worker that was assigned and got no request after all.
     pub(crate) fn unassign(&mut self, worker: u32, now: Instant) {
-        if let Some(seat) = self.seats.get_mut(&worker)
-            && seat.state == State::Busy
+        if let Some(slot) = self.slots.get_mut(&worker)
+            && slot.state == State::Busy
         {
-            self.busy -= u32::from(seat.generation == self.generation);
-            (seat.state, seat.since) = (State::Idle, now);
-            seat.requests -= 1;
+            self.busy -= u32::from(slot.generation == self.generation);
+            slot.enter(State::Idle, now);
+            slot.requests -= 1;
             self.idle.push(worker);
         }
     }
 
-    /// A worker has answered a request: starts succeed.
-    pub(crate) fn answered(&mut self, worker: u32) {
-        if let Some(seat) = self.seats.get_mut(&worker) {
-            seat.answered = true;
-            if !seat.due {
+    /// Records that a worker has answered a request: starts succeed.
+    pub(crate) fn record_answer(&mut self, worker: u32) {
+        if let Some(slot) = self.slots.get_mut(&worker) {
+            slot.has_answered = true;
+            if !slot.has_reached_a_limit() {
                 self.replacements.reset();
             }
         }
         self.starts.reset();
     }
 
-    /// A worker ended. Says what it was doing. One that ends before it answered a request counts as a failed start, and
-    /// from the second in a row on the next fork is put off, longer each time.
+    /// Removes a worker that has ended; gives its state before. One that ends before it answered a request counts as a failed
+    /// start, and from the second in a row on the next fork is put off, longer each time.
     pub(crate) fn ended(&mut self, worker: u32, now: Instant) -> Option<State> {
-        let seat = self.seats.remove(&worker)?;
+        let slot = self.slots.remove(&worker)?;
         self.idle.retain(|idle| *idle != worker);
-        if seat.state == State::Busy {
-            self.freed = Some(now);
-            self.busy -= u32::from(seat.generation == self.generation);
+        if slot.state == State::Busy {
+            self.freed_at = Some(now);
+            self.busy -= u32::from(slot.generation == self.generation);
         }
-        if !seat.answered && !seat.retired {
-            self.failed(seat.generation, now);
+        if !slot.has_answered && !slot.is_leaving() {
+            self.starts.record_failure(slot.generation, now);
         }
-        // Where one is told to exit after each request there may be none for a moment.
-        if !seat.retired && self.at_hand() == (0, 0) {
-            self.filled = false;
+        // Where a worker is told to exit after each request there may be none for a moment.
+        if !slot.is_leaving() && self.present() == 0 {
+            self.growth.record_loss_of_all();
         }
-        Some(seat.state)
+        Some(slot.state)
     }
 
-    /// A worker that was asked for will never be: its zygote has ended, or is killed. Gives its generation where it is
-    /// missed. That so many were asked of one zygote says nothing about starts: see [`Self::failed`].
-    pub(crate) fn unborn(&mut self, worker: u32) -> Option<u32> {
-        let seat = self.seats.remove(&worker)?;
-        (!seat.retired).then_some(seat.generation)
+    /// Removes a worker that its zygote never announced, since that has ended or is killed. Gives its generation where it is
+    /// missed. The number of workers that one zygote was asked for says nothing about starts: see [`Self::start_failed`].
+    pub(crate) fn never_announced(&mut self, worker: u32) -> Option<u32> {
+        let slot = self.slots.remove(&worker)?;
+        (!slot.is_leaving()).then_some(slot.generation)
     }
 
-    // Failing.
-
-    /// A start came to nothing.
-    pub(crate) fn failed(&mut self, generation: u32, now: Instant) {
-        self.failed_generation = generation;
-        self.starts.failed(now);
+    /// Records that a start came to nothing.
+    pub(crate) fn start_failed(&mut self, generation: u32, now: Instant) {
+        self.starts.record_failure(generation, now);
     }
 
     /// Whether workers of the generation that answers die again and again before they have answered anything.
     pub(crate) fn is_failing(&self) -> bool {
-        self.starts.failures() >= FAILING && self.failed_generation == self.generation
+        self.starts.are_failing(self.generation)
     }
 
-    /// Where nobody is there to work, nor about to be: how long until the next attempt.
+    /// The time until the next start may be tried, where no worker is there nor about to be.
     pub(crate) fn down_for(&self, now: Instant) -> Option<Duration> {
-        let attempt = self.starts.until().filter(|time| *time > now && self.has_nobody())?;
+        let attempt = self.starts.retry_at().filter(|time| *time > now && self.has_nobody())?;
         Some(attempt - now)
     }
 
-    /// Whether a worker has become due since the last call.
+    /// Whether a worker has reached its requests since the last call.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
-    /// Another policy. Workers that exist keep the number of requests they were born with.
-    pub(crate) fn set_policy(&mut self, policy: Policy) {
-        self.set_level(self.level.clamp(policy.min, policy.max));
-        self.policy = policy;
-        // What was due at birth before may not be now.
-        self.replacements.reset();
-    }
-
-    /// From now on between `min` and `max` workers are wanted.
-    pub(crate) fn resize(&mut self, min: u32, max: u32) {
-        self.set_policy(Policy { min, max, ..self.policy.clone() });
-    }
-
     // Generations.
 
-    /// Moves to a generation whose first worker is ready. `afresh`: what failed before says nothing about it.
+    /// Moves to a generation whose first worker is ready. `afresh`: earlier failures say nothing about it.
     pub(crate) fn switch(&mut self, generation: u32, afresh: bool, now: Instant) {
         self.generation = generation;
         if afresh {
             self.starts.reset();
         } else {
-            self.starts.lift();
+            self.starts.lift_delay();
         }
         self.idle.clear();
         self.busy = 0;
-        for (worker, seat) in &mut self.seats {
-            if seat.generation == generation && seat.state == State::Proved {
-                (seat.state, seat.since) = (State::Idle, now);
+        for (worker, slot) in &mut self.slots {
+            if slot.generation == generation && slot.state == State::Proved {
+                slot.enter(State::Idle, now);
                 self.idle.push(*worker);
             }
         }
-        self.filled = self.has_level_at_hand();
+        self.growth.restart(self.present());
     }
 
-    /// The seats of the generation that answers, but for those that are to leave.
-    fn current(&self) -> impl Iterator<Item = &Seat> {
-        self.seats.values().filter(|seat| seat.generation == self.generation && !seat.retired)
+    /// The slots of the generation that answers, but for those that leave.
+    fn current(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.values().filter(|slot| slot.generation == self.generation && !slot.is_leaving())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::pool::starts::{FIRST_BACKOFF, MAX_BACKOFF};
 
     pub(crate) const POLICY: Policy = Policy {
         min: 1,
@@ -455,7 +430,7 @@ mod tests {
     /// Runs one request on the worker that is next.
     pub(crate) fn serve(pool: &mut Pool, now: Instant) -> (u32, Ready) {
         let worker = pool.assign(now).expect("somebody is idle");
-        pool.answered(worker);
+        pool.record_answer(worker);
         (worker, pool.ready(worker, now))
     }
 
@@ -530,9 +505,9 @@ mod tests {
         assert_eq!(pool.assign(now), Some(1), "the old generation answers until the switch");
         pool.unassign(1, now);
         pool.switch(2, true, now);
-        assert_eq!(pool.retire(now, FAREWELL, |generation| generation < 2), [1]);
+        assert_eq!(pool.drain_generations(now, EXIT_TIME, |generation| generation < 2), [1]);
         assert_eq!(pool.want(now), Want::Spawn(4));
-        assert_eq!(pool.retired(1), [1, 2]);
+        assert_eq!(pool.leaving(1), [1, 2]);
         assert_eq!(pool.ready(2, now), Ready::Drain, "the busy one is told to exit when it is done");
         assert_eq!(pool.ended(2, now), Some(State::Draining));
         assert_eq!(pool.want(now), Want::Spawn(2), "an exit that was asked for is no failure");
@@ -542,11 +517,11 @@ mod tests {
     #[test]
     fn a_worker_that_starts_already_counts_for_one_that_waits() {
         let (mut pool, now) = pool(range(0, 4));
-        pool.demand(1);
+        pool.grow_for(1);
         pool.starting(1, 1, 0, now);
-        pool.demand(1);
+        pool.grow_for(1);
         assert_eq!(pool.want(now), Want::Nothing);
-        pool.demand(2);
+        pool.grow_for(2);
         assert_eq!(pool.want(now), Want::Spawn(2));
     }
 
@@ -556,9 +531,9 @@ mod tests {
         assert_eq!((pool.assign(now), pool.assign(now)), (Some(2), Some(1)));
         assert_eq!(fill(&mut pool, now), [3, 4]);
         assert_eq!(pool.assign(now), None, "two run already");
-        assert_eq!(pool.surplus(now).0, [0; 0], "the spent ones are busy");
+        assert_eq!(pool.drain_surplus(now).0, [0; 0], "the spent ones are busy");
         assert_eq!(pool.assign(now), None, "two still run");
-        pool.answered(1);
+        pool.record_answer(1);
         assert_eq!(pool.ready(1, now), Ready::Drain);
         assert_eq!(pool.assign(now), Some(4));
     }
@@ -581,53 +556,53 @@ mod tests {
     fn a_worker_becomes_free_when_it_is_ready_or_ends_in_a_request() {
         let (mut pool, start) = pool(range(3, 3));
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!((pool.freed(), pool.at_hand()), (Some(start), (3, 0)));
+        assert_eq!((pool.freed_at(), pool.at_hand()), (Some(start), (3, 0)));
         assert_eq!(pool.assign(at(1)), Some(3));
         assert_eq!(pool.assign(at(1)), Some(2));
         pool.ended(1, at(2));
         assert_eq!(
-            (pool.freed(), pool.at_hand()),
+            (pool.freed_at(), pool.at_hand()),
             (Some(start), (0, 2)),
             "an idle one was free before it ended"
         );
         pool.ended(2, at(3));
-        assert_eq!((pool.freed(), pool.at_hand()), (Some(at(3)), (0, 1)));
+        assert_eq!((pool.freed_at(), pool.at_hand()), (Some(at(3)), (0, 1)));
         pool.ready(3, at(4));
-        assert_eq!((pool.freed(), pool.at_hand()), (Some(at(4)), (1, 0)));
+        assert_eq!((pool.freed_at(), pool.at_hand()), (Some(at(4)), (1, 0)));
     }
 
     #[test]
-    fn births_are_pending_until_all_have_been_there_once_and_not_while_they_fail() {
+    fn the_pool_grows_until_all_have_been_there_once_and_not_while_starts_fail() {
         let (mut pool, now) = (Pool::new(range(2, 4), 1), Instant::now());
         pool.starting(1, 1, 0, now);
         pool.starting(2, 1, 0, now);
         pool.ready(1, now);
-        assert!(pool.births_pending());
+        assert!(pool.is_growing());
         pool.ready(2, now);
-        assert!(!pool.births_pending());
-        pool.demand(9);
-        assert!(pool.births_pending(), "more are wanted");
+        assert!(!pool.is_growing());
+        pool.grow_for(9);
+        assert!(pool.is_growing(), "more are wanted");
         fill(&mut pool, now);
-        assert!(!pool.births_pending());
+        assert!(!pool.is_growing());
         pool.ended(1, now);
-        assert!(!pool.births_pending(), "a place that is taken again");
+        assert!(!pool.is_growing(), "a place that is taken again");
         for worker in 2..=4 {
             pool.ended(worker, now);
         }
-        assert!(!pool.births_pending(), "they die again and again");
-        pool.answered(2);
-        assert!(pool.births_pending(), "all have died at once");
+        assert!(!pool.is_growing(), "they die again and again");
+        pool.record_answer(2);
+        assert!(pool.is_growing(), "all have died at once");
         pool.switch(2, true, now);
-        assert!(pool.births_pending());
+        assert!(pool.is_growing());
     }
 
     #[test]
-    fn a_fresh_state_for_each_request_leaves_no_birth_pending_for_ever() {
+    fn a_fresh_state_for_each_request_does_not_count_as_growth_for_ever() {
         let (mut pool, now) = pool(Policy { max_requests: Some(1), ..range(1, 1) });
         assert_eq!(pool.assign(now), Some(1));
-        pool.answered(1);
+        pool.record_answer(1);
         assert_eq!(pool.ready(1, now), Ready::Drain);
         pool.ended(1, now);
-        assert!(!pool.births_pending());
+        assert!(!pool.is_growing());
     }
 }

@@ -100,14 +100,14 @@ impl Codel {
         self.standing.is_some_and(|standing| standing.overloaded.is_some())
     }
 
-    /// A worker takes a request, from whichever queue, while the oldest of this one has waited for so long. `births_pending`
+    /// A worker takes a request, from whichever queue, while the oldest of this one has waited for so long. `pool_grows`
     /// says whether workers are on their way that have not been there before.
     pub(super) fn look(
         &mut self,
         now: Instant,
         waited: Duration,
         median: Duration,
-        births_pending: impl FnOnce() -> bool,
+        pool_grows: impl FnOnce() -> bool,
     ) {
         self.scaled = self.bounds.scaled(median);
         let Bounds { target, interval, .. } = self.scaled;
@@ -116,14 +116,14 @@ impl Codel {
         if let Some(refused) = self.standing.and_then(|standing| standing.overloaded) {
             self.impatient = Some(now);
             // The oldest never waits beyond the target then, since it is refused: an overload is over when none is.
-            if now - refused > interval || self.is_excused(now, births_pending) {
+            if now - refused > interval || self.is_excused(now, pool_grows) {
                 self.standing = None;
             } else if let Some(standing) = &mut self.standing {
                 standing.serve(now);
             }
             return;
         }
-        if waited < target || self.is_excused(now, births_pending) {
+        if waited < target || self.is_excused(now, pool_grows) {
             self.standing = None;
             return;
         }
@@ -164,9 +164,9 @@ impl Codel {
     }
 
     /// Whether what is due may be refused now.
-    pub(super) fn may_refuse(&mut self, now: Instant, births_pending: impl FnOnce() -> bool) -> bool {
+    pub(super) fn may_refuse(&mut self, now: Instant, pool_grows: impl FnOnce() -> bool) -> bool {
         let paused = self.taken.is_none_or(|taken| now - taken > self.scaled.interval);
-        let may = self.is_overloaded() && !paused && !self.is_excused(now, births_pending);
+        let may = self.is_overloaded() && !paused && !self.is_excused(now, pool_grows);
         if !may {
             self.standing = None;
         }
@@ -184,8 +184,8 @@ impl Codel {
         each.saturating_mul(ahead).clamp(LEAST_RETRY, MOST_RETRY)
     }
 
-    fn is_excused(&mut self, now: Instant, births_pending: impl FnOnce() -> bool) -> bool {
-        if !births_pending() {
+    fn is_excused(&mut self, now: Instant, pool_grows: impl FnOnce() -> bool) -> bool {
+        if !pool_grows() {
             self.excused = None;
             return false;
         }
@@ -235,7 +235,7 @@ mod tests {
         codel: Codel,
         now: Instant,
         median: Duration,
-        births_pending: bool,
+        pool_grows: bool,
     }
 
     impl Story {
@@ -244,7 +244,7 @@ mod tests {
         }
 
         fn with(bounds: Bounds) -> Self {
-            Self { codel: Codel::new(bounds), now: Instant::now(), median: 20 * MS, births_pending: false }
+            Self { codel: Codel::new(bounds), now: Instant::now(), median: 20 * MS, pool_grows: false }
         }
 
         /// For so long a request is taken at every step, while the oldest has waited for so long. Says whether it is overloaded then.
@@ -252,7 +252,7 @@ mod tests {
             let end = self.now + long;
             while self.now < end {
                 self.now += STEP;
-                self.codel.look(self.now, waited, self.median, || self.births_pending);
+                self.codel.look(self.now, waited, self.median, || self.pool_grows);
             }
             self.codel.is_overloaded()
         }
@@ -363,11 +363,11 @@ mod tests {
     #[test]
     fn workers_on_their_way_excuse_it_but_not_for_ever() {
         let mut story = Story::new();
-        story.births_pending = true;
+        story.pool_grows = true;
         assert!(!story.goes_on(MAX_EXCUSE, 200 * MS));
         assert!(story.goes_on(BOUNDS.interval * 2, 200 * MS));
         // A reload while it is overloaded.
-        story.births_pending = false;
+        story.pool_grows = false;
         assert!(story.goes_on(STEP, 200 * MS));
         assert!(!story.codel.may_refuse(story.now, || true));
         assert!(!story.codel.is_overloaded());

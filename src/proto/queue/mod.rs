@@ -175,19 +175,19 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The item whose turn it is, for a worker. `median` is the service time of half of the requests of late; `births_pending`
+    /// The item whose turn it is, for a worker. `median` is the service time of half of the requests of late; `pool_grows`
     /// says whether workers are on their way that have not been there before.
     pub(crate) fn take(
         &mut self,
         now: Instant,
         median: Duration,
-        births_pending: impl Fn() -> bool,
+        pool_grows: impl Fn() -> bool,
     ) -> Option<(Place, T)> {
         let opened = self.opened;
         for line in &mut self.lines {
             if let (Some(codel), Some((place, _))) = (&mut line.codel, line.items.front()) {
                 let since = opened.map_or(place.started, |opened| place.started.max(opened));
-                codel.look(now, now.saturating_duration_since(since), median, &births_pending);
+                codel.look(now, now.saturating_duration_since(since), median, &pool_grows);
             }
         }
         let line = self.lines.iter_mut().find(|line| !line.items.is_empty())?;
@@ -230,11 +230,11 @@ impl<T> Queue<T> {
     pub(crate) fn pop_refused(
         &mut self,
         now: Instant,
-        births_pending: impl Fn() -> bool,
+        pool_grows: impl Fn() -> bool,
     ) -> Option<(T, Duration)> {
         let due = |line: &&mut Line<T>| line.refusal_due().is_some_and(|due| due <= now);
         let line = self.lines.iter_mut().find(due)?;
-        if line.codel.as_mut().is_some_and(|codel| codel.may_refuse(now, births_pending)) {
+        if line.codel.as_mut().is_some_and(|codel| codel.may_refuse(now, pool_grows)) {
             line.refuse_oldest(now)
         } else {
             None

@@ -26,7 +26,7 @@ struct Load {
     patience: Duration,
     seconds: u64,
     /// Until when most workers are on their way.
-    births: Duration,
+    startup: Duration,
 }
 
 const TWICE: Load = Load {
@@ -35,7 +35,7 @@ const TWICE: Load = Load {
     rate: |_| 200.0,
     patience: Duration::from_secs(1),
     seconds: 60,
-    births: Duration::ZERO,
+    startup: Duration::ZERO,
 };
 
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
     let (mut next, mut outcome, mut patient) = (0.0, Outcome::default(), 0);
     for millis in 0..load.seconds * 1000 {
         let now = start + MS * u32::try_from(millis).unwrap();
-        let births_pending = || now < start + load.births;
+        let pool_grows = || now < start + load.startup;
         for worker in &mut workers {
             if let Some((number, _)) = worker.take_if(|(_, done)| *done <= now) {
                 let took = now - came[number];
@@ -99,14 +99,14 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
             places.push(place);
             next += -(1.0 - random.f64()).ln() * 1000.0 / (load.rate)(millis / 1000);
         }
-        let present = if births_pending() { 1 } else { load.workers };
+        let present = if pool_grows() { 1 } else { load.workers };
         for worker in workers[..present].iter_mut().filter(|worker| worker.is_none()) {
-            if let Some((_, number)) = queue.take(now, (load.service)(0), births_pending) {
+            if let Some((_, number)) = queue.take(now, (load.service)(0), pool_grows) {
                 *worker = Some((number, now + (load.service)(number)));
                 handed[number] = now;
             }
         }
-        while queue.pop_expired(now).is_some() || queue.pop_refused(now, births_pending).is_some() {
+        while queue.pop_expired(now).is_some() || queue.pop_refused(now, pool_grows).is_some() {
             outcome.refused += 1;
         }
     }
@@ -170,7 +170,7 @@ fn nobody_is_refused_while_workers_start() {
         workers: 8,
         rate: |_| 200.0,
         patience: Duration::from_secs(60),
-        births: Duration::from_secs(4),
+        startup: Duration::from_secs(4),
         ..TWICE
     };
     let outcome = run(&load, ADAPTIVE);

@@ -13,7 +13,7 @@ use crate::gateway::frontend::systemd;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::link::message::ToWorker;
-use crate::proto::pool::FAREWELL;
+use crate::proto::pool::EXIT_TIME;
 
 impl Supervisor {
     pub(super) fn is_next(&self, generation: u32) -> bool {
@@ -66,8 +66,8 @@ impl Supervisor {
         let generation = next.link.generation;
         let all = {
             let mut pool = self.gateway.pool.borrow_mut();
-            pool.retire(Instant::now(), FAREWELL, |of| of == generation);
-            pool.retired(generation)
+            pool.drain_generations(Instant::now(), EXIT_TIME, |of| of == generation);
+            pool.leaving(generation)
         };
         self.gateway.workers.kill(&all);
         self.forget_births(next.launch);
@@ -83,11 +83,11 @@ impl Supervisor {
             self.gateway.put_in_force(config);
         }
         let recovering = std::mem::take(&mut self.recovering);
-        let (now, patience) = (Instant::now(), self.gateway.config().grace + FAREWELL);
+        let (now, patience) = (Instant::now(), self.gateway.config().grace + EXIT_TIME);
         let idle = {
             let mut pool = self.gateway.pool.borrow_mut();
             pool.switch(generation, !recovering, now);
-            pool.retire(now, patience, |other| other != generation)
+            pool.drain_generations(now, patience, |other| other != generation)
         };
         for worker in idle {
             self.gateway.workers.send(worker, ToWorker::Drain);
@@ -124,7 +124,7 @@ impl Supervisor {
         let development = self.gateway.mode.development;
         let serving = self.gateway.pool.borrow().generation();
         if std::mem::take(&mut self.recovering) {
-            self.gateway.pool.borrow_mut().failed(serving, Instant::now());
+            self.gateway.pool.borrow_mut().start_failed(serving, Instant::now());
             self.gateway.in_trouble(|left_out| {
                 error!(r#gen = generation, left_out, "application does not load: {message}");
             });

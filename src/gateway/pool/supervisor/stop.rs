@@ -8,7 +8,7 @@ use crate::gateway::frontend::systemd;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::link::message::ToWorker;
-use crate::proto::pool::FAREWELL;
+use crate::proto::pool::EXIT_TIME;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -74,7 +74,7 @@ impl Supervisor {
     /// No request is left: let the workers go.
     pub(super) fn drain(&mut self) {
         let now = Instant::now();
-        self.stop = Stop::Draining(now + FAREWELL);
+        self.stop = Stop::Draining(now + EXIT_TIME);
         let idle = self.gateway.pool.borrow_mut().close(now);
         for worker in idle {
             self.gateway.workers.send(worker, ToWorker::Drain);

@@ -17,7 +17,7 @@ use crate::gateway::pool::supervisor::{RETRY, Stop, Supervisor, Zygote};
 use crate::gateway::pool::zygote::Birth;
 use crate::link::message::ToWorker;
 use crate::os::random;
-use crate::proto::pool::{Due, State, Want, Worker};
+use crate::proto::pool::{Replacement, State, Want, Worker};
 
 /// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
 /// no longer than that gains nothing; and a burst of short requests is over by then.
@@ -44,8 +44,8 @@ impl Supervisor {
             Stop::No => None,
             Stop::Announced(until) | Stop::Finishing(until) | Stop::Draining(until) => Some(until),
         };
-        let (aged, due) = self.gateway.pool.borrow_mut().age(now);
-        if let Some(Due { worker, pause: Some(pause) }) = due {
+        let (aged, due) = self.gateway.pool.borrow_mut().replace_aged(now);
+        if let Some(Replacement { worker, pause: Some(pause) }) = due {
             let max_age = self.gateway.config().max_age.map(|age| Time(age).to_string());
             self.gateway.in_trouble(|left_out| {
                 warn!(
@@ -70,7 +70,7 @@ impl Supervisor {
 
     /// Kills workers that should be gone by now; gives when to look again.
     fn end_overdue(&self, now: Instant) -> Option<Instant> {
-        let (overdue, again) = self.gateway.pool.borrow_mut().overdue(now);
+        let (overdue, again) = self.gateway.pool.borrow_mut().take_overdue(now);
         for worker in overdue {
             // One that was never born goes with its zygote.
             lifecycle::kill_overdue(&self.gateway, worker);
@@ -114,9 +114,9 @@ impl Supervisor {
         let mut pool = self.gateway.pool.borrow_mut();
         let oldest = queue.oldest();
         if pool.has_nobody() {
-            pool.demand(queue.len());
+            pool.grow_for(queue.len());
         } else if let Some(before) = now.checked_sub(SCALE_WAIT) {
-            pool.demand(queue.came_before(before));
+            pool.grow_for(queue.came_before(before));
         }
         let again = oldest.filter(|_| pool.can_grow() && !pool.has_nobody());
         let again = again.map(|oldest| (oldest + SCALE_WAIT).max(now + SCALE_CHECK));
@@ -162,7 +162,7 @@ impl Supervisor {
 
     /// Lets workers go that are not needed any more; gives when to look again.
     fn let_go(&self, now: Instant) -> Option<Instant> {
-        let (leaving, again) = self.gateway.pool.borrow_mut().surplus(now);
+        let (leaving, again) = self.gateway.pool.borrow_mut().drain_surplus(now);
         for worker in leaving {
             debug!(worker, "worker is not needed any more");
             self.gateway.workers.send(worker, ToWorker::Drain);
@@ -216,8 +216,8 @@ impl Supervisor {
             worker.state == State::Starting && self.gateway.workers.borrow().contains_key(&worker.number)
         };
         let starting: Vec<_> = self.gateway.pool.borrow().workers().filter(starting).collect();
-        for Worker { number: worker, generation: r#gen, born, .. } in
-            starting.iter().filter(|it| is_late(it.born))
+        for Worker { number: worker, generation: r#gen, forked_at: born, .. } in
+            starting.iter().filter(|it| is_late(it.forked_at))
         {
             let late = || format!("takes longer than {limit} to start (--start-timeout)");
             if is_over(*born) {
@@ -236,7 +236,8 @@ impl Supervisor {
             }
         }
         let loading = [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded);
-        let since = loading.map(|zygote| zygote.launched).chain(starting.iter().map(|worker| worker.born));
+        let since =
+            loading.map(|zygote| zygote.launched).chain(starting.iter().map(|worker| worker.forked_at));
         let looks = since.flat_map(|since| [since + timeout, since + timeout + LAST_WORDS]);
         looks.filter(|time| *time > settled).min()
     }

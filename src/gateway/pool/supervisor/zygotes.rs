@@ -81,10 +81,10 @@ impl Supervisor {
         let mut missed = None;
         for key in lost {
             self.births.remove(&key);
-            missed = pool.unborn(key.1).or(missed);
+            missed = pool.never_announced(key.1).or(missed);
         }
         if let Some(generation) = missed {
-            pool.failed(generation, Instant::now());
+            pool.start_failed(generation, Instant::now());
         }
     }
 }

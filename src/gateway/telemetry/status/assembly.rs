@@ -121,7 +121,7 @@ impl Status {
 
 fn workers<T>(parts: &Parts<'_, T>) -> Vec<Worker> {
     let worker = |worker: pool::Worker| {
-        let pool::Worker { number, generation, state, born, requests, leaving } = worker;
+        let pool::Worker { number, generation, state, forked_at: born, requests, draining: leaving } = worker;
         // The books have the number before the process is there, and while the process before is still known.
         let process = parts.processes.get(&number).filter(|process| process.generation == generation);
         let times = parts.counts.times_of(generation, number);
