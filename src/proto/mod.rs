@@ -19,6 +19,7 @@ pub(crate) mod run;
 pub(crate) mod send_buffer;
 pub(crate) mod server_timing;
 pub(crate) mod space;
+pub(crate) mod supervisor;
 pub(crate) mod turn;
 #[doc(hidden)]
 pub mod worker;

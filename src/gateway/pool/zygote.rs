@@ -237,20 +237,18 @@ fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = Owne
     })
 }
 
-/// The pipes and the socket that a worker is born with, our side of each.
+/// A worker that was requested of a zygote and is not announced: the gateway's ends of its socket and pipes.
 #[derive(Debug)]
-pub(crate) struct Birth {
-    /// When the zygote was asked.
-    pub(crate) asked: Instant,
+pub(crate) struct PendingWorker {
     pub(crate) generation: u32,
     pub(crate) link: Link,
     pub(crate) output: Pipes,
     pub(crate) lifeline: OwnedFd,
 }
 
-impl Birth {
-    /// Makes them and asks `zygote` for the worker.
-    pub(crate) fn of(worker: u32, zygote: &ZygoteLink) -> io::Result<Self> {
+impl PendingWorker {
+    /// Makes the socket and the pipes, and requests the worker of `zygote`.
+    pub(crate) fn request(worker: u32, zygote: &ZygoteLink) -> io::Result<Self> {
         let (link, their_link) = Link::pair()?;
         let (output, theirs) = Pipes::open()?;
         let (their_lifeline, lifeline) = io::pipe()?;
@@ -258,7 +256,6 @@ impl Birth {
             worker,
             &[their_link.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd(), their_lifeline.as_fd()],
         )?;
-        let (asked, generation) = (Instant::now(), zygote.generation);
-        Ok(Self { asked, generation, link, output, lifeline: lifeline.into() })
+        Ok(Self { generation: zygote.generation, link, output, lifeline: lifeline.into() })
     }
 }

@@ -16,10 +16,6 @@ use crate::link::message::ToWorker;
 use crate::proto::pool::EXIT_TIME;
 
 impl Supervisor {
-    pub(super) fn is_next(&self, generation: u32) -> bool {
-        self.next.as_ref().is_some_and(|next| next.link.generation == generation)
-    }
-
     /// Reads the settings again and launches the zygote of the next generation. It takes over when its first worker is
     /// ready.
     pub(super) fn reload(&mut self) {
@@ -52,33 +48,34 @@ impl Supervisor {
             info!(r#gen = generation, "reloading");
             systemd::reloading(generation);
         }
-        self.next = self.launch(generation, &config);
+        let launch = self.launch(generation, &config);
         self.next_config = Some(config);
-        if self.next.is_none() {
-            self.next_failed("cannot execute the zygote".to_owned());
+        match launch {
+            Some(launch) => self.zygotes.launched_next(launch, generation, Instant::now()),
+            None => self.next_failed("cannot execute the zygote".to_owned()),
         }
     }
 
     /// Drops a generation that is not to answer, with its zygote and the worker it may have.
     pub(super) fn discard_next(&mut self) {
-        let Some(next) = self.next.take() else { return };
-        next.link.kill();
-        let generation = next.link.generation;
+        let Some((launch, generation)) = self.zygotes.discard_next() else { return };
+        self.next_timed_out = None;
+        self.kill_zygote(launch);
         let all = {
             let mut pool = self.gateway.pool.borrow_mut();
             pool.drain_generations(Instant::now(), EXIT_TIME, |of| of == generation);
             pool.leaving(generation)
         };
         self.gateway.workers.kill(&all);
-        self.forget_births(next.launch);
+        self.forget_pending(launch);
     }
 
     /// The first worker of a generation is ready: it answers from now on, and the one before it leaves.
     pub(super) fn swap(&mut self, generation: u32) {
-        if !self.is_next(generation) {
+        if !self.zygotes.is_next(generation) {
             return;
         }
-        let before = std::mem::replace(&mut self.current, self.next.take());
+        self.next_timed_out = None;
         if let Some(config) = self.next_config.take() {
             self.gateway.put_in_force(config);
         }
@@ -92,11 +89,10 @@ impl Supervisor {
         for worker in idle {
             self.gateway.workers.send(worker, ToWorker::Drain);
         }
-        if let Some(before) = before {
-            self.retire_zygote(before, now + patience);
+        let retired = self.zygotes.switch(now + patience);
+        if let Some(link) = retired.and_then(|launch| self.links.get(&launch)) {
+            link.shut_down();
         }
-        self.relaunch = None;
-        self.failed_launches.reset();
         self.gateway.journal.reloaded(true);
         self.code_is(Load::Done);
         self.gateway.note(|course| (course.load_failed, course.cannot_fork) = (false, false));
@@ -152,9 +148,9 @@ impl Supervisor {
     }
 
     /// The message of the next generation's failure, behind the time-out that interrupted it, where one did.
-    pub(super) fn after_lateness(&self, message: String) -> String {
-        match self.next.as_ref().and_then(|next| next.late.as_ref()) {
-            Some(late) => format!("{late}: {message}"),
+    pub(super) fn after_time_out(&self, message: String) -> String {
+        match &self.next_timed_out {
+            Some(time_out) => format!("{time_out}: {message}"),
             None => message,
         }
     }

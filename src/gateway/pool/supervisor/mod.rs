@@ -1,6 +1,7 @@
-//! Keeps the pool as the books want it: launches zygotes, has workers forked, swaps generations, stops.
+//! The supervisor: launches zygotes, has workers forked, switches generations, stops. [`crate::proto::supervisor`] and
+//! [`crate::proto::pool`] decide; this is their driver.
 //!
-//! One task, one loop over [`Notice`]s. Never touches a request: those are the links' and the queue's.
+//! One task, one loop over [`SupervisorEvent`]s. Never touches a request: those are the relays' and the queue's.
 
 mod generations;
 mod stop;
@@ -24,18 +25,14 @@ use crate::gateway::events::Notice;
 use crate::gateway::pool::log_pipe::Line;
 use crate::gateway::pool::process_log::More;
 use crate::gateway::pool::relay;
-use crate::gateway::pool::supervisor::stop::Stop;
-use crate::gateway::pool::supervisor::zygotes::RetiredZygote;
 use crate::gateway::pool::worker::WorkerHandle;
-use crate::gateway::pool::zygote::{Birth, ZygoteEvent, ZygoteLink};
+use crate::gateway::pool::zygote::{PendingWorker, ZygoteEvent, ZygoteLink};
 use crate::link::launch::Launch;
 use crate::link::message::Exit;
-use crate::proto::backoff::Backoff;
+use crate::proto::supervisor::{Ended, Role, Stop, StopEvent, Zygotes};
 
-/// How long after a try that failed the next one waits: to fork, or to launch a zygote in the place of one that
-/// ended by itself. A launch that fails again waits twice as long each time, up to [`MAX_RETRY`].
+/// The wait after a fork that the system refused.
 const RETRY: Duration = Duration::from_millis(500);
-const MAX_RETRY: Duration = Duration::from_secs(10);
 
 /// The outcome of the very first load.
 pub(crate) type Started = oneshot::Sender<Result<(), Error>>;
@@ -46,40 +43,19 @@ pub(crate) struct Supervisor {
     notices: mpsc::UnboundedReceiver<Notice>,
     /// Until the first generation has loaded, or has not.
     started: Option<Started>,
-    /// The zygote of the generation that answers.
-    current: Option<Zygote>,
-    /// The zygote of the generation that is to follow.
-    next: Option<Zygote>,
-    /// Workers that are being forked, by the launch of their zygote and by number.
-    births: HashMap<(u64, u32), Birth>,
-    launches: u64,
+    zygotes: Zygotes,
+    /// The links of the zygotes, by launch.
+    links: HashMap<u64, ZygoteLink>,
+    /// The workers that were requested of zygotes and are not announced, by launch and by number.
+    pending: HashMap<(u64, u32), PendingWorker>,
+    /// The time-out that the next zygote, or its first worker, has exceeded. It has been interrupted, and may give its stack.
+    next_timed_out: Option<String>,
     last_generation: u32,
     /// The settings that come into force with the next generation.
     next_config: Option<Rc<Config>>,
     /// The next generation is loaded because workers of this one fail again and again, not because anyone asked.
     recovering: bool,
-    /// When a zygote that ended by itself is replaced.
-    relaunch: Option<Instant>,
-    /// Launches in a row, in the place of one that ended, that came to nothing.
-    failed_launches: Backoff,
-    /// Those of generations that have been replaced, which reap their last workers.
-    retired: Vec<RetiredZygote>,
     stop: Stop,
-}
-
-#[derive(Debug)]
-struct Zygote {
-    link: ZygoteLink,
-    /// Tells it from its predecessors of the same generation.
-    launch: u64,
-    loaded: bool,
-    /// Whether it forks copies of what it has loaded, and not processes that load for themselves.
-    preloaded: bool,
-    launched: Instant,
-    /// The time-out that it, or its first worker, has exceeded. It has been interrupted, and may give its stack.
-    late: Option<String>,
-    /// It has taken no notice, and is killed.
-    given_up: bool,
 }
 
 impl Supervisor {
@@ -92,17 +68,14 @@ impl Supervisor {
             gateway,
             notices,
             started: Some(started),
-            current: None,
-            next: None,
-            births: HashMap::new(),
-            launches: 0,
+            zygotes: Zygotes::new(),
+            links: HashMap::new(),
+            pending: HashMap::new(),
+            next_timed_out: None,
             last_generation: 0,
             next_config: None,
             recovering: false,
-            relaunch: None,
-            failed_launches: Backoff::new(RETRY, MAX_RETRY),
-            retired: Vec::new(),
-            stop: Stop::No,
+            stop: Stop::new(),
         }
     }
 
@@ -114,7 +87,7 @@ impl Supervisor {
         self.load_next(config, Vec::new());
         loop {
             let (look, deadline) = self.act();
-            if self.stop != Stop::No && self.is_stopped() {
+            if !self.stop.is_idle() && self.advance_stop() {
                 break;
             }
             let notice = tokio::select! {
@@ -126,15 +99,15 @@ impl Supervisor {
                 self.notice(notice);
             }
         }
-        if let Some(zygote) = self.current.take() {
-            zygote.link.shut_down();
+        if let Some(link) = self.zygotes.current().and_then(|launch| self.links.get(&launch)) {
+            link.shut_down();
         }
         info!("stopped");
     }
 
     fn notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Command(Command::Reload) if self.stop == Stop::No => self.reload(),
+            Notice::Command(Command::Reload) if self.stop.is_idle() => self.reload(),
             Notice::Command(Command::Scale(change)) => self.scale(change),
             Notice::Command(Command::Reload) => warn!("not reloaded: the server is stopping"),
             Notice::PoolChanged | Notice::Demand => {}
@@ -142,21 +115,17 @@ impl Supervisor {
                 crate::log::reopen();
                 self.gateway.journal.access_log().inspect(|log| log.reopen());
             }
-            Notice::Command(Command::Stop) => self.stop(),
-            Notice::Command(Command::StopSoon) => self.stop_soon(),
-            Notice::ConnectionsGone => {
-                if matches!(self.stop, Stop::Finishing(_)) {
-                    self.drain();
-                }
-            }
+            Notice::Command(Command::Stop) => self.handle_stop(StopEvent::Requested),
+            Notice::Command(Command::StopSoon) => self.handle_stop(StopEvent::RequestedSoon),
+            Notice::ConnectionsGone => self.handle_stop(StopEvent::ConnectionsGone),
             Notice::FirstReady { generation } => self.swap(generation),
             Notice::WorkerEnded { generation, start_failed } => {
-                if self.is_next(generation) {
+                if self.zygotes.is_next(generation) {
                     let limited =
                         self.next_config.as_ref().is_some_and(|config| config.memory_limit.is_some());
                     let hint = if limited { "; is --memory-limit too low for it?" } else { "" };
                     let silent = || format!("the first worker ended before it was ready{hint}");
-                    self.next_failed(self.after_lateness(start_failed.unwrap_or_else(silent)));
+                    self.next_failed(self.after_time_out(start_failed.unwrap_or_else(silent)));
                 } else if let Some(message) = start_failed {
                     self.gateway.in_trouble(|left_out| {
                         error!(r#gen = generation, left_out, "worker does not start: {message}");
@@ -189,21 +158,16 @@ impl Supervisor {
 
     // Zygotes.
 
-    fn launch(&mut self, generation: u32, config: &Config) -> Option<Zygote> {
-        self.launches += 1;
-        let (launch, notices) = (self.launches, self.gateway.notices.clone());
+    /// Executes a zygote. Gives its launch, where that was possible.
+    fn launch(&mut self, generation: u32, config: &Config) -> Option<u64> {
+        let (launch, notices) = (self.zygotes.begin_launch(), self.gateway.notices.clone());
         let settings = Launch::new(config, generation, self.gateway.open_files);
         let hear = move |event| notices.send(Notice::Zygote { launch, event });
         match ZygoteLink::launch(&settings, &self.gateway.output, hear) {
-            Ok(link) => Some(Zygote {
-                link,
-                launch,
-                loaded: false,
-                preloaded: false,
-                launched: Instant::now(),
-                late: None,
-                given_up: false,
-            }),
+            Ok(link) => {
+                self.links.insert(launch, link);
+                Some(launch)
+            }
             Err(cause) => {
                 error!(cause = %crate::log::cause(&cause), "cannot execute the zygote");
                 None
@@ -212,14 +176,11 @@ impl Supervisor {
     }
 
     fn zygote_event(&mut self, launch: u64, event: ZygoteEvent) {
-        let is_it = |zygote: &Option<Zygote>| zygote.as_ref().is_some_and(|zygote| zygote.launch == launch);
-        let (is_current, is_next) = (is_it(&self.current), is_it(&self.next));
+        let role = self.zygotes.role(launch);
+        let (is_current, is_next) = (role == Role::Current, role == Role::Next);
         match event {
             ZygoteEvent::Loaded { preloaded, took } => {
-                let zygote = if is_next { &mut self.next } else { &mut self.current };
-                let Some(zygote) = zygote.as_mut().filter(|zygote| zygote.launch == launch) else { return };
-                (zygote.loaded, zygote.preloaded, zygote.late) = (true, preloaded, None);
-                let r#gen = zygote.link.generation;
+                let Some((_, r#gen)) = self.zygotes.loaded(launch, preloaded) else { return };
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                 if self.recovering {
                     debug!(r#gen, preloaded, took_ms, "loaded");
@@ -232,13 +193,13 @@ impl Supervisor {
                     info!(r#gen, preloaded, took_ms, app, "loaded");
                 }
                 if is_next {
-                    self.spawn_first_of_next();
+                    self.next_timed_out = None;
+                    self.spawn_first_of_next(launch);
                 } else {
-                    self.failed_launches.reset();
                     self.gateway.note(|course| course.cannot_fork = false);
                 }
             }
-            ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(self.after_lateness(message)),
+            ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(self.after_time_out(message)),
             ZygoteEvent::LoadFailed(message) if is_current => {
                 self.gateway.note(|course| course.cannot_fork = true);
                 let r#gen = self.gateway.pool.borrow().generation();
@@ -248,10 +209,11 @@ impl Supervisor {
                 );
             }
             ZygoteEvent::LoadFailed(_) => {}
-            ZygoteEvent::Spawned { worker, pid, pidfd } => self.born(launch, worker, pid, pidfd),
+            ZygoteEvent::Spawned { worker, pid, pidfd } => self.forked(launch, worker, pid, pidfd),
             ZygoteEvent::SpawnFailed { worker, cause } => {
                 let cause = crate::log::cause(&cause);
-                self.births.remove(&(launch, worker));
+                self.zygotes.settled(launch, worker);
+                self.pending.remove(&(launch, worker));
                 self.gateway.pool.borrow_mut().ended(worker, Instant::now());
                 if is_next {
                     self.next_failed(format!("cannot fork a worker: {cause}"));
@@ -275,48 +237,44 @@ impl Supervisor {
                 } else if is_current {
                     self.current_gone(&status);
                 }
-                self.retired.retain(|zygote| zygote.launch != launch);
-                self.forget_births(launch);
+                self.zygotes.retired_ended(launch);
+                self.links.remove(&launch);
+                self.forget_pending(launch);
             }
         }
     }
 
     /// The next generation proves itself with one worker before it gets traffic.
-    fn spawn_first_of_next(&mut self) {
-        let Some(next) = &self.next else { return };
+    fn spawn_first_of_next(&mut self, launch: u64) {
         let worker = self.gateway.pool.borrow().free_number();
-        if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, next) {
+        if let Err(cause) = self.spawn(launch, worker) {
             self.next_failed(format!("cannot fork a worker: {}", crate::log::cause(&cause)));
         }
     }
 
     /// The zygote of the generation that answers has ended. Its workers go on.
     fn current_gone(&mut self, status: &str) {
-        let was_loaded = self.current.take().is_some_and(|zygote| zygote.loaded);
-        if matches!(self.stop, Stop::Draining(_)) {
-            return;
-        }
         let r#gen = self.gateway.pool.borrow().generation();
-        if was_loaded {
-            self.gateway
-                .in_trouble(|left_out| warn!(r#gen, status, left_out, "zygote ended; launching another"));
-            self.relaunch = Some(Instant::now());
-        } else {
-            self.put_off_relaunch();
+        match self.zygotes.current_ended(!self.stop.is_draining(), Instant::now()) {
+            Some(Ended::Loaded) => self
+                .gateway
+                .in_trouble(|left_out| warn!(r#gen, status, left_out, "zygote ended; launching another")),
+            Some(Ended::Loading) => self.gateway.note(|course| course.cannot_fork = true),
+            None => {}
         }
     }
 
     fn put_off_relaunch(&mut self) {
         self.gateway.note(|course| course.cannot_fork = true);
-        let now = Instant::now();
-        self.relaunch = Some(now + self.failed_launches.failed(now));
+        self.zygotes.put_off_relaunch(Instant::now());
     }
 
     /// A zygote has forked a worker: attend to it.
-    fn born(&mut self, launch: u64, worker: u32, pid: u32, pidfd: Option<OwnedFd>) {
+    fn forked(&mut self, launch: u64, worker: u32, pid: u32, pidfd: Option<OwnedFd>) {
         // Where its generation was given up meanwhile, its lifeline is closed and it dies.
-        let Some(birth) = self.births.remove(&(launch, worker)) else { return };
-        let Birth { generation, link, output, lifeline, .. } = birth;
+        self.zygotes.settled(launch, worker);
+        let Some(pending) = self.pending.remove(&(launch, worker)) else { return };
+        let PendingWorker { generation, link, output, lifeline } = pending;
         // Without a descriptor to spare there is no pidfd, and without a pidfd no attending to it.
         let attended = pidfd
             .ok_or_else(|| std::io::Error::other("no descriptor is left for its pidfd"))
@@ -328,7 +286,7 @@ impl Supervisor {
                 self.gateway
                     .in_trouble(|left_out| warn!(worker, pid, cause, left_out, "cannot attend to a worker"));
                 self.gateway.pool.borrow_mut().ended(worker, Instant::now());
-                if self.is_next(generation) {
+                if self.zygotes.is_next(generation) {
                     self.next_failed("no descriptor is left for its first worker".to_owned());
                 }
                 return;

@@ -3,21 +3,20 @@
 //!
 //! The books say what; this does it, and says when to look again.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, warn};
 
 use crate::config::{Config, Time};
-use crate::gateway::Gateway;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::lifecycle;
-use crate::gateway::pool::supervisor::{RETRY, Stop, Supervisor, Zygote};
-use crate::gateway::pool::zygote::Birth;
+use crate::gateway::pool::supervisor::{RETRY, Supervisor};
+use crate::gateway::pool::zygote::PendingWorker;
 use crate::link::message::ToWorker;
 use crate::os::random;
 use crate::proto::pool::{Replacement, State, Want, Worker};
+use crate::proto::supervisor::LAST_WORDS;
 
 /// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
 /// no longer than that gains nothing; and a burst of short requests is over by then.
@@ -26,26 +25,17 @@ const SCALE_WAIT: Duration = Duration::from_millis(5);
 /// How often it is looked again while requests wait for longer than that.
 const SCALE_CHECK: Duration = Duration::from_millis(1);
 
-/// How long an application that is interrupted at `--start-timeout` has to say where it is. Code that runs Lua does so
-/// within milliseconds; what does not, such as a connect that hangs, is killed then.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
 impl Supervisor {
     /// Does what is due; gives when to look again if nothing happens before, and when the next deadline of others is.
     pub(super) fn act(&mut self) -> (Option<Instant>, Option<Instant>) {
         let (now, settled) = (Instant::now(), self.gateway.clock.settled());
-        self.gateway.reloading.set(self.next.is_some());
-        if self.relaunch.is_some_and(|time| time <= now) {
-            self.relaunch = None;
+        self.gateway.reloading.set(self.zygotes.next().is_some());
+        if self.zygotes.take_relaunch(now) {
             self.launch_again();
         }
-        let stuck = self.end_stuck_zygotes(settled);
-        let stop = match self.stop {
-            Stop::No => None,
-            Stop::Announced(until) | Stop::Finishing(until) | Stop::Draining(until) => Some(until),
-        };
-        let (aged, due) = self.gateway.pool.borrow_mut().replace_aged(now);
-        if let Some(Replacement { worker, pause: Some(pause) }) = due {
+        self.end_stuck_zygotes(settled);
+        let (aged, replacement) = self.gateway.pool.borrow_mut().replace_aged(now);
+        if let Some(Replacement { worker, pause: Some(pause) }) = replacement {
             let max_age = self.gateway.config().max_age.map(|age| Time(age).to_string());
             self.gateway.in_trouble(|left_out| {
                 warn!(
@@ -58,13 +48,14 @@ impl Supervisor {
         }
         let demanded = self.meet_demand(now);
         let filled = self.fill(now);
+        self.end_late_loads(settled);
         let late = self.end_late_starts(settled);
         dispatch::refuse_while_down(&self.gateway);
         let (let_go, measured) = (self.let_go(now), self.measure(now));
         // Last: whoever is let go has a deadline by now.
         let overdue = self.end_overdue(settled);
-        let looks = [aged, demanded, filled, let_go, measured, self.relaunch];
-        let deadlines = [late, overdue, stuck, stop];
+        let looks = [aged, demanded, filled, let_go, measured, self.zygotes.relaunch_at()];
+        let deadlines = [late, overdue, self.zygote_deadline(), self.stop.next_deadline()];
         (looks.into_iter().flatten().min(), deadlines.into_iter().flatten().min())
     }
 
@@ -81,19 +72,19 @@ impl Supervisor {
     /// Launches a zygote in the place of one that has ended.
     fn launch_again(&mut self) {
         let config = self.gateway.config();
-        if self.is_serving() && !config.root.is_dir() {
+        if self.stop.is_serving() && !config.root.is_dir() {
             // Its code cannot be loaded again. The link to the current release may lead elsewhere by now.
             self.put_off_relaunch();
-            if self.next.is_none() {
+            if self.zygotes.next().is_none() {
                 warn!(root = %config.root.display(), "the root has been removed; reloading");
                 self.reload();
             }
             return;
         }
         let generation = self.gateway.pool.borrow().generation();
-        self.current = self.launch(generation, &config);
-        if self.current.is_none() {
-            self.put_off_relaunch();
+        match self.launch(generation, &config) {
+            Some(launch) => self.zygotes.launched_current(launch, generation, Instant::now()),
+            None => self.put_off_relaunch(),
         }
     }
 
@@ -128,20 +119,20 @@ impl Supervisor {
     /// Has every missing worker forked; gives when the next one may be.
     fn fill(&mut self, now: Instant) -> Option<Instant> {
         loop {
-            let zygote = self.current.as_ref().filter(|zygote| zygote.loaded)?;
+            let (launch, preloaded) = self.zygotes.forking()?;
             let want = self.gateway.pool.borrow().want(now);
             match want {
                 Want::Nothing => return None,
                 Want::Wait(time) => return Some(time),
-                Want::Spawn(_) if !self.is_serving() && self.gateway.queue.borrow().is_empty() => {
+                Want::Spawn(_) if !self.stop.is_serving() && self.gateway.queue.borrow().is_empty() => {
                     return None;
                 }
                 // Copies of the code as it was loaded die like the ones before; the files may have been mended since.
                 Want::Spawn(_)
                     if self.gateway.pool.borrow().is_failing()
-                        && (zygote.preloaded || !self.gateway.config().root.is_dir()) =>
+                        && (preloaded || !self.gateway.config().root.is_dir()) =>
                 {
-                    if self.next.is_none() && self.is_serving() {
+                    if self.zygotes.next().is_none() && self.stop.is_serving() {
                         self.recovering = true;
                         let config = self.config_to_recover();
                         self.load_next(config, Vec::new());
@@ -149,7 +140,7 @@ impl Supervisor {
                     return None;
                 }
                 Want::Spawn(worker) => {
-                    if let Err(cause) = Self::spawn(&self.gateway, &mut self.births, worker, zygote) {
+                    if let Err(cause) = self.spawn(launch, worker) {
                         let cause = crate::log::cause(&cause);
                         self.gateway
                             .in_trouble(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
@@ -182,35 +173,13 @@ impl Supervisor {
         again
     }
 
-    /// Interrupts zygotes and workers that take too long to start, and ends those that take no notice; gives when to look
-    /// again.
+    /// Interrupts workers that take too long to start, and ends those that take no notice; gives when to look again.
     fn end_late_starts(&mut self, settled: Instant) -> Option<Instant> {
-        let timeout = self.next_config.clone().unwrap_or_else(|| self.gateway.config()).start_timeout?;
+        let timeout = self.start_timeout()?;
         let limit = Time(timeout);
         let is_late = |since: Instant| since + timeout <= settled;
         let is_over = |since: Instant| since + timeout + LAST_WORDS <= settled;
 
-        let loading = format!("loading takes longer than {limit} (--start-timeout)");
-        if let Some(next) = self.next.as_mut().filter(|next| !next.loaded && is_late(next.launched)) {
-            if is_over(next.launched) {
-                self.next_failed(loading.clone());
-            } else if next.late.is_none() {
-                next.link.interrupt();
-                next.late = Some(loading.clone());
-            }
-        }
-        if let Some(zygote) = self.current.as_mut().filter(|zygote| !zygote.loaded && !zygote.given_up)
-            && is_late(zygote.launched)
-        {
-            if zygote.late.is_none() {
-                error!(r#gen = zygote.link.generation, "{loading}");
-                zygote.link.interrupt();
-                zygote.late = Some(loading);
-            } else if is_over(zygote.launched) {
-                zygote.given_up = true;
-                zygote.link.kill();
-            }
-        }
         // One that its zygote has not announced yet is the zygote's affair.
         let starting = |worker: &Worker| {
             worker.state == State::Starting && self.gateway.workers.borrow().contains_key(&worker.number)
@@ -221,39 +190,36 @@ impl Supervisor {
         {
             let late = || format!("takes longer than {limit} to start (--start-timeout)");
             if is_over(*born) {
-                if self.is_next(*r#gen) {
+                if self.zygotes.is_next(*r#gen) {
                     self.next_failed(format!("its first worker {}", late()));
                 } else {
                     self.gateway.workers.kill(&[*worker]);
                 }
             } else if self.gateway.workers.borrow().get(worker).is_some_and(|link| link.interrupt_start()) {
-                match self.next.as_mut().filter(|next| next.link.generation == *r#gen) {
-                    Some(next) => next.late = Some(format!("its first worker {}", late())),
-                    None => self.gateway.in_trouble(|left_out| {
+                if self.zygotes.is_next(*r#gen) {
+                    self.next_timed_out = Some(format!("its first worker {}", late()));
+                } else {
+                    self.gateway.in_trouble(|left_out| {
                         error!(worker, r#gen, left_out, "worker {}", late());
-                    }),
+                    });
                 }
             }
         }
-        let loading = [&self.next, &self.current].into_iter().flatten().filter(|zygote| !zygote.loaded);
-        let since =
-            loading.map(|zygote| zygote.launched).chain(starting.iter().map(|worker| worker.forked_at));
+        let since = starting.iter().map(|worker| worker.forked_at);
         let looks = since.flat_map(|since| [since + timeout, since + timeout + LAST_WORDS]);
         looks.filter(|time| *time > settled).min()
     }
 
-    pub(super) fn spawn(
-        gateway: &Gateway,
-        births: &mut HashMap<(u64, u32), Birth>,
-        worker: u32,
-        zygote: &Zygote,
-    ) -> std::io::Result<()> {
-        let birth = Birth::of(worker, &zygote.link)?;
-        births.insert((zygote.launch, worker), birth);
+    /// Requests a worker of a zygote.
+    pub(super) fn spawn(&mut self, launch: u64, worker: u32) -> std::io::Result<()> {
+        let link = self.links.get(&launch).ok_or(std::io::ErrorKind::NotFound)?;
+        let (pending, now) = (PendingWorker::request(worker, link)?, Instant::now());
         // So that workers which were forked together are not replaced together. Early at boot, without the kernel's pool of
         // randomness, they are.
         let chance = u32::from_ne_bytes(random::bytes_or_zeros());
-        gateway.pool.borrow_mut().starting(worker, zygote.link.generation, chance, Instant::now());
+        self.gateway.pool.borrow_mut().starting(worker, link.generation, chance, now);
+        self.zygotes.requested(launch, worker, now);
+        self.pending.insert((launch, worker), pending);
         Ok(())
     }
 }

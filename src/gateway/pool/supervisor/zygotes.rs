@@ -1,87 +1,104 @@
-//! Zygotes that hang, which only what they do not do shows: a worker that was asked for and never comes, an exit that is due.
+//! The deadlines of zygotes: loads that take too long, workers that are requested and never announced, exits that are due.
+//! [`Zygotes`] decides; this kills, and says so in the log.
+//!
+//! [`Zygotes`]: crate::proto::supervisor::Zygotes
 
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
 use crate::config::Time;
-use crate::gateway::pool::supervisor::stop::Stop;
-use crate::gateway::pool::supervisor::{Supervisor, Zygote};
-use crate::gateway::pool::zygote::ZygoteLink;
+use crate::gateway::pool::supervisor::Supervisor;
+use crate::proto::supervisor::{Role, StartAction};
 
-/// How long a zygote may take to fork where `--start-timeout` is off. The fork of a large application takes some 100 ms.
+/// The time that a zygote has for a fork where `--start-timeout` is off. The fork of a large application takes some 100 ms.
 const FORK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a retired zygote may outlive the last of its workers, which it reaps.
-const REAP: Duration = Duration::from_secs(1);
-
-/// The zygote of a generation that has been replaced.
-#[derive(Debug)]
-pub(super) struct RetiredZygote {
-    link: ZygoteLink,
-    pub(super) launch: u64,
-    /// When it is killed.
-    until: Instant,
-}
-
 impl Supervisor {
-    /// Lets a zygote exit whose last worker is to be gone at `workers_until`.
-    pub(super) fn retire_zygote(&mut self, zygote: Zygote, workers_until: Instant) {
-        let Zygote { link, launch, .. } = zygote;
-        link.shut_down();
-        self.retired.push(RetiredZygote { link, launch, until: workers_until + REAP });
+    /// The limit of loads and starts, by the newest settings.
+    pub(super) fn start_timeout(&self) -> Option<Duration> {
+        match &self.next_config {
+            Some(config) => config.start_timeout,
+            None => self.gateway.config().start_timeout,
+        }
     }
 
-    /// Kills zygotes that were asked for a worker and have not said that they forked it, and retired ones that do not exit;
-    /// gives when to look again.
-    pub(super) fn end_stuck_zygotes(&mut self, now: Instant) -> Option<Instant> {
-        let config = self.next_config.clone().unwrap_or_else(|| self.gateway.config());
-        let timeout = config.start_timeout.unwrap_or(FORK_TIMEOUT);
-        let stuck = |asked: Instant| asked + timeout <= now;
-        while let Some(launch) = self.births.iter().find(|(_, it)| stuck(it.asked)).map(|(key, _)| key.0) {
+    /// The time of the next deadline of a zygote.
+    pub(super) fn zygote_deadline(&self) -> Option<Instant> {
+        let timeout = self.start_timeout();
+        self.zygotes.next_deadline(timeout, timeout.unwrap_or(FORK_TIMEOUT))
+    }
+
+    /// Interrupts zygotes that take too long to load the application, and ends those that take no notice.
+    pub(super) fn end_late_loads(&mut self, settled: Instant) {
+        let Some(timeout) = self.start_timeout() else { return };
+        let limit = Time(timeout);
+        let loading = format!("loading takes longer than {limit} (--start-timeout)");
+        while let Some((action, role, launch, r#gen)) = self.zygotes.handle_load_timeout(settled, timeout) {
+            match (action, role) {
+                (StartAction::GiveUp, Role::Next) => self.next_failed(loading.clone()),
+                (StartAction::GiveUp, _) => {
+                    if let Some(link) = self.links.get(&launch) {
+                        link.kill();
+                    }
+                }
+                (StartAction::Interrupt, role) => {
+                    if role == Role::Next {
+                        self.next_timed_out = Some(loading.clone());
+                    } else {
+                        error!(r#gen, "{loading}");
+                    }
+                    if let Some(link) = self.links.get(&launch) {
+                        link.interrupt();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Kills zygotes that were asked for a worker and have not said that they forked it, and retired ones that do not exit.
+    pub(super) fn end_stuck_zygotes(&mut self, now: Instant) {
+        let timeout = self.start_timeout().unwrap_or(FORK_TIMEOUT);
+        while let Some(launch) = self.zygotes.stuck(now, timeout) {
             self.condemn(launch, timeout, now);
         }
-        self.retired.retain(|zygote| {
-            let stays = zygote.until > now;
-            if !stays {
-                warn!(r#gen = zygote.link.generation, "zygote does not end; killing it");
-                zygote.link.kill();
-            }
-            stays
-        });
-        let births = self.births.values().map(|birth| birth.asked + timeout);
-        births.chain(self.retired.iter().map(|zygote| zygote.until)).min()
+        while let Some((launch, r#gen)) = self.zygotes.take_overdue(now) {
+            warn!(r#gen, "zygote does not end; killing it");
+            self.kill_zygote(launch);
+        }
     }
 
     /// Kills a zygote that hangs, and has another take its place.
     fn condemn(&mut self, launch: u64, timeout: Duration, now: Instant) {
         let why = format!("has not forked a worker for {} (--start-timeout)", Time(timeout));
-        let is_it = |zygote: &mut Zygote| zygote.launch == launch;
-        if self.next.as_mut().is_some_and(is_it) {
+        if self.zygotes.role(launch) == Role::Next {
             self.next_failed(format!("its zygote {why}"));
-        } else if let Some(Zygote { link, .. }) = self.current.take_if(is_it) {
-            error!(r#gen = link.generation, "zygote {why}; killing it and launching another");
-            link.kill();
-            if !matches!(self.stop, Stop::Draining(_)) {
-                self.relaunch = Some(now);
+        } else if let Some((role, r#gen)) = self.zygotes.condemn(launch, !self.stop.is_draining(), now) {
+            if role == Role::Current {
+                error!(r#gen, "zygote {why}; killing it and launching another");
+            } else {
+                warn!(r#gen, "zygote {why}; killing it");
             }
-        } else if let Some(at) = self.retired.iter().position(|zygote| zygote.launch == launch) {
-            let RetiredZygote { link, .. } = self.retired.swap_remove(at);
-            warn!(r#gen = link.generation, "zygote {why}; killing it");
-            link.kill();
+            self.kill_zygote(launch);
         }
-        self.forget_births(launch);
+        self.forget_pending(launch);
     }
 
-    /// Workers that a zygote was asked for and did not announce: their ends of the lifelines close, so one
+    /// Kills a zygote that is not needed any more.
+    pub(super) fn kill_zygote(&mut self, launch: u64) {
+        if let Some(link) = self.links.remove(&launch) {
+            link.kill();
+        }
+    }
+
+    /// Forgets the workers that a zygote was asked for and did not announce: the gateway's ends of their lifelines close, so one
     /// that exists all the same dies. However many they are, it is one start that failed.
-    pub(super) fn forget_births(&mut self, launch: u64) {
-        let lost: Vec<_> = self.births.keys().filter(|(of, _)| *of == launch).copied().collect();
+    pub(super) fn forget_pending(&mut self, launch: u64) {
         let mut pool = self.gateway.pool.borrow_mut();
         let mut missed = None;
-        for key in lost {
-            self.births.remove(&key);
-            missed = pool.never_announced(key.1).or(missed);
+        for worker in self.zygotes.forget_pending(launch) {
+            self.pending.remove(&(launch, worker));
+            missed = pool.never_announced(worker).or(missed);
         }
         if let Some(generation) = missed {
             pool.start_failed(generation, Instant::now());
