@@ -1,4 +1,4 @@
-//! The memory that all clients' requests and answers may take together (`--buffer-memory`). Std only; told the sizes.
+//! The memory budget of all clients' requests and responses together (`--buffer-memory`). Std only; told the sizes.
 //!
 //! A connection and a request hold a [`Share`] each, whose size is set where bytes come or go. New requests may use
 //! [`PART_FOR_NEW`] of the whole, so that requests that were let in have room for the rest of their bodies.
@@ -10,28 +10,28 @@ use std::sync::{Arc, OnceLock};
 /// The part of the memory for new requests, in eighths.
 const PART_FOR_NEW: u64 = 7;
 
-/// The part up to which bodies stay in memory, in eighths. Further ones go to files, so that there is room for new requests, and for
-/// what is on its way to a file.
+/// The part up to which bodies stay in memory, in eighths. Further bodies go to files, so that there is room for new requests, and for
+/// bytes on their way to a file.
 const PART_FOR_BODIES: u64 = 6;
 
-/// The whole divided by this: the part up to which answers go to files that are memory. So slow readers refuse no request.
+/// Divisor of the whole: the part up to which responses go to files that are memory. So slow readers refuse no request.
 const PART_FOR_ANSWERS: u64 = 2;
 
-/// So much in use is worth being given back to the system when it is not needed any more.
+/// Bytes in use that are worth being given back to the system once they are free.
 pub(crate) const MUCH: u64 = 16 << 20;
 
-/// Bytes of unfinished requests that a connection may hold and that do not count. So an ordinary request is read whole, and
+/// Bytes of unfinished requests that a connection may hold uncounted. So an ordinary request is read whole, and
 /// is answered with 503 or, for the health and the status, with 200, also where no memory is left.
 pub(crate) const FREE_OF_A_CONNECTION: usize = 4096;
 
-/// The budget. Only the gateway's thread takes of it; a spooled file that ends in another thread gives back.
+/// The memory budget, in bytes. Only the gateway's thread takes of it; a spooled file that ends in another thread gives back.
 #[derive(Debug)]
 pub(crate) struct Memory {
     bound: AtomicU64,
     used: AtomicU64,
     /// The most that was in use since [`Memory::forget_highest`].
     highest: AtomicU64,
-    /// Whom to tell that it has come to [`MUCH`].
+    /// Called when the use comes to [`MUCH`].
     told: Told,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Debug for Told {
     }
 }
 
-/// Whom the bytes are for.
+/// Purpose of bytes, which decides how much of the budget they may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum For {
     /// Requests whose parameters are on their way or have just come.

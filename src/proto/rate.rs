@@ -1,21 +1,20 @@
-//! How fast a client sends or takes: whether it has had its time. Std only; time comes in as an argument.
+//! The least rate at which a client has to send or take bytes. Std only; time comes in as an argument.
 
 use std::time::{Duration, Instant};
 
-/// Bytes a second, on average, that a client has to keep up with; Apache's mod_reqtimeout asks for as much. A mobile
-/// phone in the worst reception sends ten times as fast, and one that sends a byte now and then only holds what it has.
+/// Bytes a second that a client has to move on average; Apache's mod_reqtimeout asks for as much. A mobile
+/// phone in the worst reception sends ten times as fast, and a client that sends a byte now and then only holds its connection.
 pub(crate) const MIN_RATE: u64 = 500;
 
-/// What moves between a client and us.
-///
-/// Looked at in spans of a time limit: within each, [`MIN_RATE`] must be kept, and something must have moved.
+/// The bytes that move between a client and the gateway, judged in spans of a time limit: in each span the client has to keep
+/// [`MIN_RATE`], and to move at least one byte.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MinRate {
-    /// Where the span begins.
+    /// Start of the span.
     since: Instant,
-    /// What has moved in it.
+    /// Bytes moved in the span.
     bytes: u64,
-    /// When something moved last.
+    /// Time of the last byte.
     last: Instant,
 }
 
@@ -31,18 +30,18 @@ impl MinRate {
         self.last = now;
     }
 
-    /// When [`Self::is_too_slow`] is to be asked.
+    /// End of the span, at which [`Self::is_too_slow`] is to be asked.
     pub(crate) fn deadline(&self, limit: Duration) -> Instant {
         self.since + limit
     }
 
-    /// Whether the span is over and less has moved in it than must. Where enough has, another begins with the last
-    /// byte, so that whoever falls silent has the limit from then on.
+    /// Whether the span is over and too few bytes have moved in it. A span with enough bytes is followed by another that begins with
+    /// the last byte, so that a client which falls silent has the whole limit from then on.
     pub(crate) fn is_too_slow(&mut self, limit: Duration, now: Instant) -> bool {
         self.is_slower_than(MIN_RATE, limit, now)
     }
 
-    /// The same with another rate than [`MIN_RATE`].
+    /// [`Self::is_too_slow`] with another rate than [`MIN_RATE`], in bytes a second.
     pub(crate) fn is_slower_than(&mut self, rate: u64, limit: Duration, now: Instant) -> bool {
         // Rounded up in favour of the client: less than a second's worth is asked for in part of a second.
         let least = u128::from(rate) * limit.as_millis() / 1000;

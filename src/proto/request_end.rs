@@ -1,4 +1,4 @@
-//! How a request ended, in the words of the metrics, the status and the access log.
+//! The end of a request, in the words of the metrics, the status and the access log.
 
 use std::time::Instant;
 

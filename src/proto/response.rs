@@ -1,19 +1,19 @@
-//! The rules of one answer: which part may come when, and how much of it. Std only, no I/O, holds no bytes.
+//! The rules of one response: which part may come when, and how much of it. Std only, no I/O, holds no bytes.
 //!
-//! [`crate::gateway::frontend::response_writer`] asks before it sends anything, so what a client gets follows these rules whatever a worker
-//! says: one head, a body within its promise, a clean end only of what is complete, nothing after the end.
+//! [`super::response_writer`] asks before it sends anything, so a client's response follows these rules whatever a worker
+//! says: one head, a body within its promise, a clean end only of a complete response, nothing after the end.
 
 use crate::cgi::ProxyHeaders;
 use crate::cgi::response::{Head, Status};
 
-/// The worker's answer breaks the rules; the worker is at fault.
+/// The rule that a worker has broken, in words for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProtocolViolation(pub &'static str);
 
-/// How far the answer to one request is.
+/// The progress of the response to one request.
 #[derive(Clone, Debug)]
 pub struct ResponseState {
-    /// The answer has a head that may promise a body, and never a body.
+    /// The request's method is HEAD: the head may promise a body, and no body follows.
     head_request: bool,
     progress: Progress,
 }
@@ -22,38 +22,38 @@ pub struct ResponseState {
 enum Progress {
     /// Nothing has come.
     Nothing,
-    /// The head has; this many bytes of body are still promised, if a number was.
+    /// The head has come; this many bytes of body are still promised, where a number was.
     Head(Option<u64>),
-    /// It has ended, as the worker said.
+    /// The response has ended, as the worker said.
     Ended,
-    /// It has failed, and its client was told; the worker may not know.
+    /// The response has failed, and its client was told; the worker may not know.
     Failed,
 }
 
-/// Whether a part of an answer is sent.
+/// Whether a part of a response is sent.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part<T> {
-    /// It follows the rules.
+    /// The part follows the rules.
     Send(T),
-    /// The answer has failed already, so nobody is to see it.
+    /// The response has failed already, so the part is dropped.
     Drop,
 }
 
-/// What makes a failure visible.
+/// How a failure is made visible.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// A whole response with a 5xx status: nothing of another has been sent. Without its body for a HEAD request.
+    /// By a whole response with a 5xx status: no byte of another has been sent. A HEAD request gets its head alone.
     Whole {
         /// Whether the response has its body.
         body: bool,
     },
-    /// Breaking off, since the head has been sent and the client waits for more.
+    /// By breaking off: the head has been sent, and the client waits for more.
     BreakOff,
-    /// Nothing but the end: the client has all that the head promised.
+    /// By the end alone: the client has every byte that the head promised.
     Stands,
-    /// Nothing: the answer was over.
+    /// Not at all: the response was over.
     None,
 }
 

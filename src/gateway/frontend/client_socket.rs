@@ -1,4 +1,4 @@
-//! A client's stream, Unix or TCP, with the few operations that a connection needs.
+//! The socket of a client's connection, Unix or TCP, with the few operations that the connection needs.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
