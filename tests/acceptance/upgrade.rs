@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,9 +14,13 @@ use crate::support::{App, Gate, Kind, Process, Proxy, Reply, Server, nibiru, out
 
 /// `nibiru serve --take-over` with the settings of `server`.
 fn take_over(server: &Server, app: &App) -> Command {
+    take_over_at(&server.socket(), app)
+}
+
+fn take_over_at(socket: &Path, app: &App) -> Command {
     let mut command = nibiru();
     command.args(["serve", "--take-over", "--workers", "2", "--root"]).arg(app.root());
-    command.arg("--listen").arg(format!("unix:{}", server.socket().display())).arg("app");
+    command.arg("--listen").arg(format!("unix:{}", socket.display())).arg("app");
     command
 }
 
@@ -177,6 +181,29 @@ fn where_nobody_runs_it_is_a_plain_start() {
     let new = Process::start("new", &app.root(), take_over(&server, &app));
     wait_for("it answers", || UnixStream::connect(server.socket()).ok());
     assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", new.pid()));
+}
+
+/// The gateway that runs is a double here: it is gone at a moment that no signal would be sure to meet.
+#[test]
+fn where_it_is_gone_before_it_has_answered_it_is_a_plain_start() {
+    for reads in [false, true] {
+        let (app, directory) = (App::new(&says("one")), tempfile::tempdir().unwrap());
+        let socket = directory.path().join("app.sock");
+        let control = UnixListener::bind(directory.path().join("app.sock.ctl")).unwrap();
+        let new = Process::start("new", &app.root(), take_over_at(&socket, &app));
+        let (mut asker, _) = control.accept().unwrap();
+        let mut command = String::new();
+        if reads {
+            // Without this the close is a reset.
+            BufReader::new(&mut asker).read_line(&mut command).unwrap();
+            assert_eq!(command, "take-over\n");
+        } else {
+            wait_for("it has asked", || (rustix::io::ioctl_fionread(&asker).unwrap() > 0).then_some(()));
+        }
+        drop((control, asker));
+        wait_for("it listens", || UnixStream::connect(&socket).ok());
+        assert_eq!(answer(&socket), "one", "{}", new.log());
+    }
 }
 
 /// One of six that want to take over does, and the others say why they do not.

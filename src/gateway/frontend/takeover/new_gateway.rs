@@ -30,7 +30,7 @@ impl Taken {
     /// Asks the gateway whose control socket is at `path`. `None` where no gateway listens there.
     pub(crate) async fn from(path: &Path) -> io::Result<Option<Self>> {
         let Some(mut stream) = connect(path).await? else { return Ok(None) };
-        let (line, descriptors) = ask(&mut stream, "take-over").await?;
+        let Some((line, descriptors)) = ask(&mut stream, "take-over").await? else { return Ok(None) };
         let sockets = match New::Asked.next(line::heard(&Ok(()), &line)) {
             NewStep::Start { sockets } => sockets,
             other => return Err(cause_of(other, Ok(()))),
@@ -83,7 +83,7 @@ fn cause_of(step: NewStep, read: io::Result<()>) -> io::Error {
 /// there.
 pub(crate) async fn addresses_of(path: &Path) -> io::Result<Option<Vec<String>>> {
     let Some(mut stream) = connect(path).await? else { return Ok(None) };
-    let (line, _) = ask(&mut stream, "addresses").await?;
+    let Some((line, _)) = ask(&mut stream, "addresses").await? else { return Ok(None) };
     match answer(&line) {
         Ok(answer) => Ok(Some(strings(&answer["addresses"]))),
         Err(Answer::Refusal(error) | Answer::Malformed(error)) => Err(io::Error::other(error)),
@@ -101,24 +101,38 @@ async fn connect(path: &Path) -> io::Result<Option<UnixStream>> {
     }
 }
 
-/// Sends a command; gives the line of the answer, and the descriptors that come with it.
-async fn ask(stream: &mut UnixStream, command: &str) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    stream.write_all(format!("{command}\n").as_bytes()).await?;
+/// Sends a command; gives the line of the answer, and the descriptors that come with it. `None` where the connection ends before the
+/// answer begins: a gateway that is just being killed can still be connected to for a moment. A gateway that lives and does not
+/// answer still has its sockets, and the start fails there.
+async fn ask(stream: &mut UnixStream, command: &str) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let answered = async {
-        let (mut line, descriptors) = loop {
-            stream.readable().await?;
-            match stream.try_io(Interest::READABLE, || receive(&*stream)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                received => break received?,
-            }
+        let (mut line, descriptors) = match first_of_answer(stream, command).await {
+            Ok((line, descriptors)) if !line.is_empty() => (line, descriptors),
+            Ok(_) => return Ok(None),
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        if line.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         line::read(stream, &mut line, None).await?;
-        Ok((line, descriptors))
+        Ok(Some((line, descriptors)))
     };
     tokio::time::timeout(PATIENCE, answered).await?
+}
+
+/// Sends a command; gives the first bytes of the answer, and the descriptors that come with them.
+async fn first_of_answer(stream: &mut UnixStream, command: &str) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    stream.write_all(format!("{command}\n").as_bytes()).await?;
+    loop {
+        stream.readable().await?;
+        match stream.try_io(Interest::READABLE, || receive(&*stream)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            received => return received,
+        }
+    }
+}
+
+/// Whether an error says that the peer has closed the connection.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 /// The first bytes of an answer, and the descriptors that come with them.
