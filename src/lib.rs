@@ -6,8 +6,8 @@
 //!                               └──control──► zygote ─┘             (loads the app once, forks workers)
 //! ```
 //!
-//! A request flows one way: listener → connection → [`fastcgi`] → queue → worker → Lua → back.
-//! [`gateway`] never names [`lua`], [`worker`] or [`zygote`], nor they it: they meet in [`link`].
+//! A request flows one way: listener → connection → [`fastcgi`] → queue → worker → Lua → back. [`gateway`] never names [`lua`],
+//! [`worker`] or [`zygote`], nor the reverse: all of them use [`link`].
 
 pub mod cgi;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! Tells the process story: which command runs which half of nibiru.
+//! The `nibiru` executable: runs the half of nibiru that the command names.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -14,11 +14,11 @@ use nibiru::config::{Config, ConfigError, FILE, Options, StartDirectory};
 use nibiru::gateway::ReadConfig;
 use nibiru::{gateway, log, zygote};
 
-/// Failed at run time.
+/// Exit code of a failure at run time.
 const FAILED: u8 = 1;
-/// Wrong usage: a flag, a variable or the configuration file.
+/// Exit code of wrong usage: a flag, a variable or the configuration file.
 const USAGE: u8 = 2;
-/// The application does not load.
+/// Exit code of an application that does not load.
 const NOT_LOADED: u8 = 3;
 
 fn main() -> ExitCode {
@@ -28,19 +28,19 @@ fn main() -> ExitCode {
         Err(cli::Error::Usage(error)) => return usage(error),
     };
     match cli.command {
-        // The gateway: owns the sockets, executes the zygote, hands requests to the workers.
+        // The gateway: owns the sockets, executes the zygote, dispatches requests to the workers.
         Command::Serve(Server { serve, take_over }) => match configure(serve.clone()) {
             Ok((config, log)) => finish(gateway::serve(config, read_again(serve), take_over), log),
             Err(failed) => failed,
         },
-        // The same gateway, with an HTTP front before it.
+        // The same gateway, behind an HTTP server.
         Command::Dev(dev) => match configure(dev.serve.clone()) {
             Ok((config, log)) => finish(dev::serve(config, read_again(dev.serve), &dev.http), log),
             Err(failed) => failed,
         },
         // The fork server: loads the application, then forks the workers. Executed by the gateway.
         Command::Zygote(launch) => zygote::run(&launch),
-        // A gateway that starts and serves nobody. Its log is not the server's.
+        // A gateway that starts and serves nobody. Logs to standard error, never to the server's log.
         Command::Check(serve) => match check_config(serve) {
             Ok((config, log)) => match check::run(config) {
                 Ok(summary) => print(&summary),
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
             Ok((answer, _)) => print(&control::scaled(&answer)),
             Err(error) => fail(error.exit_code(FAILED), error),
         },
-        // A client: what a proxy would send.
+        // A FastCGI client in the place of a proxy.
         Command::Request(arguments) => match request::run(&arguments) {
             Ok(()) => ExitCode::SUCCESS,
             Err(request::Error::Output(error)) => not_printed(&error, ExitCode::SUCCESS),
@@ -89,14 +89,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Flags and environment over the file over the defaults; then the log can start. Says what fails, and gives the exit code.
+/// Reads flags, environment and file over the defaults, then starts the log. On failure prints the reason and returns the exit
+/// code.
 fn configure(serve: Serve) -> Result<(Config, log::Guard), ExitCode> {
     let config = read_config(serve, Path::new("")).map_err(|error| fail(USAGE, error))?;
     let log = log::init(config.log_format, config.log_level, config.log.as_deref());
     Ok((config, log.map_err(|error| fail(FAILED, error))?))
 }
 
-/// As [`configure`], but that the log goes to standard error, and that the server's is only tried.
+/// Like [`configure`], but logs to standard error and only tests the server's log file.
 fn check_config(serve: Serve) -> Result<(Config, log::Guard), ExitCode> {
     let config = read_config(serve, Path::new("")).map_err(|error| fail(USAGE, error))?;
     config.log.as_deref().map_or(Ok(()), log::try_out).map_err(|error| fail(FAILED, error))?;
@@ -105,14 +106,14 @@ fn check_config(serve: Serve) -> Result<(Config, log::Guard), ExitCode> {
     Ok((config, log.map_err(|error| fail(FAILED, error))?))
 }
 
-/// A reload reads the file as it is then, under the same flags and variables, and follows the links that lead to
-/// where nibiru was started.
+/// The function that reads the settings again for a reload: the file as it is then, under the same flags and variables, with
+/// the links to the start directory followed anew.
 fn read_again(serve: Serve) -> ReadConfig {
     let start = StartDirectory::of_this_process();
     ReadConfig(Box::new(move || read_config(serve.clone(), start.path())))
 }
 
-/// Relative paths start at `directory`; an empty one is the working directory.
+/// Reads the settings. Relative paths start at `directory`; an empty one is the working directory.
 fn read_config(serve: Serve, directory: &Path) -> Result<Config, ConfigError> {
     let (options, sources) = Options::from_file(directory, serve.config.as_deref())?.unwrap_or_default();
     let sources = serve.sources.or(sources);
@@ -127,7 +128,7 @@ fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call
     Ok((call.answer()?, call))
 }
 
-/// The exit code of a gateway, and its last message: behind every line of the log, which may go to standard error as well.
+/// The exit code of a gateway. Prints the final message after every line of the log, which may go to standard error as well.
 fn finish(result: Result<(), gateway::Error>, log: log::Guard) -> ExitCode {
     if let Err(error) = &result {
         log.last_words(error);
@@ -144,17 +145,18 @@ fn print(text: &str) -> ExitCode {
     print_and_end(text, ExitCode::SUCCESS)
 }
 
-/// Prints the last of what a command has to say. `code` is its exit code.
+/// Prints the final text of a command, and returns `code`, or the failure to print.
 fn print_and_end(text: &str, code: ExitCode) -> ExitCode {
-    // It may end at a terminal, and names what a server, a file or an argument said.
+    // Escaped, because the text may reach a terminal and quotes a server, a file or an argument.
     match stdout::write(log::escape::text(text.as_bytes()).as_bytes()) {
         Ok(()) => code,
         Err(error) => not_printed(&error, code),
     }
 }
 
-/// A reader that has seen enough (`nibiru status | head -1`) changes nothing about a command, as with ripgrep: its exit
-/// code may be a verdict. Output that is lost is a failure, but of a command that has failed already the lesser one.
+/// The exit code of a command whose output was not printed. A reader that left early (`nibiru status | head -1`) changes
+/// nothing, as with ripgrep, because the code may be a verdict. Lost output fails a command that had succeeded; a failed one
+/// keeps its code.
 fn not_printed(error: &stdout::Error, code: ExitCode) -> ExitCode {
     if error.is_closed() {
         return code;
@@ -165,21 +167,21 @@ fn not_printed(error: &stdout::Error, code: ExitCode) -> ExitCode {
 
 fn fail(status: u8, error: impl Display) -> ExitCode {
     let message = format!("nibiru: {}\n", log::escape::text(error.to_string().as_bytes()));
-    // In one piece, since other processes may write there too. A closed standard error leaves nobody to tell.
+    // In one piece, because other processes may write there too. The error is ignored: standard error may be closed.
     let _ = io::stderr().write_all(message.as_bytes());
     ExitCode::from(status)
 }
 
-/// Help and version are no errors; everything else reads like our own.
+/// The exit code of a usage error. Help and version are no errors; all others get the format of nibiru's own messages.
 fn usage(mut error: clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => not_printed(&error.into(), ExitCode::SUCCESS),
         },
-        // `nibiru` alone: the help, on standard error, since a script that says no command has made a mistake.
+        // `nibiru` alone: the help on standard error, because a script without a command has made a mistake.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // A closed standard error leaves nobody to tell.
+            // The error is ignored: standard error may be closed.
             let _ = error.print();
             ExitCode::from(USAGE)
         }
@@ -191,7 +193,7 @@ fn usage(mut error: clap::Error) -> ExitCode {
     }
 }
 
-/// Takes clap's tip away to pass an unknown flag as a value (`-- --flag`): no value of ours begins with a dash.
+/// Removes clap's tip to pass an unknown flag as a value (`-- --flag`): no value of nibiru begins with a dash.
 fn keep_good_advice(error: &mut clap::Error) {
     if let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested) {
         tips.retain(|tip| !tip.to_string().contains("as a value"));

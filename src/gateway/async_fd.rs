@@ -9,15 +9,15 @@ use tokio::io::unix::AsyncFd;
 
 use crate::link::Link;
 
-/// The types whose descriptor this file vouches for. A type belongs here if it owns one descriptor, gives that one at every call of
-/// `as_raw_fd`, and closes it only when it is dropped.
+/// A type whose descriptor this file vouches for: it owns one descriptor, returns that one from every call of `as_raw_fd`, and
+/// closes it only on drop.
 pub(crate) trait Watchable: AsRawFd + sealed::Sealed {}
 
 impl Watchable for Link {}
 impl Watchable for OwnedFd {}
 
 mod sealed {
-    /// Keeps other files from adding types.
+    /// Prevents implementations in other files.
     pub(crate) trait Sealed {}
 
     impl Sealed for crate::link::Link {}
@@ -31,7 +31,7 @@ pub(crate) fn watch<T: Watchable>(owned: T) -> io::Result<AsyncFd<T>> {
 
 /// Watches a descriptor for `interest`.
 pub(crate) fn watch_for<T: Watchable>(owned: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the descriptor must stay open, and the same, for as long as the AsyncFd lives. `Watchable` says so of `T`, nobody
-    // outside this file implements it, and the AsyncFd owns `owned`.
+    // SAFETY: the descriptor must stay open, and the same, for as long as the AsyncFd lives. `Watchable` guarantees that for
+    // `T`, is implemented in this file only, and the AsyncFd owns `owned`.
     Ok(unsafe { AsyncFd::register_with_interest(owned, interest) }?)
 }

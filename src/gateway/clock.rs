@@ -1,57 +1,57 @@
-//! The time by which deadlines are judged: nothing has timed out before what came by its deadline has been looked at.
+//! The clock for deadlines: input that arrived by a deadline is processed before the deadline counts.
 //!
-//! A gateway that was stopped (SIGSTOP, a frozen cgroup or virtual machine) wakes up to deadlines that have passed, and to what
-//! clients and workers did in time meanwhile. The event loop gives both at once, in any order. So a task with a deadline waits for
-//! [`Clock::passed`], and compares the deadline with [`Clock::settled`] instead of the time.
+//! A gateway that was stopped (SIGSTOP, a frozen cgroup or virtual machine) wakes up to expired deadlines, and to input that
+//! clients and workers sent in time. The event loop delivers both at once, in any order. A task with a deadline therefore
+//! awaits [`Clock::passed`], and compares the deadline with [`Clock::settled`] instead of the time.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// The delay of a timer from which on the gateway counts as having been stopped, and perhaps others with it. The turns of other
-/// tasks delay a timer by less.
+/// Least delay of a timer by which the gateway counts as stopped, and other processes perhaps with it. The turns of other tasks
+/// delay a timer by less.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest that deadlines wait after a pause.
+/// Longest extension of deadlines after a pause.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The deadlines' clock. Behind the time, but for the moment after a deadline.
+/// The clock for deadlines. Behind the time, except in the moment after a deadline.
 #[derive(Debug)]
 pub(crate) struct Clock {
     settling: Cell<Settling>,
-    /// Wakes the keeper: a deadline has passed.
+    /// Wakes the keeper when a deadline has passed.
     wanted: Notify,
-    /// Wakes those that wait: [`Self::settled`] has moved on.
+    /// Wakes the waiting tasks when [`Self::settled`] has advanced.
     moved: Notify,
 }
 
-/// The clock's state. Told the time.
+/// The clock's state. Reads no clock: the time is an argument.
 #[derive(Clone, Copy, Debug)]
 struct Settling {
-    /// All that had come by then has been looked at.
+    /// Time up to which all input has been processed.
     settled: Instant,
-    /// The earliest deadline that has passed and may not be acted upon yet.
+    /// The earliest passed deadline that may not be acted upon yet.
     passed: Option<Instant>,
 }
 
-/// The way in which what has come is looked at before a deadline is acted upon.
+/// The way to process pending input before a deadline is acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
-    /// Turns of the event loop: a turn for what is ready now, and a turn for the tasks that this wakes.
+    /// Two turns of the event loop: one for ready sources, one for the tasks they wake.
     Turns,
-    /// A pause as long as the gateway was stopped: what was in the sockets needs a few milliseconds, and a worker that was stopped
+    /// A pause as long as the gateway was stopped: input in the sockets needs some milliseconds, and a worker that was stopped
     /// as well needs time to finish.
     Pause(Duration),
 }
 
 impl Settling {
-    /// A deadline has passed that may not be acted upon yet.
+    /// Notes a passed deadline that may not be acted upon yet.
     fn pass(&mut self, deadline: Instant) {
         self.passed = Some(self.passed.map_or(deadline, |passed| passed.min(deadline)));
     }
 
-    /// The look that is due at `now`; `None` where no deadline has passed.
+    /// The look due at `now`; `None` where no deadline has passed.
     fn look(&mut self, now: Instant) -> Option<Look> {
         let timed_out = now.saturating_duration_since(self.passed.take()?);
         Some(if timed_out < PAUSE { Look::Turns } else { Look::Pause(timed_out.min(LONGEST_PATIENCE)) })
@@ -64,13 +64,13 @@ impl Clock {
         Self { settling, wanted: Notify::new(), moved: Notify::new() }
     }
 
-    /// The moment by which all that had come has been looked at.
+    /// Time up to which all input has been processed.
     pub(crate) fn settled(&self) -> Instant {
         self.settling.get().settled
     }
 
-    /// Waits until `deadline` may be acted upon; for ever where there is none. Ready at once where the deadline may be acted upon
-    /// already, so that a peer that sends without a pause does not put it off.
+    /// Waits until `deadline` may be acted upon; forever without one. Ready at once if the deadline may be acted upon already,
+    /// so that a peer that sends without a pause cannot postpone it.
     pub(crate) async fn passed(&self, deadline: Option<Instant>) {
         let Some(deadline) = deadline else { return std::future::pending().await };
         if self.settled() >= deadline {
@@ -85,8 +85,8 @@ impl Clock {
         }
     }
 
-    /// Lets what has come be looked at whenever a deadline has passed. Runs for ever, as a task of its own, since the tasks that
-    /// wait give up and begin anew with all that comes.
+    /// Advances the clock after each passed deadline. Runs forever in a task of its own, because the waiting tasks are
+    /// cancelled and restarted by every input.
     pub(crate) async fn keep(&self) {
         loop {
             self.wanted.notified().await;
@@ -131,14 +131,14 @@ mod tests {
         ] {
             let mut settling = Settling { settled: start, passed: None };
             assert_eq!(settling.look(start + ms(delay)), None, "no deadline has passed");
-            // The earliest deadline counts, whichever is told first.
+            // The earliest deadline counts, whatever the order.
             [5, 0, 9].into_iter().for_each(|deadline| settling.pass(start + ms(deadline)));
             assert_eq!(settling.look(start + ms(delay)), Some(expected), "{delay} ms");
             assert_eq!(settling.look(start + ms(delay)), None, "each deadline is looked at once");
         }
     }
 
-    /// Has `test` run beside a clock that is kept.
+    /// Runs `test` beside a clock with a keeper.
     fn with_clock<F: Future<Output = ()>>(test: impl FnOnce(Rc<Clock>) -> F) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {

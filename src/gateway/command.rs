@@ -11,15 +11,15 @@ use crate::config::{self, Config, ConfigError, Workers};
 /// A command to a running gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Load the application afresh and swap to it once it has proved itself.
+    /// Load the application afresh, and swap to the new generation once it has proved itself.
     Reload,
-    /// Open the log and the access log anew, after their files were renamed.
+    /// Reopen the log and the access log, after their files were renamed.
     ReopenLogs,
-    /// Finish what is accepted and stop, after the delay that is configured; the second time, stop at once.
+    /// Finish accepted requests and stop, after the configured delay; a second `Stop` stops at once.
     Stop,
-    /// Finish what is accepted and stop, without the delay: no proxy has to be warned.
+    /// Finish accepted requests and stop without the delay, where no proxy has to be warned.
     StopSoon,
-    /// More or fewer workers, until the next reload.
+    /// Change the number of workers until the next reload.
     Scale(Scale),
 }
 
@@ -37,20 +37,20 @@ pub enum Scale {
 /// The mode of a start: the points in which `dev`, `check` and `--take-over` differ from `serve`.
 #[derive(Debug, Default)]
 pub struct Mode {
-    /// Failures go to the client as FastCGI STDERR too, and an application that does not load is no
-    /// reason to stop: every request is answered with the reason until it does.
+    /// Whether failures go to the client as FastCGI STDERR too. A load failure does not end the server then: every request is
+    /// answered with the reason until a load succeeds.
     pub development: bool,
     /// The state of the newest code, always up to date.
     pub code: watch::Sender<Code>,
-    /// Reads the settings again, for a reload; `None` where they stay as they are.
+    /// Reads the settings again for a reload; `None` where they cannot change.
     pub read_config: Option<ReadConfig>,
     /// Whether the start is a trial: nobody is served, and systemd is told nothing.
     pub trial: bool,
-    /// Whether to take the place of the gateway that runs with these settings, if one does.
+    /// Whether to replace the running gateway with these settings, if there is one.
     pub take_over: bool,
 }
 
-/// Reads the settings again from where they came.
+/// Reads the settings again from their sources.
 pub struct ReadConfig(pub Box<dyn Fn() -> Result<Config, ConfigError>>);
 
 impl fmt::Debug for ReadConfig {
@@ -59,14 +59,14 @@ impl fmt::Debug for ReadConfig {
     }
 }
 
-/// The newest generation of the code, whether or not it is the one that answers.
+/// The newest generation of the code, serving or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Code {
-    /// The number of the load, from 1 on.
+    /// Number of the load, from 1 on.
     pub generation: u32,
     /// The progress of the load.
     pub load: Load,
-    /// Names of the settings that were changed for it and cannot change in a running server.
+    /// Names of changed settings that cannot change in a running server.
     pub needs_restart: Vec<&'static str>,
 }
 
@@ -78,7 +78,7 @@ pub enum Load {
     Running,
     /// The generation answers requests.
     Done,
-    /// The generation does not load, for this cause.
+    /// The generation does not load, with the cause.
     Failed(String),
 }
 
@@ -89,11 +89,11 @@ pub enum Error {
     Listen(String, io::Error),
     /// The access log cannot be opened.
     AccessLog(config::AccessLog, io::Error),
-    /// No file can be kept in this directory.
+    /// No file can be created in this directory.
     Spool(PathBuf, io::Error),
     /// The application does not load.
     Load(String),
-    /// The system refused something that every start needs.
+    /// The system refused a resource that every start needs.
     System(io::Error),
 }
 

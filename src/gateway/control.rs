@@ -10,8 +10,8 @@
 //! → take-over                  see `takeover::protocol`
 //! ```
 //!
-//! Mode 0600: a user that may connect may stop the server. Nothing else is asked of a client. Everything that changes
-//! the server goes through its supervisor, as a signal would.
+//! Mode 0600: a user that may connect may stop the server. Clients are not checked further. All changes of the server go
+//! through its supervisor, as signals do.
 
 use std::io;
 use std::path::Path;
@@ -36,19 +36,19 @@ use crate::gateway::telemetry::status;
 use crate::link::discovery;
 use crate::os::random;
 
-/// The longest command.
+/// Longest command, in bytes.
 const MAX_COMMAND: usize = 256;
 
-/// The longest that a client may take to send its command: a program on this machine that has nothing else to do.
+/// Time limit for a client to send its command. Clients are local programs with nothing else to do.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause after a client could not be accepted, for want of a descriptor.
+/// Pause after a failed accept, mostly for want of a descriptor.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Pause between two answers to commands that look for the control socket.
+/// Pause between two answers about the place of the control socket.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(10);
 
-/// The socket, and its file for as long as this lives.
+/// The control socket. Its file is removed on drop.
 #[derive(Debug)]
 pub(crate) struct Control {
     socket: UnixListener,
@@ -62,18 +62,18 @@ impl Control {
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
-    /// [`Self::open`], in the place of a gateway that still has its own there: what is prepared is nowhere to be found.
+    /// Prepares a socket for the place of a running gateway's own. Unreachable until [`Self::publish`].
     pub(crate) async fn prepare_over(path: &Path) -> io::Result<Prepared> {
         socket_file::prepare_over(path, &Permissions::private()).await
     }
 
-    /// Puts what [`Self::prepare_over`] has prepared in its place.
+    /// Moves a socket from [`Self::prepare_over`] to its place.
     pub(crate) fn publish(prepared: Prepared) -> io::Result<Self> {
         let (socket, file) = prepared.publish()?;
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
 
-    /// Answers until the gateway ends.
+    /// Answers clients until the gateway ends.
     pub(crate) async fn serve(self, gateway: Rc<Gateway>) {
         let turnstile = Rc::clone(&gateway.turnstile);
         loop {
@@ -96,12 +96,12 @@ impl Control {
     }
 }
 
-/// Tells commands of this user where the control socket is, so that they find it by the configuration file.
+/// Announces the place of the control socket to commands of this user, which look for it by the configuration file.
 pub(crate) fn announce(gateway: &Rc<Gateway>) {
     let config = gateway.config();
     let Some(file) = &config.file else { return };
     let directory = StartDirectory::of_this_process();
-    // Without the kernel's pool of randomness, early at boot, two servers of one file at once are not both found.
+    // Early at boot, without randomness, two servers of one file share a name, and only one is found.
     let chance = u64::from_ne_bytes(random::bytes_or_zeros());
     let listeners = discovery::announce(directory.path(), file, chance);
     let listeners = listeners.and_then(|listeners| {
@@ -114,7 +114,7 @@ pub(crate) fn announce(gateway: &Rc<Gateway>) {
                 tokio::task::spawn_local(tell_where(listener, Rc::clone(&answer)));
             }
         }
-        // Commands look where the file says, then.
+        // Commands then look at the place that the file names.
         Err(cause) => debug!(cause = %crate::log::cause(&cause), "cannot be found by the configuration file"),
     }
 }
@@ -125,10 +125,10 @@ async fn tell_where(listener: UnixListener, answer: Rc<[u8]>) {
         if let Ok((mut stream, _)) = listener.accept().await
             && stream.peer_cred().is_ok_and(|peer| [0, own].contains(&peer.uid()))
         {
-            // The buffer of a new connection has room for it.
+            // The buffer of a new connection has room for the answer.
             let _ = stream.write_all(&answer).await;
         }
-        // Every user of the machine can connect, and must not keep the gateway busy.
+        // Any local user can connect, and must not keep the gateway busy.
         tokio::time::sleep(ANNOUNCE_PAUSE).await;
     }
 }
@@ -136,14 +136,14 @@ async fn tell_where(listener: UnixListener, answer: Rc<[u8]>) {
 async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()> {
     let command = match tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut stream)).await? {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            // A proxy, or `nibiru request`, that was given the wrong socket.
+            // A proxy, or `nibiru request`, was given the wrong socket.
             let answer =
                 json!({ "ok": false, "error": "this is the control socket, and that was no command" });
             return stream.write_all(format!("{answer}\n").as_bytes()).await;
         }
         command => command?,
     };
-    // Commands that have come at once are obeyed one at a time, between what the gateway is there for.
+    // Simultaneous commands run one at a time, between the requests.
     gateway.turnstile.pass().await;
     if command == "take-over" {
         return takeover::serve(&mut stream, gateway).await;
@@ -154,13 +154,13 @@ async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()>
     };
     stream.write_all(format!("{answer}\n").as_bytes()).await?;
     if command == "stop" {
-        // Its end tells the client that the gateway has ended.
+        // The connection stays open, so that its close tells the client that the gateway has ended.
         std::future::pending::<()>().await;
     }
     Ok(())
 }
 
-/// Reads one line, without its end.
+/// Reads one line, without its line end.
 async fn read_command(stream: &mut UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
@@ -204,7 +204,7 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
     }
 }
 
-/// Reloads, and waits for what comes of it; of a reload that overtakes it, if one does.
+/// Reloads, and waits for the outcome; if another reload overtakes it, for that one's.
 async fn reload(gateway: &Gateway) -> Result<Value, String> {
     if *gateway.stopping.borrow() || gateway.course.get().stop_announced {
         return Err("the server is stopping".to_owned());
@@ -223,7 +223,7 @@ async fn reload(gateway: &Gateway) -> Result<Value, String> {
         }
         Ok(crate::gateway::Code { load: Load::Failed(message), .. }) => {
             let serving = gateway.pool.borrow().generation();
-            // None serves before the first load is complete.
+            // No generation serves before the first load is complete.
             Ok(match serving {
                 0 => json!({ "ok": false, "error": message }),
                 _ => json!({ "ok": false, "error": message, "serving": serving }),

@@ -6,8 +6,8 @@
 //!                  supervisor → zygote_link, pool
 //! ```
 //!
-//! Owns every FastCGI connection, the queue, the pool's books and the log. Never runs Lua, never waits
-//! for one peer while others have something to say, trusts no byte that a client or a worker wrote.
+//! Owns every FastCGI connection, the queue, the pool's bookkeeping and the log. Never runs Lua, never blocks on one peer, and
+//! trusts no byte of a client or a worker.
 
 mod async_fd;
 mod clock;
@@ -58,68 +58,68 @@ pub use crate::gateway::command::{Code, Command, Error, Load, Mode, ReadConfig, 
 pub use crate::gateway::start::{block_on, forward_signals, run, serve};
 pub use crate::gateway::trial::{Trial, Tried, try_out};
 
-/// What the tasks of the gateway share. Every borrow is short: none is held across an `await`.
+/// State shared by the tasks of the gateway. Every borrow is short: none is held across an `await`.
 #[derive(Debug)]
 struct Gateway {
     start: Start,
-    /// Replaced as a whole by a reload.
+    /// The settings in force. A reload replaces them as a whole.
     config: RefCell<Rc<Config>>,
     mode: Mode,
-    /// What deadlines are judged by.
+    /// The clock for deadlines.
     clock: Clock,
     queue: RefCell<Queue<Box<Request>>>,
-    /// The queue has a new oldest request, or has become overloaded.
+    /// Signal that the queue has a new oldest request, or has become overloaded.
     queued: Notify,
     pool: RefCell<Pool>,
     workers: WorkerTable,
-    /// What clients hold of it.
+    /// Buffer memory of the clients' connections.
     memory: Arc<Memory>,
     spool: Rc<Spool>,
-    /// What a response may tell the proxy. Stays as it is while the server runs, as its settings do.
+    /// Headers by which a response may control the proxy. Fixed while the server runs, as their settings are.
     proxy_headers: ProxyHeaders,
     journal: Rc<Journal>,
     notices: Notices,
-    /// The supervisor has been told that requests wait, and has not looked yet.
+    /// Whether the supervisor has a pending notice about waiting requests.
     demand: Cell<bool>,
-    /// A generation is being loaded that is to follow the one that answers.
+    /// Whether a generation is loading that will replace the serving one.
     reloading: Cell<bool>,
-    /// The supervisor has been told that workers are to be measured.
+    /// Whether the supervisor has a pending notice to measure workers.
     measuring: Cell<bool>,
-    /// For lines about workers and their requests.
+    /// Rate limits of log lines about workers and their requests.
     throttles: Throttles,
-    /// What the log has said about proxies' parameters.
+    /// Findings about proxies' parameters that are in the log already.
     told: RefCell<Told>,
     stopping: watch::Sender<bool>,
     /// Facts for the verdict that neither the pool nor the queue has.
     course: Cell<Course>,
-    /// Why no request will get a worker any more, where that is so.
+    /// The reason that no request will get a worker any more; `None` while one may.
     given_up: Cell<Option<&'static str>>,
-    /// Those that accept.
+    /// The listeners that accept connections.
     listeners: RefCell<Vec<Rc<Listener>>>,
-    /// The process that is taking over.
+    /// Process id of the gateway that is taking over.
     taker: Cell<Option<i32>>,
-    /// Listeners that accept, or let in whoever waits.
+    /// Number of listeners that accept, or drain their backlog while stopping.
     accepting: Cell<usize>,
-    /// When the last connection closed.
+    /// Time at which the last connection closed.
     idle_since: Cell<Instant>,
-    /// Room for the second descriptors of half-closed connections.
+    /// Permits for the second descriptors of half-closed connections.
     half_closed: Semaphore,
-    /// The soft limit of open files that the application is to have.
+    /// Soft limit of open files for the application.
     open_files: Option<u64>,
-    /// What the readers of the processes' output share.
+    /// State shared by the readers of the processes' output.
     output: Rc<Outputs>,
-    /// Where sources wait that have had their turn and have more to be read.
+    /// The turnstile at which sources with more to read wait for their next turn.
     turnstile: Rc<Turnstile>,
-    /// For reading from clients.
+    /// Buffer for bytes from clients.
     scratch: RefCell<Vec<u8>>,
-    /// For packets from workers.
+    /// Buffer for packets from workers.
     packet: RefCell<Vec<u8>>,
-    /// For requests to workers. Not the one above, which is in use while a packet that makes a worker
-    /// idle has the next request handed to it.
+    /// Buffer for requests to workers. Not `packet`, which is in use while a packet that makes a worker idle has the next
+    /// request dispatched to it.
     request_packet: RefCell<Vec<u8>>,
 }
 
-/// The bounds beyond which the queue counts as overloaded; `None` where the queue never does. In development nothing is refused
+/// The bounds beyond which the queue counts as overloaded; `None` for a FIFO queue, and in development, where no request is refused
 /// because others wait.
 fn overload_bounds(config: &Config, development: bool) -> Option<Bounds> {
     let learns = match config.queue_order {
@@ -131,7 +131,7 @@ fn overload_bounds(config: &Config, development: bool) -> Option<Bounds> {
     (!development).then_some(bounds)
 }
 
-/// The settings that the pool's books need.
+/// The settings of the pool's policy.
 fn policy_of(config: &Config) -> Policy {
     Policy {
         min: config.workers.min,
@@ -145,13 +145,13 @@ fn policy_of(config: &Config) -> Policy {
 }
 
 impl Gateway {
-    /// The settings that are in force now.
+    /// The settings in force.
     fn config(&self) -> Rc<Config> {
         Rc::clone(&self.config.borrow())
     }
 
-    /// The settings as they are now where they came from; those that cannot change in a running server stay, and their
-    /// names come second.
+    /// Reads the settings again from their source. Settings that need a restart keep their value; the second part of the result
+    /// has their names.
     fn read_config_again(&self) -> Result<(Rc<Config>, Vec<&'static str>), String> {
         let old = self.config();
         let Some(ReadConfig(read)) = &self.mode.read_config else { return Ok((old, Vec::new())) };
@@ -163,7 +163,7 @@ impl Gateway {
         Ok((Rc::new(new), fixed))
     }
 
-    /// From now on these settings count.
+    /// Puts new settings in force.
     fn put_in_force(&self, config: Rc<Config>) {
         self.queue.borrow_mut().set_bounds(
             config.queue,
@@ -186,19 +186,19 @@ impl Gateway {
         self.throttles.say(About::Workers, Instant::now(), write);
     }
 
-    /// Changes what the verdict knows.
+    /// Changes the facts for the verdict.
     fn note(&self, change: impl FnOnce(&mut Course)) {
         let mut course = self.course.get();
         change(&mut course);
         self.course.set(course);
     }
 
-    /// Whether a generation has answered since the start.
+    /// Whether a generation has served since the start.
     fn has_served(&self) -> bool {
         self.pool.borrow().generation() > 0
     }
 
-    /// No connection is accepted any more, and each closes when its requests are answered.
+    /// Begins to stop: no connection is accepted any more, and each closes when its requests are answered.
     fn begin_to_stop(&self) {
         self.stopping.send_replace(true);
         self.say_when_gone();
@@ -224,21 +224,22 @@ impl Gateway {
         }
     }
 
-    /// While stopping: whoever waits at a listening socket counts, too, until that socket's task has let them all in.
+    /// Notifies the supervisor once the last connection is gone while stopping. Clients in the backlog of a listening socket
+    /// count until its task has accepted them all.
     fn say_when_gone(&self) {
         if *self.stopping.borrow() && self.journal.open_connections() == 0 && self.accepting.get() == 0 {
             self.notices.send(Notice::ConnectionsGone);
         }
     }
 
-    /// Whether anybody is connected, or a worker still runs the request of a client that has gone.
+    /// Whether a client is connected, or a worker still runs the request of a client that has gone.
     fn has_work(&self) -> bool {
         self.journal.open_connections() > 0
             || self.workers.borrow().values().any(|link| link.running().is_some())
     }
 }
 
-/// Sleeps until `deadline`; for ever where there is none.
+/// Sleeps until `deadline`; forever without one.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,

@@ -1,4 +1,4 @@
-//! A request on its way through the gateway, and the name it has in every log. [`Request::finish`] tells the journal how it ended.
+//! A request on its way through the gateway, with its id in every log. [`Request::finish`] reports its end to the journal.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,45 +17,45 @@ use crate::proto::body::Body;
 use crate::proto::memory::{For, Memory, Share};
 use crate::proto::request_end::{End, Ended, Handed, Named, Refused};
 
-/// How long after a 503 a client may try again: `Retry-After`.
+/// Default of `Retry-After`, the time after a 503 at which a client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The longest `X-Request-Id` that is taken over: a UUID has 36 characters, a W3C trace parent 55.
+/// Longest `X-Request-Id` that is accepted, in bytes: a UUID has 36 characters, a W3C trace parent 55.
 const MAX_REQUEST_ID: usize = 64;
 
-/// For the application: the trace that the request belongs to.
+/// Variable with the trace id, for the application.
 const TRACE_ID: &[u8] = b"nibiru.trace_id";
 
-/// One request: complete, but for those that are refused or left while they arrive.
+/// A request. Complete, unless it was refused or abandoned while it arrived.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// From the proxy where it is sane, else generated; in the logs, and `nibiru.request_id` for the application.
+    /// From the proxy where it is sane, else generated. In the logs, and `nibiru.request_id` for the application.
     pub(crate) request_id: String,
-    /// Of the client's or proxy's `traceparent`, where that is valid; in the logs, and `nibiru.trace_id` for the application.
+    /// From a valid `traceparent` of the client or the proxy. In the logs, and `nibiru.trace_id` for the application.
     pub(crate) trace_id: Option<TraceId>,
     pub(crate) variables: Variables,
     pub(crate) body: Body,
     pub(crate) role: Role,
-    /// What a Filter is to change.
+    /// Data for a Filter to change.
     pub(crate) data: Option<Body>,
     pub(crate) response: Response,
-    /// When it was complete, or refused.
+    /// Time at which the request was complete, or refused.
     pub(crate) came: Instant,
-    /// How long its client had waited at the proxy before, as far as that is known.
+    /// Time that the client had waited at the proxy before, as far as known.
     pub(crate) head_start: Duration,
-    /// Whether all of it has come.
+    /// Whether the whole request has arrived.
     pub(crate) complete: bool,
-    /// Which worker has it.
+    /// Dispatch to a worker; `None` while the request is queued.
     pub(crate) handed: Option<Handed>,
-    /// Its part of the memory.
+    /// Share of the buffer memory.
     pub(crate) share: Share,
-    /// Why the gateway answers it.
+    /// Reason for which the gateway answers in the application's place.
     pub(crate) refused: Option<Refused>,
     journal: Option<Rc<Journal>>,
     end: EndDue,
 }
 
-/// Asserts, where a request is dropped, that it was finished.
+/// Asserts on drop that the request was finished.
 #[derive(Debug)]
 struct EndDue;
 
@@ -66,7 +66,7 @@ impl Drop for EndDue {
 }
 
 impl Request {
-    /// A complete one, for a Responder.
+    /// A complete request for a Responder.
     pub(crate) fn new(
         mut variables: Variables,
         body: Body,
@@ -105,7 +105,7 @@ impl Request {
         })
     }
 
-    /// One that has come in part, and of which no more is wanted.
+    /// A request that has arrived in part, and whose rest is not wanted.
     pub(crate) fn partial(
         variables: Variables,
         response: Response,
@@ -117,48 +117,48 @@ impl Request {
         request
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of memory that the request holds.
     fn held(&self) -> usize {
         self.variables.held() + self.body.held() + self.data.as_ref().map_or(0, Body::held)
     }
 
-    /// Takes its part of the memory. Says whether there is room for it.
+    /// Charges the request to the buffer memory. Returns whether there is room.
     pub(crate) fn take_share(&mut self) -> bool {
         let mut bodies = std::iter::once(&self.body).chain(&self.data);
         if bodies.any(Body::is_spooled) {
-            // What is left of it in memory was its connection's part a moment ago.
+            // The part still in memory was charged to the connection before.
             self.share.set(self.held());
             return true;
         }
-        // One with a body was let in before that came.
+        // A request with a body was admitted before the body came.
         let has_body = self.body.len() > 0 || self.data.is_some();
         self.share.resize(self.held(), if has_body { For::LetIn } else { For::New })
     }
 
-    /// A worker has it now.
+    /// Notes the dispatch to a worker.
     pub(crate) fn set_handed(&mut self, handed: Handed) {
         self.handed = Some(handed);
         self.response.writer.set_assigned(Some(handed.at));
     }
 
-    /// Its worker has not read it, and another is to have it.
+    /// Notes that the worker has not read the request, which goes to another worker.
     pub(crate) fn take_back(&mut self) {
         self.handed = None;
         self.response.writer.set_assigned(None);
     }
 
-    /// For the fields of a line in the log.
+    /// The ids for the fields of a log line.
     pub(crate) fn named(&self) -> Named<'_> {
         let trace_id = self.trace_id.as_ref().map(TraceId::as_str);
         Named { request: &self.request_id, trace_id }
     }
 
-    /// Answers it in the application's place; logs why.
+    /// Answers in the application's place, and logs the reason.
     pub(crate) fn refuse(self: Box<Self>, why: Refused, status: u16, message: &str) {
         self.refuse_for(why, status, message, RETRY_AFTER);
     }
 
-    /// [`Self::refuse`], where a client that gets 503 may try again after so long.
+    /// Like [`Self::refuse`], with `retry_after` as the `Retry-After` of a 503.
     pub(crate) fn refuse_for(
         mut self: Box<Self>,
         why: Refused,
@@ -174,7 +174,7 @@ impl Request {
             Refused::QueueTimeout => " (--queue-timeout)",
             Refused::Overloaded => " (--queue-order)",
             Refused::Params if status == 431 => " (--max-params)",
-            // The others say it themselves where there is one.
+            // The other messages name their option, if there is one.
             _ => "",
         };
         if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
@@ -186,8 +186,8 @@ impl Request {
         self.fail(status, message, (status == 503).then_some(seconds));
     }
 
-    /// Logs that the client went away before all of it had come, as often as refusals may be logged. A proxy that gives a
-    /// request up which never becomes complete would otherwise leave no line.
+    /// Logs that the client left before the whole request had arrived, rate-limited like refusals. Without this line, a proxy
+    /// that gives up on a request would leave no trace in the log.
     pub(crate) fn log_abort_while_arriving(&self, came: u64, after: Duration) {
         let line = RequestLine::of(&self.variables);
         let line = (!line.is_empty()).then(|| tracing::field::display(line));
@@ -206,14 +206,14 @@ impl Request {
         }
     }
 
-    /// Ends the response as a failure, and with it the request.
+    /// Ends the response, and with it the request, as a failure.
     pub(crate) fn fail(mut self: Box<Self>, status: u16, message: &str, retry_after: Option<u32>) {
         self.response.fail(status, message, retry_after);
         self.finish();
     }
 
-    /// The request has ended: nobody waits for its response any more, or its client has what there is of it, or will have. The
-    /// journal hears of that when the last byte is written.
+    /// Ends the request: its response is complete, on its way to the client, or not wanted any more. The journal hears of a
+    /// response in a file when its last byte is written.
     pub(crate) fn finish(self: Box<Self>) {
         let now = Instant::now();
         let done = self.handed.map(|_| now);
@@ -257,31 +257,31 @@ impl Request {
         }
     }
 
-    /// Is not for the application: it counts nowhere.
+    /// Excludes the request from all counts, because it is not for the application.
     pub(crate) fn set_aside(&mut self) {
         self.journal = None;
     }
 }
 
 impl Request {
-    /// How the log names it, as `name` in `lua/nibiru/core/request.lua` does: `GET /path HTTP/1.1 (request 1a2b)`. Without the
-    /// secrets in its URI.
+    /// The request line with the id, as the log has it: `GET /path HTTP/1.1 (request 1a2b)`. Secrets in the URI are redacted.
+    /// Same as `name` in `lua/nibiru/core/request.lua`.
     pub(crate) fn line(&self) -> String {
         format!("{} (request {})", RequestLine::of(&self.variables), self.request_id)
     }
 }
 
-/// Takes an id that cannot harm a log line or a header.
+/// Accepts an id that is harmless in a log line and in a header.
 fn sane(value: &[u8]) -> Option<&str> {
     let fits = (1..=MAX_REQUEST_ID).contains(&value.len());
     let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(byte);
     if fits && value.iter().all(harmless) { str::from_utf8(value).ok() } else { None }
 }
 
-/// Sixteen hexadecimal digits: eight that are random per process, then a count. Unique, not secret.
+/// A request id of sixteen hexadecimal digits: eight that are random per process, then a count. Unique, not secret.
 fn generate() -> String {
     thread_local! {
-        // Before the pool of randomness is ready (early boot) a prefix of zeros does.
+        // At early boot, without randomness, a prefix of zeros suffices.
         static PREFIX: u32 = u32::from_ne_bytes(random::bytes_or_zeros());
         static COUNT: Cell<u32> = const { Cell::new(0) };
     }

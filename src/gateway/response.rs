@@ -1,6 +1,7 @@
-//! The response to one request, from the worker's side: a weak handle of the client's connection, and the stream on it.
+//! The worker's side of a response: a weak handle of the client's connection, and the key of the stream on it.
 //!
-//! [`crate::proto::response_writer`] decides what is sent. A connection that has gone takes nothing, and keeps no request.
+//! [`crate::proto::response_writer`] decides what is sent. A closed connection discards all data; the handle does not keep it
+//! alive.
 
 use std::rc::{Rc, Weak};
 use std::time::Instant;
@@ -12,7 +13,7 @@ use crate::proto::request_end::Ended;
 use crate::proto::response::ProtocolViolation;
 use crate::proto::response_writer::ResponseWriter;
 
-/// Writes the response to one request onto its connection.
+/// A writer of the response to one request on its connection.
 #[derive(Debug)]
 pub(crate) struct Response {
     connection: Weak<Handle>,
@@ -21,29 +22,29 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// A response of which nothing is sent. `head_request`: its head may promise a body, and no body follows.
+    /// A response of which nothing is sent yet. `head_request`: the head may announce a body, and no body follows.
     pub(crate) fn new(connection: &Rc<Handle>, key: StreamKey, head_request: bool) -> Self {
         Self { connection: Rc::downgrade(connection), key, writer: ResponseWriter::new(head_request) }
     }
 
-    /// Sends no head before the bytes that follow it: see [`ResponseWriter::hold_head`].
+    /// Keeps the head back until bytes follow it: see [`ResponseWriter::hold_head`].
     pub(crate) fn hold_head(&mut self) {
         self.writer.hold_head();
     }
 
-    /// Whether the client does not wait for the response any more.
+    /// Whether the client no longer waits for the response.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.connection.upgrade().is_none_or(|connection| !connection.is_open(self.key))
     }
 
-    /// Notes where the request is, for the moment its client leaves.
+    /// Changes the connection's record of the request's assignment, which counts when the client leaves.
     pub(crate) fn assign(&self, change: impl FnOnce(&mut Assignment)) {
         if let Some(connection) = self.connection.upgrade() {
             connection.state.borrow_mut().assign(self.key, change);
         }
     }
 
-    /// Sends the head: a CGI header block, as the worker wrote it.
+    /// Sends the head, a CGI header block as written by the worker.
     pub(crate) fn head(&mut self, block: &[u8], allowed: &ProxyHeaders) -> Result<(), ProtocolViolation> {
         self.send(|writer, sink| writer.head(block, allowed, sink, Instant::now))
     }
@@ -53,7 +54,7 @@ impl Response {
         self.send(|writer, sink| writer.body(bytes, sink))
     }
 
-    /// Ends a complete response; one that falls short of its promise is an error, and to be broken off.
+    /// Ends a complete response. A response shorter than its announced length is an error, and must be failed.
     pub(crate) fn end(&mut self) -> Result<(), ProtocolViolation> {
         self.finish(|writer, sink| writer.end(sink, Instant::now()))
     }
@@ -63,14 +64,14 @@ impl Response {
         self.finish(|writer, sink| writer.fail(status, message, retry_after, sink, Instant::now()));
     }
 
-    /// Sends a message that belongs to no response, as FastCGI's STDERR, with a line end of its own.
+    /// Sends a message outside of the response as FastCGI STDERR, with a line end of its own.
     pub(crate) fn stderr(&self, message: &[u8]) {
         if let Some(connection) = self.connection.upgrade() {
             connection.send(self.key, |sink| self.writer.stderr(message, sink));
         }
     }
 
-    /// Hands what has been sent so far to the kernel, as far as it takes it.
+    /// Writes pending data to the socket, as far as the kernel takes it.
     pub(crate) fn flush(&self) {
         if let Some(connection) = self.connection.upgrade()
             && connection.is_open(self.key)
@@ -79,14 +80,14 @@ impl Response {
         }
     }
 
-    /// Waits until the client has read enough for more to be sent; none where there is room, or the client has gone.
+    /// Waits until the client has read enough for more data. `None` where there is room, or the client has gone.
     pub(crate) fn room(&self) -> Option<impl Future<Output = ()> + use<>> {
         let connection = self.connection.upgrade()?;
         if connection.is_open(self.key) { connection.room() } else { None }
     }
 
-    /// Keeps a request that has ended until its response is written, where the end of that waits in a file: so long its client
-    /// can still go away first. Gives back a request that is not kept.
+    /// Keeps an ended request until the rest of its response, which waits in a file, is written: the client may still leave
+    /// before. Returns a request that is not kept.
     pub(crate) fn keep_until_written(self, mut ended: Ended) -> Option<Ended> {
         let Some(end) = self.writer.end_in_file() else { return Some(ended) };
         match self.connection.upgrade() {
@@ -105,7 +106,7 @@ impl Response {
         }
     }
 
-    /// [`Self::send`] of the end or the break; writes it at once.
+    /// Like [`Self::send`], for the end of a response: flushes at once.
     fn finish<T>(&mut self, act: impl FnOnce(&mut ResponseWriter, &mut Option<StreamSink<'_>>) -> T) -> T {
         let told = self.writer.is_told();
         let outcome = self.send(act);

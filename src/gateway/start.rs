@@ -1,6 +1,7 @@
-//! From the settings to a gateway that answers: opens what it needs, starts its tasks, waits for the first load.
+//! The start of a gateway, from the settings to the first answer: opens sockets and logs, starts the tasks, waits for the first
+//! load.
 //!
-//! Called by `main` and by `dev`. Decides the order of a start; what happens afterwards is the tasks' affair.
+//! Called by `main` and by `dev`. Decides the order of a start only; the tasks do the rest.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -55,11 +56,11 @@ use crate::os::title::Title;
 use crate::proto::memory::Memory;
 use crate::proto::pool::Pool;
 use crate::proto::queue::Queue;
-/// The longest that clients have to read that the application does not load, where they were accepted before that was known.
+/// Longest delay of a failed start, in which clients accepted early read that the application does not load.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again, for a reload. `take_over`: in
-/// the place of the gateway that runs, if one does.
+/// Runs `nibiru serve` until a signal stops it. `read_config` reads the settings again for a reload. With `take_over` the
+/// gateway replaces a running one, if there is one.
 pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result<(), Error> {
     block_on(async {
         let (commands, receiver) = mpsc::unbounded_channel();
@@ -68,14 +69,14 @@ pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result
                 warn!(cause = %crate::log::cause(&error), "signals are not handled");
             }
         });
-        // Signals are handled before anybody can connect: a user that can connect may signal as well.
+        // Signals are handled before the first connection: a user that can connect may signal as well.
         tokio::task::yield_now().await;
         let mode = Mode { read_config: Some(read_config), take_over, ..Mode::default() };
         run(config, mode, receiver).await
     })
 }
 
-/// Runs a future on the one thread, with everything that the gateway's tasks need.
+/// Runs a future on the gateway's only thread, in the runtime that its tasks need.
 pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     crate::os::signals::restore_defaults();
     crate::os::signals::ignore_file_size_limit();
@@ -86,13 +87,13 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, 
         .build()
         .map_err(Error::System)?;
     let output = LocalSet::new().block_on(&runtime, future);
-    // A write to a disk that hangs is not waited for.
+    // A write to a hanging disk is not awaited.
     runtime.shutdown_background();
     output
 }
 
-/// Turns signals into commands: TERM, INT and QUIT stop, HUP and USR2 reload, TTIN and TTOU scale, USR1 opens logs anew.
-/// QUIT and USR2 are php-fpm's. WINCH needs nothing: its default is to be ignored.
+/// Turns signals into commands: TERM, INT and QUIT stop, HUP and USR2 reload, TTIN and TTOU scale, USR1 reopens logs. QUIT and
+/// USR2 are php-fpm's. WINCH is ignored by default.
 pub async fn forward_signals(commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -138,7 +139,7 @@ pub async fn run(
     }
     let open_files = rlimit::raise();
     find_null_device()?;
-    // Opened before anybody can connect: a client may look for its line.
+    // Opened before the first connection: a client may look for its line.
     let access_log = match &config.access_log {
         Some(target) => Some(
             AccessLog::open(target, config.log_format, config.access_log_query)
@@ -150,11 +151,11 @@ pub async fn run(
     let listeners = opening::open_all(&config, taken.as_mut())
         .await
         .map_err(|(address, error)| Error::Listen(address.to_string(), error))?;
-    // Before the zygote is executed, and after the sockets were taken that came with this process.
+    // Before the zygote is executed, and after the sockets inherited by this process were adopted.
     descriptors::keep_from_children();
     let budget = share_out(&config)?;
     let control = match &config.control {
-        // Opened when the other gateway is told to stop.
+        // Opened when the old gateway is told to stop.
         Some(_) if taken.is_some() => None,
         Some(path) => Some(Control::open(path).await.map_err(|error| cannot_control(path, error))?),
         None => None,
@@ -174,11 +175,11 @@ pub async fn run(
     });
     tokio::task::spawn_local(orphans::reap());
     control::announce(&gateway);
-    // From the beginning, so that a server whose application hangs while it loads can be stopped.
+    // Served from the beginning, so that a server whose application hangs while it loads can be stopped.
     if let Some(control) = control {
         tokio::task::spawn_local(control.serve(Rc::clone(&gateway)));
     }
-    // The health path answers while the application loads. During a take-over the other gateway answers it until then.
+    // The health path answers while the application loads. During a take-over the old gateway answers it until then.
     let early = gateway.config().health_path.is_some() && taken.is_none();
     let shared = if taken.is_some() { listeners.clone() } else { Vec::new() };
     let mut listeners = Some(listeners);
@@ -192,13 +193,13 @@ pub async fn run(
     }
     let (started, outcome) = oneshot::channel();
     let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
-    // A stop that comes before the first load is complete drops the sender: a start without an outcome.
+    // A stop before the end of the first load drops the sender: a start without an outcome.
     if let Ok(outcome) = outcome.await {
         if let Err(error) = outcome {
             if early {
                 dispatch::refuse_for_good(&gateway, "the application does not load");
                 gateway.notices.send(Notice::Command(Command::StopSoon));
-                // A client that has not read its answer by then is closed.
+                // Clients that have not read their answer by then are closed.
                 let _ = tokio::time::timeout(LAST_ANSWERS, supervisor).await;
             }
             readers.finish().await;
@@ -225,8 +226,8 @@ pub async fn run(
     ended
 }
 
-/// Checks `/dev/null`. Every process puts it in the place of descriptors that are taken over, and would fail without it with a
-/// message of its own.
+/// Checks `/dev/null`. Every process replaces inherited descriptors with it, and would fail without it with a message of its
+/// own.
 fn find_null_device() -> Result<(), Error> {
     let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
     opened.map(drop).map_err(|error| {
@@ -235,7 +236,7 @@ fn find_null_device() -> Result<(), Error> {
     })
 }
 
-/// The sockets of the gateway that runs with these settings, if one does.
+/// The sockets of the running gateway with these settings; `None` if none runs.
 async fn take_over(config: &Config) -> Result<Option<Taken>, Error> {
     let Some(path) = &config.control else {
         let cause = "there is no control socket to ask for its sockets (--control)";
@@ -252,7 +253,7 @@ pub(crate) fn cannot_control(path: &Path, error: io::Error) -> Error {
     Error::Listen(format!("unix:{} (--control)", path.display()), error)
 }
 
-/// Shares out the descriptors that there may be. Logs where they are too few for the settings.
+/// Divides the limit of open files between connections, workers and files. Warns if the limit is too low for the settings.
 pub(crate) fn share_out(config: &Config) -> Result<Budget, Error> {
     let (limit, workers) = (rlimit::limit(), config.workers.max);
     let open = descriptors::open_count().map_err(Error::System)?;
@@ -272,14 +273,14 @@ pub(crate) fn share_out(config: &Config) -> Result<Budget, Error> {
     Ok(budget)
 }
 
-/// Writes the lines of the access log, for as long as the gateway runs.
+/// Writes the lines of the access log while the gateway runs.
 async fn gather_lines(journal: Rc<Journal>) {
     if let Some(log) = journal.access_log() {
         log.gather().await;
     }
 }
 
-/// A gateway without a listener and without a worker.
+/// Builds a gateway without listeners and workers.
 pub(crate) fn assemble(
     config: Config,
     mode: Mode,
@@ -332,8 +333,8 @@ pub(crate) fn assemble(
     }
 }
 
-/// Takes the place of the gateway whose sockets were taken over. The sockets, and the path of its control socket, are this gateway's
-/// afterwards.
+/// Replaces the gateway whose sockets were taken over. Afterwards the sockets and the path of its control socket belong to this
+/// gateway.
 async fn replace(gateway: &Rc<Gateway>, taken: Taken, listeners: Vec<Rc<Listener>>) -> Result<(), Error> {
     let config = gateway.config();
     let prepared = match &config.control {
@@ -347,7 +348,7 @@ async fn replace(gateway: &Rc<Gateway>, taken: Taken, listeners: Vec<Rc<Listener
     if let Some((path, prepared)) = prepared {
         match Control::publish(prepared) {
             Ok(control) => drop(tokio::task::spawn_local(control.serve(Rc::clone(gateway)))),
-            // The clients have no other server any more.
+            // Not fatal, because the old gateway is gone and clients have no other server.
             Err(error) => {
                 let (path, cause) = (path.display(), crate::log::cause(&error));
                 error!(%path, cause, "the control socket cannot be put in its place; commands do not reach this server");
@@ -357,7 +358,7 @@ async fn replace(gateway: &Rc<Gateway>, taken: Taken, listeners: Vec<Rc<Listener
     Ok(())
 }
 
-/// Tells the log and systemd that the first generation answers and connections are accepted, and starts the tasks that wait for that.
+/// Announces in the log and to systemd that the first generation serves, and starts the tasks that begin with it.
 fn ready(gateway: &Rc<Gateway>, begin: Instant) {
     let config = gateway.config();
     let workers = config.workers.to_string();

@@ -1,7 +1,7 @@
-//! `nibiru check`: does what a start does, up to serving, and leaves nothing behind.
+//! `nibiru check`: a start up to serving that leaves nothing behind.
 //!
-//! Called by `check`. Addresses and files are tried by the modules that open them, and the application is loaded by the
-//! supervisor, in a zygote and a worker. Never listens: a server that runs at these addresses goes on undisturbed.
+//! Addresses and files are tested by the modules that open them; the supervisor loads the application in a zygote and a worker.
+//! Never listens: a running server at these addresses is undisturbed.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -26,23 +26,23 @@ use crate::gateway::start::{assemble, cannot_control, share_out};
 use crate::gateway::telemetry::access_log::AccessLog;
 use crate::os::rlimit;
 
-/// The result of a start that got as far as serving.
+/// The result of a successful trial.
 #[derive(Debug)]
 pub struct Trial {
-    /// Every address of `--listen`.
+    /// The addresses of `--listen`, each with its result.
     pub addresses: Vec<(Listen, Tried)>,
-    /// How long the application took to load and its first worker to start.
+    /// Time in which the application loaded and its first worker started.
     pub took: Duration,
 }
 
-/// The result of a trial of one address.
+/// The result of the trial of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tried {
-    /// The address can be listened on.
+    /// The address is free to listen on.
     Free,
-    /// The server that runs with these settings listens there; a reload leaves it to that.
+    /// The running server with these settings listens at the address, and a reload keeps it there.
     Running,
-    /// Only the process that is started with the socket can tell.
+    /// The address is an inherited socket, which only a real start has.
     Inherited,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Display for Tried {
     }
 }
 
-/// Starts with `config`, and stops before anybody could connect.
+/// Starts with `config`, and stops before the first connection.
 pub async fn try_out(config: Config) -> Result<Trial, Error> {
     crate::os::descriptors::keep_from_children();
     let open_files = rlimit::raise();
@@ -67,7 +67,7 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
     }
     spool::try_out(&config.spool_dir).map_err(|error| Error::Spool(config.spool_dir.clone(), error))?;
 
-    // The first worker proves what the others would.
+    // One worker proves as much as several.
     let config = Config { workers: Workers::fixed(1), ..config };
     let mode = Mode { trial: true, ..Mode::default() };
     let (notices, receiver) = Notices::channel();
@@ -86,7 +86,7 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
     outcome.map(|()| Trial { addresses, took })
 }
 
-/// Tries the addresses of `--listen` and that of `--control`.
+/// Tests the addresses of `--listen` and of `--control`.
 async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
     let running = Running::find(config).await?;
     let mut addresses = Vec::new();
@@ -115,7 +115,7 @@ async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
     Ok(addresses)
 }
 
-/// The server that runs with these settings, if one does, and the names of the addresses that it listens on.
+/// The running server with these settings, if there is one, with the addresses it listens on.
 struct Running {
     addresses: Vec<String>,
     /// The control socket by which the server was reached.
@@ -123,7 +123,8 @@ struct Running {
 }
 
 impl Running {
-    /// Asks at the control socket in the settings, and at those that older settings of the same server would have given it.
+    /// Asks at the control socket of the settings, and at the default ones beside each listening address, for a server with
+    /// older settings.
     async fn find(config: &Config) -> Result<Self, Error> {
         let beside =
             config.listen.iter().filter_map(|address| config::control(None, std::slice::from_ref(address)));
@@ -142,7 +143,7 @@ impl Running {
 
 async fn ask(path: &Path) -> Result<Option<Vec<String>>, Error> {
     takeover::addresses_of(path).await.or_else(|error| match error.kind() {
-        // The address itself is tried next, and its error says what is there.
+        // The address itself is tested next, and its error names the cause.
         ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Ok(None),
         _ => Err(cannot_control(path, error)),
     })

@@ -1,11 +1,12 @@
-//! Gives freed memory back to the system, after clients have taken much of it and left.
+//! Returns freed memory to the system after clients have used much of it and left.
 //!
-//! Freed memory stays with the process where anything that is still in use lies behind it, such as one connection that was
-//! accepted during a flood. So the allocator is asked to trim: in a thread, and only when the use has fallen by half and stays low. Blocks that
-//! are mapped by themselves (`M_MMAP_THRESHOLD`) would go back at once, but most of what clients hold is smaller than 64 KiB, and with
-//! a threshold of 32 KiB bodies of 40,000 to 60,000 bytes cost the gateway twice the CPU time: fresh pages for each.
+//! Freed memory stays with the process where a block in use lies behind it, such as a connection accepted during a flood. So
+//! the allocator is asked to trim: in a thread, and only when the use has fallen by half and stays low. Separately mapped
+//! blocks (`M_MMAP_THRESHOLD`) would return at once, but most of the clients' blocks are smaller than 64 KiB, and with a
+//! threshold of 32 KiB bodies of 40,000 to 60,000 bytes cost the gateway twice the CPU time: fresh pages for each.
 //!
-//! The gateway alone does so: it outlives every flood. A worker's memory is Lua's, and `--max-memory` replaces a worker that keeps too much.
+//! Only the gateway trims, because it outlives every flood. A worker's memory is Lua's, and `--max-memory` replaces a worker
+//! that keeps too much.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,17 +20,17 @@ use crate::gateway::Gateway;
 use crate::os::memory;
 use crate::proto::memory::MUCH;
 
-/// Interval between two looks. The allocator is locked while it gives back, some 5 ms for each 100 MiB, so that is not to be done often.
+/// Interval between two checks. Trimming locks the allocator, some 5 ms for each 100 MiB, so it must be rare.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Looks at the use again and again, for as long as the gateway runs.
+/// Checks the use of memory periodically while the gateway runs.
 pub(crate) async fn keep(gateway: Rc<Gateway>) {
     let much = Arc::new(Notify::new());
     let tell = Arc::clone(&much);
     gateway.memory.when_much(move || tell.notify_one());
     let mut fall = Fall::default();
     loop {
-        // A server that holds little has nothing to wake up for.
+        // A server that holds little memory need not wake up.
         if gateway.memory.used_and_highest().1 < MUCH {
             much.notified().await;
         }
@@ -38,20 +39,20 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
         if fall.is_over(used, highest) {
             gateway.memory.forget_highest();
             debug!(used, highest, "freed memory is given back to the system");
-            // Nothing depends on it.
+            // A failure costs nothing but the memory.
             let _ = spawn_blocking(memory::give_back).await;
         }
     }
 }
 
-/// The fall of the use, seen at two looks in a row.
+/// Detects a lasting fall of the use: low at two checks in a row.
 #[derive(Debug, Default)]
 struct Fall {
     low: bool,
 }
 
 impl Fall {
-    /// Takes the use now, and the highest since memory was last given back. Says whether it has fallen and stays low.
+    /// Whether the use has fallen and stays low. Takes the use now, and the highest since the last trim, in bytes.
     fn is_over(&mut self, used: u64, highest: u64) -> bool {
         let low = highest.saturating_sub(used) >= MUCH && used <= highest / 2;
         let over = low && self.low;
@@ -71,10 +72,10 @@ mod tests {
         let mut fall = Fall::default();
         assert!(!fall.is_over(100 * MIB, 100 * MIB) && !fall.is_over(51 * MIB, 100 * MIB));
         assert!(!fall.is_over(10 * MIB, 100 * MIB));
-        // It went up meanwhile.
+        // The use rises in between.
         assert!(!fall.is_over(90 * MIB, 100 * MIB) && !fall.is_over(10 * MIB, 100 * MIB));
         assert!(fall.is_over(10 * MIB, 100 * MIB));
-        // The highest begins anew then.
+        // The highest use starts anew after a trim.
         assert!(!fall.is_over(10 * MIB, 10 * MIB));
     }
 

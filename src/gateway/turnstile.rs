@@ -1,11 +1,11 @@
-//! The waiting line of sources that have had their turn ([`crate::proto::turn`]) and have more to be read.
+//! The turnstile: sources that have had their turn ([`crate::proto::turn`]) and have more to read queue here.
 
 use tokio::sync::Semaphore;
 
-/// Where sources wait whose turns were over, in the order in which they came.
+/// A queue of sources whose turns are over, first come, first served.
 ///
-/// One of them goes on each time the event loop has looked at everything else. So a client that asks for little does not notice how many
-/// they are, and they share what it leaves.
+/// One source passes each time the event loop has served everything else. So a client that asks for little does not notice how
+/// many sources wait, and they share the remaining time.
 #[derive(Debug)]
 pub(crate) struct Turnstile(Semaphore);
 
@@ -16,9 +16,9 @@ impl Turnstile {
 
     /// Waits for the source's next turn.
     pub(crate) async fn pass(&self) {
-        // Never closed, so this is never an error.
+        // Never closed, so never an error.
         let _first = self.0.acquire().await;
-        // Until the event loop has run what is ready and asked the kernel for more.
+        // Lets the event loop run the ready tasks and ask the kernel for more.
         tokio::task::yield_now().await;
     }
 }
@@ -30,7 +30,7 @@ mod tests {
 
     use super::*;
 
-    /// Sources that always have more beside one that has a little, on the gateway's event loop.
+    /// Many busy sources beside a quiet one, on the gateway's event loop.
     #[test]
     fn those_that_have_had_their_turn_go_on_one_at_a_time_and_in_order() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -45,7 +45,7 @@ mod tests {
                     }
                 });
             }
-            // One that asks for little is run between any two of them.
+            // The quiet source runs between any two busy ones.
             for _ in 0..100 {
                 let before = turns.borrow().len();
                 tokio::task::yield_now().await;

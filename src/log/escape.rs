@@ -1,23 +1,22 @@
-//! Escaping: how text of a client's, an application's or an operator's is written where people read it.
+//! Escaping of text from clients, applications and operators for logs, terminals, the status and error pages.
 //!
-//! Called by everything that writes to a log, a terminal, the status or an error page. Control characters (C0, DEL,
-//! U+0080–9F), bytes that are not UTF-8, and what reorders or breaks lines for some viewers (U+2028, U+2029, the
-//! bidirectional overrides and isolates) become `\xNN`, a group for each of their bytes, as nginx writes them. Escaping
-//! escaped text changes nothing. Never decides what is shown, which is [`super::redact`]'s.
+//! Control characters (C0, DEL, U+0080–9F), bytes that are not UTF-8, and characters that reorder or break lines in some
+//! viewers (U+2028, U+2029, the bidirectional overrides and isolates) become `\xNN`, one group for each byte, as in nginx's
+//! logs. Escaping is idempotent. The choice of the text that is shown is made in [`super::redact`].
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-/// Bytes of a word that are shown. nginx takes request lines of 8 KiB, but thousands of lines may wait for a
-/// log that takes nothing; what tells requests apart stands at the front.
+/// Longest [`Word`], in bytes. nginx accepts request lines of 8 KiB, but thousands of lines may wait for a blocked log, and the
+/// front of a line is enough to tell requests apart.
 const MAX_WORD: usize = 4096;
 
-/// Text of several lines, such as a traceback: its line ends and tabs stay, and a carriage return before a line end goes.
+/// Escapes text of several lines, such as a traceback. Line ends and tabs stay; a carriage return before a line end is dropped.
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     escape(bytes, |character| matches!(character, '\n' | '\t'))
 }
 
-/// [`text`] where it is written, so that a line which is not logged at all costs nothing.
+/// Text that [`text`] escapes when it is formatted, so that a line below the log level costs nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a>(pub &'a [u8]);
 
@@ -27,13 +26,13 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// Text that stays on its line: tabs stay, line ends are escaped.
+/// Escapes text of one line. Tabs stay, line ends are escaped.
 pub fn line(bytes: &[u8]) -> Cow<'_, str> {
     escape(bytes, |character| character == '\t')
 }
 
-/// A piece of JSON. What a terminal or a viewer could act on becomes `\uNNNN`, so that the strings in it stay the same;
-/// outside of its strings JSON has none of these characters but line ends.
+/// Escapes JSON. Hostile characters become `\uNNNN`, so that the strings keep their values; outside of its strings JSON has no
+/// such characters but line ends.
 pub fn json(json: &str) -> Cow<'_, str> {
     let unsafe_in_json = |character: char| is_hostile(character) && !matches!(character, '\n' | '\r' | '\t');
     if !json.chars().any(unsafe_in_json) {
@@ -42,7 +41,7 @@ pub fn json(json: &str) -> Cow<'_, str> {
     let mut escaped = String::with_capacity(json.len() + 16);
     for character in json.chars() {
         if unsafe_in_json(character) {
-            // None of them is beyond U+FFFF, and a string takes everything.
+            // No hostile character is beyond U+FFFF. Writing to a string cannot fail.
             let _ = write!(escaped, "\\u{:04x}", u32::from(character));
         } else {
             escaped.push(character);
@@ -51,7 +50,7 @@ pub fn json(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Text of several lines as HTML shows it, also within quotes.
+/// Escapes text of several lines for HTML, including quoted attributes.
 pub fn html(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in self::text(text.as_bytes()).chars() {
@@ -67,7 +66,7 @@ pub fn html(text: &str) -> String {
     escaped
 }
 
-/// Text of at most `longest` bytes, of which what is cut off leaves a `…` at the end.
+/// Cuts text to at most `longest` bytes, the mark `…` included.
 pub fn cut(text: &str, longest: usize) -> String {
     if text.len() <= longest {
         return text.to_owned();
@@ -80,18 +79,18 @@ pub fn cut(text: &str, longest: usize) -> String {
     format!("{}{mark}", &text[..end])
 }
 
-/// The first bytes of text, `longest` at most, which end where a character does. So that no more is escaped than is shown.
+/// The front of a text, at most `longest` bytes, ending at a character boundary. Limits the bytes that are escaped to those
+/// that are shown.
 pub fn front(bytes: &[u8], longest: usize) -> &[u8] {
     let Some(front) = bytes.get(..longest) else { return bytes };
-    // The beginning of a character is at most three bytes.
+    // The longest incomplete character has three bytes.
     let begun = front.iter().rev().take(3).position(|byte| *byte >= 0xC0).map_or(0, |at| at + 1);
     let tail = begun.max(1).min(front.len());
     let whole = front.len() - unfinished(&front[front.len() - tail..]);
     &front[..whole]
 }
 
-/// A value in quotes on a line: quotes, backslashes and line ends have a backslash before them, as in JSON. What is escaped already
-/// (`\xNN`) stays as it is.
+/// A quoted value on a log line. Quotes, backslashes and line ends get a backslash, as in JSON; existing escapes (`\xNN`) stay.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a>(pub &'a str);
 
@@ -115,8 +114,8 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// One word: printable ASCII as it is, but for quotes and backslashes; those and all else, spaces too, as `\xNN`, so that a
-/// word stays one word and a request line has three. Cut after 4096 bytes.
+/// A word on a log line. Printable ASCII but quotes and backslashes stays; all other bytes, spaces too, become `\xNN`, so that
+/// a request line has three words. Cut after [`MAX_WORD`] bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Word<'a>(pub &'a [u8]);
 
@@ -135,15 +134,15 @@ impl fmt::Display for Word<'_> {
     }
 }
 
-/// [`text`] of bytes that come in pieces, such as a stream on its way to a terminal. A character or a line end that a piece
-/// cuts in two is held back until its rest has come: three bytes at most.
+/// An escaper for text that arrives in pieces, such as a stream to a terminal. A character or a line end that is cut in two, at
+/// most three bytes, is held back until the rest arrives.
 #[derive(Debug, Default)]
 pub struct TextStream {
     held: Vec<u8>,
 }
 
 impl TextStream {
-    /// The text of this piece, after what was held back of the one before.
+    /// The escaped text of this piece, after the bytes held back from the previous one.
     pub fn piece(&mut self, bytes: &[u8]) -> String {
         self.held.extend_from_slice(bytes);
         let whole = self.held.len() - unfinished(&self.held);
@@ -152,19 +151,19 @@ impl TextStream {
         text
     }
 
-    /// The text of what is still held back: no more comes.
+    /// The escaped text of the bytes still held back. No more pieces follow.
     pub fn end(&mut self) -> String {
         text(&std::mem::take(&mut self.held)).into_owned()
     }
 }
 
-/// How many bytes at the end of a piece of text may be the beginning of a character, or of a line end.
+/// The number of bytes at the end of a piece that may begin a character or a line end, up to 3.
 pub fn unfinished(bytes: &[u8]) -> usize {
     if bytes.ends_with(b"\r") {
         return 1;
     }
     let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
-    // The invalid part of the last chunk is the beginning of a character only where it is valid so far and reaches the end.
+    // The last invalid chunk begins a character only where it is a valid prefix and reaches the end.
     let begins = |tail: &[u8]| {
         let Some(first) = tail.first() else { return false };
         let length = match first {
@@ -179,7 +178,7 @@ pub fn unfinished(bytes: &[u8]) -> usize {
 }
 
 fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> Cow<'_, str> {
-    // Each hostile character begins with one of these bytes, so most text is looked at byte by byte only.
+    // Every hostile character begins with one of these bytes, so most text is scanned by bytes alone.
     let suspicious = |byte: &u8| matches!(byte, 0..0x20 | 0x7F | 0xC2 | 0xE2) && !keep(char::from(*byte));
     if let Ok(text) = str::from_utf8(bytes)
         && (!bytes.iter().any(suspicious)
@@ -195,9 +194,9 @@ fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> Cow<'_, str> {
             if !is_hostile(character) || keep(character) {
                 escaped.push(character);
             } else if character == '\r' && keep('\n') && characters.peek() == Some(&'\n') {
-                // The two are one line end.
+                // The line end that follows covers both.
             } else {
-                // A string takes everything.
+                // Writing to a string cannot fail.
                 let _ = write_bytes(&mut escaped, character.encode_utf8(&mut buffer).as_bytes());
             }
         }
@@ -216,8 +215,8 @@ fn write_bytes(to: &mut impl Write, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(to, "\\x{byte:02X}"))
 }
 
-/// Whether a terminal or a viewer acts on the character instead of showing it. Marks of direction (U+200E, U+200F) stay:
-/// Arabic and Hebrew text has them, and they turn nothing around that follows.
+/// Whether a terminal or a viewer acts on the character instead of showing it. Marks of direction (U+200E, U+200F) do not
+/// count: Arabic and Hebrew text has them, and they do not reorder the text around them.
 fn is_hostile(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
@@ -227,7 +226,7 @@ fn is_hostile(character: char) -> bool {
 mod tests {
     use super::*;
 
-    /// Each kind of hostile bytes, and what is shown in their place.
+    /// Hostile bytes of each kind, and their escaped form.
     const HOSTILE: &[(&[u8], &str)] = &[
         (b"\x00", r"\x00"),
         (b"\x1b[2J", r"\x1B[2J"),

@@ -1,7 +1,7 @@
-//! The fields of an application's log line (`nibiru.log.warn(message, { key = value })`), on their way from its worker to the
-//! log: one JSON object of plain values.
+//! The fields of an application's log line (`nibiru.log.warn(message, { key = value })`), from its worker to the log: one JSON
+//! object of plain values.
 //!
-//! [`encode`] runs in the worker and bounds them, [`decode`] in the log's formatter, which trusts no worker.
+//! [`encode`] runs in the worker and bounds the fields; [`decode`] runs in the log's formatter, which trusts no worker.
 
 use std::fmt;
 
@@ -9,45 +9,45 @@ use serde_json::{Map, Value};
 
 use super::escape;
 
-/// Fields of one line. More are data, and belong into a file of the application's own.
+/// Most fields of one line. More are data, and belong in a file of the application's own.
 const MAX_FIELDS: usize = 32;
 
-/// Bytes of a key.
+/// Longest key, in bytes.
 const MAX_KEY: usize = 64;
 
-/// Bytes of a text.
+/// Longest text value, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// Bytes of all of them together, as JSON: with the message they fit a packet twice.
+/// Longest JSON object of fields, in bytes. With the message, the object fits a packet twice.
 pub const MAX_LENGTH: usize = 32 * 1024;
 
-/// Says how many fields were left out.
+/// Name of the field that counts the fields left out.
 const LEFT_OUT: &str = "fields_left_out";
 
-/// The names of the server's own fields. An application's field with such a name gets the prefix, as in logrus.
+/// Prefix of an application's field that has the name of a server's own field, as in logrus.
 const PREFIX: &str = "fields.";
 const RESERVED: &[&str] = &[
     "time", "level", "process", "message", "worker", "gen", "pid", "request", "trace_id", "part", "left_out",
     LEFT_OUT,
 ];
 
-/// A key as a field has it: escaped, and cut before that where it is long.
+/// Makes the key of a field: escaped and cut to [`MAX_KEY`].
 pub fn key(bytes: &[u8]) -> String {
     escape::cut(&escape::line(escape::front(bytes, enough_for(MAX_KEY))), MAX_KEY)
 }
 
-/// A text as a field has it: escaped, and cut before that where it is long.
+/// Makes the text value of a field: escaped and cut to [`MAX_TEXT`].
 pub fn text(bytes: &[u8]) -> Value {
     escape::cut(&escape::text(escape::front(bytes, enough_for(MAX_TEXT))), MAX_TEXT).into()
 }
 
-/// How many bytes are escaped of a text that is shown up to so many. Nothing but a line end becomes shorter, by half.
+/// The number of bytes to escape for a text of which `shown` bytes are shown. Escaping shortens only line ends, by half.
 fn enough_for(shown: usize) -> usize {
     2 * shown + 8
 }
 
-/// Encodes fields as JSON, in the order of their keys, which [`key`] has made, as [`text`] has the texts among the values. Fields
-/// beyond the bounds are left out. Empty where there are none.
+/// Encodes fields as JSON, sorted by key. Keys come from [`key`], text values from [`text`]. Fields beyond the bounds are left
+/// out and counted. The result is empty where there are no fields.
 pub fn encode(mut fields: Vec<(String, Value)>) -> String {
     if fields.is_empty() {
         return String::new();
@@ -55,7 +55,7 @@ pub fn encode(mut fields: Vec<(String, Value)>) -> String {
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
     let (mut object, mut length, mut left_out) = (Map::new(), 2, 0_u64);
     for (key, value) in fields {
-        // With its quotes, its colon and its comma. Backslashes and quotes count twice, as JSON has them.
+        // Quotes, colon and comma included; backslashes and quotes are counted as JSON escapes them.
         let taken = Value::from(key.as_str()).to_string().len() + value.to_string().len() + 2;
         if object.len() == MAX_FIELDS || length + taken > MAX_LENGTH - 64 {
             left_out += 1;
@@ -70,8 +70,8 @@ pub fn encode(mut fields: Vec<(String, Value)>) -> String {
     Value::Object(object).to_string()
 }
 
-/// The fields as the log has them: names of the server's own are not among them, and nothing is nested. What is no such
-/// object is one field, as text.
+/// Decodes fields for the log. Names of the server's own fields get the prefix, and nested values become text. Input that is
+/// not a JSON object becomes one text field.
 pub fn decode(json: &str) -> Map<String, Value> {
     let mut fields = Map::new();
     match serde_json::from_str(json) {
@@ -89,11 +89,11 @@ pub fn decode(json: &str) -> Map<String, Value> {
     fields
 }
 
-/// Writes fields as the log's text has them: ` key=value`, each.
+/// Writes fields in the log's text format: ` key=value` each.
 pub fn write(to: &mut impl fmt::Write, fields: &Map<String, Value>) -> fmt::Result {
     fields.iter().try_for_each(|(name, value)| {
         to.write_char(' ')?;
-        // A name with a space or a quote in it would look like more than one.
+        // A name with a space or a quote would look like several fields.
         let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         match name.bytes().all(word) && !name.is_empty() {
             true => to.write_str(name)?,
@@ -106,10 +106,10 @@ pub fn write(to: &mut impl fmt::Write, fields: &Map<String, Value>) -> fmt::Resu
     })
 }
 
-/// A message with its fields after it, where no log is that would keep them apart.
+/// A message followed by its fields, for output without a log that keeps the two apart.
 pub fn after(message: &[u8], fields: &str) -> String {
     let mut text = escape::text(message).into_owned();
-    // A string takes everything.
+    // Writing to a string cannot fail.
     let _ = write(&mut text, &decode(fields));
     text
 }

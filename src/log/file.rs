@@ -1,7 +1,7 @@
-//! A log file: lines are appended to it, and it is opened anew after it was renamed.
+//! A log file: appends lines, and reopens the file after a rename.
 //!
-//! The main log and the access log write through it, each on a thread of its own. Never ends the server: a disk that is
-//! full or gone costs lines, which are counted.
+//! The main log and the access log write through it, each on a thread of its own. A full or missing disk costs lines, which are
+//! counted, and never ends the server.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,19 +18,19 @@ use tracing::{info, warn};
 use super::throttle::Throttle;
 use crate::os::safe_path::SafePath;
 
-/// Bytes that are written at a time, at most.
+/// Most bytes per write.
 pub const WRITE_SIZE: usize = 64 * 1024;
 
-/// How long after a file could not be opened the next try waits.
+/// Pause between attempts to open the file.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
-/// Readable by the group, which is how log collectors get in; addresses of clients are nobody else's business.
+/// Mode of a new file. Log collectors read as members of the group; clients' addresses are private to all others.
 const MODE: u32 = 0o640;
 
-/// Tells of lines that are lost. The number: how often that was not told since it was last.
+/// Reports lost lines: the message, and the number of reports left out since the last one.
 pub type Complain = fn(&str, Option<u64>);
 
-/// The part of a log file that other threads use.
+/// The handle of a log file for other threads.
 #[derive(Debug, Default)]
 pub struct Shared {
     reopen: AtomicBool,
@@ -38,12 +38,12 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Has the file opened anew with the next write, also one of nothing.
+    /// Reopens the file at the next write, which may be empty.
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Release);
     }
 
-    /// Counts lines that were lost.
+    /// Counts lost lines.
     pub fn lose(&self, lines: u64) {
         self.lost.fetch_add(lines, Ordering::Relaxed);
     }
@@ -54,38 +54,38 @@ impl Shared {
     }
 }
 
-/// Writes lines to a file. Returns no error: the threads that write here could do nothing but end.
+/// A writer of log lines to a file. Write errors are not returned: the writing threads could only end.
 #[derive(Debug)]
 pub struct LogFile {
-    /// As messages call it: `access log`.
+    /// Name of the log in messages, such as `access log`.
     name: &'static str,
     file: File,
-    /// None for a stream that this process was started with.
+    /// Path of the file; `None` for an inherited stream, which is never reopened.
     path: Option<PathBuf>,
-    /// Tells of lines that are lost; the log may be what cannot be written.
+    /// Report of lost lines. Not a log line, because the log may be the file that fails.
     complain: Complain,
-    /// For that: a disk that is nearly full may take some lines and not others.
+    /// Rate limit of `complain`: a nearly full disk may take some lines and not others.
     throttle: Throttle,
     waiting: Vec<u8>,
-    /// The file ends in the middle of a line.
+    /// Whether the file ends in the middle of a line.
     torn: bool,
-    /// The last write failed.
+    /// Whether the last write failed.
     failing: bool,
-    /// [`Self::complain`] has said so.
+    /// Whether [`Self::complain`] has reported the failure.
     said: bool,
-    /// When to try again to open the file.
+    /// Time of the next attempt to open the file.
     retry: Option<Instant>,
     shared: Arc<Shared>,
 }
 
 impl LogFile {
-    /// Opens the file at `path`, and makes it where there is none.
+    /// Opens the file at `path`, creating a missing one.
     pub fn open(name: &'static str, path: &Path, complain: Complain) -> io::Result<Self> {
-        // Relative to the directory of the start, whatever becomes of that.
+        // Made absolute, so that reopening does not depend on the working directory.
         Ok(Self::new(name, append(path)?, Some(std::path::absolute(path)?), complain))
     }
 
-    /// A stream that this process was started with, which is never opened anew.
+    /// A writer to a stream that this process inherited. The stream is never reopened.
     pub fn stream(name: &'static str, stream: BorrowedFd<'_>, complain: Complain) -> io::Result<Self> {
         Ok(Self::new(name, File::from(stream.try_clone_to_owned()?), None, complain))
     }
@@ -106,7 +106,7 @@ impl LogFile {
         }
     }
 
-    /// What other threads need of it.
+    /// The handle for other threads.
     pub fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }
@@ -139,7 +139,7 @@ impl LogFile {
         if self.waiting.is_empty() {
             return;
         }
-        // What a full disk cut off is no part of the next line.
+        // Ends a line that a full disk cut short, so that the next line stands alone.
         let begun = if self.torn { self.file.write_all(b"\n") } else { Ok(()) };
         let mut rest = &self.waiting[..];
         let written = begun.and_then(|()| {
@@ -197,20 +197,20 @@ impl Write for LogFile {
         Ok(())
     }
 
-    /// Nothing more waits.
+    /// Called when no more lines wait.
     fn flush(&mut self) -> io::Result<()> {
         self.write_out();
         Ok(())
     }
 }
 
-/// How many lines these are.
+/// The number of lines in a text.
 pub fn count_lines(text: &[u8]) -> u64 {
     text.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    // Not waiting for a reader, where it is a pipe: nothing would be served meanwhile.
+    // Non-blocking, because opening a pipe would wait for its reader and hold up all requests.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
     let file: File = match SafePath::following(path)?.open(flags, Mode::from_raw_mode(MODE)) {
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
@@ -218,19 +218,19 @@ fn append(path: &Path) -> io::Result<File> {
         }
         opened => opened?.into(),
     };
-    // The thread that writes waits for a reader that is slow, as it does for a disk.
+    // Blocking from here on: the writing thread waits for a slow reader as for a slow disk.
     let flags = rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK;
     rustix::fs::fcntl_setfl(&file, flags)?;
     Ok(file)
 }
 
-/// Whether [`LogFile::open`] would succeed at `path`. Makes no file there.
+/// Whether [`LogFile::open`] would succeed at `path`. Creates no file.
 pub fn try_out(path: &Path) -> io::Result<()> {
     let place = SafePath::following(path)?;
-    // Not waiting for a reader, where it is a pipe.
+    // Non-blocking, because opening a pipe would wait for its reader.
     match place.open(OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK, Mode::empty()) {
         Ok(_) => Ok(()),
-        // A file without a name, in the directory in which it would be made.
+        // An unnamed file tests the directory of the missing one.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let directory = format!("/proc/self/fd/{}", place.directory().as_raw_fd());
             tempfile::tempfile_in(directory).map(drop)
@@ -289,7 +289,7 @@ mod tests {
         let mut line = [0; 5];
         std::io::Read::read_exact(&mut reader, &mut line).unwrap();
         assert_eq!(&line, b"line\n");
-        // Without a reader lines are lost, and the next one gets those that follow.
+        // Lines are lost without a reader; the next reader gets the following lines.
         drop(reader);
         log.write_all(b"lost\n").unwrap();
         log.flush().unwrap();

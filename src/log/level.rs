@@ -1,5 +1,5 @@
-//! The level of a log line, from the application's `nibiru.log` to `--log-level`, and its two other forms: the message's between
-//! processes, whose module names no other, and tracing's.
+//! The level of a log line, from the application's `nibiru.log` to `--log-level`, with conversions to the level in messages
+//! between processes and to tracing's.
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
@@ -31,7 +31,7 @@ impl From<Level> for LogLevel {
     }
 }
 
-/// The filter that lets lines of this level and graver ones through.
+/// The filter that passes lines of this level and of graver ones.
 impl From<Level> for LevelFilter {
     fn from(level: Level) -> Self {
         match level {

@@ -1,8 +1,8 @@
-//! Sets tracing up: one record a line (text) or an object a line (JSON), on standard error or in a file.
+//! Logging: sets tracing up with one record a line (text) or one object a line (JSON), on standard error or in a file.
 //!
-//! Only the gateway writes the log. What the zygote and the workers have to say reaches it as messages
-//! or through their output pipes, and it adds which process said it: `worker … worker=3 gen=2 pid=4711 request=…`.
-//! How text is escaped, here and wherever else people read it, is `escape`'s; what of a request is left out, `redact`'s.
+//! Only the gateway writes the log. Lines of the zygote and the workers reach it as messages or through their output pipes, and
+//! the gateway adds the process: `worker … worker=3 gen=2 pid=4711 request=…`. The module `escape` escapes text; `redact`
+//! leaves secrets of requests out.
 
 pub mod escape;
 pub mod fields;
@@ -33,19 +33,19 @@ pub use level::Level;
 
 use self::file::{LogFile, Shared};
 
-/// Lines that wait for a slow reader of the log: some seconds of a busy server, a few MiB.
+/// Most lines that wait for a slow reader of the log: some seconds of a busy server, a few MiB.
 const BUFFERED_LINES: usize = 10_000;
 
-/// Bytes of them: an application may write lines of 64 KiB.
+/// Most bytes of waiting lines. An application may write lines of 64 KiB.
 const BUFFERED_BYTES: usize = 16 << 20;
 
-/// What messages call the log.
+/// Name of the log in messages.
 const NAME: &str = "log";
 
-/// The one log of this process, for [`reopen`].
+/// The log of this process, for [`reopen`].
 static LOG: OnceLock<(Entrance, Arc<Shared>)> = OnceLock::new();
 
-/// Writes what is still to be written when it is dropped, for a second at most.
+/// The guard of the log: its drop writes the waiting lines, for a second at most.
 #[must_use = "the log is written for as long as this lives"]
 #[derive(Debug)]
 pub struct Guard {
@@ -54,7 +54,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Says in the log why this process ends, where standard error, which is told as well, is another place.
+    /// Logs the reason for the end of this process, unless the log is standard error, where the reason is printed anyway.
     pub fn last_words(&self, words: &dyn fmt::Display) {
         if self.in_file {
             error!("{words}");
@@ -62,7 +62,7 @@ impl Guard {
     }
 }
 
-/// The log cannot be opened.
+/// Error: the log cannot be opened.
 #[derive(Debug)]
 pub struct OpenError(PathBuf, io::Error);
 
@@ -74,21 +74,21 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Whether [`init`] could open `file`. Makes none.
+/// Whether [`init`] could open `file`. Creates no file.
 pub fn try_out(file: &Path) -> Result<(), OpenError> {
     file::try_out(file).map_err(|error| OpenError(file.to_owned(), error))
 }
 
-/// Starts logging, to `file` or else to standard error. Call once, before the first event.
+/// Starts logging to `file`, or to standard error without one. Called once, before the first event.
 ///
-/// A thread of its own writes, so that a terminal, pipe or disk that takes nothing holds no request up;
-/// what [`BUFFERED_LINES`] and [`BUFFERED_BYTES`] cannot hold is dropped and counted.
+/// A thread of its own writes, so that a blocked terminal, pipe or disk delays no request; lines beyond [`BUFFERED_LINES`] or
+/// [`BUFFERED_BYTES`] are dropped and counted.
 pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, OpenError> {
     let level = LevelFilter::from(level);
     let to = match file {
         Some(path) => LogFile::open(NAME, path, |line, left_out| {
             let more = left_out.map(|count| format!(" left_out={count}")).unwrap_or_default();
-            // The log is what cannot be written. A closed standard error leaves nobody to tell.
+            // Not logged, because the log is what fails. The error is ignored: standard error may be closed.
             let _ = writeln!(io::stderr(), "nibiru: {line}{more}");
         }),
         None => LogFile::stream(NAME, io::stderr().as_fd(), |_, _| {}),
@@ -107,40 +107,41 @@ pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, 
         .with_max_level(level)
         .with_writer(entrance.clone())
         .with_ansi(false)
-        // It would be reported on the very stream that does not take it, by a macro that panics.
+        // Off, because errors would be reported on the failing stream, by a macro that panics.
         .log_internal_errors(false)
         .event_format(Record(format))
         .finish();
-    // Not `init`, which also takes in what libraries write through the `log` crate: none of it is for operators.
+    // Not `init`, which also collects the lines that libraries write through the `log` crate, which are not for operators.
     tracing::subscriber::set_global_default(subscriber).expect("the log is started once");
     let _ = LOG.set((entrance, shared));
     Ok(Guard { _writer: guard, in_file: file.is_some() })
 }
 
-/// Opens the file of the log anew, after it was renamed.
+/// Reopens the log file after a rename.
 pub fn reopen() {
     if let Some((entrance, shared)) = LOG.get() {
         shared.reopen();
-        // An empty line wakes the thread that writes.
+        // An empty line wakes the writing thread.
         let _ = entrance.clone().take(b"");
     }
 }
 
-/// What a waiting line takes of [`BUFFERED_BYTES`]: never so little that the queue could be full before they are.
+/// The bytes of [`BUFFERED_BYTES`] that a waiting line counts as. Has a minimum, so that the byte limit is reached before the
+/// line limit.
 fn share(line: &[u8]) -> usize {
     line.len().max(BUFFERED_BYTES.div_ceil(BUFFERED_LINES))
 }
 
-/// What both ends of the queue know.
+/// State shared by both ends of the queue.
 #[derive(Debug, Default)]
 struct Room {
-    /// Bytes of [`BUFFERED_BYTES`] that waiting lines take.
+    /// Bytes of [`BUFFERED_BYTES`] taken by waiting lines.
     taken: AtomicUsize,
-    /// Lines that were dropped since the log last said how many.
+    /// Lines dropped since the last record about dropped lines.
     left_out: AtomicU64,
 }
 
-/// The end of the queue that lines come in at. Drops those that [`BUFFERED_BYTES`] cannot hold.
+/// The sending end of the queue. Drops lines beyond [`BUFFERED_BYTES`].
 #[derive(Clone, Debug)]
 struct Entrance {
     queue: NonBlocking,
@@ -177,18 +178,18 @@ impl<'a> MakeWriter<'a> for Entrance {
     }
 }
 
-/// The other end, in the thread that writes.
+/// The receiving end of the queue, in the writing thread.
 struct Exit<W> {
     to: W,
     format: Format,
     room: Arc<Room>,
-    /// Lines since the last look at [`Room::left_out`].
+    /// Lines written since the last check of [`Room::left_out`].
     written: usize,
 }
 
 impl<W: Write> Exit<W> {
-    /// Writes how many lines were left out, straight to the log: the queue may have no room for that either. Lines are dropped once
-    /// they have filled the queue, so there is a line about it for some thousands at most.
+    /// Writes the number of dropped lines straight to the log, because the queue may be full. Lines are dropped only when the
+    /// queue is full, so there is at most one such record for some thousands of lines.
     fn tell(&mut self) -> io::Result<()> {
         self.written = 0;
         match self.room.left_out.swap(0, Ordering::Relaxed) {
@@ -221,7 +222,7 @@ impl<W: Write> Write for Exit<W> {
     }
 }
 
-/// The record about lines that were left out.
+/// The record about dropped lines.
 fn left_out(format: Format, now: SystemTime, count: u64) -> String {
     const MESSAGE: &str = "lines of the log were left out, which came faster than they could be written";
     let time = timestamp(now);
@@ -242,7 +243,7 @@ fn left_out(format: Format, now: SystemTime, count: u64) -> String {
     }
 }
 
-/// The form of a log line.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
@@ -256,7 +257,7 @@ pub(crate) fn timestamp(time: SystemTime) -> impl fmt::Display {
     humantime::format_rfc3339_millis(time)
 }
 
-/// The cause of a system error, as messages end: lower case, without the number.
+/// The cause of a system error for the end of a message: in lower case, without the number.
 pub fn cause(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -264,11 +265,10 @@ pub fn cause(error: &io::Error) -> String {
     characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
 }
 
-/// Writes one event as one record.
+/// A formatter that writes each event as one record.
 ///
-/// Text: `TIME LEVEL PROCESS MESSAGE name=value…`; the further lines of a message (a traceback) follow, indented,
-/// so that an application cannot write what reads like a record of its own. JSON: one object. All text is escaped here,
-/// the same in both: `jq -r` ends at a terminal as well.
+/// Text: `TIME LEVEL PROCESS MESSAGE name=value…`; the further lines of a message (a traceback) follow indented, so that an
+/// application cannot imitate a record. JSON: one object. Both are escaped alike, because `jq -r` also ends at a terminal.
 struct Record(Format);
 
 impl<S, N> FormatEvent<S, N> for Record
@@ -286,7 +286,7 @@ where
         event.record(&mut fields);
         let time = timestamp(SystemTime::now());
         let level = event.metadata().level();
-        // What does not say who it is from is from the process that writes the log.
+        // Events without a process come from the gateway, which writes the log.
         let process = fields.process.as_deref().unwrap_or("gateway");
         match self.0 {
             Format::Text => {
@@ -303,7 +303,7 @@ where
                 object.insert("level".to_owned(), level.as_str().to_lowercase().into());
                 object.insert("process".to_owned(), process.into());
                 object.insert("message".to_owned(), escape::text(fields.message.as_bytes()).into());
-                // What is ours comes last, and so wins.
+                // The server's own fields come last, so that they win.
                 let all = fields.of_application.into_iter().chain(fields.others);
                 object.extend(all.map(|(name, value)| match value {
                     Value::String(text) => (name, escape::text(text.as_bytes()).into()),
@@ -316,12 +316,12 @@ where
     }
 }
 
-/// The fields of an event, the three that have a place of their own apart.
+/// The fields of an event. Message, process and the application's fields are kept apart.
 #[derive(Debug, Default)]
 struct Fields {
     message: String,
     process: Option<String>,
-    /// Those that an application gave its line.
+    /// The fields that an application gave its line.
     of_application: Map<String, Value>,
     others: Map<String, Value>,
 }
@@ -375,7 +375,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes nothing until it is told to.
+    /// A writer that blocks until it is released.
     struct Stuck(std::sync::mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
 
     impl Write for Stuck {
@@ -406,7 +406,7 @@ mod tests {
             for _ in 0..LINES {
                 entrance.write_all(line.as_bytes()).unwrap();
             }
-            // It wakes the other end, and is no line.
+            // An empty line wakes the writing thread and is not written.
             let _ = entrance.take(b"");
             assert_eq!(dropped.dropped_lines(), 0, "the queue was full before its bytes were");
             drop((go, guard));

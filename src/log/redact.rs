@@ -1,32 +1,31 @@
-//! Redaction: the parts of a request that logs and pages leave out, because a reader could act as the client with them.
+//! Redaction: leaves the secrets of a request out of logs and pages, because a reader could act as the client with them.
 //!
-//! Called by everything that shows a request but the access log, which has an option: the main log with its tracebacks and
-//! slow requests, the status, the error page of `dev`. Decides by names; a secret in a path or under an ordinary name is
-//! not known as one.
+//! Applies to the main log with its tracebacks and slow requests, the status, and the error page of `dev`; the access log has
+//! an option instead. Secrets are found by name: a secret in a path segment or under an ordinary name is not detected.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::cgi::path::percent_decode;
 
-/// What stands in a secret's place.
+/// Replacement of a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// How often a value is decoded to look for a URL in it: a URL in a parameter of a URL in a parameter.
+/// Most levels of percent-encoding searched for a URL: a URL in a parameter of a URL in a parameter.
 const MAX_DEPTH: u32 = 3;
 
-/// Where a name is a secret's.
+/// Place in a name, or kind of name, where a word marks a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
-    /// Anywhere in a name: it means little else.
+    /// Anywhere in a name, because the word has no other common meaning.
     Anywhere,
-    /// As a word of a name (`x_sig`, `userPin`): ordinary words begin or end with it.
+    /// A whole word of a name (`x_sig`, `userPin`), because ordinary words begin or end with the same letters.
     Word,
-    /// As the whole name of a parameter in a query: elsewhere it mostly names something harmless.
+    /// The whole name of a query parameter; elsewhere the name mostly is harmless.
     Query,
 }
 
-/// The names of secrets, in lower case, and why. `-`, `_` and the like do not count: `api-key` is `apikey`.
+/// Names of secrets in lower case, their place, and the reason. `-`, `_` and the like are ignored: `api-key` matches `apikey`.
 pub const NAMES: &[(&str, Where, &str)] = &[
     ("authorization", Where::Anywhere, "the header, and Proxy-Authorization: user and password, or a token"),
     ("cookie", Where::Anywhere, "Cookie and Set-Cookie: the session"),
@@ -75,8 +74,8 @@ pub fn is_secret(name: &str) -> bool {
     matches(name, false)
 }
 
-/// A URI without its secrets: values of parameters, in the query or in the path (`;name=value`), whose names say so or that
-/// hold a URI with one; and a user's name and password before a host.
+/// Redacts a URI: values of parameters, in the query or in the path (`;name=value`), whose names are secret or that hold a URI
+/// with a secret; and user name and password before a host.
 pub fn uri(uri: &[u8]) -> Cow<'_, [u8]> {
     let secrets = secrets_of(uri, MAX_DEPTH);
     if secrets.is_empty() {
@@ -85,7 +84,7 @@ pub fn uri(uri: &[u8]) -> Cow<'_, [u8]> {
     let mut kept = Vec::with_capacity(uri.len());
     let mut from = 0;
     for secret in secrets {
-        // What was found inside another is gone already.
+        // A secret inside a secret is redacted already.
         if secret.start >= from {
             kept.extend_from_slice(&uri[from..secret.start]);
             kept.extend_from_slice(REDACTED.as_bytes());
@@ -96,12 +95,12 @@ pub fn uri(uri: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(kept)
 }
 
-/// A URI without its secrets and without its query.
+/// Redacts a URI and cuts its query off.
 pub fn path(uri: &[u8]) -> Cow<'_, [u8]> {
     self::uri(uri.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default())
 }
 
-/// The name and the value of a parameter, with the value left out where the two say so. Both are decoded.
+/// The value of a parameter, redacted if its name is secret or if it holds a URI with a secret. Both arguments are decoded.
 pub fn parameter<'a>(name: &str, value: &'a str) -> Cow<'a, str> {
     if matches(name, true) || has_secret(value.as_bytes(), MAX_DEPTH) {
         Cow::Borrowed(REDACTED)
@@ -110,32 +109,32 @@ pub fn parameter<'a>(name: &str, value: &'a str) -> Cow<'a, str> {
     }
 }
 
-/// The value of a header, left out, or without the secrets of the URI that it is.
+/// The value of a header: redacted as a whole if its name is secret, else redacted as a URI.
 pub fn header<'a>(name: &str, value: &'a [u8]) -> Cow<'a, [u8]> {
     if is_secret(name) { Cow::Borrowed(REDACTED.as_bytes()) } else { uri(value) }
 }
 
-/// Where the secrets of a URI are, in order.
+/// Byte ranges of the secrets of a URI, sorted by start.
 fn secrets_of(uri: &[u8], depth: u32) -> Vec<Range<usize>> {
     let query = uri.iter().position(|byte| *byte == b'?').unwrap_or(uri.len());
     let path_end = uri[..query].iter().position(|byte| DELIMITERS.contains(byte)).unwrap_or(query);
     secrets_from(uri, path_end + 1, query, depth)
 }
 
-/// Whether text is a URI, or parameters, with a secret.
+/// Whether text is a URI or a list of parameters with a secret.
 fn has_secret(text: &[u8], depth: u32) -> bool {
     !secrets_from(text, 0, 0, depth).is_empty()
 }
 
-/// A parameter begins after each of these. Where a secret ends is another matter.
+/// Bytes before the beginning of a parameter. The end of a secret has delimiters of its own.
 const DELIMITERS: &[u8] = b"?&;#";
 
-/// The secrets of a URI whose first parameter begins at `start`; what begins after `query` is part of the query.
+/// Byte ranges of the secrets of a URI. The first parameter begins at `start`; text after `query` belongs to the query.
 fn secrets_from(uri: &[u8], mut start: usize, query: usize, depth: u32) -> Vec<Range<usize>> {
     let mut secrets = users_of(uri);
     while start < uri.len() {
-        // Pieces never overlap, so the whole takes time in proportion to its length. Servers disagree on `;`, so that a secret
-        // of a query goes on to the next `&`.
+        // Pieces never overlap, so the time is linear in the length. Servers disagree on `;`, so a secret in a query extends to
+        // the next `&`.
         let (piece_end, secret_end): (&[u8], &[u8]) =
             if start < query { (b"/?&;#", b"/?;") } else { (DELIMITERS, b"&") };
         let end_of = |ends: &[u8]| {
@@ -160,7 +159,7 @@ fn secrets_from(uri: &[u8], mut start: usize, query: usize, depth: u32) -> Vec<R
     secrets
 }
 
-/// `user:password` of each `scheme://user:password@host`.
+/// Byte ranges of `user:password` in each `scheme://user:password@host`.
 fn users_of(uri: &[u8]) -> Vec<Range<usize>> {
     let begins = uri.windows(3).enumerate().filter(|(_, three)| *three == b"://");
     let user = |(at, _): (usize, &[u8])| {
@@ -186,7 +185,7 @@ fn matches(name: &str, query: bool) -> bool {
     })
 }
 
-/// The words of a name, in lower case: `X-Api-Key`, `api_key`, `apiKey` and `user[key]` have two or three.
+/// The words of a name in lower case: `X-Api-Key`, `api_key`, `apiKey` and `user[key]` have two or three.
 fn words(name: &str) -> Vec<String> {
     let (mut words, mut word, mut was_lower) = (Vec::new(), String::new(), false);
     for character in name.chars() {
@@ -227,7 +226,7 @@ mod tests {
             ("/a?api-key=abc", "/a?api-key=[redacted]"),
             ("/a?X-Amz-Signature=abc&X-Amz-Date=1", "/a?X-Amz-Signature=[redacted]&X-Amz-Date=1"),
             ("/a?sv=1&sig=a%2Fb", "/a?sv=1&sig=[redacted]"),
-            // Where the value ends is the server's affair: too much goes rather than too little.
+            // Servers disagree on the end of a value: too much is redacted rather than too little.
             ("/a?token=a;b?c#d&x=1", "/a?token=[redacted]&x=1"),
             ("/a?x=1;token=abc", "/a?x=1;token=[redacted]"),
             ("/a?x=1?token=abc", "/a?x=1?token=[redacted]"),

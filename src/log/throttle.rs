@@ -1,31 +1,31 @@
-//! Keeps what happens again and again from filling the log. Std only; told the time.
+//! A rate limiter for log lines. Reads no clock: the time is an argument.
 
 use std::time::{Duration, Instant};
 
-/// Lines that may follow each other at once: what one accident has to say is said whole.
+/// Lines in a burst. Covers the lines of one accident.
 const BURST: u32 = 5;
 
-/// After that, one line in so long.
+/// Interval between lines after the burst.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Decides which of many alike lines are written.
+/// A rate limiter for alike log lines.
 #[derive(Debug)]
 pub struct Throttle {
-    /// Lines that may still follow at once.
+    /// Lines left in the burst.
     allowance: u32,
-    /// When `allowance` last grew.
+    /// Time at which `allowance` last grew.
     refilled: Instant,
-    /// Lines that were left out since the last that was written.
+    /// Lines left out since the last written one.
     left_out: u64,
 }
 
 impl Throttle {
-    /// One that has let nothing pass yet.
+    /// A limiter with a full burst.
     pub fn new(now: Instant) -> Self {
         Self { allowance: BURST, refilled: now, left_out: 0 }
     }
 
-    /// Whether a line may be written now; if so, how many were left out before it, where any were.
+    /// `Some` if a line may be written now. The inner value is the number of lines left out before, `None` for zero.
     pub fn allow(&mut self, now: Instant) -> Option<Option<u64>> {
         let passed = (now - self.refilled).as_nanos() / INTERVAL.as_nanos();
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
