@@ -5,39 +5,39 @@ use std::time::Instant;
 use crate::cgi::{TraceId, Variables};
 use crate::proto::memory::Share;
 
-/// Why the gateway itself answered a request that no worker had seen.
+/// Reason for which the gateway answered a request that no worker had read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// As many requests share its connection as may.
+    /// The connection is at its limit of requests at once.
     ConnectionFull,
     /// FastCGI's parameters are broken, or too long (`--max-params`).
     Params,
-    /// The variables contradict each other, or one that is required is missing.
+    /// The variables contradict each other, or a required one is missing.
     Variables,
     /// The body is larger than `--max-body`.
     BodyTooLarge,
     /// The body ended before its Content-Length.
     BodyTooShort,
-    /// The body came too slowly (`--body-timeout`).
+    /// The body arrived too slowly (`--body-timeout`).
     BodyTimeout,
-    /// The body could not be kept (`--max-spool`, a full disk).
+    /// The body could not be spooled (`--max-spool`, a full disk).
     Spool,
-    /// Clients hold as much memory as they may (`--buffer-memory`).
+    /// The buffer memory is used up (`--buffer-memory`).
     Memory,
-    /// As many wait as may (`--queue`).
+    /// The queue is full (`--queue`).
     QueueFull,
-    /// It waited too long (`--queue-timeout`).
+    /// The request waited too long in the queue (`--queue-timeout`).
     QueueTimeout,
-    /// It waited longest in an overloaded queue (`--queue-order adaptive`).
+    /// The request had waited longest in an overloaded queue (`--queue-order adaptive`).
     Overloaded,
-    /// A worker was free, but the system did not let it have the request.
+    /// A worker was free, but the system did not deliver the request to it.
     NotHanded,
-    /// Workers die before they have answered anything, and the next attempt is still to come.
+    /// Workers die before their first answer, and the next attempt is still to come.
     Down,
 }
 
 impl Refused {
-    /// All of them, in the order of a request's life. Each stands at its own place.
+    /// All reasons, in the order of a request's life. Each is at the index of its discriminant.
     pub(crate) const ALL: [Self; 13] = [
         Self::ConnectionFull,
         Self::Params,
@@ -54,7 +54,7 @@ impl Refused {
         Self::Down,
     ];
 
-    /// Its name in metrics, JSON and the access log.
+    /// Name of the reason in metrics, JSON and the access log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ConnectionFull => "connection_full",
@@ -74,21 +74,21 @@ impl Refused {
     }
 }
 
-/// How a request ended, as far as the gateway can tell.
+/// The end of a request, as far as the gateway knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// With a whole answer, whatever its status.
+    /// The response is complete, whatever its status.
     Complete,
-    /// Its client went away first.
+    /// The client left first.
     Aborted,
-    /// Its answer could not be completed after the head was sent.
+    /// The response could not be completed after its head was sent.
     Broken,
-    /// With the gateway's own answer, and no worker has seen it.
+    /// The gateway answered, and no worker has read the request.
     Refused(Refused),
 }
 
 impl End {
-    /// Its name in the access log.
+    /// Name of the end in the access log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -99,7 +99,7 @@ impl End {
     }
 }
 
-/// That a worker was given a request.
+/// The dispatch of a request to a worker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handed {
     pub(crate) at: Instant,
@@ -107,51 +107,51 @@ pub(crate) struct Handed {
     pub(crate) generation: u32,
 }
 
-/// How the log's fields call a request.
+/// The ids of a request for the fields of a log line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Named<'a> {
     pub(crate) request: &'a str,
     pub(crate) trace_id: Option<&'a str>,
 }
 
-/// A request that has ended: everything that the metrics and the access log say of it.
+/// A request that has ended, with all facts for the metrics and the access log.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) request_id: String,
     pub(crate) trace_id: Option<TraceId>,
     pub(crate) variables: Variables,
-    /// When the request was complete, or rejected.
+    /// Time at which the request was complete, or refused.
     pub(crate) came: Instant,
-    /// Whether all of it had come.
+    /// Whether the whole request had arrived.
     pub(crate) complete: bool,
-    /// The worker that had it.
+    /// Dispatch to the worker; `None` if no worker had the request.
     pub(crate) handed: Option<Handed>,
-    /// When its worker was done with it; none where no worker was.
+    /// Time at which the worker was done; `None` if no worker had the request.
     pub(crate) done: Option<Instant>,
-    /// The status that was sent.
+    /// Status that was sent.
     pub(crate) status: Option<u16>,
-    /// Bytes of the body that was sent.
+    /// Bytes of the body that were sent.
     pub(crate) bytes: u64,
-    /// The part of the memory that the request still takes.
+    /// Share of the buffer memory that the request still holds.
     pub(crate) share: Share,
-    /// How the request ended.
+    /// End of the request.
     pub(crate) end: End,
 }
 
 impl Ended {
-    /// The client has gone before it had the response.
+    /// Notes that the client left before it had the response.
     pub(crate) fn abort(&mut self) {
         if self.end != End::Broken {
             self.end = End::Aborted;
         }
     }
 
-    /// The response could not be delivered whole.
+    /// Notes that the response could not be delivered whole.
     pub(crate) fn break_off(&mut self) {
         self.end = End::Broken;
     }
 
-    /// For the fields of a line in the log.
+    /// The ids for the fields of a log line.
     pub(crate) fn named(&self) -> Named<'_> {
         let trace_id = self.trace_id.as_ref().map(TraceId::as_str);
         Named { request: &self.request_id, trace_id }

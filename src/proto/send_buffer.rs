@@ -1,5 +1,5 @@
-//! What waits to be written to one client: in memory, and behind that in a file where the client is slow. No I/O; says
-//! what is to be written to the file and read from it, and keeps the order.
+//! The send buffer of a connection: bytes that wait for the client, in memory and, for a slow client, behind that in a file.
+//! Does no I/O: decides the order of writes to the file and reads from it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,48 +7,47 @@ use std::time::Instant;
 
 use crate::fastcgi::whole_records;
 
-/// Bytes that may wait for a client before its worker is no longer read from. Two packets of a worker: one on
-/// its way out, one to follow.
+/// Bytes waiting for a client from which on its worker is no longer read. Two packets of a worker: one on its way out, one to
+/// follow.
 const HIGH_WATER: usize = 128 * 1024;
 
-/// A buffer that has grown beyond this is given back once it is empty; most responses fit.
+/// Capacity up to which an empty buffer is kept. Most responses fit.
 pub(crate) const KEPT_BUFFER: usize = 16 * 1024;
 
-/// The most that is written to the file, or read from it, at once: two pieces of a worker with the headers of their
-/// records. Each takes a place of this size.
+/// Size of a place in the file, and most bytes of one write or read: two packets of a worker with their record headers.
 pub(crate) const PLACE: usize = HIGH_WATER + 4096;
 
-/// Bytes in order, appended at one end and written from the other.
+/// A queue of bytes, appended at the tail and written from the front.
 #[derive(Debug, Default)]
 pub(crate) struct SendBuffer {
     bytes: Vec<u8>,
-    /// How many of them are written already.
+    /// Number of `bytes` that are written already.
     written: usize,
-    /// What comes after them, where the client is slow.
+    /// The bytes after `bytes`; `None` for a client that keeps up.
     spilled: Option<Box<Spilled>>,
-    /// Bytes that have been written in all.
+    /// Bytes written in total.
     sent: u64,
 }
 
-/// In the order in which it is sent: what the file has, what is on its way there, what waits behind that.
+/// The bytes for a slow client, in the order of sending: pieces in the file, the write in progress, the tail.
 #[derive(Debug, Default)]
 struct Spilled {
-    /// Pieces that the file has. Each is whole records, so that what is lost with the file is not cut in the middle of one.
+    /// Pieces in the file. Each is whole records, so that the loss of the file cuts no record.
     pieces: VecDeque<Piece>,
-    /// Since when the first of them is being read.
+    /// Start of the read of the first piece; `None` while no read is in progress.
     reading: Option<Instant>,
-    /// On its way to the file. A client that catches up before it is there gets it from here.
+    /// The write to the file in progress, with its place. Kept in memory for a client that catches up before its end.
     writing: Option<(u32, Arc<Vec<u8>>)>,
     tail: Vec<u8>,
-    /// Places in the file that are free again.
+    /// Free places in the file.
     free: Vec<u32>,
-    /// Places that the file has, free or not.
+    /// Number of places in the file, free or not.
     places: u32,
-    /// The file takes nothing more.
+    /// Whether the file takes no more writes.
     refused: bool,
 }
 
-/// Bytes at one place in the file.
+/// A piece of the response at one place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) place: u32,
@@ -56,33 +55,33 @@ pub(crate) struct Piece {
 }
 
 impl SendBuffer {
-    /// Where records are appended.
+    /// The buffer to append records to.
     pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
         self.spilled.as_mut().map_or(&mut self.bytes, |spilled| &mut spilled.tail)
     }
 
-    /// What can be written now.
+    /// The bytes to be written now.
     pub(crate) fn unwritten(&self) -> &[u8] {
         &self.bytes[self.written..]
     }
 
-    /// Whether nothing is left, neither here nor in a file.
+    /// Whether no bytes wait, in memory or in a file.
     pub(crate) fn is_empty(&self) -> bool {
         self.unwritten().is_empty() && !self.is_spilling()
     }
 
-    /// Whether so much waits that nothing more should be made.
+    /// Whether so many bytes wait that no more should be produced.
     pub(crate) fn is_full(&self) -> bool {
         let last = self.spilled.as_ref().map_or(self.unwritten(), |spilled| &spilled.tail);
         last.len() >= HIGH_WATER
     }
 
-    /// Whether the client is so far behind that nothing more should be taken from it.
+    /// Whether the client is so far behind that no more should be read from it.
     pub(crate) fn is_behind(&self) -> bool {
         self.is_spilling() || self.is_full()
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of memory that the buffer holds.
     pub(crate) fn held(&self) -> usize {
         let spilled = self.spilled.as_ref().map_or(0, |spilled| {
             spilled.tail.capacity() + spilled.writing.as_ref().map_or(0, |(_, bytes)| bytes.capacity())
@@ -90,12 +89,12 @@ impl SendBuffer {
         self.bytes.capacity() + spilled
     }
 
-    /// Bytes that have been written in all.
+    /// Bytes written in total.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Bytes that will have been written in all once nothing of what is here now is left.
+    /// Bytes appended in total: written or waiting.
     pub(crate) fn appended(&self) -> u64 {
         let spilled = self.spilled.as_ref().map_or(0, |spilled| {
             let pieces: usize = spilled.pieces.iter().map(|piece| piece.length).sum();
@@ -104,7 +103,7 @@ impl SendBuffer {
         self.sent + (self.unwritten().len() + spilled) as u64
     }
 
-    /// The first `length` unwritten bytes are written.
+    /// Notes that the first `length` unwritten bytes are written.
     pub(crate) fn wrote(&mut self, length: usize) {
         self.written += length;
         self.sent += length as u64;
@@ -116,13 +115,13 @@ impl SendBuffer {
                 self.bytes.shrink_to(KEPT_BUFFER);
             }
         } else if self.written >= HIGH_WATER {
-            // A client that never quite catches up must not make the buffer grow with what it has read.
+            // Otherwise the buffer of a client that never quite catches up would grow with the bytes written.
             self.bytes.drain(..self.written);
             self.written = 0;
         }
     }
 
-    /// Drops everything: nobody is left to write to.
+    /// Drops all bytes, because the client has gone.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BUFFER);
@@ -132,19 +131,19 @@ impl SendBuffer {
 
     // The file.
 
-    /// From now on what is appended may go to a file, in which there is one place so far.
+    /// Directs further bytes to a file, which has one place so far.
     pub(crate) fn spill(&mut self) {
         let spilled = Spilled { free: vec![0], places: 1, ..Spilled::default() };
         self.spilled.get_or_insert_with(|| Box::new(spilled));
     }
 
-    /// Whether something waits behind what is in memory, or would. Once the client has caught up it does not, and the
-    /// file is not needed any more, whatever is still on its way there.
+    /// Whether bytes go to a file. Once the client has caught up they do not, and the file is not needed any more, even with a
+    /// write in progress.
     pub(crate) fn is_spilling(&self) -> bool {
         self.spilled.is_some()
     }
 
-    /// What is to be written to the file now, and its place. `grow`: whether there may be one place more.
+    /// The next write to the file, with its place. `grow` returns whether the file may have one more place.
     pub(crate) fn next_write(&mut self, grow: impl FnOnce() -> bool) -> Option<(u32, Arc<Vec<u8>>)> {
         let spilled = self.spilled.as_mut()?;
         if spilled.writing.is_some() || spilled.refused || spilled.tail.len() < HIGH_WATER {
@@ -162,7 +161,7 @@ impl SendBuffer {
         Some((place, bytes))
     }
 
-    /// The file has, or has not, taken what it was given last. Where it has not, nothing is lost, and it is given no more.
+    /// Notes the end of a write. After a failure no byte is lost, and no more writes follow.
     pub(crate) fn kept(&mut self, kept: bool) {
         let Some(spilled) = &mut self.spilled else { return };
         let Some((place, bytes)) = spilled.writing.take() else { return };
@@ -176,7 +175,7 @@ impl SendBuffer {
         }
     }
 
-    /// What is to be read from the file now: the client waits for it.
+    /// The next read from the file, once the client waits for it.
     pub(crate) fn next_read(&mut self, now: impl FnOnce() -> Instant) -> Option<Piece> {
         let spilled = self.spilled.as_mut().filter(|_| self.bytes.len() == self.written)?;
         if spilled.reading.is_some() {
@@ -187,12 +186,12 @@ impl SendBuffer {
         Some(piece)
     }
 
-    /// Since when the file has been read for the client.
+    /// Start of the read in progress.
     pub(crate) fn reading_since(&self) -> Option<Instant> {
         self.spilled.as_ref().and_then(|spilled| spilled.reading)
     }
 
-    /// What was to be read is here.
+    /// Takes the bytes of a finished read.
     pub(crate) fn read(&mut self, bytes: Vec<u8>) {
         let Some(spilled) = &mut self.spilled else { return };
         spilled.reading = None;
@@ -201,12 +200,12 @@ impl SendBuffer {
         self.written = 0;
     }
 
-    /// Drops what the file has and what would have come after it; what is in memory before ends with a whole record.
+    /// Drops the file and the bytes after it. The bytes before it in memory end with a whole record.
     pub(crate) fn lose_spilled(&mut self) {
         self.spilled = None;
     }
 
-    /// All that came before is written. What is not in the file is next, and the file is needed no more.
+    /// Returns to memory alone, once all bytes before the file's are written and the file has none.
     fn catch_up(&mut self) {
         if self.spilled.as_ref().is_some_and(|spilled| spilled.pieces.is_empty())
             && let Some(spilled) = self.spilled.take()
@@ -234,7 +233,7 @@ mod tests {
             while !outgoing.is_full() {
                 outgoing.tail().extend_from_slice(&[round.to_le_bytes()[0]; 65_536]);
             }
-            // Never all of it.
+            // Never the whole buffer.
             outgoing.wrote(50_000);
             written += 50_000;
             assert!(outgoing.bytes.capacity() <= 8 * HIGH_WATER, "after {written} bytes");
@@ -259,14 +258,14 @@ mod tests {
         assert!(outgoing.bytes.capacity() <= KEPT_BUFFER);
     }
 
-    /// A client, a worker and a disk that act in an order of chance.
+    /// A client, a worker and a disk that act in random order.
     struct Story {
         random: fastrand::Rng,
         outgoing: SendBuffer,
         sent: Vec<u8>,
         received: Vec<u8>,
         disk: HashMap<u32, Vec<u8>>,
-        /// What a job has taken, and has not ended yet.
+        /// The write in progress.
         writing: Option<(u32, Arc<Vec<u8>>)>,
         reading: Option<Piece>,
         max_places: u32,
@@ -288,7 +287,7 @@ mod tests {
             }
         }
 
-        /// A packet of a worker: some records.
+        /// Appends a packet of a worker: some records.
         fn append(&mut self) {
             for _ in 0..self.random.usize(1..4) {
                 let content = self.random.usize(0..65_528);
@@ -310,10 +309,10 @@ mod tests {
             assert_eq!(self.outgoing.sent(), self.received.len() as u64);
         }
 
-        /// As a connection's task does at each turn.
+        /// Does a turn of the connection's task.
         fn advance(&mut self) {
             if !self.outgoing.is_spilling() {
-                // Whatever is on its way to or from the file, nobody waits for it.
+                // The client has caught up or gone: jobs in progress have no use any more.
                 (self.writing, self.reading) = (None, None);
                 self.disk.clear();
                 self.places = 1;
@@ -365,7 +364,7 @@ mod tests {
         }
     }
 
-    /// The most that a packet adds here.
+    /// Most bytes that a packet adds here.
     const PACKET: usize = 3 * (HEADER_LENGTH + 65_528);
 
     #[test]
@@ -457,7 +456,7 @@ mod tests {
             story.advance();
         }
         assert!(story.received == story.sent);
-        // And again, as if nothing had been.
+        // The same once more from the start.
         assert!(!story.outgoing.is_full() && !story.outgoing.is_behind());
     }
 }

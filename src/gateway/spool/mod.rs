@@ -1,10 +1,10 @@
-//! Files without a name for bytes that have no room in memory: request bodies ([`crate::proto::body`]) and responses that wait for
+//! The spool: unnamed files for bytes beyond the memory, from request bodies ([`crate::proto::body`]) and from responses to
 //! slow clients (`overflow`).
 //!
-//! Where the directory is a tmpfs its files are memory, and count as such.
+//! Files in a tmpfs are memory, and count as such.
 //!
-//! Nothing here waits for a disk. Files are made, written and read by a few threads of their own, and what those have
-//! not taken yet is bounded.
+//! The event loop never waits for a disk. A few threads of their own create, write and read the files, and the bytes queued for
+//! them are bounded.
 
 mod overflow;
 mod writing;
@@ -30,40 +30,39 @@ use crate::proto::connection::{Source, StreamKey};
 use crate::proto::memory::Memory;
 use crate::proto::space::{Buffers, Claim, Space, SpoolError};
 
-/// Threads that write and read. A disk that hangs holds them all, and with them uploads and the answers of slow clients
-/// alone; more would make no disk faster.
+/// Threads that write and read. A hanging disk blocks them all, and with them only uploads and responses to slow clients; more
+/// threads would make no disk faster.
 pub(crate) const THREADS: usize = 4;
 
-/// Writes and reads that run or wait for a thread. Each holds its bytes until it ends, also when its client has gone:
-/// some 8 MiB together.
+/// Most writes and reads that run or wait for a thread. Each holds its bytes until its end, even if the client has gone: some 8
+/// MiB together.
 const JOBS: u32 = 64;
 
-/// Where files are made, and how much of them there may be.
+/// The directory of the files, with the limits on their bytes and number.
 #[derive(Debug)]
 pub(crate) struct Spool {
     directory: Arc<Path>,
     space: Arc<Space>,
     jobs: Arc<Semaphore>,
     buffers: Buffers,
-    /// Bodies of which something is on its way to a file.
+    /// Count of bodies with a write in progress.
     writing: Rc<Writing>,
 }
 
-/// A write or a read that is on its way. Where nobody waits for it any more it goes on to its end, and gives back only
-/// then what it takes.
+/// A write or a read in progress. A dropped job still runs to its end, and releases its resources only then.
 type Job<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 
-/// A write of a body that is on its way.
+/// A write of a body in progress.
 pub(crate) struct BodyWrite {
-    /// The body.
+    /// Stream and source of the body.
     pub(crate) of: (StreamKey, Source),
     job: Job<Arc<File>>,
-    /// Counts until the write has ended.
+    /// Counts the write until its end.
     _on_its_way: OnItsWay,
 }
 
 impl BodyWrite {
-    /// Ready when the write has ended, well with the file.
+    /// Ready at the end of the write, with the file on success.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Arc<File>, SpoolError>> {
         self.job.as_mut().poll(context).map_err(|error| {
             let cause = crate::log::cause(&error).to_string();
@@ -76,7 +75,7 @@ impl BodyWrite {
     }
 }
 
-/// Whether files can be made in `directory`. Leaves none behind. Warns where they are memory.
+/// Whether files can be created in `directory`. Leaves none behind. Warns if the directory is in memory.
 pub(crate) fn try_out(directory: &Path) -> io::Result<()> {
     tempfile::tempfile_in(directory)?;
     if memory::holds_files(directory) {
@@ -87,7 +86,7 @@ pub(crate) fn try_out(directory: &Path) -> io::Result<()> {
 }
 
 impl Spool {
-    /// `memory`: what files take that are memory.
+    /// An empty spool. `memory` is charged for files in a tmpfs.
     pub(crate) fn new(directory: &Path, limit: u64, max_files: usize, memory: &Arc<Memory>) -> Rc<Self> {
         let counted = memory::holds_files(directory).then(|| Arc::clone(memory));
         Self::counted_in(counted, directory, limit, max_files)
@@ -100,38 +99,38 @@ impl Spool {
         Rc::new(Self { directory: directory.into(), space, jobs, buffers, writing })
     }
 
-    /// The room for files, and what is in use of it.
+    /// The limits for files, with their use.
     pub(crate) fn space(&self) -> &Arc<Space> {
         &self.space
     }
 
-    /// The spare buffers of bodies that are on their way to files.
+    /// Spare buffers for bodies on their way to files.
     pub(crate) fn buffers(&self) -> &Buffers {
         &self.buffers
     }
 
-    /// Bytes that are in use, and files.
+    /// Bytes in use, and files.
     pub(crate) fn used(&self) -> (u64, usize) {
         self.space.used()
     }
 
-    /// Whether something of a body is on its way to a file, so that memory is about to be free.
+    /// Whether the write of a body is in progress, which will free memory.
     pub(crate) fn is_writing(&self) -> bool {
         self.writing.is_some()
     }
 
-    /// Waits until something of a body was written; forever where nothing is on its way.
+    /// Waits for the end of a body's write; forever if none is in progress.
     pub(crate) fn written(&self) -> impl Future<Output = ()> {
         self.writing.ended()
     }
 
-    /// Begins a write of a body.
+    /// Starts the write of a body.
     pub(crate) fn write_body(&self, of: (StreamKey, Source), write: Write) -> BodyWrite {
         let Write { file, at, bytes, claim } = write;
         BodyWrite { of, job: self.write(file, at, bytes, claim), _on_its_way: self.writing.begin() }
     }
 
-    /// Writes `bytes` to `file`, or to a new one, from `at` on. Gives the file.
+    /// Writes `bytes` at offset `at` to `file`, or to a new one. Returns the file.
     fn write(
         &self,
         file: Option<Arc<File>>,
@@ -148,7 +147,7 @@ impl Spool {
         })
     }
 
-    /// Reads so many bytes of `file`, from `at` on.
+    /// Reads `length` bytes of `file` at offset `at`.
     fn read(&self, file: Arc<File>, at: u64, length: usize, claim: Arc<Claim>) -> Job<Vec<u8>> {
         self.run(move || {
             let _claim = claim;

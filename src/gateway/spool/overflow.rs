@@ -1,4 +1,4 @@
-//! The file behind one connection, for answers that its client takes too slowly. `outgoing` says what goes where.
+//! The spool file of one connection, for responses to a slow client. `send_buffer` decides the order of writes and reads.
 
 use std::fmt;
 use std::fs::File;
@@ -10,17 +10,17 @@ use crate::gateway::spool::{Job, Spool};
 use crate::proto::send_buffer::{PLACE, Piece};
 use crate::proto::space::{Claim, SpoolError, Use};
 
-/// Has at most one write and one read on their way at a time. Dropped when its client has caught up or gone; what is on its
-/// way then gives back what it takes when it ends.
+/// The spool file of a connection, with at most one write and one read in progress. Dropped when the client has caught up or
+/// gone; jobs in progress release their claim at their end.
 pub(crate) struct Overflow {
     claim: Arc<Claim>,
-    /// Made by the first write.
+    /// The file; `None` before the first write.
     file: Option<Arc<File>>,
     writing: Option<Job<Arc<File>>>,
     reading: Option<Job<Vec<u8>>>,
 }
 
-/// What has ended.
+/// The result of a job that has ended.
 #[derive(Debug)]
 pub(crate) enum Done {
     Written(io::Result<()>),
@@ -37,7 +37,7 @@ impl fmt::Debug for Overflow {
 }
 
 impl Overflow {
-    /// One with a single place, within `limit` bytes.
+    /// A file with one place, if that is within `limit` bytes.
     pub(crate) fn new(limit: u64, spool: &Spool) -> Result<Self, SpoolError> {
         let claim = Claim::new(&spool.space, Use::Answer)?;
         let overflow = Self { claim, file: None, writing: None, reading: None };
@@ -45,7 +45,7 @@ impl Overflow {
         Ok(overflow)
     }
 
-    /// One place more.
+    /// Adds a place, if that is within `limit` bytes.
     pub(crate) fn grow(&self, limit: u64) -> Result<(), SpoolError> {
         if self.claim.bytes() + PLACE as u64 > limit {
             return Err(SpoolError::Limit(limit));
@@ -65,7 +65,7 @@ impl Overflow {
         self.reading = Some(job);
     }
 
-    /// Ready when a write or a read has ended. Never ready where none is on its way.
+    /// Ready at the end of a write or a read. Never ready while none is in progress.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Done> {
         if let Some(job) = &mut self.writing
             && let Poll::Ready(written) = job.as_mut().poll(context)

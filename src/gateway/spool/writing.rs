@@ -1,4 +1,4 @@
-//! The count of bodies of which something is on its way to a file, for those who wait until that has made room in memory.
+//! The count of bodies with a write in progress, for tasks that wait until a write has freed memory.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ pub(super) struct Writing {
     ended: Notify,
 }
 
-/// One of them, until it is dropped.
+/// A write in progress, until its drop.
 #[derive(Debug)]
 pub(super) struct OnItsWay(Rc<Writing>);
 
@@ -25,7 +25,7 @@ impl Writing {
         self.count.get() > 0
     }
 
-    /// Waits for the end of one. Begins to wait when it is called.
+    /// Waits for the end of a write. The wait begins at the call, not at the first poll.
     pub(super) fn ended(&self) -> impl Future<Output = ()> {
         self.ended.notified()
     }
@@ -36,7 +36,7 @@ impl Drop for OnItsWay {
         let left = self.0.count.get() - 1;
         self.0.count.set(left);
         if left == 0 {
-            // No further end would wake the others.
+            // Wakes all, because no further end would.
             self.0.ended.notify_waiters();
         } else {
             self.0.ended.notify_one();

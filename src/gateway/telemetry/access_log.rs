@@ -1,7 +1,7 @@
 //! The access log: a line for each request, written by a thread of its own.
 //!
-//! The journal gives it what a request was and how it ended. A disk that is full, slow or gone stops no request:
-//! lines are dropped then, and counted. Never parses what it writes, so what a stranger sent comes escaped.
+//! The journal provides the request and its end. A full, slow or missing disk stops no request: lines are dropped then, and
+//! counted. All text of clients is escaped.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -22,51 +22,51 @@ use crate::log::file::{self, Complain, LogFile, Shared, WRITE_SIZE, count_lines}
 use crate::log::{Format, timestamp};
 use crate::proto::request_end::{End, Named};
 
-/// How long a line waits for company. Waking the thread for each line, and a write for each, would cost half as much
-/// as the request itself; nobody reads a log faster than this.
+/// Delay of a line, to gather more lines. A wake-up and a write for each line would cost half as much as the request itself; no
+/// reader of a log needs lines sooner.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Batches of lines that wait for a disk that takes nothing: ten seconds of a server with little to do, and 32 MiB of
-/// a busy one. More would only put off what has to be dropped.
+/// Most batches of lines that wait for a blocked disk: ten seconds of a quiet server, and 32 MiB of a busy one. More would only
+/// delay the drops.
 const BATCHES: usize = 512;
 
-/// The log's name in messages.
+/// Name of the log in messages.
 const NAME: &str = "access log";
 
-/// Takes lines, and hands them to the thread that writes.
+/// The access log's end in the event loop, which passes lines to the writing thread.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     format: Format,
     query: AccessLogQuery,
     writer: RefCell<NonBlocking>,
-    /// Lines that gather.
+    /// Lines of the next batch.
     lines: RefCell<String>,
-    /// There are some, where there were none.
+    /// Signal that the next batch has its first line.
     gathering: Notify,
-    /// Batches that found no room to wait in.
+    /// Count of dropped batches.
     overflown: ErrorCounter,
     shared: Arc<Shared>,
     _guard: WorkerGuard,
 }
 
-/// One request.
+/// The entry of one request.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     pub(crate) line: RequestLine<'a>,
     pub(crate) named: Named<'a>,
     pub(crate) status: Option<u16>,
-    /// Of the body that was sent.
+    /// Bytes of the body that were sent.
     pub(crate) bytes: u64,
-    /// Until a worker had it, or until it was given up; none where it was never complete.
+    /// Wait for a worker, or until the request was given up; `None` for an incomplete request.
     pub(crate) wait: Option<Duration>,
     pub(crate) service: Option<Duration>,
-    /// Number and generation.
+    /// Number and generation of the worker.
     pub(crate) worker: Option<(u32, u32)>,
     pub(crate) end: End,
 }
 
 impl AccessLog {
-    /// Opens the log; an error where its file cannot be opened now.
+    /// Opens the log. Fails if its file cannot be opened now.
     pub(crate) fn open(
         target: &config::AccessLog,
         format: Format,
@@ -104,14 +104,14 @@ impl AccessLog {
         }
     }
 
-    /// Takes a request's line. Never waits.
+    /// Writes the line of a request. Never blocks.
     pub(crate) fn write(&self, entry: &Entry<'_>) {
         let full = {
             let lines = &mut *self.lines.borrow_mut();
             if lines.is_empty() {
                 self.gathering.notify_one();
             }
-            // A string takes everything.
+            // Writing to a string cannot fail.
             let _ = match self.format {
                 Format::Text => entry.write_columns(lines, self.query),
                 Format::Json => {
@@ -127,7 +127,7 @@ impl AccessLog {
         }
     }
 
-    /// Hands lines over when they have gathered, for as long as the gateway lives.
+    /// Passes gathered lines to the writing thread while the gateway lives.
     pub(crate) async fn gather(&self) {
         loop {
             self.gathering.notified().await;
@@ -136,14 +136,14 @@ impl AccessLog {
         }
     }
 
-    /// Hands all lines to the thread; drops and counts them where it has too many already.
+    /// Passes all lines to the writing thread. Drops and counts them if it has too many batches already.
     fn hand_over(&self) {
         let lines = &mut *self.lines.borrow_mut();
         if lines.is_empty() {
             return;
         }
         let before = self.overflown.dropped_lines();
-        // The channel does not fail: it counts what it drops.
+        // The channel does not fail: it counts dropped batches.
         let _ = self.writer.borrow_mut().write_all(lines.as_bytes());
         if self.overflown.dropped_lines() != before {
             self.shared.lose(count_lines(lines.as_bytes()));
@@ -151,11 +151,11 @@ impl AccessLog {
         lines.clear();
     }
 
-    /// Opens the file anew, after it was renamed.
+    /// Reopens the file after a rename.
     pub(crate) fn reopen(&self) {
         self.hand_over();
         self.shared.reopen();
-        // An empty line wakes the thread.
+        // An empty line wakes the writing thread.
         let _ = self.writer.borrow_mut().write_all(b"");
     }
 
@@ -165,7 +165,7 @@ impl AccessLog {
     }
 }
 
-/// What has gathered is written, too.
+/// Writes the lines gathered so far.
 impl Drop for AccessLog {
     fn drop(&mut self) {
         self.hand_over();
@@ -173,7 +173,7 @@ impl Drop for AccessLog {
 }
 
 impl Entry<'_> {
-    /// Its line; `-` is what there is not.
+    /// Writes the line as text; `-` stands for a missing value.
     fn write_columns(&self, f: &mut String, query: AccessLogQuery) -> fmt::Result {
         write!(f, "{} {} \"", timestamp(SystemTime::now()), self.line.remote())?;
         self.line.write(f, query)?;
@@ -197,7 +197,7 @@ impl Entry<'_> {
     }
 }
 
-/// The same as an object.
+/// The entry as a JSON object.
 #[derive(Serialize)]
 struct Object<'a> {
     time: String,
@@ -220,7 +220,7 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     fn new(entry: &Entry<'a>, query: AccessLogQuery) -> Self {
         let shown = |bytes: &[u8]| Word(bytes).to_string();
-        // Microseconds, as in the text: the digits beyond are noise.
+        // Microseconds, as in the text: further digits are noise.
         let seconds = |time: Duration| {
             Duration::from_micros(time.as_micros().try_into().unwrap_or(u64::MAX)).as_secs_f64()
         };

@@ -1,12 +1,10 @@
-//! How long things took, counted in buckets that never change. Std only; never reads a clock.
-//!
-//! The journal fills them, the status reads them.
+//! Histograms of durations with fixed buckets, filled by the journal and read by the status. Reads no clock.
 
 use std::time::Duration;
 
-/// Upper bounds of the buckets; what took longer than the last counts in one more. From half a millisecond, below
-/// which nobody notices, to half a minute, beyond which every proxy has given up; 1, 2.5, 5 per decade, so that a
-/// percentile is off by no more than that.
+/// Upper bounds of the buckets; longer durations count in one more. From half a millisecond, below which a user notices
+/// nothing, to half a minute, beyond which every proxy has given up; 1, 2.5, 5 per decade, so that a percentile is off by no
+/// more than that.
 pub(crate) const BOUNDS: [Duration; 15] = [
     Duration::from_micros(500),
     Duration::from_millis(1),
@@ -58,13 +56,13 @@ impl Histogram {
         self.sum
     }
 
-    /// The durations in each bucket; the last bucket is for those beyond every bound.
+    /// Durations in each bucket; the last bucket is beyond every bound.
     pub(crate) fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    /// The time within which this share (0 to 1) of them stayed, as if each bucket were filled evenly; `None`
-    /// where nothing was counted. What is beyond the last bound is taken to be that bound.
+    /// The quantile of this share (0 to 1), interpolated evenly within its bucket; `None` for an empty histogram. Durations
+    /// beyond the last bound count as that bound.
     #[expect(clippy::cast_precision_loss, reason = "a share of counts needs no more than 53 bits")]
     pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
         let total = self.count();

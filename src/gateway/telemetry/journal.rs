@@ -1,7 +1,7 @@
-//! The one place that learns how every request ended: counts it, and writes its line of the access log.
+//! The journal of requests: counts the end of each, and writes its line of the access log.
 //!
-//! Each request is reported once, as the [`Ended`] that it leaves. The journal belongs to the gateway's one thread, so
-//! counting is adding to plain numbers; nothing is allocated for a request unless there is an access log.
+//! Each request is reported once, as an [`Ended`]. The journal belongs to the gateway's only thread, so counters are plain
+//! numbers; a request costs no allocation without an access log.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::time::{Duration, Instant};
@@ -14,22 +14,22 @@ use crate::log::throttle::Throttle;
 use crate::proto::pool::State;
 use crate::proto::request_end::{End, Ended, Refused};
 
-/// How a worker ended.
+/// The end of a worker, by its cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerEnd {
-    /// It was told to.
+    /// The worker was told to end.
     Asked,
-    /// Before it was ready.
+    /// The worker ended before it was ready.
     NotStarted,
-    /// By itself, or it was killed.
+    /// The worker ended by itself, or was killed.
     Died,
 }
 
 impl WorkerEnd {
-    /// All of them. Each stands at its own place.
+    /// All ends. Each is at the index of its discriminant.
     pub(crate) const ALL: [Self; 3] = [Self::Asked, Self::NotStarted, Self::Died];
 
-    /// Its name in metrics and JSON.
+    /// Name of the end in metrics and JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Asked => "asked",
@@ -38,7 +38,7 @@ impl WorkerEnd {
         }
     }
 
-    /// From what the pool says the worker was doing.
+    /// The end of a worker that was in this state.
     pub(crate) fn of(state: State) -> Self {
         match state {
             State::Draining => Self::Asked,
@@ -48,46 +48,46 @@ impl WorkerEnd {
     }
 }
 
-/// Everything that has been counted since the start.
+/// Counts since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// By the first digit of the status that was sent; at 0 those that got none.
+    /// Responses by the first digit of their status; index 0 counts requests without a response.
     pub(crate) by_class: [u64; 6],
     pub(crate) aborted: u64,
     pub(crate) broken: u64,
-    /// In the order of [`Refused::ALL`].
+    /// Refused requests, in the order of [`Refused::ALL`].
     pub(crate) refused: [u64; Refused::ALL.len()],
     /// Bytes of response bodies.
     pub(crate) body_bytes: u64,
     pub(crate) connections: u64,
-    /// Connections of peers that may not connect; not among those above.
+    /// Connections of peers outside `--allow-from`, which do not count as connections.
     pub(crate) refused_connections: u64,
-    /// Connections that were closed since what came was no FastCGI.
+    /// Connections closed because their data was not FastCGI.
     pub(crate) malformed_connections: u64,
     pub(crate) workers_started: u64,
-    /// In the order of [`WorkerEnd::ALL`].
+    /// Workers that ended, in the order of [`WorkerEnd::ALL`].
     pub(crate) workers_ended: [u64; WorkerEnd::ALL.len()],
     pub(crate) reloads: u64,
     pub(crate) failed_reloads: u64,
-    /// Of the last requests that were answered.
+    /// Service times of the last answered requests.
     recent: Recent,
     generations: Vec<Generation>,
-    /// Of generations that are gone.
+    /// Times of generations that are gone.
     gone: Times,
 }
 
-/// How long requests waited for a worker and how long the worker took.
+/// Times of requests: the wait for a worker, and the service.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
     pub(crate) wait: Histogram,
     pub(crate) service: Histogram,
 }
 
-/// The times of one generation. There are rarely more than two, so a scan beats a map.
+/// The times of one generation. Generations are rarely more than two, so a scan beats a map.
 #[derive(Debug)]
 struct Generation {
     number: u32,
-    /// By worker number, which is as small as can be.
+    /// Times by worker number. Numbers are reused, so the list is short.
     workers: Vec<Times>,
 }
 
@@ -107,7 +107,7 @@ impl Counts {
         workers[index].service.observe(service);
     }
 
-    /// Of all requests that a worker has had, those of generations that are gone included.
+    /// Times of all requests that a worker has had, those of gone generations included.
     pub(crate) fn times(&self) -> Times {
         let workers = self.generations.iter().flat_map(|generation| &generation.workers);
         workers.fold(self.gone, |mut sum, times| {
@@ -116,12 +116,12 @@ impl Counts {
         })
     }
 
-    /// Of the requests that workers of this number and generation have had.
+    /// Times of the requests of one worker.
     pub(crate) fn times_of(&self, generation: u32, worker: u32) -> Option<&Times> {
         self.generations.iter().find(|known| known.number == generation)?.workers.get(worker as usize)
     }
 
-    /// Of the requests that each worker has had: generation, number, times. Of generations that are not gone.
+    /// Times of the requests of each worker: generation, worker number, times. Gone generations are not included.
     pub(crate) fn times_by_worker(&self) -> impl Iterator<Item = (u32, u32, &Times)> {
         self.generations.iter().flat_map(|generation| {
             let numbered = (0..).zip(&generation.workers).filter(|(_, times)| times.service.count() > 0);
@@ -129,7 +129,7 @@ impl Counts {
         })
     }
 
-    /// Of the requests that the workers of one generation have had.
+    /// Times of the requests of one generation.
     pub(crate) fn times_of_generation(&self, number: u32) -> Times {
         let mut sum = Times::default();
         let of_it = self.generations.iter().filter(|generation| generation.number == number);
@@ -145,14 +145,14 @@ impl Times {
     }
 }
 
-/// Counts, and keeps the access log.
+/// The journal: counters and the access log.
 #[derive(Debug)]
 pub(crate) struct Journal {
     counts: RefCell<Counts>,
-    /// Connections that are open.
+    /// Number of open connections.
     open: Cell<usize>,
     access_log: Option<AccessLog>,
-    /// For lines about refused requests.
+    /// Rate limit of log lines about refused requests.
     refusals: RefCell<Throttle>,
 }
 
@@ -170,7 +170,7 @@ impl Journal {
         self.access_log.as_ref()
     }
 
-    /// A request has ended, and its client has the response or has gone.
+    /// Counts a request that has ended: its client has the response or has gone.
     pub(crate) fn ended(&self, ended: &Ended, now: Instant) {
         let &Ended { came, complete, handed, done, status, bytes, end, .. } = ended;
         let wait = complete.then(|| handed.map_or(now, |handed| handed.at) - came);
@@ -206,7 +206,7 @@ impl Journal {
         }
     }
 
-    /// The service time of half of the last requests.
+    /// Median service time of the last requests.
     pub(crate) fn median_service(&self) -> Duration {
         self.counts.borrow().recent.median()
     }
@@ -218,17 +218,17 @@ impl Journal {
         self.counts.borrow_mut().connections += 1;
     }
 
-    /// A peer has tried to connect that may not.
+    /// Counts a connection of a peer outside `--allow-from`.
     pub(crate) fn connection_refused(&self) {
         self.counts.borrow_mut().refused_connections += 1;
     }
 
-    /// A connection is closed since what came is no FastCGI.
+    /// Counts a connection closed because its data was not FastCGI.
     pub(crate) fn connection_malformed(&self) {
         self.counts.borrow_mut().malformed_connections += 1;
     }
 
-    /// Says how many are left.
+    /// Notes a closed connection. Returns the number of open ones.
     pub(crate) fn connection_closed(&self) -> usize {
         self.open.set(self.open.get() - 1);
         self.open.get()
@@ -238,8 +238,8 @@ impl Journal {
         self.open.get()
     }
 
-    /// Whether a refusal may be logged now; if so, how many were not since the last that was, where any were not. They are
-    /// counted all the same, and an overloaded server does not fill its disk.
+    /// `Some` if a refusal may be logged now. The inner value is the number of refusals left out before, `None` for zero. All
+    /// are counted, so that an overloaded server does not fill its disk with lines.
     pub(crate) fn may_log_refusal(&self) -> Option<Option<u64>> {
         self.refusals.borrow_mut().allow(Instant::now())
     }
@@ -254,13 +254,13 @@ impl Journal {
         self.counts.borrow_mut().workers_ended[how as usize] += 1;
     }
 
-    /// A reload, or the first load, has led to a generation that answers, or has not.
+    /// Counts the end of a load, `well` if its generation serves.
     pub(crate) fn reloaded(&self, well: bool) {
         let counts = &mut *self.counts.borrow_mut();
         *(if well { &mut counts.reloads } else { &mut counts.failed_reloads }) += 1;
     }
 
-    /// Adds up the times of every generation that `lives` does not know any more.
+    /// Moves the times of generations that `lives` rejects to the sum of gone ones.
     pub(crate) fn forget_generations(&self, lives: impl Fn(u32) -> bool) {
         let Counts { generations, gone, .. } = &mut *self.counts.borrow_mut();
         generations.retain(|generation| {
@@ -294,7 +294,7 @@ mod tests {
         journal.counts.borrow_mut().observe(1, 2, ms(1), ms(20));
         journal.counts.borrow_mut().observe(2, 1, ms(2), ms(30));
         journal.forget_generations(|generation| generation == 2);
-        // What still ends in it afterwards counts as well.
+        // Requests that end in a gone generation count as well.
         journal.counts.borrow_mut().observe(1, 1, ms(3), ms(40));
         journal.forget_generations(|generation| generation == 2);
 

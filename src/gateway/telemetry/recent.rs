@@ -1,8 +1,8 @@
-//! The median service time of the last requests. Std only; never reads a clock.
+//! The median service time of the last requests. Reads no clock.
 
 use std::time::Duration;
 
-/// Requests that are remembered: enough that one slow report does not count, few enough to follow another load.
+/// Number of service times kept: enough to ignore one slow report, few enough to follow a change of load.
 const KEPT: usize = 64;
 
 /// Requests between two computations of the median, which takes less than a microsecond.
@@ -11,7 +11,7 @@ const RENEWAL: usize = 8;
 /// The service times of the last requests.
 #[derive(Debug)]
 pub(crate) struct Recent {
-    /// The oldest time is replaced first. A time that is not there yet is zero.
+    /// Ring of times; the oldest is replaced first. Unused entries are zero.
     times: [Duration; KEPT],
     count: usize,
     median: Duration,

@@ -1,7 +1,7 @@
-//! The line of a request and its client's address, for people: in logs and on the status page.
+//! The request line and the client's address, for people: in logs and on the status page.
 //!
-//! All parts come from a client. They are written so that they can neither end a line, nor close a quote, nor steer a terminal; HTML
-//! has to escape them once more. Secrets in the URI are left out unless the settings ask for them.
+//! All parts come from a client. Escaped, they can neither end a line, nor close a quote, nor steer a terminal; HTML has to
+//! escape them once more. Secrets in the URI are left out unless the settings ask for them.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -11,7 +11,7 @@ use crate::config::AccessLogQuery;
 use crate::log::escape::Word;
 use crate::log::redact;
 
-/// The method, URI, protocol and client address of a request, as they came; empty where a variable is missing.
+/// The method, URI, protocol and client address of a request, as received; empty where a variable is missing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RequestLine<'a> {
     pub(crate) method: &'a [u8],
@@ -30,7 +30,7 @@ pub(crate) struct Uri<'a> {
 }
 
 impl<'a> RequestLine<'a> {
-    /// The line of the request with these variables, found in one pass.
+    /// The request line of these variables, found in one pass.
     pub(crate) fn of(variables: &'a Variables) -> Self {
         let mut line = Self::default();
         for (name, value) in variables {
@@ -48,7 +48,7 @@ impl<'a> RequestLine<'a> {
         line
     }
 
-    /// The client's address; `-` where it is not known.
+    /// Address of the client; `-` if unknown.
     pub(crate) fn remote(&self) -> Word<'a> {
         Word(if self.remote.is_empty() { b"-" } else { self.remote })
     }
@@ -94,7 +94,7 @@ impl Uri<'_> {
 }
 
 impl RequestLine<'_> {
-    /// `GET /path?query HTTP/1.1`, with as much of the query as `query` says; `-` where nothing is known.
+    /// Writes `GET /path?query HTTP/1.1`, with as much of the query as `query` allows; `-` if all parts are missing.
     pub(crate) fn write(&self, f: &mut impl Write, query: AccessLogQuery) -> fmt::Result {
         if self.is_empty() {
             return f.write_char('-');
@@ -104,7 +104,7 @@ impl RequestLine<'_> {
     }
 }
 
-/// Writes the line without the secrets in its URI.
+/// The line without the secrets in its URI.
 impl fmt::Display for RequestLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, AccessLogQuery::Redact)

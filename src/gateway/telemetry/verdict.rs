@@ -1,13 +1,13 @@
-//! The verdict on the server: one word and a reason, decided from its books. Std only; told the time.
+//! The verdict on the server: one word and a reason, decided from the state of pool and queue. Reads no clock.
 //!
-//! Every view takes it from here: the status as JSON, text and page, the metrics, and the answers of `--health-path`. A
-//! reason names no file, no error text and no client, since anybody may read the health.
+//! All views share it: the status as JSON, text and page, the metrics, and the answers of `--health-path`. A reason names no
+//! file, no error text and no client, because anybody may read the health.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How much longer than its limits the watchdog of running requests may take before the pool counts as stuck: it kills at the
-/// limit, and the end of a process takes a moment to arrive.
+/// Grace beyond the limit of a request before the pool counts as stuck: the watchdog kills at the limit, and the end of a
+/// process arrives a moment later.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// The state of the server, in one word.
@@ -15,21 +15,21 @@ const MOMENT: Duration = Duration::from_secs(1);
 pub(crate) enum Verdict {
     /// Requests are answered.
     Ok,
-    /// The application is being loaded for the first time.
+    /// The application loads for the first time.
     Starting,
-    /// Requests are answered, and something is wrong that an operator should look at.
+    /// Requests are answered, but an operator should look at a fault.
     Degraded,
     /// No request is answered.
     Down,
-    /// A stop has been asked for.
+    /// A stop has been requested.
     Stopping,
 }
 
 impl Verdict {
-    /// All verdicts. Each stands at its own place.
+    /// All verdicts. Each is at the index of its discriminant.
     pub(crate) const ALL: [Self; 5] = [Self::Ok, Self::Starting, Self::Degraded, Self::Down, Self::Stopping];
 
-    /// The word.
+    /// Name of the verdict in JSON, text and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -40,8 +40,8 @@ impl Verdict {
         }
     }
 
-    /// Whether requests should be sent to the address at which this was asked. After a take-over they reach the other server
-    /// there, and a proxy that heard "no" from this one would send them nowhere.
+    /// Whether a proxy should send requests to this address. Still true after a take-over: requests reach the new server there,
+    /// and a proxy that heard "no" from the old one would send it none.
     pub(crate) fn is_ready(self, reason: Reason) -> bool {
         matches!(self, Self::Ok | Self::Degraded) || reason == Reason::TakenOver
     }
@@ -50,35 +50,35 @@ impl Verdict {
 /// The reason of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// The number of workers that are ready for requests or run one.
+    /// Number of workers that are idle or busy.
     Ready(u32),
-    /// There is no worker, and the first request gets one.
+    /// There is no worker; the first request starts one.
     ScaledToZero,
-    /// The first load is under way.
+    /// The first load is in progress.
     Loading,
-    /// The code that answers requests, or should, does not load.
+    /// The code that serves, or should, does not load.
     NotLoaded,
-    /// Worker after worker ends before it has answered anything, and none is ready.
+    /// Workers end before their first answer, one after the other, and none is ready.
     NotStarted,
-    /// Worker after worker ends before it has answered anything, while others are ready.
+    /// Workers end before their first answer, one after the other, while others are ready.
     Dying,
     /// Requests wait, and no worker has finished or become free for longer than a request may take.
     Stuck,
     /// The newest code or configuration does not load.
     ReloadFailed,
-    /// The code that answers does not load a second time, so that no worker can be forked.
+    /// The serving code does not load a second time, so that no worker can be forked.
     NotReplaced,
-    /// Workers are on their way, and none is ready.
+    /// Workers are starting, and none is ready.
     NoneReady,
-    /// Requests have waited for half of what they may, or the queue is full.
+    /// Requests have waited for half of the queue timeout, or the queue is full.
     Overloaded,
-    /// More requests come than are answered, and the oldest are refused.
+    /// More requests arrive than are answered, and the oldest are refused.
     Shedding,
-    /// A stop has been asked for, and everything is served until its delay is over.
+    /// A stop has been requested, and all requests are served until its delay is over.
     StopAnnounced,
     /// A stop has begun.
     Stopping,
-    /// Another server accepts at the same addresses, and this one finishes what it has.
+    /// Another server accepts at the same addresses, and this one finishes its requests.
     TakenOver,
 }
 
@@ -114,31 +114,31 @@ impl fmt::Display for Reason {
 pub(crate) enum Stop {
     #[default]
     No,
-    /// Everything is still served.
+    /// The stop is announced, and all requests are still served.
     Announced,
-    /// Nobody is let in any more.
+    /// No connection is accepted any more.
     Begun,
-    /// Another server lets everybody in.
+    /// Another server accepts the connections.
     TakenOver,
 }
 
-/// The state of stop, loading and forking, which the books of pool and queue do not have.
+/// The state of stop, load and fork, for facts that pool and queue do not have.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Course {
-    /// A stop is announced, and everything is still served.
+    /// Whether a stop is announced, with all requests still served.
     pub(crate) stop_announced: bool,
-    /// Another server has taken over.
+    /// Whether another server has taken over.
     pub(crate) taken_over: bool,
-    /// The newest load, of the code or of the settings, has failed.
+    /// Whether the newest load, of the code or of the settings, has failed.
     pub(crate) load_failed: bool,
-    /// The zygote of the generation that answers does not load.
+    /// Whether the zygote of the serving generation does not load.
     pub(crate) cannot_fork: bool,
     /// See [`Facts::wanting_since`].
     pub(crate) wanting_since: Option<Instant>,
 }
 
 impl Course {
-    /// How far a stop is, where `begun` says whether connections are no longer accepted.
+    /// The progress of a stop. `begun`: connections are no longer accepted.
     pub(crate) fn stop(self, begun: bool) -> Stop {
         match (begun, self.stop_announced) {
             _ if self.taken_over => Stop::TakenOver,
@@ -149,45 +149,45 @@ impl Course {
     }
 }
 
-/// The facts that the verdict is decided from; the figures are of the generation that answers.
+/// The facts that the verdict is decided from. Numbers are those of the serving generation.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) stop: Stop,
-    /// A generation has answered since the start.
+    /// Whether a generation has served since the start.
     pub(crate) has_served: bool,
-    /// The newest load, of the code or of the settings, has failed.
+    /// Whether the newest load, of the code or of the settings, has failed.
     pub(crate) load_failed: bool,
-    /// Requests are answered with why the newest code does not load, whatever loaded before (`nibiru dev`).
+    /// Whether requests are answered with the failure of the newest load, even if an older generation loaded (`nibiru dev`).
     pub(crate) shows_failed_load: bool,
-    /// The zygote of the generation that answers does not load.
+    /// Whether the zygote of the serving generation does not load.
     pub(crate) cannot_fork: bool,
-    /// Workers end again and again before they have answered anything.
+    /// Whether workers end before their first answer, one after the other.
     pub(crate) failing: bool,
-    /// Workers without a request, and with one.
+    /// Number of workers without a request, and with one.
     pub(crate) idle: u32,
     pub(crate) busy: u32,
-    /// Workers kept also when there is nothing to do.
+    /// Least number of workers, kept when there is nothing to do.
     pub(crate) min: u32,
-    /// The moment since which requests have waited, whether or not they were given up meanwhile; `None` where the last request that
-    /// waited got its worker.
+    /// Time since which requests have waited, including requests given up meanwhile; `None` if the last waiting request got a
+    /// worker.
     pub(crate) wanting_since: Option<Instant>,
-    /// The moment at which a worker last became free, ended in the middle of a request, or gave a piece of an answer.
+    /// Time at which a worker last became free, ended in the middle of a request, or sent a part of a response.
     pub(crate) moved: Instant,
-    /// The moment at which the oldest request that waits came.
+    /// Arrival of the oldest waiting request.
     pub(crate) oldest: Option<Instant>,
-    /// Whether as many requests wait as may.
+    /// Whether the queue is at its capacity.
     pub(crate) queue_full: bool,
     /// Whether the oldest requests are refused, so that none waits for long.
     pub(crate) shedding: bool,
-    /// The longest that a request may wait.
+    /// Longest wait of a request in the queue.
     pub(crate) queue_timeout: Duration,
-    /// The longest that a request can hold its worker, until the worker is killed; `None` without a limit.
+    /// Longest time for which a request can hold its worker, until the worker is killed; `None` without a limit.
     pub(crate) request_limit: Option<Duration>,
-    /// The longest that a worker may take to be ready; `None` without a limit.
+    /// Longest time in which a worker becomes ready; `None` without a limit.
     pub(crate) start_limit: Option<Duration>,
 }
 
-/// The verdict on a server with these facts.
+/// The verdict that follows from these facts.
 pub(crate) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
     let ready = facts.idle + facts.busy;
     match facts.stop {
@@ -223,7 +223,7 @@ pub(crate) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
     if let Some((_, reason)) = degraded.into_iter().find(|(applies, _)| *applies) {
         return (Verdict::Degraded, reason);
     }
-    // Between two workers, with `--max-requests 1` at every request, there may be none for a moment.
+    // Between two workers, as after every request with `--max-requests 1`, there may be none for a moment.
     (
         Verdict::Ok,
         match ready {
@@ -235,8 +235,8 @@ pub(crate) fn verdict(facts: &Facts, now: Instant) -> (Verdict, Reason) {
 }
 
 impl Facts {
-    /// Whether requests wait, and no worker has moved for longer than a request may take. A pool with an idle worker is not stuck,
-    /// nor one whose workers stream, nor, where requests have no limit, one with a busy worker.
+    /// Whether requests wait, and no worker has moved for longer than a request may take. A pool is not stuck with an idle
+    /// worker, with workers that stream, or, if requests have no limit, with a busy worker.
     fn is_stuck(&self, now: Instant) -> bool {
         let limit = if self.busy > 0 { self.request_limit } else { self.request_limit.or(self.start_limit) };
         self.idle == 0
@@ -244,7 +244,7 @@ impl Facts {
             && limit.is_some_and(|limit| self.has_stood_still(now, limit + MOMENT))
     }
 
-    /// Whether nothing has moved for so long, since requests began to wait if any do.
+    /// Whether no worker has moved for `long`. The time counts from the first waiting request, if that came later.
     fn has_stood_still(&self, now: Instant, long: Duration) -> bool {
         let since = self.wanting_since.map_or(self.moved, |since| since.max(self.moved));
         now.saturating_duration_since(since) > long
@@ -264,7 +264,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Two idle workers, and nothing to do.
+    /// Two idle workers, and no requests.
     fn idle(start: Instant) -> Facts {
         Facts {
             stop: Stop::No,
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// Both workers busy since the start, and a request that has waited since then.
+    /// Two workers that have been busy since the start, with a request that has waited since then.
     fn waiting(start: Instant) -> Facts {
         Facts { idle: 0, busy: 2, wanting_since: Some(start), ..idle(start) }
     }
@@ -364,7 +364,7 @@ mod tests {
                 Down,
                 Reason::NotLoaded,
             ),
-            // It must get a request, or nobody would ever learn that it works.
+            // Ready, because without a request it would never show that it works.
             (
                 "one has started after many",
                 Facts { failing: true, idle: 1, ..idle() },

@@ -1,89 +1,87 @@
-//! Decides when a queue is overloaded: `CoDel`'s rule (RFC 8289) for requests that wait for a worker. Std only; told the time.
+//! Detection of an overloaded queue: `CoDel`'s rule (RFC 8289) for requests that wait for a worker. Reads no clock.
 //!
-//! A burst fills a queue and is gone a moment later. An overload keeps it full: the request that has waited longest has waited
-//! for more than the *target* at every look, for a whole *interval*. First come, first served then makes every client wait the
-//! longest, and serves those that are about to give up. So the queue serves the newest first while it is overloaded, and
-//! answers whoever has waited for the target, early enough to try again.
+//! A burst fills a queue for a moment. An overload keeps it full: at every look for a whole *interval*, the oldest request has
+//! waited for more than the *target*. First come, first served then makes every client wait the longest, and serves clients
+//! that are about to give up. So an overloaded queue serves the newest request first, and refuses requests that have waited for
+//! the target, early enough for their clients to try again.
 //!
-//! Not every full queue is one of people. Programs that ask again as soon as they are answered keep it full for ever, would
-//! rather wait than be refused, and all have their turn if they are served in order. What tells the two apart is whether
-//! clients give up while they wait: where hardly any does, waiting is worth it ([`GAVE_UP_SHARE`]).
+//! Not every full queue is an overload. Programs that ask again once they are answered keep a queue full forever, prefer
+//! waiting to a refusal, and all get their turn if they are served in order. The difference is that their clients hardly ever
+//! give up while they wait ([`GAVE_UP_SHARE`]).
 
 use std::time::{Duration, Instant};
 
-/// The target is never shorter than so many median service times: where each request takes a second, one that waits for
-/// its predecessor is no overload.
+/// Least target, in median service times. Where each request takes a second, a wait for the predecessor is no overload.
 const TARGET_SERVICES: u32 = 2;
 
-/// The interval is never shorter than so many targets, or a few slow requests in a row would pass for an overload.
+/// Least interval, in targets. A few slow requests in a row are no overload.
 const INTERVAL_TARGETS: u32 = 4;
 
-/// The time over which requests served and refused are counted; the counts are halved at its end, so that they follow the
-/// load.
+/// Time over which served and refused requests are counted. The counts are halved at its end, so that they follow the load.
 const WINDOW: Duration = Duration::from_secs(20);
 
-/// Waiting is not worth it where one in so many of those that leave the queue has given up, and at least so many have.
+/// Least share of clients that give up, one in so many requests that leave the queue, and least number of them in an overload.
 const GAVE_UP_SHARE: u32 = 10;
 const LEAST_GAVE_UP: u32 = 4;
 
-/// How long that is remembered when an overload is over: the next one need not prove it again.
+/// Time after an overload in which the next one is detected without clients that give up.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// The shortest and the longest time after which a refused client may try again. `Retry-After` has whole seconds.
+/// Shortest and longest `Retry-After` of a refused client, which has whole seconds.
 const LEAST_RETRY: Duration = Duration::from_secs(1);
 const MOST_RETRY: Duration = Duration::from_secs(60);
 
-/// How long missing workers may excuse waiting. A cold start or a reload is over by then, or will not be over soon.
+/// Longest time for which missing workers excuse waiting. A cold start or a reload is over by then, or will not be over soon.
 const MAX_EXCUSE: Duration = Duration::from_secs(60);
 
-/// What the operator sets.
+/// The settings of the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
-    /// How long a request may wait in a queue that is not overloaded.
+    /// Longest wait in a queue that is not overloaded.
     pub(crate) target: Duration,
-    /// How long waiting may exceed the target before the queue is overloaded.
+    /// Time for which the wait exceeds the target before the queue is overloaded.
     pub(crate) interval: Duration,
-    /// Whether it is overloaded only if clients give up, too.
+    /// Whether the queue is overloaded only if clients give up, too.
     pub(crate) learns: bool,
 }
 
 impl Bounds {
-    /// These bounds for requests of which half take at most `median`.
+    /// These bounds, raised to the least ones for a service time of `median`.
     fn scaled(self, median: Duration) -> Self {
         let target = self.target.max(median * TARGET_SERVICES);
         Self { target, interval: self.interval.max(target * INTERVAL_TARGETS), ..self }
     }
 }
 
-/// The rule's state for one queue.
+/// The rule's state for one line of the queue.
 #[derive(Debug)]
 pub(super) struct Codel {
     bounds: Bounds,
-    /// [`Self::bounds`] as they apply to the requests of late.
+    /// [`Self::bounds`], raised for the recent service times.
     scaled: Bounds,
-    /// Since when every look has found a wait beyond the target.
+    /// The period in which every look has found a wait beyond the target.
     standing: Option<Standing>,
-    /// Since when workers have been on their way at every look that found one.
+    /// Start of the period in which every look beyond the target has found workers starting.
     excused: Option<Instant>,
-    /// When a request was last taken.
+    /// Time at which the last request was taken.
     taken: Option<Instant>,
-    /// When clients that wait were last known to give up: some did, or would have if they had not been refused.
+    /// Time at which waiting clients last gave up, or would have without a refusal.
     impatient: Option<Instant>,
 }
 
-/// A queue that does not shrink below the target.
+/// A period in which the queue does not shrink below the target.
 #[derive(Clone, Copy, Debug)]
 struct Standing {
     since: Instant,
-    /// How long the oldest had waited then.
+    /// Wait of the oldest request at `since`.
     waited: Duration,
-    /// From when `served` and `refused` count.
+    /// Start of the counts `served` and `refused`.
     counted_since: Instant,
     served: u32,
     refused: u32,
-    /// How many clients left while they waited, or have waited for as long as they may.
+    /// Number of clients that left while they waited, or reached the queue timeout.
     gave_up: u32,
-    /// When a request was last refused, or the overload began; none before it.
+    /// Time of the last refusal, or of the start of the overload; `None` before the overload.
     overloaded: Option<Instant>,
 }
 
@@ -100,8 +98,8 @@ impl Codel {
         self.standing.is_some_and(|standing| standing.overloaded.is_some())
     }
 
-    /// A worker takes a request, from whichever queue, while the oldest of this one has waited for so long. `pool_grows`
-    /// says whether workers are on their way that have not been there before.
+    /// Notes that a worker takes a request, from any line, while the oldest of this one has waited for `waited`. `pool_grows`
+    /// returns whether additional workers are starting.
     pub(super) fn look(
         &mut self,
         now: Instant,
@@ -111,11 +109,11 @@ impl Codel {
     ) {
         self.scaled = self.bounds.scaled(median);
         let Bounds { target, interval, .. } = self.scaled;
-        // Where nothing was taken for so long, every worker was held up. That says nothing about the rate.
+        // A longer pause means that every worker was held up, and says nothing about the rate.
         let paused = self.taken.replace(now).is_none_or(|taken| now - taken > interval);
         if let Some(refused) = self.standing.and_then(|standing| standing.overloaded) {
             self.impatient = Some(now);
-            // The oldest never waits beyond the target then, since it is refused: an overload is over when none is.
+            // The oldest never waits beyond the target in an overload, so the overload is over when none is refused.
             if now - refused > interval || self.is_excused(now, pool_grows) {
                 self.standing = None;
             } else if let Some(standing) = &mut self.standing {
@@ -146,24 +144,24 @@ impl Codel {
         }
     }
 
-    /// A client has left while it waited, or has waited for as long as it may.
+    /// Notes that a client left while it waited, or reached the queue timeout.
     pub(super) fn gave_up(&mut self) {
         if let Some(standing) = &mut self.standing {
             standing.gave_up = standing.gave_up.saturating_add(1);
         }
     }
 
-    /// Nothing waits any more.
+    /// Notes that the line is empty.
     pub(super) fn emptied(&mut self) {
         self.standing = None;
     }
 
-    /// When a request that has waited since `started` is to be refused.
+    /// Time at which a request that has waited since `started` is to be refused.
     pub(super) fn refusal_due(&self, started: Instant) -> Option<Instant> {
         self.is_overloaded().then(|| started + self.scaled.target)
     }
 
-    /// Whether what is due may be refused now.
+    /// Whether a request that is due may be refused now.
     pub(super) fn may_refuse(&mut self, now: Instant, pool_grows: impl FnOnce() -> bool) -> bool {
         let paused = self.taken.is_none_or(|taken| now - taken > self.scaled.interval);
         let may = self.is_overloaded() && !paused && !self.is_excused(now, pool_grows);
@@ -173,8 +171,8 @@ impl Codel {
         may
     }
 
-    /// A request is refused while `waiting` others wait. Says when its client may try again: when all that were refused of
-    /// late could have been served.
+    /// Notes a refusal while `waiting` others wait. Returns the `Retry-After`: the time in which all recently refused clients
+    /// could be served.
     pub(super) fn refused(&mut self, now: Instant, waiting: usize) -> Duration {
         let Some(standing) = &mut self.standing else { return LEAST_RETRY };
         standing.refused = standing.refused.saturating_add(1);
@@ -198,7 +196,7 @@ impl Standing {
         Self { since: now, waited, counted_since: now, served: 1, refused: 0, gave_up: 0, overloaded: None }
     }
 
-    /// Whether it is what is left of a cold start or of a burst, and will soon be gone by itself.
+    /// Whether the queue is the rest of a cold start or of a burst, and will soon be empty by itself.
     fn shrinks(&self, waited: Duration) -> bool {
         waited * 4 < self.waited * 3
     }
@@ -228,7 +226,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const BOUNDS: Bounds =
         Bounds { target: Duration::from_millis(100), interval: Duration::from_secs(1), learns: false };
-    /// Between two requests that workers take.
+    /// Time between two requests that workers take.
     const STEP: Duration = Duration::from_millis(10);
 
     struct Story {
@@ -247,7 +245,8 @@ mod tests {
             Self { codel: Codel::new(bounds), now: Instant::now(), median: 20 * MS, pool_grows: false }
         }
 
-        /// For so long a request is taken at every step, while the oldest has waited for so long. Says whether it is overloaded then.
+        /// Takes a request at every step for `long`, while the oldest has waited for `waited`. Returns whether the line is
+        /// overloaded then.
         fn goes_on(&mut self, long: Duration, waited: Duration) -> bool {
             let end = self.now + long;
             while self.now < end {
@@ -290,7 +289,7 @@ mod tests {
         let mut story = Story::with(Bounds { learns: true, ..BOUNDS });
         story.codel.gave_up();
         assert!(!story.goes_on(BOUNDS.interval * 60, 500 * MS), "all of them wait");
-        // 100 a second are served: one in 20 is not many, and neither are three.
+        // At 100 served a second, one in 20 is not many, and neither are three.
         for _ in 0..60 {
             (0..5).for_each(|_| story.codel.gave_up());
             assert!(!story.goes_on(BOUNDS.interval, 500 * MS));
@@ -308,7 +307,7 @@ mod tests {
         let mut story = Story::with(Bounds { learns: true, ..BOUNDS });
         story.goes_on(STEP, 500 * MS);
         (0..50).for_each(|_| story.codel.gave_up());
-        // Nobody gives up while the oldest are refused, however long.
+        // Clients do not give up while the oldest are refused, however long.
         assert!(story.goes_on(BOUNDS.interval, 500 * MS));
         for _ in 0..200 {
             story.codel.refused(story.now, 0);
@@ -366,7 +365,7 @@ mod tests {
         story.pool_grows = true;
         assert!(!story.goes_on(MAX_EXCUSE, 200 * MS));
         assert!(story.goes_on(BOUNDS.interval * 2, 200 * MS));
-        // A reload while it is overloaded.
+        // A reload during an overload.
         story.pool_grows = false;
         assert!(story.goes_on(STEP, 200 * MS));
         assert!(!story.codel.may_refuse(story.now, || true));
@@ -378,7 +377,7 @@ mod tests {
     fn a_refused_client_may_return_when_those_refused_of_late_could_be_served() {
         let mut story = Story::new();
         assert!(story.goes_on(BOUNDS.interval + STEP, 200 * MS));
-        // 100 a second are served, and as many refused.
+        // Served and refused: 100 a second each.
         assert_eq!(story.codel.refused(story.now, 20), LEAST_RETRY);
         for _ in 0..3000 {
             story.goes_on(STEP, 50 * MS);

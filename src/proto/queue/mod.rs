@@ -1,7 +1,7 @@
-//! The queue of complete requests that wait for a worker: bounded in length and in age. Std only; told the time.
+//! The queue of complete requests that wait for a worker, bounded in length and in age. Reads no clock.
 //!
-//! It has two lines: requests that the proxy has marked go before all others. Within a line the oldest is next, and while the
-//! line is overloaded (see [`codel`]) the newest.
+//! Two lines: requests that the proxy has marked go before all others. Within a line the oldest is next, or the newest while
+//! the line is overloaded (see [`codel`]).
 
 mod codel;
 #[cfg(test)]
@@ -13,58 +13,58 @@ use std::time::{Duration, Instant};
 pub(crate) use crate::proto::queue::codel::Bounds;
 use crate::proto::queue::codel::Codel;
 
-/// Where a request stands: kept by it for as long as it lives, so that it can be taken out and put back.
+/// A request's place in the queue. Kept for the request's life, so that it can be taken out and put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// In the order in which the requests came.
+    /// Number of the request, in the order of arrival.
     number: u64,
-    /// When it came.
+    /// Time at which the request arrived.
     came: Instant,
-    /// Since when its client has waited, as far as is known: before it came, where the proxy says so.
+    /// Time since which the client has waited: before the arrival, if the proxy says so.
     started: Instant,
-    /// Which line it stands in.
+    /// Index of the line.
     line: usize,
 }
 
-/// The lines by their index: what goes before the others, and the others.
+/// Indexes of the lines: marked requests, and all others.
 const MARKED: usize = 0;
 const OTHERS: usize = 1;
 
-/// What found no room.
+/// An item that found no room.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Turned<T> {
     pub(crate) item: T,
-    /// When its client may try again, where it leaves for a newer one because the queue is overloaded.
+    /// `Retry-After` of an item that leaves for a newer one because the line is overloaded.
     pub(crate) overload: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct Line<T> {
-    /// Oldest first.
+    /// Items, the oldest first.
     items: VecDeque<(Place, T)>,
-    /// None where it is always first come, first served.
+    /// Overload detection; `None` where the line is always first come, first served.
     codel: Option<Codel>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     lines: [Line<T>; 2],
-    /// Of the next to come.
+    /// Number of the next item.
     number: u64,
     capacity: usize,
     max_age: Duration,
-    /// When the first items could be taken: until then they did not age.
+    /// Time from which items can be taken. They do not age before.
     opened: Option<Instant>,
 }
 
 impl<T> Queue<T> {
-    /// An empty queue of at most `capacity` items, each at most `max_age` old. Without `bounds` it never counts as overloaded.
+    /// An empty queue of at most `capacity` items, each at most `max_age` old. Never overloaded without `bounds`.
     pub(crate) fn new(capacity: usize, max_age: Duration, bounds: Option<Bounds>) -> Self {
         let line = || Line { items: VecDeque::new(), codel: bounds.map(Codel::new) };
         Self { lines: [line(), line()], number: 0, capacity, max_age, opened: None }
     }
 
-    /// Other bounds; what waits already stays.
+    /// Replaces the bounds. Waiting items stay.
     pub(crate) fn set_bounds(&mut self, capacity: usize, max_age: Duration, bounds: Option<Bounds>) {
         (self.capacity, self.max_age) = (capacity, max_age);
         for line in &mut self.lines {
@@ -75,59 +75,60 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Items can be taken from now on, and age.
+    /// Opens the queue: items can be taken, and age, from now on.
     pub(crate) fn open(&mut self, now: Instant) {
         self.opened = Some(now);
     }
 
-    // What the books say.
+    // The state.
 
-    /// Whether none waits.
+    /// Whether no item waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.lines.iter().all(|line| line.items.is_empty())
     }
 
-    /// How many wait.
+    /// Number of waiting items.
     pub(crate) fn len(&self) -> usize {
         self.lines.iter().map(|line| line.items.len()).sum()
     }
 
-    /// How many may.
+    /// Most items that may wait.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Whether as many wait as may.
+    /// Whether the queue is at its capacity.
     pub(crate) fn is_full(&self) -> bool {
         self.len() >= self.capacity
     }
 
-    /// Whether the oldest are refused.
+    /// Whether a line is overloaded, so that its oldest items are refused.
     pub(crate) fn is_overloaded(&self) -> bool {
         self.lines.iter().any(Line::is_overloaded)
     }
 
-    /// How many came at `time` or before.
+    /// Number of items that arrived at `time` or before.
     pub(crate) fn came_before(&self, time: Instant) -> usize {
         self.lines.iter().map(|line| line.items.partition_point(|(place, _)| place.came <= time)).sum()
     }
 
-    /// When the item that has waited longest came.
+    /// Arrival of the item that has waited longest.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.lines.iter().filter_map(|line| Some(line.items.front()?.0.came)).min()
     }
 
-    // Coming and going.
+    // Arrival and departure.
 
-    /// The place of an item that comes now. Its client had waited for `head_start` before; `marked` goes first.
+    /// The place of an item that arrives now. Its client had waited for `head_start` before; `marked` puts it in the first
+    /// line.
     pub(crate) fn place(&mut self, came: Instant, head_start: Duration, marked: bool) -> Place {
         self.number += 1;
         let started = came.checked_sub(head_start).unwrap_or(came);
         Place { number: self.number, came, started, line: if marked { MARKED } else { OTHERS } }
     }
 
-    /// Appends an item. Where the queue is full one is turned away: the oldest of an overloaded line, the newest of the others
-    /// for a marked one, or else the item itself.
+    /// Appends an item. A full queue turns one item away: the oldest of an overloaded line, the newest of the other line for a
+    /// marked item, or else the item itself.
     pub(crate) fn push(&mut self, place: Place, item: T, now: Instant) -> Option<Turned<T>> {
         let mut turned = None;
         if self.is_full() {
@@ -146,15 +147,14 @@ impl<T> Queue<T> {
         turned
     }
 
-    /// Puts an item back that a worker could not take, where it has stood before. The capacity does not count for it, since it
-    /// was let in before.
+    /// Puts an item back in its place after a failed dispatch. Exempt from the capacity, because the item was admitted before.
     pub(crate) fn put_back(&mut self, place: Place, item: T) {
         let line = &mut self.lines[place.line];
         let index = line.index_of(place.number);
         line.items.insert(index, (place, item));
     }
 
-    /// Takes out the item at this place, if it waits: its client has given up.
+    /// Removes the item at this place, if it waits, because its client has given up.
     pub(crate) fn give_up(&mut self, place: Place) -> Option<T> {
         let line = &mut self.lines[place.line];
         let index = line.index_of(place.number);
@@ -164,8 +164,8 @@ impl<T> Queue<T> {
         Some(item)
     }
 
-    /// A client has left while its request ran, which a worker had since `handed`. Where it had waited for longer than that, it has
-    /// given up because of the queue: near the end of their patience most are at its front.
+    /// Notes that a client left while its request ran, dispatched at `handed`. A wait longer than the run counts as given up
+    /// because of the queue: most clients near the end of their patience are at its front.
     pub(crate) fn left_while_it_ran(&mut self, place: Place, handed: Instant, now: Instant) {
         let waited = handed.saturating_duration_since(place.started);
         if waited > now.saturating_duration_since(handed)
@@ -175,8 +175,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The item whose turn it is, for a worker. `median` is the service time of half of the requests of late; `pool_grows`
-    /// says whether workers are on their way that have not been there before.
+    /// Takes the next item for a worker. `median` is the median of the recent service times; `pool_grows` returns whether
+    /// additional workers are starting.
     pub(crate) fn take(
         &mut self,
         now: Instant,
@@ -196,7 +196,7 @@ impl<T> Queue<T> {
         taken
     }
 
-    /// An item that no worker will have: of those that go first the oldest.
+    /// Takes an item that no worker will get, the oldest of the first line with any.
     pub(crate) fn pop(&mut self) -> Option<T> {
         let line = self.lines.iter_mut().find(|line| !line.items.is_empty())?;
         let (_, item) = line.items.pop_front()?;
@@ -204,19 +204,19 @@ impl<T> Queue<T> {
         Some(item)
     }
 
-    // Waiting too long.
+    // Expiry and refusal.
 
-    /// When the next item expires.
+    /// Time at which the next item expires.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.lines.iter().filter_map(|line| Some(self.expiry(line.items.front()?.0))).min()
     }
 
-    /// When the next item is to be refused because its line is overloaded.
+    /// Time at which the next item of an overloaded line is to be refused.
     pub(crate) fn next_refusal(&self) -> Option<Instant> {
         self.lines.iter().filter_map(Line::refusal_due).min()
     }
 
-    /// Takes out one item that has waited longer than it may.
+    /// Takes an item that has reached its age limit.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<T> {
         let expired =
             |line: &Line<T>| line.items.front().is_some_and(|(place, _)| self.expiry(*place) <= now);
@@ -226,7 +226,7 @@ impl<T> Queue<T> {
         Some(item)
     }
 
-    /// Takes out one item that is refused because its line is overloaded; also says when its client may try again.
+    /// Takes an item to be refused because its line is overloaded, with its `Retry-After`.
     pub(crate) fn pop_refused(
         &mut self,
         now: Instant,
@@ -251,7 +251,7 @@ impl<T> Line<T> {
         self.codel.as_ref().is_some_and(Codel::is_overloaded)
     }
 
-    /// When its oldest item is to be refused.
+    /// Time at which the line's oldest item is to be refused.
     fn refusal_due(&self) -> Option<Instant> {
         self.codel.as_ref()?.refusal_due(self.items.front()?.0.started)
     }
@@ -263,7 +263,7 @@ impl<T> Line<T> {
         Some((item, retry))
     }
 
-    /// Where the item of this number stands, or would.
+    /// Index of the item with this number, or of its place.
     fn index_of(&self, number: u64) -> usize {
         self.items.partition_point(|(place, _)| place.number < number)
     }
@@ -307,7 +307,7 @@ mod tests {
         std::iter::from_fn(|| queue.pop()).collect()
     }
 
-    /// Takes an item every 50 ms, and pushes two, until the queue is overloaded. Lower-case letters have come before.
+    /// Takes an item every 50 ms and pushes two, until the queue is overloaded. Lower-case letters have arrived before.
     fn overload(queue: &mut Queue<char>, start: Instant) -> Instant {
         let mut now = start;
         while !queue.is_overloaded() {
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(queue.pop_refused(now, || false).map(|(item, _)| item), Some('x'));
         let (newest, _) = push(&mut queue, now, 'n');
         assert_eq!(take(&mut queue, now), Some('n'));
-        // One that a worker could not take is the newest again.
+        // An item put back by a worker is the newest again.
         queue.put_back(newest, 'n');
         assert_eq!(take(&mut queue, now), Some('n'));
         while queue.pop_refused(now, || false).is_some() {}
@@ -427,7 +427,7 @@ mod tests {
         let now = overload(&mut queue, now);
         rest(&mut queue);
         let mut now = now;
-        // Each has waited for less than the target here, and for more with the time before.
+        // Each item has waited for less than the target here, and for more with its head start.
         while !queue.is_overloaded() {
             for _ in 0..2 {
                 let place = queue.place(now, BOUNDS.target, false);

@@ -1,4 +1,4 @@
-//! The queue under load, beside first come, first served: whole minutes under a fake clock.
+//! Simulation of the queue under load, compared with first come, first served: whole minutes under a fake clock.
 
 use std::time::{Duration, Instant};
 
@@ -15,17 +15,17 @@ const CODEL: Option<Bounds> = match ADAPTIVE {
 };
 const FIFO: Option<Bounds> = None;
 
-/// Requests at random times, for workers that take `service` for each; clients give up after `patience`.
+/// A load of requests at random times on workers. Clients give up after `patience`.
 #[derive(Clone, Copy)]
 struct Load {
     workers: usize,
-    /// Of the request of this number.
+    /// Service time of the request with this number.
     service: fn(usize) -> Duration,
-    /// Requests in a second, at each second of the run.
+    /// Requests per second, at each second of the run.
     rate: fn(u64) -> f64,
     patience: Duration,
     seconds: u64,
-    /// Until when most workers are on their way.
+    /// Time until which most workers are starting.
     startup: Duration,
 }
 
@@ -41,16 +41,16 @@ const TWICE: Load = Load {
 #[derive(Debug, Default)]
 struct Outcome {
     offered: usize,
-    /// How long each took that was answered in time.
+    /// Latencies of requests answered in time.
     in_time: Vec<Duration>,
-    /// Answered after its client had gone, by a worker that had begun before.
+    /// Requests answered after their client had left, by a worker that had begun before.
     late: usize,
     refused: usize,
     gave_up: usize,
 }
 
 impl Outcome {
-    /// Answers in time for each second.
+    /// Answers in time per second.
     fn goodput(&self, load: &Load) -> f64 {
         self.in_time.len() as f64 / load.seconds as f64
     }
@@ -61,12 +61,12 @@ impl Outcome {
     }
 }
 
-/// Runs it in steps of a millisecond.
+/// Runs the simulation in steps of a millisecond.
 fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
     let (start, mut random) = (Instant::now(), fastrand::Rng::with_seed(16));
     let mut queue: Queue<usize> = Queue::new(1024, Duration::from_secs(10), bounds);
     let (mut came, mut places): (Vec<Instant>, Vec<Place>) = (Vec::new(), Vec::new());
-    // The request that each worker has, and when it is done.
+    // The request of each worker, with the time of its end.
     let mut workers: Vec<Option<(usize, Instant)>> = vec![None; load.workers];
     let mut handed: Vec<Instant> = Vec::new();
     let (mut next, mut outcome, mut patient) = (0.0, Outcome::default(), 0);
@@ -81,7 +81,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
         }
         while patient < came.len() && came[patient] + load.patience <= now {
             outcome.gave_up += usize::from(queue.give_up(places[patient]).is_some());
-            // A worker that hears of it has no more to do.
+            // A worker that learns that its client left is done.
             for worker in &mut workers {
                 if worker.take_if(|(number, _)| *number == patient).is_some() {
                     queue.left_while_it_ran(places[patient], handed[patient], now);
@@ -151,7 +151,7 @@ fn hardly_anybody_is_refused_below_the_capacity() {
     for rate in [|_| 50.0, |_| 85.0, |second| if second % 10 == 0 { 120.0 } else { 50.0 }] {
         let load = Load { rate, ..TWICE };
         let outcome = run(&load, ADAPTIVE);
-        // At random there are seconds of more than the capacity.
+        // Random arrivals exceed the capacity in some seconds.
         assert!(outcome.refused * 200 <= outcome.offered, "{} of {}", outcome.refused, outcome.offered);
         assert_eq!((outcome.gave_up, outcome.late), (0, 0));
     }
