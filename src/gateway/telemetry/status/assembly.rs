@@ -10,11 +10,11 @@ use crate::config::Config;
 use crate::gateway::telemetry::histogram::{BOUNDS, Histogram};
 use crate::gateway::telemetry::journal::{Counts, Times, WorkerEnd};
 use crate::gateway::telemetry::request_line::RequestLine;
-use crate::gateway::telemetry::status::model::{
+use crate::gateway::telemetry::verdict::{Reason, Verdict};
+use crate::link::status::{
     AccessLogStatus, Bucket, BufferMemory, Connections, Generation, Latency, PoolStatus, QueueStatus,
     Reloads, Requests, Running, SpoolStatus, Start, Status, Worker, WorkerTimes,
 };
-use crate::gateway::telemetry::verdict::{Reason, Verdict};
 use crate::proto::memory::Memory;
 use crate::proto::pool::{self, Pool, State};
 use crate::proto::queue::Queue;

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use crate::cgi::response;
 use crate::gateway::telemetry::status::endpoint::Page;
-use crate::gateway::telemetry::status::model::Status;
 use crate::gateway::telemetry::status::{html, json, openmetrics};
 use crate::gateway::telemetry::verdict::Verdict;
+use crate::link::status::Status;
 
 /// A form of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

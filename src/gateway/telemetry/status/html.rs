@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::gateway::telemetry::status::model::{Latency, Status, Worker};
+use crate::link::status::{Latency, Status, Worker};
 use crate::log::escape;
 use crate::os::random;
 

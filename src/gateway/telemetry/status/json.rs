@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::gateway::telemetry::status::model::Status;
+use crate::link::status::Status;
 
 /// The status as an object, for an answer of the control socket.
 pub(crate) fn value(status: &Status) -> Result<Value, String> {

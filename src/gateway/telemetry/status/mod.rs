@@ -9,12 +9,11 @@ mod format;
 mod health;
 mod html;
 mod json;
-mod model;
 mod openmetrics;
 
+pub(crate) use crate::link::status::{Running, Start, Status};
 pub(crate) use assembly::{Parts, Process};
 pub(crate) use endpoint::{Endpoint, Page};
 pub(crate) use format::Format;
 pub(crate) use health::Health;
 pub(crate) use json::value;
-pub(crate) use model::{Running, Start, Status};

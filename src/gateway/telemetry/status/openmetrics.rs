@@ -6,8 +6,8 @@
 use std::fmt::{self, Display, Write};
 use std::time::UNIX_EPOCH;
 
-use crate::gateway::telemetry::status::model::{Latency, Status, Worker, WorkerTimes};
 use crate::gateway::telemetry::verdict::Verdict;
+use crate::link::status::{Latency, Status, Worker, WorkerTimes};
 
 /// The names of all metrics begin with this.
 const PREFIX: &str = "nibiru_";
@@ -258,7 +258,7 @@ fn put(text: &mut String, arguments: fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::telemetry::status::model::Bucket;
+    use crate::link::status::Bucket;
 
     #[test]
     fn a_family_has_its_unit_in_its_name_and_labels_are_escaped() {
