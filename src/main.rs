@@ -50,15 +50,7 @@ fn main() -> ExitCode {
         },
         // Clients of a running gateway.
         Command::Status(status) => match tell(&status.control, "status") {
-            Ok((answer, _)) => {
-                let text = if status.json {
-                    log::escape::json(&format!("{answer}\n")).into_owned()
-                } else {
-                    control::status_text(&answer)
-                };
-                let down = control::is_down(&answer);
-                print_and_end(&text, if down { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
-            }
+            Ok((answer, _)) => show_status(&answer, status.json),
             Err(error) => fail(error.exit_code(FAILED), error),
         },
         Command::Reload(control) => match tell(&control, "reload") {
@@ -126,6 +118,20 @@ fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call
     let path = control::find(server.config.as_deref(), server.control.clone())?;
     let mut call = Call::new(&path, command)?;
     Ok((call.answer()?, call))
+}
+
+/// Prints a status as text, or as the server sent it. The exit code tells whether the server answers requests.
+fn show_status(answer: &serde_json::Value, json: bool) -> ExitCode {
+    let status = control::status(answer);
+    let code = match &status {
+        Ok(status) if control::is_down(status) => ExitCode::from(FAILED),
+        _ => ExitCode::SUCCESS,
+    };
+    match status {
+        _ if json => print_and_end(&log::escape::json(&format!("{answer}\n")), code),
+        Ok(status) => print_and_end(&control::status_text(&status), code),
+        Err(error) => fail(error.exit_code(FAILED), error),
+    }
 }
 
 /// The exit code of a gateway. Prints the final message after every line of the log, which may go to standard error as well.

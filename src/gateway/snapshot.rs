@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::gateway::Gateway;
 use crate::gateway::pool::worker::WorkerHandle;
-use crate::gateway::telemetry::status::{Parts, Process, Running, Status};
+use crate::gateway::telemetry::status::{Parts, Process};
 use crate::gateway::telemetry::verdict::{self, Facts, Reason, Verdict};
+use crate::link::status::{Running, Status};
 
 /// The verdict on the server.
 pub(crate) fn verdict(gateway: &Gateway, now: Instant) -> (Verdict, Reason) {

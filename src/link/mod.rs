@@ -7,6 +7,6 @@ pub mod interrupt;
 pub mod launch;
 pub mod message;
 pub mod socket;
-pub(crate) mod status;
+pub mod status;
 
 pub use socket::Link;

@@ -12,10 +12,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::config::{self, ConfigError, FILE, Listen, Options, StartDirectory};
 use crate::link::discovery;
+use crate::link::status::Status;
 
 pub use address::Address;
 pub use outcome::{reloaded, scaled, stopped};
@@ -40,6 +42,8 @@ pub enum Error {
     Several(Vec<PathBuf>),
     /// Somebody answers at this path, or closes, but it is no control socket.
     NotControl(PathBuf),
+    /// The server's status has a field of another type than this version reads.
+    Status(serde_json::Error),
     /// Nothing came in time.
     Silent(PathBuf),
     /// The server says no.
@@ -92,6 +96,9 @@ impl fmt::Display for Error {
                     ),
                 }
             }
+            Self::Status(error) => {
+                write!(f, "cannot read the status of a server of another version: {error} (--json shows it as it is)")
+            }
             Self::Silent(path) => write!(
                 f,
                 "no answer at {} within {} s: it is no control socket, or the server is stuck",
@@ -110,7 +117,7 @@ impl Error {
     pub fn exit_code(&self, refused: u8) -> u8 {
         match self {
             Self::Config(_) | Self::Off | Self::Several(_) => 2,
-            Self::Unreachable(..) | Self::NotControl(_) | Self::Silent(_) => 1,
+            Self::Unreachable(..) | Self::NotControl(_) | Self::Status(_) | Self::Silent(_) => 1,
             Self::Refused { .. } => refused,
         }
     }
@@ -155,6 +162,14 @@ fn by_file(file: Option<&Path>) -> Result<PathBuf, Error> {
     let (options, _) = Options::from_file(Path::new(""), file).map_err(Error::Config)?.unwrap_or_default();
     let listen = if options.listen.is_empty() { vec![Listen::default()] } else { options.listen };
     config::control(options.control, &listen).ok_or(Error::Off)
+}
+
+/// The status in an answer to the command `status`.
+///
+/// # Errors
+/// [`Error::Status`]. A field that is missing or unknown is no error.
+pub fn status(answer: &Value) -> Result<Status, Error> {
+    Status::deserialize(answer).map_err(Error::Status)
 }
 
 /// A connection with a command on its way.

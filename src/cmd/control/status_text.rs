@@ -4,112 +4,104 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde_json::Value;
-
+use crate::link::status::{Running, Status, Worker};
 use crate::log::escape;
 
-/// How much of a running request's line is shown.
+/// The most characters of a running request's line that are shown.
 const LINE_SHOWN: usize = 60;
 
-/// The text of a status that `nibiru status` received. A field that a server of another version does not send is left out.
-pub fn status_text(status: &Value) -> String {
+/// The text of a status that `nibiru status` received. Shows `?` for a word and `-` for a time that the server did not send.
+pub fn status_text(status: &Status) -> String {
+    let Status { pool, queue, requests, service_time, connections, .. } = status;
     let mut text = String::new();
-    let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-    let word = |path: &str| shown(status.pointer(path).and_then(Value::as_str).unwrap_or("?"));
     let head = format!(
         "nibiru {}: {}, generation {}, up {}, pid {}",
-        word("/version"),
-        word("/app"),
-        number("/generation"),
-        span(&status["uptime"]),
-        number("/pid"),
+        shown(&status.version),
+        shown(&status.app),
+        status.generation,
+        span(status.uptime),
+        status.pid,
     );
-    let (min, max) = (number("/pool/min"), number("/pool/max"));
-    let bounds = if min == max { max.to_string() } else { format!("{min}-{max}") };
+    let bounds = match (pool.min, pool.max) {
+        (min, max) if min == max => max.to_string(),
+        (min, max) => format!("{min}-{max}"),
+    };
     let workers = format!(
         "{bounds}: {} idle, {} busy, {} starting, {} leaving",
-        number("/pool/idle"),
-        number("/pool/busy"),
-        number("/pool/starting"),
-        number("/pool/leaving"),
+        pool.idle, pool.busy, pool.starting, pool.leaving,
     );
-    let mut queue = format!("{} of {}", number("/queue/length"), number("/queue/capacity"));
-    if number("/queue/length") > 0 {
-        let _ = write!(queue, ", the oldest for {}", span(&status["queue"]["oldest_wait"]));
+    let mut waiting = format!("{} of {}", queue.length, queue.capacity);
+    if queue.length > 0 {
+        // Writing to a string cannot fail.
+        let _ = write!(waiting, ", the oldest for {}", span(Some(queue.oldest_wait)));
     }
-    let failed = status["requests"]["by_status"]["5xx"].as_u64().unwrap_or(0);
-    let requests = format!(
-        "{} ended, {failed} of them with 5xx; median {}, 99 of 100 within {}",
-        number("/requests/total"),
-        span(&status["service_time"]["p50"]),
-        span(&status["service_time"]["p99"]),
+    let ended = format!(
+        "{} ended, {} of them with 5xx; median {}, 99 of 100 within {}",
+        requests.total,
+        requests.by_status.get("5xx").unwrap_or(&0),
+        span(service_time.p50),
+        span(service_time.p99),
     );
-    let mut connections = format!(
-        "{} of {} open, {} so far",
-        number("/connections/open"),
-        number("/connections/max"),
-        number("/connections/accepted")
-    );
-    for (name, what) in [("refused", "refused"), ("malformed", "closed as no FastCGI")] {
-        let count = number(&format!("/connections/{name}"));
+    let mut open =
+        format!("{} of {} open, {} so far", connections.open, connections.max, connections.accepted);
+    for (count, name) in [(connections.refused, "refused"), (connections.malformed, "closed as no FastCGI")] {
         if count > 0 {
-            let _ = write!(connections, ", {count} {what}");
+            let _ = write!(open, ", {count} {name}");
         }
     }
-    // Writing to a string cannot fail.
     let _ = writeln!(text, "{head}");
-    if let Some(verdict) = status["verdict"].as_str() {
-        let _ = writeln!(text, "{:<12} {}: {}", "verdict", shown(verdict), word("/reason"));
+    if !status.verdict.is_empty() {
+        let _ = writeln!(text, "{:<12} {}: {}", "verdict", shown(&status.verdict), shown(&status.reason));
     }
-    for (name, line) in
-        [("workers", workers), ("queue", queue), ("requests", requests), ("connections", connections)]
+    for (name, line) in [("workers", workers), ("queue", waiting), ("requests", ended), ("connections", open)]
     {
         let _ = writeln!(text, "{name:<12} {line}");
     }
-    let workers = status["workers"].as_array().map_or(&[][..], Vec::as_slice);
-    if !workers.is_empty() {
+    if !status.workers.is_empty() {
         let _ = writeln!(text, "\n worker  gen      pid  state     requests      age    memory  runs");
     }
-    for worker in workers {
-        let number =
-            |name: &str| worker[name].as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let line = format!(
-            "{:>7} {:>4} {:>8}  {:<8} {:>9} {:>8} {:>9}  {}",
-            number("number"),
-            number("generation"),
-            number("pid"),
-            shown(worker["state"].as_str().unwrap_or("?")),
-            number("requests"),
-            span(&worker["age"]),
-            worker["pss"].as_u64().map_or_else(|| "-".to_owned(), size),
-            running(&worker["request"]),
-        );
-        let _ = writeln!(text, "{}", line.trim_end());
+    for worker in &status.workers {
+        let _ = writeln!(text, "{}", row(worker).trim_end());
     }
     text
 }
 
 /// Whether the server says of itself that it answers no request.
-pub fn is_down(status: &Value) -> bool {
-    status["verdict"] == "down"
+pub fn is_down(status: &Status) -> bool {
+    status.verdict == "down"
 }
 
-fn running(request: &Value) -> String {
-    let Some(line) = request["line"].as_str() else { return String::new() };
-    let line = shown(line);
-    let shown: String = line.chars().take(LINE_SHOWN).collect();
-    let more = if shown.len() < line.len() { "…" } else { "" };
-    format!("{shown}{more} for {}", span(&request["time"]))
+/// The table's row of a worker.
+fn row(worker: &Worker) -> String {
+    format!(
+        "{:>7} {:>4} {:>8}  {:<8} {:>9} {:>8} {:>9}  {}",
+        worker.number,
+        worker.generation,
+        worker.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        shown(&worker.state),
+        worker.requests,
+        span(worker.age),
+        worker.pss.map_or_else(|| "-".to_owned(), size),
+        worker.request.as_ref().map(running).unwrap_or_default(),
+    )
 }
 
-/// A server's word, for a terminal.
+/// The request that a worker runs, and its time so far.
+fn running(request: &Running) -> String {
+    let line = shown(&request.line);
+    let start: String = line.chars().take(LINE_SHOWN).collect();
+    let more = if start.len() < line.len() { "…" } else { "" };
+    format!("{start}{more} for {}", span(request.time))
+}
+
+/// A server's word, escaped for a terminal; `?` where the server did not send it.
 fn shown(word: &str) -> Cow<'_, str> {
-    escape::line(word.as_bytes())
+    if word.is_empty() { Cow::Borrowed("?") } else { escape::line(word.as_bytes()) }
 }
 
-/// Seconds, as people write them: two units at most.
-fn span(seconds: &Value) -> String {
-    let Some(seconds) = seconds.as_f64().filter(|seconds| (0.0..1e12).contains(seconds)) else {
+/// Seconds, with two units at most; `-` where they are not known or not a duration.
+fn span(seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds.filter(|seconds| (0.0..1e12).contains(seconds)) else {
         return "-".to_owned();
     };
     let time = Duration::from_secs_f64(seconds);
@@ -123,6 +115,7 @@ fn span(seconds: &Value) -> String {
     }
 }
 
+/// Bytes, in KiB or MiB.
 fn size(bytes: u64) -> String {
     match bytes >> 10 {
         kib @ 0..1024 => format!("{kib} KiB"),
@@ -133,22 +126,26 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
+
+    fn text_of(json: Value) -> String {
+        status_text(&serde_json::from_value(json).unwrap())
+    }
 
     #[test]
     fn times_and_sizes_read_well() {
         let spans = [
-            (json!(0.000_012), "12 µs"),
-            (json!(0.25), "250 ms"),
-            (json!(2.5), "2.5 s"),
-            (json!(75), "1m 15s"),
-            (json!(7265), "2h 1m"),
-            (json!(200_000), "2d 7h"),
-            (json!(null), "-"),
-            (json!(-1), "-"),
+            (Some(0.000_012), "12 µs"),
+            (Some(0.25), "250 ms"),
+            (Some(2.5), "2.5 s"),
+            (Some(75.0), "1m 15s"),
+            (Some(7265.0), "2h 1m"),
+            (Some(200_000.0), "2d 7h"),
+            (None, "-"),
+            (Some(-1.0), "-"),
         ];
         for (seconds, text) in spans {
-            assert_eq!(span(&seconds), text);
+            assert_eq!(span(seconds), text);
         }
         assert_eq!((size(2048), size((5 << 20) + (1 << 19))), ("2 KiB".to_owned(), "5.5 MiB".to_owned()));
     }
@@ -156,7 +153,7 @@ mod tests {
     #[test]
     fn connections_that_are_no_use_are_counted_where_there_are_any() {
         let line = |connections| {
-            let text = status_text(&json!({ "connections": connections }));
+            let text = text_of(json!({ "connections": connections }));
             text.lines().find(|line| line.starts_with("connections")).unwrap().to_owned()
         };
         let quiet = line(json!({ "open": 1, "max": 2, "accepted": 3, "refused": 0, "malformed": 0 }));
@@ -168,7 +165,7 @@ mod tests {
     #[test]
     fn nothing_of_a_server_steers_the_terminal() {
         let evil = "a\u{1b}[2J\u{9b}\n";
-        let text = status_text(&json!({
+        let text = text_of(json!({
             "app": evil,
             "version": evil,
             "workers": [{ "state": evil, "request": { "line": evil, "time": 1 } }],
@@ -179,11 +176,11 @@ mod tests {
 
     #[test]
     fn a_server_that_says_less_is_described_all_the_same() {
-        assert!(status_text(&json!({})).starts_with("nibiru ?: ?, generation 0, up -, pid 0\n"));
-        let text = status_text(
-            &json!({ "workers": [{ "number": 1, "request": { "line": "x".repeat(99), "time": 1 } }] }),
+        assert!(text_of(json!({})).starts_with("nibiru ?: ?, generation 0, up -, pid 0\n"));
+        let text = text_of(
+            json!({ "workers": [{ "number": 1, "request": { "line": "x".repeat(99), "time": 1 } }] }),
         );
-        assert!(!text.contains("verdict") && !is_down(&json!({})));
+        assert!(!text.contains("verdict") && !is_down(&Status::default()));
         assert!(text.lines().last().unwrap().ends_with("… for 1.0 s"), "{text}");
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Called by `gateway/snapshot`, which borrows the parts from the gateway. Reads no clock.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::cgi::Variables;
 use crate::config::Config;
@@ -13,12 +14,21 @@ use crate::gateway::telemetry::request_line::RequestLine;
 use crate::gateway::telemetry::verdict::{Reason, Verdict};
 use crate::link::status::{
     AccessLogStatus, Bucket, BufferMemory, Connections, Generation, Latency, PoolStatus, QueueStatus,
-    Reloads, Requests, Running, SpoolStatus, Start, Status, Worker, WorkerTimes,
+    Reloads, Requests, Running, SpoolStatus, Status, Timestamp, Worker, WorkerTimes,
 };
 use crate::proto::memory::Memory;
 use crate::proto::pool::{self, Pool, State};
 use crate::proto::queue::Queue;
 use crate::proto::request_end::Refused;
+
+/// The moment at which the gateway started, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    /// For people.
+    pub(crate) time: SystemTime,
+    /// For durations.
+    pub(crate) instant: Instant,
+}
 
 /// Everything that the status is built from, at one moment.
 #[derive(Debug)]
@@ -65,12 +75,12 @@ impl Status {
         let in_state = |state| workers.iter().filter(|worker| worker.state == state).count();
         let (min, max) = parts.pool.bounds();
         Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             app: crate::log::escape::line(config.app.as_bytes()).into_owned(),
-            started: start.time,
-            uptime: (now - start.instant).as_secs_f64(),
-            verdict: verdict.name(),
+            started: Timestamp(start.time),
+            uptime: Some((now - start.instant).as_secs_f64()),
+            verdict: verdict.name().into(),
             reason: reason.to_string(),
             stopping: parts.stopping,
             generation: parts.pool.generation(),
@@ -101,7 +111,9 @@ impl Status {
                 min,
                 max,
                 started: counts.workers_started,
-                ended: WorkerEnd::ALL.map(|how| (how.name(), counts.workers_ended[how as usize])).into(),
+                ended: WorkerEnd::ALL
+                    .map(|how| (how.name().into(), counts.workers_ended[how as usize]))
+                    .into(),
             },
             workers,
             times: counts
@@ -130,9 +142,9 @@ fn workers<T>(parts: &Parts<'_, T>) -> Vec<Worker> {
             number,
             generation,
             pid: process.map(|process| process.pid),
-            state: if leaving && state == State::Idle { "leaving" } else { state_name(state) },
+            state: if leaving && state == State::Idle { "leaving" } else { state_name(state) }.into(),
             requests,
-            age: (parts.now - born).as_secs_f64(),
+            age: Some((parts.now - born).as_secs_f64()),
             p50: quantile(0.5),
             p99: quantile(0.99),
             request: process.and_then(|process| process.running.clone()),
@@ -167,7 +179,7 @@ impl Running {
             id: id.to_owned(),
             line: line.to_string(),
             remote: line.remote().to_string(),
-            time: time.as_secs_f64(),
+            time: Some(time.as_secs_f64()),
         }
     }
 }
@@ -177,10 +189,10 @@ impl Requests {
         const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
         Self {
             total: counts.by_class.iter().sum(),
-            by_status: CLASSES.into_iter().zip(counts.by_class).collect(),
+            by_status: CLASSES.into_iter().map(Cow::from).zip(counts.by_class).collect(),
             aborted: counts.aborted,
             broken: counts.broken,
-            refused: Refused::ALL.map(|why| (why.name(), counts.refused[why as usize])).into(),
+            refused: Refused::ALL.map(|why| (why.name().into(), counts.refused[why as usize])).into(),
             body_bytes: counts.body_bytes,
         }
     }
@@ -217,7 +229,8 @@ mod tests {
     use crate::config::Options;
     use crate::gateway::telemetry::status::json;
     use crate::proto::pool::Policy;
-    use std::time::SystemTime;
+    use serde::Deserialize as _;
+    use serde_json::Value;
 
     /// Three workers of generation 1: one idle, one busy, one that starts. Each has been there for two seconds.
     fn pool(now: Instant) -> Pool {
@@ -278,12 +291,13 @@ mod tests {
         variables.push(b"REMOTE_ADDR", b"::1");
         let running = Running::of("id", &variables, Duration::from_millis(500));
         let status = status(HashMap::from([(1, process(1, None)), (2, process(1, Some(running)))]));
-        let shown = |worker: &Worker| (worker.number, worker.state, worker.pid, worker.requests);
+        let shown =
+            status.workers.iter().map(|worker| (worker.number, &*worker.state, worker.pid, worker.requests));
         assert_eq!(
-            status.workers.iter().map(shown).collect::<Vec<_>>(),
+            shown.collect::<Vec<_>>(),
             [(1, "idle", Some(70), 0), (2, "busy", Some(70), 1), (3, "starting", None, 0)]
         );
-        assert!(status.workers.iter().all(|worker| (worker.age - 2.0).abs() < 0.001));
+        assert!(status.workers.iter().all(|worker| (worker.age.unwrap() - 2.0).abs() < 0.001));
         let request = status.workers[1].request.as_ref().unwrap();
         assert_eq!((&*request.id, &*request.line, &*request.remote), ("id", "GET /a", "::1"));
         let PoolStatus { starting, idle, busy, leaving, min, max, .. } = status.pool;
@@ -297,6 +311,51 @@ mod tests {
         let pids: Vec<_> = status.workers.iter().map(|worker| worker.pid).collect();
         assert_eq!(pids, [None, Some(70), None]);
         assert_eq!(status.workers[0].pss, None);
+    }
+
+    /// `nibiru status` may be of another version than the server.
+    #[test]
+    fn a_client_reads_what_the_server_writes_whichever_field_is_missing_or_unknown() {
+        let running = Running::of("id", &Variables::new(), Duration::from_millis(500));
+        let status = status(HashMap::from([(2, process(1, Some(running)))]));
+        let written = json::value(&status).unwrap();
+        let read = |value: &Value| Status::deserialize(value).unwrap();
+        assert_eq!(json::value(&read(&written)).unwrap().to_string(), written.to_string());
+
+        let mut fields = Vec::new();
+        paths(&written, String::new(), &mut fields);
+        assert!(
+            fields.len() > 100 && fields.contains(&("/workers/1/request".into(), "time".into())),
+            "{fields:?}"
+        );
+        for (parent, name) in fields {
+            let mut value = written.clone();
+            let object = value.pointer_mut(&parent).unwrap().as_object_mut().unwrap();
+            object.shift_remove(&name).unwrap();
+            object.insert("unknown".into(), 7.into());
+            assert_eq!(
+                read(&value).pool.max,
+                if name == "pool" || name == "max" && parent == "/pool" { 0 } else { 3 }
+            );
+        }
+    }
+
+    /// Each field of each object in `value`: the object's JSON pointer and the field's name.
+    fn paths(value: &Value, at: String, fields: &mut Vec<(String, String)>) {
+        match value {
+            Value::Object(object) => {
+                for (name, value) in object {
+                    fields.push((at.clone(), name.clone()));
+                    paths(value, format!("{at}/{name}"), fields);
+                }
+            }
+            Value::Array(array) => {
+                for (index, value) in array.iter().enumerate() {
+                    paths(value, format!("{at}/{index}"), fields);
+                }
+            }
+            _ => {}
+        }
     }
 
     #[test]

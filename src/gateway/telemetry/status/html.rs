@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::link::status::{Latency, Status, Worker};
+use crate::link::status::{Status, Worker};
 use crate::log::escape;
 use crate::os::random;
 
@@ -48,12 +48,12 @@ fn fill(page: &mut String, name: &str, status: &Status, nonce: &str) -> fmt::Res
     match name {
         "nonce" => page.write_str(nonce),
         "app" => page.write_str(&escape::html(&status.app)),
-        "version" => page.write_str(status.version),
-        "verdict" => page.write_str(status.verdict),
+        "version" => page.write_str(&status.version),
+        "verdict" => page.write_str(&status.verdict),
         "reason" => page.write_str(&escape::html(&status.reason)),
         "generation" => write!(page, "{}", status.generation),
-        "uptime" => write!(page, "{}", Span(status.uptime)),
-        "started" => write!(page, "{}", humantime::format_rfc3339_seconds(status.started)),
+        "uptime" => span(page, status.uptime),
+        "started" => write!(page, "{}", status.started),
         "pid" => write!(page, "{}", status.pid),
         "workers" => status.workers.iter().try_for_each(|worker| row(page, worker)),
         "busy" => write!(page, "{}", pool.busy),
@@ -66,15 +66,16 @@ fn fill(page: &mut String, name: &str, status: &Status, nonce: &str) -> fmt::Res
         "failed" => write!(page, "{}", requests.by_status.get("5xx").unwrap_or(&0)),
         "refused" => write!(page, "{}", requests.refused.values().sum::<u64>()),
         "unfinished" => write!(page, "{}", requests.aborted + requests.broken),
-        "p50" => quantile(page, &status.service_time, |latency| latency.p50),
-        "p99" => quantile(page, &status.service_time, |latency| latency.p99),
+        "p50" => span(page, status.service_time.p50),
+        "p99" => span(page, status.service_time.p99),
         _ => Ok(()),
     }
 }
 
-fn quantile(page: &mut String, latency: &Latency, which: fn(&Latency) -> Option<f64>) -> fmt::Result {
-    match which(latency) {
-        Some(time) => write!(page, "{}", Span(time)),
+/// Appends a duration in seconds, or a dash where it is not known.
+fn span(page: &mut String, seconds: Option<f64>) -> fmt::Result {
+    match seconds {
+        Some(seconds) => write!(page, "{}", Span(seconds)),
         None => page.write_char('–'),
     }
 }
@@ -90,16 +91,16 @@ fn row(page: &mut String, worker: &Worker) -> fmt::Result {
     match &worker.request {
         Some(request) => {
             let line = escape::html(&request.line);
-            write!(page, "<code>{line}</code><td class=\"n\">{}", Span(request.time))?;
+            write!(page, "<code>{line}</code><td class=\"n\">")?;
+            span(page, request.time)?;
         }
         None => page.write_str("<td class=\"n\">")?,
     }
     write!(page, "<td class=\"n\">{}<td class=\"n wide\">", worker.requests)?;
-    match worker.p99 {
-        Some(time) => write!(page, "{}", Span(time))?,
-        None => page.write_char('–')?,
-    }
-    write!(page, "<td class=\"n wide\">{}<td class=\"n\">", Span(worker.age))?;
+    span(page, worker.p99)?;
+    page.write_str("<td class=\"n wide\">")?;
+    span(page, worker.age)?;
+    page.write_str("<td class=\"n\">")?;
     match worker.pss {
         Some(bytes) => write!(page, "{}", Size(bytes))?,
         None => page.write_char('–')?,

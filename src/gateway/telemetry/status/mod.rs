@@ -1,4 +1,4 @@
-//! The status of the server: its data, built from parts that are given to it, and its forms.
+//! The status of the server: its parts become the data of [`crate::link::status`], and the data its forms.
 //!
 //! The status path, the control socket and the metrics show the same data. Nothing here knows the gateway, reads a clock or asks a
 //! worker.
@@ -11,8 +11,7 @@ mod html;
 mod json;
 mod openmetrics;
 
-pub(crate) use crate::link::status::{Running, Start, Status};
-pub(crate) use assembly::{Parts, Process};
+pub(crate) use assembly::{Parts, Process, Start};
 pub(crate) use endpoint::{Endpoint, Page};
 pub(crate) use format::Format;
 pub(crate) use health::Health;

@@ -32,7 +32,7 @@ impl Metrics {
     fn about(&mut self, status: &Status) {
         let info: [Label<'_>; 2] = [("version", &status.version), ("app", &status.app)];
         self.family("server", "The server", "", "info").sample("_info", &info, 1);
-        let started = status.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let started = status.started.0.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.gauge("start_time", "When the server started", SECONDS, Float(started));
         self.gauge("generation", "Generation of the code that answers", "", status.generation);
         let help = "How the server does: 1 for what is true";
@@ -103,7 +103,7 @@ impl Metrics {
         for worker in &status.workers {
             counter.sample("_total", &labels(&worker.number, &worker.generation), worker.requests);
         }
-        let age = |worker: &Worker| Some(Float(worker.age));
+        let age = |worker: &Worker| worker.age.map(Float);
         self.of_workers("worker_age", "Since this worker was forked", SECONDS, status, age);
         let help = "This worker's share of the memory (PSS)";
         self.of_workers("worker_memory", help, BYTES, status, |worker| worker.pss);
@@ -165,7 +165,7 @@ impl Metrics {
         name: &str,
         help: &str,
         label: &str,
-        values: impl IntoIterator<Item = (&'static str, u64)>,
+        values: impl IntoIterator<Item = (impl Display, u64)>,
     ) {
         let mut family = self.family(name, help, "", "counter");
         for (value, count) in values {
