@@ -1,6 +1,6 @@
-//! A client on hostile bytes of a server.
+//! Fuzz target: the client, on hostile bytes of a server.
 //!
-//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+//! The property is in `tests/properties/check`, where every run of the tests checks it for a few seconds.
 #![no_main]
 
 #[path = "../../tests/properties/check/mod.rs"]

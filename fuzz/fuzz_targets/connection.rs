@@ -1,6 +1,7 @@
-//! One connection of the FastCGI server: the same events and output in any split, whenever and however the caller answers.
+//! Fuzz target: one connection of the FastCGI server. Events and output are the same in any split, whenever and however the
+//! caller answers.
 //!
-//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+//! The property is in `tests/properties/check`, where every run of the tests checks it for a few seconds.
 #![no_main]
 
 #[path = "../../tests/properties/check/mod.rs"]

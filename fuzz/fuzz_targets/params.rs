@@ -1,6 +1,6 @@
-//! Name-value pairs: the same in any pieces, and back.
+//! Fuzz target: name-value pairs. They are the same in any pieces, and survive a round trip.
 //!
-//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+//! The property is in `tests/properties/check`, where every run of the tests checks it for a few seconds.
 #![no_main]
 
 #[path = "../../tests/properties/check/mod.rs"]

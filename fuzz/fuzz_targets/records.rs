@@ -1,6 +1,6 @@
-//! The record reader against a naive one; headers there and back.
+//! Fuzz target: the record reader, compared with a naive one. Headers survive a round trip.
 //!
-//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+//! The property is in `tests/properties/check`, where every run of the tests checks it for a few seconds.
 #![no_main]
 
 #[path = "../../tests/properties/check/mod.rs"]

@@ -1,6 +1,6 @@
-//! Heads of requests: what is accepted is unambiguous.
+//! Fuzz target: heads of requests. An accepted head is unambiguous.
 //!
-//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+//! The property is in `tests/properties/check`, where every run of the tests checks it for a few seconds.
 #![no_main]
 
 #[path = "../../tests/properties/check/mod.rs"]

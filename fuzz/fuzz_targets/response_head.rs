@@ -1,6 +1,6 @@
-//! Heads of responses: what is accepted cannot split a response.
+//! Fuzz target: heads of responses. An accepted head cannot split a response.
 //!
-//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+//! The property is in `tests/properties/check`, where every run of the tests checks it for a few seconds.
 #![no_main]
 
 #[path = "../../tests/properties/check/mod.rs"]

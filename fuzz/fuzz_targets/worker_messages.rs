@@ -1,6 +1,6 @@
-//! A worker that says anything: its clients get one whole answer, or see that it is not whole.
+//! Fuzz target: packets of a hostile worker. Its clients get one whole response, or see that it is not whole.
 //!
-//! The property is in `tests/properties/check`, which the tests try for a few seconds in every run.
+//! The property is in `tests/properties/check`, where every run of the tests checks it for a few seconds.
 #![no_main]
 
 #[path = "../../tests/properties/check/mod.rs"]

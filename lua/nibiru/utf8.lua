@@ -1,6 +1,6 @@
---- Lua 5.4's `utf8` library for the Luas that have none: 5.1, 5.2 and LuaJIT.
+--- Lua 5.4's `utf8` library, for Lua 5.1, 5.2 and LuaJIT.
 ---
---- Behaves as the reference manual's §6.5 says, its messages included. Positions are bytes.
+--- Conforms to §6.5 of the reference manual, including its messages. Positions are bytes.
 
 local byte, char, floor, format, sub = string.byte, string.char, math.floor, string.format, string.sub
 local error, select, tonumber, type = error, select, tonumber, type
@@ -8,7 +8,7 @@ local concat, unpack = table.concat, table.unpack or unpack
 
 local M = {}
 
--- One byte sequence, as a pattern. `%z` because 5.1 has no other way to put a NUL into a set.
+-- One byte sequence, as a pattern. `%z`, because 5.1 has no other way to put a NUL into a set.
 M.charpattern = "[%z\1-\127\194-\253][\128-\191]*"
 
 local MAX_UNICODE, MAX_UTF = 0x10FFFF, 0x7FFFFFFF
@@ -17,7 +17,7 @@ local function bad_argument(position, name, what, level)
   error(format("bad argument #%d to '%s' (%s)", position, name, what), level + 1)
 end
 
---- As luaL_checkinteger, with a default as luaL_optinteger.
+--- Checks an integer argument, as luaL_checkinteger does, with a default as in luaL_optinteger.
 local function check_integer(value, position, name, default)
   if value == nil and default then
     return default
@@ -40,7 +40,7 @@ local function check_string(value, position, name)
   return value
 end
 
---- A position counted from the end becomes one from the start; 0 when it lies before the string.
+--- Turns a position from the end into one from the start; 0 for a position before the string.
 local function from_start(position, length)
   if position >= 0 then
     return position
@@ -55,7 +55,7 @@ local function is_continuation(s, position)
   return b ~= nil and b >= 0x80 and b < 0xC0
 end
 
--- The least code each length may encode: anything below is overlong.
+-- Least code for each length of sequence. Lower codes are overlong.
 local LEAST = { 0x80, 0x800, 0x10000, 0x200000, 0x4000000 }
 
 ---@param s string
@@ -100,7 +100,7 @@ local function encode(code)
   return char((0xFF - room * 2 - 1) + code) .. tail
 end
 
---- The UTF-8 of each code, joined.
+--- The joined UTF-8 sequences of the codes.
 ---@param ... integer
 ---@return string
 function M.char(...)
@@ -143,7 +143,7 @@ function M.codepoint(s, i, j, lax)
   return unpack(codes, 1, count)
 end
 
---- How many characters start between `i` and `j`; or nil and the position of the first invalid byte.
+--- The number of characters that start between `i` and `j`; or nil and the position of the first invalid byte.
 ---@param s string
 ---@param i? integer
 ---@param j? integer
@@ -171,7 +171,7 @@ function M.len(s, i, j, lax)
   return count
 end
 
---- The position where the `n`-th character from position `i` starts.
+--- The position of the `n`-th character, counted from position `i`.
 ---@param s string
 ---@param n integer
 ---@param i? integer

@@ -1,8 +1,8 @@
 ---@meta
---- Annotations for lua-language-server: what nibiru hands to an application. Never loaded.
+--- Annotations for lua-language-server: the API that nibiru offers to an application. Never loaded.
 
 ---@class nibiru.Environ
----@field REQUEST_METHOD string  an authorizer may lack it, and has none of the next two
+---@field REQUEST_METHOD string  may be missing for an authorizer, which has neither of the next two
 ---@field SCRIPT_NAME string
 ---@field PATH_INFO string
 ---@field QUERY_STRING string
@@ -22,17 +22,17 @@
 ---@field ["wsgi.run_once"] boolean
 ---@field ["wsgi.file_wrapper"] nibiru.FileWrapper
 ---@field ["nibiru.request_id"] string
----@field ["nibiru.trace_id"]? string  of a valid `traceparent`: 32 hexadecimal digits
----@field ["nibiru.promised_length"]? string  of a body that the proxy keeps to itself: what CONTENT_LENGTH was
+---@field ["nibiru.trace_id"]? string  32 hexadecimal digits, from a valid `traceparent`
+---@field ["nibiru.promised_length"]? string  the original CONTENT_LENGTH, where the proxy keeps the body to itself
 ---@field ["nibiru.role"] "responder"|"authorizer"|"filter"
----@field ["nibiru.filter_data"]? nibiru.Input  what a filter is to change
+---@field ["nibiru.filter_data"]? nibiru.Input  the data for a filter to change
 ---@field ["nibiru.after_response"] fun(fn: fun()) runs `fn` once the client has the response
----@field [string] any  every other parameter of the proxy, `HTTP_*` among them
+---@field [string] any  all other parameters of the proxy, such as `HTTP_*`
 
 ---@class nibiru.Input
 local Input = {}
 
---- The rest without a format, `""` when there is none; nil at the end for every format but "a".
+--- Reads all remaining bytes without a format, `""` if there are none; other formats than "a" return nil at the end.
 ---@param ... "a"|"l"|"L"|integer
 ---@return string? ...
 function Input:read(...) end
@@ -74,14 +74,14 @@ function Errors:flush() end
 ---@alias nibiru.Status string|integer  "200 OK", "200" or 200
 ---@alias nibiru.Headers { [1]: string, [2]: string|number }[]|table<string, string|number|(string|number)[]>
 ---@alias nibiru.Body string|string[]|fun(): string?
---- A body that is sent in blocks and closed; of a path also by the proxy. `nil`, a message and the system's number where
---- a path is no file that can be opened.
+--- A body that is sent in blocks and then closed; the proxy may send the file of a path. Returns `nil`, a message and the
+--- system's error number if a path is no file that can be opened.
 ---@alias nibiru.FileWrapper fun(file: string|file*|nibiru.Readable, block_size?: integer): body: nibiru.Body?, problem: string?, number: integer?
 ---@alias nibiru.Readable { read: fun(self: any, count: integer): string?, close?: fun(self: any) }
 ---@alias nibiru.Write fun(chunk: string)
 ---@alias nibiru.StartResponse fun(status: nibiru.Status, headers: nibiru.Headers, exc_info?: any): nibiru.Write
 
---- Returns a body after calling `start_response`, or status, headers and body without.
+--- Returns a body after a call of `start_response`, or status, headers and body without one.
 ---@alias nibiru.Application fun(environ: nibiru.Environ, start_response: nibiru.StartResponse): ...
 
 ---@class nibiru
@@ -90,17 +90,17 @@ function Errors:flush() end
 ---@field log nibiru.Log
 local nibiru = {}
 
---- Every worker runs `fn` after its fork: open databases and sockets here.
+--- Registers `fn` to run in every worker after its fork: open databases and sockets here.
 ---@param fn fun(worker: integer)
 function nibiru.on_worker_start(fn) end
 
---- Every worker runs `fn` before it stops in good order.
+--- Registers `fn` to run in every worker before an orderly stop.
 ---@param fn fun()
 function nibiru.on_worker_stop(fn) end
 
---- Waits. While a request runs, it ends at once when its client goes away.
+--- Sleeps. During a request, the sleep ends at once when the client goes away.
 ---@param seconds number
----@return boolean here  false where the client has gone
+---@return boolean here  false if the client has gone
 function nibiru.sleep(seconds) end
 
 ---@class nibiru.Log

@@ -1,5 +1,5 @@
-//! Requests that their client takes back, with ABORT_REQUEST or by closing its connection: at every point of their
-//! life, and at all of them by chance.
+//! Aborted requests, by ABORT_REQUEST or by a close of the connection: at every point of a request's life, and at random
+//! points.
 
 use std::fs;
 use std::io::{Read, Write};

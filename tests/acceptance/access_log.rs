@@ -1,4 +1,4 @@
-//! The access log: a line for every request however it ends, a new file after USR1, and a disk that takes nothing.
+//! The access log: a line for every request however it ends, a new file after USR1, and a disk that takes no writes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

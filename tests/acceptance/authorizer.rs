@@ -1,4 +1,5 @@
-//! Apache and lighttpd that ask nibiru whether a request may go on: what gets through, and that nothing else does.
+//! nibiru as the authorizer of Apache and lighttpd: requests pass only with its permission, and only the permitted variables
+//! reach the application.
 
 use rustix::process::Signal;
 

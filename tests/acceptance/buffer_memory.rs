@@ -1,4 +1,4 @@
-//! `--buffer-memory`: all clients' requests together take so much memory and no more, whatever comes in halves.
+//! `--buffer-memory`: the limit on the memory of all clients' requests together, including requests that arrive in parts.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What only Caddy does, and where its versions differ.
+//! Behaviour of Caddy alone, and differences between its versions.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! `nibiru check` says what `serve` would say, ends, and leaves nothing behind.
+//! `nibiru check`: its messages match those of `serve`, it ends, and it leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! When a request is complete: with the last byte that was promised, whether or not STDIN ends; and what is not, though it
-//! looks like it.
+//! The completeness of a request: with the last announced byte, whether or not STDIN ends; and requests that only look
+//! complete.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};

@@ -1,4 +1,4 @@
-//! How a command finds the server that it is for, and what is said where it cannot.
+//! The way in which a command finds its server, and its message if it does not.
 
 use std::fs;
 use std::net::TcpListener;

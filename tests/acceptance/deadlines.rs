@@ -1,6 +1,6 @@
-//! Requests that run for too long: the soft deadline, the kill, the slow log.
+//! Requests beyond their time limits: the soft deadline, the kill, the slow log.
 //!
-//! Where the worker is to survive, the kill is far away, and the other way round.
+//! Tests in which the worker survives set a late kill, and the other tests a late soft deadline.
 
 use std::time::{Duration, Instant};
 

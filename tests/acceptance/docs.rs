@@ -1,4 +1,4 @@
-//! The reference of the command line names everything that the code takes, and nothing else.
+//! The reference of the command line: it names every option that the code accepts, and no other.
 
 use std::collections::BTreeSet;
 use std::fs;

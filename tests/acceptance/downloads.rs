@@ -1,4 +1,4 @@
-//! Files: read by the worker, or sent by the proxy at its word; and headers that give the proxy orders.
+//! Downloads of files, read by the worker or sent by the proxy for it; and headers that control the proxy.
 
 use std::fs;
 use std::io::Read as _;

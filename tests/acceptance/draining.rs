@@ -1,4 +1,4 @@
-//! Workers that were told to exit, and do not: whatever they were told for, they have a deadline, and there are never many.
+//! Draining workers that do not exit: each has a deadline, whatever the reason, and their number is limited.
 
 use rustix::process::Signal;
 

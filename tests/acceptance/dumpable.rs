@@ -1,4 +1,4 @@
-//! What processes of the same user can do to gateway and zygote: nothing that a debugger can.
+//! Access of the same user's processes to gateway and zygote: a debugger's is denied.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

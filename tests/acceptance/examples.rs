@@ -1,4 +1,4 @@
-//! The examples do what their first lines say.
+//! The examples: each behaves as its first lines say.
 
 use std::io::{BufRead, BufReader};
 

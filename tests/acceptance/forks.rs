@@ -1,5 +1,5 @@
-//! Processes that the application forks by itself, with C code (`tests/apps/process`): each ends alone. It answers no
-//! request, and its worker goes on as if there had been none.
+//! Processes that the application itself forks, with C code (`tests/apps/process`). Each ends by itself without answering a
+//! request, and its worker continues undisturbed.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What only HAProxy does: it shares connections among requests where it is told to, asks for values, sends ABORT_REQUEST.
+//! Behaviour of HAProxy alone: it can multiplex requests on a connection, asks for values, and sends ABORT_REQUEST.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -1,5 +1,5 @@
-//! The verdict on the server, wherever it is shown, and the answers of the health path: while the application loads, while
-//! every worker is stuck, while no worker starts, and in the delay before a stop.
+//! The verdict on the server in every view, and the answers of the health path: while the application loads, while every worker
+//! is stuck, while no worker starts, and in the delay before a stop.
 
 use std::fs;
 use std::os::unix::net::UnixStream;

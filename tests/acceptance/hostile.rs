@@ -1,5 +1,5 @@
-//! Workers that mean harm: C code in the application that writes to its worker's link what a worker must not
-//! (`tests/apps/hostile/hostile.c`). It costs that request and that worker, and nobody else notices.
+//! Hostile workers: C code in the application writes illegal messages to its worker's link (`tests/apps/hostile/hostile.c`).
+//! Only that request and that worker are lost.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
-//! A server of root's whose socket and log are in a directory of another user, who exchanges what is there all the time: nothing of
-//! root's elsewhere is touched, however root's paths are led there.
+//! A server that runs as root, with its socket and log in a directory of another user who exchanges the files there all the
+//! time: no other file of root's is touched, wherever the paths lead.
 
 use std::collections::BTreeMap;
 use std::fs;

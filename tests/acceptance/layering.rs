@@ -1,4 +1,4 @@
-//! Dependencies point one way: scans the sources for names that a layer must not use.
+//! The layers: dependencies point one way. Scans the sources for names that a layer must not use.
 
 mod circles;
 

@@ -1,5 +1,5 @@
-//! What a request changes of the process that it runs in, and what the next one finds: the locale; working directory and umask,
-//! which C modules (`tests/apps/process`) can change.
+//! Changes of the process that a request leaves behind, as the next request finds them: the locale; working directory and
+//! umask, which C modules (`tests/apps/process`) can change.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The ways to listen beside a Unix socket of nibiru's own.
+//! The ways to listen other than a Unix socket that nibiru makes.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! Many requests at once.
+//! Load: many requests at once.
 
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};

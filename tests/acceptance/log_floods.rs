@@ -1,5 +1,5 @@
-//! What somebody outside causes again and again fills no log: five lines of a kind, then one a second, each with the number
-//! of those left out before it.
+//! Floods of log lines caused from outside: five lines of a kind are written at once, then one a second, each with the number
+//! of lines left out before it.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};

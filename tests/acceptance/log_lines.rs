@@ -1,7 +1,7 @@
-//! Lines of the log that somebody outside could cause without end: each has a throttle, or a reason why there are few.
+//! Log lines that could be caused from outside without end: each has a rate limit, or a reason why it is rare.
 //!
-//! Scans the sources for the macros that write them. A line with a throttle says how many were left out, so it has the field
-//! `left_out`; every other one is in [`FEW`].
+//! Scans the sources for the macros that write lines. A line with a rate limit has the field `left_out`, the number of lines
+//! left out; every other line is listed in [`FEW`].
 
 use crate::layering::sources;
 

@@ -1,4 +1,4 @@
-//! Modules that applications bring or the distribution has.
+//! Lua modules that the application brings, or the distribution installs.
 
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, pair, stream};
 use crate::support::{App, Server};

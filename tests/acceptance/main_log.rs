@@ -1,4 +1,4 @@
-//! The log in a file (`--log`): what goes there, a new file after USR1, and a file that cannot be written.
+//! The log in a file (`--log`): its contents, a new file after USR1, and a file that cannot be written.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! Many requests on one FastCGI connection, spoken by the test itself: each gets its own answer, and none waits for more
-//! than what was ready before it.
+//! Many requests on one FastCGI connection, sent by the test itself: each gets its own answer, and waits only for data that was
+//! ready before its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What only nginx does: keep-alive to nibiru, unbuffered uploads, a mount point.
+//! Behaviour of nginx alone: keep-alive to nibiru, unbuffered uploads, a mount point.
 
 use crate::support::{Kind, Proxy, Server};
 

@@ -1,4 +1,4 @@
-//! What a setting may be, and what is said of one that does not do: what was set, and where.
+//! The values of settings, and the error for an invalid one, which names the value and its source.
 
 use std::ffi::OsStr;
 use std::fs;

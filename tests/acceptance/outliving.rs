@@ -1,4 +1,4 @@
-//! What an application has started and outlives the process that started it: it keeps what that process printed to.
+//! Programs started by the application that outlive their worker: they keep the output to which it printed.
 
 use std::fs;
 

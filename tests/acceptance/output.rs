@@ -1,5 +1,4 @@
-//! What an application, a client and an operator write, where people read it: no sink lets hostile bytes through or shows
-//! a secret.
+//! Text of applications, clients and operators in all output for people: no sink lets hostile bytes through or shows a secret.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! More requests than the workers can answer (`--queue-order`), and whose turn it is.
+//! Overload: more requests than the workers can answer (`--queue-order`), and the order in which they are served.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

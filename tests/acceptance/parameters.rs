@@ -1,5 +1,4 @@
-//! Parameters that come twice, through every front end as each really sends them, and what the log says of a proxy's
-//! parameters.
+//! Repeated parameters, as each front end really sends them, and the log lines about a proxy's parameters.
 
 use std::process::Command;
 

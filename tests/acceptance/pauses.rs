@@ -1,5 +1,5 @@
-//! A gateway that is stopped and goes on, as in a frozen virtual machine: what has come meanwhile is looked at before the deadlines
-//! that have passed meanwhile.
+//! A gateway that is stopped and continued, as in a frozen virtual machine: input from the pause is processed before the
+//! deadlines that passed in it.
 
 use std::time::{Duration, Instant};
 

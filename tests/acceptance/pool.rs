@@ -1,5 +1,4 @@
-//! Workers come and go: with the load, with age, with memory, with what the application does to them; and the
-//! commands that steer them.
+//! Workers that start and end: by load, by age, by memory, by the application's doing, and by commands.
 
 use std::collections::BTreeSet;
 use std::fs;

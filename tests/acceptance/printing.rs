@@ -1,6 +1,6 @@
-//! Every command into a pipe that nobody reads and onto a full disk: no panic, and the exit code says what was lost.
+//! The output of every command into a closed pipe and onto a full disk: no panic, and the exit code reports lost output.
 //!
-//! ripgrep, seen beside it, ends with 0 and says nothing in `rg x | true`; git ends by SIGPIPE, which a shell shows as 141.
+//! For comparison: ripgrep ends with 0 and prints no error in `rg x | true`; git ends by SIGPIPE, which a shell shows as 141.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};

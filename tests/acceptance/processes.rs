@@ -1,4 +1,4 @@
-//! The rules between gateway, zygote and workers, tried with real signals.
+//! The rules between gateway, zygote and workers, tested with real signals.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

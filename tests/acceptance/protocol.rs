@@ -1,5 +1,5 @@
-//! Bad bytes straight on the socket: that connection gets the right answer or ends, and a request in
-//! flight on another one never notices.
+//! Malformed bytes on the socket: their connection gets the right answer or ends, and a running request on another connection
+//! is undisturbed.
 
 use crate::support::wire::{
     self, ABORT_REQUEST, BEGIN_REQUEST, Connection, END_REQUEST, GET_VALUES_RESULT, PARAMS, RESPONDER, STDIN,

@@ -1,4 +1,4 @@
-//! What must look the same through nginx, both Caddys, HAProxy, Apache and lighttpd.
+//! Behaviour that is the same through nginx, both versions of Caddy, HAProxy, Apache and lighttpd.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

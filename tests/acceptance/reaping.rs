@@ -1,4 +1,5 @@
-//! Orphans that become the gateway's children are reaped, where it is process 1 and where a script has executed it.
+//! Orphans that become the gateway's children are reaped, both in a gateway that is process 1 and in one that a script has
+//! executed.
 
 use rustix::process::Signal;
 

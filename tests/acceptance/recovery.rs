@@ -1,5 +1,5 @@
-//! What went wrong once and must not again: stuck, killed and overtaken processes, slow clients, a log that
-//! takes nothing. Each test is named after what an operator would have seen.
+//! Regressions: stuck, killed and overtaken processes, slow clients, a blocked log. Each test is named after the fault that an
+//! operator would have seen.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

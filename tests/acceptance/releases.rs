@@ -1,5 +1,5 @@
-//! Releases in directories of their own, with a link to the current one (as Capistrano and others deploy): a reload
-//! serves the release to which the link leads by then.
+//! Releases in directories of their own, with a link to the current one (as Capistrano and others deploy): a reload serves the
+//! release that the link names then.
 
 use std::fs;
 use std::os::unix::fs::symlink;

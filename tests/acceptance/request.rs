@@ -1,4 +1,4 @@
-//! `nibiru request`: an answer is printed as it comes, and one that is not whole is told from one that is.
+//! `nibiru request`: it prints an answer as it arrives, and tells an incomplete answer from a complete one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;

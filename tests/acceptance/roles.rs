@@ -1,4 +1,4 @@
-//! The roles Authorizer and Filter, as a client on the wire sees them.
+//! The roles Authorizer and Filter, as a client sees them on the wire.
 
 use crate::support::wire::{
     AUTHORIZER, Connection, DATA, END_REQUEST, FILTER, PARAMS, Response, STDIN, STDOUT, begin, get, pairs,

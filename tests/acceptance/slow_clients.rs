@@ -1,4 +1,5 @@
-//! Clients that send or read too slowly: each limit is met, by those that trickle as well, and costs nobody else.
+//! Slow clients that send or read below the limits: each limit is enforced, for trickling clients too, and other clients are
+//! unaffected.
 
 use std::time::{Duration, Instant};
 

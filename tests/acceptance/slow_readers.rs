@@ -1,5 +1,4 @@
-//! Clients that take their answers slowly: they hold no worker, they get every byte, and what cannot be kept for them
-//! merely waits.
+//! Slow readers of responses: they hold no worker and get every byte; a response that cannot be spooled only waits.
 
 use std::fs;
 use std::io;

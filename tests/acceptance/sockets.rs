@@ -1,5 +1,5 @@
-//! Listening sockets that get into trouble: no descriptor left, a file that somebody removed, two servers at one
-//! path, a stop while clients keep their connections.
+//! Listening sockets in trouble: no descriptor left, a removed socket file, two servers at one path, a stop while clients keep
+//! their connections.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! The status path: its formats, that it answers when nothing else does, that nothing from a request becomes markup, and
-//! that the page's script draws what is there.
+//! The status path: its formats, its availability when every worker is stuck, the escaping of request data in HTML, and the
+//! drawings of the page's script.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! Signals to the gateway: stops, graceful or at once, and reloads; what a gateway leaves behind when it ends.
+//! Signals to the gateway: stops, graceful or at once, and reloads; and the files that remain after its end.
 
 use std::fs;
 use std::os::unix::net::UnixStream;

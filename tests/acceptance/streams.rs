@@ -1,5 +1,5 @@
-//! Answers that take their time: each piece reaches the client before the next is made; one whose client has gone
-//! is stopped; what limits them.
+//! Streamed responses: each piece reaches the client before the next is made, the stream of a client that has gone is stopped,
+//! and the limits apply.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What each process looks like from outside and what it passes on: its title, its limit of open files, signals.
+//! The outside view of each process, and its inheritance to children: title, limit of open files, signals.
 
 use std::fs;
 use std::path::PathBuf;

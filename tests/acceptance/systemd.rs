@@ -1,7 +1,7 @@
-//! Under systemd: what it is told, sockets that it keeps, and the units of `deploy/systemd`.
+//! nibiru under systemd: the notifications, the sockets that systemd keeps, and the units of `deploy/systemd`.
 //!
-//! The tests themselves stand in for systemd: they receive its notifications, and hold the listening socket while
-//! one nibiru follows another.
+//! The tests themselves stand in for systemd: they receive its notifications, and hold the listening socket between one nibiru
+//! and the next.
 
 use std::fs;
 use std::os::fd::OwnedFd;

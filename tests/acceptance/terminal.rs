@@ -1,4 +1,4 @@
-//! nibiru in the foreground of a terminal (`script` gives one): Ctrl-C ends everything, also where a worker reads the terminal.
+//! nibiru in the foreground of a terminal (made by `script`): Ctrl-C ends all processes, even a worker that reads the terminal.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! Where a request's time went, for its client (`--server-timing`), and the trace that it belongs to (`traceparent`).
+//! Timing of a request for its client (`--server-timing`), and the trace that the request belongs to (`traceparent`).
 
 use std::fs;
 

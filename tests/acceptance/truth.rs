@@ -1,5 +1,5 @@
-//! The truth rule: a failure before the head is a whole response that says so; a failure after it never
-//! passes for a complete one.
+//! The truth rule: a failure before the head becomes a whole error response; a response that fails after its head never passes
+//! for a complete one.
 
 use std::io::Read;
 

@@ -1,8 +1,8 @@
 //! The units of `deploy/systemd` under a systemd that is process 1.
 //!
-//! systemd-nspawn boots this machine's own `/usr`, read-only, on an empty file system in memory: with its own `/etc`,
-//! `/run`, `/tmp`, `/dev`, `/proc` and network. Around it are namespaces of their own once more, since a systemd that sees
-//! the machine's `/tmp` and `/run` cleans them up.
+//! systemd-nspawn boots the machine's own `/usr`, read-only, on an empty file system in memory with an `/etc`, `/run`, `/tmp`,
+//! `/dev`, `/proc` and network of its own. Further namespaces surround it, because a systemd that sees the machine's `/tmp` and
+//! `/run` cleans them up.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

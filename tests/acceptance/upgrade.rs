@@ -1,4 +1,4 @@
-//! Another gateway, of another version perhaps, takes the place of the one that runs, and no client notices.
+//! Take-over: another gateway, perhaps of another version, replaces the running one, and no client notices.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,5 +1,5 @@
-//! Request bodies of any size: whole whatever the way, kept where they may be, and a disk that hangs or fills costs
-//! only the requests that need it.
+//! Request bodies of any size: they arrive whole by every way and are spooled where the settings say, and a hanging or full
+//! disk costs only the requests that need it.
 
 use std::fs;
 use std::thread;

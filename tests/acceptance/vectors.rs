@@ -1,5 +1,5 @@
-//! Requests captured from real proxies (`tests/vectors/`), through the FastCGI server whole, byte by byte and
-//! with the next record's first bytes behind them.
+//! Requests captured from real proxies (`tests/vectors/`), fed to the FastCGI server whole, byte by byte, and followed by the
+//! first bytes of the next record.
 
 use std::fs;
 

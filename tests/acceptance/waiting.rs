@@ -1,4 +1,4 @@
-//! Tests wait for conditions, and none is skipped in silence: scans the tests' own sources.
+//! The tests' own style: waits are for conditions, and no test is skipped silently. Scans the sources of the tests.
 
 use crate::layering::texts;
 

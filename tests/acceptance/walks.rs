@@ -1,4 +1,4 @@
-//! The commands of the pages are those that `tests/clean-debian` runs.
+//! The commands in the documentation: `tests/clean-debian` runs all of them.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,4 @@
-//! Zygotes that hang: a worker that was asked for and never comes condemns the one that was asked, and a retired one has a
-//! deadline.
+//! Hanging zygotes: a worker that is requested and never comes condemns its zygote, and a draining zygote has a deadline.
 
 use rustix::process::Signal;
 

@@ -1,5 +1,5 @@
-//! The properties in `check/`, tried with generated inputs: a short version, the same in every run, of what `fuzz/`
-//! does at length. What each generator makes is mostly valid, since garbage alone gets nowhere.
+//! The properties of `check/` on generated inputs: a short version of `fuzz/`, with the same inputs in every run. The
+//! generators make mostly valid inputs, because garbage alone is rejected early.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
 
-/// Always the same inputs, and no files: a failure prints the input that it has shrunk to.
+/// Configuration with fixed inputs and without files. A failure prints the input after shrinking.
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
@@ -26,7 +26,7 @@ fn config(cases: u32) -> ProptestConfig {
     }
 }
 
-/// Bytes with the controls behind them that `check` takes off again.
+/// Bytes followed by controls, which `check` takes off again.
 fn controlled(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     (bytes, vec(any::<u8>(), 0..16)).prop_map(|(bytes, controls)| {
         let count = u8::try_from(controls.len()).unwrap();
@@ -34,7 +34,7 @@ fn controlled(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Ve
     })
 }
 
-/// Some bytes changed: mostly valid still, and so further reaching than garbage.
+/// Bytes with some changes: mostly still valid, and so better at reaching deep code than garbage.
 fn damaged(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     (bytes, vec((any::<Index>(), any::<u8>()), 0..8)).prop_map(|(mut bytes, changes)| {
         for (at, byte) in changes {
@@ -51,13 +51,13 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
     vec(prop_oneof![4 => 0_u8..12, 1 => any::<u8>()], 0..600)
 }
 
-/// Names and values of these lengths, encoded.
+/// Encoded pairs with random lengths of names and values.
 fn pairs() -> impl Strategy<Value = Vec<u8>> {
     let length = || prop_oneof![4 => 0_usize..20, 1 => 120_usize..300];
     vec((length(), length(), any::<bool>()), 0..20).prop_map(|pairs| {
         let mut bytes = Vec::new();
         for (name, value, harmful) in pairs {
-            // A NUL now and then.
+            // Now and then a NUL.
             let fill = if harmful && value % 16 == 7 { 0 } else { b'v' };
             params::encode(&vec![b'N'; name], &vec![fill; value], &mut bytes);
         }
@@ -71,7 +71,7 @@ fn record(kind: RecordType, id: u16, content: &[u8], padding: u8) -> Vec<u8> {
     [&header.encode()[..], content, &vec![0xee; padding.into()]].concat()
 }
 
-/// The records of one request, whole or left by its client.
+/// The records of one request, complete or abandoned by its client.
 fn request(id: u16) -> impl Strategy<Value = Vec<Vec<u8>>> {
     let role = select(vec![Role::Responder, Role::Authorizer, Role::Filter]);
     let body = prop_oneof![3 => vec(any::<u8>(), 0..100), 1 => vec(any::<u8>(), 0..3000)];
@@ -109,7 +109,7 @@ fn request(id: u16) -> impl Strategy<Value = Vec<Vec<u8>>> {
     )
 }
 
-/// Requests whose records are mixed.
+/// Requests with interleaved records.
 fn requests() -> impl Strategy<Value = Vec<u8>> {
     let scripts = vec(any::<u8>(), 1..6).prop_flat_map(|ids| {
         let scripts: Vec<_> = (1..).zip(ids).map(|(id, _)| request(id)).collect();
@@ -129,7 +129,7 @@ fn requests() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What a server sends: answers of all kinds, as the product writes them.
+/// A server's output: answers of all kinds, as the product writes them.
 fn answers() -> impl Strategy<Value = Vec<u8>> {
     vec((vec(any::<u8>(), 0..200), vec(any::<u8>(), 0..20), any::<u32>(), 0..4_u8), 1..6).prop_map(
         |answers| {
@@ -233,9 +233,9 @@ fn request_heads() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Acts of `check::worker_messages`: a worker that is mostly honest, and now and then says something else.
+/// Acts for `check::worker_messages`: a mostly honest worker that sometimes sends other messages.
 fn worker_packets() -> impl Strategy<Value = Vec<u8>> {
-    // Acts and messages by the numbers that they have there.
+    // Numbers of acts and messages, as in `check::worker_messages`.
     const READY: u8 = 0;
     let message = |kind: u8, variant: u8| variant << 4 | kind;
     let packet = |messages: Vec<u8>| {

@@ -1,45 +1,44 @@
-//! The budget of descriptors: how many connections and spooled files there may be at a time, so that the pool
-//! never lacks one. Std only; told the limit.
+//! The budget of descriptors: limits on connections and spooled files, so that the pool never lacks a descriptor. Does no I/O:
+//! the limit is an argument.
 
 use crate::proto::pool::max_exiting;
 
 /// Descriptors of one worker: its link, its pidfd, its standard output and error, its lifeline.
 const OF_A_WORKER: usize = 5;
 
-/// Descriptors of one zygote: its link, its standard output and error, its pidfd, and another one by which its end is awaited.
+/// Descriptors of one zygote: its link, its standard output and error, its pidfd, and another for the wait for its end.
 const OF_A_ZYGOTE: usize = 5;
 
-/// Generations of workers during a reload, beside workers that are about to exit.
+/// Generations of workers during a reload, beside draining workers.
 const GENERATIONS: usize = 2;
 
-/// Descriptors for things that come and go: executing a zygote (twelve for a moment), forking a worker (eight), log files, the
-/// control socket and its clients, looking into `/proc`, making a socket file anew.
+/// Spare descriptors for short-lived uses: executing a zygote (twelve for a moment), forking a worker (eight), log files, the
+/// control socket and its clients, reading `/proc`, making a socket file anew.
 const SPARE: usize = 40;
 
-/// Pipes of processes that have ended, held by processes that these have started.
+/// Pipes of ended processes that their descendants still hold open.
 pub(crate) const OUTLIVING: usize = 16;
 
-/// The part of the free descriptors that is for connections, in quarters. The rest is for bodies over 64 KiB and slow clients'
-/// responses, a file each until the request is over; most connections wait for their next request and have none.
+/// Share of the free descriptors for connections, in quarters. The rest is for bodies over 64 KiB and for responses to slow
+/// clients, a file each until the request is over; most connections are idle and have no file.
 const QUARTERS_FOR_CONNECTIONS: usize = 3;
 
-/// The divisor of that rest which gives the second descriptors of clients that have shut their writing side: only with one is
-/// a hang-up of such a client seen. Few clients shut their side, and no proxy does.
+/// Divisor of that rest for the second descriptors of clients that have shut their writing side, without which their hang-up is
+/// not seen. Few clients shut their side, and no proxy does.
 const PART_FOR_HANG_UPS: usize = 4;
 
-/// The most connections and files that there may be at a time.
+/// The limits of connections and files at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Budget {
     pub(crate) connections: usize,
-    /// Bodies and responses in files.
+    /// Most bodies and responses in files.
     pub(crate) spooled: usize,
-    /// Connections of clients that have shut their writing side.
+    /// Most connections of clients that have shut their writing side and are watched for a hang-up.
     pub(crate) half_closed: usize,
 }
 
 impl Budget {
-    /// Shares out `limit` descriptors, of which `open` are in use for good. `None` where not one
-    /// connection would be left.
+    /// Divides `limit` descriptors, of which `open` are in permanent use. `None` if no connection would be left.
     pub(crate) fn new(limit: usize, open: usize, workers: u32, max_connections: usize) -> Option<Self> {
         let pool =
             GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE) + max_exiting(workers) * OF_A_WORKER;

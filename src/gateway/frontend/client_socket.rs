@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::gateway::async_fd;
 
-/// An accepted connection.
+/// The socket of an accepted connection.
 #[derive(Debug)]
 pub(crate) enum ClientSocket {
     Unix(UnixStream),
@@ -26,8 +26,8 @@ impl ClientSocket {
         }
     }
 
-    /// Reads what is there. A read that does not fill the buffer has emptied the socket, so it also ends
-    /// the readiness: the read that would only find that out is saved, one system call in five.
+    /// Reads the available bytes. A read that does not fill the buffer has emptied the socket, and ends the readiness: that
+    /// saves the read that would only find nothing, one system call in five.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Unix(stream) => {
@@ -46,7 +46,7 @@ impl ClientSocket {
         }
     }
 
-    /// Whether something has arrived that is not read yet, whatever tokio knows of it so far.
+    /// Whether unread bytes have arrived, by the kernel rather than by tokio's readiness.
     pub(crate) fn has_unread(&self) -> bool {
         let unread = match self {
             Self::Unix(stream) => rustix::io::ioctl_fionread(stream),
@@ -55,8 +55,8 @@ impl ClientSocket {
         unread.is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Whether the peer has only shut its writing side, and can still read. Over TCP that looks like a close, so there it is
-    /// never said. `poll` tells the two apart on a Unix socket: a peer that has closed has hung up.
+    /// Whether the peer has shut only its writing side, and can still read. Always false over TCP, where that looks like a
+    /// close. On a Unix socket `poll` tells the two apart: a peer that has closed has hung up.
     pub(crate) fn is_half_closed(&self) -> bool {
         let Self::Unix(stream) = self else { return false };
         let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
@@ -65,8 +65,8 @@ impl ClientSocket {
         found.is_ok() && polled[0].revents() & (gone | PollFlags::RDHUP) == PollFlags::RDHUP
     }
 
-    /// A second descriptor of the socket, to see a peer hang up that has shut its writing side. Its readiness is its own, so
-    /// that waiting for the end does not take that of a write away.
+    /// Opens a second descriptor of the socket, for the hang-up of a peer that has shut its writing side. Its readiness is
+    /// separate, so that the wait for the hang-up does not consume that of a write.
     pub(crate) fn watch_for_hang_up(&self) -> io::Result<AsyncFd<OwnedFd>> {
         let socket = match self {
             Self::Unix(stream) => stream.as_fd(),
@@ -75,7 +75,7 @@ impl ClientSocket {
         async_fd::watch_for(rustix::io::fcntl_dupfd_cloexec(socket, 3)?, Interest::WRITABLE)
     }
 
-    /// Who is at the other end, for the log: an address, or a process of this machine.
+    /// Name of the peer for the log: an address, or a process of this machine.
     pub(crate) fn peer(&self) -> String {
         let unknown = || "unknown".to_owned();
         match self {
@@ -83,7 +83,7 @@ impl ClientSocket {
             Self::Unix(stream) => stream.peer_cred().map_or_else(
                 |_| unknown(),
                 |peer| match peer.pid() {
-                    // 0: of another process namespace.
+                    // 0: a process in another process namespace.
                     Some(pid) if pid > 0 => format!("pid {pid}, user {}", peer.uid()),
                     _ => format!("user {}", peer.uid()),
                 },
@@ -91,18 +91,18 @@ impl ClientSocket {
         }
     }
 
-    /// Makes what the peer writes from now on fail; what it has written can still be read. Over TCP the peer's
-    /// kernel is not told, so there it changes nothing.
+    /// Makes further writes of the peer fail; bytes already written can still be read. Has no effect over TCP, because the
+    /// peer's kernel is not told.
     pub(crate) fn take_no_more(&self) {
         if let Self::Unix(stream) = self {
-            // A peer that has closed already writes nothing more either.
+            // The error is ignored: a peer that has closed writes nothing either.
             let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Read);
         }
     }
 
-    /// Tells the peer that nothing more comes, and goes on reading.
+    /// Shuts the writing side, and continues to read.
     pub(crate) fn shut_down_write(&self) {
-        // The peer may have closed already; then there is nobody to tell.
+        // The error is ignored: the peer may have closed already.
         let _ = match self {
             Self::Unix(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Write),
             Self::Tcp(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Write),
@@ -110,7 +110,8 @@ impl ClientSocket {
     }
 }
 
-/// Lets `try_io` call a read that claims `WouldBlock` when it falls short, and gives what it read all the same.
+/// Calls a read through `try_io` that reports `WouldBlock` for a short read, so that readiness ends, and returns the bytes all
+/// the same.
 fn read_and_clear(
     socket: impl AsFd,
     buffer: &mut [u8],
@@ -120,7 +121,7 @@ fn read_and_clear(
     let outcome = try_io(&mut || {
         let (read, _) = rustix::net::recv(&socket, &mut *buffer, RecvFlags::empty())?;
         length = Some(read);
-        // The end of the stream stays ready: tokio keeps a closed side apart from what is cleared.
+        // At the end of the stream the socket stays ready: tokio keeps that apart from the cleared readiness.
         if read > 0 && read < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     match length {

@@ -1,12 +1,11 @@
-//! Faults of a proxy's configuration that its parameters show: each is logged once, since every request shows it again.
-//!
-//! Decides; the caller writes the line.
+//! Faults of a proxy's configuration that show in its parameters. Each is logged once, because every request repeats it. The
+//! caller writes the line.
 
-/// The most names that are remembered, and so logged. A configuration repeats a handful; a peer on a TCP socket could invent
-/// names without end.
+/// Most names that are remembered, and so logged. A configuration repeats a handful; a peer on a TCP socket could invent names
+/// without end.
 const MAX_REPEATED: usize = 32;
 
-/// The longest name that is remembered. Names that proxies send are below 40 bytes.
+/// Longest name that is remembered, in bytes. Proxies' names are shorter than 40.
 const MAX_NAME: usize = 128;
 
 /// The faults that are in the log already.
@@ -17,7 +16,7 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Whether to say that a name came more than once.
+    /// Whether to log that a name came more than once.
     pub(crate) fn repeated(&mut self, name: &[u8]) -> bool {
         let new = self.repeated.len() < MAX_REPEATED
             && name.len() <= MAX_NAME
@@ -28,7 +27,7 @@ impl Told {
         new
     }
 
-    /// Whether to say that PATH_INFO is missing.
+    /// Whether to log that PATH_INFO is missing.
     pub(crate) fn missing_path_info(&mut self) -> bool {
         !std::mem::replace(&mut self.missing_path_info, true)
     }

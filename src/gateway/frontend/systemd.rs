@@ -1,59 +1,59 @@
-//! Notifies systemd of the gateway's state: ready, reloading, stopping, alive. Does nothing without systemd.
+//! Notifications of the gateway's state to systemd: ready, reloading, stopping, alive. Without systemd they do nothing.
 //!
-//! Called by the gateway and its supervisor; never by zygotes and workers, which do not inherit the variables.
+//! Sent by the gateway and its supervisor; zygotes and workers do not inherit the variables.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tracing::debug;
 
-/// Environment variables that systemd sets for the process that it starts, and that are for none of its children.
+/// Environment variables that systemd sets for the process it starts. Removed for children.
 pub(crate) const VARIABLES: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
-/// The application is being loaded for the first time.
+/// Notifies that the application loads for the first time.
 pub(crate) fn starting(app: &str) {
     notify(&[NotifyState::Status(&format!("loading {app}"))]);
 }
 
-/// A generation answers, and connections are accepted.
+/// Notifies that a generation serves, and connections are accepted.
 pub(crate) fn ready(generation: u32, workers: &str) {
     let status = format!("{workers} workers, generation {generation}");
     notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
-/// A newer generation does not load, and `generation` goes on answering.
+/// Notifies that a newer generation does not load, and `generation` continues to serve.
 pub(crate) fn not_reloaded(generation: u32, workers: &str) {
     let status =
         format!("{workers} workers, generation {generation}; the last reload failed, and changed nothing");
     notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
-/// New code is being loaded. Ends with [`ready`] or [`not_reloaded`].
+/// Notifies that new code loads. Followed by [`ready`] or [`not_reloaded`].
 pub(crate) fn reloading(generation: u32) {
     let status = format!("reloading: generation {generation} is being loaded");
-    // From version 253 on systemd wants the time, to tell which reload this answers.
+    // From version 253 on systemd needs the time, to match the end of a reload to its beginning.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now, NotifyState::Status(&status)]),
         Err(error) => debug!(cause = %crate::log::cause(&error), "no monotonic clock for systemd"),
     }
 }
 
-/// A stop has been asked for, and begins after `--drain-delay`.
+/// Notifies that a stop was requested, and begins after `--drain-delay`.
 pub(crate) fn stop_announced() {
     notify(&[NotifyState::Stopping, NotifyState::Status("a stop is announced; requests are still served")]);
 }
 
-/// A stop has begun.
+/// Notifies that a stop has begun.
 pub(crate) fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("finishing accepted requests")]);
 }
 
-/// Notifies systemd that the event loop turns, twice in the time that systemd allows. A task of the loop itself, so that a loop that
-/// is stuck is silent.
+/// Notifies systemd that the event loop runs, twice in the time that systemd allows. A task of the loop itself, so that a stuck
+/// loop is silent.
 pub(crate) async fn watchdog() {
     let Some(time) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else { return };
-    // Below a millisecond it would do nothing else.
+    // At least a millisecond, or the loop would do nothing else.
     let mut interval = tokio::time::interval((time / 2).max(Duration::from_millis(1)));
     loop {
         interval.tick().await;
@@ -63,7 +63,7 @@ pub(crate) async fn watchdog() {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        // Nothing else depends on it, and the journal shows what systemd makes of the silence.
+        // Not fatal: the journal shows how systemd reacts to the silence.
         debug!(cause = %crate::log::cause(&error), "systemd is not notified");
     }
 }

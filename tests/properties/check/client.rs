@@ -1,4 +1,4 @@
-//! What a client makes of a server's bytes.
+//! Properties of the client on a server's bytes.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use nibiru::fastcgi::record::{BadVersion, HEADER_LENGTH, Header, RecordType};
 
 use super::{controls, pieces, push_joined};
 
-/// Replies with the pieces of streams joined, and what ended them.
+/// Replies with the pieces of streams joined, the fault that ended them, and whether the input ended between two records.
 type Replies = (Vec<(String, Vec<u8>)>, Option<Fault>, bool);
 
-/// The replies do not depend on the reads; no more bytes come out than went in.
+/// The replies are independent of the split into reads, and no longer than the input.
 pub(crate) fn client(data: &[u8]) {
     let (bytes, lengths) = controls(data);
     let whole = replies([bytes]);
@@ -37,7 +37,7 @@ fn replies<'b>(reads: impl IntoIterator<Item = &'b [u8]>) -> Replies {
     (lines, None, decoder.is_between_records())
 }
 
-/// Records are what a naive reader finds, which has the whole input at once; headers survive a round trip.
+/// The record reader finds the same records as a naive reader with the whole input; headers survive a round trip.
 pub(crate) fn records(data: &[u8]) {
     let (bytes, lengths) = controls(data);
     let (mut decoder, mut streams) = (Decoder::new(), BTreeMap::<_, Vec<u8>>::new());
@@ -61,7 +61,7 @@ pub(crate) fn records(data: &[u8]) {
     }
 }
 
-/// STDOUT of every request; whether nothing in the input could have stopped the client.
+/// STDOUT of every request, and whether no byte of the input could have stopped the client.
 fn naive_stdout(mut bytes: &[u8]) -> (BTreeMap<u16, Vec<u8>>, bool) {
     let (mut streams, mut whole) = (BTreeMap::<u16, Vec<u8>>::new(), true);
     while let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LENGTH>() {

@@ -1,4 +1,4 @@
-//! One connection of the server, with a caller that answers when and as the input says.
+//! Properties of one connection of the server. The input decides when and how the caller answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use nibiru::fastcgi::{Event, Fault, Limits, MAX_REFUSED, ProtocolStatus, Role, S
 
 use super::{controls, pieces, push_joined};
 
-/// Small, so that an input can reach each of them.
+/// Limits so small that an input can reach each of them.
 const LIMITS: Limits = Limits {
     max_params: 1000,
     max_pairs: 20,
@@ -17,7 +17,7 @@ const LIMITS: Limits = Limits {
     server_requests: 100,
 };
 
-/// What a connection did.
+/// Events and output of a connection.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     events: Vec<(String, Vec<u8>)>,
@@ -25,8 +25,8 @@ struct Outcome {
     fault: Option<Fault>,
 }
 
-/// Events and output do not depend on the reads, and keep to what the server promises: the order of events, the bounds
-/// of what it holds and of what it says unasked, output that a client understands.
+/// Events and output are independent of the split into reads, and keep the server's guarantees: the order of events, limits on
+/// buffered bytes and on unrequested output, and output that a client understands.
 pub(crate) fn connection(data: &[u8]) {
     let (bytes, controls) = controls(data);
     for limits in [LIMITS, Limits::default()] {
@@ -44,7 +44,7 @@ fn run<'b>(
 ) -> Outcome {
     let (mut server, mut order) = (Server::new(limits), Order::default());
     let (mut out, mut events, mut fault) = (Vec::new(), Vec::new(), None);
-    // Answers do not depend on how a body is cut, so pieces of one do not count as something to decide about.
+    // The split of a body has no effect on answers, so its pieces take no decision from the input.
     let mut decisions = decisions.iter().cycle();
     let (mut answered, mut calls) = (0, 0);
     'reads: for mut input in reads {
@@ -79,7 +79,7 @@ fn run<'b>(
     Outcome { events, out, fault }
 }
 
-/// What the caller does about an event.
+/// Acts on an event by a decision of the input.
 fn answer(decision: u8, server: &mut Server, event: &Event<'_>, order: &mut Order, out: &mut Vec<u8>) {
     let (Event::Begin { id, .. }
     | Event::Params { id, .. }
@@ -105,12 +105,12 @@ fn answer(decision: u8, server: &mut Server, event: &Event<'_>, order: &mut Orde
     }
 }
 
-/// Notes an event; whether it is a piece of a stream.
+/// Notes an event. Returns whether it is a piece of a stream.
 fn note(event: &Event<'_>, events: &mut Vec<(String, Vec<u8>)>) -> bool {
     let (line, bytes) = match event {
         Event::Stdin { id, bytes } => (format!("stdin {id}"), *bytes),
         Event::Data { id, bytes } => (format!("data {id}"), *bytes),
-        // As bytes, since a list of numbers takes longer to write than all the rest.
+        // As bytes, because formatting a list of numbers takes longer than all the rest.
         Event::Params { id, variables } => (format!("params {id}"), variables.encoded()),
         other => (format!("{other:?}"), &b""[..]),
     };
@@ -118,7 +118,7 @@ fn note(event: &Event<'_>, events: &mut Vec<(String, Vec<u8>)>) -> bool {
     matches!(event, Event::Stdin { .. } | Event::Data { .. })
 }
 
-/// The order of events that [`Event`] promises.
+/// Checks the order of events that [`Event`] guarantees.
 #[derive(Debug, Default)]
 struct Order {
     active: BTreeMap<u16, Request>,
@@ -207,7 +207,7 @@ impl Order {
     }
 }
 
-/// A client takes every byte of the output, and nothing follows the end of a request.
+/// A client accepts every byte of the output, and no record follows the end of a request.
 fn understood(out: &[u8]) {
     assert_eq!(out.len() % 8, 0, "output is aligned");
     let (mut decoder, mut input) = (Decoder::new(), out);

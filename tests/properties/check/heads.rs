@@ -1,4 +1,4 @@
-//! Heads of requests and responses.
+//! Properties of the heads of requests and responses.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use nibiru::cgi::request::{self, BadRequest, ContentLength};
 use nibiru::cgi::response::{Head, MAX_HEAD, Status};
 use nibiru::fastcgi::params::Pairs;
 
-/// What is accepted holds no way to split a response, and says the same to whoever reads it again. A prefix of a head
-/// is partial, and a prefix that is wrong stays wrong in the same way.
+/// An accepted head cannot split a response, and reads the same when it is parsed again. A prefix of a head is partial, and a
+/// prefix with an error keeps that error.
 pub(crate) fn response_head(data: &[u8]) {
     let found = Head::parse(data);
     let end = match &found {
@@ -19,7 +19,7 @@ pub(crate) fn response_head(data: &[u8]) {
         }
         Ok(Status::Partial) | Err(_) => data.len(),
     };
-    // All prefixes of a long head would take too long.
+    // A sample, because all prefixes of a long head would take too long.
     let step = end.div_ceil(512).max(1);
     for length in (0..end).step_by(step).chain(end.checked_sub(1)) {
         match Head::parse(&data[..length]) {
@@ -40,12 +40,12 @@ fn harmless(head: &Head<'_>, block: &[u8]) {
         again.extend([name, b": ", value, b"\r\n"].concat());
     }
     again.extend_from_slice(b"\r\n");
-    // One line end a field and one for the end: no line hides in another.
+    // One line end per field and a final one: no line hides in another.
     assert_eq!(block.iter().filter(|byte| **byte == b'\n').count(), head.fields().count() + 1);
     let bare = |pair: &[u8]| pair[0] == b'\r' && pair[1] != b'\n';
     assert!(!block.windows(2).any(bare), "a CR that ends no line");
     assert!(!block.ends_with(b"\r"));
-    // Written anew it may be longer than a head can be.
+    // Written again, a head may exceed the longest one.
     if again.len() <= MAX_HEAD {
         let Ok(Status::Complete { head: parsed, consumed }) = Head::parse(&again) else {
             panic!("not a head any more");
@@ -57,8 +57,8 @@ fn harmless(head: &Head<'_>, block: &[u8]) {
     }
 }
 
-/// What is accepted is unambiguous: each name once, those of headers whatever their case and `-` against `_`; a method that
-/// is a token; a length that is one. What is refused stays as it was.
+/// An accepted head is unambiguous: each name occurs once, header names whatever their case and `-` against `_`; the method is
+/// a token; the length is a number. A rejected head stays unchanged.
 pub(crate) fn request_head(data: &[u8]) {
     let mut variables = Variables::new();
     for (name, value) in Pairs::new(data).map_while(Result::ok) {
@@ -90,7 +90,7 @@ pub(crate) fn request_head(data: &[u8]) {
     }
 }
 
-/// What is there, as empty, where it was absent.
+/// Variables that are added as empty if absent.
 const ADDED: [&[u8]; 3] = [b"SCRIPT_NAME", b"PATH_INFO", b"QUERY_STRING"];
 
 fn unambiguous(head: &request::Head, before: &Variables) {
@@ -126,14 +126,14 @@ fn unambiguous(head: &request::Head, before: &Variables) {
     }
 }
 
-/// What a name is compared as.
+/// The form in which names are compared.
 fn one_name(name: &[u8]) -> Vec<u8> {
     let upper: Vec<u8> =
         name.to_ascii_uppercase().into_iter().map(|b| if b == b'-' { b'_' } else { b }).collect();
     if upper.starts_with(b"HTTP_") { upper } else { name.to_vec() }
 }
 
-/// A message about a stranger's bytes is short, and fit for a log and a page.
+/// Messages about a client's bytes are short, and safe for a log and a page.
 fn well_said(error: &BadRequest) {
     let message = error.to_string();
     assert!(message.len() < 700 && message.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()));

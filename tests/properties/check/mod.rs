@@ -1,7 +1,7 @@
-//! Properties of what reads untrusted bytes, each a function of bytes that panics where the property does not hold.
+//! Properties of the readers of untrusted bytes. Each is a function of bytes that panics if the property does not hold.
 //!
-//! Two generators feed them: `tests/properties/main.rs` (proptest, in every run of the tests) and the targets in
-//! `fuzz/` (libFuzzer, at length). Only the public API is used.
+//! Two generators call them: `tests/properties/main.rs` (proptest, in every run of the tests) and the targets in `fuzz/`
+//! (libFuzzer, for longer). Only the public API is used.
 
 #![allow(dead_code, unused_imports, reason = "each fuzz target uses one of them")]
 
@@ -17,23 +17,23 @@ pub(crate) use heads::{request_head, response_head};
 pub(crate) use params::params;
 pub(crate) use worker_messages::worker_messages;
 
-/// The most places that an input is cut at, and the most decisions that it has for the caller.
+/// Most controls of an input: places to cut at, and decisions of the caller.
 const MAX_CONTROLS: usize = 15;
 
-/// Takes the controls off the end of an input, so that captured bytes are inputs as they are: the last byte says how many
-/// there are. Gives what is left, and them.
+/// Splits an input into the data and the controls at its end, so that captured bytes are valid inputs: the last byte is the
+/// number of controls.
 fn controls(data: &[u8]) -> (&[u8], &[u8]) {
     let Some((last, rest)) = data.split_last() else { return (data, &[]) };
     let count = usize::from(*last) & MAX_CONTROLS;
     rest.split_at(rest.len().saturating_sub(count))
 }
 
-/// Cuts an input into pieces of these lengths, again and again; byte by byte where there are none.
+/// Cuts an input into pieces of these lengths, which repeat; byte by byte without lengths.
 fn pieces<'a>(mut bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
     let mut lengths = lengths.iter().cycle();
     let mut pieces = Vec::new();
     while !bytes.is_empty() {
-        // Every fourth length is long, so that large inputs do not only come in small pieces.
+        // Every fourth length is long, so that large inputs do not come in small pieces only.
         let length = lengths.next().map_or(1, |length| match usize::from(*length) {
             long @ 192.. => (long - 191) * 64,
             short => short,
@@ -45,7 +45,7 @@ fn pieces<'a>(mut bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
     pieces
 }
 
-/// Adds a line about a stream; a piece of one joins the piece before it, since only the stream's bytes count.
+/// Adds a line about a stream. A piece joins the piece before it, because only the stream's bytes count.
 fn push_joined(line: String, bytes: &[u8], lines: &mut Vec<(String, Vec<u8>)>) {
     match lines.last_mut() {
         Some((last, joined)) if !bytes.is_empty() && *last == line => joined.extend_from_slice(bytes),

@@ -1,4 +1,4 @@
-//! Name-value pairs.
+//! Properties of name-value pairs.
 
 use nibiru::cgi::Variables;
 use nibiru::fastcgi::Refusal;
@@ -6,7 +6,7 @@ use nibiru::fastcgi::params::{Decoder, Pairs, encode};
 
 use super::{controls, pieces};
 
-/// The same pairs, or the same refusal, in whatever pieces; never more than the limits; a round trip changes nothing.
+/// The pairs, or the error, are the same in any pieces and within the limits; they survive a round trip.
 pub(crate) fn params(data: &[u8]) {
     let (bytes, lengths) = controls(data);
     for (max_bytes, max_pairs) in [(1 << 20, 1 << 20), (200, 1 << 20), (1 << 20, 3), (100, 2)] {
@@ -44,7 +44,7 @@ fn decode(
     decoder.finish()
 }
 
-/// Names and values of any bytes and lengths come back from [`Pairs`] as they went into [`encode`].
+/// Names and values of any bytes and lengths survive [`encode`] followed by [`Pairs`].
 fn round_trip(mut bytes: &[u8]) {
     let (mut pairs, mut encoded) = (Vec::new(), Vec::new());
     while let [name, value, rest @ ..] = bytes {

@@ -1,7 +1,7 @@
-//! A worker that sends anything, and the responses that reach its clients.
+//! Properties of the responses that reach clients from a hostile worker.
 //!
-//! What the worker may send is decided by [`WorkerProtocol`] and [`Answer`], the gateway's own state machines. Their driver is a
-//! model: it does with each event what `gateway::pool::relay` does, on a connection without a socket.
+//! [`WorkerProtocol`] and [`ResponseState`] are the gateway's own state machines, and decide which messages are legal. Their driver is
+//! a model of `gateway::pool::relay`, on a connection without a socket.
 
 use nibiru::cgi::ProxyHeaders;
 use nibiru::cgi::response::{Head, Status};
@@ -14,17 +14,17 @@ use nibiru::proto::worker::{
     ExitCause, LinkError, MAX_PACKETS_IN_LINK, RelayStep, WorkerEvent, WorkerProtocol,
 };
 
-/// The input is a list of acts: packets of the worker, and events in the gateway meanwhile. Whatever they are, a client gets one
-/// whole response, or sees that it is not whole.
+/// A client gets one whole response, or sees that it is not whole, whatever the acts of the input: packets of the worker, and
+/// events in the gateway.
 pub(crate) fn worker_messages(mut data: &[u8]) {
     vocabulary(data);
     let mut gateway = Gateway::new();
     while let Some((act, rest)) = data.split_first() {
         data = rest;
         let outcome = match act % 13 {
-            // A packet as it is, of up to 255 bytes.
+            // A raw packet of up to 255 bytes.
             0 => gateway.packet(take_short(&mut data)),
-            // A packet that is composed, so that much of what is tried is well-formed.
+            // A composed packet, so that many inputs are well-formed.
             1..=4 => {
                 let packet = composed(&mut data, gateway.protocol.serial().number());
                 gateway.packet(&packet)
@@ -61,7 +61,7 @@ pub(crate) fn worker_messages(mut data: &[u8]) {
         };
         if let Err(ProtocolViolation(what)) = outcome {
             assert!(!what.is_empty());
-            // It is killed, and the request that it has fails.
+            // The worker is killed, and its request fails.
             gateway.fail();
             gateway.running = None;
             break;
@@ -71,7 +71,7 @@ pub(crate) fn worker_messages(mut data: &[u8]) {
     gateway.check();
 }
 
-/// A message is the bytes that it was decoded from, whoever sends it.
+/// A decoded message encodes to the bytes it was decoded from, whatever its sender.
 fn vocabulary(data: &[u8]) {
     macro_rules! same {
         ($type:ty) => {
@@ -102,7 +102,7 @@ fn take_short<'a>(data: &mut &'a [u8]) -> &'a [u8] {
     bytes
 }
 
-/// A packet of the messages that the input names, mostly such as an honest worker would send.
+/// A packet of the messages that the input names, mostly those of an honest worker.
 fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
     const HEADS: [&[u8]; 9] = [
         b"Status: 200 OK\r\n\r\n",
@@ -141,34 +141,34 @@ fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
     packet
 }
 
-/// One worker and one client after the other.
+/// A model of the gateway with one worker and one client after the other.
 struct Gateway {
     protocol: WorkerProtocol,
-    /// The answer to the request that runs.
+    /// The response to the running request.
     running: Option<ResponseState>,
-    /// It was handed over and its worker has not said `Ready` since.
+    /// Whether a request was dispatched, and no `Ready` has come since.
     busy: bool,
-    /// `Ready` was acted upon, and no request was handed over since.
+    /// Whether `Ready` was processed, and no request was dispatched since.
     idle: bool,
     interrupts: [u32; 2],
     stacks: [u32; 2],
     exited: bool,
     link_unread: bool,
     sent_since_dispatch: bool,
-    /// Steps of the relay since the exit that received something.
+    /// Number of reads of the relay after the exit that received a packet.
     received_after_exit: u32,
     orders: ProxyHeaders,
     clients: Vec<Client>,
 }
 
-/// What one request's client has.
+/// The response as one request's client sees it.
 struct Client {
     server: Server,
     out: Vec<u8>,
     head_request: bool,
-    /// A head that waits for what follows it, where it is to.
+    /// A head held back until bytes follow it.
     held: Option<Vec<u8>>,
-    /// It was told with a whole answer, or by breaking off.
+    /// Whether the client was told the end, by a complete response or by a break.
     over: bool,
 }
 
@@ -210,7 +210,7 @@ impl Gateway {
     }
 
     fn interrupt(&mut self, kind: Kind) {
-        // Only what runs is interrupted.
+        // Only a busy worker is interrupted.
         if self.busy {
             self.protocol.stack_requested(kind);
             self.interrupts[usize::from(kind == Kind::Timeout)] += 1;
@@ -273,7 +273,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// The link gives no packet. An honest worker's link fails only by its end.
+    /// Makes the link fail. The link of an honest worker fails only at its end.
     fn link_error(&mut self, kind: u8) -> Result<(), ProtocolViolation> {
         let error = [LinkError::Closed, LinkError::Reset, LinkError::Descriptor, LinkError::Other]
             [usize::from(kind % 4)];
@@ -283,7 +283,7 @@ impl Gateway {
         cause.map_or(Ok(()), |cause| self.end(&cause))
     }
 
-    /// The relay looks what it waits for, with `room % 2` as the client's lack of room.
+    /// Does a step of the relay, with `room % 2` as the client's lack of room.
     fn step(&mut self, room: u8) -> Result<(), ProtocolViolation> {
         match self.protocol.next_step((room % 2 == 1).then_some(())) {
             RelayStep::AwaitRoom(()) => {
@@ -306,7 +306,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// The relay has ended. A request counts as unread only where nothing was sent after it.
+    /// Ends the relay. A request counts as unread only if no message followed it.
     fn end(&self, cause: &ExitCause) -> Result<(), ProtocolViolation> {
         if let ExitCause::Exited { link_unread } = *cause {
             assert_eq!(link_unread, self.link_unread);
@@ -316,7 +316,7 @@ impl Gateway {
         Err(ProtocolViolation("the worker has ended"))
     }
 
-    /// The packet said before this message which request it answers, and it is the running one.
+    /// Checks that the packet named the running request before this message.
     fn check_name(&self, packet: &[u8], rest: &[u8]) {
         let (mut before, mut named) = (&packet[..packet.len() - rest.len()], None);
         while let Ok(message) = FromWorker::decode(&mut before) {
@@ -328,7 +328,7 @@ impl Gateway {
         assert_eq!(named.unwrap() as usize, self.clients.len());
     }
 
-    /// The running request cannot be completed.
+    /// Breaks off the running request.
     fn fail(&mut self) {
         let Some(answer) = &mut self.running else { return };
         let client = self.clients.last_mut().unwrap();
@@ -355,7 +355,7 @@ impl Gateway {
 
     fn check(&self) {
         for (index, client) in self.clients.iter().enumerate() {
-            // Only the last can be left, and only if its answer has ended otherwise.
+            // Only the last request may be unfinished, and only if its response has ended otherwise.
             assert!(client.over, "request {index} has no end");
             client.check();
         }
@@ -374,7 +374,7 @@ impl Client {
         }
     }
 
-    /// Sends what was held.
+    /// Sends the head that was held back.
     fn let_go(&mut self) {
         if let Some(held) = &mut self.held {
             self.server.stdout(1, &std::mem::take(held), &mut self.out);
@@ -388,7 +388,7 @@ impl Client {
         let _ = self.server.end(1, app_status, ProtocolStatus::RequestComplete, &mut self.out);
     }
 
-    /// One head, a body within its promise, and a clean end only where it is all there.
+    /// Checks for one head, a body within the announced length, and a clean end only after the whole body.
     fn check(&self) {
         let (mut decoder, mut input) = (Decoder::new(), &self.out[..]);
         let (mut stdout, mut ended) = (Vec::new(), None);
