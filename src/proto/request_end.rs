@@ -157,3 +157,20 @@ impl Ended {
         Named { request: &self.request_id, trace_id }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_a_name_of_its_own() {
+        let ends =
+            [End::Complete, End::Aborted, End::Broken].into_iter().chain(Refused::ALL.map(End::Refused));
+        let names: Vec<&str> = ends.map(End::name).collect();
+        assert!(
+            names.iter().all(|name| names.iter().filter(|other| *other == name).count() == 1),
+            "{names:?}"
+        );
+        assert_eq!(names.len(), 16);
+    }
+}

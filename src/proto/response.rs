@@ -143,3 +143,93 @@ impl ResponseState {
         matches!(self.progress, Progress::Ended | Progress::Failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A response after these acts, of a request whose method is HEAD or not.
+    fn after(acts: &[&str], head_request: bool) -> ResponseState {
+        let mut state = ResponseState::new(head_request);
+        for part in acts {
+            assert_eq!(act(&mut state, part), "send", "{acts:?}");
+        }
+        state
+    }
+
+    /// One act, and its outcome in a word.
+    fn act(state: &mut ResponseState, act: &str) -> &'static str {
+        fn word<T>(outcome: Result<Part<T>, ProtocolViolation>) -> &'static str {
+            match outcome {
+                Ok(Part::Send(_)) => "send",
+                Ok(Part::Drop) => "drop",
+                Err(ProtocolViolation(_)) => "violation",
+            }
+        }
+        let proxy_headers = ProxyHeaders::default();
+        match act {
+            "head" => word(state.head(b"Status: 200 OK\r\n\r\n", &proxy_headers)),
+            "head of 5" => word(state.head(b"Status: 200 OK\r\nContent-Length: 5\r\n\r\n", &proxy_headers)),
+            "head of 0" => word(state.head(b"Status: 204 No Content\r\n\r\n", &proxy_headers)),
+            "half a head" => word(state.head(b"Status: 200 OK\r\n", &proxy_headers)),
+            "head and more" => word(state.head(b"Status: 200 OK\r\n\r\nx", &proxy_headers)),
+            "no head" => word(state.head(b"Status: banana\r\n\r\n", &proxy_headers)),
+            "a file of the proxy's" => {
+                word(state.head(b"Status: 200 OK\r\nX-Accel-Redirect: /etc\r\n\r\n", &proxy_headers))
+            }
+            "3 bytes" => word(state.body(3)),
+            "9 bytes" => word(state.body(9)),
+            "end" => word(state.end()),
+            "fail" | "fail unsent" => match state.fail(act == "fail unsent") {
+                Failure::Whole { body: true } => "send",
+                Failure::Whole { body: false } => "head alone",
+                Failure::BreakOff => "break",
+                Failure::Stands => "stands",
+                Failure::None => "none",
+            },
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn every_part_is_sent_dropped_or_a_violation_by_the_table() {
+        let acts = ["head", "head of 5", "head of 0", "3 bytes", "9 bytes", "end", "fail", "fail unsent"];
+        type Row = (&'static [&'static str], [&'static str; 8]);
+        let (s, d, v) = ("send", "drop", "violation");
+        let table: [Row; 7] = [
+            (&[], [s, s, s, v, v, v, s, s]),
+            (&["head"], [v, v, v, s, s, s, "break", s]),
+            (&["head of 5"], [v, v, v, s, v, v, "break", s]),
+            (&["head of 5", "3 bytes"], [v, v, v, v, v, v, "break", s]),
+            (&["head of 0"], [v, v, v, v, v, s, "stands", s]),
+            (&["head", "end"], [v, v, v, v, v, v, "none", "none"]),
+            (&["head", "fail unsent"], [d, d, d, d, d, d, "none", "none"]),
+        ];
+        for (before, outcomes) in table {
+            for (part, expected) in acts.into_iter().zip(outcomes) {
+                let mut state = after(before, false);
+                let got = act(&mut state, part);
+                assert_eq!(got, expected, "{part} after {before:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_none_or_not_allowed_is_a_violation() {
+        for part in ["half a head", "head and more", "no head", "a file of the proxy's"] {
+            let mut state = after(&[], false);
+            assert_eq!(act(&mut state, part), "violation", "{part}");
+            assert!(!state.is_over());
+        }
+    }
+
+    #[test]
+    fn a_response_to_head_has_no_body_and_is_complete_with_its_head() {
+        let mut state = after(&["head of 5"], true);
+        assert_eq!(act(&mut state, "3 bytes"), "violation");
+        assert_eq!(act(&mut after(&["head of 5"], true), "fail"), "stands");
+        assert_eq!(act(&mut after(&[], true), "fail"), "head alone");
+        assert_eq!(act(&mut state, "end"), "send");
+        assert!(state.is_over());
+    }
+}
