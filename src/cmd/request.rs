@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
+use thiserror::Error;
+
 use super::stdout;
 use crate::cgi::Variables;
 use crate::cgi::path::percent_decode;
@@ -15,62 +17,48 @@ use crate::cli;
 use crate::config::Listen;
 use crate::fastcgi::client::{self, Decoder, Reply};
 use crate::fastcgi::{ProtocolStatus, Role};
+use crate::log::cause;
 use crate::log::escape::TextStream;
 
 /// The one request on the connection.
 const ID: u16 = 1;
 
 /// Why there is no answer, or no whole one.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum Error {
     /// What the user wrote does not do: the object and the cause.
+    #[error("{0}: {1}")]
     Usage(String, &'static str),
     /// The socket cannot be reached.
+    #[error("{}: {}", .0, cause(.1))]
     Connect(Listen, io::Error),
     /// The file of the body, as the user wrote it, cannot be read.
+    #[error("{}: {}", .0, cause(.1))]
     Data(String, io::Error),
     /// The address leads to a server's control socket.
+    #[error("{0} is the server's control socket; requests go to the one of --listen")]
     Control(Listen),
     /// The connection broke.
-    Io(io::Error),
+    #[error("{}", cause(.0))]
+    Io(#[from] io::Error),
     /// The answer cannot be printed.
+    #[error(transparent)]
     Output(stdout::Error),
     /// The server's bytes are not FastCGI or not a response.
+    #[error("bad answer: {0}")]
     Protocol(String),
     /// The answer ended before it was complete; what came of it is printed. After so many bytes of its body, or within its
     /// head; and why.
+    #[error("the answer is broken off {}: {}", place(*.0), .1)]
     BrokenOff(Option<u64>, String),
     /// The server answered END_REQUEST with this.
+    #[error("the server refused the request: {0:?}")]
     Refused(ProtocolStatus),
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usage(object, cause) => write!(f, "{object}: {cause}"),
-            Self::Connect(address, error) => write!(f, "{address}: {}", crate::log::cause(error)),
-            Self::Data(data, error) => write!(f, "{data}: {}", crate::log::cause(error)),
-            Self::Control(address) => {
-                write!(f, "{address} is the server's control socket; requests go to the one of --listen")
-            }
-            Self::Io(error) => f.write_str(&crate::log::cause(error)),
-            Self::Output(error) => error.fmt(f),
-            Self::Protocol(what) => write!(f, "bad answer: {what}"),
-            Self::BrokenOff(Some(bytes), why) => {
-                write!(f, "the answer is broken off after {bytes} bytes of its body: {why}")
-            }
-            Self::BrokenOff(None, why) => write!(f, "the answer is broken off within its head: {why}"),
-            Self::Refused(status) => write!(f, "the server refused the request: {status:?}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
+/// The place in the answer after which nothing came: see [`Error::BrokenOff`].
+fn place(body_bytes: Option<u64>) -> Cow<'static, str> {
+    body_bytes.map_or("within its head".into(), |bytes| format!("after {bytes} bytes of its body").into())
 }
 
 /// Sends the request and prints the response body (with `--include` its head too) on standard output, piece by piece as it
@@ -194,7 +182,7 @@ fn receive(
             Ok(0) => return Err(answer.broken_off("the server closed the connection")),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(answer.broken_off(crate::log::cause(&error))),
+            Err(error) => return Err(answer.broken_off(cause(&error))),
         };
         let mut input = &buffer[..length];
         loop {

@@ -3,8 +3,11 @@
 //! `print!` panics where nobody reads any more and where the disk is full, so clippy forbids it (`print_stdout`,
 //! `print_stderr` in `Cargo.toml`). The log and the access log have threads of their own and are not written here.
 
-use std::fmt;
 use std::io::{self, Write};
+
+use thiserror::Error;
+
+use crate::log::cause;
 
 /// Writes `bytes` and flushes them.
 ///
@@ -16,8 +19,9 @@ pub fn write(bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Standard output did not take what a command had to say.
-#[derive(Debug)]
-pub struct Error(io::Error);
+#[derive(Debug, Error)]
+#[error("cannot write to standard output: {}", cause(.0))]
+pub struct Error(#[from] io::Error);
 
 impl Error {
     /// Whether the reader closed its end, as `head` does once it has seen enough: no failure of the command.
@@ -25,17 +29,3 @@ impl Error {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        Self(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot write to standard output: {}", crate::log::cause(&self.0))
-    }
-}
-
-impl std::error::Error for Error {}

@@ -3,7 +3,7 @@
 //! Shared by `nibiru dev`, `nibiru request`, tests and benchmarks. Never opens a socket and keeps no list
 //! of requests: the ids are the caller's. It trusts the server no more than the server trusts it.
 
-use std::{error, fmt};
+use thiserror::Error;
 
 use super::params::{self, Pairs};
 use super::reader::{self, Piece, Reader};
@@ -102,30 +102,21 @@ pub enum Reply<'a> {
 }
 
 /// A fault of the server: the connection is of no use any more, its responses are not complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Fault {
     /// A header has a version other than 1, as after [`Server::break_off`](super::Server::break_off).
+    #[error("server sent a record of version {0}, not 1")]
     BadVersion(u8),
     /// A record that answers has a body of this many bytes in place of 8.
+    #[error("server sent a body of {0} bytes, not 8")]
     BodyLength(u16),
     /// END_REQUEST has a protocol status that FastCGI 1.0 does not define.
+    #[error("server ended a request with protocol status {0}")]
     ProtocolStatus(u8),
     /// A length in GET_VALUES_RESULT goes past its end.
+    #[error("server sent values with a length past their end")]
     ValuesTruncated,
 }
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadVersion(version) => write!(f, "server sent a record of version {version}, not 1"),
-            Self::BodyLength(length) => write!(f, "server sent a body of {length} bytes, not 8"),
-            Self::ProtocolStatus(status) => write!(f, "server ended a request with protocol status {status}"),
-            Self::ValuesTruncated => write!(f, "server sent values with a length past their end"),
-        }
-    }
-}
-
-impl error::Error for Fault {}
 
 impl From<BadVersion> for Fault {
     fn from(BadVersion(version): BadVersion) -> Self {

@@ -1,32 +1,39 @@
 //! Refusals of one request.
 
-use std::{error, fmt};
+use thiserror::Error;
 
 /// The refusal of one request: the client's fault, or a limit of the server's. Only that request ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// A length in PARAMS goes past the end of the stream.
+    #[error("a length in PARAMS goes past the end of the stream")]
     Truncated,
     /// A name or value holds a NUL byte.
+    #[error("a name or value in PARAMS holds a NUL byte")]
     Nul,
     /// PARAMS is longer than [`Limits::max_params`](super::Limits::max_params).
+    #[error("PARAMS is longer than {limit} bytes")]
     TooManyBytes {
         /// The limit, in bytes.
         limit: usize,
     },
     /// PARAMS has more pairs than [`Limits::max_pairs`](super::Limits::max_pairs).
+    #[error("PARAMS has more than {limit} pairs")]
     TooManyPairs {
         /// The limit, in pairs.
         limit: usize,
     },
     /// STDIN or DATA came before the end of PARAMS.
+    #[error("the body came before the end of PARAMS")]
     EarlyBody,
     /// The connection has its most requests already: [`Limits::max_requests`](super::Limits::max_requests).
+    #[error("{limit} requests share the connection already")]
     TooManyRequests {
         /// The limit, in requests.
         limit: usize,
     },
     /// The caller had no memory for the request's parameters: [`Server::shed`](super::Server::shed).
+    #[error("no memory is left for its parameters")]
     NoMemory,
 }
 
@@ -49,21 +56,3 @@ impl Refusal {
         matches!(self, Self::Truncated | Self::EarlyBody)
     }
 }
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Truncated => write!(f, "a length in PARAMS goes past the end of the stream"),
-            Self::Nul => write!(f, "a name or value in PARAMS holds a NUL byte"),
-            Self::TooManyBytes { limit } => write!(f, "PARAMS is longer than {limit} bytes"),
-            Self::TooManyPairs { limit } => write!(f, "PARAMS has more than {limit} pairs"),
-            Self::EarlyBody => write!(f, "the body came before the end of PARAMS"),
-            Self::TooManyRequests { limit } => {
-                write!(f, "{limit} requests share the connection already")
-            }
-            Self::NoMemory => write!(f, "no memory is left for its parameters"),
-        }
-    }
-}
-
-impl error::Error for Refusal {}

@@ -4,9 +4,11 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{self, Config, ConfigError, Workers};
+use crate::log::cause;
 
 /// A command to a running gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,41 +85,21 @@ pub enum Load {
 }
 
 /// The cause of a start that failed.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum Error {
     /// An address, as the user wrote it, cannot be listened on.
+    #[error("cannot listen on {}: {}", .0, cause(.1))]
     Listen(String, io::Error),
     /// The access log cannot be opened.
+    #[error("cannot open the access log {}: {}", .0, cause(.1))]
     AccessLog(config::AccessLog, io::Error),
     /// No file can be created in this directory.
+    #[error("cannot keep bodies in {}: {} (--spool-dir)", .0.display(), cause(.1))]
     Spool(PathBuf, io::Error),
     /// The application does not load.
+    #[error("{0}")]
     Load(String),
     /// The system refused a resource that every start needs.
+    #[error("cannot start: {}", cause(.0))]
     System(io::Error),
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listen(address, error) => {
-                write!(f, "cannot listen on {address}: {}", crate::log::cause(error))
-            }
-            Self::AccessLog(target, error) => {
-                write!(f, "cannot open the access log {target}: {}", crate::log::cause(error))
-            }
-            Self::Spool(path, error) => {
-                write!(
-                    f,
-                    "cannot keep bodies in {}: {} (--spool-dir)",
-                    path.display(),
-                    crate::log::cause(error)
-                )
-            }
-            Self::Load(message) => f.write_str(message),
-            Self::System(error) => write!(f, "cannot start: {}", crate::log::cause(error)),
-        }
-    }
-}
-
-impl std::error::Error for Error {}

@@ -21,6 +21,7 @@ use std::time::SystemTime;
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
+use thiserror::Error;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber, error};
@@ -63,16 +64,9 @@ impl Guard {
 }
 
 /// Error: the log cannot be opened.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("cannot open the log {}: {}", .0.display(), cause(.1))]
 pub struct OpenError(PathBuf, io::Error);
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot open the log {}: {}", self.0.display(), cause(&self.1))
-    }
-}
-
-impl std::error::Error for OpenError {}
 
 /// Whether [`init`] could open `file`. Creates no file.
 pub fn try_out(file: &Path) -> Result<(), OpenError> {

@@ -2,37 +2,19 @@
 
 use std::fmt;
 
+use thiserror::Error;
+
 use crate::log::escape;
 
 /// A state cannot be made, or its settings make no sense. The process that wanted it ends.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum Error {
     /// The operator's target is not `module.path:name` or `path/to/file.lua[:name]`.
+    #[error("{0:?} is not an application: expected module.path:name or path/to/file.lua[:name]")]
     Target(String),
     /// Lua refused nibiru's own code or ran out of memory.
-    Lua(mlua::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Target(text) => {
-                write!(
-                    f,
-                    "{text:?} is not an application: expected module.path:name or path/to/file.lua[:name]"
-                )
-            }
-            Self::Lua(error) => write!(f, "cannot prepare the Lua state: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<mlua::Error> for Error {
-    fn from(error: mlua::Error) -> Self {
-        Self::Lua(error)
-    }
+    #[error("cannot prepare the Lua state: {0}")]
+    Lua(#[from] mlua::Error),
 }
 
 /// The application does not load, or its start hook failed. The application is at fault.

@@ -4,9 +4,10 @@
 //! thread that still writes.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use thiserror::Error;
 
 use crate::link::message::MAX_INLINE_BODY;
 use crate::proto::memory::{For, Memory};
@@ -45,19 +46,25 @@ pub(crate) enum Use {
 }
 
 /// The reason why a body cannot be kept; only its request fails.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum SpoolError {
     /// All files together would exceed `--max-spool`, in bytes.
+    #[error("the spool exceeds {0} bytes (--max-spool)")]
     Limit(u64),
     /// Files are memory here, and no memory is left (`--buffer-memory`).
+    #[error("no memory is left for its body, whose file would be in memory, too")]
     Memory,
     /// There are as many files as descriptors can be spared for.
+    #[error("{0} files are spooled, and the limit of open files allows no more")]
     Files(usize),
     /// The disk has taken nothing for too long.
+    #[error("the body could not be spooled in time (--body-timeout)")]
     Stalled,
     /// The disk is full.
+    #[error("cannot spool the body: {0}")]
     Full(String),
     /// The file could not be made or written.
+    #[error("cannot spool the body: {0}")]
     Io(String),
 }
 
@@ -65,20 +72,6 @@ impl SpoolError {
     /// The status to answer with.
     pub(crate) fn status(&self) -> u16 {
         if let Self::Full(_) = self { 507 } else { 503 }
-    }
-}
-
-impl fmt::Display for SpoolError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Limit(limit) => write!(f, "the spool exceeds {limit} bytes (--max-spool)"),
-            Self::Memory => write!(f, "no memory is left for its body, whose file would be in memory, too"),
-            Self::Files(limit) => {
-                write!(f, "{limit} files are spooled, and the limit of open files allows no more")
-            }
-            Self::Stalled => write!(f, "the body could not be spooled in time (--body-timeout)"),
-            Self::Full(cause) | Self::Io(cause) => write!(f, "cannot spool the body: {cause}"),
-        }
     }
 }
 

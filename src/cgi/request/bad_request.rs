@@ -1,18 +1,23 @@
 //! The errors of a request's variables.
 
-use std::{error, fmt};
+use std::fmt;
+
+use thiserror::Error;
 
 /// A request whose variables are wrong. Only the request ends; it never reaches Lua.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BadRequest {
     /// A variable has no name.
+    #[error("a variable has no name")]
     EmptyName,
     /// A variable came more than once, with different values: the proxy may have acted on one, the application on another.
+    #[error("{} came twice, with different values", Shown(.name))]
     Contradiction {
         /// The variable's name.
         name: Vec<u8>,
     },
     /// Two names of headers differ only in case, or in `-` against `_`.
+    #[error("{} and {} cannot be told apart", Shown(.name), Shown(.other))]
     Ambiguous {
         /// One of the names.
         name: Vec<u8>,
@@ -20,6 +25,7 @@ pub enum BadRequest {
         other: Vec<u8>,
     },
     /// CONTENT_LENGTH or FCGI_DATA_LENGTH is no length.
+    #[error("{} is not a length: \"{}\"", Shown(.name), Shown(.value))]
     Length {
         /// The variable's name.
         name: &'static [u8],
@@ -27,8 +33,10 @@ pub enum BadRequest {
         value: Vec<u8>,
     },
     /// REQUEST_METHOD is missing.
+    #[error("REQUEST_METHOD is missing")]
     MissingMethod,
     /// REQUEST_METHOD is not a token.
+    #[error("REQUEST_METHOD is not a method: \"{}\"", Shown(.value))]
     Method {
         /// The variable's value.
         value: Vec<u8>,
@@ -41,25 +49,6 @@ impl BadRequest {
         400
     }
 }
-
-impl fmt::Display for BadRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::EmptyName => write!(f, "a variable has no name"),
-            Self::Contradiction { name } => write!(f, "{} came twice, with different values", Shown(name)),
-            Self::Ambiguous { name, other } => {
-                write!(f, "{} and {} cannot be told apart", Shown(name), Shown(other))
-            }
-            Self::Length { name, value } => {
-                write!(f, "{} is not a length: \"{}\"", Shown(name), Shown(value))
-            }
-            Self::MissingMethod => write!(f, "REQUEST_METHOD is missing"),
-            Self::Method { value } => write!(f, "REQUEST_METHOD is not a method: \"{}\"", Shown(value)),
-        }
-    }
-}
-
-impl error::Error for BadRequest {}
 
 /// A peer's bytes in a message: printable and short, since the message goes into logs and responses.
 struct Shown<'a>(&'a [u8]);

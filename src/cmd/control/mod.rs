@@ -6,7 +6,6 @@ mod address;
 mod outcome;
 mod status_text;
 
-use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,10 +13,12 @@ use std::time::Duration;
 
 use serde::Deserialize as _;
 use serde_json::Value;
+use thiserror::Error;
 
 use crate::config::{self, ConfigError, FILE, Listen, Options, StartDirectory};
 use crate::link::discovery;
 use crate::link::status::Status;
+use crate::log::cause;
 
 pub use address::Address;
 pub use outcome::{reloaded, scaled, stopped};
@@ -30,23 +31,33 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RECORD_HEADER: usize = 8;
 
 /// Why a command came to nothing.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum Error {
     /// The settings do not say where the control socket is.
+    #[error(transparent)]
     Config(ConfigError),
     /// There is to be no control socket.
+    #[error(
+        "the server has no control socket, since it makes no Unix socket or --control is off: start it with --control unix:PATH"
+    )]
     Off,
     /// Nobody answers at this path.
+    #[error("cannot reach the server at {}: {}{}", .0.display(), cause(.1), advice(.0, .1.kind()))]
     Unreachable(PathBuf, io::Error),
     /// Servers with these control sockets run with the same configuration file.
+    #[error("several servers run with this configuration file; name one:{}", flags(.0))]
     Several(Vec<PathBuf>),
     /// Somebody answers at this path, or closes, but it is no control socket.
+    #[error("{}", not_control(.0))]
     NotControl(PathBuf),
     /// The server's status has a field of another type than this version reads.
+    #[error("cannot read the status of a server of another version: {0} (--json shows it as it is)")]
     Status(serde_json::Error),
     /// Nothing came in time.
+    #[error("no answer at {} within {} s: it is no control socket, or the server is stuck", .0.display(), PATIENCE.as_secs())]
     Silent(PathBuf),
     /// The server says no.
+    #[error("{message}")]
     Refused {
         /// Why.
         message: String,
@@ -54,63 +65,6 @@ pub enum Error {
         serving: Option<u64>,
     },
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(error) => error.fmt(f),
-            Self::Off => f.write_str(
-                "the server has no control socket, since it makes no Unix socket or --control is off: start it with \
-                 --control unix:PATH",
-            ),
-            Self::Unreachable(path, error) => {
-                write!(f, "cannot reach the server at {}: {}", path.display(), crate::log::cause(error))?;
-                match (error.kind(), address::unit_of(path)) {
-                    (io::ErrorKind::PermissionDenied, _) => {
-                        f.write_str(" (a control socket is for the server's own user, and for root)")
-                    }
-                    (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, Some(unit)) => {
-                        write!(f, " (does {unit} run?)")
-                    }
-                    _ => Ok(()),
-                }
-            }
-            Self::Several(paths) => {
-                f.write_str("several servers run with this configuration file; name one:")?;
-                paths.iter().try_for_each(|path| write!(f, "\n  --control unix:{}", path.display()))
-            }
-            Self::NotControl(path) => {
-                let beside = config::control_beside(path);
-                match beside.exists() {
-                    true => write!(
-                        f,
-                        "{} is the server's FastCGI socket; its control socket is {}",
-                        path.display(),
-                        beside.display()
-                    ),
-                    false => write!(
-                        f,
-                        "{} is no control socket; without --control a server has its own beside its first Unix socket, with \
-                         .ctl at the end",
-                        path.display()
-                    ),
-                }
-            }
-            Self::Status(error) => {
-                write!(f, "cannot read the status of a server of another version: {error} (--json shows it as it is)")
-            }
-            Self::Silent(path) => write!(
-                f,
-                "no answer at {} within {} s: it is no control socket, or the server is stuck",
-                path.display(),
-                PATIENCE.as_secs()
-            ),
-            Self::Refused { message, .. } => f.write_str(message),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 impl Error {
     /// The exit code: `refused` where the server says no.
@@ -130,6 +84,40 @@ impl Error {
             }
             _ => None,
         }
+    }
+}
+
+/// The end of the message that a server cannot be reached: a likely reason, in parentheses, where there is one.
+fn advice(path: &Path, kind: io::ErrorKind) -> String {
+    match (kind, address::unit_of(path)) {
+        (io::ErrorKind::PermissionDenied, _) => {
+            " (a control socket is for the server's own user, and for root)".to_owned()
+        }
+        (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, Some(unit)) => {
+            format!(" (does {unit} run?)")
+        }
+        _ => String::new(),
+    }
+}
+
+/// The flags of which one names the server, a line each.
+fn flags(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| format!("\n  --control unix:{}", path.display())).collect()
+}
+
+/// The message for a socket that is not a control socket. Names the control socket beside it, where there is one.
+fn not_control(path: &Path) -> String {
+    let beside = config::control_beside(path);
+    match beside.exists() {
+        true => format!(
+            "{} is the server's FastCGI socket; its control socket is {}",
+            path.display(),
+            beside.display()
+        ),
+        false => format!(
+            "{} is no control socket; without --control a server has its own beside its first Unix socket, with .ctl at the end",
+            path.display()
+        ),
     }
 }
 

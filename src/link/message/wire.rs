@@ -1,6 +1,6 @@
 //! The encoding of messages: little-endian integers, and bytes led by a `u32` length.
 
-use std::fmt;
+use thiserror::Error;
 
 use super::limits::{MAX_CHUNK, MAX_FIELDS};
 
@@ -18,16 +18,9 @@ pub enum LogLevel {
 }
 
 /// A packet that does not follow the vocabulary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("malformed message")]
 pub struct Malformed;
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("malformed message")
-    }
-}
-
-impl std::error::Error for Malformed {}
 
 pub(super) fn put_log(packet: &mut Vec<u8>, level: LogLevel, message: &[u8], fields: &[u8]) {
     packet.push(level as u8);
