@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadlines_wait_after_a_pause_for_as_long_as_that_was_but_not_for_ever() {
+    fn deadlines_wait_after_a_pause_for_its_length_but_not_for_ever() {
         let ms = Duration::from_millis;
         let start = Instant::now();
         for (delay, expected) in [
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_ready_at_a_deadline_is_looked_at_before_it() {
+    fn input_ready_at_a_deadline_is_processed_before_it() {
         with_clock(async |clock| {
             let (deadline, looked) = (Instant::now(), Rc::new(Cell::new(false)));
             let other = Rc::clone(&looked);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_waiting_again_and_again_gets_there_all_the_same() {
+    fn a_wait_that_is_restarted_again_and_again_ends_all_the_same() {
         with_clock(async |clock| {
             let deadline = Instant::now();
             while deadline.elapsed() < Duration::from_secs(10) {

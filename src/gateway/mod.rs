@@ -1,9 +1,9 @@
 //! The gateway: the one process that listens, on one thread, with tokio.
 //!
 //! ```text
-//! listener → connection → queue → worker_link → (worker) → worker_link → reply → connection
-//!                                     ▲
-//!                  supervisor → zygote_link, pool
+//! listener → connection → queue → dispatch → (worker) → relay → response → connection
+//!                                                ▲
+//!                       supervisor → (zygote) ───┘
 //! ```
 //!
 //! Owns every FastCGI connection, the queue, the pool's bookkeeping and the log. Never runs Lua, never blocks on one peer, and

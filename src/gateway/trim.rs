@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn little_is_left_where_it_is() {
+    fn a_small_fall_is_ignored() {
         let mut fall = Fall::default();
         assert!((0..9).all(|_| !fall.is_over(0, MUCH - 1)));
         assert!(!fall.is_over(0, MUCH) && fall.is_over(0, MUCH));

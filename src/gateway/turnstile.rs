@@ -32,7 +32,7 @@ mod tests {
 
     /// Many busy sources beside a quiet one, on the gateway's event loop.
     #[test]
-    fn those_that_have_had_their_turn_go_on_one_at_a_time_and_in_order() {
+    fn sources_pass_one_at_a_time_and_in_order() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let turns = tokio::task::LocalSet::new().block_on(&runtime, async {
             let (turnstile, turns) = (Rc::new(Turnstile::new()), Rc::new(RefCell::new(Vec::new())));

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_the_same_json() {
+    fn escaped_json_has_the_same_value() {
         let text = "\u{7f}\u{9b}\u{202e}\u{2028}é\u{1b}";
         let plain = serde_json::to_string_pretty(&serde_json::json!({ "a": text })).unwrap();
         let safe = json(&plain);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quoted_value_ends_where_it_seems_to() {
+    fn a_quoted_value_cannot_close_its_quotes() {
         assert_eq!(Quoted("a\" b=1\\\n\u{1b}é\u{9b}").to_string(), r#""a\" b=1\\\n\x1Bé\xC2\x9B""#);
     }
 
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_of_text_ends_where_a_character_does() {
+    fn the_front_of_a_text_ends_at_a_character_boundary() {
         let whole = "é漢\u{1F600}x";
         for longest in 0..=whole.len() + 1 {
             let front = str::from_utf8(front(whole.as_bytes(), longest)).unwrap();
@@ -297,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_one_and_is_cut() {
+    fn a_word_has_no_spaces_and_is_cut() {
         let word = b"/a b\"\\\r\n\x00\x1b[2J\x7f\xc3\xa9";
         assert_eq!(Word(word).to_string(), r"/a\x20b\x22\x5C\x0D\x0A\x00\x1B[2J\x7F\xC3\xA9");
         assert_eq!(Word(&[b'/'; 100_000]).to_string().len(), MAX_WORD + "...".len());
     }
 
     #[test]
-    fn a_stream_in_pieces_is_the_text_of_the_whole() {
+    fn a_stream_in_pieces_is_escaped_as_a_whole() {
         let mut whole = "é漢\u{1F600}\r\nx\ry\u{9b}\n".as_bytes().to_vec();
         HOSTILE.iter().for_each(|(bytes, _)| whole.extend_from_slice(bytes));
         whole.extend_from_slice(b"end\r");

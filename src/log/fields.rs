@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_values_keep_their_types_and_the_names_of_the_server_are_its_own() {
+    fn plain_values_keep_their_types_and_reserved_names_get_a_prefix() {
         let fields = json!({ "b": 1, "a": 1.5, "c": true, "d": "e\u{1b}\n", "k\n": "" });
         assert_eq!(through(fields), json!({ "a": 1.5, "b": 1, "c": true, "d": "e\\x1B\n", "k\\x0A": "" }));
         for name in RESERVED.iter().filter(|name| **name != LEFT_OUT) {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_cut_before_it_is_escaped_and_its_end_says_so() {
+    fn a_text_is_cut_before_it_is_escaped_and_ends_with_a_mark() {
         for piece in ["x", "é", "漢", "\r\n", "\u{1b}", "\u{202e}"] {
             for bytes in [piece.repeat(MAX_TEXT), piece.repeat(1 << 24)] {
                 let cut = text(bytes.as_bytes());
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_honest_worker_sends_is_shown_all_the_same() {
+    fn invalid_fields_of_a_worker_are_shown_as_text() {
         assert_eq!(
             Value::Object(decode("{\"a\":[1],\"b\":{\"c\":2}}")),
             json!({ "a": "[1]", "b": "{\"c\":2}" })

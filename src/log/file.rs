@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trying_a_log_out_says_what_opening_it_would_and_makes_no_file() {
+    fn a_trial_of_a_log_has_the_result_of_opening_it_and_makes_no_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("there"), "").unwrap();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_is_not_waited_for() {
+    fn a_pipe_without_a_reader_does_not_block() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renamed_file_is_left_when_it_is_told_so() {
+    fn a_renamed_file_is_left_at_a_reopening() {
         let directory = tempfile::tempdir().unwrap();
         let (path, old) = (directory.path().join("log"), directory.path().join("log.1"));
         let mut file = LogFile::open("log", &path, |_, _| {}).unwrap();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_takes_some_lines_and_not_others_is_not_complained_of_each_time() {
+    fn reports_of_a_file_that_fails_now_and_then_are_limited() {
         static COMPLAINTS: AtomicU64 = AtomicU64::new(0);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pipe");

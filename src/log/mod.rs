@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_stuck_reader_is_bounded_in_lines_and_in_bytes_and_the_rest_is_counted() {
+    fn lines_for_a_stuck_reader_are_bounded_in_number_and_bytes_and_the_rest_is_counted() {
         const LINES: usize = 2 * BUFFERED_LINES;
         for (length, format) in [(2, Format::Text), (100, Format::Json), (100_000, Format::Text)] {
             let (go, stuck) = std::sync::mpsc::channel();

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_accident_is_told_whole_and_a_flood_once_a_second() {
+    fn a_burst_is_logged_whole_and_a_flood_once_a_second() {
         let start = Instant::now();
         let mut throttle = Throttle::new(start);
         assert!((0..BURST).all(|_| throttle.allow(start) == Some(None)));

@@ -226,7 +226,7 @@ mod tests {
     use crate::fastcgi::record::HEADER_LENGTH;
 
     #[test]
-    fn a_client_that_is_always_behind_makes_it_no_larger() {
+    fn the_buffer_of_a_client_always_behind_does_not_grow() {
         let mut outgoing = SendBuffer::default();
         let mut written = 0_u64;
         for round in 0_u64..5000 {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_leave_in_the_order_they_came_and_a_large_buffer_is_given_back() {
+    fn bytes_keep_their_order_and_a_large_empty_buffer_is_freed() {
         let mut outgoing = SendBuffer::default();
         let sent: Vec<u8> = (0..400_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
         let mut received = Vec::new();
@@ -368,7 +368,7 @@ mod tests {
     const PACKET: usize = 3 * (HEADER_LENGTH + 65_528);
 
     #[test]
-    fn order_is_kept_whatever_a_client_a_worker_and_a_disk_do_when() {
+    fn order_is_kept_whatever_client_worker_and_disk_do() {
         let (mut spilled, mut refused) = (0, 0);
         for seed in 0..60 {
             let mut story = Story::new(seed, 1 + u32::try_from(seed).unwrap() % 6);
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_when_the_file_is_lost_ends_with_a_whole_record() {
+    fn after_the_loss_of_the_file_the_rest_ends_with_a_whole_record() {
         for seed in 0..50 {
             let mut story = Story::new(seed, 3);
             story.append();
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_takes_nothing_leaves_a_client_that_is_merely_held_up() {
+    fn a_file_that_takes_no_writes_only_delays_the_client() {
         let mut story = Story::new(7, 9);
         while !story.outgoing.is_full() {
             story.append();

@@ -314,7 +314,7 @@ proptest! {
     #![proptest_config(config(10_000))]
 
     #[test]
-    fn whatever_a_worker_says_its_clients_get_one_whole_answer_or_see_that_it_is_not(data in worker_packets()) {
+    fn clients_of_a_hostile_worker_get_one_whole_response_or_see_that_it_is_not(data in worker_packets()) {
         check::worker_messages(&data);
     }
 }

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_is_told_once_and_a_flood_of_names_ends() {
+    fn each_name_is_logged_once_and_a_flood_of_names_ends() {
         let mut told = Told::default();
         assert_eq!(
             ["A", "B", "A", "B", "A"].map(|name| told.repeated(name.as_bytes())),

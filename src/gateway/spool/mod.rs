@@ -177,7 +177,7 @@ mod tests {
     use crate::proto::space::{Claim, Use};
 
     #[test]
-    fn the_file_system_of_the_directory_says_whether_its_files_are_memory() {
+    fn files_count_as_memory_on_a_tmpfs_only() {
         let memory = Memory::new(1000);
         for (directory, counts) in [("/dev/shm", true), ("/proc", false)] {
             let spool = Spool::new(Path::new(directory), 1000, 1, &memory);

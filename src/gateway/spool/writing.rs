@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_wakes_one_who_waits_and_the_last_end_all() {
+    fn each_end_wakes_one_task_and_the_last_end_wakes_all() {
         run(async {
             let writing = Rc::new(Writing::default());
             let (first, second) = (writing.begin(), writing.begin());

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_belongs_to_its_bucket_and_what_is_beyond_them_all_is_counted_too() {
+    fn a_bound_belongs_to_its_bucket_and_longer_durations_count_too() {
         let histogram = of([0, 500, 501, 30_000_000, 30_000_001]);
         assert_eq!(histogram.counts()[..2], [2, 1]);
         assert_eq!(histogram.counts()[14..], [1, 1]);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_have_counted_can_be_counted_together() {
+    fn the_counts_of_two_histograms_can_be_added() {
         let mut sum = of([1, 2_000]);
         sum.add(&of([3, 4_000_000]));
         assert_eq!(sum, of([3, 1, 4_000_000, 2_000]));

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_is_counted_at_its_own_place() {
+    fn every_kind_is_at_the_index_of_its_discriminant() {
         for (place, why) in Refused::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, place);
         }
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_times_of_a_generation_that_is_gone_stay_in_the_sum() {
+    fn the_times_of_a_gone_generation_stay_in_the_sum() {
         let journal = Journal::new(None);
         let ms = Duration::from_millis;
         journal.counts.borrow_mut().observe(1, 2, ms(1), ms(20));

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_request_uri_the_path_and_query_do() {
+    fn without_a_request_uri_path_and_query_are_shown() {
         let pairs: [(&str, &[u8]); 4] = [
             ("REQUEST_METHOD", b"PUT"),
             ("SCRIPT_NAME", b"/a"),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_left_out_unless_they_are_asked_for() {
+    fn secrets_are_left_out_unless_the_settings_ask_for_them() {
         for pairs in [
             &[("REQUEST_METHOD", &b"GET"[..]), ("REQUEST_URI", b"/a?token=b&c=d")][..],
             &[("REQUEST_METHOD", b"GET"), ("PATH_INFO", b"/a"), ("QUERY_STRING", b"token=b&c=d")],
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_known_however_it_is_split() {
+    fn a_path_is_recognized_however_it_is_split() {
         let split = |script: &'static [u8], path| Uri { script, path, ..Uri::default() };
         assert!(split(b"", b"/-/status").is_at("/-/status"));
         assert!(split(b"/-", b"/status").is_at("/-/status"));

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table() {
+    fn every_verdict_follows_from_its_facts() {
         use Verdict::{Degraded, Down, Ok, Starting, Stopping};
         let start = Instant::now();
         let (idle, waiting) = (|| idle(start), || waiting(start));
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_sent_where_they_are_answered() {
+    fn readiness_follows_from_verdict_and_reason() {
         let ready = Verdict::ALL.map(|verdict| (verdict.name(), verdict.is_ready(Reason::Stopping)));
         let expected =
             [("ok", true), ("starting", false), ("degraded", true), ("down", false), ("stopping", false)];
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_is_as_far_as_it_has_come() {
+    fn the_progress_of_a_stop_follows_from_the_course() {
         let course = |stop_announced, taken_over| Course { stop_announced, taken_over, ..Course::default() };
         for (begun, stop_announced, taken_over, stop) in [
             (false, false, false, Stop::No),

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_over_when_the_queue_is_empty_or_nobody_was_refused_for_an_interval() {
+    fn an_overload_ends_with_an_empty_queue_or_an_interval_without_refusals() {
         let mut story = Story::new();
         assert!(story.goes_on(BOUNDS.interval + STEP, 200 * MS));
         assert!(
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_learns_is_not_overloaded_until_clients_give_up() {
+    fn a_queue_that_learns_is_not_overloaded_until_clients_give_up() {
         let mut story = Story::with(Bounds { learns: true, ..BOUNDS });
         story.codel.gave_up();
         assert!(!story.goes_on(BOUNDS.interval * 60, 500 * MS), "all of them wait");
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_has_learned_it_remembers_for_a_while() {
+    fn impatience_of_clients_is_remembered_for_a_while() {
         let mut story = Story::with(Bounds { learns: true, ..BOUNDS });
         story.goes_on(STEP, 500 * MS);
         (0..50).for_each(|_| story.codel.gave_up());
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_ends_an_overload_before_anybody_is_refused_for_it() {
+    fn a_pause_ends_an_overload_before_a_refusal() {
         let mut story = Story::new();
         assert!(story.goes_on(BOUNDS.interval + STEP, 200 * MS));
         assert!(story.codel.may_refuse(story.now + BOUNDS.interval, || false));
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_on_their_way_excuse_it_but_not_for_ever() {
+    fn starting_workers_excuse_waiting_but_not_for_ever() {
         let mut story = Story::new();
         story.pool_grows = true;
         assert!(!story.goes_on(MAX_EXCUSE, 200 * MS));
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_client_may_return_when_those_refused_of_late_could_be_served() {
+    fn retry_after_is_the_time_to_serve_the_recently_refused() {
         let mut story = Story::new();
         assert!(story.goes_on(BOUNDS.interval + STEP, 200 * MS));
         // Served and refused: 100 a second each.

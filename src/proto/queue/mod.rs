@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn is_bounded_and_first_in_first_out() {
+    fn the_queue_is_bounded_and_first_in_first_out() {
         let (mut queue, now) = queue(2, None);
         let (first, turned) = push(&mut queue, now, 'a');
         assert_eq!(turned, None);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_up_items_at_their_age_and_not_before() {
+    fn items_expire_at_their_age_and_not_before() {
         let (mut queue, now) = queue(8, None);
         push(&mut queue, now, 'a');
         push(&mut queue, now + 1000 * MS, 'b');
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_anybody_could_have_it_ages_from_then_on() {
+    fn items_age_from_the_opening_of_the_queue() {
         let (mut queue, now) = queue(8, Some(BOUNDS));
         push(&mut queue, now, 'a');
         queue.open(now + 60_000 * MS);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_that_is_overloaded_has_room_for_the_newest() {
+    fn a_full_overloaded_queue_has_room_for_the_newest() {
         let (mut queue, now) = queue(64, Some(BOUNDS));
         let now = overload(&mut queue, now);
         while !queue.is_full() {
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_proxy_says_counts_as_waiting_but_not_for_the_queue_timeout() {
+    fn waiting_at_the_proxy_counts_but_not_for_the_queue_timeout() {
         let (mut queue, now) = queue(64, Some(BOUNDS));
         let now = overload(&mut queue, now);
         rest(&mut queue);
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn first_come_first_served_can_be_had_back_while_it_runs() {
+    fn new_bounds_restore_first_come_first_served() {
         let (mut queue, now) = queue(64, Some(BOUNDS));
         let now = overload(&mut queue, now);
         queue.set_bounds(64, Duration::from_secs(10), None);

@@ -115,7 +115,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
 }
 
 #[test]
-fn at_twice_the_capacity_nearly_all_of_it_is_of_use() {
+fn at_twice_the_capacity_nearly_the_whole_capacity_is_of_use() {
     let (mut fifo, mut adaptive) = (run(&TWICE, FIFO), run(&TWICE, ADAPTIVE));
     let (before, after) = (fifo.goodput(&TWICE), adaptive.goodput(&TWICE));
     assert!(before < 50.0, "first come, first served is of use to {before}/s");
@@ -129,7 +129,7 @@ fn at_twice_the_capacity_nearly_all_of_it_is_of_use() {
 }
 
 #[test]
-fn clients_that_wait_for_long_are_served_as_soon_where_nobody_has_to_give_up_first() {
+fn without_learning_patient_clients_are_served_soon() {
     let patient = Load { patience: Duration::from_secs(60), ..TWICE };
     let (mut fifo, mut codel) = (run(&patient, FIFO), run(&patient, CODEL));
     assert!(codel.goodput(&patient) > 95.0 && fifo.goodput(&patient) > 95.0);
@@ -147,7 +147,7 @@ fn clients_that_stay_are_all_answered() {
 }
 
 #[test]
-fn hardly_anybody_is_refused_below_the_capacity() {
+fn hardly_a_request_is_refused_below_the_capacity() {
     for rate in [|_| 50.0, |_| 85.0, |second| if second % 10 == 0 { 120.0 } else { 50.0 }] {
         let load = Load { rate, ..TWICE };
         let outcome = run(&load, ADAPTIVE);
@@ -158,14 +158,14 @@ fn hardly_anybody_is_refused_below_the_capacity() {
 }
 
 #[test]
-fn a_slow_report_now_and_then_does_not_have_others_refused() {
+fn a_slow_report_now_and_then_causes_no_refusals() {
     let service = |number| if number % 200 == 199 { 1500 * MS } else { 20 * MS };
     let load = Load { service, rate: |_| 35.0, patience: Duration::from_secs(5), ..TWICE };
     assert_eq!(run(&load, ADAPTIVE).refused, 0);
 }
 
 #[test]
-fn nobody_is_refused_while_workers_start() {
+fn no_request_is_refused_while_workers_start() {
     let load = Load {
         workers: 8,
         rate: |_| 200.0,
@@ -178,7 +178,7 @@ fn nobody_is_refused_while_workers_start() {
 }
 
 #[test]
-fn an_overload_that_is_over_leaves_nothing_behind() {
+fn an_overload_has_no_effect_after_its_end() {
     let load = Load { rate: |second| if second < 20 { 200.0 } else { 50.0 }, ..TWICE };
     let only_overload = Load { seconds: 20, ..load };
     let (all, overloaded) = (run(&load, ADAPTIVE), run(&only_overload, ADAPTIVE));
