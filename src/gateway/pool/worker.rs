@@ -27,6 +27,7 @@ use crate::os::process;
 use crate::proto::body::{Body, Place};
 use crate::proto::request_end::{Handed, Named};
 use crate::proto::run::Run;
+use crate::proto::supervisor::{StartAction, StartDeadline};
 use crate::proto::worker::WorkerProtocol;
 
 /// The message to the client of a request that has reached its time-out.
@@ -47,8 +48,8 @@ pub(crate) struct WorkerHandle {
     running: RefCell<Option<Box<Request>>>,
     /// The request whose response has ended, while the worker is not ready for the next.
     finishing: RefCell<Option<Box<Request>>>,
-    /// Whether the worker was interrupted because it takes too long to start.
-    start_interrupted: Cell<bool>,
+    /// When the worker must have started.
+    start_deadline: Cell<StartDeadline>,
     /// The deadlines of the request, from its dispatch until the worker is ready again.
     run: Cell<Option<Run>>,
     protocol: RefCell<WorkerProtocol>,
@@ -109,6 +110,7 @@ impl WorkerHandle {
         link: Link,
         pidfd: OwnedFd,
         lifeline: OwnedFd,
+        forked_at: Instant,
     ) -> io::Result<Rc<Self>> {
         link.set_nonblocking()?;
         Ok(Rc::new(Self {
@@ -118,7 +120,7 @@ impl WorkerHandle {
             _lifeline: lifeline,
             running: RefCell::new(None),
             finishing: RefCell::new(None),
-            start_interrupted: Cell::new(false),
+            start_deadline: Cell::new(StartDeadline::new(forked_at)),
             run: Cell::new(None),
             protocol: RefCell::default(),
             given_up: Cell::new(false),
@@ -222,15 +224,22 @@ impl WorkerHandle {
         None
     }
 
-    /// Interrupts a worker that takes too long to start, so that it fails with its stack. Once; whether this was the first time.
-    pub(crate) fn interrupt_start(&self) -> bool {
-        let first = !self.start_interrupted.replace(true);
-        if first {
+    /// When the start of this worker is due, where starts have a limit.
+    pub(crate) fn start_due(&self, timeout: Duration) -> Option<Instant> {
+        self.start_deadline.get().next_deadline(timeout)
+    }
+
+    /// The action for a worker that takes too long to start, by `settled`; a worker that is to be interrupted is.
+    pub(crate) fn start_timed_out(&self, settled: Instant, timeout: Duration) -> Option<StartAction> {
+        let mut deadline = self.start_deadline.get();
+        let action = deadline.handle_timeout(settled, timeout);
+        self.start_deadline.set(deadline);
+        if action == Some(StartAction::Interrupt) {
             let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
             // As for `interrupt`.
             let _ = interrupt::send(self.pidfd.get_ref().as_fd(), interrupt.encode());
         }
-        first
+        action
     }
 
     /// Interrupts the running request, which may be over by the time that this arrives.

@@ -5,6 +5,6 @@ mod start_deadline;
 mod stop;
 mod zygotes;
 
-pub(crate) use crate::proto::supervisor::start_deadline::{LAST_WORDS, StartAction};
+pub(crate) use crate::proto::supervisor::start_deadline::{StartAction, StartDeadline};
 pub(crate) use crate::proto::supervisor::stop::{Stop, StopAction, StopEvent, StopTimes};
 pub(crate) use crate::proto::supervisor::zygotes::{Ended, Role, Zygotes};

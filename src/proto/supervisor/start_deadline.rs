@@ -4,15 +4,17 @@
 //! ```text
 //! stage         due                                       action       next
 //! in time       begin + start timeout                     Interrupt    interrupted
-//! interrupted   begin + start timeout + LAST_WORDS        GiveUp       given up
+//! interrupted   interruption + LAST_WORDS                 GiveUp       given up
 //! given up      nothing
 //! ```
+//!
+//! A gateway that was paused interrupts late, and the code has the time for its last words all the same.
 
 use std::time::{Duration, Instant};
 
 /// The time that an application has to say where it is once it is interrupted at `--start-timeout`. Code that runs Lua does so
 /// within milliseconds; other code, such as a connect that hangs, is killed then.
-pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The action that a start's deadline asks of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,21 +35,21 @@ pub(crate) struct StartDeadline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     InTime,
-    Interrupted,
+    Interrupted(Instant),
     GivenUp,
 }
 
 impl StartDeadline {
-    /// The deadline of a start that begins now.
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { began_at: now, stage: Stage::InTime }
+    /// The deadline of a start that began then.
+    pub(crate) fn new(began_at: Instant) -> Self {
+        Self { began_at, stage: Stage::InTime }
     }
 
     /// The time of the next action, where starts have a limit.
     pub(crate) fn next_deadline(&self, timeout: Duration) -> Option<Instant> {
         match self.stage {
             Stage::InTime => Some(self.began_at + timeout),
-            Stage::Interrupted => Some(self.began_at + timeout + LAST_WORDS),
+            Stage::Interrupted(at) => Some(at + LAST_WORDS),
             Stage::GivenUp => None,
         }
     }
@@ -56,8 +58,8 @@ impl StartDeadline {
     pub(crate) fn handle_timeout(&mut self, settled: Instant, timeout: Duration) -> Option<StartAction> {
         self.next_deadline(timeout).filter(|deadline| *deadline <= settled)?;
         let (action, stage) = match self.stage {
-            Stage::InTime => (StartAction::Interrupt, Stage::Interrupted),
-            Stage::Interrupted | Stage::GivenUp => (StartAction::GiveUp, Stage::GivenUp),
+            Stage::InTime => (StartAction::Interrupt, Stage::Interrupted(settled)),
+            Stage::Interrupted(_) | Stage::GivenUp => (StartAction::GiveUp, Stage::GivenUp),
         };
         self.stage = stage;
         Some(action)
@@ -84,12 +86,13 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_is_long_overdue_is_interrupted_and_given_up_at_once() {
+    fn a_start_that_is_found_long_overdue_has_its_last_words_all_the_same() {
         let (start, timeout) = (Instant::now(), Duration::from_secs(5));
         let mut deadline = StartDeadline::new(start);
         let late = start + 100 * timeout;
         assert_eq!(deadline.handle_timeout(late, timeout), Some(StartAction::Interrupt));
-        assert_eq!(deadline.handle_timeout(late, timeout), Some(StartAction::GiveUp));
         assert_eq!(deadline.handle_timeout(late, timeout), None);
+        assert_eq!(deadline.next_deadline(timeout), Some(late + LAST_WORDS));
+        assert_eq!(deadline.handle_timeout(late + LAST_WORDS, timeout), Some(StartAction::GiveUp));
     }
 }

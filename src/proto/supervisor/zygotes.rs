@@ -302,7 +302,7 @@ impl Zygote {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::supervisor::LAST_WORDS;
+    use crate::proto::supervisor::start_deadline::LAST_WORDS;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
     const FORK: Duration = Duration::from_secs(60);

@@ -275,10 +275,12 @@ impl Supervisor {
         self.zygotes.settled(launch, worker);
         let Some(pending) = self.pending.remove(&(launch, worker)) else { return };
         let PendingWorker { generation, link, output, lifeline } = pending;
+        let forked_at = self.gateway.pool.borrow().workers().find(|known| known.number == worker);
+        let forked_at = forked_at.map_or_else(Instant::now, |known| known.forked_at);
         // Without a descriptor to spare there is no pidfd, and without a pidfd no attending to it.
         let attended = pidfd
             .ok_or_else(|| std::io::Error::other("no descriptor is left for its pidfd"))
-            .and_then(|pidfd| WorkerHandle::new((worker, generation, pid), link, pidfd, lifeline));
+            .and_then(|pidfd| WorkerHandle::new((worker, generation, pid), link, pidfd, lifeline, forked_at));
         let link = match attended {
             Ok(link) => link,
             Err(cause) => {

@@ -16,7 +16,7 @@ use crate::gateway::pool::zygote::PendingWorker;
 use crate::link::message::ToWorker;
 use crate::os::random;
 use crate::proto::pool::{Replacement, State, Want, Worker};
-use crate::proto::supervisor::LAST_WORDS;
+use crate::proto::supervisor::StartAction;
 
 /// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
 /// no longer than that gains nothing; and a burst of short requests is over by then.
@@ -177,37 +177,33 @@ impl Supervisor {
     fn end_late_starts(&mut self, settled: Instant) -> Option<Instant> {
         let timeout = self.start_timeout()?;
         let limit = Time(timeout);
-        let is_late = |since: Instant| since + timeout <= settled;
-        let is_over = |since: Instant| since + timeout + LAST_WORDS <= settled;
-
         // One that its zygote has not announced yet is the zygote's affair.
         let starting = |worker: &Worker| {
             worker.state == State::Starting && self.gateway.workers.borrow().contains_key(&worker.number)
         };
         let starting: Vec<_> = self.gateway.pool.borrow().workers().filter(starting).collect();
-        for Worker { number: worker, generation: r#gen, forked_at: born, .. } in
-            starting.iter().filter(|it| is_late(it.forked_at))
-        {
+        let mut next = None;
+        for Worker { number: worker, generation: r#gen, .. } in &starting {
+            let handle = self.gateway.workers.borrow().get(worker).map(Rc::clone);
+            let Some(handle) = handle else { continue };
             let late = || format!("takes longer than {limit} to start (--start-timeout)");
-            if is_over(*born) {
-                if self.zygotes.is_next(*r#gen) {
-                    self.next_failed(format!("its first worker {}", late()));
-                } else {
-                    self.gateway.workers.kill(&[*worker]);
-                }
-            } else if self.gateway.workers.borrow().get(worker).is_some_and(|link| link.interrupt_start()) {
-                if self.zygotes.is_next(*r#gen) {
+            let is_next = self.zygotes.is_next(*r#gen);
+            match handle.start_timed_out(settled, timeout) {
+                None => {}
+                Some(StartAction::Interrupt) if is_next => {
                     self.next_timed_out = Some(format!("its first worker {}", late()));
-                } else {
-                    self.gateway.in_trouble(|left_out| {
-                        error!(worker, r#gen, left_out, "worker {}", late());
-                    });
                 }
+                Some(StartAction::Interrupt) => self.gateway.in_trouble(|left_out| {
+                    error!(worker, r#gen, left_out, "worker {}", late());
+                }),
+                Some(StartAction::GiveUp) if is_next => {
+                    self.next_failed(format!("its first worker {}", late()));
+                }
+                Some(StartAction::GiveUp) => self.gateway.workers.kill(&[*worker]),
             }
+            next = next.into_iter().chain(handle.start_due(timeout)).min();
         }
-        let since = starting.iter().map(|worker| worker.forked_at);
-        let looks = since.flat_map(|since| [since + timeout, since + timeout + LAST_WORDS]);
-        looks.filter(|time| *time > settled).min()
+        next
     }
 
     /// Requests a worker of a zygote.
