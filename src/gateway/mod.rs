@@ -119,8 +119,8 @@ struct Gateway {
     request_packet: RefCell<Vec<u8>>,
 }
 
-/// The bounds beyond which the queue counts as overloaded; `None` for a FIFO queue, and in development, where no request is refused
-/// because others wait.
+/// The bounds beyond which the queue counts as overloaded; `None` for a FIFO queue, and in development, where no request is
+/// refused because others wait.
 fn overload_bounds(config: &Config, development: bool) -> Option<Bounds> {
     let learns = match config.queue_order {
         QueueOrder::Adaptive => true,

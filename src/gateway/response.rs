@@ -1,7 +1,6 @@
 //! The worker's side of a response: a weak handle of the client's connection, and the key of the stream on it.
 //!
-//! [`crate::proto::response_writer`] decides what is sent. A closed connection discards all data; the handle does not keep it
-//! alive.
+//! [`crate::proto::response_writer`] decides what is sent. A closed connection discards all data, and keeps no request.
 
 use std::rc::{Rc, Weak};
 use std::time::Instant;

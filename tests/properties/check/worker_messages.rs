@@ -1,7 +1,7 @@
 //! Properties of the responses that reach clients from a hostile worker.
 //!
-//! [`WorkerProtocol`] and [`ResponseState`] are the gateway's own state machines, and decide which messages are legal. Their driver is
-//! a model of `gateway::pool::relay`, on a connection without a socket.
+//! [`WorkerProtocol`] and [`ResponseState`] are the gateway's own state machines, and decide which messages are legal. Their
+//! driver is a model of `gateway::pool::relay`, on a connection without a socket.
 
 use nibiru::cgi::ProxyHeaders;
 use nibiru::cgi::response::{Head, Status};
