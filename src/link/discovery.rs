@@ -1,9 +1,9 @@
-//! How a command finds the server that runs with a configuration file, also when the file no longer says where.
+//! The discovery of a server's control socket by its configuration file, also where the file no longer names the socket.
 //!
-//! A server that was started listens at an abstract Unix socket (no file, gone with the process) whose name has a hash of
-//! the file's path in it, and tells every caller of its own user where its control socket is. Commands list such names
-//! in `/proc/net/unix`. Every user of the machine can take such a name, so that a name alone proves nothing: the process that
-//! listens there is asked for its user, and the control socket has its own permissions.
+//! A server listens at abstract Unix sockets (unix(7): no file, gone with the process). The name of such a socket holds a hash of
+//! the configuration file's path. The server tells callers of its own user the path of its control socket. Commands list the
+//! names in `/proc/net/unix`. Every user of the machine can take a name, so that a name alone proves nothing: a command asks the
+//! kernel for the user of the listener (`SO_PEERCRED`), and the control socket has permissions of its own.
 
 use std::io::{self, Read as _};
 use std::os::linux::net::SocketAddrExt as _;
@@ -15,17 +15,17 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// What every name begins with.
+/// The front of every abstract socket's name.
 const PREFIX: &str = "nibiru";
 
-/// How long a server may take to answer: it has only to look at what it knows.
+/// The longest wait for a server's answer. The server has the answer in memory.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The longest answer: a path of a Unix socket, made absolute.
+/// The longest answer, in bytes: the absolute path of a Unix socket.
 const MAX_ANSWER: u64 = 8 * 1024;
 
-/// The names of the configuration file at `path` (relative to `directory`, the shell's name of the working directory): the
-/// one that people write, and the one without links. A deployment may change either.
+/// Hashes of the configuration file's absolute paths: the path as people write it, and the path without symbolic links. A
+/// deployment may change either. A relative `path` starts at `directory`, the shell's name of the working directory.
 fn names(directory: &Path, path: &Path) -> Vec<u64> {
     let written = directory.join(path);
     let written = absolute(&written).unwrap_or(written);
@@ -36,14 +36,14 @@ fn names(directory: &Path, path: &Path) -> Vec<u64> {
     names
 }
 
-/// FNV-1a: the same in every version, and no secret hangs on it.
+/// The FNV-1a hash of a path, in 64 bits: the same in every version of nibiru. The hash protects nothing.
 fn hash(path: &Path) -> u64 {
     path.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// Opens the sockets by which this server is found; `chance` tells it from others with the same file.
+/// Opens the sockets by which commands find this server. `chance` is a random number: servers with the same file differ in it.
 pub fn announce(directory: &Path, file: &Path, chance: u64) -> io::Result<Vec<UnixListener>> {
     let open = |name: u64| {
         let name = format!("{PREFIX}/{name:016x}/{chance:016x}");
@@ -54,23 +54,23 @@ pub fn announce(directory: &Path, file: &Path, chance: u64) -> io::Result<Vec<Un
     names(directory, file).into_iter().map(open).collect()
 }
 
-/// What a server answers: the absolute path of its control socket; nothing where it has none.
+/// The answer of a server to a command: the absolute path of the control socket; empty where the server has none.
 pub fn answer(control: Option<&Path>) -> Vec<u8> {
     let path = control.map(|path| absolute(path).unwrap_or_else(|_| path.to_owned()));
     path.map_or_else(Vec::new, |path| path.into_os_string().into_vec())
 }
 
-/// The control sockets of the servers that run with this file, each once; `None` for those that have none. Only of this
-/// process's user, of root, and for root of the user whom the file or its directory belongs to: the names of abstract
-/// sockets are free to all.
+/// The control sockets of the servers that run with this file, each once; `None` stands for servers without one.
+///
+/// Servers of other users are left out, since every user can take the names: see [`trusted`].
 pub fn servers(directory: &Path, file: &Path) -> Vec<Option<PathBuf>> {
     let names: Vec<String> =
         names(directory, file).iter().map(|name| format!("@{PREFIX}/{name:016x}/")).collect();
     let trusted = trusted(&directory.join(file));
-    // Names of other programs' sockets are any bytes.
+    // Names of other programs' sockets may hold any bytes.
     let table = std::fs::read("/proc/net/unix").unwrap_or_default();
     let table = String::from_utf8_lossy(&table);
-    // Num RefCount Protocol Flags Type St Inode Path
+    // The columns: Num RefCount Protocol Flags Type St Inode Path.
     let listed = table.lines().filter_map(|line| line.split_whitespace().nth(7));
     let ours = listed.filter(|listed| names.iter().any(|name| listed.starts_with(name.as_str())));
     let mut found: Vec<_> = ours.filter_map(|name| ask(&name[1..], &trusted).ok()).collect();
@@ -79,6 +79,7 @@ pub fn servers(directory: &Path, file: &Path) -> Vec<Option<PathBuf>> {
     found
 }
 
+/// The users whose servers a command believes: its own and root; for root, also the owners of the file and of its directory.
 fn trusted(file: &Path) -> Vec<u32> {
     let own = rustix::process::geteuid();
     let mut users = vec![own.as_raw(), 0];
@@ -94,8 +95,12 @@ fn trusted(file: &Path) -> Vec<u32> {
     users
 }
 
+/// Asks the listener of an abstract socket for its control socket; `None` where the server has none.
+///
+/// # Errors
+/// `PermissionDenied` where the listener's user is not `trusted`; those of the connection.
 fn ask(name: &str, trusted: &[u32]) -> io::Result<Option<PathBuf>> {
-    // Without waiting: whoever has taken the name may accept nobody.
+    // Never blocks: another program may have taken the name and accept no connection.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -171,7 +176,7 @@ mod tests {
         let name = format!("{PREFIX}/{:016x}/taken", names(root.path(), file)[0]);
         let full = bind(name.as_bytes());
         rustix::net::listen(&full, 0).unwrap();
-        // The one that waits to be accepted leaves no room for another.
+        // The first connection fills the backlog of 0.
         let _waiting = UnixStream::connect_addr(&full.local_addr().unwrap()).unwrap();
         assert_eq!(servers(root.path(), file), []);
         serve(announce(root.path(), file, 1).unwrap(), Some("/run/a.ctl".into()));
