@@ -1,4 +1,4 @@
-//! `nibiru check`: says whether `serve` would start with these settings.
+//! The command `nibiru check`: a trial of whether `serve` would start with these settings.
 //!
 //! The gateway itself is started, with a zygote and a worker, and stops before it serves: see [`crate::gateway::try_out`].
 
@@ -10,8 +10,8 @@ use crate::gateway::Error;
 use crate::gateway::Trial;
 use crate::log;
 
-/// Has the log show warnings and errors alone, unless more than usual is asked for: the news of a start and of a stop are
-/// no concern of a check.
+/// The settings with a log of warnings and errors alone, unless the log level asks for more than usual. The lines about a start
+/// and a stop do not belong in a check's output.
 pub fn quietly(mut config: Config) -> Config {
     if config.log_level == log::Level::Info {
         config.log_level = log::Level::Warn;
@@ -19,10 +19,10 @@ pub fn quietly(mut config: Config) -> Config {
     config
 }
 
-/// Starts with `config`, and stops. Gives lines that say what was tried.
+/// Starts with `config`, and stops. Gives a line for the application and one for each address.
 ///
 /// # Errors
-/// What `serve` would fail with.
+/// The error with which `serve` would fail.
 pub fn run(config: Config) -> Result<String, Error> {
     let app = config.app.clone();
     let Trial { addresses, took } = gateway::block_on(gateway::try_out(config))?;

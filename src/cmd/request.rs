@@ -1,4 +1,4 @@
-//! `nibiru request`: one request straight to a FastCGI socket, with the variables that nginx would send.
+//! The command `nibiru request`: one request to a FastCGI socket, with the variables that nginx would send.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,19 +20,19 @@ use crate::fastcgi::{ProtocolStatus, Role};
 use crate::log::cause;
 use crate::log::escape::TextStream;
 
-/// The one request on the connection.
+/// The FastCGI id of the connection's only request.
 const ID: u16 = 1;
 
-/// Why there is no answer, or no whole one.
+/// The cause of a response that is missing or incomplete.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// What the user wrote does not do: the object and the cause.
+    /// An argument is wrong: its text and the cause.
     #[error("{0}: {1}")]
     Usage(String, &'static str),
     /// The socket cannot be reached.
     #[error("{}: {}", .0, cause(.1))]
     Connect(Listen, io::Error),
-    /// The file of the body, as the user wrote it, cannot be read.
+    /// The body's file cannot be read: the path as the user wrote it.
     #[error("{}: {}", .0, cause(.1))]
     Data(String, io::Error),
     /// The address leads to a server's control socket.
@@ -41,31 +41,31 @@ pub enum Error {
     /// The connection broke.
     #[error("{}", cause(.0))]
     Io(#[from] io::Error),
-    /// The answer cannot be printed.
+    /// The response cannot be printed.
     #[error(transparent)]
     Output(stdout::Error),
     /// The server's bytes are not FastCGI or not a response.
     #[error("bad answer: {0}")]
     Protocol(String),
-    /// The answer ended before it was complete; what came of it is printed. After so many bytes of its body, or within its
-    /// head; and why.
+    /// The response ended before it was complete, and the received part is printed: the number of body bytes received, or `None`
+    /// where the head is incomplete; and the cause.
     #[error("the answer is broken off {}: {}", place(*.0), .1)]
     BrokenOff(Option<u64>, String),
-    /// The server answered END_REQUEST with this.
+    /// The server ended the request with this protocol status.
     #[error("the server refused the request: {0:?}")]
     Refused(ProtocolStatus),
 }
 
-/// The place in the answer after which nothing came: see [`Error::BrokenOff`].
+/// The place in the response where [`Error::BrokenOff`] happened, as text.
 fn place(body_bytes: Option<u64>) -> Cow<'static, str> {
     body_bytes.map_or("within its head".into(), |bytes| format!("after {bytes} bytes of its body").into())
 }
 
-/// Sends the request and prints the response body (with `--include` its head too) on standard output, piece by piece as it
-/// comes. Holds one piece of it at a time.
+/// Sends the request and prints the response body on standard output, with `--include` the head before it. Prints each piece as
+/// it comes, and holds one piece at a time.
 ///
 /// # Errors
-/// Also where the answer is not whole; what came of it is printed by then.
+/// Those of the connection, and of a response that is incomplete. The received part is printed by then.
 pub fn run(arguments: &cli::Request) -> Result<(), Error> {
     let body = body(arguments)?;
     let mut out = Vec::new();
@@ -74,13 +74,13 @@ pub fn run(arguments: &cli::Request) -> Result<(), Error> {
     client::stdin(ID, &body, &mut out);
     client::stdin_end(ID, &mut out);
     let mut stream = connect(&arguments.to)?;
-    // A server that takes no more has answered already, or says below that it is gone.
+    // A failed write is no error yet: the server may have answered before it read the whole request. `receive` finds out.
     let _ = stream.write_all(&out);
     let mut answer = Answer::new(arguments.include, arguments.method == "HEAD");
     let mut stdout =
         Sink::new(io::stdout().is_terminal(), |bytes| stdout::write(bytes).map_err(Error::Output));
     let received = receive(&mut *stream, &arguments.to, &mut answer, &mut stdout);
-    // What came is printed whatever became of the rest.
+    // The received part of a head is printed also where the rest never came.
     stdout.write(answer.unfinished_head())?;
     stdout.end().and(received)
 }
@@ -102,7 +102,7 @@ fn body(arguments: &cli::Request) -> Result<Vec<u8>, Error> {
     Ok(body)
 }
 
-/// What nginx sends for a request with this method, URL and headers.
+/// The variables that nginx sends for a request with this method, URL and headers.
 fn variables(arguments: &cli::Request, body_length: usize) -> Result<Variables, Error> {
     let (scheme, host, target) = split_url(&arguments.url);
     if !target.starts_with('/') {
@@ -142,7 +142,7 @@ fn variables(arguments: &cli::Request, body_length: usize) -> Result<Variables, 
     Ok(request.variables(headers))
 }
 
-/// Scheme, host and the rest; a URL that is only a path belongs to `http://localhost`.
+/// Scheme, host and request target of a URL. A URL that is only a path belongs to `http://localhost`.
 fn split_url(url: &str) -> (&str, &str, &str) {
     let Some((scheme, rest)) = url.split_once("://") else { return ("http", "localhost", url) };
     let path = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -164,14 +164,14 @@ fn connect(address: &Listen) -> Result<Box<dyn Stream>, Error> {
     connected.map_err(|error| Error::Connect(address.clone(), error))
 }
 
-/// Prints the answer as it comes; what the server says on STDERR goes to ours.
+/// Receives the response and prints it as it comes. The server's STDERR stream goes to standard error.
 fn receive(
     stream: &mut dyn Stream,
     address: &Listen,
     answer: &mut Answer,
     stdout: &mut Sink<impl FnMut(&[u8]) -> Result<(), Error>>,
 ) -> Result<(), Error> {
-    // A closed standard error changes nothing about the answer.
+    // A closed standard error does not change the response.
     let mut stderr = Sink::new(io::stderr().is_terminal(), |bytes| {
         let _ = io::stderr().write_all(bytes);
         Ok(())
@@ -200,23 +200,23 @@ fn receive(
                 Ok(Some(Reply::Values(_) | Reply::UnknownType(_))) => {}
                 // A control socket answers with a JSON object.
                 Err(client::Fault::BadVersion(b'{')) => return Err(Error::Control(address.clone())),
-                // So nibiru itself says that no more of this answer comes.
+                // nibiru itself sends an invalid record to mark a response as incomplete.
                 Err(fault) => return Err(answer.broken_off(fault)),
             }
         }
     }
 }
 
-/// How far the answer is. Decides what of it is printed, and whether it was whole; reads and writes nothing.
+/// The progress of the response. Decides which bytes are printed and whether the response is complete. No I/O.
 #[derive(Debug)]
 struct Answer {
-    /// Whether the head is printed, too.
+    /// Whether the head is printed before the body (`--include`).
     include: bool,
-    /// Whether the request was a HEAD, whose answer has no body whatever its head says.
+    /// Whether the request was a HEAD. Its response has no body, also where the head has a Content-Length.
     head_only: bool,
-    /// What has come of the head, until all of it has.
+    /// The received part of the head; empty once the head is complete.
     head: Vec<u8>,
-    /// Once the head is there: bytes of the body that have come, and how many it promises.
+    /// The body bytes received, and the Content-Length; `None` until the head is complete.
     body: Option<(u64, Option<u64>)>,
 }
 
@@ -225,7 +225,7 @@ impl Answer {
         Self { include, head_only, head: Vec::new(), body: None }
     }
 
-    /// What is printed of these bytes, the next of the answer.
+    /// Takes the next bytes of the response, and gives the bytes to print.
     fn piece<'a>(&mut self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
         if let Some((received, _)) = &mut self.body {
             *received += bytes.len() as u64;
@@ -247,7 +247,7 @@ impl Answer {
         }
     }
 
-    /// The server says that the request has ended.
+    /// Takes END_REQUEST. Gives an error where the response is incomplete.
     fn end(&self, app_status: u32, protocol_status: ProtocolStatus) -> Result<(), Error> {
         if protocol_status != ProtocolStatus::RequestComplete {
             return Err(Error::Refused(protocol_status));
@@ -267,7 +267,7 @@ impl Answer {
         }
     }
 
-    /// What has come of a head that is not whole, where it is to be printed.
+    /// The received part of an incomplete head, where heads are printed.
     fn unfinished_head(&self) -> &[u8] {
         if self.include { &self.head } else { b"" }
     }
@@ -277,12 +277,12 @@ impl Answer {
     }
 }
 
-/// Where bytes of the answer go: as they are to a file or a pipe; escaped, and with a line end at the end, to a terminal,
-/// which would obey them.
+/// An output for bytes of the response. A file or a pipe gets the bytes as they are. A terminal, which would obey control
+/// characters, gets them escaped and with a final line end.
 struct Sink<W> {
     write: W,
     terminal: Option<TextStream>,
-    /// Whether the last that was written is a line end.
+    /// Whether the last byte written is a line end; true where nothing was written.
     at_line_end: bool,
 }
 
@@ -316,7 +316,7 @@ mod tests {
 
     const HEAD: &[u8] = b"Status: 200 OK\r\nContent-Length: 4\r\n\r\n";
 
-    /// What an answer in pieces of `size` bytes prints, and how it ends.
+    /// The output for a response in pieces of `size` bytes, and the result.
     fn printed(answer: &[u8], size: usize, include: bool, head_only: bool) -> (Vec<u8>, Result<(), String>) {
         let (mut state, mut printed) = (Answer::new(include, head_only), Vec::new());
         for piece in answer.chunks(size) {

@@ -1,10 +1,11 @@
-//! Where a client finds the control socket of a server, as people write it.
+//! The address of a server's control socket, as people write it for a client.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where the units in `deploy/systemd` have the control socket of application NAME: `/run/nibiru/NAME/control.sock`.
+/// The directory of control sockets under systemd (`deploy/systemd`): application NAME has `/run/nibiru/NAME/control.sock`.
 const UNITS: &str = "/run/nibiru";
+/// The file name of a control socket under systemd.
 const SOCKET_OF_UNIT: &str = "control.sock";
 
 /// The value of a client's `--control`: `unix:PATH`, a path, or the name of an application under systemd.
@@ -12,7 +13,7 @@ const SOCKET_OF_UNIT: &str = "control.sock";
 pub enum Address {
     /// The socket at this path.
     Unix(PathBuf),
-    /// There is none: `off`, which is a value for the server and may stand in a variable that both see.
+    /// No control socket: `off`. The value is meant for the server; a client sees it where both read one environment variable.
     Off,
 }
 
@@ -31,11 +32,12 @@ impl FromStr for Address {
     }
 }
 
+/// The control socket of the application `name` under systemd.
 fn of_unit(name: &str) -> PathBuf {
     Path::new(UNITS).join(name).join(SOCKET_OF_UNIT)
 }
 
-/// The unit that has its control socket at `path`.
+/// The systemd unit whose control socket is at `path`; `None` for other paths.
 pub(super) fn unit_of(path: &Path) -> Option<String> {
     let name = path.strip_prefix(UNITS).ok()?.parent()?.to_str()?;
     (!name.contains('/') && of_unit(name) == path).then(|| format!("nibiru@{name}.service"))

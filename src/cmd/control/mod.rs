@@ -1,6 +1,6 @@
-//! `nibiru reload`, `stop`, `scale` and `status`: talk to a running gateway over its control socket.
+//! The commands `nibiru reload`, `stop`, `scale` and `status`: clients of a running gateway's control socket.
 //!
-//! A client of `gateway/control`, which documents the protocol. Blocking; never more than one command.
+//! `gateway/control` documents the protocol. I/O is blocking, and a connection carries one command.
 
 mod address;
 mod outcome;
@@ -24,50 +24,51 @@ pub use address::Address;
 pub use outcome::{reloaded, scaled, stopped};
 pub use status_text::{is_down, status_text};
 
-/// How long a server may take over an answer that it has at once.
+/// The longest wait for an answer, except that of a reload. A server has the answer at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The length of a FastCGI record's header. With so many bytes, a FastCGI server knows that this is none and closes.
+/// The length of a FastCGI record's header, in bytes. A FastCGI server closes the connection after so many bytes of a command,
+/// and waits for more after fewer.
 const RECORD_HEADER: usize = 8;
 
-/// Why a command came to nothing.
+/// The cause of a command's failure.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The settings do not say where the control socket is.
+    /// The settings, which name the control socket, are wrong.
     #[error(transparent)]
     Config(ConfigError),
-    /// There is to be no control socket.
+    /// The server has no control socket by its settings.
     #[error(
         "the server has no control socket, since it makes no Unix socket or --control is off: start it with --control unix:PATH"
     )]
     Off,
-    /// Nobody answers at this path.
+    /// No connection to this path.
     #[error("cannot reach the server at {}: {}{}", .0.display(), cause(.1), advice(.0, .1.kind()))]
     Unreachable(PathBuf, io::Error),
-    /// Servers with these control sockets run with the same configuration file.
+    /// Several servers run with the configuration file; these are their control sockets.
     #[error("several servers run with this configuration file; name one:{}", flags(.0))]
     Several(Vec<PathBuf>),
-    /// Somebody answers at this path, or closes, but it is no control socket.
+    /// The socket at this path is not a control socket: its answer is no JSON, or the listener closes the connection.
     #[error("{}", not_control(.0))]
     NotControl(PathBuf),
-    /// The server's status has a field of another type than this version reads.
+    /// A field of the status has another type than in this version.
     #[error("cannot read the status of a server of another version: {0} (--json shows it as it is)")]
     Status(serde_json::Error),
-    /// Nothing came in time.
+    /// No answer within [`PATIENCE`] from the socket at this path.
     #[error("no answer at {} within {} s: it is no control socket, or the server is stuck", .0.display(), PATIENCE.as_secs())]
     Silent(PathBuf),
-    /// The server says no.
+    /// The server refused the command.
     #[error("{message}")]
     Refused {
-        /// Why.
+        /// The server's reason.
         message: String,
-        /// After a reload: which generation goes on serving.
+        /// The generation that goes on serving after a reload that failed.
         serving: Option<u64>,
     },
 }
 
 impl Error {
-    /// The exit code: `refused` where the server says no.
+    /// The exit code; `refused` for [`Error::Refused`].
     pub fn exit_code(&self, refused: u8) -> u8 {
         match self {
             Self::Config(_) | Self::Off | Self::Several(_) => 2,
@@ -76,7 +77,7 @@ impl Error {
         }
     }
 
-    /// The state that a refused command has left the server in, as text for people; `None` for commands that change nothing.
+    /// The server's state after a reload that failed, as text for people; `None` for other errors.
     pub fn outcome(&self) -> Option<String> {
         match self {
             Self::Refused { serving: Some(generation), .. } => {
@@ -121,8 +122,11 @@ fn not_control(path: &Path) -> String {
     }
 }
 
-/// Where the control socket is: where the flag says; where the server has it that runs with this configuration file; or
-/// else where one would have it by the rules of `serve`.
+/// The path of the control socket, from the first source that has one: the flag; the server that runs with this configuration
+/// file; the file itself, by the rules of `serve`.
+///
+/// # Errors
+/// [`Error::Config`], [`Error::Off`] and [`Error::Several`].
 pub fn find(file: Option<&Path>, given: Option<Address>) -> Result<PathBuf, Error> {
     match given {
         Some(Address::Unix(path)) => return Ok(path),
@@ -132,7 +136,7 @@ pub fn find(file: Option<&Path>, given: Option<Address>) -> Result<PathBuf, Erro
     let directory = StartDirectory::of_this_process();
     let mut running = discovery::servers(directory.path(), file.unwrap_or(Path::new(FILE)));
     match running.len() {
-        // Whatever the file says now: it may have been edited since, or be broken.
+        // The file is not read: it may have been edited since the start, or be broken.
         1 => running.remove(0).ok_or(Error::Off),
         0 => by_file(file),
         _ => {
@@ -146,6 +150,7 @@ pub fn find(file: Option<&Path>, given: Option<Address>) -> Result<PathBuf, Erro
     }
 }
 
+/// The control socket that a server with this configuration file has by the rules of `serve`.
 fn by_file(file: Option<&Path>) -> Result<PathBuf, Error> {
     let (options, _) = Options::from_file(Path::new(""), file).map_err(Error::Config)?.unwrap_or_default();
     let listen = if options.listen.is_empty() { vec![Listen::default()] } else { options.listen };
@@ -160,7 +165,7 @@ pub fn status(answer: &Value) -> Result<Status, Error> {
     Status::deserialize(answer).map_err(Error::Status)
 }
 
-/// A connection with a command on its way.
+/// A connection on which a command was sent.
 #[derive(Debug)]
 pub struct Call {
     path: PathBuf,
@@ -168,19 +173,19 @@ pub struct Call {
 }
 
 impl Call {
-    /// Sends a command.
+    /// Connects to the control socket at `path` and sends a command.
     pub fn new(path: &Path, command: &str) -> Result<Self, Error> {
         let unreachable = |error| Error::Unreachable(path.to_owned(), error);
         let mut stream = UnixStream::connect(path).map_err(unreachable)?;
         let mut line = format!("{command}\n");
-        // A gateway reads no further than the first line's end.
+        // Padding for a FastCGI server. A gateway reads no further than the first line's end.
         line.extend(std::iter::repeat_n('\n', RECORD_HEADER.saturating_sub(line.len())));
         stream.write_all(line.as_bytes()).map_err(|error| match error.kind() {
-            // Closed before anything was said: no gateway does that.
+            // A gateway never closes a connection before it has read a command.
             io::ErrorKind::BrokenPipe => Error::NotControl(path.to_owned()),
             _ => unreachable(error),
         })?;
-        // Code may take long to load.
+        // A reload has no deadline: code may take long to load.
         let patience = Some(PATIENCE).filter(|_| command != "reload");
         stream.set_read_timeout(patience).map_err(unreachable)?;
         Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
@@ -191,7 +196,7 @@ impl Call {
         let mut line = String::new();
         self.stream.read_line(&mut line).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => Error::Silent(self.path.clone()),
-            // Bytes that are no text, and a close with the command unread.
+            // `InvalidData`: bytes that are not UTF-8. `ConnectionReset`: the listener closed with the command unread.
             io::ErrorKind::InvalidData | io::ErrorKind::ConnectionReset => {
                 Error::NotControl(self.path.clone())
             }
@@ -207,9 +212,9 @@ impl Call {
         }
     }
 
-    /// Waits until the server has closed the connection; a server that stops does so with its end.
+    /// Waits until the server closes the connection. A server that stops keeps the connection open until its process ends.
     pub fn wait_for_the_end(&mut self) {
-        // An error is an end, too.
+        // An error ends the connection, too.
         let _ = self.stream.get_ref().set_read_timeout(None);
         let _ = self.stream.read_to_end(&mut Vec::new());
     }

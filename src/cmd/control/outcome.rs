@@ -1,10 +1,10 @@
-//! The outcome of a command that changes a running server, as text for people.
+//! The results of commands that change a running server, as text for people.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// After `nibiru reload`: which code serves, and which settings wait for a restart.
+/// The result of `nibiru reload`: the generation that serves, and the settings that need a restart.
 pub fn reloaded(answer: &Value) -> String {
     let mut text = match answer["generation"].as_u64() {
         Some(generation) => format!("generation {generation} serves\n"),
@@ -18,7 +18,7 @@ pub fn reloaded(answer: &Value) -> String {
     text
 }
 
-/// After `nibiru scale`: how many workers there are to be.
+/// The result of `nibiru scale`: the new number of workers, or its bounds.
 pub fn scaled(answer: &Value) -> String {
     match answer["workers"].as_str() {
         Some("1") => "1 worker\n".to_owned(),
@@ -27,7 +27,7 @@ pub fn scaled(answer: &Value) -> String {
     }
 }
 
-/// After `nibiru stop`, once the server has ended.
+/// The result of `nibiru stop`, once the server has ended.
 pub fn stopped() -> String {
     "stopped\n".to_owned()
 }

@@ -1,4 +1,4 @@
-//! The status of a server as text for people: a few lines about the whole, then a line for each worker.
+//! The status of a server as text for people: some lines about the server, then a line for each worker.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -66,7 +66,7 @@ pub fn status_text(status: &Status) -> String {
     text
 }
 
-/// Whether the server says of itself that it answers no request.
+/// Whether the server's verdict is that no request is answered.
 pub fn is_down(status: &Status) -> bool {
     status.verdict == "down"
 }

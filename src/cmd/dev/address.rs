@@ -4,10 +4,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// The host where only a port is given: `dev` is for the user of this machine.
+/// The host of an address that is only a port. `dev` is for users of this machine.
 const LOOPBACK: &str = "127.0.0.1";
 
-/// `HOST:PORT`, with a port of its own on the loopback address where the host is left out.
+/// An address to listen on: `HOST:PORT`, or `PORT` for the loopback address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpAddress(String);
 
@@ -18,9 +18,9 @@ impl HttpAddress {
     }
 }
 
-/// Whether others than this machine's own users reach an address that is listened on.
+/// Whether other machines can reach a listener at this address.
 pub(super) fn is_for_others(address: IpAddr) -> bool {
-    // An address of IPv4 may be written as one of IPv6.
+    // An IPv4 address may be written as an IPv6 one (RFC 4291 §2.5.5.2).
     !address.to_canonical().is_loopback()
 }
 
@@ -28,7 +28,7 @@ impl FromStr for HttpAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A URL is what the terminal shows, so it is what gets pasted.
+        // People paste the URL that the terminal shows.
         let address = text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'));
         let (host, port) = address.rsplit_once(':').unwrap_or(("", address));
         let host = if host.is_empty() { LOOPBACK } else { host };

@@ -1,4 +1,4 @@
-//! The body of every response of the front, and the line that the terminal shows for it.
+//! Response bodies of the front, and the log line of each response.
 
 use std::fmt;
 use std::io;
@@ -18,23 +18,23 @@ use crate::log::redact;
 /// A response of the front.
 pub(super) type Answer = Response<Content>;
 
-/// Where a response's body comes from.
+/// The source of a response body.
 pub(super) enum Content {
-    /// All of it is here.
+    /// Bytes in memory: the whole body.
     Whole(Bytes),
-    /// It comes from the application, piece by piece.
+    /// The application's response, which comes in pieces.
     Stream {
-        /// What came together with the head; empty once it is sent.
+        /// The body bytes that came together with the head; empty once they are sent.
         first: Bytes,
-        /// The rest. Boxed: it is ten times the size of the others.
+        /// The connection that the rest comes from. Boxed, since it is ten times the size of the other variants.
         upstream: Box<Upstream>,
     },
-    /// It is a static file.
+    /// A static file.
     File(ServeFileSystemResponseBody),
 }
 
 impl Content {
-    /// Bytes of it, where that is known.
+    /// The length of the body, in bytes, where it is known.
     fn size(&self) -> Option<u64> {
         match self {
             Self::Whole(bytes) => Some(bytes.len() as u64),
@@ -64,7 +64,7 @@ pub(super) fn text(status: StatusCode, message: impl fmt::Display) -> Answer {
     whole(status, "text/plain; charset=utf-8", line)
 }
 
-/// A response that is complete already.
+/// A response whose body is in memory.
 pub(super) fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Content::Whole(body.into()));
     *response.status_mut() = status;
@@ -72,13 +72,13 @@ pub(super) fn whole(status: StatusCode, content_type: &'static str, body: impl I
     response
 }
 
-/// A [`Content`] that says in the log what became of its request.
+/// A [`Content`] that writes the log line of its request when the response ends.
 pub(super) struct Logged {
     content: Content,
     line: Line,
 }
 
-/// One request in the log.
+/// The log line of one request.
 #[derive(Debug)]
 pub(super) struct Line {
     method: String,
@@ -91,10 +91,10 @@ pub(super) struct Line {
     outcome: Outcome,
 }
 
-/// How far the body is.
+/// The progress of a response body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// So many bytes have been sent, of so many that were promised, if a number was.
+    /// The number of bytes sent, and the Content-Length where there is one.
     Sending(u64, Option<u64>),
     Complete,
     Broken,
@@ -112,7 +112,7 @@ impl Line {
         }
     }
 
-    /// Makes this the line of `answer`. `bodiless`: no body follows whatever its head says.
+    /// Makes this the log line of `answer`. `bodiless`: no body follows, also where the head has a Content-Length.
     pub(super) fn attach(mut self, answer: Answer, bodiless: bool) -> Response<Logged> {
         let length = answer.headers().get(CONTENT_LENGTH);
         let promised = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -129,7 +129,7 @@ impl Drop for Line {
             (&self.method, &self.target, self.status, self.came.elapsed().as_millis());
         let broken = match self.outcome {
             Outcome::Complete => "",
-            // hyper does not ask for more than was promised.
+            // hyper asks for no more bytes than the Content-Length.
             Outcome::Sending(sent, promised) if promised == Some(sent) => "",
             Outcome::Sending(..) => ", the client went away",
             Outcome::Broken if status == 0 => {

@@ -1,66 +1,66 @@
-//! What an application's failure says, taken apart for the error page: message, traceback, and the source at
-//! the lines that they name.
+//! The failure of an application, parsed for the error page: message, traceback, and the source lines that both name.
 //!
-//! Reads no file outside the root. Everything here comes from the application and is only shown.
+//! Reads no file outside the root. All texts come from the application and are only shown.
 
 use std::path::{Path, PathBuf};
 
 use crate::log::escape;
 
-/// Lines shown before and after the one at fault, and those shown around a call that led there.
+/// The number of source lines shown before, and after, the line at fault.
 const CONTEXT: usize = 5;
+
+/// The number of source lines shown before, and after, a caller's line.
 const CALLER_CONTEXT: usize = 2;
 
-/// Places whose source is shown: where it broke, and who called that.
+/// The most places whose source is shown: the line at fault and its callers.
 const MAX_EXCERPTS: usize = 3;
 
-/// A longer file is not source that somebody wrote.
+/// The longest file whose source is shown, in bytes. A longer file is not hand-written.
 const MAX_SOURCE: u64 = 1 << 20;
 
-/// Files that are looked at to complete a name that Lua has cut.
+/// The most directory entries that are read to complete a name that Lua has cut.
 const MAX_LOOKED_AT: usize = 10_000;
 
-/// One failure.
+/// A failure of the application, in a request or while it loads.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// Whether it is the loading that failed, not a request.
+    /// Whether the application failed to load; false for a failure in a request.
     pub(super) load: bool,
-    /// What went wrong, in a line, without the place.
+    /// The first line of the message, without the place.
     pub(super) headline: String,
-    /// All of the message.
+    /// The whole message.
     pub(super) message: String,
-    /// The frames, innermost first; empty where no application code was running.
+    /// The frames of the traceback, innermost first; empty where no application code was running.
     pub(super) traceback: Vec<String>,
-    /// What the application wrote to `wsgi.errors` meanwhile.
+    /// The text that the application wrote to `wsgi.errors` during the request.
     pub(super) written: String,
-    /// The source at the first places that the message and the traceback name.
+    /// The source at the first places named in message and traceback.
     pub(super) excerpts: Vec<Excerpt>,
 }
 
-/// Some lines of a file.
+/// Consecutive lines of a source file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Excerpt {
     /// Below the root.
     pub(super) file: PathBuf,
     /// The line at fault, from 1.
     pub(super) line: usize,
-    /// Numbers and text.
+    /// The lines: number, from 1, and text.
     pub(super) lines: Vec<(usize, String)>,
 }
 
 impl Failure {
-    /// Finds the failure of the request `id` in what came on STDERR; `None` where the application has not
-    /// failed but only written there.
+    /// The failure of the request `id` in the STDERR stream; `None` where the stream holds only the application's own output.
     pub(super) fn of_request(stderr: &[u8], id: &str, root: &Path) -> Option<Self> {
         let text = escape::text(stderr);
-        // As lua/nibiru/core/request.lua words it: `GET /path HTTP/1.1 (request ID): MESSAGE`.
+        // The format of lua/nibiru/core/request.lua: `GET /path HTTP/1.1 (request ID): MESSAGE`.
         let mark = format!("(request {id}): ");
         let at = text.find(&mark)?;
         let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
         Some(Self::new(&text[at + mark.len()..], &text[..line], root))
     }
 
-    /// The failure to load that the gateway reports as `message`.
+    /// The failure to load whose text, message and traceback, the gateway reports as `message`.
     pub(super) fn of_load(message: &str, root: &Path) -> Self {
         Self { load: true, ..Self::new(message, "", root) }
     }
@@ -89,18 +89,18 @@ impl Failure {
     }
 }
 
-/// A line of a file that a line of text begins with.
+/// A place in a source file, at the front of a line of text.
 #[derive(Debug)]
 struct Place<'a> {
     /// Below the root.
     file: PathBuf,
     line: usize,
-    /// What follows: `: message` without the colon.
+    /// The text after the place, without its leading colon.
     rest: &'a str,
 }
 
 impl<'a> Place<'a> {
-    /// `FILE.lua:LINE:` at the front of `text`, where the file lies under the root.
+    /// The place `FILE.lua:LINE:` at the front of `text`; `None` where there is none or the file is not below the root.
     fn find(text: &'a str, root: &Path) -> Option<Self> {
         let text = text.trim_start();
         let name = text.find(".lua:")? + ".lua".len();
@@ -121,7 +121,7 @@ impl<'a> Place<'a> {
         let first = self.line.saturating_sub(context).max(1);
         let numbered = source.lines().enumerate().map(|(index, text)| (index + 1, text.to_owned()));
         let lines: Vec<_> = numbered.skip(first - 1).take(self.line + context + 1 - first).collect();
-        // The file may have changed since, and be shorter.
+        // The file may have become shorter since.
         (!lines.is_empty()).then(|| Excerpt { file: self.file.clone(), line: self.line, lines })
     }
 }
@@ -137,7 +137,8 @@ fn resolve(name: &str, root: &Path) -> Option<PathBuf> {
     path.is_file().then(|| below.to_owned())
 }
 
-/// Lua keeps only the last 60 or so bytes of a long name; the one file under the root that ends so is meant.
+/// A file below the root whose path has this end; `None` where there is none. Lua keeps about the last 60 bytes of a long name
+/// (`LUA_IDSIZE`).
 fn complete(end: &str, root: &Path) -> Option<PathBuf> {
     let (mut open, mut looked_at) = (vec![root.to_owned()], 0);
     while let Some(directory) = open.pop() {

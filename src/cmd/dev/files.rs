@@ -1,7 +1,7 @@
-//! Static files from `public/` under the root, which the proxy serves in production.
+//! Static files from `public/` below the root. In production the proxy serves them.
 //!
-//! The same rule as in `deploy/nginx`: a file that exists is sent, everything else is the application's; hidden
-//! files are never read. Types, ranges and conditional requests are tower-http's.
+//! The rule is that of `deploy/nginx`: a file that exists is sent, all other requests are the application's, and hidden files are
+//! never read. tower-http does content types, ranges and conditional requests.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +15,7 @@ use tower_http::services::ServeDir;
 use super::answer::{Answer, Content};
 use crate::cgi::path::percent_encode;
 
-/// A directory of static files, which need not exist.
+/// A directory of static files. The directory need not exist.
 #[derive(Debug)]
 pub(super) struct Files {
     directory: PathBuf,
@@ -30,7 +30,7 @@ impl Files {
         &self.directory
     }
 
-    /// The file that `request` asks for, if there is one. `path` is its path, decoded and normalised.
+    /// The response with the file at `path`, the request's path, decoded and normalised; `None` where there is no such file.
     pub(super) async fn find<B>(&self, request: &Request<B>, path: &[u8]) -> Option<Answer> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) || is_hidden(path) {
             return None;
@@ -52,7 +52,7 @@ impl Files {
     }
 }
 
-/// `.git`, `.env`, an editor's leavings; but `.well-known` is meant to be read.
+/// Whether a part of a path is hidden, as `.git`, `.env` and editors' backups are. `.well-known` is public (RFC 8615).
 fn is_hidden(path: &[u8]) -> bool {
     path.split(|byte| *byte == b'/').any(|part| part.starts_with(b".") && part != b".well-known")
 }

@@ -1,6 +1,6 @@
-//! The HTTP server: takes a request, finds out who answers it, gives the answer.
+//! The HTTP server of `nibiru dev`: routes a request to a static file, the application or the error page.
 //!
-//! In this order: a static file; the application, once the newest code is loaded; the error page where that failed.
+//! A static file comes first, then the application, once the newest code is loaded, then the error page, where either failed.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -32,24 +32,24 @@ use crate::gateway::Load;
 use crate::log::throttle::Throttle;
 use crate::os::random;
 
-/// How long a request waits for the newest code. An application that takes longer to load is stuck.
+/// The longest wait of a request for the newest code. An application that takes longer to load is stuck.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long to wait when no descriptor is left for a connection, before the next try.
+/// The pause after a failed accept, for example without a free descriptor.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub(super) struct Front {
-    /// The application's, which a reload can change.
+    /// The application's root, which a reload can change.
     root: watch::Receiver<PathBuf>,
-    /// The gateway's.
+    /// The gateway's FastCGI socket.
     socket: PathBuf,
     code: watch::Receiver<Code>,
     watcher: Rc<Watcher>,
 }
 
-/// The two ends of a connection.
+/// The addresses of a connection's two ends.
 #[derive(Clone, Copy, Debug)]
 struct Ends {
     server: SocketAddr,
@@ -75,7 +75,7 @@ impl Front {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = stopping.wait_for(|stopping| *stopping) => break,
-                // Frees what finished connections leave behind.
+                // Reaps the tasks of finished connections.
                 Some(_) = connections.join_next() => continue,
             };
             match accepted {
@@ -101,7 +101,7 @@ impl Front {
         client: SocketAddr,
         mut stopping: watch::Receiver<bool>,
     ) {
-        // A chunk goes out when the application made it.
+        // Sends each chunk at once: Nagle's algorithm would hold it back.
         let _ = stream.set_nodelay(true);
         let Ok(server) = stream.local_addr() else { return };
         let ends = Ends { server, client };
@@ -154,7 +154,7 @@ impl Front {
         })
     }
 
-    /// Has the gateway answer.
+    /// The gateway's response, or the error page in its place.
     async fn run(
         &self,
         request: Request<Incoming>,
@@ -190,7 +190,7 @@ impl Front {
         if matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::GATEWAY_TIMEOUT)
             && self.failure(upstream.stderr(), id).is_some()
         {
-            // What the application still writes while it ends belongs to the page, too.
+            // The page shows also the output of the request's last moments.
             upstream.finish().await?;
             if let Some(failure) = self.failure(upstream.stderr(), id) {
                 let about =
@@ -222,7 +222,7 @@ impl Front {
     }
 }
 
-/// Thirty-two hexadecimal digits, as nginx makes them.
+/// A new request id: thirty-two hexadecimal digits, as nginx's `$request_id`.
 fn request_id() -> String {
     format!("{:032x}", u128::from_ne_bytes(random::bytes_or_zeros()))
 }

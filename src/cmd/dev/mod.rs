@@ -1,4 +1,4 @@
-//! `nibiru dev`: an HTTP front that speaks FastCGI to a gateway in the same process.
+//! The command `nibiru dev`: an HTTP front that speaks FastCGI to a gateway in the same process.
 //!
 //! ```text
 //! browser ──HTTP──► front ──► files                       (public/)
@@ -8,8 +8,8 @@
 //!                             └─► page             └── reload ── watcher ◄── the kernel: a file changed
 //! ```
 //!
-//! The gateway is the one of `nibiru serve`, so what runs here runs there; it does not know about the front.
-//! For development only: one machine, one user, no TLS.
+//! The gateway is the same as in `nibiru serve`, and does not know about the front. An application that runs under `dev` runs
+//! under `serve`. The front is for development only: one machine, one user, no TLS.
 
 mod address;
 mod answer;
@@ -43,11 +43,11 @@ use crate::gateway::ReadConfig;
 
 pub use self::address::HttpAddress;
 
-/// The longest that a stop waits for running requests, whatever `--grace` says: whoever presses Ctrl-C
-/// wants the prompt back, and a page with an event stream would hold it for ever.
+/// The longest wait of a stop for running requests, also under a longer `--grace`. A developer who presses Ctrl-C wants the
+/// prompt back, and a page with an event stream would hold the stop for ever.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long clients have to read the last of their responses once the gateway has stopped.
+/// The time that clients have to read the ends of their responses once the gateway has stopped.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves the application over HTTP at `http` until a signal stops it. `read_config` reads the settings again, for a
@@ -57,8 +57,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// in a directory that only this user can enter.
 ///
 /// # Errors
-/// When `http` cannot be listened on, or the gateway cannot start. An application that does not load is no
-/// error: every request is answered with the reason until it does.
+/// Those of listening on `http` and of the gateway's start. An application that does not load is no error: every request is
+/// answered with the cause until the application loads.
 pub fn serve(config: Config, read_config: ReadConfig, http: &HttpAddress) -> Result<(), Error> {
     gateway::block_on(async {
         let listener = TcpListener::bind(http.as_str())
@@ -82,7 +82,7 @@ pub fn serve(config: Config, read_config: ReadConfig, http: &HttpAddress) -> Res
         let config = private(config, &socket);
         let again = ReadConfig(Box::new(move || {
             let config = private(read_config.0()?, &socket);
-            // The link that leads to the root may lead elsewhere by now.
+            // A symbolic link in the root's path may lead elsewhere by now.
             if *root.borrow() != config.root {
                 root.send_replace(config.root.clone());
                 watcher.follow(&config.root);
@@ -91,16 +91,16 @@ pub fn serve(config: Config, read_config: ReadConfig, http: &HttpAddress) -> Res
         }));
         let mode = Mode { development: true, code, read_config: Some(again), ..Mode::default() };
         gateway::run(config, mode, received).await?;
-        // Whoever has not read its response by then has had its time.
+        // A client that has not read its response by then is cut off.
         let _ = tokio::time::timeout(FAREWELL, front).await;
         Ok(())
     })
 }
 
-/// These settings for a gateway that only the front talks to, at `socket`.
+/// The settings for a gateway that serves only the front, at `socket`.
 fn private(config: Config, socket: &Path) -> Config {
     Config {
-        // Nothing to be found by: it takes no commands.
+        // The gateway takes no commands, so that commands need not find it.
         file: None,
         listen: vec![Listen::Unix(socket.to_owned())],
         socket_mode: SocketMode(0o600),
@@ -108,7 +108,7 @@ fn private(config: Config, socket: &Path) -> Config {
         control: None,
         exit_idle_time: None,
         drain_delay: None,
-        // There is no proxy: the front would pass the order on to the browser.
+        // No proxy obeys the sendfile header: the front would pass it on to the browser.
         sendfile: Sendfile::Off,
         sendfile_map: Vec::new(),
         grace: config.grace.min(GRACE),
@@ -116,13 +116,13 @@ fn private(config: Config, socket: &Path) -> Config {
     }
 }
 
-/// The address first, and so that it is found among the log.
+/// Prints the front's address, before the log and set off from it.
 fn announce(config: &Config, listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?;
     match config.log_format {
         crate::log::Format::Text => {
             let app = crate::log::escape::line(config.app.as_bytes());
-            // Where nobody reads it, the server is there all the same.
+            // A closed standard error does not stop the server.
             let banner = format!("\n  {app} is at  http://{address}/  (Ctrl-C stops it)\n\n");
             let _ = io::stderr().write_all(banner.as_bytes());
         }
@@ -141,7 +141,7 @@ fn announce(config: &Config, listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-/// Passes signals on to the gateway; what it gives becomes true at the first that stops.
+/// Passes signals on to the gateway. Gives a flag that becomes true at the first signal that stops.
 fn stop_on_signals(commands: mpsc::UnboundedSender<Command>) -> watch::Receiver<bool> {
     let (stop, stopping) = watch::channel(false);
     let (signals, mut received) = mpsc::unbounded_channel();
@@ -159,7 +159,7 @@ fn stop_on_signals(commands: mpsc::UnboundedSender<Command>) -> watch::Receiver<
                 return;
             }
         }
-        // Kept to the end: the front stops when its sender is gone.
+        // The sender lives as long as the task: the front would stop without it.
         std::future::pending::<()>().await;
     });
     stopping

@@ -1,7 +1,7 @@
-//! The error page: a [`Failure`] as HTML, JSON or text, whichever the client reads best.
+//! The error page: a [`Failure`] as HTML, JSON or text, by the client's Accept header.
 //!
-//! Whole in itself: no script, no asset from anywhere. All that comes from outside is escaped here, and the request is shown
-//! without its secrets: a page ends up in a screenshot or an issue.
+//! The page has no script and loads no asset. All text from outside is escaped here. The request is shown without its secrets,
+//! since people put pages into screenshots and bug reports.
 
 use std::fmt::Write as _;
 
@@ -15,28 +15,28 @@ use crate::cgi::path::percent_decode;
 use crate::log::escape::{self, html as escape};
 use crate::log::redact;
 
-/// Bytes of a header or a parameter that are shown: more tells nobody anything.
+/// The longest header or parameter that is shown whole, in bytes.
 const MAX_VALUE: usize = 1024;
 
-/// What the page says about the request.
+/// The request, as the page shows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct About<'a> {
-    /// Of the response: `500`, or `504` for a request that ran for too long.
+    /// The response's status: `500`, or `504` for a request that ran for too long.
     pub(super) status: StatusCode,
     pub(super) method: &'a str,
-    /// Path and query.
+    /// The request target: path and query.
     pub(super) target: &'a str,
     pub(super) headers: &'a HeaderMap,
-    /// In the log, too.
+    /// The request's id, as in the log.
     pub(super) id: &'a str,
 }
 
-/// The request as it is shown: without secrets, and not escaped yet.
+/// The request without its secrets, not escaped yet.
 #[derive(Debug)]
 struct Shown<'a> {
     method: &'a str,
     target: String,
-    /// Names and values, decoded.
+    /// The query's parameters: names and values, decoded.
     query: Vec<(String, String)>,
     headers: Vec<(String, String)>,
     id: &'a str,
@@ -66,7 +66,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Renders `failure` as the client's Accept header, `accept`, wants it.
+/// The page for `failure`, in the format that `accept`, the client's Accept header, prefers.
 pub(super) fn render(failure: &Failure, about: About<'_>, accept: &str) -> Answer {
     let request = Shown::new(about);
     let (content_type, page) = match Format::negotiate(accept) {
@@ -93,8 +93,8 @@ enum Format {
 }
 
 impl Format {
-    /// The type of the two that Accept names with the higher weight, the first of equals. Text for those that
-    /// name neither: `*/*` is what curl sends, and a person reads that at a terminal.
+    /// The format with the highest weight in Accept, HTML or JSON, the first of equals. Text where Accept names neither: curl
+    /// sends `*/*`, and a person reads its output at a terminal.
     fn negotiate(accept: &str) -> Self {
         let mut best = (0.0, Self::Text);
         for range in accept.split(',') {
@@ -135,7 +135,7 @@ fn text(failure: &Failure, request: &Shown<'_>) -> String {
 }
 
 fn json(failure: &Failure, status: StatusCode, request: &Shown<'_>) -> String {
-    // A name may come more than once.
+    // A name that comes more than once has an array of values.
     let pairs = |pairs: &[(String, String)]| {
         let mut object: Map<String, Value> = Map::new();
         for (name, value) in pairs {
@@ -186,7 +186,7 @@ fn html(failure: &Failure, request: &Shown<'_>) -> String {
         failure.excerpts.iter().for_each(|excerpt| push_source(&mut page, excerpt));
         page.push_str("</section>\n");
     }
-    // One line whose place is shown above has nothing to add.
+    // A message of one line, whose place is shown above, would be repeated.
     let told = failure.message == failure.headline
         || (!failure.excerpts.is_empty() && failure.message.lines().count() == 1);
     let message = if told { "" } else { &failure.message };
@@ -292,7 +292,7 @@ mod tests {
         let page =
             html(&failure, &Shown::new(About { status, method, target: &target, headers: &headers, id }));
         assert!(!page.contains("<script"), "{page}");
-        // The target holds it four times over, twice where it is shown, and twice as a name and a value.
+        // Four of them come from the target: two where it is shown, two as the name and the value of its parameter.
         assert_eq!(page.matches("&lt;script&gt;&quot;&#39;").count(), 17, "{page}");
     }
 

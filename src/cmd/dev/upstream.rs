@@ -1,7 +1,7 @@
 //! The upstream of one HTTP request: a FastCGI connection of its own. The request goes out while the response comes in.
 //!
-//! Never holds a whole body in either direction. Dropping an upstream closes its connection, which is
-//! how the gateway learns that the client has gone.
+//! No whole body is held in either direction. The drop of an upstream closes its connection, so that the gateway learns that the
+//! client has gone.
 
 use std::io;
 use std::path::Path;
@@ -24,13 +24,13 @@ use crate::cgi::response::{Head, Status};
 use crate::fastcgi::client::{self, Decoder, Reply};
 use crate::fastcgi::{ProtocolStatus, Role};
 
-/// The one request on the connection.
+/// The FastCGI id of the connection's only request.
 const ID: u16 = 1;
 
-/// Bytes read from the gateway at a time.
+/// The most bytes of one read from the gateway.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// Bytes of STDERR that are kept: a traceback with much room to spare.
+/// The most bytes of STDERR that are kept. The longest traceback is much shorter.
 const MAX_STDERR: usize = 256 * 1024;
 
 /// The connection of a request that runs.
@@ -39,14 +39,14 @@ pub(super) struct Upstream {
     reader: OwnedReadHalf,
     decoder: Decoder,
     buffer: Box<[u8]>,
-    /// How the response ended, once it has.
+    /// The end of the response, with the cause where it is incomplete; `None` before.
     end: Option<Result<(), &'static str>>,
     stderr: Vec<u8>,
     upload: AbortHandle,
 }
 
 impl Upstream {
-    /// Connects and begins to send.
+    /// Connects, and starts a task that sends the request.
     pub(super) async fn begin(socket: &Path, variables: &Variables, body: Incoming) -> io::Result<Self> {
         let (reader, writer) = UnixStream::connect(socket).await?.into_split();
         let mut out = Vec::with_capacity(4096);
@@ -57,7 +57,7 @@ impl Upstream {
         Ok(Self { reader, decoder: Decoder::new(), buffer, end: None, stderr: Vec::new(), upload })
     }
 
-    /// Waits for the response's head. Gives it with the first bytes of the body.
+    /// Waits for the response's head. Gives the head and the first bytes of the body.
     pub(super) async fn head(&mut self) -> io::Result<(Response<()>, Bytes)> {
         let mut received = Vec::new();
         loop {
@@ -75,13 +75,13 @@ impl Upstream {
         }
     }
 
-    /// Waits for the end and throws the body away. The text on STDERR is complete then.
+    /// Waits for the end of the response and discards the body. STDERR is complete afterwards.
     pub(super) async fn finish(&mut self) -> io::Result<()> {
         while self.stdout().await?.is_some() {}
         Ok(())
     }
 
-    /// What has come on STDERR so far.
+    /// The received part of the STDERR stream.
     pub(super) fn stderr(&self) -> &[u8] {
         &self.stderr
     }
@@ -90,7 +90,7 @@ impl Upstream {
         std::future::poll_fn(|context| self.poll_stdout(context)).await
     }
 
-    /// The next piece of the response; `None` where it is complete, an error where it broke.
+    /// The next piece of the response; `None` at its end, an error where the response is incomplete.
     pub(super) fn poll_stdout(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         loop {
             if let Some(end) = self.end {
@@ -106,7 +106,7 @@ impl Upstream {
         }
     }
 
-    /// Takes the first `length` bytes of the buffer; gives what there is of STDOUT in them.
+    /// Decodes the first `length` bytes of the buffer. Gives their STDOUT bytes.
     fn receive(&mut self, length: usize) -> Vec<u8> {
         let mut stdout = Vec::new();
         let mut input = &self.buffer[..length];
@@ -128,7 +128,7 @@ impl Upstream {
                 })) => self.end = Some(Ok(())),
                 Ok(Some(Reply::End { .. })) => self.end = Some(Err("the gateway ended the request")),
                 Ok(Some(Reply::Values(_) | Reply::UnknownType(_))) => {}
-                // Such as the bad version that says "this is not complete".
+                // For example the record of a bad version, by which nibiru marks a response as incomplete.
                 Err(_) => self.end = Some(Err("the gateway broke the response off")),
             }
         }
@@ -138,8 +138,8 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        // After a complete response the rest of the body still goes where the gateway drops it, so that a
-        // client which sends first and reads then gets to read.
+        // After a complete response the upload goes on, and the gateway discards it: a client that reads only after it has sent
+        // its whole body gets the response.
         if self.end != Some(Ok(())) {
             self.upload.abort();
         }
@@ -153,7 +153,7 @@ fn broken(what: &'static str) -> io::Error {
 /// Sends the request: `out`, then the body as it comes from the client.
 async fn upload(mut writer: OwnedWriteHalf, mut out: Vec<u8>, mut body: Incoming) {
     loop {
-        // A gateway that takes no more has answered; the reader sees it.
+        // A gateway that takes no more has answered: the reader finds out.
         if writer.write_all(&out).await.is_err() {
             break;
         }
@@ -164,7 +164,7 @@ async fn upload(mut writer: OwnedWriteHalf, mut out: Vec<u8>, mut body: Incoming
                     client::stdin(ID, &bytes, &mut out);
                 }
             }
-            // The client broke off: the dropped writer closes this side, and nothing looks complete.
+            // The client broke off. The dropped writer closes this side, so that the gateway sees an incomplete body.
             Some(Err(_)) => return,
             None => {
                 client::stdin_end(ID, &mut out);
@@ -173,11 +173,11 @@ async fn upload(mut writer: OwnedWriteHalf, mut out: Vec<u8>, mut body: Incoming
             }
         }
     }
-    // Dropped, it would shut its side down: the gateway would go on, and close the connection after this answer.
+    // A dropped writer would shut this side down, and the gateway would close the connection after this response.
     writer.forget();
 }
 
-/// The head as HTTP has it. What belongs to one connection or to the proxy stays behind.
+/// The response head as HTTP, without the fields of a connection (RFC 9110 §7.6.1) and those for the proxy.
 fn response(head: &Head<'_>) -> Result<Response<()>, hyper::http::Error> {
     let mut response = Response::builder().status(head.status).body(())?;
     if let Ok(reason) = ReasonPhrase::try_from(head.reason)

@@ -1,7 +1,7 @@
-//! Sees that Lua files change, and has the gateway load them.
+//! The watcher of Lua files: a change becomes a reload.
 //!
-//! "Save, press F5, see the new code" holds exactly: [`Watcher::newest`] first lets every change that was made
-//! before the call arrive, then waits for the load that follows it. Never polls; the kernel tells.
+//! A request after a save always gets the new code: [`Watcher::newest`] waits until every change before the call has been
+//! reported, then for the load of that change. Nothing is polled: changes come from the kernel (inotify(7)).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -21,38 +21,39 @@ use crate::gateway::Command;
 use crate::gateway::Load;
 use crate::log::throttle::Throttle;
 
-/// No change for this long: the editor, or the checkout, is done.
+/// The time without a change after which a save or a checkout counts as complete.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// Changes that never cease are loaded this often.
+/// The longest delay of a reload where changes never cease.
 const MAX_QUIET: Duration = Duration::from_secs(1);
 
-/// How long a marker may take to come back. The kernel drops events only when thousands are waiting.
+/// The longest wait for a marker's event. The kernel drops events only where thousands wait.
 const MARKER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Files of a new directory that are looked at; with more the answer is taken for yes.
+/// The most entries of a new directory that are read. A larger directory counts as one with code.
 const MAX_LOOKED_AT: usize = 1000;
 
-/// Watches a root.
+/// The watcher of the application's root.
 #[derive(Debug)]
 pub(super) struct Watcher {
     root: RefCell<PathBuf>,
-    /// A directory of ours. A file made here is reported after all that changed before: events keep their order.
+    /// A directory for markers. The event of a marker file comes after the events of all changes before it: events keep their
+    /// order.
     markers: PathBuf,
     next_marker: Cell<u64>,
-    /// The last marker that has come back.
+    /// The number of the last marker whose event has come.
     seen: watch::Sender<u64>,
     code: watch::Sender<Code>,
-    /// The generation that has, or will have, every change that was seen.
+    /// The first generation with every change that was reported; it may not be loaded yet.
     wanted: Cell<u32>,
     changed: mpsc::UnboundedSender<PathBuf>,
-    /// Watches as long as it lives; `None` where the kernel refused.
+    /// The kernel's watches, which end with this value; `None` where the kernel refused.
     notify: RefCell<Option<RecommendedWatcher>>,
 }
 
 impl Watcher {
-    /// Begins to watch `root`; changes become [`Command::Reload`]. `markers` is an empty directory of our own.
-    /// Where the kernel refuses, says so and watches nothing.
+    /// Starts to watch `root`. Changes become [`Command::Reload`]. `markers` is an empty directory for this watcher alone. Where
+    /// the kernel refuses, logs a warning and watches nothing.
     pub(super) fn start(
         root: &Path,
         markers: &Path,
@@ -72,7 +73,7 @@ impl Watcher {
             notify: RefCell::new(None),
         });
         let begun = notify::recommended_watcher(move |event| {
-            // A watcher that nobody hears any more is about to be dropped.
+            // The receiver is gone only where the watcher is about to be dropped.
             let _ = sender.send(event);
         })
         .and_then(|mut notify| {
@@ -96,11 +97,11 @@ impl Watcher {
         watcher
     }
 
-    /// Watches this root from now on, and no longer the one before.
+    /// Watches another root from now on, in place of the one before.
     pub(super) fn follow(&self, root: &Path) {
         let before = self.root.replace(root.to_owned());
         if let Some(notify) = self.notify.borrow_mut().as_mut() {
-            // It may be gone, and its watch with it.
+            // The directory may be gone, and its watch with it.
             let _ = notify.unwatch(&before);
             if let Err(error) = notify.watch(root, RecursiveMode::Recursive) {
                 warn!(process = "dev", cause = %error, "cannot watch {}: send SIGHUP to reload", root.display());
@@ -108,18 +109,18 @@ impl Watcher {
         }
     }
 
-    /// Waits until the code that is on the disk now has been loaded, or has failed to.
+    /// Waits until the code that is on the disk now has been loaded or has failed to load.
     pub(super) async fn newest(&self) {
         if self.notify.borrow().is_some() {
             self.catch_up().await;
         }
         let mut code = self.code.subscribe();
         let settled = |code: &Code| code.generation >= self.wanted.get() && code.load != Load::Running;
-        // The sender is `self`'s own.
+        // Cannot fail: `self` holds the sender.
         let _ = code.wait_for(settled).await;
     }
 
-    /// Waits until every change made before this call has been seen.
+    /// Waits until every change before this call has been reported, for [`MARKER_TIMEOUT`] at most.
     async fn catch_up(&self) {
         let number = self.next_marker.replace(self.next_marker.get() + 1);
         let path = self.markers.join(number.to_string());
@@ -135,7 +136,7 @@ impl Watcher {
     }
 
     async fn listen(self: Rc<Self>, mut events: mpsc::UnboundedReceiver<notify::Result<Event>>) {
-        // The kernel may refuse each of many new directories.
+        // The kernel may refuse many new directories, with an event each.
         let mut throttle = Throttle::new(std::time::Instant::now());
         while let Some(event) = events.recv().await {
             match event {
@@ -170,11 +171,11 @@ impl Watcher {
                     _ => false,
                 });
             } else if is_hidden(&self.root.borrow(), path) {
-                // .git, and what editors keep beside the file until it is whole.
+                // For example .git, and the temporary files of editors.
             } else if is_code(path) {
                 self.noticed(path);
             } else if appears && path.is_dir() {
-                // What was in it before it was watched is not reported.
+                // Files that were there before the directory was watched have no event.
                 if holds_code(path) {
                     self.noticed(path);
                     continue;
@@ -190,17 +191,17 @@ impl Watcher {
         }
     }
 
-    /// From here on a request waits for a generation that begins to load after this.
+    /// Notes a change and asks for a reload. Later requests wait for a generation whose load begins after this call.
     fn noticed(&self, path: &Path) {
         self.wanted.set(self.code.borrow().generation + 1);
         let root = self.root.borrow();
         let path = path.strip_prefix(&*root).unwrap_or(path);
-        // The task at the other end lives as long as `self`.
+        // Cannot fail: the receiver's task lives as long as `self`.
         let _ = self.changed.send(path.to_owned());
     }
 }
 
-/// Turns bursts of changes into single reloads.
+/// Turns each burst of changes into one reload.
 async fn reload(mut changes: mpsc::UnboundedReceiver<PathBuf>, commands: mpsc::UnboundedSender<Command>) {
     while let Some(first) = changes.recv().await {
         let until = Instant::now() + MAX_QUIET;
@@ -222,7 +223,7 @@ async fn reload(mut changes: mpsc::UnboundedReceiver<PathBuf>, commands: mpsc::U
     }
 }
 
-/// Whether a part of the path below `root` begins with a dot.
+/// Whether a part of the path below `root` is hidden: begins with a dot.
 fn is_hidden(root: &Path, path: &Path) -> bool {
     let below = path.strip_prefix(root).unwrap_or(path);
     below.iter().any(|part| part.as_encoded_bytes().starts_with(b"."))
@@ -236,7 +237,7 @@ fn is_code(path: &Path) -> bool {
 fn holds_code(directory: &Path) -> bool {
     let (mut open, mut looked_at) = (vec![directory.to_owned()], 0);
     while let Some(directory) = open.pop() {
-        // One that is gone again holds nothing.
+        // A directory that is gone again holds nothing.
         let Ok(entries) = std::fs::read_dir(&directory) else { continue };
         for entry in entries.flatten() {
             looked_at += 1;
