@@ -1,4 +1,4 @@
-//! Descriptors: those that this process was started with, those that its children must not have, and those that a message carries.
+//! File descriptors: inherited from the parent, kept from children, and passed in messages (`SCM_RIGHTS`, unix(7)).
 //!
 //! A descriptor that came with the process is known by its number and belongs to no Rust value. [`take_standard_input`] and
 //! [`take_inherited`] make it one after they have checked that nothing else can own it.
@@ -119,7 +119,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() {
-        // There is room for so many.
+        // Cannot fail: there is room for so many.
         control.push(SendAncillaryMessage::ScmRights(descriptors));
     }
     let socket = socket.as_fd();
@@ -134,10 +134,10 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
 pub struct Message {
     /// The number of bytes at the front of the buffer; 0 at the end of the stream.
     pub length: usize,
-    /// The packet was longer than the buffer.
+    /// Whether the packet was longer than the buffer.
     pub truncated: bool,
-    /// There were more descriptors than the call takes, and they are closed. A call that takes none leaves that to the kernel, so
-    /// that they never have a number here.
+    /// Whether more descriptors came than the call takes. The excess is closed; where the call takes none, the kernel closes all,
+    /// and none ever has a number in this process.
     pub refused: bool,
 }
 
@@ -164,7 +164,7 @@ pub fn receive(
     let mut refused = message.flags.contains(ReturnFlags::CTRUNC);
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
-            // The room is aligned, so that some more than `most` may have found a place.
+            // The kernel may fill the padding of the aligned buffer with more than `most`.
             for (index, descriptor) in received.enumerate() {
                 if index < most { descriptors.push(descriptor) } else { refused = true }
             }
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_descriptor_that_came_with_the_process_is_taken_once() {
         let socket = UnixStream::pair().unwrap().0;
-        // As a program finds it that was started with it.
+        // Without close-on-exec, as an inherited descriptor is.
         fcntl_setfd(&socket, FdFlags::empty()).unwrap();
         let number = std::os::fd::IntoRawFd::into_raw_fd(socket).cast_unsigned();
         let taken = take_inherited(number).unwrap();

@@ -1,4 +1,4 @@
-//! Forks of this process: those that the zygote makes, and those that the application makes behind the server's back.
+//! Forks of this process: by the zygote, and by the application's C code without the server's knowledge.
 #![allow(unsafe_code, reason = "fork, _exit and pages that a fork finds empty have no safe wrapper")]
 
 use std::io;
@@ -91,8 +91,8 @@ pub fn claim_process() {
     }
 }
 
-/// Whether the application forked this process: since the last [`claim_process`], by C code. Reads memory and makes no system call.
-/// A process that shares its parent's memory (`vfork`, `clone` with `CLONE_VM`) counts as its parent.
+/// Whether the application forked this process: since the last [`claim_process`], by C code. Reads memory and makes no system
+/// call. A process that shares its parent's memory (`vfork`, `clone` with `CLONE_VM`) counts as its parent.
 pub fn is_forked() -> bool {
     match OWN.get() {
         None => false,
@@ -111,7 +111,7 @@ pub fn end_if_forked() {
             "process {}, which the application forked, ends where its code returned to the server; end it with os.exit\n",
             std::process::id()
         );
-        // Where nobody reads it, it ends all the same.
+        // A closed standard error does not keep the process alive.
         let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
         // SAFETY: ends the process and returns to nobody; what it leaves undone is the operating system's to clear.
         unsafe { libc::_exit(STATUS) }

@@ -1,4 +1,4 @@
-//! The memory that this process can have, that files on a tmpfs take, and that the allocator can give back.
+//! Memory: the limit of this process, directories whose files are memory (tmpfs), and free memory of the allocator.
 #![allow(unsafe_code, reason = "malloc_trim has no safe wrapper")]
 
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2): file systems whose files are memory.
 const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// Where control groups are mounted, everywhere.
+/// The mount point of control groups (cgroups(7)), by convention.
 const GROUPS: &str = "/sys/fs/cgroup";
 
 /// Bytes of memory that this process can have: the smallest of what the machine has and what its control groups allow.
@@ -25,7 +25,7 @@ pub fn holds_files(directory: &Path) -> bool {
     rustix::fs::statfs(directory).is_ok_and(|system| is_in_memory(system.f_type as u64))
 }
 
-/// Whether it is the type of such a file system. Where the field is a signed 32-bit number, the sign fills the upper half.
+/// Whether `f_type` of statfs(2) is that of a file system in memory. A field of 32 bits with a sign is extended by its sign.
 fn is_in_memory(kind: u64) -> bool {
     IN_MEMORY.iter().any(|magic| u64::from(*magic) == kind & 0xffff_ffff)
 }
@@ -55,15 +55,15 @@ fn limit_files(groups: &str, mounted: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The limit that such a file names; none for `max`. Version 1 says "none" with a number that no machine has, which is the
-/// larger one then.
+/// The limit in a control group's file, in bytes; `None` for `max`. Version 1 writes a number beyond any machine's memory for "no
+/// limit", so that the machine's memory is the smaller one.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// Has the allocator give what it has free back to the system. Other threads that allocate wait meanwhile.
+/// Returns the allocator's free memory to the system. Other threads that allocate wait meanwhile.
 pub fn give_back() {
-    // The others' allocators do so by themselves, or never.
+    // Only glibc has the call. Other allocators return memory by themselves, or never.
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) takes the locks of the allocator, may be called in any thread, and moves nothing that is in use.
     unsafe {

@@ -1,4 +1,4 @@
-//! Other processes of this server: children that have ended, groups that are killed, the priority that children get.
+//! Other processes of this server: ended children, killed groups, and the priority of children.
 #![allow(
     unsafe_code,
     reason = "WNOWAIT with a pid, signals to a pidfd's group and scheduling policies have no safe wrapper"
@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
-/// A child of this process that has ended and that nobody has reaped. It stays so: reap it with
-/// [`rustix::process::waitpid`]. The kernel gives the same one until somebody does.
+/// A child of this process that has ended and was not reaped; `None` where there is none. The call does not reap the child: the
+/// kernel gives the same one until [`rustix::process::waitpid`] does.
 pub fn ended_child() -> Option<Pid> {
     // SAFETY: a siginfo_t is integers and pointers that nobody follows, all of which may be zero.
     let mut info = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
@@ -46,11 +46,12 @@ pub fn kill_group(leader: BorrowedFd<'_>, pid: u32) -> io::Result<()> {
     }
 }
 
-/// From Linux 6.9 on.
+/// The flag `PIDFD_SIGNAL_PROCESS_GROUP` of pidfd_send_signal(2), from Linux 6.9 on.
 const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
 
-/// [`kill_group`] where the kernel takes no group from a pidfd. A process that has not ended has its number to itself. One that
-/// ends between these two calls would have to be reaped, and all other numbers given out, before another had it.
+/// The fallback of [`kill_group`] for kernels that take no group from a pidfd. The number of a living process is its own. A
+/// process that ends between the two calls here keeps its number until it is reaped, and the kernel gives all other numbers out
+/// first.
 fn kill_group_by_number(leader: BorrowedFd<'_>, pid: u32) -> io::Result<()> {
     let mut ended = [PollFd::new(&leader, PollFlags::IN)];
     if poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
@@ -60,8 +61,8 @@ fn kill_group_by_number(leader: BorrowedFd<'_>, pid: u32) -> io::Result<()> {
     Ok(rustix::process::kill_process_group(pid, rustix::process::Signal::KILL)?)
 }
 
-/// Has every process that this one forks run with the default scheduling policy and no advantage (`nice` below 0), whatever
-/// this one has.
+/// Gives every process that this one forks later the default scheduling policy, and no `nice` value below 0
+/// (`SCHED_RESET_ON_FORK`, sched(7)).
 pub fn reset_scheduling_on_fork() -> io::Result<()> {
     // musl has no working wrappers for these.
     // SAFETY: asks about the calling thread; touches no memory of this process.
@@ -127,7 +128,7 @@ mod tests {
         leader.kill().unwrap();
         leader.wait().unwrap();
         assert!(kill_group_by_number(pidfd.as_fd(), leader.id()).is_err());
-        // What it has left goes by its pidfd where the kernel can.
+        // The rest of an ended leader's group is killed by the pidfd where the kernel can.
         if kill_group(pidfd.as_fd(), leader.id()).is_err() {
             let pid = Pid::from_raw(leader.id().cast_signed()).unwrap();
             rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).unwrap();

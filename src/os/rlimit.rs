@@ -1,8 +1,7 @@
-//! The limit of open files (`ulimit -n`): the gateway raises its own, and gives the application the one it was
-//! started with.
+//! The limit of open files (`ulimit -n`). The gateway raises its own, and the application gets the limit from before.
 //!
-//! Servers start with a soft limit of 1024 for the sake of `select`, which breaks at higher numbers; LuaSocket
-//! still uses it. The gateway does not, and needs a descriptor for every connection.
+//! The usual soft limit is 1024 for the sake of select(2), which breaks at higher descriptors. LuaSocket uses select; the gateway
+//! does not, and needs a descriptor for every connection.
 
 use std::io;
 
@@ -11,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Raises the soft limit of this process to its hard one. Gives the soft limit as it was; `None` is unlimited.
 pub fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // Raising it to the hard limit is allowed to everyone. Where it fails, the limit is as it was.
+    // Every process may raise its soft limit to the hard one. Where the call fails, the limit stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     current
 }
@@ -19,7 +18,7 @@ pub fn raise() -> Option<u64> {
 /// Sets the soft limit of this process, as [`raise`] gave it.
 ///
 /// # Errors
-/// Where it is above the hard limit.
+/// `EPERM` or `EINVAL` where the value is above the hard limit.
 pub fn set(soft: Option<u64>) -> io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: soft, maximum })?)

@@ -1,9 +1,9 @@
-//! Resolves the path of a file that is to be made or opened for writing, so that no other user leads it elsewhere.
+//! Paths of files that are made or opened for writing, resolved so that no other user can redirect them.
 //!
-//! A path is resolved name by name and kept as a descriptor of the directory and a last name: whoever may write to one of the
-//! directories can then rename what he likes, and the file is still made where it was to be. Symbolic links are followed
-//! only where root or this process's user made them, or where nobody else could have put them. Called for socket files
-//! and logs, which a process that runs as root may have in a directory of another user.
+//! A path is resolved name by name and kept as a descriptor of the directory and a last name, so that a rename of a directory in
+//! between does not redirect the file. A symbolic link is followed only where root or this process's user made it, or where no
+//! other user can write to its directory. Socket files and logs are opened so: a process that runs as root may have them in a
+//! directory of another user.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -22,20 +22,20 @@ const MAX_LINKS: u32 = 40;
 pub struct SafePath {
     directory: OwnedFd,
     name: OsString,
-    /// The name is a link of procfs (`/dev/stdout` leads to one), which has no path to be followed by.
+    /// Whether the name is a link of procfs, to which `/dev/stdout` leads. Only the kernel can follow such a link.
     of_procfs: bool,
 }
 
 impl SafePath {
-    /// The place that `path` names. A link there is not followed.
+    /// The place that `path` names. A link as the last name is not followed.
     ///
     /// # Errors
-    /// Where a directory does not exist, or a link is not to be trusted.
+    /// Those of openat(2); a link that another user could have made.
     pub fn of(path: &Path) -> io::Result<Self> {
         Walk::start(path, false)?.finish()
     }
 
-    /// The place that `path` leads to, through links.
+    /// The place that `path` leads to. A link as the last name is followed.
     ///
     /// # Errors
     /// As [`Self::of`].
@@ -48,15 +48,15 @@ impl SafePath {
         self.directory.as_fd()
     }
 
-    /// The name in it.
+    /// The last name, within the directory.
     pub fn name(&self) -> &OsStr {
         &self.name
     }
 
-    /// Opens the file there. A link that has come there since is not followed.
+    /// Opens the file. A link that was put in its place since is not followed.
     ///
     /// # Errors
-    /// Those of open(2); a file with a second name where another user may have given it that.
+    /// Those of openat(2); a file with several hard links, where another user could have made one.
     pub fn open(&self, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         if self.of_procfs {
@@ -64,7 +64,7 @@ impl SafePath {
         }
         let file = rustix::fs::openat(&self.directory, &*self.name, flags | OFlags::NOFOLLOW, mode)?;
         let stat = rustix::fs::fstat(&file)?;
-        // Where fs.protected_hardlinks is off, a user can give any file a name in a directory of his.
+        // With fs.protected_hardlinks off, a user can make a hard link to any file in a directory that he may write to.
         if file_type(&stat) == FileType::RegularFile
             && stat.st_nlink > 1
             && !is_guarded(&rustix::fs::fstat(&self.directory)?)
@@ -82,7 +82,7 @@ struct Walk<'a> {
     path: &'a Path,
     follow_last: bool,
     at: OwnedFd,
-    /// The names that are left, the next one last.
+    /// The names that are not resolved yet, the next one last.
     rest: Vec<Step>,
     links: u32,
 }
@@ -270,11 +270,11 @@ mod tests {
         }
         let refused = write(&path("theirs/second")).unwrap_err();
         assert!(refused.to_string().contains("hard link"), "{refused}");
-        // Where nobody else can have put a link, root has, whosever it is.
+        // Only root can have put a link into a directory that no other user may write to, also where the link's owner is another.
         for name in ["theirs/of-root/log", "mine/log", "theirs/log", "ours/file"] {
             write(&path(name)).unwrap();
         }
-        // As in /tmp.
+        // The mode of /tmp: every user may make files.
         std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o1777)).unwrap();
         assert!(write(&path("mine/log")).is_err());
     }

@@ -1,4 +1,4 @@
-//! The actions of this process at signals, where the inherited ones would harm it or the programs that it executes.
+//! Signal actions of this process, in place of inherited ones that would harm it or the programs that it executes.
 #![allow(unsafe_code, reason = "sigaction has no safe wrapper")]
 
 /// Gives every signal the state that a program expects at its start, whatever this process inherited: none is blocked,
@@ -29,10 +29,10 @@ pub fn restore_defaults() {
     }
 }
 
-/// Lets programs that the application starts die of SIGPIPE, as they expect to (`os.execute("yes | head")`), while
-/// this process goes on and sees its write fail.
+/// Restores SIGPIPE's default for programs that the application starts, which expect to die of it (`os.execute("yes | head")`).
+/// A write of this process still fails with `EPIPE`.
 ///
-/// Rust has the signal ignored, and what is ignored stays so in a program that is executed. A handler does not.
+/// Rust's runtime ignores the signal, and an executed program inherits an ignored signal. A handler is not inherited (execve(2)).
 pub fn restore_sigpipe_for_programs() {
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: the handler does nothing, so it may run at any time; SA_RESTART keeps it from interrupting
@@ -46,8 +46,8 @@ pub fn restore_sigpipe_for_programs() {
     }
 }
 
-/// Has a write beyond the limit of a file's size (`ulimit -f`) fail, as it does on a full disk, in place of ending this
-/// process with SIGXFSZ. Processes that are executed inherit it, and undo it with [`restore_defaults`].
+/// Ignores SIGXFSZ: a write beyond the limit of a file's size (`ulimit -f`) fails, as on a full disk, and does not end this
+/// process. Executed programs inherit the ignored signal; [`restore_defaults`] undoes it there.
 pub fn ignore_file_size_limit() {
     // SAFETY: an ignored signal runs no code. The call fails for signals that do not exist only.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };

@@ -1,7 +1,7 @@
 //! The title of a process, as `ps` shows it: `nibiru: gateway shop.web`, `nibiru: worker 3 gen 2 busy`.
 //!
-//! Written over the arguments that the process was executed with, which the kernel shows in
-//! `/proc/PID/cmdline`. A title that is longer than they were is cut off.
+//! The title overwrites the arguments that the process was executed with: the kernel shows that memory in `/proc/PID/cmdline`. A
+//! title that is longer than the arguments is cut off.
 #![allow(unsafe_code, reason = "the memory of the arguments belongs to no Rust value")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ impl Title {
     pub fn set(&mut self, text: &str) {
         let length = self.write(0, b"nibiru: ");
         let length = self.write(length, text.as_bytes());
-        // Without the last byte, which stays NUL: otherwise the kernel takes the environment for a part of it.
+        // The last byte stays NUL: otherwise the kernel shows the environment as a part of the title.
         let end = self.area.len().saturating_sub(1);
         self.area[length.min(end)..end].fill(0);
     }
@@ -35,7 +35,7 @@ impl Title {
     fn write(&mut self, at: usize, text: &[u8]) -> usize {
         let end = (at + text.len()).min(self.area.len().saturating_sub(1));
         for (place, byte) in self.area[at.min(end)..end].iter_mut().zip(text) {
-            // A name with a newline in it must not look like two processes.
+            // A newline in a name would look like a second process in the output of `ps`.
             *place = if byte.is_ascii_control() { b'?' } else { *byte };
         }
         end
@@ -72,9 +72,9 @@ impl WorkerTitle {
     }
 }
 
-/// The memory that holds this process's arguments, which the kernel shows in `/proc/PID/cmdline`: the strings of `argv`, one after
-/// the other, each with its NUL. Its addresses come from `/proc/self/stat`. `None` the second time, and where the kernel does not
-/// give them.
+/// The memory that holds this process's arguments, which the kernel shows in `/proc/PID/cmdline`: the strings of `argv`, one
+/// after the other, each with its NUL. Its addresses come from `/proc/self/stat`. `None` the second time, and where the kernel
+/// does not give them.
 fn take_arguments() -> Option<&'static mut [u8]> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
