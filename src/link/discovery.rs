@@ -62,7 +62,7 @@ pub fn answer(control: Option<&Path>) -> Vec<u8> {
 
 /// The control sockets of the servers that run with this file, each once; `None` stands for servers without one.
 ///
-/// Servers of other users are left out, since every user can take the names: see [`trusted`].
+/// Servers of other users are left out, since every user can take the names: see `trusted`.
 pub fn servers(directory: &Path, file: &Path) -> Vec<Option<PathBuf>> {
     let names: Vec<String> =
         names(directory, file).iter().map(|name| format!("@{PREFIX}/{name:016x}/")).collect();

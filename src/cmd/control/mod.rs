@@ -54,7 +54,7 @@ pub enum Error {
     /// A field of the status has another type than in this version.
     #[error("cannot read the status of a server of another version: {0} (--json shows it as it is)")]
     Status(serde_json::Error),
-    /// No answer within [`PATIENCE`] from the socket at this path.
+    /// No answer in time from the socket at this path.
     #[error("no answer at {} within {} s: it is no control socket, or the server is stuck", .0.display(), PATIENCE.as_secs())]
     Silent(PathBuf),
     /// The server refused the command.
