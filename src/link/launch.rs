@@ -1,4 +1,4 @@
-//! How the gateway executes the zygote: the arguments of the hidden `zygote` command.
+//! The execution of the zygote by the gateway: the arguments of the hidden command `zygote`.
 //!
 //! Standard input is the control link; standard output and error are a pipe into the gateway's log.
 

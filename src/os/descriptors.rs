@@ -23,7 +23,7 @@ const FIRST: i32 = 3;
 /// The most descriptors that one message carries; Linux allows 253 (`SCM_MAX_FD`). Each takes four bytes of the stack.
 pub const MOST: usize = 64;
 
-/// Takes standard input over: see [`take`].
+/// Takes standard input over. Number 0 becomes `/dev/null`.
 ///
 /// # Errors
 /// `EBADF` where it is closed; those of opening `/dev/null`.
@@ -33,8 +33,8 @@ pub fn take_standard_input() -> io::Result<OwnedFd> {
     unsafe { take(0) }
 }
 
-/// Takes over a descriptor that this process was started with: see [`take`]. Descriptors that came with the process are told by
-/// their flag: a program keeps a descriptor only without close-on-exec, and this process opens all of its own with it.
+/// Takes over a descriptor that this process was started with. The number becomes `/dev/null`. An inherited descriptor is told by
+/// its flag: execve(2) keeps only descriptors without close-on-exec, and this process opens all of its own with the flag.
 ///
 /// # Errors
 /// `EBADF` where the descriptor is not open, was opened by this process, or has been taken; those of opening `/dev/null`.
@@ -69,15 +69,15 @@ unsafe fn take(raw: i32) -> io::Result<OwnedFd> {
 /// The number is open, and no value that is used afterwards owns or borrows it.
 unsafe fn put_null(raw: i32) -> io::Result<()> {
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    // SAFETY: the caller says that the number is open and that no other value is used which owns it. `ManuallyDrop` keeps it
-    // open as what dup3 makes of it.
+    // SAFETY: the caller says that the number is open and that no other value is used which owns it. `ManuallyDrop` keeps
+    // the number open, which is the null device after dup3.
     let mut old = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(raw) });
     let flags = if raw < FIRST { DupFlags::empty() } else { DupFlags::CLOEXEC };
     Ok(rustix::io::dup3(&null, &mut old, flags)?)
 }
 
-/// Keeps a descriptor from the program that this process executes next, whoever owns it: there a standard stream is `/dev/null`,
-/// and any other number is closed.
+/// Keeps a descriptor, owned or not, from the program that this process executes next: a standard stream is `/dev/null` there, and
+/// any other number is closed.
 ///
 /// # Errors
 /// `EBADF` where the descriptor is not open; those of opening `/dev/null`.

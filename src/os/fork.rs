@@ -55,8 +55,8 @@ fn count(directory: &Path) -> io::Result<usize> {
 static OWN: OnceLock<Own> = OnceLock::new();
 
 enum Own {
-    /// A byte that is 1 in the process that claimed it. In every process that is forked from it, by whatever call, the byte is 0:
-    /// the kernel empties the page (`MADV_WIPEONFORK`).
+    /// A byte that is 1 in the process that claimed it and 0 in all processes forked from that: the kernel empties the page at
+    /// every kind of fork (`MADV_WIPEONFORK`, madvise(2)).
     Page(&'static AtomicU8),
     /// The number of the process, where the kernel knows no such pages. Each comparison is a system call.
     Pid(AtomicU32),
@@ -74,8 +74,8 @@ impl Own {
         // SAFETY: a new mapping, where the kernel likes, touches no memory that is in use.
         let page =
             unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE) }.ok()?;
-        // SAFETY: the range is the mapping. Nothing refers to it yet, and what a fork finds there later is zeros, which
-        // are an AtomicU8 as well.
+        // SAFETY: the range is the mapping. Nothing refers to it yet, and a fork finds zeros there later, which are a
+        // valid AtomicU8.
         unsafe { madvise(page, length, Advice::LinuxWipeOnFork) }.ok()?;
         // SAFETY: the mapping is readable, writable, larger than a byte, full of zeros, and is never taken away.
         Some(unsafe { &*page.cast::<AtomicU8>() })
@@ -113,7 +113,7 @@ pub fn end_if_forked() {
         );
         // A closed standard error does not keep the process alive.
         let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
-        // SAFETY: ends the process and returns to nobody; what it leaves undone is the operating system's to clear.
+        // SAFETY: the call ends the process and never returns. The kernel frees all that the process held.
         unsafe { libc::_exit(STATUS) }
     }
 }

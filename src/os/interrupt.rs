@@ -1,6 +1,6 @@
 //! The interrupt: a queued signal that carries a number into the middle of a process's code.
 //!
-//! The gateway sends it to a zygote or a worker. What the number means is not known here.
+//! The gateway sends interrupts to zygotes and workers. `link/interrupt` gives the numbers their meaning.
 #![allow(unsafe_code, reason = "a signal with a number, and its handler, have no safe wrapper")]
 
 use std::io;

@@ -27,7 +27,7 @@ pub fn arm(lifeline: &OwnedFd) -> io::Result<()> {
         }
     }
     let flags = rustix::fs::fcntl_getfl(lifeline)?;
-    // O_ASYNC is not in rustix's named flags; it is the one that arms the signal.
+    // O_ASYNC, which arms the signal, is not among rustix's named flags.
     let armed = flags | OFlags::from_bits_retain(libc::O_ASYNC.cast_unsigned());
     rustix::fs::fcntl_setfl(lifeline.as_fd(), armed)?;
     // The writer may have closed before the signal was armed; then the pipe already reads as ended.

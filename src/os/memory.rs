@@ -10,7 +10,7 @@ const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 /// The mount point of control groups (cgroups(7)), by convention.
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// Bytes of memory that this process can have: the smallest of what the machine has and what its control groups allow.
+/// The memory that this process can have, in bytes: the smallest of the machine's memory and the limits of its control groups.
 pub fn available() -> u64 {
     let machine = machine();
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

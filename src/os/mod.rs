@@ -1,4 +1,4 @@
-//! What the kernel offers and safe crates do not. The lowest layer: it names no other module of this crate.
+//! Services of the kernel and the C library that no safe crate offers. The lowest layer: names no other module of this crate.
 
 pub mod descriptors;
 pub mod dumpable;

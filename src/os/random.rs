@@ -4,8 +4,8 @@ use std::io;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// `N` random bytes, at most 256: the kernel gives so many whole. Early at boot the call waits until the kernel has gathered enough
-/// randomness.
+/// `N` random bytes, at most 256: the kernel gives so many whole. Early at boot the call waits until the kernel has gathered
+/// enough randomness.
 ///
 /// # Errors
 /// Where the kernel has no such call, or a filter forbids it.

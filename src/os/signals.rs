@@ -1,8 +1,8 @@
 //! Signal actions of this process, in place of inherited ones that would harm it or the programs that it executes.
 #![allow(unsafe_code, reason = "sigaction has no safe wrapper")]
 
-/// Gives every signal the state that a program expects at its start, whatever this process inherited: none is blocked,
-/// and none is ignored. Programs that the application starts inherit that.
+/// Resets inherited signal states: afterwards no signal is blocked, and none but SIGPIPE is ignored. Programs that the application
+/// starts inherit the new states.
 ///
 /// Parents leave much behind: `nohup` ignores HUP, a shell's background job INT and QUIT, Python PIPE and XFSZ. With CHLD
 /// ignored the kernel reaps children itself, so that nobody learns how one ended: neither the zygote of its workers nor
@@ -11,8 +11,8 @@
 /// SIGPIPE stays ignored, as Rust has it: see [`restore_sigpipe_for_programs`]. So do signals that have a handler.
 pub fn restore_defaults() {
     // SAFETY: both structures are this frame's own, and an all-zero sigaction is a valid one (SIG_DFL, no flags, an
-    // empty mask). The calls change what this process does at a signal from "nothing" to the default, on which no code
-    // of this process relies at its start. They fail for KILL, STOP and numbers that do not exist only.
+    // empty mask). The calls change ignored signals to the default action, and no code of this process relies on an ignored
+    // one at its start. They fail for KILL, STOP and numbers that do not exist only.
     unsafe {
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut none);

@@ -1,8 +1,8 @@
 //! Users and groups by name and by number, from all that the system knows them by (getpwnam_r(3), nsswitch.conf(5)): `/etc/passwd`
 //! and `/etc/group`, LDAP, systemd's dynamic users.
 //!
-//! With a C library that is linked statically, glibc finds only what is in the files, or what its modules for the same version
-//! find.
+//! With a C library that is linked statically, glibc finds the entries of the files, and those of modules that were built for the
+//! same version of glibc.
 
 use std::io;
 
