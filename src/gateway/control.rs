@@ -28,7 +28,7 @@ use crate::gateway::Command;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
 use crate::gateway::Scale;
-use crate::gateway::events::Notice;
+use crate::gateway::events::SupervisorEvent;
 use crate::gateway::frontend::socket_file::{self, Permissions, Prepared, SocketFile};
 use crate::gateway::frontend::takeover;
 use crate::gateway::snapshot;
@@ -189,7 +189,7 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
         }
         "reload" => reload(gateway).await,
         "stop" => {
-            gateway.notices.send(Notice::Command(Command::Stop));
+            gateway.supervisor_events.send(SupervisorEvent::Command(Command::Stop));
             Ok(json!({ "ok": true }))
         }
         "scale" => {
@@ -197,7 +197,7 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
             if workers.min == 0 && gateway.config().queue == 0 {
                 return Err("no request could wait for the first worker (--queue 0)".to_owned());
             }
-            gateway.notices.send(Notice::Command(Command::Scale(Scale::To(workers))));
+            gateway.supervisor_events.send(SupervisorEvent::Command(Command::Scale(Scale::To(workers))));
             Ok(json!({ "ok": true, "workers": workers.to_string() }))
         }
         _ => Err(format!("{name}: no such command")),
@@ -211,7 +211,7 @@ async fn reload(gateway: &Gateway) -> Result<Value, String> {
     }
     let mut code = gateway.mode.code.subscribe();
     let before = code.borrow().generation;
-    gateway.notices.send(Notice::Command(Command::Reload));
+    gateway.supervisor_events.send(SupervisorEvent::Command(Command::Reload));
     let mut stopping = gateway.stopping();
     let outcome = tokio::select! {
         outcome = code.wait_for(|code| code.generation > before && code.load != Load::Running) => outcome,

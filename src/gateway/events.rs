@@ -7,7 +7,7 @@ use crate::gateway::pool::zygote::ZygoteEvent;
 
 /// Something the supervisor has to know.
 #[derive(Debug)]
-pub(crate) enum Notice {
+pub(crate) enum SupervisorEvent {
     Command(Command),
     /// From the zygote of that launch.
     Zygote {
@@ -31,17 +31,17 @@ pub(crate) enum Notice {
     ConnectionsGone,
 }
 
-/// Sends notices; never fails, since a stopped supervisor has nothing more to know.
+/// Sends supervisor_events; never fails, since a stopped supervisor has nothing more to know.
 #[derive(Clone, Debug)]
-pub(crate) struct Notices(mpsc::UnboundedSender<Notice>);
+pub(crate) struct SupervisorEvents(mpsc::UnboundedSender<SupervisorEvent>);
 
-impl Notices {
-    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Notice>) {
+impl SupervisorEvents {
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<SupervisorEvent>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self(sender), receiver)
     }
 
-    pub(crate) fn send(&self, notice: Notice) {
+    pub(crate) fn send(&self, notice: SupervisorEvent) {
         let _ = self.0.send(notice);
     }
 }

@@ -38,7 +38,7 @@ use tracing::warn;
 use crate::cgi::ProxyHeaders;
 use crate::config::{Config, QueueOrder};
 use crate::gateway::clock::Clock;
-use crate::gateway::events::{Notice, Notices};
+use crate::gateway::events::{SupervisorEvent, SupervisorEvents};
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::parameters::Told;
 use crate::gateway::pool::log_pipe::Outputs;
@@ -46,7 +46,7 @@ use crate::gateway::pool::throttles::{About, Throttles};
 use crate::gateway::pool::worker::WorkerTable;
 use crate::gateway::request::Request;
 use crate::gateway::spool::Spool;
-use crate::gateway::telemetry::journal::Journal;
+use crate::gateway::telemetry::metrics::Metrics;
 use crate::gateway::telemetry::status::Start;
 use crate::gateway::telemetry::verdict::Course;
 use crate::gateway::turnstile::Turnstile;
@@ -77,8 +77,8 @@ struct Gateway {
     spool: Rc<Spool>,
     /// Headers by which a response may control the proxy. Fixed while the server runs, as their settings are.
     proxy_headers: ProxyHeaders,
-    journal: Rc<Journal>,
-    notices: Notices,
+    metrics: Rc<Metrics>,
+    supervisor_events: SupervisorEvents,
     /// Whether the supervisor has a pending notice about waiting requests.
     demand: Cell<bool>,
     /// Whether a generation is loading that will replace the serving one.
@@ -214,11 +214,11 @@ impl Gateway {
     }
 
     fn connection_opened(&self) {
-        self.journal.connection_opened();
+        self.metrics.connection_opened();
     }
 
     fn connection_closed(&self, now: Instant) {
-        if self.journal.connection_closed() == 0 {
+        if self.metrics.connection_closed() == 0 {
             self.idle_since.set(now);
             self.say_when_gone();
         }
@@ -227,14 +227,14 @@ impl Gateway {
     /// Notifies the supervisor once the last connection is gone while stopping. Clients in the backlog of a listening socket
     /// count until its task has accepted them all.
     fn say_when_gone(&self) {
-        if *self.stopping.borrow() && self.journal.open_connections() == 0 && self.accepting.get() == 0 {
-            self.notices.send(Notice::ConnectionsGone);
+        if *self.stopping.borrow() && self.metrics.open_connections() == 0 && self.accepting.get() == 0 {
+            self.supervisor_events.send(SupervisorEvent::ConnectionsGone);
         }
     }
 
     /// Whether a client is connected, or a worker still runs the request of a client that has gone.
     fn has_work(&self) -> bool {
-        self.journal.open_connections() > 0
+        self.metrics.open_connections() > 0
             || self.workers.borrow().values().any(|link| link.running().is_some())
     }
 }

@@ -1,4 +1,4 @@
-//! A request on its way through the gateway, with its id in every log. [`Request::finish`] reports its end to the journal.
+//! A request on its way through the gateway, with its id in every log. [`Request::finish`] reports its end to the metrics.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,12 +10,12 @@ use tracing::info;
 use crate::cgi::{TRACEPARENT, TraceId, Variables};
 use crate::fastcgi::Role;
 use crate::gateway::response::Response;
-use crate::gateway::telemetry::journal::Journal;
+use crate::gateway::telemetry::metrics::Metrics;
 use crate::gateway::telemetry::request_line::RequestLine;
 use crate::os::random;
 use crate::proto::body::Body;
 use crate::proto::memory::{For, Memory, Share};
-use crate::proto::request_end::{End, Ended, Handed, Named, Refused};
+use crate::proto::request_end::{Assigned, Ended, Named, RejectReason, RequestEnd};
 
 /// Default of `Retry-After`, the time after a 503 at which a client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -46,12 +46,12 @@ pub(crate) struct Request {
     /// Whether the whole request has arrived.
     pub(crate) complete: bool,
     /// Dispatch to a worker; `None` while the request is queued.
-    pub(crate) handed: Option<Handed>,
+    pub(crate) assigned: Option<Assigned>,
     /// Share of the buffer memory.
     pub(crate) share: Share,
     /// Reason for which the gateway answers in the application's place.
-    pub(crate) refused: Option<Refused>,
-    journal: Option<Rc<Journal>>,
+    pub(crate) rejected: Option<RejectReason>,
+    metrics: Option<Rc<Metrics>>,
     end: EndDue,
 }
 
@@ -72,7 +72,7 @@ impl Request {
         body: Body,
         response: Response,
         memory: &Arc<Memory>,
-        journal: &Rc<Journal>,
+        metrics: &Rc<Metrics>,
     ) -> Box<Self> {
         let (mut given, mut trace_id) = (None, None);
         for (name, value) in &variables {
@@ -97,10 +97,10 @@ impl Request {
             came: Instant::now(),
             head_start: Duration::ZERO,
             complete: true,
-            handed: None,
+            assigned: None,
             share: Share::new(memory),
-            refused: None,
-            journal: Some(Rc::clone(journal)),
+            rejected: None,
+            metrics: Some(Rc::clone(metrics)),
             end: EndDue,
         })
     }
@@ -110,9 +110,9 @@ impl Request {
         variables: Variables,
         response: Response,
         memory: &Arc<Memory>,
-        journal: &Rc<Journal>,
+        metrics: &Rc<Metrics>,
     ) -> Box<Self> {
-        let mut request = Self::new(variables, Body::new(), response, memory, journal);
+        let mut request = Self::new(variables, Body::new(), response, memory, metrics);
         request.complete = false;
         request
     }
@@ -136,14 +136,14 @@ impl Request {
     }
 
     /// Notes the dispatch to a worker.
-    pub(crate) fn set_handed(&mut self, handed: Handed) {
-        self.handed = Some(handed);
-        self.response.writer.set_assigned(Some(handed.at));
+    pub(crate) fn set_assigned(&mut self, assigned: Assigned) {
+        self.assigned = Some(assigned);
+        self.response.writer.set_assigned(Some(assigned.at));
     }
 
     /// Notes that the worker has not read the request, which goes to another worker.
     pub(crate) fn take_back(&mut self) {
-        self.handed = None;
+        self.assigned = None;
         self.response.writer.set_assigned(None);
     }
 
@@ -154,14 +154,14 @@ impl Request {
     }
 
     /// Answers in the application's place, and logs the reason.
-    pub(crate) fn refuse(self: Box<Self>, why: Refused, status: u16, message: &str) {
-        self.refuse_for(why, status, message, RETRY_AFTER);
+    pub(crate) fn reject(self: Box<Self>, why: RejectReason, status: u16, message: &str) {
+        self.reject_for(why, status, message, RETRY_AFTER);
     }
 
-    /// Like [`Self::refuse`], with `retry_after` as the `Retry-After` of a 503.
-    pub(crate) fn refuse_for(
+    /// Like [`Self::reject`], with `retry_after` as the `Retry-After` of a 503.
+    pub(crate) fn reject_for(
         mut self: Box<Self>,
-        why: Refused,
+        why: RejectReason,
         status: u16,
         message: &str,
         retry_after: Duration,
@@ -169,19 +169,19 @@ impl Request {
         let line = RequestLine::of(&self.variables);
         let line = (!line.is_empty()).then(|| tracing::field::display(line));
         let option = match why {
-            Refused::Memory => " (--buffer-memory)",
-            Refused::QueueFull => " (--queue)",
-            Refused::QueueTimeout => " (--queue-timeout)",
-            Refused::Overloaded => " (--queue-order)",
-            Refused::Params if status == 431 => " (--max-params)",
+            RejectReason::Memory => " (--buffer-memory)",
+            RejectReason::QueueFull => " (--queue)",
+            RejectReason::QueueTimeout => " (--queue-timeout)",
+            RejectReason::Overloaded => " (--queue-order)",
+            RejectReason::Params if status == 431 => " (--max-params)",
             // The other messages name their option, if there is one.
             _ => "",
         };
-        if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
+        if let Some(left_out) = self.metrics.as_ref().and_then(|metrics| metrics.may_log_refusal()) {
             let Named { request, trace_id } = self.named();
             info!(request, trace_id, status, line, left_out, "request refused: {message}{option}");
         }
-        self.refused = Some(why);
+        self.rejected = Some(why);
         let seconds = u32::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
         self.fail(status, message, (status == 503).then_some(seconds));
     }
@@ -191,7 +191,7 @@ impl Request {
     pub(crate) fn log_abort_while_arriving(&self, came: u64, after: Duration) {
         let line = RequestLine::of(&self.variables);
         let line = (!line.is_empty()).then(|| tracing::field::display(line));
-        if let Some(left_out) = self.journal.as_ref().and_then(|journal| journal.may_log_refusal()) {
+        if let Some(left_out) = self.metrics.as_ref().and_then(|metrics| metrics.may_log_refusal()) {
             let promised = self.variables.get(b"CONTENT_LENGTH").filter(|value| !value.is_empty());
             let promised = promised.map(|value| format!(" of {}", value.escape_ascii())).unwrap_or_default();
             let seconds = after.as_secs_f32();
@@ -212,11 +212,11 @@ impl Request {
         self.finish();
     }
 
-    /// Ends the request: its response is complete, on its way to the client, or not wanted any more. The journal hears of a
+    /// Ends the request: its response is complete, on its way to the client, or not wanted any more. The metrics hears of a
     /// response in a file when its last byte is written.
     pub(crate) fn finish(self: Box<Self>) {
         let now = Instant::now();
-        let done = self.handed.map(|_| now);
+        let done = self.assigned.map(|_| now);
         let Self {
             request_id,
             trace_id,
@@ -224,17 +224,17 @@ impl Request {
             response,
             came,
             complete,
-            handed,
+            assigned,
             share,
-            refused,
-            journal,
+            rejected,
+            metrics,
             end,
             ..
         } = *self;
         std::mem::forget(end);
-        let Some(journal) = journal else { return };
-        let end = match (response.writer.how_it_ended(), refused) {
-            (End::Complete, Some(why)) => End::Refused(why),
+        let Some(metrics) = metrics else { return };
+        let end = match (response.writer.how_it_ended(), rejected) {
+            (RequestEnd::Complete, Some(why)) => RequestEnd::Rejected(why),
             (end, _) => end,
         };
         let (status, bytes) = (response.writer.status(), response.writer.sent());
@@ -244,7 +244,7 @@ impl Request {
             variables,
             came,
             complete,
-            handed,
+            assigned,
             done,
             status,
             bytes,
@@ -253,13 +253,13 @@ impl Request {
         };
         ended.share.set(ended.variables.held());
         if let Some(ended) = response.keep_until_written(ended) {
-            journal.ended(&ended, now);
+            metrics.ended(&ended, now);
         }
     }
 
     /// Excludes the request from all counts, because it is not for the application.
     pub(crate) fn set_aside(&mut self) {
-        self.journal = None;
+        self.metrics = None;
     }
 }
 

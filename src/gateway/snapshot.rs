@@ -51,12 +51,12 @@ pub(crate) fn status(gateway: &Gateway, now: Instant) -> Status {
         stopping: *gateway.stopping.borrow(),
         pool: &gateway.pool.borrow(),
         queue: &gateway.queue.borrow(),
-        counts: &gateway.journal.counts(),
-        open_connections: gateway.journal.open_connections(),
+        counts: &gateway.metrics.counts(),
+        open_connections: gateway.metrics.open_connections(),
         memory: &gateway.memory,
         spooled,
         spool_files,
-        dropped_lines: gateway.journal.access_log().map(|log| log.dropped()),
+        dropped_lines: gateway.metrics.access_log().map(|log| log.dropped()),
         processes: workers.iter().map(|(number, link)| (*number, process(link, now))).collect(),
     })
 }
@@ -64,7 +64,7 @@ pub(crate) fn status(gateway: &Gateway, now: Instant) -> Status {
 fn process(link: &WorkerHandle, now: Instant) -> Process {
     let (name, memory) = (link.name(), link.memory());
     let running = link.running().map(|request| {
-        let time = request.handed.map_or(Duration::ZERO, |handed| now - handed.at);
+        let time = request.assigned.map_or(Duration::ZERO, |assigned| now - assigned.at);
         Running::of(&request.request_id, &request.variables, time)
     });
     Process {

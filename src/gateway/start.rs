@@ -24,7 +24,7 @@ use crate::gateway::ReadConfig;
 use crate::gateway::Scale;
 use crate::gateway::clock::Clock;
 use crate::gateway::control::{self, Control};
-use crate::gateway::events::{Notice, Notices};
+use crate::gateway::events::{SupervisorEvent, SupervisorEvents};
 use crate::gateway::frontend::acceptor;
 use crate::gateway::frontend::budget::Budget;
 use crate::gateway::frontend::connection::READ_BUFFER;
@@ -42,7 +42,7 @@ use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::WorkerTable;
 use crate::gateway::spool::{self, Spool};
 use crate::gateway::telemetry::access_log::AccessLog;
-use crate::gateway::telemetry::journal::Journal;
+use crate::gateway::telemetry::metrics::Metrics;
 use crate::gateway::telemetry::status::Start;
 use crate::gateway::telemetry::verdict::Course;
 use crate::gateway::trim;
@@ -164,13 +164,14 @@ pub async fn run(
         let (path, cause) = (config.spool_dir.display(), crate::log::cause(&error));
         warn!(%path, cause, "nothing can be kept in --spool-dir; requests with bodies over 64K will fail");
     }
-    let (notices, receiver) = Notices::channel();
+    let (supervisor_events, receiver) = SupervisorEvents::channel();
     let readers = Readers::new();
-    let gateway = assemble(config, mode, &budget, access_log, open_files, notices.clone(), readers.counted());
+    let gateway =
+        assemble(config, mode, &budget, access_log, open_files, supervisor_events.clone(), readers.counted());
     let gateway = Rc::new(gateway);
     tokio::task::spawn_local(async move {
         while let Some(command) = commands.recv().await {
-            notices.send(Notice::Command(command));
+            supervisor_events.send(SupervisorEvent::Command(command));
         }
     });
     tokio::task::spawn_local(orphans::reap());
@@ -198,7 +199,7 @@ pub async fn run(
         if let Err(error) = outcome {
             if early {
                 dispatch::refuse_for_good(&gateway, "the application does not load");
-                gateway.notices.send(Notice::Command(Command::StopSoon));
+                gateway.supervisor_events.send(SupervisorEvent::Command(Command::StopSoon));
                 // Clients that have not read their answer by then are closed.
                 let _ = tokio::time::timeout(LAST_ANSWERS, supervisor).await;
             }
@@ -209,11 +210,11 @@ pub async fn run(
         tokio::task::spawn_local(dispatch::expire(Rc::clone(&gateway)));
         tokio::task::spawn_local(watchdog::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(trim::keep(Rc::clone(&gateway)));
-        tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.journal)));
+        tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.metrics)));
         if let Some(taken) = taken
             && let Err(error) = replace(&gateway, taken, shared).await
         {
-            gateway.notices.send(Notice::Command(Command::StopSoon));
+            gateway.supervisor_events.send(SupervisorEvent::Command(Command::StopSoon));
             let _ = supervisor.await;
             readers.finish().await;
             return Err(error);
@@ -274,8 +275,8 @@ pub(crate) fn share_out(config: &Config) -> Result<Budget, Error> {
 }
 
 /// Writes the lines of the access log while the gateway runs.
-async fn gather_lines(journal: Rc<Journal>) {
-    if let Some(log) = journal.access_log() {
+async fn gather_lines(metrics: Rc<Metrics>) {
+    if let Some(log) = metrics.access_log() {
         log.gather().await;
     }
 }
@@ -287,7 +288,7 @@ pub(crate) fn assemble(
     budget: &Budget,
     access_log: Option<AccessLog>,
     open_files: Option<u64>,
-    notices: Notices,
+    supervisor_events: SupervisorEvents,
     unread: WeakUnread,
 ) -> Gateway {
     let (now, turnstile) = (Instant::now(), Rc::new(Turnstile::new()));
@@ -307,8 +308,8 @@ pub(crate) fn assemble(
         memory,
         spool,
         proxy_headers: config::proxy_headers(config.sendfile, &config.sendfile_map, &config.proxy_headers),
-        journal: Rc::new(Journal::new(access_log)),
-        notices,
+        metrics: Rc::new(Metrics::new(access_log)),
+        supervisor_events,
         demand: Cell::new(false),
         reloading: Cell::new(false),
         measuring: Cell::new(false),

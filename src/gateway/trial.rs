@@ -15,7 +15,7 @@ use crate::config::{self, Config, Listen, Workers};
 use crate::gateway::Command;
 use crate::gateway::Error;
 use crate::gateway::Mode;
-use crate::gateway::events::{Notice, Notices};
+use crate::gateway::events::{SupervisorEvent, SupervisorEvents};
 use crate::gateway::frontend::socket_file::{self, Permissions};
 use crate::gateway::frontend::sockets;
 use crate::gateway::frontend::takeover;
@@ -70,16 +70,17 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
     // One worker proves as much as several.
     let config = Config { workers: Workers::fixed(1), ..config };
     let mode = Mode { trial: true, ..Mode::default() };
-    let (notices, receiver) = Notices::channel();
+    let (supervisor_events, receiver) = SupervisorEvents::channel();
     let begin = Instant::now();
     let readers = Readers::new();
-    let gateway = Rc::new(assemble(config, mode, &budget, None, open_files, notices, readers.counted()));
+    let gateway =
+        Rc::new(assemble(config, mode, &budget, None, open_files, supervisor_events, readers.counted()));
     let (started, outcome) = oneshot::channel();
     let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
     let outcome = outcome.await.map_err(|error| Error::System(std::io::Error::other(error)))?;
     let took = begin.elapsed();
     if outcome.is_ok() {
-        gateway.notices.send(Notice::Command(Command::StopSoon));
+        gateway.supervisor_events.send(SupervisorEvent::Command(Command::StopSoon));
         supervisor.await.map_err(|error| Error::System(std::io::Error::other(error)))?;
     }
     readers.finish().await;

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::throttle::Throttle;
+use super::rate_limit::LogRateLimiter;
 use crate::os::safe_path::SafePath;
 
 /// Most bytes per write.
@@ -65,7 +65,7 @@ pub struct LogFile {
     /// Report of lost lines. Not a log line, because the log may be the file that fails.
     complain: Complain,
     /// Rate limit of `complain`: a nearly full disk may take some lines and not others.
-    throttle: Throttle,
+    limiter: LogRateLimiter,
     waiting: Vec<u8>,
     /// Whether the file ends in the middle of a line.
     torn: bool,
@@ -96,7 +96,7 @@ impl LogFile {
             file,
             path,
             complain,
-            throttle: Throttle::new(Instant::now()),
+            limiter: LogRateLimiter::new(Instant::now()),
             waiting: Vec::new(),
             torn: false,
             failing: false,
@@ -168,7 +168,7 @@ impl LogFile {
                     && self.waiting[self.waiting.len() - rest.len() - 1] != b'\n';
                 self.shared.lose(count_lines(rest));
                 if !std::mem::replace(&mut self.failing, true)
-                    && let Some(left_out) = self.throttle.allow(Instant::now())
+                    && let Some(left_out) = self.limiter.allow(Instant::now())
                 {
                     self.said = true;
                     let cause = super::cause(&error);

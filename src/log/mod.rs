@@ -8,8 +8,8 @@ pub mod escape;
 pub mod fields;
 pub mod file;
 mod level;
+pub mod rate_limit;
 pub mod redact;
-pub mod throttle;
 
 use std::fmt;
 use std::io::{self, Write};

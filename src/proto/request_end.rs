@@ -7,7 +7,7 @@ use crate::proto::memory::Share;
 
 /// Reason for which the gateway answered a request that no worker had read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum RejectReason {
     /// The connection is at its limit of requests at once.
     ConnectionFull,
     /// FastCGI's parameters are broken, or too long (`--max-params`).
@@ -31,12 +31,12 @@ pub(crate) enum Refused {
     /// The request had waited longest in an overloaded queue (`--queue-order adaptive`).
     Overloaded,
     /// A worker was free, but the system did not deliver the request to it.
-    NotHanded,
+    NotAssigned,
     /// Workers die before their first answer, and the next attempt is still to come.
     Down,
 }
 
-impl Refused {
+impl RejectReason {
     /// All reasons, in the order of a request's life. Each is at the index of its discriminant.
     pub(crate) const ALL: [Self; 13] = [
         Self::ConnectionFull,
@@ -50,7 +50,7 @@ impl Refused {
         Self::QueueFull,
         Self::QueueTimeout,
         Self::Overloaded,
-        Self::NotHanded,
+        Self::NotAssigned,
         Self::Down,
     ];
 
@@ -68,7 +68,7 @@ impl Refused {
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
             Self::Overloaded => "overloaded",
-            Self::NotHanded => "not_handed",
+            Self::NotAssigned => "not_handed",
             Self::Down => "down",
         }
     }
@@ -76,7 +76,7 @@ impl Refused {
 
 /// The end of a request, as far as the gateway knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum RequestEnd {
     /// The response is complete, whatever its status.
     Complete,
     /// The client left first.
@@ -84,24 +84,24 @@ pub(crate) enum End {
     /// The response could not be completed after its head was sent.
     Broken,
     /// The gateway answered, and no worker has read the request.
-    Refused(Refused),
+    Rejected(RejectReason),
 }
 
-impl End {
+impl RequestEnd {
     /// Name of the end in the access log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Complete => "complete",
             Self::Aborted => "aborted",
             Self::Broken => "broken",
-            Self::Refused(why) => why.name(),
+            Self::Rejected(why) => why.name(),
         }
     }
 }
 
 /// The dispatch of a request to a worker.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Handed {
+pub(crate) struct Assigned {
     pub(crate) at: Instant,
     pub(crate) worker: u32,
     pub(crate) generation: u32,
@@ -125,7 +125,7 @@ pub(crate) struct Ended {
     /// Whether the whole request had arrived.
     pub(crate) complete: bool,
     /// Dispatch to the worker; `None` if no worker had the request.
-    pub(crate) handed: Option<Handed>,
+    pub(crate) assigned: Option<Assigned>,
     /// Time at which the worker was done; `None` if no worker had the request.
     pub(crate) done: Option<Instant>,
     /// Status that was sent.
@@ -135,20 +135,20 @@ pub(crate) struct Ended {
     /// Share of the buffer memory that the request still holds.
     pub(crate) share: Share,
     /// End of the request.
-    pub(crate) end: End,
+    pub(crate) end: RequestEnd,
 }
 
 impl Ended {
     /// Notes that the client left before it had the response.
     pub(crate) fn abort(&mut self) {
-        if self.end != End::Broken {
-            self.end = End::Aborted;
+        if self.end != RequestEnd::Broken {
+            self.end = RequestEnd::Aborted;
         }
     }
 
     /// Notes that the response could not be delivered whole.
     pub(crate) fn break_off(&mut self) {
-        self.end = End::Broken;
+        self.end = RequestEnd::Broken;
     }
 
     /// The ids for the fields of a log line.
@@ -164,9 +164,10 @@ mod tests {
 
     #[test]
     fn every_end_has_a_name_of_its_own() {
-        let ends =
-            [End::Complete, End::Aborted, End::Broken].into_iter().chain(Refused::ALL.map(End::Refused));
-        let names: Vec<&str> = ends.map(End::name).collect();
+        let ends = [RequestEnd::Complete, RequestEnd::Aborted, RequestEnd::Broken]
+            .into_iter()
+            .chain(RejectReason::ALL.map(RequestEnd::Rejected));
+        let names: Vec<&str> = ends.map(RequestEnd::name).collect();
         assert!(
             names.iter().all(|name| names.iter().filter(|other| *other == name).count() == 1),
             "{names:?}"

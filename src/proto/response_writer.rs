@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::request_end::End;
+use super::request_end::RequestEnd;
 use super::response::{Failure, Part, ProtocolViolation, ResponseState};
 use super::server_timing::ServerTiming;
 use crate::cgi::{ProxyHeaders, response};
@@ -262,11 +262,11 @@ impl ResponseWriter {
     }
 
     /// How the request ended. A client that leaves once it has everything aborts nothing.
-    pub(crate) fn how_it_ended(&self) -> End {
+    pub(crate) fn how_it_ended(&self) -> RequestEnd {
         match (self.broken, self.told) {
-            (true, _) => End::Broken,
-            (false, false) => End::Aborted,
-            (false, true) => End::Complete,
+            (true, _) => RequestEnd::Broken,
+            (false, false) => RequestEnd::Aborted,
+            (false, true) => RequestEnd::Complete,
         }
     }
 }

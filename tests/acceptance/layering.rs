@@ -24,7 +24,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "gateway/frontend/shortage.rs",
             "gateway/frontend/socket_file/watch.rs",
             "gateway/pool/throttles.rs",
-            "log/throttle.rs",
+            "log/rate_limit.rs",
             "gateway/telemetry/histogram.rs",
         ],
         &["tokio", "mlua", "rustix", "libc", "tracing", "clap", "serde", "::now()"],

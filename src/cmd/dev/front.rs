@@ -29,7 +29,7 @@ use crate::cgi::path::{normalise, percent_decode};
 use crate::cgi::proxy::HttpRequest;
 use crate::gateway::Code;
 use crate::gateway::Load;
-use crate::log::throttle::Throttle;
+use crate::log::rate_limit::LogRateLimiter;
 use crate::os::random;
 
 /// The longest wait of a request for the newest code. An application that takes longer to load is stuck.
@@ -70,7 +70,7 @@ impl Front {
     pub(super) async fn serve(self: Rc<Self>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
         let asked = stopping.clone();
-        let mut throttle = Throttle::new(Instant::now());
+        let mut throttle = LogRateLimiter::new(Instant::now());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use crate::gateway::Code;
 use crate::gateway::Command;
 use crate::gateway::Load;
-use crate::log::throttle::Throttle;
+use crate::log::rate_limit::LogRateLimiter;
 
 /// The time without a change after which a save or a checkout counts as complete.
 const QUIET: Duration = Duration::from_millis(50);
@@ -137,7 +137,7 @@ impl Watcher {
 
     async fn listen(self: Rc<Self>, mut events: mpsc::UnboundedReceiver<notify::Result<Event>>) {
         // The kernel may refuse many new directories, with an event each.
-        let mut throttle = Throttle::new(std::time::Instant::now());
+        let mut throttle = LogRateLimiter::new(std::time::Instant::now());
         while let Some(event) = events.recv().await {
             match event {
                 Ok(event) if event.need_rescan() => {

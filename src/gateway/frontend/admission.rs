@@ -17,7 +17,7 @@ use crate::gateway::Gateway;
 use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::frontend::connection;
 use crate::gateway::frontend::shortage::Fullness;
-use crate::log::throttle::Throttle;
+use crate::log::rate_limit::LogRateLimiter;
 
 /// The admission of all listeners together.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Admission {
     permits: Arc<Semaphore>,
     peers: Peers,
     /// For lines about peers that may not connect.
-    refused: RefCell<Throttle>,
+    refused: RefCell<LogRateLimiter>,
     /// The most connections that there may be.
     connections: usize,
     fullness: RefCell<Fullness>,
@@ -37,7 +37,7 @@ impl Admission {
         Self {
             permits: Arc::new(Semaphore::new(connections)),
             peers,
-            refused: RefCell::new(Throttle::new(now)),
+            refused: RefCell::new(LogRateLimiter::new(now)),
             connections,
             fullness: RefCell::default(),
         }
@@ -80,7 +80,7 @@ impl Admission {
         let Ok(peer) = stream.peer_addr() else { return false };
         let allowed = self.peers.allow(peer.ip());
         if !allowed {
-            gateway.journal.connection_refused();
+            gateway.metrics.connection_refused();
         }
         if !allowed && let Some(left_out) = self.refused.borrow_mut().allow(Instant::now()) {
             warn!(

@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::gateway::Command;
 use crate::gateway::Gateway;
-use crate::gateway::events::Notice;
+use crate::gateway::events::SupervisorEvent;
 
 /// Asks for a stop once nobody was connected, and no worker had a request, for `time`.
 pub(crate) async fn stop_when_idle(gateway: Rc<Gateway>, time: Duration) {
@@ -21,7 +21,7 @@ pub(crate) async fn stop_when_idle(gateway: Rc<Gateway>, time: Duration) {
         gateway.clock.passed(Some(look)).await;
     }
     info!(idle_s = time.as_secs_f32(), "nobody was connected for long enough (--exit-idle-time)");
-    gateway.notices.send(Notice::Command(Command::StopSoon));
+    gateway.supervisor_events.send(SupervisorEvent::Command(Command::StopSoon));
 }
 
 /// The moment of the next look; `None` where the gateway has been idle for `time`. `idle_since`: `None` while anybody is connected,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::log::throttle::Throttle;
+use crate::log::rate_limit::LogRateLimiter;
 
 /// Interval between two lines about the limit of connections: a busy server can reach it a thousand times a second.
 const FULL_INTERVAL: Duration = Duration::from_secs(60);
@@ -11,19 +11,19 @@ const FULL_INTERVAL: Duration = Duration::from_secs(60);
 /// Failures to accept. Descriptors may be gone and there again many times a second.
 #[derive(Debug)]
 pub(crate) struct Shortage {
-    throttle: Throttle,
+    limiter: LogRateLimiter,
     /// Whether the log has a line about the failures.
     said: bool,
 }
 
 impl Shortage {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { throttle: Throttle::new(now), said: false }
+        Self { limiter: LogRateLimiter::new(now), said: false }
     }
 
     /// Takes a failure. Gives whether to log it, and how many failures were left out before.
     pub(crate) fn lasts(&mut self, now: Instant) -> Option<Option<u64>> {
-        let allowed = self.throttle.allow(now);
+        let allowed = self.limiter.allow(now);
         self.said |= allowed.is_some();
         allowed
     }

@@ -63,7 +63,7 @@ pub(crate) async fn watchdog() {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        // Not fatal: the journal shows how systemd reacts to the silence.
+        // Not fatal: the metrics shows how systemd reacts to the silence.
         debug!(cause = %crate::log::cause(&error), "systemd is not notified");
     }
 }

@@ -13,19 +13,19 @@ use crate::config::{ParamName, PriorityParam};
 use crate::fastcgi::Role;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
-use crate::gateway::events::Notice;
+use crate::gateway::events::SupervisorEvent;
 use crate::gateway::pool::worker::NotDispatched;
 use crate::gateway::request::Request;
 use crate::gateway::sleep_until;
 use crate::link::message::ToWorker;
 use crate::proto::connection::Assignment;
 use crate::proto::queue::{Place, Turned};
-use crate::proto::request_end::{Named, Refused};
+use crate::proto::request_end::{Named, RejectReason};
 
 /// Takes a complete request: an idle worker gets it, or it waits in the queue, or it is refused.
 pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     if !request.take_share() {
-        return request.refuse(Refused::Memory, 503, "no memory is left for it");
+        return request.reject(RejectReason::Memory, 503, "no memory is left for it");
     }
     if gateway.mode.development
         && let Load::Failed(message) = &gateway.mode.code.borrow().load
@@ -44,10 +44,10 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
         return send_to(gateway, worker, place, request);
     }
     if let Some(wait) = gateway.pool.borrow().down_for(came) {
-        return request.refuse_for(Refused::Down, 503, "the application does not start", wait);
+        return request.reject_for(RejectReason::Down, 503, "the application does not start", wait);
     }
     if let Some(why) = gateway.given_up.get() {
-        return request.refuse(Refused::Down, 503, why);
+        return request.reject(RejectReason::Down, 503, why);
     }
     gateway.note(|course| course.wanting_since = course.wanting_since.or(Some(came)));
     let turned = gateway.queue.borrow_mut().push(place, request, came);
@@ -56,7 +56,7 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     match turned {
         None => {}
         Some(Turned { item: request, overload: None }) => {
-            request.refuse(Refused::QueueFull, 503, "the queue is full");
+            request.reject(RejectReason::QueueFull, 503, "the queue is full");
         }
         Some(Turned { item, overload: Some(wait) }) => refuse_overloaded(item, wait),
     }
@@ -95,7 +95,7 @@ pub(super) fn clear_wanting(gateway: &Gateway) {
 pub(crate) fn refuse_for_good(gateway: &Gateway, why: &'static str) {
     gateway.given_up.set(Some(why));
     while let Some(request) = pop(gateway) {
-        request.refuse(Refused::Down, 503, why);
+        request.reject(RejectReason::Down, 503, why);
     }
 }
 
@@ -106,7 +106,7 @@ fn request_growth(gateway: &Gateway) {
         pool.can_grow() || pool.has_nobody()
     };
     if helps && !gateway.demand.replace(true) {
-        gateway.notices.send(Notice::Demand);
+        gateway.supervisor_events.send(SupervisorEvent::Demand);
     }
 }
 
@@ -115,7 +115,7 @@ pub(super) fn refuse_while_down(gateway: &Gateway) {
     while let Some(wait) = gateway.pool.borrow().down_for(Instant::now())
         && let Some(request) = pop(gateway)
     {
-        request.refuse_for(Refused::Down, 503, "the application does not start", wait);
+        request.reject_for(RejectReason::Down, 503, "the application does not start", wait);
     }
 }
 
@@ -140,7 +140,7 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
     match dispatched {
         Ok(()) => {
             if gateway.pool.borrow_mut().take_changed() {
-                gateway.notices.send(Notice::PoolChanged);
+                gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
             }
         }
         // The worker's relay will notice its end. The pool has it busy until then, so another worker is next.
@@ -155,7 +155,7 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
             gateway.in_trouble(|left_out| {
                 warn!(worker, request = id, trace_id, cause, left_out, "cannot hand over a request");
             });
-            request.refuse(Refused::NotHanded, 503, "no worker could take the request");
+            request.reject(RejectReason::NotAssigned, 503, "no worker could take the request");
         }
     }
 }
@@ -170,7 +170,7 @@ pub(super) fn put_back(gateway: &Gateway, place: Place, mut request: Box<Request
 /// The request in the queue whose turn it is, for a worker.
 fn next_request(gateway: &Gateway, now: Instant) -> Option<(Place, Box<Request>)> {
     let was_overloaded = gateway.queue.borrow().is_overloaded();
-    let median = gateway.journal.median_service();
+    let median = gateway.metrics.median_service();
     let next = loop {
         let next = gateway.queue.borrow_mut().take(now, median, || pool_grows(gateway));
         match next {
@@ -231,7 +231,7 @@ pub(super) fn resubmit_all(gateway: &Gateway) {
 
 /// Refuses a request of an overloaded queue. `wait`: the time after which its client may try again.
 fn refuse_overloaded(request: Box<Request>, wait: Duration) {
-    request.refuse_for(Refused::Overloaded, 503, "more requests come than can be answered", wait);
+    request.reject_for(RejectReason::Overloaded, 503, "more requests come than can be answered", wait);
 }
 
 /// Answers requests that have waited too long.
@@ -256,7 +256,7 @@ pub(crate) async fn expire(gateway: Rc<Gateway>) {
         loop {
             let expired = gateway.queue.borrow_mut().pop_expired(gateway.clock.settled());
             let Some(request) = expired else { break };
-            request.refuse(Refused::QueueTimeout, 503, "no worker was free in time");
+            request.reject(RejectReason::QueueTimeout, 503, "no worker was free in time");
         }
     }
 }

@@ -8,10 +8,10 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use crate::gateway::Gateway;
-use crate::gateway::events::Notice;
+use crate::gateway::events::SupervisorEvent;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::worker::{TOO_LONG, WorkerHandle, WorkerMemory, WorkerName};
-use crate::gateway::telemetry::journal::WorkerEnd;
+use crate::gateway::telemetry::metrics::WorkerEnd;
 use crate::link::message::ToWorker;
 use crate::proto::pool::{Ready, State};
 use crate::proto::request_end::Named;
@@ -29,16 +29,16 @@ pub(super) fn worker_ready(gateway: &Gateway, worker: &WorkerHandle) {
             let again = worker.request_measurement(now, true);
             // A first worker may replace a draining one, which may exit now; a measurement may have to be requested later.
             if first || (again.is_some() && !gateway.measuring.replace(true)) {
-                gateway.notices.send(Notice::PoolChanged);
+                gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
             }
             dispatch::dispatch(gateway);
             dispatch::clear_wanting(gateway);
         }
-        Ready::Proved => gateway.notices.send(Notice::FirstReady { generation }),
+        Ready::Proved => gateway.supervisor_events.send(SupervisorEvent::FirstReady { generation }),
         Ready::Drain => {
             worker.send(ToWorker::Drain);
             // The worker has a deadline.
-            gateway.notices.send(Notice::PoolChanged);
+            gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
             // The worker may have been the one too many.
             dispatch::dispatch(gateway);
         }
@@ -56,12 +56,12 @@ pub(super) fn worker_gone(gateway: &Gateway, worker: &WorkerHandle) {
         return;
     }
     let was = gateway.pool.borrow_mut().ended(number, Instant::now());
-    gateway.journal.worker_ended(was.map_or(WorkerEnd::Died, WorkerEnd::of));
+    gateway.metrics.worker_ended(was.map_or(WorkerEnd::Died, WorkerEnd::of));
     forget_generations(gateway);
     if matches!(was, Some(State::Idle | State::Proved)) {
         gateway.in_trouble(|left_out| warn!(worker = number, r#gen, pid, left_out, "worker ended by itself"));
     }
-    gateway.notices.send(Notice::PoolChanged);
+    gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
     // Another may take a request now, where as many ran as may.
     dispatch::dispatch(gateway);
 }
@@ -143,14 +143,14 @@ pub(super) fn worker_measured(gateway: &Gateway, worker: &WorkerHandle, memory: 
             "worker is too large before it has answered anything (--max-memory); it is replaced in {pause:?}"
         ),
     });
-    gateway.notices.send(Notice::PoolChanged);
+    gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
 }
 
 /// Forgets the times of generations that have no worker and get none any more.
 fn forget_generations(gateway: &Gateway) {
     let pool = gateway.pool.borrow();
     let current = pool.generation();
-    gateway.journal.forget_generations(|generation| {
+    gateway.metrics.forget_generations(|generation| {
         generation >= current || pool.workers().any(|worker| worker.generation == generation)
     });
 }

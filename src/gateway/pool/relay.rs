@@ -13,7 +13,7 @@ use std::time::Instant;
 use tracing::error;
 
 use crate::gateway::Gateway;
-use crate::gateway::events::Notice;
+use crate::gateway::events::SupervisorEvent;
 use crate::gateway::pool::lifecycle;
 use crate::gateway::pool::process_log::More;
 use crate::gateway::pool::throttles::About;
@@ -41,7 +41,9 @@ pub(super) async fn attend(gateway: Rc<Gateway>, worker: Rc<WorkerHandle>) {
         ExitCause::StartFailed(message) => Some(message),
         ExitCause::Exited { .. } | ExitCause::Violation(_) => None,
     };
-    gateway.notices.send(Notice::WorkerEnded { generation: worker.name().generation, start_failed });
+    gateway
+        .supervisor_events
+        .send(SupervisorEvent::WorkerEnded { generation: worker.name().generation, start_failed });
 }
 
 /// Relays until the worker has ended and everything that it sent is passed on.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Instant;
 
-use crate::log::throttle::Throttle;
+use crate::log::rate_limit::LogRateLimiter;
 
 /// What lines are about that have a throttle together. Each kind has its own, so that a flood of one hides no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +20,11 @@ pub(crate) enum About {
 
 /// The throttles of all kinds.
 #[derive(Debug)]
-pub(crate) struct Throttles([RefCell<Throttle>; 4]);
+pub(crate) struct Throttles([RefCell<LogRateLimiter>; 4]);
 
 impl Throttles {
     pub(crate) fn new(now: Instant) -> Self {
-        Self(std::array::from_fn(|_| RefCell::new(Throttle::new(now))))
+        Self(std::array::from_fn(|_| RefCell::new(LogRateLimiter::new(now))))
     }
 
     /// Writes a line unless there were too many of its kind lately; says whether it did. `write` is given how many were left

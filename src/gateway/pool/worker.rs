@@ -25,7 +25,7 @@ use crate::link::message::{LogLevel, RequestBody, Role, ToWorker};
 use crate::os::interrupt;
 use crate::os::process;
 use crate::proto::body::{Body, Place};
-use crate::proto::request_end::{Handed, Named};
+use crate::proto::request_end::{Assigned, Named};
 use crate::proto::run::Run;
 use crate::proto::supervisor::{StartAction, StartDeadline};
 use crate::proto::worker::WorkerProtocol;
@@ -188,7 +188,7 @@ impl WorkerHandle {
             Err((_, error)) => return Err(NotDispatched::Refused(request, error)),
         }
         request.response.assign(|assignment| assignment.worker = Some(self.name.worker));
-        request.set_handed(Handed { at, worker: self.name.worker, generation: self.name.generation });
+        request.set_assigned(Assigned { at, worker: self.name.worker, generation: self.name.generation });
         self.given_up.set(false);
         self.protocol().dispatched();
         self.run.set(Some(Run::new(Instant::now())));

@@ -1,6 +1,6 @@
 //! The access log: a line for each request, written by a thread of its own.
 //!
-//! The journal provides the request and its end. A full, slow or missing disk stops no request: lines are dropped then, and
+//! The metrics provides the request and its end. A full, slow or missing disk stops no request: lines are dropped then, and
 //! counted. All text of clients is escaped.
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ use crate::gateway::telemetry::request_line::RequestLine;
 use crate::log::escape::Word;
 use crate::log::file::{self, Complain, LogFile, Shared, WRITE_SIZE, count_lines};
 use crate::log::{Format, timestamp};
-use crate::proto::request_end::{End, Named};
+use crate::proto::request_end::{Named, RequestEnd};
 
 /// Delay of a line, to gather more lines. A wake-up and a write for each line would cost half as much as the request itself; no
 /// reader of a log needs lines sooner.
@@ -62,7 +62,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) service: Option<Duration>,
     /// Number and generation of the worker.
     pub(crate) worker: Option<(u32, u32)>,
-    pub(crate) end: End,
+    pub(crate) end: RequestEnd,
 }
 
 impl AccessLog {

@@ -1,8 +1,8 @@
-//! Histograms of durations with fixed buckets, filled by the journal and read by the status. Reads no clock.
+//! Histograms of durations with fixed buckets, filled by the metrics and read by the status. Reads no clock.
 
 use std::time::Duration;
 
-/// Upper bounds of the buckets; longer durations count in one more. From half a millisecond, below which a user notices
+/// Upper bounds of the buckets; longer durations count in one more. From half a millisecond, below which a user supervisor_events
 /// nothing, to half a minute, beyond which every proxy has given up; 1, 2.5, 5 per decade, so that a percentile is off by no
 /// more than that.
 pub(crate) const BOUNDS: [Duration; 15] = [

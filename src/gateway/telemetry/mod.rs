@@ -2,7 +2,7 @@
 
 pub(crate) mod access_log;
 pub(crate) mod histogram;
-pub(crate) mod journal;
+pub(crate) mod metrics;
 pub(crate) mod recent;
 pub(crate) mod request_line;
 pub(crate) mod status;

@@ -7,7 +7,7 @@ use super::stream::{Assignment, IncomingRequest, StreamKey};
 use crate::cgi::Variables;
 use crate::fastcgi::Role;
 use crate::proto::memory::Memory;
-use crate::proto::request_end::{Ended, Refused};
+use crate::proto::request_end::{Ended, RejectReason};
 use crate::proto::space::{Buffers, Space};
 
 /// The time limits from the settings.
@@ -46,7 +46,7 @@ pub(crate) enum Event {
     /// A request is complete.
     Request { key: StreamKey, request: Box<IncomingRequest> },
     /// A request is to be answered with `status`, since no worker will get it.
-    Rejected { key: StreamKey, variables: Variables, why: Refused, status: u16, message: String },
+    Rejected { key: StreamKey, variables: Variables, why: RejectReason, status: u16, message: String },
     /// The proxy's configuration has faults: names that it repeats, and a missing PATH_INFO.
     Misconfigured { repeated: Vec<Vec<u8>>, lacks_path_info: bool },
     /// The client does not wait any more for the answer to a request that was submitted. `lost`: since the server has lost a part

@@ -13,23 +13,23 @@ use crate::link::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
 use crate::proto::body::{Body, Write};
 use crate::proto::memory::{FREE_OF_A_CONNECTION, For};
 use crate::proto::rate::MinRate;
-use crate::proto::request_end::Refused;
+use crate::proto::request_end::RejectReason;
 use crate::proto::space::{Buffers, SpoolError};
 use crate::proto::turn::{PIECE, Turn};
 
 /// The reason why a request is rejected, with the status and the words of the response.
-pub(super) struct Cause(Refused, u16, String);
+pub(super) struct Cause(RejectReason, u16, String);
 
 impl From<SpoolError> for Cause {
     fn from(error: SpoolError) -> Self {
-        let why = if error == SpoolError::Memory { Refused::Memory } else { Refused::Spool };
+        let why = if error == SpoolError::Memory { RejectReason::Memory } else { RejectReason::Spool };
         Self(why, error.status(), error.to_string())
     }
 }
 
 impl Cause {
     fn no_memory(what: &str) -> Self {
-        Self(Refused::Memory, 503, format!("no memory is left for {what}"))
+        Self(RejectReason::Memory, 503, format!("no memory is left for {what}"))
     }
 
     fn too_large(source: Source, promised: ContentLength, limit: u64) -> Self {
@@ -37,7 +37,7 @@ impl Cause {
             ContentLength::Known(length) => format!("{length} bytes"),
             ContentLength::UntilEnd => "too many bytes".to_owned(),
         };
-        Self(Refused::BodyTooLarge, 413, format!("{source} has {length}, --max-body is {limit}"))
+        Self(RejectReason::BodyTooLarge, 413, format!("{source} has {length}, --max-body is {limit}"))
     }
 }
 
@@ -142,9 +142,9 @@ impl Connection {
 
     fn handle_refusal(&mut self, id: u16, refusal: Refusal) {
         let why = match refusal {
-            Refusal::TooManyRequests { .. } => Refused::ConnectionFull,
-            Refusal::NoMemory => Refused::Memory,
-            _ => Refused::Params,
+            Refusal::TooManyRequests { .. } => RejectReason::ConnectionFull,
+            Refusal::NoMemory => RejectReason::Memory,
+            _ => RejectReason::Params,
         };
         let key = self.key_of(id);
         let key = key.unwrap_or_else(|| self.open_stream(id, StreamState::Submitted(Assignment::default())));
@@ -168,7 +168,7 @@ impl Connection {
         let (mut head, data) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => {
-                let cause = Cause(Refused::Variables, error.status(), error.to_string());
+                let cause = Cause(RejectReason::Variables, error.status(), error.to_string());
                 return self.reject(key, variables, cause);
             }
         };
@@ -221,7 +221,7 @@ impl Connection {
         // A promise within the limit has been let in. A reload may have lowered the limit since.
         if !arrival.is_promised() && body.len() + kept as u64 > limit {
             let message = format!("{source} has more than {limit} bytes (--max-body)");
-            return self.reject_arriving(key, |_| Cause(Refused::BodyTooLarge, 413, message));
+            return self.reject_arriving(key, |_| Cause(RejectReason::BodyTooLarge, 413, message));
         }
         // In a file the bytes take less memory.
         let short = policy.space.relieves_memory() && !policy.memory.has_room(kept as u64, For::Bodies);
@@ -270,7 +270,7 @@ impl Connection {
             }
         };
         let message = format!("{source} ended after {came} of {promised} bytes");
-        self.reject_arriving(key, |_| Cause(Refused::BodyTooShort, 400, message));
+        self.reject_arriving(key, |_| Cause(RejectReason::BodyTooShort, 400, message));
     }
 
     /// All of a request is here.
@@ -357,7 +357,7 @@ impl Connection {
         self.reject_arriving(key, |request| {
             let came = request.len();
             let message = format!("the body came too slowly: {came} bytes so far (--body-timeout)");
-            Cause(Refused::BodyTimeout, 408, message)
+            Cause(RejectReason::BodyTimeout, 408, message)
         });
         if self.timed_out {
             self.close_when_written();

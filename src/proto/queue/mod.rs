@@ -164,11 +164,11 @@ impl<T> Queue<T> {
         Some(item)
     }
 
-    /// Notes that a client left while its request ran, dispatched at `handed`. A wait longer than the run counts as given up
+    /// Notes that a client left while its request ran, dispatched at `dispatched_at`. A wait longer than the run counts as given up
     /// because of the queue: most clients near the end of their patience are at its front.
-    pub(crate) fn left_while_it_ran(&mut self, place: Place, handed: Instant, now: Instant) {
-        let waited = handed.saturating_duration_since(place.started);
-        if waited > now.saturating_duration_since(handed)
+    pub(crate) fn left_while_it_ran(&mut self, place: Place, dispatched_at: Instant, now: Instant) {
+        let waited = dispatched_at.saturating_duration_since(place.started);
+        if waited > now.saturating_duration_since(dispatched_at)
             && let Some(codel) = &mut self.lines[place.line].codel
         {
             codel.gave_up();

@@ -68,7 +68,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
     let (mut came, mut places): (Vec<Instant>, Vec<Place>) = (Vec::new(), Vec::new());
     // The request of each worker, with the time of its end.
     let mut workers: Vec<Option<(usize, Instant)>> = vec![None; load.workers];
-    let mut handed: Vec<Instant> = Vec::new();
+    let mut dispatched_at: Vec<Instant> = Vec::new();
     let (mut next, mut outcome, mut patient) = (0.0, Outcome::default(), 0);
     for millis in 0..load.seconds * 1000 {
         let now = start + MS * u32::try_from(millis).unwrap();
@@ -84,7 +84,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
             // A worker that learns that its client left is done.
             for worker in &mut workers {
                 if worker.take_if(|(number, _)| *number == patient).is_some() {
-                    queue.left_while_it_ran(places[patient], handed[patient], now);
+                    queue.left_while_it_ran(places[patient], dispatched_at[patient], now);
                     outcome.late += 1;
                 }
             }
@@ -95,7 +95,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
             let turned = queue.push(place, came.len(), now);
             outcome.refused += usize::from(turned.is_some());
             came.push(now);
-            handed.push(now);
+            dispatched_at.push(now);
             places.push(place);
             next += -(1.0 - random.f64()).ln() * 1000.0 / (load.rate)(millis / 1000);
         }
@@ -103,7 +103,7 @@ fn run(load: &Load, bounds: Option<Bounds>) -> Outcome {
         for worker in workers[..present].iter_mut().filter(|worker| worker.is_none()) {
             if let Some((_, number)) = queue.take(now, (load.service)(0), pool_grows) {
                 *worker = Some((number, now + (load.service)(number)));
-                handed[number] = now;
+                dispatched_at[number] = now;
             }
         }
         while queue.pop_expired(now).is_some() || queue.pop_refused(now, pool_grows).is_some() {

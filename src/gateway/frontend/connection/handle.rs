@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::gateway::frontend::client_socket::ClientSocket;
-use crate::gateway::telemetry::journal::Journal;
+use crate::gateway::telemetry::metrics::Metrics;
 use crate::proto::connection::{Connection, StreamKey, StreamSink};
 use crate::proto::request_end::Ended;
 
@@ -27,11 +27,11 @@ pub(crate) struct Handle {
     pub(super) drained: Notify,
     /// Held by the response that has the next room; the others wait in the order in which they came.
     turn: Semaphore,
-    journal: Rc<Journal>,
+    metrics: Rc<Metrics>,
 }
 
 impl Handle {
-    pub(super) fn new(socket: ClientSocket, state: Connection, journal: &Rc<Journal>) -> Rc<Self> {
+    pub(super) fn new(socket: ClientSocket, state: Connection, metrics: &Rc<Metrics>) -> Rc<Self> {
         Rc::new(Self {
             socket,
             state: RefCell::new(state),
@@ -39,7 +39,7 @@ impl Handle {
             changed: Notify::new(),
             drained: Notify::new(),
             turn: Semaphore::new(1),
-            journal: Rc::clone(journal),
+            metrics: Rc::clone(metrics),
         })
     }
 
@@ -78,7 +78,7 @@ impl Handle {
     pub(super) fn flush_now(&self) {
         let delivered = self.write();
         for ended in delivered {
-            self.journal.ended(&ended, Instant::now());
+            self.metrics.ended(&ended, Instant::now());
         }
     }
 

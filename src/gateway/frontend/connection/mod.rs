@@ -35,7 +35,7 @@ pub(crate) const READ_BUFFER: usize = 64 * 1024;
 /// Serves a connection to its end. The requests that run for it then are abandoned.
 pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway: Rc<Gateway>) {
     let state = Connection::new(limits, &gateway.memory, Instant::now());
-    let handle = Handle::new(socket, state, &gateway.journal);
+    let handle = Handle::new(socket, state, &gateway.metrics);
     let mut task = Task { handle, gateway, writes: Vec::new(), overflow: None };
     task.run().await;
 }
@@ -231,8 +231,8 @@ impl Task {
             Event::Rejected { key, variables, why, status, message } => {
                 let head_request = variables.get(b"REQUEST_METHOD") == Some(b"HEAD");
                 let response = Response::new(&self.handle, key, head_request);
-                Request::partial(variables, response, &gateway.memory, &gateway.journal)
-                    .refuse(why, status, &message);
+                Request::partial(variables, response, &gateway.memory, &gateway.metrics)
+                    .reject(why, status, &message);
             }
             Event::Misconfigured { repeated, lacks_path_info } => {
                 tell_of_parameters(&repeated, lacks_path_info, gateway);
@@ -245,7 +245,7 @@ impl Task {
                 let (came, since) = (request.len(), request.since);
                 let (variables, ..) = request.into_parts();
                 let response = Response::new(&self.handle, key, false);
-                let request = Request::partial(variables, response, &gateway.memory, &gateway.journal);
+                let request = Request::partial(variables, response, &gateway.memory, &gateway.metrics);
                 if !self.handle.state.borrow().is_cut() {
                     request.log_abort_while_arriving(came, since.elapsed());
                 }
@@ -256,7 +256,7 @@ impl Task {
             }
             Event::Late(why) => self.log(&format!("connection closed: {why}")),
             Event::SpoolLost(cause) => {
-                if let Some(left_out) = gateway.journal.may_log_refusal() {
+                if let Some(left_out) = gateway.metrics.may_log_refusal() {
                     warn!(
                         cause,
                         left_out, "connection broken off: what was spooled for a slow client is lost"
@@ -266,7 +266,7 @@ impl Task {
                 self.handle.drained.notify_waiters();
             }
             Event::Slow => self.begin_to_spill(),
-            Event::Ended(ended) => gateway.journal.ended(&ended, Instant::now()),
+            Event::Ended(ended) => gateway.metrics.ended(&ended, Instant::now()),
         }
     }
 
@@ -279,7 +279,7 @@ impl Task {
         }
         let (variables, body, data) = request.into_parts();
         let mut request =
-            Request::new(variables, body, response, &self.gateway.memory, &self.gateway.journal);
+            Request::new(variables, body, response, &self.gateway.memory, &self.gateway.metrics);
         request.head_start = dispatch::head_start(&self.gateway, &request.variables, since);
         (request.role, request.data) = (role, data);
         if let Some(request) = own_paths::answer(request, &self.gateway) {
@@ -353,7 +353,7 @@ impl Task {
             Done::Written(written) => {
                 self.handle.state.borrow_mut().spool_written(written.is_ok());
                 if let Err(error) = written
-                    && let Some(left_out) = self.gateway.journal.may_log_refusal()
+                    && let Some(left_out) = self.gateway.metrics.may_log_refusal()
                 {
                     // Nothing is lost.
                     let cause = crate::log::cause(&error);
@@ -384,7 +384,7 @@ impl Task {
             Ok(watched) => Some(watched),
             // No descriptor is left. The client gets its responses all the same; its end is noticed when they are written.
             Err(error) => {
-                if let Some(left_out) = self.gateway.journal.may_log_refusal() {
+                if let Some(left_out) = self.gateway.metrics.may_log_refusal() {
                     let cause = crate::log::cause(&error);
                     warn!(cause, left_out, "a client that has shut its side is not watched");
                 }
@@ -396,8 +396,8 @@ impl Task {
     /// Counts a connection that ends for a fault, and logs why; where the peer speaks another protocol, as a warning with its
     /// address, since the peer has to be configured anew.
     fn tell_of_fault(&self, fault: Fault) {
-        self.gateway.journal.connection_malformed();
-        let Some(left_out) = self.gateway.journal.may_log_refusal() else { return };
+        self.gateway.metrics.connection_malformed();
+        let Some(left_out) = self.gateway.metrics.may_log_refusal() else { return };
         if let Fault::OtherProtocol(protocol) = fault {
             warn!(
                 peer = self.handle.socket.peer(),
@@ -412,7 +412,7 @@ impl Task {
 
     /// Logs why a request or a connection ended early, as often as refusals may be logged.
     fn log(&self, message: &str) {
-        if let Some(left_out) = self.gateway.journal.may_log_refusal() {
+        if let Some(left_out) = self.gateway.metrics.may_log_refusal() {
             info!(left_out, "{message}");
         }
     }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::gateway::Command;
 use crate::gateway::Gateway;
-use crate::gateway::events::Notice;
+use crate::gateway::events::SupervisorEvent;
 use crate::gateway::frontend::takeover::addresses::{is_among, names};
 use crate::gateway::frontend::takeover::line;
 use crate::gateway::frontend::takeover::protocol::{AGREED, Old, OldStep, refusal};
@@ -87,7 +87,7 @@ fn step_down(gateway: &Gateway, claimed: &[String]) {
     }
     gateway.note(|course| course.taken_over = true);
     // The new gateway serves whoever comes, so that nobody has to be sent elsewhere.
-    gateway.notices.send(Notice::Command(Command::StopSoon));
+    gateway.supervisor_events.send(SupervisorEvent::Command(Command::StopSoon));
 }
 
 fn send(stream: impl AsFd, line: &str, sockets: &[OwnedFd]) -> io::Result<()> {

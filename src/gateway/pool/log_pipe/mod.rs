@@ -22,7 +22,7 @@ use crate::gateway::pool::log_pipe::lines::{Lines, READ};
 use crate::gateway::pool::process_log::Process;
 use crate::gateway::turnstile::Turnstile;
 use crate::link::message::LogLevel;
-use crate::log::throttle::Throttle;
+use crate::log::rate_limit::LogRateLimiter;
 use crate::proto::turn::Turn;
 
 /// The most that a pipe holds (`/proc/sys/fs/pipe-max-size`, as a process without privileges may set it).
@@ -90,12 +90,12 @@ pub(crate) struct Outputs {
     /// Pipes that may be kept after the end of their processes.
     outliving: Semaphore,
     /// Lines about those that are closed.
-    told: RefCell<Throttle>,
+    told: RefCell<LogRateLimiter>,
 }
 
 impl Outputs {
     pub(crate) fn new(unread: WeakUnread, turnstile: Rc<Turnstile>) -> Rc<Self> {
-        let told = RefCell::new(Throttle::new(Instant::now()));
+        let told = RefCell::new(LogRateLimiter::new(Instant::now()));
         Rc::new(Self { unread, turnstile, outliving: Semaphore::new(OUTLIVING), told })
     }
 }

@@ -29,7 +29,7 @@ impl Supervisor {
                 error!(r#gen = generation, "cannot reload: {message}");
                 let load = Load::Failed(message);
                 self.gateway.mode.code.send_replace(Code { generation, load, ..Code::default() });
-                self.gateway.journal.reloaded(false);
+                self.gateway.metrics.reloaded(false);
                 self.gateway.note(|course| course.load_failed = true);
                 self.predecessor_goes_on();
             }
@@ -93,7 +93,7 @@ impl Supervisor {
         if let Some(link) = retired.and_then(|launch| self.links.get(&launch)) {
             link.shut_down();
         }
-        self.gateway.journal.reloaded(true);
+        self.gateway.metrics.reloaded(true);
         self.code_is(Load::Done);
         self.gateway.note(|course| (course.load_failed, course.cannot_fork) = (false, false));
         if let Some(started) = self.started.take() {
@@ -113,7 +113,7 @@ impl Supervisor {
     pub(super) fn next_failed(&mut self, message: String) {
         self.discard_next();
         self.next_config = None;
-        self.gateway.journal.reloaded(false);
+        self.gateway.metrics.reloaded(false);
         self.gateway.note(|course| course.load_failed = true);
         let generation = self.last_generation;
         self.code_is(Load::Failed(message.clone()));

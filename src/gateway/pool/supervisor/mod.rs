@@ -21,7 +21,7 @@ use crate::gateway::Command;
 use crate::gateway::Error;
 use crate::gateway::Gateway;
 use crate::gateway::Scale;
-use crate::gateway::events::Notice;
+use crate::gateway::events::SupervisorEvent;
 use crate::gateway::pool::log_pipe::Line;
 use crate::gateway::pool::process_log::More;
 use crate::gateway::pool::relay;
@@ -40,7 +40,7 @@ pub(crate) type Started = oneshot::Sender<Result<(), Error>>;
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     gateway: Rc<Gateway>,
-    notices: mpsc::UnboundedReceiver<Notice>,
+    supervisor_events: mpsc::UnboundedReceiver<SupervisorEvent>,
     /// Until the first generation has loaded, or has not.
     started: Option<Started>,
     zygotes: Zygotes,
@@ -61,12 +61,12 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     pub(crate) fn new(
         gateway: Rc<Gateway>,
-        notices: mpsc::UnboundedReceiver<Notice>,
+        supervisor_events: mpsc::UnboundedReceiver<SupervisorEvent>,
         started: Started,
     ) -> Self {
         Self {
             gateway,
-            notices,
+            supervisor_events,
             started: Some(started),
             zygotes: Zygotes::new(),
             links: HashMap::new(),
@@ -91,7 +91,7 @@ impl Supervisor {
                 break;
             }
             let notice = tokio::select! {
-                notice = self.notices.recv() => notice,
+                notice = self.supervisor_events.recv() => notice,
                 () = crate::gateway::sleep_until(look) => None,
                 () = self.gateway.clock.passed(deadline) => None,
             };
@@ -105,21 +105,21 @@ impl Supervisor {
         info!("stopped");
     }
 
-    fn notice(&mut self, notice: Notice) {
+    fn notice(&mut self, notice: SupervisorEvent) {
         match notice {
-            Notice::Command(Command::Reload) if self.stop.is_idle() => self.reload(),
-            Notice::Command(Command::Scale(change)) => self.scale(change),
-            Notice::Command(Command::Reload) => warn!("not reloaded: the server is stopping"),
-            Notice::PoolChanged | Notice::Demand => {}
-            Notice::Command(Command::ReopenLogs) => {
+            SupervisorEvent::Command(Command::Reload) if self.stop.is_idle() => self.reload(),
+            SupervisorEvent::Command(Command::Scale(change)) => self.scale(change),
+            SupervisorEvent::Command(Command::Reload) => warn!("not reloaded: the server is stopping"),
+            SupervisorEvent::PoolChanged | SupervisorEvent::Demand => {}
+            SupervisorEvent::Command(Command::ReopenLogs) => {
                 crate::log::reopen();
-                self.gateway.journal.access_log().inspect(|log| log.reopen());
+                self.gateway.metrics.access_log().inspect(|log| log.reopen());
             }
-            Notice::Command(Command::Stop) => self.handle_stop(StopEvent::Requested),
-            Notice::Command(Command::StopSoon) => self.handle_stop(StopEvent::RequestedSoon),
-            Notice::ConnectionsGone => self.handle_stop(StopEvent::ConnectionsGone),
-            Notice::FirstReady { generation } => self.swap(generation),
-            Notice::WorkerEnded { generation, start_failed } => {
+            SupervisorEvent::Command(Command::Stop) => self.handle_stop(StopEvent::Requested),
+            SupervisorEvent::Command(Command::StopSoon) => self.handle_stop(StopEvent::RequestedSoon),
+            SupervisorEvent::ConnectionsGone => self.handle_stop(StopEvent::ConnectionsGone),
+            SupervisorEvent::FirstReady { generation } => self.swap(generation),
+            SupervisorEvent::WorkerEnded { generation, start_failed } => {
                 if self.zygotes.is_next(generation) {
                     let limited =
                         self.next_config.as_ref().is_some_and(|config| config.memory_limit.is_some());
@@ -132,7 +132,7 @@ impl Supervisor {
                     });
                 }
             }
-            Notice::Zygote { launch, event } => self.zygote_event(launch, event),
+            SupervisorEvent::Zygote { launch, event } => self.zygote_event(launch, event),
         }
     }
 
@@ -160,9 +160,10 @@ impl Supervisor {
 
     /// Executes a zygote. Gives its launch, where that was possible.
     fn launch(&mut self, generation: u32, config: &Config) -> Option<u64> {
-        let (launch, notices) = (self.zygotes.begin_launch(), self.gateway.notices.clone());
+        let (launch, supervisor_events) =
+            (self.zygotes.begin_launch(), self.gateway.supervisor_events.clone());
         let settings = Launch::new(config, generation, self.gateway.open_files);
-        let hear = move |event| notices.send(Notice::Zygote { launch, event });
+        let hear = move |event| supervisor_events.send(SupervisorEvent::Zygote { launch, event });
         match ZygoteLink::launch(&settings, &self.gateway.output, hear) {
             Ok(link) => {
                 self.links.insert(launch, link);
@@ -295,7 +296,7 @@ impl Supervisor {
             }
         };
         debug!(worker, r#gen = generation, pid, "worker forked");
-        self.gateway.journal.worker_started();
+        self.gateway.metrics.worker_started();
         self.gateway.workers.insert(Rc::clone(&link));
         // Weak: what the worker has started may keep the pipe open long after it.
         let (name, link_of) = (link.name(), Rc::downgrade(&link));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::cgi::Variables;
 use crate::config::Config;
 use crate::gateway::telemetry::histogram::{BOUNDS, Histogram};
-use crate::gateway::telemetry::journal::{Counts, Times, WorkerEnd};
+use crate::gateway::telemetry::metrics::{Counts, Times, WorkerEnd};
 use crate::gateway::telemetry::request_line::RequestLine;
 use crate::gateway::telemetry::verdict::{Reason, Verdict};
 use crate::link::status::{
@@ -19,7 +19,7 @@ use crate::link::status::{
 use crate::proto::memory::Memory;
 use crate::proto::pool::{self, Pool, State};
 use crate::proto::queue::Queue;
-use crate::proto::request_end::Refused;
+use crate::proto::request_end::RejectReason;
 
 /// The moment at which the gateway started, by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -192,7 +192,7 @@ impl Requests {
             by_status: CLASSES.into_iter().map(Cow::from).zip(counts.by_class).collect(),
             aborted: counts.aborted,
             broken: counts.broken,
-            refused: Refused::ALL.map(|why| (why.name().into(), counts.refused[why as usize])).into(),
+            refused: RejectReason::ALL.map(|why| (why.name().into(), counts.refused[why as usize])).into(),
             body_bytes: counts.body_bytes,
         }
     }

@@ -1,6 +1,6 @@
 //! The status as OpenMetrics text (<https://prometheus.io/docs/specs/om/open_metrics_spec/>), for Prometheus and its kin.
 //!
-//! Written from the snapshot at each scrape, so that a request costs nothing but the journal's own counting.
+//! Written from the snapshot at each scrape, so that a request costs nothing but the metrics's own counting.
 //! Counts of the server as a whole only ever grow: neither a reload nor the end of a worker takes anything from them.
 
 use std::fmt::{self, Display, Write};

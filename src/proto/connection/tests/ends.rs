@@ -134,7 +134,7 @@ fn a_client_that_encodes_wrongly_gets_its_answer_and_is_closed() {
     bytes.extend([1, 4, 0, 1, 0, 3, 0, 0, 5, 0, b'A', 1, 4, 0, 1, 0, 0, 0, 0]);
     let events = pair.send(&bytes);
     let (key, status, why, _) = rejection(&events);
-    assert_eq!((status, *why), (400, Refused::Params));
+    assert_eq!((status, *why), (400, RejectReason::Params));
     pair.respond(key, |writer, sink, now| writer.fail(400, "bad", None, sink, now));
     assert!(pair.got(1).unwrap().stdout.starts_with("Status: 400"));
     assert_eq!(pair.got(1).unwrap().end, Some(0));

@@ -55,11 +55,11 @@ fn a_request_that_is_wrong_is_rejected_with_its_reason() {
     let mut too_long = post(1, "");
     too_long.extend(stdin(1, &vec![0; 65_000].repeat(17)));
     for (bytes, status, why, part) in [
-        (post(1, "x"), 400, Refused::Variables, "CONTENT_LENGTH"),
-        ([post(1, "5"), stdin(1, b"hell"), stdin_end(1)].concat(), 400, Refused::BodyTooShort, "4 of 5"),
-        ([post(1, "1048577"), stdin(1, b"h")].concat(), 413, Refused::BodyTooLarge, "1048577 bytes"),
-        (filter("1048577"), 413, Refused::BodyTooLarge, "the data to filter has 1048577 bytes"),
-        (too_long, 413, Refused::BodyTooLarge, "more than 1048576 bytes (--max-body)"),
+        (post(1, "x"), 400, RejectReason::Variables, "CONTENT_LENGTH"),
+        ([post(1, "5"), stdin(1, b"hell"), stdin_end(1)].concat(), 400, RejectReason::BodyTooShort, "4 of 5"),
+        ([post(1, "1048577"), stdin(1, b"h")].concat(), 413, RejectReason::BodyTooLarge, "1048577 bytes"),
+        (filter("1048577"), 413, RejectReason::BodyTooLarge, "the data to filter has 1048577 bytes"),
+        (too_long, 413, RejectReason::BodyTooLarge, "more than 1048576 bytes (--max-body)"),
     ] {
         let mut pair = Pair::new();
         let events = pair.send(&bytes);
@@ -155,7 +155,7 @@ fn an_abort_ends_its_request_wherever_that_is() {
         writer.body(HELLO[1], sink).unwrap();
         writer.end(sink, now).unwrap();
     });
-    assert_eq!((late.how_it_ended(), late.status(), late.sent()), (End::Aborted, None, 0));
+    assert_eq!((late.how_it_ended(), late.status(), late.sent()), (RequestEnd::Aborted, None, 0));
     assert!(pair.received.is_empty());
     pair.hello(again);
     assert!(pair.got(2).unwrap().stdout.ends_with("hello"));
@@ -167,7 +167,7 @@ fn one_request_too_many_on_a_connection_is_rejected_and_the_others_stay() {
     let keys: Vec<StreamKey> = (1..=64).map(|id| pair.get(id)).collect();
     let events = pair.send(&get(65, true));
     let (key, status, why, _) = rejection(&events);
-    assert_eq!((status, *why), (503, Refused::ConnectionFull));
+    assert_eq!((status, *why), (503, RejectReason::ConnectionFull));
     pair.respond(key, |writer, sink, now| writer.fail(503, "full", Some(1), sink, now));
     assert!(pair.got(65).unwrap().stdout.starts_with("Status: 503"));
     for key in keys {
@@ -242,7 +242,7 @@ fn a_disk_that_fails_fails_the_request() {
         pair.connection.body_written((key, source), Err(error), pair.now, &pair.buffers);
         let events = pair.events();
         let (_, got, why, _) = rejection(&events);
-        assert_eq!((got, *why), (status, Refused::Spool));
+        assert_eq!((got, *why), (status, RejectReason::Spool));
         // A write that ends after its request has gone changes nothing.
         pair.connection.body_written((key, source), Err(SpoolError::Stalled), pair.now, &pair.buffers);
         assert!(pair.events().is_empty());
@@ -259,7 +259,7 @@ fn where_there_is_no_room_the_newest_goes_and_the_servers_own_requests_are_answe
     let told = format!("{events:?}");
     let events = if events.is_empty() { pair.send(&stdin(1, &[1; 29_000])) } else { events };
     let (key, status, why, message) = rejection(&events);
-    assert_eq!((key.id, status, *why), (2, 503, Refused::Memory), "{told}");
+    assert_eq!((key.id, status, *why), (2, 503, RejectReason::Memory), "{told}");
     assert_eq!(message, "no memory is left for its body");
     // Others have it all.
     let mut pair = Pair::with_memory(100_000);

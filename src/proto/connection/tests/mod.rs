@@ -17,8 +17,8 @@ use crate::fastcgi::client::{self, Decoder, Fault as ClientFault, Reply};
 use crate::fastcgi::{self, Role};
 use crate::proto::body::Place;
 use crate::proto::memory::{Memory, Share};
-use crate::proto::request_end::End;
-use crate::proto::request_end::{Ended, Refused};
+use crate::proto::request_end::RequestEnd;
+use crate::proto::request_end::{Ended, RejectReason};
 use crate::proto::response_writer::ResponseWriter;
 use crate::proto::space::SpoolError;
 use crate::proto::space::{Buffers, Space};
@@ -231,7 +231,7 @@ fn request_of(events: Vec<Event>) -> StreamKey {
 
 /// The status and the reason of the one request that is rejected.
 #[track_caller]
-fn rejection(events: &[Event]) -> (StreamKey, u16, &Refused, &str) {
+fn rejection(events: &[Event]) -> (StreamKey, u16, &RejectReason, &str) {
     match events {
         [Event::Rejected { key, status, why, message, .. }] => (*key, *status, why, message),
         other => panic!("{other:?}"),
@@ -286,11 +286,11 @@ fn ended(connection: &Connection) -> Ended {
         variables: Variables::new(),
         came: connection.opened,
         complete: true,
-        handed: None,
+        assigned: None,
         done: None,
         status: Some(200),
         bytes: 0,
         share: Share::new(&Memory::new(1)),
-        end: End::Complete,
+        end: RequestEnd::Complete,
     }
 }

@@ -20,7 +20,10 @@ fn a_response_is_framed_and_its_connection_kept_or_closed_as_the_client_asked() 
             assert!(!writer.is_over());
             writer.end(sink, now).unwrap();
         });
-        assert_eq!((writer.status(), writer.sent(), writer.how_it_ended()), (Some(200), 5, End::Complete));
+        assert_eq!(
+            (writer.status(), writer.sent(), writer.how_it_ended()),
+            (Some(200), 5, RequestEnd::Complete)
+        );
         let got = pair.got(1).unwrap();
         assert_eq!(
             got,
@@ -37,11 +40,11 @@ fn a_response_is_framed_and_its_connection_kept_or_closed_as_the_client_asked() 
 #[test]
 fn a_failure_before_the_head_is_whole_and_after_it_never_looks_complete() {
     for (before, expected, end) in [
-        (&[][..], "Status: 500 ", End::Complete),
-        (&[HELLO[0]][..], "", End::Broken),
-        (&[HELLO[0], b"hel"][..], "", End::Broken),
+        (&[][..], "Status: 500 ", RequestEnd::Complete),
+        (&[HELLO[0]][..], "", RequestEnd::Broken),
+        (&[HELLO[0], b"hel"][..], "", RequestEnd::Broken),
         // All that was promised is there.
-        (HELLO, "Status: 200 ", End::Complete),
+        (HELLO, "Status: 200 ", RequestEnd::Complete),
     ] {
         let mut pair = Pair::new();
         let key = pair.get(1);
@@ -59,7 +62,7 @@ fn a_failure_before_the_head_is_whole_and_after_it_never_looks_complete() {
             writer.fail(502, "again", None, sink, now);
         });
         assert_eq!(writer.how_it_ended(), end, "{before:?}");
-        if end == End::Broken {
+        if end == RequestEnd::Broken {
             assert!(pair.got(1).is_err() && pair.is_closed());
         } else {
             let got = pair.got(1).unwrap();
@@ -140,7 +143,7 @@ fn a_connection_that_has_gone_takes_nothing() {
     writer.body(HELLO[1], &mut gone).unwrap();
     writer.stderr(b"x", &mut gone);
     writer.end(&mut gone, now).unwrap();
-    assert_eq!((writer.how_it_ended(), writer.sent(), writer.status()), (End::Aborted, 0, None));
+    assert_eq!((writer.how_it_ended(), writer.sent(), writer.status()), (RequestEnd::Aborted, 0, None));
 }
 
 #[test]
@@ -226,7 +229,7 @@ fn a_slow_client_gets_its_response_from_the_file_and_its_request_ends_then() {
         }
     }
     delivered.extend(pair.flush());
-    assert!(matches!(&delivered[..], [ended] if ended.end == End::Complete), "{delivered:?}");
+    assert!(matches!(&delivered[..], [ended] if ended.end == RequestEnd::Complete), "{delivered:?}");
     let got = pair.got(1).unwrap();
     assert!(got.stdout.len() == 1_000_018 && got.end == Some(0));
     assert!(pair.connection.is_readable() && !pair.connection.is_spilling());
@@ -254,7 +257,7 @@ fn a_file_that_is_lost_breaks_everything_that_waits_in_it() {
             pair.events()
         };
         let [Event::SpoolLost(_), Event::Ended(lost)] = &events[..] else { panic!("{events:?}") };
-        assert_eq!(lost.end, End::Broken);
+        assert_eq!(lost.end, RequestEnd::Broken);
         pair.flush();
         assert!(pair.got(1).is_err() && pair.is_closed());
     }
@@ -286,9 +289,9 @@ fn a_client_that_leaves_aborts_a_request_whose_response_waits_in_the_file() {
     pair.connection.abandon_all();
     let events = pair.events();
     let [Event::Ended(left)] = &events[..] else { panic!("{events:?}") };
-    assert_eq!(left.end, End::Aborted);
+    assert_eq!(left.end, RequestEnd::Aborted);
     // And one that is only handed over when the connection has gone.
     let late = ended(&pair.connection);
     let late = pair.connection.keep_until_written(writer.end_in_file().unwrap(), late).unwrap();
-    assert_eq!(late.end, End::Aborted);
+    assert_eq!(late.end, RequestEnd::Aborted);
 }

@@ -53,7 +53,7 @@ fn a_body_that_comes_too_slowly_is_408_and_closes() {
     assert!(span == 30 * SECOND && events.is_empty(), "the span was long enough: {events:?}");
     let (span, events) = pair.next_timer().unwrap();
     let (key, status, why, message) = rejection(&events);
-    assert_eq!((span, status, *why), (30 * SECOND, 408, Refused::BodyTimeout));
+    assert_eq!((span, status, *why), (30 * SECOND, 408, RejectReason::BodyTimeout));
     assert!(message.contains("40000 bytes so far"), "{message}");
     pair.respond(key, |writer, sink, now| writer.fail(408, "slow", None, sink, now));
     // The rest may still come: for a moment it is dropped.
@@ -90,7 +90,7 @@ fn a_disk_that_takes_nothing_fails_the_request() {
     assert!(pair.connection.next_body_write().is_some());
     let (span, events) = pair.next_timer().unwrap();
     let (_, status, why, message) = rejection(&events);
-    assert_eq!((span, status, *why), (60 * SECOND, 503, Refused::Spool), "{message}");
+    assert_eq!((span, status, *why), (60 * SECOND, 503, RejectReason::Spool), "{message}");
 }
 
 #[test]

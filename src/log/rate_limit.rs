@@ -10,7 +10,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A rate limiter for alike log lines.
 #[derive(Debug)]
-pub struct Throttle {
+pub struct LogRateLimiter {
     /// Lines left in the burst.
     allowance: u32,
     /// Time at which `allowance` last grew.
@@ -19,7 +19,7 @@ pub struct Throttle {
     left_out: u64,
 }
 
-impl Throttle {
+impl LogRateLimiter {
     /// A limiter with a full burst.
     pub fn new(now: Instant) -> Self {
         Self { allowance: BURST, refilled: now, left_out: 0 }
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn a_burst_is_logged_whole_and_a_flood_once_a_second() {
         let start = Instant::now();
-        let mut throttle = Throttle::new(start);
+        let mut throttle = LogRateLimiter::new(start);
         assert!((0..BURST).all(|_| throttle.allow(start) == Some(None)));
         let mut written = 0;
         for millis in 1..=10_000 {

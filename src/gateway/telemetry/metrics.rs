@@ -1,6 +1,6 @@
-//! The journal of requests: counts the end of each, and writes its line of the access log.
+//! The metrics of requests: counts the end of each, and writes its line of the access log.
 //!
-//! Each request is reported once, as an [`Ended`]. The journal belongs to the gateway's only thread, so counters are plain
+//! Each request is reported once, as an [`Ended`]. The metrics belongs to the gateway's only thread, so counters are plain
 //! numbers; a request costs no allocation without an access log.
 
 use std::cell::{Cell, Ref, RefCell};
@@ -10,9 +10,9 @@ use crate::gateway::telemetry::access_log::{AccessLog, Entry};
 use crate::gateway::telemetry::histogram::Histogram;
 use crate::gateway::telemetry::recent::Recent;
 use crate::gateway::telemetry::request_line::RequestLine;
-use crate::log::throttle::Throttle;
+use crate::log::rate_limit::LogRateLimiter;
 use crate::proto::pool::State;
-use crate::proto::request_end::{End, Ended, Refused};
+use crate::proto::request_end::{Ended, RejectReason, RequestEnd};
 
 /// The end of a worker, by its cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +55,8 @@ pub(crate) struct Counts {
     pub(crate) by_class: [u64; 6],
     pub(crate) aborted: u64,
     pub(crate) broken: u64,
-    /// Refused requests, in the order of [`Refused::ALL`].
-    pub(crate) refused: [u64; Refused::ALL.len()],
+    /// Refused requests, in the order of [`RejectReason::ALL`].
+    pub(crate) refused: [u64; RejectReason::ALL.len()],
     /// Bytes of response bodies.
     pub(crate) body_bytes: u64,
     pub(crate) connections: u64,
@@ -145,20 +145,20 @@ impl Times {
     }
 }
 
-/// The journal: counters and the access log.
+/// The metrics: counters and the access log.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub(crate) struct Metrics {
     counts: RefCell<Counts>,
     /// Number of open connections.
     open: Cell<usize>,
     access_log: Option<AccessLog>,
     /// Rate limit of log lines about refused requests.
-    refusals: RefCell<Throttle>,
+    refusals: RefCell<LogRateLimiter>,
 }
 
-impl Journal {
+impl Metrics {
     pub(crate) fn new(access_log: Option<AccessLog>) -> Self {
-        let refusals = RefCell::new(Throttle::new(Instant::now()));
+        let refusals = RefCell::new(LogRateLimiter::new(Instant::now()));
         Self { counts: RefCell::default(), open: Cell::new(0), access_log, refusals }
     }
 
@@ -172,22 +172,22 @@ impl Journal {
 
     /// Counts a request that has ended: its client has the response or has gone.
     pub(crate) fn ended(&self, ended: &Ended, now: Instant) {
-        let &Ended { came, complete, handed, done, status, bytes, end, .. } = ended;
-        let wait = complete.then(|| handed.map_or(now, |handed| handed.at) - came);
-        let service = handed.map(|handed| done.unwrap_or(now) - handed.at);
+        let &Ended { came, complete, assigned, done, status, bytes, end, .. } = ended;
+        let wait = complete.then(|| assigned.map_or(now, |assigned| assigned.at) - came);
+        let service = assigned.map(|assigned| done.unwrap_or(now) - assigned.at);
         {
             let counts = &mut *self.counts.borrow_mut();
             counts.by_class[status.map_or(0, |status| usize::from(status / 100).min(5))] += 1;
             counts.body_bytes += bytes;
             match end {
-                End::Complete => {}
-                End::Aborted => counts.aborted += 1,
-                End::Broken => counts.broken += 1,
-                End::Refused(why) => counts.refused[why as usize] += 1,
+                RequestEnd::Complete => {}
+                RequestEnd::Aborted => counts.aborted += 1,
+                RequestEnd::Broken => counts.broken += 1,
+                RequestEnd::Rejected(why) => counts.refused[why as usize] += 1,
             }
-            if let (Some(handed), Some(wait), Some(service)) = (handed, wait, service) {
-                counts.observe(handed.generation, handed.worker, wait, service);
-                if end == End::Complete {
+            if let (Some(assigned), Some(wait), Some(service)) = (assigned, wait, service) {
+                counts.observe(assigned.generation, assigned.worker, wait, service);
+                if end == RequestEnd::Complete {
                     counts.recent.observe(service);
                 }
             }
@@ -200,7 +200,7 @@ impl Journal {
                 bytes,
                 wait,
                 service,
-                worker: handed.map(|handed| (handed.worker, handed.generation)),
+                worker: assigned.map(|assigned| (assigned.worker, assigned.generation)),
                 end,
             });
         }
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_at_the_index_of_its_discriminant() {
-        for (place, why) in Refused::ALL.into_iter().enumerate() {
+        for (place, why) in RejectReason::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, place);
         }
         for (place, how) in WorkerEnd::ALL.into_iter().enumerate() {
@@ -289,16 +289,16 @@ mod tests {
 
     #[test]
     fn the_times_of_a_gone_generation_stay_in_the_sum() {
-        let journal = Journal::new(None);
+        let metrics = Metrics::new(None);
         let ms = Duration::from_millis;
-        journal.counts.borrow_mut().observe(1, 2, ms(1), ms(20));
-        journal.counts.borrow_mut().observe(2, 1, ms(2), ms(30));
-        journal.forget_generations(|generation| generation == 2);
+        metrics.counts.borrow_mut().observe(1, 2, ms(1), ms(20));
+        metrics.counts.borrow_mut().observe(2, 1, ms(2), ms(30));
+        metrics.forget_generations(|generation| generation == 2);
         // Requests that end in a gone generation count as well.
-        journal.counts.borrow_mut().observe(1, 1, ms(3), ms(40));
-        journal.forget_generations(|generation| generation == 2);
+        metrics.counts.borrow_mut().observe(1, 1, ms(3), ms(40));
+        metrics.forget_generations(|generation| generation == 2);
 
-        let counts = journal.counts();
+        let counts = metrics.counts();
         assert_eq!(counts.times_of_generation(1).service.count(), 0);
         assert_eq!(counts.times_of_generation(2).service.count(), 1);
         let times = counts.times();
