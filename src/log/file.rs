@@ -122,7 +122,7 @@ impl LogFile {
             }
             Err(error) => {
                 if self.retry.is_none() {
-                    let cause = super::cause(&error);
+                    let cause = super::cause::cause(&error);
                     warn!(path = %path.display(), cause, "cannot reopen the {name}; the file that is open is used");
                 }
                 self.retry = Some(Instant::now() + REOPEN_PAUSE);
@@ -171,7 +171,7 @@ impl LogFile {
                     && let Some(left_out) = self.limiter.allow(Instant::now())
                 {
                     self.said = true;
-                    let cause = super::cause(&error);
+                    let cause = super::cause::cause(&error);
                     (self.complain)(
                         &format!("cannot write the {name}: {cause}; lines are dropped"),
                         left_out,
