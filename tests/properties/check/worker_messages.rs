@@ -1,7 +1,9 @@
 //! Properties of the responses that reach clients from a hostile worker.
 //!
-//! [`WorkerProtocol`] and [`ResponseState`] are the gateway's own state machines, and decide which messages are legal. Their
-//! driver is a model of `gateway::pool::relay`, on a connection without a socket.
+//! [`WorkerProtocol`] decides which messages are legal, and [`ResponseWriter`] what its client gets: the gateway's own state machines.
+//! Their driver stands in for `gateway::pool::relay`, on a connection without a socket.
+
+use std::time::Instant;
 
 use nibiru::cgi::ProxyHeaders;
 use nibiru::cgi::response::{Head, Status};
@@ -9,7 +11,8 @@ use nibiru::fastcgi::client::{self, Decoder, Fault, Reply};
 use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server};
 use nibiru::link::interrupt::Kind;
 use nibiru::link::message::{FromWorker, FromZygote, ToWorker, ToZygote};
-use nibiru::proto::response::{Failure, Part, ProtocolViolation, ResponseState};
+use nibiru::proto::response::ProtocolViolation;
+use nibiru::proto::response_writer::{ResponseWriter, Sink};
 use nibiru::proto::worker::{
     ExitCause, LinkError, MAX_PACKETS_IN_LINK, RelayStep, WorkerEvent, WorkerProtocol,
 };
@@ -141,11 +144,11 @@ fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
     packet
 }
 
-/// A model of the gateway with one worker and one client after the other.
+/// One worker and one client after the other, with the gateway's own state machines between them.
 struct Gateway {
     protocol: WorkerProtocol,
     /// The response to the running request.
-    running: Option<ResponseState>,
+    running: Option<ResponseWriter>,
     /// Whether a request was dispatched, and no `Ready` has come since.
     busy: bool,
     /// Whether `Ready` was processed, and no request was dispatched since.
@@ -166,8 +169,6 @@ struct Client {
     server: Server,
     out: Vec<u8>,
     head_request: bool,
-    /// A head held back until bytes follow it.
-    held: Option<Vec<u8>>,
     /// Whether the client was told the end, by a complete response or by a break.
     over: bool,
 }
@@ -200,8 +201,12 @@ impl Gateway {
         client::stdin_end(1, &mut request);
         let mut input = &request[..];
         while server.receive(&mut input, &mut out).expect("a request").is_some() {}
-        self.clients.push(Client { server, out, head_request, held: holds.then(Vec::new), over: false });
-        self.running = Some(ResponseState::new(head_request));
+        self.clients.push(Client { server, out, head_request, over: false });
+        let mut writer = ResponseWriter::new(head_request);
+        if holds {
+            writer.hold_head();
+        }
+        self.running = Some(writer);
         self.protocol.dispatched();
         self.sent_since_dispatch = false;
         (self.idle, self.busy) = (false, true);
@@ -224,28 +229,17 @@ impl Gateway {
             if matches!(event, WorkerEvent::ResponseHead { .. } | WorkerEvent::ResponseBody { .. }) {
                 self.check_name(packet, rest);
             }
-            let (client, answer) = (self.clients.last_mut(), self.running.as_mut());
+            let (client, writer) = (self.clients.last_mut(), self.running.as_mut());
             match event {
                 WorkerEvent::ResponseHead { block } => {
-                    let (client, answer) = (client.unwrap(), answer.unwrap());
-                    if let Part::Send(status) = answer.head(block, &self.orders)? {
-                        assert!(!client.over && (100..=599).contains(&status));
-                        client.put(block, true);
-                    }
+                    writer.unwrap().head(block, &self.orders, client.unwrap(), Instant::now)?;
                 }
                 WorkerEvent::ResponseBody { bytes } => {
                     assert!(!bytes.is_empty());
-                    let (client, answer) = (client.unwrap(), answer.unwrap());
-                    if let Part::Send(()) = answer.body(bytes.len())? {
-                        assert!(!client.over);
-                        client.put(bytes, false);
-                    }
+                    writer.unwrap().body(bytes, client.unwrap())?;
                 }
                 WorkerEvent::ResponseEnd { complete: true } => {
-                    let (client, answer) = (client.unwrap(), answer.unwrap());
-                    if let Part::Send(()) = answer.end()? {
-                        client.end(0);
-                    }
+                    writer.unwrap().end(client.unwrap(), Instant::now())?;
                     self.running = None;
                 }
                 WorkerEvent::ResponseEnd { complete: false } => {
@@ -330,27 +324,10 @@ impl Gateway {
 
     /// Breaks off the running request.
     fn fail(&mut self) {
-        let Some(answer) = &mut self.running else { return };
+        let Some(writer) = &mut self.running else { return };
         let client = self.clients.last_mut().unwrap();
-        let unsent = client.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty());
-        match answer.fail(unsent) {
-            Failure::Whole { body } => {
-                assert!(!client.over && body != client.head_request);
-                client.put(b"Status: 502\r\nContent-Length: 4\r\n\r\n", true);
-                if body {
-                    client.put(b"502\n", false);
-                }
-                client.end(0);
-            }
-            Failure::Stands => client.end(0),
-            Failure::BreakOff => {
-                assert!(!client.over);
-                client.server.break_off(&mut client.out);
-                client.over = true;
-            }
-            Failure::None => assert!(client.over),
-        }
-        assert!(answer.is_over());
+        writer.fail(502, "the worker is gone", None, client, Instant::now());
+        assert!(writer.is_over() && client.over);
     }
 
     fn check(&self) {
@@ -362,32 +339,35 @@ impl Gateway {
     }
 }
 
-impl Client {
-    fn put(&mut self, bytes: &[u8], head: bool) {
-        match &mut self.held {
-            Some(held) if head => held.extend_from_slice(bytes),
-            Some(held) if !held.is_empty() => {
-                held.extend_from_slice(bytes);
-                self.let_go();
-            }
-            _ => self.server.stdout(1, bytes, &mut self.out),
-        }
+impl Sink for Client {
+    fn is_open(&self) -> bool {
+        !self.over
     }
 
-    /// Sends the head that was held back.
-    fn let_go(&mut self) {
-        if let Some(held) = &mut self.held {
-            self.server.stdout(1, &std::mem::take(held), &mut self.out);
-        }
+    fn stdout(&mut self, bytes: &[u8]) {
+        assert!(!self.over, "bytes after the end");
+        self.server.stdout(1, bytes, &mut self.out);
     }
 
-    fn end(&mut self, app_status: u32) {
-        self.let_go();
+    fn stderr(&mut self, bytes: &[u8]) {
+        self.server.stderr(1, bytes, &mut self.out);
+    }
+
+    fn end(&mut self, _: Instant) -> Option<u64> {
         assert!(!self.over, "a second end");
         self.over = true;
-        let _ = self.server.end(1, app_status, ProtocolStatus::RequestComplete, &mut self.out);
+        let _ = self.server.end(1, 0, ProtocolStatus::RequestComplete, &mut self.out);
+        None
     }
 
+    fn break_off(&mut self, _: &str, _: Instant) {
+        assert!(!self.over, "a break after the end");
+        self.over = true;
+        self.server.break_off(&mut self.out);
+    }
+}
+
+impl Client {
     /// Checks for one head, a body within the announced length, and a clean end only after the whole body.
     fn check(&self) {
         let (mut decoder, mut input) = (Decoder::new(), &self.out[..]);
