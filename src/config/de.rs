@@ -29,7 +29,7 @@ pub(super) trait FromFile: Sized {
     }
 }
 
-/// A value is written as text, and one that is a number as a number too: `workers = 4`, `max-body = "64M"`.
+/// Values are text in the file; a number may stand without quotes too: `workers = 4`, `max-body = "64M"`.
 impl<T: Value> FromFile for T {
     const CAN_BE_OFF: bool = T::CAN_BE_OFF;
 

@@ -51,7 +51,7 @@ fn logical(
 }
 
 impl Options {
-    /// Resolves a relative root, or one that is not given, against `directory`. Sockets, logs and the spool directory need no such
+    /// Resolves a root that is relative or missing against `directory`. Sockets, logs and the spool directory need no such
     /// step: a running server keeps them.
     #[must_use]
     pub fn with_root_below(mut self, directory: &Path) -> Self {

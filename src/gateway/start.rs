@@ -27,7 +27,6 @@ use crate::gateway::control::{self, Control};
 use crate::gateway::events::{SupervisorEvent, SupervisorEvents};
 use crate::gateway::frontend::acceptor;
 use crate::gateway::frontend::budget::Budget;
-use crate::gateway::frontend::connection::READ_BUFFER;
 use crate::gateway::frontend::idle_exit;
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::opening;
@@ -53,6 +52,7 @@ use crate::os::descriptors;
 use crate::os::dumpable;
 use crate::os::rlimit;
 use crate::os::title::Title;
+use crate::proto::connection::READ_SIZE;
 use crate::proto::memory::Memory;
 use crate::proto::pool::Pool;
 use crate::proto::queue::Queue;
@@ -326,7 +326,7 @@ pub(crate) fn assemble(
         open_files,
         output: Outputs::new(unread, Rc::clone(&turnstile)),
         turnstile,
-        scratch: RefCell::new(vec![0; READ_BUFFER]),
+        scratch: RefCell::new(vec![0; READ_SIZE]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
         request_packet: RefCell::new(Vec::new()),
         config: RefCell::new(Rc::new(config)),

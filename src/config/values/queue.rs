@@ -116,7 +116,7 @@ mod tests {
         for none in ["", "X-Request-Start", "a b", &"A".repeat(65)] {
             assert!(none.parse::<PriorityParam>().is_err() && none.parse::<ParamName>().is_err(), "{none}");
         }
-        // The start may be a header: Heroku's router overwrites one that a client sends.
+        // The start may be a header: Heroku's router overwrites a client's.
         assert!("HTTP_X_REQUEST_START".parse::<ParamName>().is_ok());
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     }
 }
 
-/// Whether the proxy has marked a request as one that goes first (`--queue-priority`).
+/// Whether the proxy has marked a request to go before the others (`--queue-priority`).
 fn is_marked(gateway: &Gateway, request: &Request) -> bool {
     let config = gateway.config.borrow();
     let Some(PriorityParam(name)) = &config.queue_priority else { return false };
@@ -210,7 +210,10 @@ pub(crate) fn abandoned(gateway: &Gateway, Assignment { worker, place }: Assignm
     {
         // Finished once the queue is not borrowed any more.
         let gone = gateway.queue.borrow_mut().give_up(place);
-        if let Some(gone) = gone {
+        if let Some(mut gone) = gone {
+            if lost {
+                gone.response.writer.lose();
+            }
             gone.finish();
         }
     }

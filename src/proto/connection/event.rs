@@ -26,8 +26,6 @@ pub(crate) struct Timeouts {
 pub(crate) struct Policy<'a> {
     /// Bytes of one request body (`--max-body`).
     pub(crate) max_body: u64,
-    /// Bytes that one read may bring. The growth of a buffer may double them.
-    pub(crate) read_size: usize,
     /// The memory of all clients.
     pub(crate) memory: &'a Memory,
     /// The room for files.

@@ -17,5 +17,5 @@ mod timers;
 
 pub(crate) use self::event::{Close, Event, Policy, Timeouts};
 pub(crate) use self::output::StreamSink;
-pub(crate) use self::state::Connection;
+pub(crate) use self::state::{Connection, READ_SIZE};
 pub(crate) use self::stream::{Assignment, IncomingRequest, Source, StreamKey};

@@ -13,7 +13,7 @@ use crate::proto::request_end::Ended;
 use crate::proto::response_writer::Sink;
 use crate::proto::send_buffer::Piece;
 
-/// The sending side of one stream. A stream that has gone takes nothing.
+/// The sending side of one stream. A stream that has gone takes nothing, also where its id is in use again.
 #[derive(Debug)]
 pub(crate) struct StreamSink<'c> {
     pub(crate) connection: &'c mut Connection,
@@ -26,23 +26,34 @@ impl Sink for StreamSink<'_> {
     }
 
     fn stdout(&mut self, bytes: &[u8]) {
+        if !self.is_open() {
+            return;
+        }
         let Connection { server, out, .. } = &mut *self.connection;
         server.stdout(self.key.id, bytes, out.tail());
     }
 
     fn stderr(&mut self, bytes: &[u8]) {
+        if !self.is_open() {
+            return;
+        }
         let Connection { server, out, .. } = &mut *self.connection;
         server.stderr(self.key.id, bytes, out.tail());
     }
 
     fn end(&mut self, now: Instant) -> Option<u64> {
+        if !self.is_open() {
+            return None;
+        }
         let end_in_file = self.connection.end_in_file();
         self.connection.end_stream(self.key, 0, ProtocolStatus::RequestComplete, now);
         end_in_file
     }
 
     fn break_off(&mut self, message: &str, now: Instant) {
-        self.connection.break_off(self.key, message, now);
+        if self.is_open() {
+            self.connection.break_off(self.key, message, now);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backpressure::Backpressure;
-use super::event::{Close, Event, Policy};
+use super::event::{Close, Event};
 use super::stream::{Assignment, Stream, StreamKey, StreamState};
 use crate::fastcgi::{self, Server};
 use crate::proto::memory::{FREE_OF_A_CONNECTION, For, Memory, Share};
@@ -19,6 +19,9 @@ pub(super) const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a client may be silent that goes on sending after its request was answered early.
 pub(super) const LINGER_SILENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that are read from a client at a time.
+pub(crate) const READ_SIZE: usize = 64 * 1024;
 
 /// How long, and for how many bytes, a client may go on sending after its request was answered early. Closing on unread bytes
 /// would make the kernel drop the answer. nginx's `lingering_time`.
@@ -201,9 +204,10 @@ impl Connection {
         self.receiving != Receiving::Done && !self.has_full_body() && !self.out.is_behind()
     }
 
-    /// Whether a body is arriving that is not read before files have made room for more of it.
-    pub(crate) fn waits_for_room(&self, policy: &Policy<'_>) -> bool {
-        let relieved = policy.spooling && !policy.memory.has_room(2 * policy.read_size as u64, For::New);
+    /// Whether a body is arriving that is not read before files have made room for more of it. `spooling`: bodies of some connection
+    /// are on their way to files, so that `memory` is about to be free. The growth of a buffer may double the bytes of a read.
+    pub(crate) fn waits_for_room(&self, memory: &Memory, spooling: bool) -> bool {
+        let relieved = spooling && !memory.has_room(2 * READ_SIZE as u64, For::New);
         relieved && self.streams.iter().any(|stream| matches!(stream.state, StreamState::Arriving(_)))
     }
 

@@ -29,9 +29,6 @@ use crate::gateway::telemetry::status::Endpoint;
 use crate::proto::connection::{Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts};
 use crate::proto::turn::Turn;
 
-/// Bytes read from a client at a time. One buffer serves all connections, so an idle one costs none.
-pub(crate) const READ_BUFFER: usize = 64 * 1024;
-
 /// Serves a connection to its end. The requests that run for it then are abandoned.
 pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway: Rc<Gateway>) {
     let state = Connection::new(limits, &gateway.memory, Instant::now());
@@ -77,9 +74,8 @@ impl Task {
                 Close::No => {}
             }
             let (interest, held, deadline, look, waits_for_room) = {
-                let own = |variables: &Variables, role| is_own(&gateway, variables, role);
+                let waits_for_room = self.waits_for_room();
                 let mut state = handle.state.borrow_mut();
-                let waits_for_room = state.waits_for_room(&policy(&gateway, &own));
                 let reading = state.is_readable() && !waits_for_room;
                 state.set_reading(reading, Instant::now);
                 let interest = match (reading, state.wants_write()) {
@@ -124,8 +120,7 @@ impl Task {
     }
 
     fn waits_for_room(&self) -> bool {
-        let own = |variables: &Variables, role| is_own(&self.gateway, variables, role);
-        self.handle.state.borrow().waits_for_room(&policy(&self.gateway, &own))
+        self.handle.state.borrow().waits_for_room(&self.gateway.memory, self.gateway.spool.is_writing())
     }
 
     /// Has its turn: takes the bytes that are held and those that can be read, as long as the responses leave room, and then writes
@@ -436,7 +431,6 @@ fn timeouts(gateway: &Gateway) -> Timeouts {
 fn policy<'a>(gateway: &'a Gateway, is_own: &'a dyn Fn(&Variables, Role) -> bool) -> Policy<'a> {
     Policy {
         max_body: gateway.config.borrow().max_body,
-        read_size: READ_BUFFER,
         memory: &gateway.memory,
         space: gateway.spool.space(),
         buffers: gateway.spool.buffers(),

@@ -150,7 +150,7 @@ fn two_servers_make_sockets_in_one_directory_one_after_the_other() {
     let path = directory.path().join("a.sock");
     let first = Prepared::new(&path, &permissions(), Over::Stale, Sharing::Locked).unwrap();
     assert_eq!(bind(&directory.path().join("b.sock")).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    // One that has waited for long enough goes on, and the first finds that somebody was faster.
+    // A server that has waited for long enough goes on, and the first server finds the name taken.
     let second = Prepared::new(&path, &permissions(), Over::Stale, Sharing::Alone).unwrap();
     let (_socket, file) = second.publish().unwrap();
     assert_eq!(first.publish().unwrap_err().kind(), io::ErrorKind::AddrInUse);
@@ -159,7 +159,7 @@ fn two_servers_make_sockets_in_one_directory_one_after_the_other() {
     assert!(names(directory.path()).is_empty());
 }
 
-/// Whoever may write to the directory can have made that.
+/// Every user who may write to the directory can make such a file.
 #[test]
 fn whatever_has_the_name_of_the_directory_where_sockets_begin_keeps_nobody_out() {
     let directory = tempfile::tempdir().unwrap();

@@ -133,7 +133,7 @@ mod tests {
             assert_eq!(watch.looked(Found::Nothing), Step::Remake);
             assert_eq!(watch.remade(remaking.clone()), report, "{remaking:?}");
         }
-        // The one that made it instead of this server has put ours back.
+        // The process that replaced the socket file has put this server's back.
         assert_eq!(watch.looked(Found::Ours), Step::Say(Report::Back));
     }
 }

@@ -86,7 +86,7 @@ fn step_down(gateway: &Gateway, claimed: &[String]) {
         listener.release_file();
     }
     gateway.note(|course| course.taken_over = true);
-    // The new gateway serves whoever comes, so that nobody has to be sent elsewhere.
+    // The new gateway serves new clients, so the drain delay has no purpose.
     gateway.supervisor_events.send(SupervisorEvent::Command(Command::StopSoon));
 }
 

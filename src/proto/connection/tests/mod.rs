@@ -105,7 +105,6 @@ impl Pair {
         let mut turn = Turn::begin(self.turn);
         let policy = Policy {
             max_body: self.max_body,
-            read_size: 65_536,
             memory: &self.memory,
             space: &self.space,
             buffers: &self.buffers,
