@@ -25,6 +25,7 @@ use crate::link::message::{LogLevel, RequestBody, Role, ToWorker};
 use crate::os::interrupt;
 use crate::os::process;
 use crate::proto::body::{Body, Place};
+use crate::proto::pool::{Measure, Measurements};
 use crate::proto::request_end::{Assigned, Named};
 use crate::proto::run::Run;
 use crate::proto::supervisor::{StartAction, StartDeadline};
@@ -32,10 +33,6 @@ use crate::proto::worker::WorkerProtocol;
 
 /// The message to the client of a request that has reached its time-out.
 pub(crate) const TOO_LONG: &str = "the request ran for too long";
-
-/// The shortest time between two measurements of a worker's memory. Adding up its pages costs the kernel some 50 µs, and more
-/// for a large one.
-const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A worker whose process runs, or has just ended.
 #[derive(Debug)]
@@ -61,9 +58,7 @@ pub(crate) struct WorkerHandle {
     output: RefCell<Option<Alive>>,
     was_ready: Cell<bool>,
     memory: Cell<Option<WorkerMemory>>,
-    /// The time of the last measurement, and whether the worker has run a request since.
-    measured_at: Cell<Option<Instant>>,
-    measurement_due: Cell<bool>,
+    measurements: Cell<Measurements>,
 }
 
 /// The memory of a worker, in bytes.
@@ -128,8 +123,7 @@ impl WorkerHandle {
             output: RefCell::new(None),
             was_ready: Cell::new(false),
             memory: Cell::new(None),
-            measured_at: Cell::new(None),
-            measurement_due: Cell::new(true),
+            measurements: Cell::new(Measurements::new()),
         }))
     }
 
@@ -205,23 +199,20 @@ impl WorkerHandle {
         let _ = self.link.get_ref().send(&packet, &[]);
     }
 
-    /// Requests a measurement of the worker's memory, if it is `idle` and has run anything since the last; at most once in
-    /// [`MEASURE_INTERVAL`]. The time to try again, where that was too early.
-    pub(crate) fn request_measurement(&self, now: Instant, idle: bool) -> Option<Instant> {
-        if !self.measurement_due.get() {
-            return None;
+    /// Requests a measurement of the worker's memory, if one is due. The time of the next try, where that was too early.
+    pub(crate) fn request_measurement(&self, now: Instant, is_idle: bool) -> Option<Instant> {
+        let mut measurements = self.measurements.get();
+        let measure = measurements.poll(now, is_idle);
+        self.measurements.set(measurements);
+        match measure {
+            Measure::Never => None,
+            Measure::At(time) => Some(time),
+            Measure::Now => {
+                self.protocol().measurement_requested();
+                self.send(ToWorker::Measure);
+                None
+            }
         }
-        let due = self.measured_at.get().map_or(now, |at| at + MEASURE_INTERVAL);
-        if due > now {
-            return Some(due);
-        } else if !idle {
-            return Some(now + MEASURE_INTERVAL);
-        }
-        self.measured_at.set(Some(now));
-        self.measurement_due.set(false);
-        self.protocol().measurement_requested();
-        self.send(ToWorker::Measure);
-        None
     }
 
     /// When the start of this worker is due, where starts have a limit.
@@ -277,7 +268,9 @@ impl WorkerHandle {
 
     /// Records that the worker is ready for a request. Whether for the first time.
     pub(super) fn record_ready(&self) -> bool {
-        self.measurement_due.set(true);
+        let mut measurements = self.measurements.get();
+        measurements.mark_due();
+        self.measurements.set(measurements);
         !self.was_ready.replace(true)
     }
 

@@ -12,10 +12,12 @@
 //! ```
 //!
 //! A worker may end in every state. [`slot`] has the state of one, [`growth`] how many are wanted, [`starts`] the failures of
-//! starts, [`replacement`] the limits of a worker's life, [`draining`] who is told to exit and until when.
+//! starts, [`replacement`] the limits of a worker's life, [`measurement`] when its memory is measured, [`draining`] who is told to
+//! exit and until when.
 
 mod draining;
 mod growth;
+mod measurement;
 mod replacement;
 mod slot;
 mod starts;
@@ -23,13 +25,19 @@ mod starts;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::proto::backoff::Backoff;
 use crate::proto::pool::growth::Growth;
 use crate::proto::pool::slot::{DrainReason, Slot};
 use crate::proto::pool::starts::{Replacements, Starts};
 
 pub(crate) use crate::proto::pool::draining::max_exiting;
+pub(crate) use crate::proto::pool::measurement::{Measure, Measurements};
 pub(crate) use crate::proto::pool::slot::{EXIT_TIME, State, Worker};
 pub(crate) use crate::proto::pool::starts::Replacement;
+
+/// The wait after a fork that the system refused, for want of descriptors or processes. It does not grow: these may be back any
+/// moment, and an attempt is cheap.
+const REFUSED_FORK_PAUSE: Duration = Duration::from_millis(500);
 
 /// The pool's settings.
 #[derive(Clone, Debug)]
@@ -89,6 +97,8 @@ pub(crate) struct Pool {
     /// Whether a worker has reached its requests since [`Self::take_changed`].
     changed: bool,
     starts: Starts,
+    /// Forks in a row that the system refused.
+    refused_forks: Backoff,
     replacements: Replacements,
     /// The time at which a worker last became ready, or a busy one ended.
     freed_at: Option<Instant>,
@@ -106,6 +116,7 @@ impl Pool {
             busy: 0,
             changed: false,
             starts: Starts::new(),
+            refused_forks: Backoff::new(REFUSED_FORK_PAUSE, REFUSED_FORK_PAUSE),
             replacements: Replacements::new(),
             freed_at: None,
         }
@@ -168,7 +179,12 @@ impl Pool {
         }
         // Nobody is missing: it is about the successors of workers that await them.
         let replaces = present >= target;
-        match self.starts.retry_at().max(self.replacements.retry_at().filter(|_| replaces)) {
+        let retries = [
+            self.starts.retry_at(),
+            self.refused_forks.until(),
+            self.replacements.retry_at().filter(|_| replaces),
+        ];
+        match retries.into_iter().flatten().max() {
             Some(time) if time > now => Want::Wait(time),
             // Each of these has a deadline, or is being killed.
             _ if self.exiting().count() >= max_exiting(self.policy.max) => {
@@ -231,8 +247,14 @@ impl Pool {
 
     // A worker's life.
 
+    /// Records that the system refused to fork a worker, which does not exist then.
+    pub(crate) fn fork_refused(&mut self, now: Instant) {
+        self.refused_forks.failed(now);
+    }
+
     /// Records that a worker is being forked. `chance` is any random number.
     pub(crate) fn starting(&mut self, worker: u32, generation: u32, chance: u32, now: Instant) {
+        self.refused_forks.reset();
         let limit = match self.policy.max_requests {
             // Chance has no place in "a fresh state for each request".
             Some(1) => Some(1),
@@ -484,6 +506,23 @@ mod tests {
         pool.ready(1, later);
         serve(&mut pool, later);
         assert_eq!(fill(&mut pool, later), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_refused_fork_is_tried_again_after_the_same_pause_each_time() {
+        let (mut pool, now) = pool(range(2, 2));
+        pool.ended(1, now);
+        for refusal in 0..3 {
+            let now = now + refusal * REFUSED_FORK_PAUSE;
+            assert_eq!(pool.want(now), Want::Spawn(1));
+            pool.fork_refused(now);
+            assert_eq!(pool.want(now), Want::Wait(now + REFUSED_FORK_PAUSE));
+            assert!(!pool.is_failing(), "it says nothing about the application");
+        }
+        pool.starting(1, 1, 0, now);
+        pool.record_answer(1);
+        pool.ended(1, now);
+        assert_eq!(pool.want(now), Want::Spawn(1), "the system has forked one since");
     }
 
     #[test]

@@ -14,18 +14,20 @@ use crate::gateway::pool::dispatch;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::link::message::ToWorker;
 use crate::proto::pool::EXIT_TIME;
+use crate::proto::supervisor::{Consequence, Reason};
 
 impl Supervisor {
     /// Reads the settings again and launches the zygote of the next generation. It takes over when its first worker is
     /// ready.
     pub(super) fn reload(&mut self) {
-        self.recovering = false;
         match self.gateway.read_config_again() {
-            Ok((config, needs_restart)) => self.load_next(config, needs_restart),
+            Ok((config, needs_restart)) => self.load_next(Reason::Reload, config, needs_restart),
+            Err(message) if self.reload.reason() == Some(Reason::Start) => {
+                error!("cannot reload: {message}; the server goes on starting with the settings before");
+            }
             Err(message) => {
                 self.discard_next();
-                self.last_generation += 1;
-                let generation = self.last_generation;
+                let generation = self.reload.refuse();
                 error!(r#gen = generation, "cannot reload: {message}");
                 let load = Load::Failed(message);
                 self.gateway.mode.code.send_replace(Code { generation, load, ..Code::default() });
@@ -37,20 +39,21 @@ impl Supervisor {
     }
 
     /// Launches the zygote of the next generation. `needs_restart`: see [`Code`].
-    pub(super) fn load_next(&mut self, config: Rc<Config>, needs_restart: Vec<&'static str>) {
+    pub(super) fn load_next(&mut self, reason: Reason, config: Rc<Config>, needs_restart: Vec<&'static str>) {
         self.discard_next();
-        self.last_generation += 1;
-        let generation = self.last_generation;
+        let (generation, reason) = self.reload.begin(reason, Rc::clone(&config));
         self.gateway.mode.code.send_replace(Code { generation, load: Load::Running, needs_restart });
-        if self.recovering {
-            debug!(r#gen = generation, "loading the application afresh, since its workers fail");
-        } else if self.started.is_none() {
-            info!(r#gen = generation, "reloading");
-            systemd::reloading(generation);
+        match reason {
+            Reason::Start => {}
+            Reason::Reload => {
+                info!(r#gen = generation, "reloading");
+                systemd::reloading(generation);
+            }
+            Reason::Recovery => {
+                debug!(r#gen = generation, "loading the application afresh, since its workers fail");
+            }
         }
-        let launch = self.launch(generation, &config);
-        self.next_config = Some(config);
-        match launch {
+        match self.launch(generation, &config) {
             Some(launch) => self.zygotes.launched_next(launch, generation, Instant::now()),
             None => self.next_failed("cannot execute the zygote".to_owned()),
         }
@@ -58,8 +61,8 @@ impl Supervisor {
 
     /// Drops a generation that is not to answer, with its zygote and the worker it may have.
     pub(super) fn discard_next(&mut self) {
+        self.reload.discard();
         let Some((launch, generation)) = self.zygotes.discard_next() else { return };
-        self.next_timed_out = None;
         self.kill_zygote(launch);
         let all = {
             let mut pool = self.gateway.pool.borrow_mut();
@@ -75,15 +78,12 @@ impl Supervisor {
         if !self.zygotes.is_next(generation) {
             return;
         }
-        self.next_timed_out = None;
-        if let Some(config) = self.next_config.take() {
-            self.gateway.put_in_force(config);
-        }
-        let recovering = std::mem::take(&mut self.recovering);
+        let Some((reason, config)) = self.reload.succeeded() else { return };
+        self.gateway.put_in_force(config);
         let (now, patience) = (Instant::now(), self.gateway.config().grace + EXIT_TIME);
         let idle = {
             let mut pool = self.gateway.pool.borrow_mut();
-            pool.switch(generation, !recovering, now);
+            pool.switch(generation, reason != Reason::Recovery, now);
             pool.drain_generations(now, patience, |other| other != generation)
         };
         for worker in idle {
@@ -96,62 +96,53 @@ impl Supervisor {
         self.gateway.metrics.reloaded(true);
         self.code_is(Load::Done);
         self.gateway.note(|course| (course.load_failed, course.cannot_fork) = (false, false));
-        if let Some(started) = self.started.take() {
-            let _ = started.send(Ok(()));
-        } else if recovering {
-            debug!(r#gen = generation, "loaded afresh");
-        } else {
-            info!(r#gen = generation, "reloaded");
-            systemd::ready(generation, &self.gateway.config().workers.to_string());
+        match reason {
+            Reason::Start => self.start_is_over(Ok(())),
+            Reason::Reload => {
+                info!(r#gen = generation, "reloaded");
+                systemd::ready(generation, &self.gateway.config().workers.to_string());
+            }
+            Reason::Recovery => debug!(r#gen = generation, "loaded afresh"),
         }
         dispatch::dispatch(&self.gateway);
         dispatch::clear_wanting(&self.gateway);
     }
 
-    /// The next generation does not load, or its first worker does not start. The very first one ends the
-    /// gateway (but not in development); a later one leaves its predecessor serving.
+    /// The next generation does not load, or its first worker does not start.
     pub(super) fn next_failed(&mut self, message: String) {
+        let Some(consequence) = self.reload.failed() else { return };
         self.discard_next();
-        self.next_config = None;
         self.gateway.metrics.reloaded(false);
         self.gateway.note(|course| course.load_failed = true);
-        let generation = self.last_generation;
         self.code_is(Load::Failed(message.clone()));
-        let development = self.gateway.mode.development;
-        let serving = self.gateway.pool.borrow().generation();
-        if std::mem::take(&mut self.recovering) {
-            self.gateway.pool.borrow_mut().start_failed(serving, Instant::now());
-            self.gateway.in_trouble(|left_out| {
-                error!(r#gen = generation, left_out, "application does not load: {message}");
-            });
-            if development {
-                dispatch::resubmit_all(&self.gateway);
+        let generation = self.reload.generation();
+        match consequence {
+            Consequence::EndServer => return self.start_is_over(Err(Error::Load(message))),
+            Consequence::DelayStarts => {
+                let serving = self.gateway.pool.borrow().generation();
+                self.gateway.pool.borrow_mut().start_failed(serving, Instant::now());
+                self.gateway.in_trouble(|left_out| {
+                    error!(r#gen = generation, left_out, "application does not load: {message}");
+                });
             }
-            return;
+            Consequence::KeepServing => {
+                error!(r#gen = generation, "application does not load: {message}");
+                self.predecessor_goes_on();
+            }
+            Consequence::ServeFailure => {
+                self.start_is_over(Ok(()));
+                error!(r#gen = generation, "application does not load: {message}");
+            }
         }
-        match self.started.take() {
-            Some(started) if !development => {
-                let _ = started.send(Err(Error::Load(message)));
-                return;
-            }
-            Some(started) => {
-                let _ = started.send(Ok(()));
-            }
-            None => {}
-        }
-        error!(r#gen = generation, "application does not load: {message}");
-        if development {
+        if self.gateway.mode.development {
             dispatch::resubmit_all(&self.gateway);
-        } else {
-            self.predecessor_goes_on();
         }
     }
 
-    /// The message of the next generation's failure, behind the time-out that interrupted it, where one did.
-    pub(super) fn after_time_out(&self, message: String) -> String {
-        match &self.next_timed_out {
-            Some(time_out) => format!("{time_out}: {message}"),
-            None => message,
+    /// Tells the outcome of the start, once.
+    fn start_is_over(&mut self, outcome: Result<(), Error>) {
+        if let Some(started) = self.started.take() {
+            let _ = started.send(outcome);
         }
     }
 

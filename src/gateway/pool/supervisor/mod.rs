@@ -11,7 +11,7 @@ mod zygotes;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
@@ -29,10 +29,7 @@ use crate::gateway::pool::worker::WorkerHandle;
 use crate::gateway::pool::zygote::{PendingWorker, ZygoteEvent, ZygoteLink};
 use crate::link::launch::Launch;
 use crate::link::message::Exit;
-use crate::proto::supervisor::{Ended, Role, Stop, StopEvent, Zygotes};
-
-/// The wait after a fork that the system refused.
-const RETRY: Duration = Duration::from_millis(500);
+use crate::proto::supervisor::{Ended, Reason, Reload, Role, Stop, StopEvent, Zygotes};
 
 /// The outcome of the very first load.
 pub(crate) type Started = oneshot::Sender<Result<(), Error>>;
@@ -48,13 +45,7 @@ pub(crate) struct Supervisor {
     links: HashMap<u64, ZygoteLink>,
     /// The workers that were requested of zygotes and are not announced, by launch and by number.
     pending: HashMap<(u64, u32), PendingWorker>,
-    /// The time-out that the next zygote, or its first worker, has exceeded. It has been interrupted, and may give its stack.
-    next_timed_out: Option<String>,
-    last_generation: u32,
-    /// The settings that come into force with the next generation.
-    next_config: Option<Rc<Config>>,
-    /// The next generation is loaded because workers of this one fail again and again, not because anyone asked.
-    recovering: bool,
+    reload: Reload<Rc<Config>>,
     stop: Stop,
 }
 
@@ -65,16 +56,13 @@ impl Supervisor {
         started: Started,
     ) -> Self {
         Self {
+            reload: Reload::new(gateway.mode.development),
             gateway,
             supervisor_events,
             started: Some(started),
             zygotes: Zygotes::new(),
             links: HashMap::new(),
             pending: HashMap::new(),
-            next_timed_out: None,
-            last_generation: 0,
-            next_config: None,
-            recovering: false,
             stop: Stop::new(),
         }
     }
@@ -84,7 +72,7 @@ impl Supervisor {
         let gateway = Rc::clone(&self.gateway);
         tokio::task::spawn_local(async move { gateway.clock.keep().await });
         let config = self.gateway.config();
-        self.load_next(config, Vec::new());
+        self.load_next(Reason::Start, config, Vec::new());
         loop {
             let (look, deadline) = self.act();
             if !self.stop.is_idle() && self.advance_stop() {
@@ -121,11 +109,10 @@ impl Supervisor {
             SupervisorEvent::FirstReady { generation } => self.swap(generation),
             SupervisorEvent::WorkerEnded { generation, start_failed } => {
                 if self.zygotes.is_next(generation) {
-                    let limited =
-                        self.next_config.as_ref().is_some_and(|config| config.memory_limit.is_some());
+                    let limited = self.reload.config().is_some_and(|config| config.memory_limit.is_some());
                     let hint = if limited { "; is --memory-limit too low for it?" } else { "" };
                     let silent = || format!("the first worker ended before it was ready{hint}");
-                    self.next_failed(self.after_time_out(start_failed.unwrap_or_else(silent)));
+                    self.next_failed(self.reload.explain(start_failed.unwrap_or_else(silent)));
                 } else if let Some(message) = start_failed {
                     self.gateway.in_trouble(|left_out| {
                         error!(r#gen = generation, left_out, "worker does not start: {message}");
@@ -183,24 +170,24 @@ impl Supervisor {
             ZygoteEvent::Loaded { preloaded, took } => {
                 let Some((_, r#gen)) = self.zygotes.loaded(launch, preloaded) else { return };
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                if self.recovering {
+                if self.reload.reason() == Some(Reason::Recovery) {
                     debug!(r#gen, preloaded, took_ms, "loaded");
                 } else if !is_next {
                     // This zygote takes the place of one that has ended, which may happen again and again.
                     self.gateway
                         .in_trouble(|left_out| info!(r#gen, preloaded, took_ms, left_out, "loaded again"));
                 } else {
-                    let app = &self.next_config.clone().unwrap_or_else(|| self.gateway.config()).app;
+                    let app = self.reload.config().map(|config| &config.app);
                     info!(r#gen, preloaded, took_ms, app, "loaded");
                 }
                 if is_next {
-                    self.next_timed_out = None;
+                    self.reload.loaded();
                     self.spawn_first_of_next(launch);
                 } else {
                     self.gateway.note(|course| course.cannot_fork = false);
                 }
             }
-            ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(self.after_time_out(message)),
+            ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(self.reload.explain(message)),
             ZygoteEvent::LoadFailed(message) if is_current => {
                 self.gateway.note(|course| course.cannot_fork = true);
                 let r#gen = self.gateway.pool.borrow().generation();

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, warn};
 
-use crate::config::{Config, Time};
+use crate::config::Time;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::lifecycle;
-use crate::gateway::pool::supervisor::{RETRY, Supervisor};
+use crate::gateway::pool::supervisor::Supervisor;
 use crate::gateway::pool::zygote::PendingWorker;
 use crate::link::message::ToWorker;
 use crate::os::random;
 use crate::proto::pool::{Replacement, State, Want, Worker};
-use crate::proto::supervisor::StartAction;
+use crate::proto::supervisor::{Reason, Remedy, StartAction};
 
 /// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
 /// no longer than that gains nothing; and a burst of short requests is over by then.
@@ -88,15 +88,15 @@ impl Supervisor {
         }
     }
 
-    /// The settings to load the code afresh with, where its workers fail.
-    fn config_to_recover(&self) -> Rc<Config> {
-        let config = self.gateway.config();
-        if config.root.is_dir() {
-            return config;
+    /// Loads the code afresh, since the workers of the serving generation fail.
+    fn recover(&mut self) {
+        let mut config = self.gateway.config();
+        if !config.root.is_dir() {
+            warn!(root = %config.root.display(), "the root has been removed; looking where it is now");
+            // Where the settings are wrong by now, the failure to load says so.
+            config = self.gateway.read_config_again().map_or(config, |(config, _)| config);
         }
-        warn!(root = %config.root.display(), "the root has been removed; looking where it is now");
-        // Where the settings are wrong by now, the failure to load says so.
-        self.gateway.read_config_again().map_or(config, |(config, _)| config)
+        self.load_next(Reason::Recovery, config, Vec::new());
     }
 
     /// Raises the number of workers wanted, where requests have waited for long enough; gives when that may be.
@@ -127,27 +127,28 @@ impl Supervisor {
                 Want::Spawn(_) if !self.stop.is_serving() && self.gateway.queue.borrow().is_empty() => {
                     return None;
                 }
-                // Copies of the code as it was loaded die like the ones before; the files may have been mended since.
-                Want::Spawn(_)
-                    if self.gateway.pool.borrow().is_failing()
-                        && (preloaded || !self.gateway.config().root.is_dir()) =>
-                {
-                    if self.zygotes.next().is_none() && self.stop.is_serving() {
-                        self.recovering = true;
-                        let config = self.config_to_recover();
-                        self.load_next(config, Vec::new());
-                    }
-                    return None;
-                }
                 Want::Spawn(worker) => {
-                    if let Err(cause) = self.spawn(launch, worker) {
-                        let cause = crate::log::cause(&cause);
-                        self.gateway
-                            .in_trouble(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
-                        return Some(now + RETRY);
+                    let is_failing = self.gateway.pool.borrow().is_failing();
+                    let is_copy = preloaded || (is_failing && !self.gateway.config().root.is_dir());
+                    match self.reload.remedy(is_failing, is_copy, self.stop.is_serving()) {
+                        Remedy::Fork => self.fork(launch, worker, now),
+                        Remedy::Load => {
+                            self.recover();
+                            return None;
+                        }
+                        Remedy::Wait => return None,
                     }
                 }
             }
+        }
+    }
+
+    /// Has a worker forked, or puts it off where the system refuses.
+    fn fork(&mut self, launch: u64, worker: u32, now: Instant) {
+        if let Err(cause) = self.spawn(launch, worker) {
+            let cause = crate::log::cause(&cause);
+            self.gateway.in_trouble(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
+            self.gateway.pool.borrow_mut().fork_refused(now);
         }
     }
 
@@ -191,7 +192,7 @@ impl Supervisor {
             match handle.start_timed_out(settled, timeout) {
                 None => {}
                 Some(StartAction::Interrupt) if is_next => {
-                    self.next_timed_out = Some(format!("its first worker {}", late()));
+                    self.reload.interrupted(format!("its first worker {}", late()));
                 }
                 Some(StartAction::Interrupt) => self.gateway.in_trouble(|left_out| {
                     error!(worker, r#gen, left_out, "worker {}", late());

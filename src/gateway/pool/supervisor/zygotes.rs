@@ -17,7 +17,7 @@ const FORK_TIMEOUT: Duration = Duration::from_secs(60);
 impl Supervisor {
     /// The limit of loads and starts, by the newest settings.
     pub(super) fn start_timeout(&self) -> Option<Duration> {
-        match &self.next_config {
+        match self.reload.config() {
             Some(config) => config.start_timeout,
             None => self.gateway.config().start_timeout,
         }
@@ -44,7 +44,7 @@ impl Supervisor {
                 }
                 (StartAction::Interrupt, role) => {
                     if role == Role::Next {
-                        self.next_timed_out = Some(loading.clone());
+                        self.reload.interrupted(loading.clone());
                     } else {
                         error!(r#gen, "{loading}");
                     }
