@@ -75,7 +75,7 @@ impl Control {
 
     /// Answers clients until the gateway ends.
     pub(crate) async fn serve(self, gateway: Rc<Gateway>) {
-        let turnstile = Rc::clone(&gateway.turnstile);
+        let yield_queue = Rc::clone(&gateway.yield_queue);
         loop {
             match self.socket.accept().await {
                 Ok((stream, _)) => {
@@ -85,7 +85,7 @@ impl Control {
                             debug!(cause = %crate::log::cause(&error), "control connection lost");
                         }
                     });
-                    turnstile.pass().await;
+                    yield_queue.wait_turn().await;
                 }
                 Err(error) => {
                     warn!(cause = %crate::log::cause(&error), "cannot accept on the control socket; pausing");
@@ -144,7 +144,7 @@ async fn answer(mut stream: UnixStream, gateway: &Rc<Gateway>) -> io::Result<()>
         command => command?,
     };
     // Simultaneous commands run one at a time, between the requests.
-    gateway.turnstile.pass().await;
+    gateway.yield_queue.wait_turn().await;
     if command == "take-over" {
         return takeover::serve(&mut stream, gateway).await;
     }
@@ -206,7 +206,7 @@ async fn obey(command: &str, gateway: &Gateway) -> Result<Value, String> {
 
 /// Reloads, and waits for the outcome; if another reload overtakes it, for that one's.
 async fn reload(gateway: &Gateway) -> Result<Value, String> {
-    if *gateway.stopping.borrow() || gateway.course.get().stop_announced {
+    if *gateway.stopping.borrow() || gateway.server_state.get().stop_announced {
         return Err("the server is stopping".to_owned());
     }
     let mut code = gateway.mode.code.subscribe();

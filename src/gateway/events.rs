@@ -1,28 +1,29 @@
-//! What the supervisor is told by the rest of the gateway, and the way to tell it.
+//! The events that the rest of the gateway sends to the supervisor, and their queue.
 
 use tokio::sync::mpsc;
 
 use crate::gateway::Command;
 use crate::gateway::pool::zygote::ZygoteEvent;
 
-/// Something the supervisor has to know.
+/// An event for the supervisor.
 #[derive(Debug)]
 pub(crate) enum SupervisorEvent {
     Command(Command),
-    /// From the zygote of that launch.
+    /// An event of the zygote of this launch.
     Zygote {
         launch: u64,
         event: ZygoteEvent,
     },
-    /// A worker of a generation that does not answer yet is ready.
+    /// The first worker of a generation that does not serve yet is ready.
     FirstReady {
         generation: u32,
     },
-    /// The books have changed: a worker is gone, is ready for the first time, or is to be replaced.
+    /// The pool has changed: a worker is gone, is ready for the first time, or is to be replaced.
     PoolChanged,
     /// Requests wait.
     Demand,
-    /// A worker has ended and its request is settled. With a message where the application or a start hook failed in it.
+    /// A worker has ended, and its request has been answered or queued again. `start_failed` is the message of an application or
+    /// a start hook that failed in it.
     WorkerEnded {
         generation: u32,
         start_failed: Option<String>,
@@ -31,7 +32,7 @@ pub(crate) enum SupervisorEvent {
     ConnectionsGone,
 }
 
-/// Sends supervisor_events; never fails, since a stopped supervisor has nothing more to know.
+/// The sending side of the supervisor's event queue. Events for a supervisor that has stopped are dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct SupervisorEvents(mpsc::UnboundedSender<SupervisorEvent>);
 
@@ -41,7 +42,7 @@ impl SupervisorEvents {
         (Self(sender), receiver)
     }
 
-    pub(crate) fn send(&self, notice: SupervisorEvent) {
-        let _ = self.0.send(notice);
+    pub(crate) fn send(&self, event: SupervisorEvent) {
+        let _ = self.0.send(event);
     }
 }

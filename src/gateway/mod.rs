@@ -25,7 +25,7 @@ mod start;
 mod telemetry;
 mod trial;
 mod trim;
-mod turnstile;
+mod yield_queue;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -40,16 +40,16 @@ use crate::config::{Config, QueueOrder};
 use crate::gateway::clock::Clock;
 use crate::gateway::events::{SupervisorEvent, SupervisorEvents};
 use crate::gateway::frontend::listener::Listener;
-use crate::gateway::frontend::parameters::Told;
-use crate::gateway::pool::log_pipe::Outputs;
-use crate::gateway::pool::throttles::{About, Throttles};
+use crate::gateway::frontend::proxy_faults::LoggedProxyFaults;
+use crate::gateway::pool::log_limits::{LogKind, WorkerLogLimits};
+use crate::gateway::pool::log_pipe::LogPipeContext;
 use crate::gateway::pool::worker::WorkerTable;
 use crate::gateway::request::Request;
 use crate::gateway::spool::Spool;
 use crate::gateway::telemetry::metrics::Metrics;
 use crate::gateway::telemetry::status::Start;
-use crate::gateway::telemetry::verdict::Course;
-use crate::gateway::turnstile::Turnstile;
+use crate::gateway::telemetry::verdict::ServerState;
+use crate::gateway::yield_queue::YieldQueue;
 use crate::proto::memory::Memory;
 use crate::proto::pool::{Policy, Pool};
 use crate::proto::queue::{Bounds, Queue};
@@ -85,13 +85,13 @@ struct Gateway {
     reloading: Cell<bool>,
     /// Whether the supervisor has a pending notice to measure workers.
     measuring: Cell<bool>,
-    /// Rate limits of log lines about workers and their requests.
-    throttles: Throttles,
-    /// Findings about proxies' parameters that are in the log already.
-    told: RefCell<Told>,
+    /// Rate limits of the log lines about workers and their requests.
+    log_limits: WorkerLogLimits,
+    /// Faults of the proxy's configuration that have been logged.
+    logged_proxy_faults: RefCell<LoggedProxyFaults>,
     stopping: watch::Sender<bool>,
     /// Facts for the verdict that neither the pool nor the queue has.
-    course: Cell<Course>,
+    server_state: Cell<ServerState>,
     /// The reason that no request will get a worker any more; `None` while one may.
     given_up: Cell<Option<&'static str>>,
     /// The listeners that accept connections.
@@ -107,9 +107,9 @@ struct Gateway {
     /// Soft limit of open files for the application.
     open_files: Option<u64>,
     /// State shared by the readers of the processes' output.
-    output: Rc<Outputs>,
-    /// The turnstile at which sources with more to read wait for their next turn.
-    turnstile: Rc<Turnstile>,
+    log_pipes: Rc<LogPipeContext>,
+    /// Sources with more to read, which wait for their next turn.
+    yield_queue: Rc<YieldQueue>,
     /// Buffer for bytes from clients.
     scratch: RefCell<Vec<u8>>,
     /// Buffer for packets from workers.
@@ -181,16 +181,16 @@ impl Gateway {
         self.stopping.subscribe()
     }
 
-    /// Logs a line about a worker that ended or does not start, unless there were too many lately: see [`Throttles::say`].
-    fn in_trouble(&self, write: impl FnOnce(Option<u64>)) {
-        self.throttles.say(About::Workers, Instant::now(), write);
+    /// Logs an event of a worker or zygote process, rate-limited: see [`WorkerLogLimits::log`].
+    fn log_process_event(&self, write: impl FnOnce(Option<u64>)) {
+        self.log_limits.log(LogKind::Processes, Instant::now(), write);
     }
 
-    /// Changes the facts for the verdict.
-    fn note(&self, change: impl FnOnce(&mut Course)) {
-        let mut course = self.course.get();
-        change(&mut course);
-        self.course.set(course);
+    /// Updates the part of the verdict's facts that neither the pool nor the queue has.
+    fn update_server_state(&self, change: impl FnOnce(&mut ServerState)) {
+        let mut state = self.server_state.get();
+        change(&mut state);
+        self.server_state.set(state);
     }
 
     /// Whether a generation has served since the start.
@@ -201,7 +201,7 @@ impl Gateway {
     /// Begins to stop: no connection is accepted any more, and each closes when its requests are answered.
     fn begin_to_stop(&self) {
         self.stopping.send_replace(true);
-        self.say_when_gone();
+        self.notify_when_drained();
     }
 
     fn accepting_started(&self) {
@@ -210,7 +210,7 @@ impl Gateway {
 
     fn accepting_ended(&self) {
         self.accepting.set(self.accepting.get() - 1);
-        self.say_when_gone();
+        self.notify_when_drained();
     }
 
     fn connection_opened(&self) {
@@ -220,13 +220,13 @@ impl Gateway {
     fn connection_closed(&self, now: Instant) {
         if self.metrics.connection_closed() == 0 {
             self.idle_since.set(now);
-            self.say_when_gone();
+            self.notify_when_drained();
         }
     }
 
     /// Notifies the supervisor once the last connection is gone while stopping. Clients in the backlog of a listening socket
     /// count until its task has accepted them all.
-    fn say_when_gone(&self) {
+    fn notify_when_drained(&self) {
         if *self.stopping.borrow() && self.metrics.open_connections() == 0 && self.accepting.get() == 0 {
             self.supervisor_events.send(SupervisorEvent::ConnectionsGone);
         }

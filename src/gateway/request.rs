@@ -14,8 +14,8 @@ use crate::gateway::telemetry::metrics::Metrics;
 use crate::gateway::telemetry::request_line::RequestLine;
 use crate::os::random;
 use crate::proto::body::Body;
-use crate::proto::memory::{For, Memory, Share};
-use crate::proto::request_end::{Assigned, Ended, Named, RejectReason, RequestEnd};
+use crate::proto::memory::{Memory, Purpose, Share};
+use crate::proto::request_end::{Assigned, Ended, RejectReason, RequestEnd, RequestIds};
 
 /// Default of `Retry-After`, the time after a 503 at which a client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -132,7 +132,7 @@ impl Request {
         }
         // A request with a body was admitted before the body came.
         let has_body = self.body.len() > 0 || self.data.is_some();
-        self.share.resize(self.held(), if has_body { For::LetIn } else { For::New })
+        self.share.resize(self.held(), if has_body { Purpose::Admitted } else { Purpose::NewRequest })
     }
 
     /// Notes the dispatch to a worker.
@@ -148,9 +148,9 @@ impl Request {
     }
 
     /// The ids for the fields of a log line.
-    pub(crate) fn named(&self) -> Named<'_> {
+    pub(crate) fn ids(&self) -> RequestIds<'_> {
         let trace_id = self.trace_id.as_ref().map(TraceId::as_str);
-        Named { request: &self.request_id, trace_id }
+        RequestIds { request: &self.request_id, trace_id }
     }
 
     /// Answers in the application's place, and logs the reason.
@@ -178,7 +178,7 @@ impl Request {
             _ => "",
         };
         if let Some(left_out) = self.metrics.as_ref().and_then(|metrics| metrics.may_log_refusal()) {
-            let Named { request, trace_id } = self.named();
+            let RequestIds { request, trace_id } = self.ids();
             info!(request, trace_id, status, line, left_out, "request refused: {message}{option}");
         }
         self.rejected = Some(why);
@@ -195,7 +195,7 @@ impl Request {
             let promised = self.variables.get(b"CONTENT_LENGTH").filter(|value| !value.is_empty());
             let promised = promised.map(|value| format!(" of {}", value.escape_ascii())).unwrap_or_default();
             let seconds = after.as_secs_f32();
-            let Named { request, trace_id } = self.named();
+            let RequestIds { request, trace_id } = self.ids();
             info!(
                 request,
                 trace_id,

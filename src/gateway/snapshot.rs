@@ -12,22 +12,22 @@ use crate::link::status::{Running, Status};
 
 /// The verdict on the server.
 pub(crate) fn verdict(gateway: &Gateway, now: Instant) -> (Verdict, Reason) {
-    let (config, course) = (gateway.config(), gateway.course.get());
+    let (config, state) = (gateway.config(), gateway.server_state.get());
     let (pool, queue) = (gateway.pool.borrow(), gateway.queue.borrow());
     let (idle, busy) = pool.at_hand();
     let running =
         gateway.workers.borrow().values().filter_map(|link| Some(link.run()?.last_progress())).max();
     let facts = Facts {
-        stop: course.stop(*gateway.stopping.borrow()),
+        stop: state.stop(*gateway.stopping.borrow()),
         has_served: pool.generation() > 0,
-        load_failed: course.load_failed,
+        load_failed: state.load_failed,
         shows_failed_load: gateway.mode.development,
-        cannot_fork: course.cannot_fork,
+        cannot_fork: state.cannot_fork,
         failing: pool.is_failing(),
         idle,
         busy,
         min: pool.bounds().0,
-        wanting_since: course.wanting_since,
+        wanting_since: state.wanting_since,
         moved: running.into_iter().chain(pool.freed_at()).max().unwrap_or(gateway.start.instant),
         oldest: queue.oldest(),
         queue_full: queue.is_full(),

@@ -33,19 +33,19 @@ use crate::gateway::frontend::opening;
 use crate::gateway::frontend::systemd;
 use crate::gateway::frontend::takeover::Taken;
 use crate::gateway::pool::dispatch;
-use crate::gateway::pool::log_pipe::{Outputs, Readers, WeakUnread};
+use crate::gateway::pool::log_limits::WorkerLogLimits;
+use crate::gateway::pool::log_pipe::{LogPipeContext, Readers, WeakDrainGuard};
 use crate::gateway::pool::orphans;
 use crate::gateway::pool::supervisor::Supervisor;
-use crate::gateway::pool::throttles::Throttles;
 use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::WorkerTable;
 use crate::gateway::spool::{self, Spool};
 use crate::gateway::telemetry::access_log::AccessLog;
 use crate::gateway::telemetry::metrics::Metrics;
 use crate::gateway::telemetry::status::Start;
-use crate::gateway::telemetry::verdict::Course;
+use crate::gateway::telemetry::verdict::ServerState;
 use crate::gateway::trim;
-use crate::gateway::turnstile::Turnstile;
+use crate::gateway::yield_queue::YieldQueue;
 use crate::gateway::{overload_bounds, policy_of};
 use crate::link::message::MAX_PACKET;
 use crate::os::descriptors;
@@ -166,8 +166,15 @@ pub async fn run(
     }
     let (supervisor_events, receiver) = SupervisorEvents::channel();
     let readers = Readers::new();
-    let gateway =
-        assemble(config, mode, &budget, access_log, open_files, supervisor_events.clone(), readers.counted());
+    let gateway = assemble(
+        config,
+        mode,
+        &budget,
+        access_log,
+        open_files,
+        supervisor_events.clone(),
+        readers.drain_guard(),
+    );
     let gateway = Rc::new(gateway);
     tokio::task::spawn_local(async move {
         while let Some(command) = commands.recv().await {
@@ -289,9 +296,9 @@ pub(crate) fn assemble(
     access_log: Option<AccessLog>,
     open_files: Option<u64>,
     supervisor_events: SupervisorEvents,
-    unread: WeakUnread,
+    drain_guard: WeakDrainGuard,
 ) -> Gateway {
-    let (now, turnstile) = (Instant::now(), Rc::new(Turnstile::new()));
+    let (now, yield_queue) = (Instant::now(), Rc::new(YieldQueue::new()));
     let memory = Memory::new(config.buffer_memory);
     let spool = Spool::new(&config.spool_dir, config.max_spool, budget.spooled, &memory);
     Gateway {
@@ -313,10 +320,10 @@ pub(crate) fn assemble(
         demand: Cell::new(false),
         reloading: Cell::new(false),
         measuring: Cell::new(false),
-        throttles: Throttles::new(now),
-        told: RefCell::default(),
+        log_limits: WorkerLogLimits::new(now),
+        logged_proxy_faults: RefCell::default(),
         stopping: watch::Sender::new(false),
-        course: Cell::new(Course::default()),
+        server_state: Cell::new(ServerState::default()),
         given_up: Cell::new(None),
         listeners: RefCell::default(),
         taker: Cell::new(None),
@@ -324,8 +331,8 @@ pub(crate) fn assemble(
         idle_since: Cell::new(now),
         half_closed: Semaphore::new(budget.half_closed),
         open_files,
-        output: Outputs::new(unread, Rc::clone(&turnstile)),
-        turnstile,
+        log_pipes: LogPipeContext::new(drain_guard, Rc::clone(&yield_queue)),
+        yield_queue,
         scratch: RefCell::new(vec![0; READ_SIZE]),
         packet: RefCell::new(vec![0; MAX_PACKET]),
         request_packet: RefCell::new(Vec::new()),

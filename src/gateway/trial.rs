@@ -74,7 +74,7 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
     let begin = Instant::now();
     let readers = Readers::new();
     let gateway =
-        Rc::new(assemble(config, mode, &budget, None, open_files, supervisor_events, readers.counted()));
+        Rc::new(assemble(config, mode, &budget, None, open_files, supervisor_events, readers.drain_guard()));
     let (started, outcome) = oneshot::channel();
     let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
     let outcome = outcome.await.map_err(|error| Error::System(std::io::Error::other(error)))?;

@@ -18,27 +18,27 @@ use tracing::debug;
 
 use crate::gateway::Gateway;
 use crate::os::memory;
-use crate::proto::memory::MUCH;
+use crate::proto::memory::HIGH_USE;
 
 /// Interval between two checks. Trimming locks the allocator, some 5 ms for each 100 MiB, so it must be rare.
-const LOOK: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Checks the use of memory periodically while the gateway runs.
 pub(crate) async fn keep(gateway: Rc<Gateway>) {
     let much = Arc::new(Notify::new());
     let tell = Arc::clone(&much);
-    gateway.memory.when_much(move || tell.notify_one());
+    gateway.memory.on_high_use(move || tell.notify_one());
     let mut fall = Fall::default();
     loop {
         // A server that holds little memory need not wake up.
-        if gateway.memory.used_and_highest().1 < MUCH {
+        if gateway.memory.used_and_peak().1 < HIGH_USE {
             much.notified().await;
         }
-        tokio::time::sleep(LOOK).await;
-        let (used, highest) = gateway.memory.used_and_highest();
-        if fall.is_over(used, highest) {
-            gateway.memory.forget_highest();
-            debug!(used, highest, "freed memory is given back to the system");
+        tokio::time::sleep(INTERVAL).await;
+        let (used, peak) = gateway.memory.used_and_peak();
+        if fall.is_over(used, peak) {
+            gateway.memory.reset_peak();
+            debug!(used, highest = peak, "freed memory is given back to the system");
             // A failure costs nothing but the memory.
             let _ = spawn_blocking(memory::give_back).await;
         }
@@ -52,9 +52,9 @@ struct Fall {
 }
 
 impl Fall {
-    /// Whether the use has fallen and stays low. Takes the use now, and the highest since the last trim, in bytes.
-    fn is_over(&mut self, used: u64, highest: u64) -> bool {
-        let low = highest.saturating_sub(used) >= MUCH && used <= highest / 2;
+    /// Whether the use has fallen and stays low. Takes the use now, and the peak since the last trim, in bytes.
+    fn is_over(&mut self, used: u64, peak: u64) -> bool {
+        let low = peak.saturating_sub(used) >= HIGH_USE && used <= peak / 2;
         let over = low && self.low;
         self.low = low && !over;
         over
@@ -75,14 +75,14 @@ mod tests {
         // The use rises in between.
         assert!(!fall.is_over(90 * MIB, 100 * MIB) && !fall.is_over(10 * MIB, 100 * MIB));
         assert!(fall.is_over(10 * MIB, 100 * MIB));
-        // The highest use starts anew after a trim.
+        // The peak use starts anew after a trim.
         assert!(!fall.is_over(10 * MIB, 10 * MIB));
     }
 
     #[test]
     fn a_small_fall_is_ignored() {
         let mut fall = Fall::default();
-        assert!((0..9).all(|_| !fall.is_over(0, MUCH - 1)));
-        assert!(!fall.is_over(0, MUCH) && fall.is_over(0, MUCH));
+        assert!((0..9).all(|_| !fall.is_over(0, HIGH_USE - 1)));
+        assert!(!fall.is_over(0, HIGH_USE) && fall.is_over(0, HIGH_USE));
     }
 }

@@ -46,7 +46,7 @@ const BUFFERED_BYTES: usize = 16 << 20;
 const NAME: &str = "log";
 
 /// The log of this process, for [`reopen`].
-static LOG: OnceLock<(Entrance, Arc<Shared>)> = OnceLock::new();
+static LOG: OnceLock<(QueueSender, Arc<Shared>)> = OnceLock::new();
 
 /// The guard of the log: its drop writes the waiting lines, for a second at most.
 #[must_use = "the log is written for as long as this lives"]
@@ -92,16 +92,16 @@ pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, 
     let to =
         to.map_err(|error| OpenError(file.unwrap_or(Path::new("on standard error")).to_owned(), error))?;
     let shared = to.shared();
-    let room = Arc::new(Room::default());
+    let state = Arc::new(QueueState::default());
     let (queue, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(BUFFERED_LINES)
         .lossy(true)
         .thread_name("log")
-        .finish(Exit { to, format, room: Arc::clone(&room), written: 0 });
-    let entrance = Entrance { queue, room };
+        .finish(QueueWriter { to, format, state: Arc::clone(&state), written: 0 });
+    let sender = QueueSender { queue, state };
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(entrance.clone())
+        .with_writer(sender.clone())
         .with_ansi(false)
         // Off, because errors would be reported on the failing stream, by a macro that panics.
         .log_internal_errors(false)
@@ -109,16 +109,16 @@ pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, 
         .finish();
     // Not `init`, which also collects the lines that libraries write through the `log` crate, which are not for operators.
     tracing::subscriber::set_global_default(subscriber).expect("the log is started once");
-    let _ = LOG.set((entrance, shared));
+    let _ = LOG.set((sender, shared));
     Ok(Guard { _writer: guard, in_file: file.is_some() })
 }
 
 /// Reopens the log file after a rename.
 pub fn reopen() {
-    if let Some((entrance, shared)) = LOG.get() {
+    if let Some((sender, shared)) = LOG.get() {
         shared.reopen();
         // An empty line wakes the writing thread.
-        let _ = entrance.clone().take(b"");
+        let _ = sender.clone().send(b"");
     }
 }
 
@@ -130,7 +130,7 @@ fn share(line: &[u8]) -> usize {
 
 /// State shared by both ends of the queue.
 #[derive(Debug, Default)]
-struct Room {
+struct QueueState {
     /// Bytes of [`BUFFERED_BYTES`] taken by waiting lines.
     taken: AtomicUsize,
     /// Lines dropped since the last record about dropped lines.
@@ -139,26 +139,26 @@ struct Room {
 
 /// The sending end of the queue. Drops lines beyond [`BUFFERED_BYTES`].
 #[derive(Clone, Debug)]
-struct Entrance {
+struct QueueSender {
     queue: NonBlocking,
-    room: Arc<Room>,
+    state: Arc<QueueState>,
 }
 
-impl Entrance {
-    fn take(&mut self, line: &[u8]) -> io::Result<usize> {
-        let (share, room) = (share(line), &self.room);
-        if room.taken.fetch_add(share, Ordering::Relaxed) + share > BUFFERED_BYTES {
-            room.taken.fetch_sub(share, Ordering::Relaxed);
-            room.left_out.fetch_add(u64::from(!line.is_empty()), Ordering::Relaxed);
+impl QueueSender {
+    fn send(&mut self, line: &[u8]) -> io::Result<usize> {
+        let (share, state) = (share(line), &self.state);
+        if state.taken.fetch_add(share, Ordering::Relaxed) + share > BUFFERED_BYTES {
+            state.taken.fetch_sub(share, Ordering::Relaxed);
+            state.left_out.fetch_add(u64::from(!line.is_empty()), Ordering::Relaxed);
             return Ok(line.len());
         }
         self.queue.write(line)
     }
 }
 
-impl Write for Entrance {
+impl Write for QueueSender {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.take(line)
+        self.send(line)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -166,7 +166,7 @@ impl Write for Entrance {
     }
 }
 
-impl<'a> MakeWriter<'a> for Entrance {
+impl<'a> MakeWriter<'a> for QueueSender {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -175,27 +175,27 @@ impl<'a> MakeWriter<'a> for Entrance {
 }
 
 /// The receiving end of the queue, in the writing thread.
-struct Exit<W> {
+struct QueueWriter<W> {
     to: W,
     format: Format,
-    room: Arc<Room>,
-    /// Lines written since the last check of [`Room::left_out`].
+    state: Arc<QueueState>,
+    /// Lines written since the last check of [`QueueState::left_out`].
     written: usize,
 }
 
-impl<W: Write> Exit<W> {
+impl<W: Write> QueueWriter<W> {
     /// Writes the number of dropped lines straight to the log, because the queue may be full. Lines are dropped only when the
     /// queue is full, so there is at most one such record for some thousands of lines.
-    fn tell(&mut self) -> io::Result<()> {
+    fn write_left_out(&mut self) -> io::Result<()> {
         self.written = 0;
-        match self.room.left_out.swap(0, Ordering::Relaxed) {
+        match self.state.left_out.swap(0, Ordering::Relaxed) {
             0 => Ok(()),
             count => self.to.write_all(left_out(self.format, SystemTime::now(), count).as_bytes()),
         }
     }
 }
 
-impl<W: Write> Write for Exit<W> {
+impl<W: Write> Write for QueueWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.to.write(bytes)
     }
@@ -203,17 +203,17 @@ impl<W: Write> Write for Exit<W> {
     /// Called once for each line.
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
         let written = self.to.write_all(line);
-        self.room.taken.fetch_sub(share(line), Ordering::Relaxed);
+        self.state.taken.fetch_sub(share(line), Ordering::Relaxed);
         self.written += 1;
         if self.written >= BUFFERED_LINES {
-            self.tell()?;
+            self.write_left_out()?;
         }
         written
     }
 
     /// Called when no more lines wait.
     fn flush(&mut self) -> io::Result<()> {
-        self.tell()?;
+        self.write_left_out()?;
         self.to.flush()
     }
 }
@@ -265,22 +265,26 @@ mod tests {
         const LINES: usize = 2 * BUFFERED_LINES;
         for (length, format) in [(2, Format::Text), (100, Format::Json), (100_000, Format::Text)] {
             let (go, stuck) = std::sync::mpsc::channel();
-            let (room, written) = (Arc::new(Room::default()), Arc::default());
-            let exit =
-                Exit { to: Stuck(stuck, Arc::clone(&written)), format, room: Arc::clone(&room), written: 0 };
+            let (state, written) = (Arc::new(QueueState::default()), Arc::default());
+            let writer = QueueWriter {
+                to: Stuck(stuck, Arc::clone(&written)),
+                format,
+                state: Arc::clone(&state),
+                written: 0,
+            };
             let builder = NonBlockingBuilder::default().buffered_lines_limit(BUFFERED_LINES).lossy(true);
-            let (queue, guard) = builder.finish(exit);
+            let (queue, guard) = builder.finish(writer);
             let dropped = queue.error_counter();
-            let mut entrance = Entrance { queue, room: Arc::clone(&room) };
+            let mut sender = QueueSender { queue, state: Arc::clone(&state) };
             let line = format!("{}\n", "x".repeat(length - 1));
             for _ in 0..LINES {
-                entrance.write_all(line.as_bytes()).unwrap();
+                sender.write_all(line.as_bytes()).unwrap();
             }
             // An empty line wakes the writing thread and is not written.
-            let _ = entrance.take(b"");
+            let _ = sender.send(b"");
             assert_eq!(dropped.dropped_lines(), 0, "the queue was full before its bytes were");
             drop((go, guard));
-            assert_eq!(room.taken.load(Ordering::Relaxed), 0, "lines of {length} bytes");
+            assert_eq!(state.taken.load(Ordering::Relaxed), 0, "lines of {length} bytes");
             let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
             let (lines, said): (Vec<&str>, Vec<&str>) =
                 written.lines().partition(|line| line.starts_with('x'));

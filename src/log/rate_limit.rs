@@ -49,18 +49,18 @@ mod tests {
     #[test]
     fn a_burst_is_logged_whole_and_a_flood_once_a_second() {
         let start = Instant::now();
-        let mut throttle = LogRateLimiter::new(start);
-        assert!((0..BURST).all(|_| throttle.allow(start) == Some(None)));
+        let mut limiter = LogRateLimiter::new(start);
+        assert!((0..BURST).all(|_| limiter.allow(start) == Some(None)));
         let mut written = 0;
         for millis in 1..=10_000 {
-            if let Some(left_out) = throttle.allow(start + Duration::from_millis(millis)) {
+            if let Some(left_out) = limiter.allow(start + Duration::from_millis(millis)) {
                 assert_eq!(left_out, Some(999));
                 written += 1;
             }
         }
         assert_eq!(written, 10);
         let quiet = start + Duration::from_secs(60);
-        assert!((0..BURST).all(|_| throttle.allow(quiet) == Some(None)));
-        assert_eq!(throttle.allow(quiet), None);
+        assert!((0..BURST).all(|_| limiter.allow(quiet) == Some(None)));
+        assert_eq!(limiter.allow(quiet), None);
     }
 }

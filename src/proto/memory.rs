@@ -1,60 +1,60 @@
-//! The memory budget of all clients' requests and responses together (`--buffer-memory`). Std only; told the sizes.
+//! The memory budget of all requests and responses of clients together (`--buffer-memory`). Counts bytes, and allocates none.
 //!
-//! A connection and a request hold a [`Share`] each, whose size is set where bytes come or go. New requests may use
-//! [`PART_FOR_NEW`] of the whole, so that requests that were let in have room for the rest of their bodies.
+//! Each connection and each request holds a [`Share`], resized with its bytes. New requests may use [`PART_FOR_NEW`] of the
+//! budget, so that admitted requests have room for the rest of their bodies.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// The part of the memory for new requests, in eighths.
+/// The part of the budget for new requests, in eighths.
 const PART_FOR_NEW: u64 = 7;
 
-/// The part up to which bodies stay in memory, in eighths. Further bodies go to files, so that there is room for new requests, and for
-/// bytes on their way to a file.
+/// The part up to which bodies stay in memory, in eighths. Further bodies go to files. The rest is for new requests and for
+/// bytes that are being written to a file.
 const PART_FOR_BODIES: u64 = 6;
 
-/// Divisor of the whole: the part up to which responses go to files that are memory. So slow readers refuse no request.
-const PART_FOR_ANSWERS: u64 = 2;
+/// The divisor of the budget for responses in files on a tmpfs. So slow readers cause no refused request.
+const PART_FOR_RESPONSES: u64 = 2;
 
-/// Bytes in use that are worth being given back to the system once they are free.
-pub(crate) const MUCH: u64 = 16 << 20;
+/// Use, in bytes, from which on freed memory is worth returning to the system.
+pub(crate) const HIGH_USE: u64 = 16 << 20;
 
-/// Bytes of unfinished requests that a connection may hold uncounted. So an ordinary request is read whole, and
-/// is answered with 503 or, for the health and the status, with 200, also where no memory is left.
-pub(crate) const FREE_OF_A_CONNECTION: usize = 4096;
+/// Bytes of unfinished requests that each connection may hold outside the budget. So an ordinary request is read whole even if
+/// no memory is left, and gets a 503, or a 200 for the health and the status.
+pub(crate) const UNCOUNTED_PER_CONNECTION: usize = 4096;
 
-/// The memory budget, in bytes. Only the gateway's thread takes of it; a spooled file that ends in another thread gives back.
+/// The memory budget, in bytes. Only the gateway's thread takes bytes. A thread that closes a spool file may give bytes back.
 #[derive(Debug)]
 pub(crate) struct Memory {
     bound: AtomicU64,
     used: AtomicU64,
-    /// The most that was in use since [`Memory::forget_highest`].
-    highest: AtomicU64,
-    /// Called when the use comes to [`MUCH`].
-    told: Told,
+    /// The highest use since [`Memory::reset_peak`].
+    peak: AtomicU64,
+    /// The callback for a use of [`HIGH_USE`].
+    on_high_use: HighUseCallback,
 }
 
 #[derive(Default)]
-struct Told(OnceLock<Box<dyn Fn() + Send + Sync>>);
+struct HighUseCallback(OnceLock<Box<dyn Fn() + Send + Sync>>);
 
-impl fmt::Debug for Told {
+impl fmt::Debug for HighUseCallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Told")
+        f.write_str("HighUseCallback")
     }
 }
 
-/// Purpose of bytes, which decides how much of the budget they may use.
+/// The purpose of bytes. It decides how much of the budget they may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum For {
-    /// Requests whose parameters are on their way or have just come.
-    New,
-    /// Bodies that stay in memory, where a file would do.
-    Bodies,
-    /// Bodies of requests that were let in.
-    LetIn,
-    /// Answers of slow clients, in files that are memory. Without such a file an answer waits with its worker.
-    Answers,
+pub(crate) enum Purpose {
+    /// The parameters of a request that is not admitted yet.
+    NewRequest,
+    /// A body in memory that could be in a file.
+    Body,
+    /// The body of an admitted request.
+    Admitted,
+    /// A response to a slow client, in a file on a tmpfs. Without the file the worker waits for the client.
+    Response,
 }
 
 impl Memory {
@@ -62,67 +62,67 @@ impl Memory {
         Arc::new(Self {
             bound: AtomicU64::new(bound),
             used: AtomicU64::new(0),
-            highest: AtomicU64::new(0),
-            told: Told::default(),
+            peak: AtomicU64::new(0),
+            on_high_use: HighUseCallback::default(),
         })
     }
 
-    /// A reload may have changed it. What is in use stays.
+    /// Sets the bound, for a reload. Bytes in use stay.
     pub(crate) fn set_bound(&self, bound: u64) {
         self.bound.store(bound, Ordering::Relaxed);
     }
 
-    /// Bytes that there may be.
+    /// The bound, in bytes.
     pub(crate) fn bound(&self) -> u64 {
         self.bound.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are in use. More than the bound where answers wait for slow clients.
+    /// The bytes in use. Exceeds the bound where responses wait for slow clients.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room for so many bytes more.
-    pub(crate) fn has_room(&self, bytes: u64, purpose: For) -> bool {
+    /// Whether the budget has room for `bytes` more.
+    pub(crate) fn has_room(&self, bytes: u64, purpose: Purpose) -> bool {
         let bound = self.bound();
         let most = match purpose {
-            For::New => bound / 8 * PART_FOR_NEW,
-            For::Bodies => bound / 8 * PART_FOR_BODIES,
-            For::LetIn => bound,
-            For::Answers => bound / PART_FOR_ANSWERS,
+            Purpose::NewRequest => bound / 8 * PART_FOR_NEW,
+            Purpose::Body => bound / 8 * PART_FOR_BODIES,
+            Purpose::Admitted => bound,
+            Purpose::Response => bound / PART_FOR_RESPONSES,
         };
         self.used().saturating_add(bytes) <= most
     }
 
-    /// Takes bytes, room or not.
+    /// Takes bytes, even beyond the bound.
     pub(crate) fn take(&self, bytes: u64) {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let highest = self.highest.load(Ordering::Relaxed);
-        if used > highest {
-            self.highest.store(used, Ordering::Relaxed);
-            if used >= MUCH
-                && highest < MUCH
-                && let Some(tell) = self.told.0.get()
+        let peak = self.peak.load(Ordering::Relaxed);
+        if used > peak {
+            self.peak.store(used, Ordering::Relaxed);
+            if used >= HIGH_USE
+                && peak < HIGH_USE
+                && let Some(callback) = self.on_high_use.0.get()
             {
-                tell();
+                callback();
             }
         }
     }
 
-    /// Calls `tell`, in any thread, once [`MUCH`] is in use, and once more after each [`Self::forget_highest`].
-    pub(crate) fn when_much(&self, tell: impl Fn() + Send + Sync + 'static) {
-        // A second one is not wanted.
-        let _ = self.told.0.set(Box::new(tell));
+    /// Sets the callback for a use of [`HIGH_USE`]. It runs once, in any thread, and once more after each [`Self::reset_peak`].
+    pub(crate) fn on_high_use(&self, callback: impl Fn() + Send + Sync + 'static) {
+        // A second callback is ignored.
+        let _ = self.on_high_use.0.set(Box::new(callback));
     }
 
-    /// Bytes that are in use, and the most that were since [`Self::forget_highest`].
-    pub(crate) fn used_and_highest(&self) -> (u64, u64) {
-        (self.used(), self.highest.load(Ordering::Relaxed))
+    /// The bytes in use, and the highest use since [`Self::reset_peak`].
+    pub(crate) fn used_and_peak(&self) -> (u64, u64) {
+        (self.used(), self.peak.load(Ordering::Relaxed))
     }
 
-    /// The highest use begins anew with what is in use now.
-    pub(crate) fn forget_highest(&self) {
-        self.highest.store(self.used(), Ordering::Relaxed);
+    /// Resets the peak to the bytes in use now.
+    pub(crate) fn reset_peak(&self) {
+        self.peak.store(self.used(), Ordering::Relaxed);
     }
 
     pub(crate) fn give_back(&self, bytes: u64) {
@@ -130,7 +130,7 @@ impl Memory {
     }
 }
 
-/// A connection's or a request's part of the memory, which it gives back when it ends.
+/// The share of a connection or a request in the budget. Returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     memory: Arc<Memory>,
@@ -142,8 +142,8 @@ impl Share {
         Self { memory: Arc::clone(memory), bytes: 0 }
     }
 
-    /// Makes it so large if it shrinks or there is room. Says whether it did.
-    pub(crate) fn resize(&mut self, bytes: usize, purpose: For) -> bool {
+    /// Resizes the share if it shrinks or the budget has room. Returns whether it did.
+    pub(crate) fn resize(&mut self, bytes: usize, purpose: Purpose) -> bool {
         let more = (bytes as u64).saturating_sub(self.bytes);
         let fits = more == 0 || self.memory.has_room(more, purpose);
         if fits {
@@ -152,7 +152,7 @@ impl Share {
         fits
     }
 
-    /// Makes it so large, room or not: what is there already counts.
+    /// Sets the size of the share, even beyond the bound, for bytes that are held already.
     pub(crate) fn set(&mut self, bytes: usize) {
         let bytes = bytes as u64;
         if bytes > self.bytes {
@@ -175,74 +175,86 @@ mod tests {
     use super::*;
 
     #[test]
-    fn new_requests_leave_an_eighth_to_those_that_were_let_in() {
+    fn new_requests_leave_an_eighth_to_admitted_ones() {
         let memory = Memory::new(800);
         let (mut new, mut old) = (Share::new(&memory), Share::new(&memory));
-        assert!(new.resize(700, For::New) && !new.resize(701, For::New));
-        assert!(old.resize(100, For::LetIn) && !old.resize(101, For::LetIn));
+        assert!(new.resize(700, Purpose::NewRequest) && !new.resize(701, Purpose::NewRequest));
+        assert!(old.resize(100, Purpose::Admitted) && !old.resize(101, Purpose::Admitted));
         assert_eq!(memory.used(), 800);
-        // Whatever is in use, one that shrinks does.
-        assert!(new.resize(690, For::New) && !new.resize(691, For::New) && old.resize(110, For::LetIn));
+        // A share may shrink even where the budget is exceeded.
+        assert!(
+            new.resize(690, Purpose::NewRequest)
+                && !new.resize(691, Purpose::NewRequest)
+                && old.resize(110, Purpose::Admitted)
+        );
         drop((new, old));
-        assert_eq!(memory.used_and_highest(), (0, 800));
-        memory.forget_highest();
-        assert_eq!(memory.used_and_highest(), (0, 0));
+        assert_eq!(memory.used_and_peak(), (0, 800));
+        memory.reset_peak();
+        assert_eq!(memory.used_and_peak(), (0, 0));
     }
 
     #[test]
-    fn much_in_use_is_told_once_until_it_is_forgotten() {
+    fn high_use_is_reported_once_until_the_peak_is_reset() {
         let (memory, times) = (Memory::new(u64::MAX), Arc::new(AtomicU64::new(0)));
         let count = Arc::clone(&times);
-        memory.when_much(move || {
+        memory.on_high_use(move || {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        let told = || times.load(Ordering::Relaxed);
-        memory.take(MUCH - 1);
-        assert_eq!(told(), 0);
+        let reports = || times.load(Ordering::Relaxed);
+        memory.take(HIGH_USE - 1);
+        assert_eq!(reports(), 0);
         memory.take(1);
-        memory.take(MUCH);
-        memory.give_back(2 * MUCH);
-        memory.take(MUCH);
-        assert_eq!(told(), 1);
-        memory.give_back(MUCH);
-        memory.forget_highest();
-        memory.take(MUCH);
-        assert_eq!(told(), 2);
+        memory.take(HIGH_USE);
+        memory.give_back(2 * HIGH_USE);
+        memory.take(HIGH_USE);
+        assert_eq!(reports(), 1);
+        memory.give_back(HIGH_USE);
+        memory.reset_peak();
+        memory.take(HIGH_USE);
+        assert_eq!(reports(), 2);
     }
 
     #[test]
     fn bodies_go_to_files_before_new_requests_are_refused() {
         let memory = Memory::new(800);
         memory.take(590);
-        assert!(memory.has_room(10, For::Bodies) && !memory.has_room(11, For::Bodies));
-        assert!(memory.has_room(100, For::New));
+        assert!(memory.has_room(10, Purpose::Body) && !memory.has_room(11, Purpose::Body));
+        assert!(memory.has_room(100, Purpose::NewRequest));
     }
 
     #[test]
-    fn answers_in_memory_leave_half_of_it_to_requests() {
+    fn responses_in_memory_leave_half_of_it_to_requests() {
         let memory = Memory::new(800);
         memory.take(300);
-        assert!(memory.has_room(100, For::Answers) && !memory.has_room(101, For::Answers));
-        assert!(memory.has_room(400, For::New));
+        assert!(memory.has_room(100, Purpose::Response) && !memory.has_room(101, Purpose::Response));
+        assert!(memory.has_room(400, Purpose::NewRequest));
     }
 
     #[test]
-    fn what_is_there_already_counts_beyond_the_bound_and_keeps_others_out() {
+    fn bytes_beyond_the_bound_count_and_keep_new_requests_out() {
         let memory = Memory::new(800);
-        let (mut answer, mut new) = (Share::new(&memory), Share::new(&memory));
-        answer.set(5000);
-        assert!(!new.resize(1, For::New) && !new.resize(1, For::LetIn) && new.resize(0, For::New));
-        answer.set(10);
-        assert!(new.resize(1, For::New));
+        let (mut response, mut new) = (Share::new(&memory), Share::new(&memory));
+        response.set(5000);
+        assert!(
+            !new.resize(1, Purpose::NewRequest)
+                && !new.resize(1, Purpose::Admitted)
+                && new.resize(0, Purpose::NewRequest)
+        );
+        response.set(10);
+        assert!(new.resize(1, Purpose::NewRequest));
     }
 
     #[test]
     fn a_bound_that_is_lowered_takes_nothing_away() {
         let memory = Memory::new(800);
         let mut share = Share::new(&memory);
-        assert!(share.resize(600, For::New));
+        assert!(share.resize(600, Purpose::NewRequest));
         memory.set_bound(80);
-        assert!(share.resize(600, For::New) && !share.resize(601, For::LetIn) && share.resize(599, For::New));
+        assert!(
+            share.resize(600, Purpose::NewRequest)
+                && !share.resize(601, Purpose::Admitted)
+                && share.resize(599, Purpose::NewRequest)
+        );
         assert_eq!((memory.used(), memory.bound()), (599, 80));
     }
 
@@ -250,6 +262,6 @@ mod tests {
     fn no_sum_overflows() {
         let memory = Memory::new(u64::MAX);
         memory.take(u64::MAX - 1);
-        assert!(memory.has_room(1, For::LetIn) && !memory.has_room(u64::MAX, For::New));
+        assert!(memory.has_room(1, Purpose::Admitted) && !memory.has_room(u64::MAX, Purpose::NewRequest));
     }
 }

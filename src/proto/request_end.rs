@@ -109,7 +109,7 @@ pub(crate) struct Assigned {
 
 /// The ids of a request for the fields of a log line.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Named<'a> {
+pub(crate) struct RequestIds<'a> {
     pub(crate) request: &'a str,
     pub(crate) trace_id: Option<&'a str>,
 }
@@ -152,9 +152,9 @@ impl Ended {
     }
 
     /// The ids for the fields of a log line.
-    pub(crate) fn named(&self) -> Named<'_> {
+    pub(crate) fn ids(&self) -> RequestIds<'_> {
         let trace_id = self.trace_id.as_ref().map(TraceId::as_str);
-        Named { request: &self.request_id, trace_id }
+        RequestIds { request: &self.request_id, trace_id }
     }
 }
 

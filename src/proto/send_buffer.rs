@@ -24,14 +24,14 @@ pub(crate) struct SendBuffer {
     /// Number of `bytes` that are written already.
     written: usize,
     /// The bytes after `bytes`; `None` for a client that keeps up.
-    spilled: Option<Box<Spilled>>,
+    spooled: Option<Box<Spooled>>,
     /// Bytes written in total.
     sent: u64,
 }
 
 /// The bytes for a slow client, in the order of sending: pieces in the file, the write in progress, the tail.
 #[derive(Debug, Default)]
-struct Spilled {
+struct Spooled {
     /// Pieces in the file. Each is whole records, so that the loss of the file cuts no record.
     pieces: VecDeque<Piece>,
     /// Start of the read of the first piece; `None` while no read is in progress.
@@ -57,7 +57,7 @@ pub(crate) struct Piece {
 impl SendBuffer {
     /// The buffer to append records to.
     pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
-        self.spilled.as_mut().map_or(&mut self.bytes, |spilled| &mut spilled.tail)
+        self.spooled.as_mut().map_or(&mut self.bytes, |spooled| &mut spooled.tail)
     }
 
     /// The bytes to be written now.
@@ -67,26 +67,26 @@ impl SendBuffer {
 
     /// Whether no bytes wait, in memory or in a file.
     pub(crate) fn is_empty(&self) -> bool {
-        self.unwritten().is_empty() && !self.is_spilling()
+        self.unwritten().is_empty() && !self.is_spooling()
     }
 
     /// Whether so many bytes wait that no more should be produced.
     pub(crate) fn is_full(&self) -> bool {
-        let last = self.spilled.as_ref().map_or(self.unwritten(), |spilled| &spilled.tail);
+        let last = self.spooled.as_ref().map_or(self.unwritten(), |spooled| &spooled.tail);
         last.len() >= HIGH_WATER
     }
 
     /// Whether the client is so far behind that no more should be read from it.
     pub(crate) fn is_behind(&self) -> bool {
-        self.is_spilling() || self.is_full()
+        self.is_spooling() || self.is_full()
     }
 
     /// Bytes of memory that the buffer holds.
     pub(crate) fn held(&self) -> usize {
-        let spilled = self.spilled.as_ref().map_or(0, |spilled| {
-            spilled.tail.capacity() + spilled.writing.as_ref().map_or(0, |(_, bytes)| bytes.capacity())
+        let spooled = self.spooled.as_ref().map_or(0, |spooled| {
+            spooled.tail.capacity() + spooled.writing.as_ref().map_or(0, |(_, bytes)| bytes.capacity())
         });
-        self.bytes.capacity() + spilled
+        self.bytes.capacity() + spooled
     }
 
     /// Bytes written in total.
@@ -96,11 +96,11 @@ impl SendBuffer {
 
     /// Bytes appended in total: written or waiting.
     pub(crate) fn appended(&self) -> u64 {
-        let spilled = self.spilled.as_ref().map_or(0, |spilled| {
-            let pieces: usize = spilled.pieces.iter().map(|piece| piece.length).sum();
-            pieces + spilled.writing.as_ref().map_or(0, |(_, bytes)| bytes.len()) + spilled.tail.len()
+        let spooled = self.spooled.as_ref().map_or(0, |spooled| {
+            let pieces: usize = spooled.pieces.iter().map(|piece| piece.length).sum();
+            pieces + spooled.writing.as_ref().map_or(0, |(_, bytes)| bytes.len()) + spooled.tail.len()
         });
-        self.sent + (self.unwritten().len() + spilled) as u64
+        self.sent + (self.unwritten().len() + spooled) as u64
     }
 
     /// Notes that the first `length` unwritten bytes are written.
@@ -126,92 +126,92 @@ impl SendBuffer {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BUFFER);
         self.written = 0;
-        self.spilled = None;
+        self.spooled = None;
     }
 
     // The file.
 
     /// Directs further bytes to a file, which has one place so far.
-    pub(crate) fn spill(&mut self) {
-        let spilled = Spilled { free: vec![0], places: 1, ..Spilled::default() };
-        self.spilled.get_or_insert_with(|| Box::new(spilled));
+    pub(crate) fn start_spooling(&mut self) {
+        let spooled = Spooled { free: vec![0], places: 1, ..Spooled::default() };
+        self.spooled.get_or_insert_with(|| Box::new(spooled));
     }
 
     /// Whether bytes go to a file. Once the client has caught up they do not, and the file is not needed any more, even with a
     /// write in progress.
-    pub(crate) fn is_spilling(&self) -> bool {
-        self.spilled.is_some()
+    pub(crate) fn is_spooling(&self) -> bool {
+        self.spooled.is_some()
     }
 
     /// The next write to the file, with its place. `grow` returns whether the file may have one more place.
     pub(crate) fn next_write(&mut self, grow: impl FnOnce() -> bool) -> Option<(u32, Arc<Vec<u8>>)> {
-        let spilled = self.spilled.as_mut()?;
-        if spilled.writing.is_some() || spilled.refused || spilled.tail.len() < HIGH_WATER {
+        let spooled = self.spooled.as_mut()?;
+        if spooled.writing.is_some() || spooled.refused || spooled.tail.len() < HIGH_WATER {
             return None;
         }
-        let place = spilled.free.pop().or_else(|| {
+        let place = spooled.free.pop().or_else(|| {
             grow().then(|| {
-                spilled.places += 1;
-                spilled.places - 1
+                spooled.places += 1;
+                spooled.places - 1
             })
         })?;
-        let rest = spilled.tail.split_off(whole_records(&spilled.tail, PLACE));
-        let bytes = Arc::new(std::mem::replace(&mut spilled.tail, rest));
-        spilled.writing = Some((place, Arc::clone(&bytes)));
+        let rest = spooled.tail.split_off(whole_records(&spooled.tail, PLACE));
+        let bytes = Arc::new(std::mem::replace(&mut spooled.tail, rest));
+        spooled.writing = Some((place, Arc::clone(&bytes)));
         Some((place, bytes))
     }
 
     /// Notes the end of a write. After a failure no byte is lost, and no more writes follow.
     pub(crate) fn kept(&mut self, kept: bool) {
-        let Some(spilled) = &mut self.spilled else { return };
-        let Some((place, bytes)) = spilled.writing.take() else { return };
+        let Some(spooled) = &mut self.spooled else { return };
+        let Some((place, bytes)) = spooled.writing.take() else { return };
         if kept {
-            spilled.pieces.push_back(Piece { place, length: bytes.len() });
+            spooled.pieces.push_back(Piece { place, length: bytes.len() });
         } else {
-            spilled.refused = true;
+            spooled.refused = true;
             let mut bytes = Arc::try_unwrap(bytes).unwrap_or_else(|shared| (*shared).clone());
-            bytes.append(&mut spilled.tail);
-            spilled.tail = bytes;
+            bytes.append(&mut spooled.tail);
+            spooled.tail = bytes;
         }
     }
 
     /// The next read from the file, once the client waits for it.
     pub(crate) fn next_read(&mut self, now: impl FnOnce() -> Instant) -> Option<Piece> {
-        let spilled = self.spilled.as_mut().filter(|_| self.bytes.len() == self.written)?;
-        if spilled.reading.is_some() {
+        let spooled = self.spooled.as_mut().filter(|_| self.bytes.len() == self.written)?;
+        if spooled.reading.is_some() {
             return None;
         }
-        let piece = spilled.pieces.front().copied()?;
-        spilled.reading = Some(now());
+        let piece = spooled.pieces.front().copied()?;
+        spooled.reading = Some(now());
         Some(piece)
     }
 
     /// Start of the read in progress.
     pub(crate) fn reading_since(&self) -> Option<Instant> {
-        self.spilled.as_ref().and_then(|spilled| spilled.reading)
+        self.spooled.as_ref().and_then(|spooled| spooled.reading)
     }
 
     /// Takes the bytes of a finished read.
     pub(crate) fn read(&mut self, bytes: Vec<u8>) {
-        let Some(spilled) = &mut self.spilled else { return };
-        spilled.reading = None;
-        spilled.free.extend(spilled.pieces.pop_front().map(|piece| piece.place));
+        let Some(spooled) = &mut self.spooled else { return };
+        spooled.reading = None;
+        spooled.free.extend(spooled.pieces.pop_front().map(|piece| piece.place));
         self.bytes = bytes;
         self.written = 0;
     }
 
     /// Drops the file and the bytes after it. The bytes before it in memory end with a whole record.
-    pub(crate) fn lose_spilled(&mut self) {
-        self.spilled = None;
+    pub(crate) fn drop_spooled(&mut self) {
+        self.spooled = None;
     }
 
     /// Returns to memory alone, once all bytes before the file's are written and the file has none.
     fn catch_up(&mut self) {
-        if self.spilled.as_ref().is_some_and(|spilled| spilled.pieces.is_empty())
-            && let Some(spilled) = self.spilled.take()
+        if self.spooled.as_ref().is_some_and(|spooled| spooled.pieces.is_empty())
+            && let Some(spooled) = self.spooled.take()
         {
-            self.bytes = spilled.tail;
-            if let Some((_, bytes)) = spilled.writing {
+            self.bytes = spooled.tail;
+            if let Some((_, bytes)) = spooled.writing {
                 self.bytes.splice(..0, bytes.iter().copied());
             }
         }
@@ -311,7 +311,7 @@ mod tests {
 
         /// Does a turn of the connection's task.
         fn advance(&mut self) {
-            if !self.outgoing.is_spilling() {
+            if !self.outgoing.is_spooling() {
                 // The client has caught up or gone: jobs in progress have no use any more.
                 (self.writing, self.reading) = (None, None);
                 self.disk.clear();
@@ -356,10 +356,10 @@ mod tests {
         }
 
         fn held(&self) -> usize {
-            let spilled = self.outgoing.spilled.as_ref();
-            let writing = spilled.and_then(|spilled| spilled.writing.as_ref());
+            let spooled = self.outgoing.spooled.as_ref();
+            let writing = spooled.and_then(|spooled| spooled.writing.as_ref());
             self.outgoing.unwritten().len()
-                + spilled.map_or(0, |spilled| spilled.tail.len())
+                + spooled.map_or(0, |spooled| spooled.tail.len())
                 + writing.map_or(0, |(_, bytes)| bytes.len())
         }
     }
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn order_is_kept_whatever_client_worker_and_disk_do() {
-        let (mut spilled, mut refused) = (0, 0);
+        let (mut spooled, mut refused) = (0, 0);
         for seed in 0..60 {
             let mut story = Story::new(seed, 1 + u32::try_from(seed).unwrap() % 6);
             for _ in 0..300 {
@@ -379,7 +379,7 @@ mod tests {
                         let most = story.random.usize(1..200_000);
                         story.take(most);
                     }
-                    4 if story.outgoing.is_full() => story.outgoing.spill(),
+                    4 if story.outgoing.is_full() => story.outgoing.start_spooling(),
                     5 => {
                         let well = story.random.u8(..20) > 0;
                         refused += u32::from(!well);
@@ -389,7 +389,7 @@ mod tests {
                     _ => {}
                 }
                 story.advance();
-                spilled = spilled.max(story.disk.len());
+                spooled = spooled.max(story.disk.len());
                 let most = 2 * HIGH_WATER + 2 * PACKET + PLACE;
                 assert!(story.held() <= most, "seed {seed}: {} bytes are held", story.held());
                 assert_eq!(story.outgoing.appended(), story.sent.len() as u64, "seed {seed}");
@@ -405,8 +405,8 @@ mod tests {
             assert!(story.received == story.sent, "seed {seed}");
         }
         assert!(
-            spilled == 6 && refused > 20,
-            "the dice never came to {spilled} places and {refused} refusals"
+            spooled == 6 && refused > 20,
+            "the dice never came to {spooled} places and {refused} refusals"
         );
     }
 
@@ -415,7 +415,7 @@ mod tests {
         for seed in 0..50 {
             let mut story = Story::new(seed, 3);
             story.append();
-            story.outgoing.spill();
+            story.outgoing.start_spooling();
             for _ in 0..story.random.usize(1..40) {
                 if !story.outgoing.is_full() {
                     story.append();
@@ -428,7 +428,7 @@ mod tests {
                     story.end_read();
                 }
             }
-            story.outgoing.lose_spilled();
+            story.outgoing.drop_spooled();
             story.take(usize::MAX);
             assert!(story.outgoing.is_empty());
             assert!(story.sent.starts_with(&story.received), "seed {seed}");
@@ -442,7 +442,7 @@ mod tests {
         while !story.outgoing.is_full() {
             story.append();
         }
-        story.outgoing.spill();
+        story.outgoing.start_spooling();
         for _ in 0..10 {
             if !story.outgoing.is_full() {
                 story.append();

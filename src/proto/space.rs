@@ -1,6 +1,6 @@
-//! The room that spooled files may take: bytes, and descriptors. Told the sizes; makes no file.
+//! The budget of spool files: bytes and descriptors. Counts, and creates no file.
 //!
-//! A file's [`Claim`] counts from before the file is made until the last holder of the claim has gone, which may be a
+//! A file's [`Claim`] counts from before the creation of the file until the last holder of the claim drops it, which may be a
 //! thread that still writes.
 
 use std::cell::RefCell;
@@ -10,28 +10,26 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use thiserror::Error;
 
 use crate::link::message::MAX_INLINE_BODY;
-use crate::proto::memory::{For, Memory};
+use crate::proto::memory::{Memory, Purpose};
 
-/// Bytes of a body that are written at once, and that may wait while others are being written. One read from a client comes
-/// on top.
+/// Most bytes of a body in one write, and most that wait behind a write. One read from a client comes on top.
 pub(crate) const WRITE: usize = MAX_INLINE_BODY;
 
-/// Spare buffers that are kept for the next writes of bodies: 2 MiB.
+/// Most spare buffers, kept for the next writes of bodies: 2 MiB.
 const SPARE_BUFFERS: usize = 16;
 
-/// Answers take space and descriptors only up to the whole divided by this, so that slow readers make no upload fail: an
-/// answer for which there is no room merely waits with its worker.
-const PART_FOR_ANSWERS: u8 = 2;
+/// The divisor of bytes and descriptors for responses, so that slow readers make no upload fail. A response without room waits
+/// with its worker.
+const PART_FOR_RESPONSES: u8 = 2;
 
-/// The bytes and descriptors of all files together, and how many are in use. Only the gateway's thread takes; a file that
-/// ends in another thread gives back.
+/// The limits of all files together, and their use. Only the gateway's thread takes. A thread that closes a file may give back.
 #[derive(Debug)]
 pub(crate) struct Space {
     limit: u64,
     used: AtomicU64,
-    /// The memory in which files are counted, where the directory is a tmpfs.
+    /// The memory budget that files count in; `None` unless the directory is in a tmpfs.
     memory: Option<Arc<Memory>>,
-    /// Each file takes a descriptor.
+    /// Most files, because each takes a descriptor.
     max_files: usize,
     files: AtomicUsize,
 }
@@ -41,42 +39,42 @@ pub(crate) struct Space {
 pub(crate) enum Use {
     /// A request body.
     Body,
-    /// Answers that wait for one slow client.
-    Answer,
+    /// Responses that wait for one slow client.
+    Response,
 }
 
-/// The reason why a body cannot be kept; only its request fails.
+/// The reason for which a body cannot be spooled. Only its request fails.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum SpoolError {
     /// All files together would exceed `--max-spool`, in bytes.
     #[error("the spool exceeds {0} bytes (--max-spool)")]
     Limit(u64),
-    /// Files are memory here, and no memory is left (`--buffer-memory`).
+    /// The files are in a tmpfs, and no memory is left (`--buffer-memory`).
     #[error("no memory is left for its body, whose file would be in memory, too")]
     Memory,
-    /// There are as many files as descriptors can be spared for.
+    /// No descriptor can be spared for another file.
     #[error("{0} files are spooled, and the limit of open files allows no more")]
     Files(usize),
-    /// The disk has taken nothing for too long.
+    /// A write took too long.
     #[error("the body could not be spooled in time (--body-timeout)")]
     Stalled,
     /// The disk is full.
     #[error("cannot spool the body: {0}")]
     Full(String),
-    /// The file could not be made or written.
+    /// The file could not be created or written.
     #[error("cannot spool the body: {0}")]
     Io(String),
 }
 
 impl SpoolError {
-    /// The status to answer with.
+    /// The status of the response.
     pub(crate) fn status(&self) -> u16 {
         if let Self::Full(_) = self { 507 } else { 503 }
     }
 }
 
 impl Space {
-    /// Room for `limit` bytes in `max_files` files. `memory`: where the files are memory.
+    /// A budget of `limit` bytes in `max_files` files. `memory` is charged too, for files in a tmpfs.
     pub(crate) fn new(limit: u64, max_files: usize, memory: Option<Arc<Memory>>) -> Arc<Self> {
         let (used, files) = (AtomicU64::new(0), AtomicUsize::new(0));
         Arc::new(Self { limit, used, memory, max_files, files })
@@ -87,13 +85,13 @@ impl Space {
         (self.used.load(Ordering::Relaxed), self.files.load(Ordering::Relaxed))
     }
 
-    /// Whether bytes in a file take less memory than bytes that are not.
+    /// Whether bytes in a file take no memory.
     pub(crate) fn relieves_memory(&self) -> bool {
         self.memory.is_none()
     }
 }
 
-/// One file's part of the space, for as long as its holder, or a job for it, lives.
+/// The part of the budget that one file takes. Shared by the holder of the file and by jobs that use it.
 #[derive(Debug)]
 pub(crate) struct Claim {
     space: Arc<Space>,
@@ -102,11 +100,11 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// The claim of a file that holds no byte yet.
+    /// The claim of an empty file.
     pub(crate) fn new(space: &Arc<Space>, used_for: Use) -> Result<Arc<Self>, SpoolError> {
         let limit = match used_for {
             Use::Body => space.max_files,
-            Use::Answer => space.max_files / usize::from(PART_FOR_ANSWERS),
+            Use::Response => space.max_files / usize::from(PART_FOR_RESPONSES),
         };
         if space.files.load(Ordering::Relaxed) >= limit {
             return Err(SpoolError::Files(limit));
@@ -115,23 +113,23 @@ impl Claim {
         Ok(Arc::new(Self { space: Arc::clone(space), used_for, bytes: AtomicU64::new(0) }))
     }
 
-    /// The claim of a body of so many bytes.
+    /// The claim of a body of `bytes` bytes.
     pub(crate) fn of_body(bytes: u64, space: &Arc<Space>) -> Result<Arc<Self>, SpoolError> {
         let claim = Self::new(space, Use::Body)?;
         claim.grow(bytes)?;
         Ok(claim)
     }
 
-    /// Grows to so many bytes in all, where the claim is smaller.
+    /// Grows the claim to `bytes` in total, unless it is larger already.
     pub(crate) fn grow_to(&self, bytes: u64) -> Result<(), SpoolError> {
         self.grow(bytes.saturating_sub(self.bytes()))
     }
 
-    /// Grows by so many bytes.
+    /// Grows the claim by `bytes`.
     pub(crate) fn grow(&self, bytes: u64) -> Result<(), SpoolError> {
         let (limit, purpose) = match self.used_for {
-            Use::Body => (self.space.limit, For::LetIn),
-            Use::Answer => (self.space.limit / u64::from(PART_FOR_ANSWERS), For::Answers),
+            Use::Body => (self.space.limit, Purpose::Admitted),
+            Use::Response => (self.space.limit / u64::from(PART_FOR_RESPONSES), Purpose::Response),
         };
         if self.space.used.load(Ordering::Relaxed) + bytes > limit {
             return Err(SpoolError::Limit(limit));
@@ -147,7 +145,7 @@ impl Claim {
         Ok(())
     }
 
-    /// Bytes that are claimed.
+    /// The claimed bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -190,11 +188,11 @@ mod tests {
     #[test]
     fn answers_leave_half_of_everything_to_bodies() {
         let space = Space::new(1000, 4, None);
-        let answer = Claim::new(&space, Use::Answer).unwrap();
+        let answer = Claim::new(&space, Use::Response).unwrap();
         answer.grow(500).unwrap();
         assert_eq!(answer.grow(1), Err(SpoolError::Limit(500)));
-        let _second = Claim::new(&space, Use::Answer).unwrap();
-        assert_eq!(Claim::new(&space, Use::Answer).unwrap_err(), SpoolError::Files(2));
+        let _second = Claim::new(&space, Use::Response).unwrap();
+        assert_eq!(Claim::new(&space, Use::Response).unwrap_err(), SpoolError::Files(2));
         let body = Claim::new(&space, Use::Body).unwrap();
         body.grow(500).unwrap();
         assert!(body.grow(1).is_err());
@@ -206,7 +204,7 @@ mod tests {
     fn files_that_are_memory_take_of_it_and_give_it_back() {
         let memory = Memory::new(1000);
         let space = Space::new(1 << 30, 4, Some(Arc::clone(&memory)));
-        let answer = Claim::new(&space, Use::Answer).unwrap();
+        let answer = Claim::new(&space, Use::Response).unwrap();
         answer.grow(500).unwrap();
         // The other half is for requests.
         assert_eq!(answer.grow(1), Err(SpoolError::Memory));

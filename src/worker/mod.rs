@@ -5,8 +5,8 @@
 mod gateway_link;
 mod memory;
 mod packet;
+mod process_state;
 mod response_sender;
-mod surroundings;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,8 +25,8 @@ use crate::os::random;
 use crate::os::title::WorkerTitle;
 
 use self::gateway_link::GatewayLink;
+use self::process_state::ProcessState;
 use self::response_sender::ResponseSender;
-use self::surroundings::Surroundings;
 
 /// The exit status of a worker whose application or start hook failed.
 const START_FAILED: i32 = 3;
@@ -155,7 +155,7 @@ pub fn end_fork_of_load<E: std::fmt::Display>(loaded: &Result<(), E>) {
 fn serve(state: &mut lua::State, link: &GatewayLink, mut title: WorkerTitle) -> io::Result<()> {
     let (mut descriptors, mut serial) = (Vec::new(), Serial::default());
     let mut buffer = vec![0; MAX_PACKET];
-    let mut surroundings = Surroundings::now();
+    let mut process_state = ProcessState::capture();
     while !link.is_draining() {
         title.set("idle");
         descriptors.clear();
@@ -191,7 +191,7 @@ fn serve(state: &mut lua::State, link: &GatewayLink, mut title: WorkerTitle) -> 
                 state.after_response();
                 if state.has_native_code() {
                     let mut told = Ok(());
-                    surroundings.put_back(|message| {
+                    process_state.restore(|message| {
                         let message = message.as_bytes();
                         told = link.send(&FromWorker::Log { level: LogLevel::Warn, message, fields: b"" });
                     });

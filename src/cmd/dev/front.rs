@@ -70,7 +70,7 @@ impl Front {
     pub(super) async fn serve(self: Rc<Self>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
         let asked = stopping.clone();
-        let mut throttle = LogRateLimiter::new(Instant::now());
+        let mut limiter = LogRateLimiter::new(Instant::now());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -83,7 +83,7 @@ impl Front {
                     connections.spawn_local(Rc::clone(&self).connection(stream, client, asked.clone()));
                 }
                 Err(cause) => {
-                    if let Some(left_out) = throttle.allow(Instant::now()) {
+                    if let Some(left_out) = limiter.allow(Instant::now()) {
                         let cause = crate::log::cause(&cause);
                         warn!(process = "dev", cause, left_out, "cannot accept a connection");
                     }

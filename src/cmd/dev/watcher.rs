@@ -137,7 +137,7 @@ impl Watcher {
 
     async fn listen(self: Rc<Self>, mut events: mpsc::UnboundedReceiver<notify::Result<Event>>) {
         // The kernel may refuse many new directories, with an event each.
-        let mut throttle = LogRateLimiter::new(std::time::Instant::now());
+        let mut limiter = LogRateLimiter::new(std::time::Instant::now());
         while let Some(event) = events.recv().await {
             match event {
                 Ok(event) if event.need_rescan() => {
@@ -146,7 +146,7 @@ impl Watcher {
                 }
                 Ok(event) => self.event(&event),
                 Err(error) => {
-                    if let Some(left_out) = throttle.allow(std::time::Instant::now()) {
+                    if let Some(left_out) = limiter.allow(std::time::Instant::now()) {
                         warn!(process = "dev", cause = %error, left_out, "some changes may go unseen");
                     }
                 }

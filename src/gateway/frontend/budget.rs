@@ -17,7 +17,7 @@ const GENERATIONS: usize = 2;
 const SPARE: usize = 40;
 
 /// Pipes of ended processes that their descendants still hold open.
-pub(crate) const OUTLIVING: usize = 16;
+pub(crate) const LINGERING_PIPES: usize = 16;
 
 /// Share of the free descriptors for connections, in quarters. The rest is for bodies over 64 KiB and for responses to slow
 /// clients, a file each until the request is over; most connections are idle and have no file.
@@ -42,7 +42,7 @@ impl Budget {
     pub(crate) fn new(limit: usize, open: usize, workers: u32, max_connections: usize) -> Option<Self> {
         let pool =
             GENERATIONS * (workers as usize * OF_A_WORKER + OF_A_ZYGOTE) + max_exiting(workers) * OF_A_WORKER;
-        let free = limit.saturating_sub(open + SPARE + OUTLIVING + pool);
+        let free = limit.saturating_sub(open + SPARE + LINGERING_PIPES + pool);
         let connections = max_connections.min(free / 4 * QUARTERS_FOR_CONNECTIONS);
         let half_closed = (free - connections) / PART_FOR_HANG_UPS;
         let spooled = free - connections - half_closed;
@@ -70,7 +70,7 @@ mod tests {
             assert!(connections >= 1 && spooled >= 1);
             assert!(
                 20 + SPARE
-                    + OUTLIVING
+                    + LINGERING_PIPES
                     + 2 * 8 * OF_A_WORKER
                     + 2 * OF_A_ZYGOTE
                     + connections

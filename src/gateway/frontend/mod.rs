@@ -8,7 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod idle_exit;
 pub(crate) mod listener;
 pub(crate) mod opening;
-pub(crate) mod parameters;
+pub(crate) mod proxy_faults;
 pub(crate) mod shortage;
 pub(crate) mod socket_file;
 pub(crate) mod sockets;

@@ -20,7 +20,7 @@ use crate::gateway::sleep_until;
 use crate::link::message::ToWorker;
 use crate::proto::connection::Assignment;
 use crate::proto::queue::{Place, Turned};
-use crate::proto::request_end::{Named, RejectReason};
+use crate::proto::request_end::{RejectReason, RequestIds};
 
 /// Takes a complete request: an idle worker gets it, or it waits in the queue, or it is refused.
 pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
@@ -49,7 +49,7 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     if let Some(why) = gateway.given_up.get() {
         return request.reject(RejectReason::Down, 503, why);
     }
-    gateway.note(|course| course.wanting_since = course.wanting_since.or(Some(came)));
+    gateway.update_server_state(|state| state.wanting_since = state.wanting_since.or(Some(came)));
     let turned = gateway.queue.borrow_mut().push(place, request, came);
     gateway.queued.notify_one();
     request_growth(gateway);
@@ -86,8 +86,8 @@ fn pool_grows(gateway: &Gateway) -> bool {
 
 /// Notes, where the queue is empty, that no request waits for a worker any more. To be called when a worker is free.
 pub(super) fn clear_wanting(gateway: &Gateway) {
-    if gateway.queue.borrow().is_empty() && gateway.course.get().wanting_since.is_some() {
-        gateway.note(|course| course.wanting_since = None);
+    if gateway.queue.borrow().is_empty() && gateway.server_state.get().wanting_since.is_some() {
+        gateway.update_server_state(|state| state.wanting_since = None);
     }
 }
 
@@ -150,9 +150,9 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
         }
         Err(NotDispatched::Refused(request, cause)) => {
             gateway.pool.borrow_mut().unassign(worker, Instant::now());
-            let Named { request: id, trace_id } = request.named();
+            let RequestIds { request: id, trace_id } = request.ids();
             let cause = crate::log::cause(&cause);
-            gateway.in_trouble(|left_out| {
+            gateway.log_process_event(|left_out| {
                 warn!(worker, request = id, trace_id, cause, left_out, "cannot hand over a request");
             });
             request.reject(RejectReason::NotAssigned, 503, "no worker could take the request");
@@ -181,7 +181,7 @@ fn next_request(gateway: &Gateway, now: Instant) -> Option<(Place, Box<Request>)
     };
     if !was_overloaded && gateway.queue.borrow().is_overloaded() {
         gateway.queued.notify_one();
-        gateway.in_trouble(|left_out| {
+        gateway.log_process_event(|left_out| {
             warn!(
                 left_out,
                 "overloaded: requests wait for longer than --queue-target; the newest go first, and the oldest are refused"

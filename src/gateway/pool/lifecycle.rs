@@ -14,7 +14,7 @@ use crate::gateway::pool::worker::{TOO_LONG, WorkerHandle, WorkerMemory, WorkerN
 use crate::gateway::telemetry::metrics::WorkerEnd;
 use crate::link::message::ToWorker;
 use crate::proto::pool::{Ready, State};
-use crate::proto::request_end::Named;
+use crate::proto::request_end::RequestIds;
 use crate::proto::worker::ExitCause;
 
 /// A worker is ready for a request.
@@ -59,7 +59,9 @@ pub(super) fn worker_gone(gateway: &Gateway, worker: &WorkerHandle) {
     gateway.metrics.worker_ended(was.map_or(WorkerEnd::Died, WorkerEnd::of));
     forget_generations(gateway);
     if matches!(was, Some(State::Idle | State::Proved)) {
-        gateway.in_trouble(|left_out| warn!(worker = number, r#gen, pid, left_out, "worker ended by itself"));
+        gateway.log_process_event(|left_out| {
+            warn!(worker = number, r#gen, pid, left_out, "worker ended by itself")
+        });
     }
     gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
     // Another may take a request now, where as many ran as may.
@@ -87,8 +89,8 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
         return request.fail(504, TOO_LONG, None);
     }
     if worker.protocol().never_reached_lua(cause) {
-        gateway.in_trouble(|left_out| {
-            let Named { request, trace_id } = request.named();
+        gateway.log_process_event(|left_out| {
+            let RequestIds { request, trace_id } = request.ids();
             warn!(
                 worker = number,
                 r#gen,
@@ -107,8 +109,8 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
     }
     // A violation of the protocol has its line already.
     if !matches!(cause, ExitCause::Violation(_)) {
-        gateway.in_trouble(|left_out| {
-            let Named { request, trace_id } = request.named();
+        gateway.log_process_event(|left_out| {
+            let RequestIds { request, trace_id } = request.ids();
             warn!(
                 worker = number,
                 r#gen, pid, request, trace_id, left_out, "worker ended in the middle of its request"
@@ -125,7 +127,7 @@ pub(super) fn worker_measured(gateway: &Gateway, worker: &WorkerHandle, memory: 
     let replacement = gateway.pool.borrow_mut().record_memory(number, memory.pss, Instant::now());
     let Some(replacement) = replacement else { return };
     let (pss, lua_heap, max_memory) = (memory.pss, memory.lua_heap, gateway.config().max_memory);
-    gateway.in_trouble(|left_out| match replacement.pause {
+    gateway.log_process_event(|left_out| match replacement.pause {
         None => {
             info!(
                 worker = number,
@@ -160,9 +162,9 @@ pub(super) fn kill_overdue(gateway: &Gateway, number: u32) {
     let Some(worker) = gateway.workers.get(number) else { return };
     let WorkerName { generation: r#gen, pid, .. } = worker.name();
     let running = worker.running();
-    let named = running.as_ref().map(|request| request.named());
-    let (request, trace_id) = (named.map(|named| named.request), named.and_then(|named| named.trace_id));
-    gateway.in_trouble(|left_out| {
+    let ids = running.as_ref().map(|request| request.ids());
+    let (request, trace_id) = (ids.map(|ids| ids.request), ids.and_then(|ids| ids.trace_id));
+    gateway.log_process_event(|left_out| {
         warn!(
             worker = number,
             r#gen, pid, request, trace_id, left_out, "worker does not end; killing it and its process group"

@@ -2,12 +2,12 @@
 
 pub(crate) mod dispatch;
 pub(crate) mod lifecycle;
+pub(crate) mod log_limits;
 pub(crate) mod log_pipe;
 pub(crate) mod orphans;
 pub(crate) mod process_log;
 mod relay;
 pub(crate) mod supervisor;
-pub(crate) mod throttles;
 pub(crate) mod watchdog;
 pub(crate) mod worker;
 pub(crate) mod zygote;

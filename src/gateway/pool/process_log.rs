@@ -1,44 +1,49 @@
-//! Lines of the zygote's and the workers' in the log, each under the name of the process that it is from.
+//! The log lines of zygotes and workers, each with the identity of its process.
 //!
-//! Called with what the processes print and with what they send over their links. Escapes nothing itself: [`escape`] does.
+//! Callers pass the output of the processes and the log messages of their links. [`escape`] does the escaping.
 
 use tracing::{debug, error, info, warn};
 
 use crate::link::message::LogLevel;
 use crate::log::escape;
-use crate::proto::request_end::Named;
+use crate::proto::request_end::RequestIds;
 
-/// The process that a line is from.
+/// The process that wrote a line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process {
-    /// Its kind: `worker` or `zygote`.
+    /// The kind of process: `worker` or `zygote`.
     pub(crate) name: &'static str,
-    /// The worker's number.
+    /// The number of the worker; `None` for a zygote.
     pub(crate) worker: Option<u32>,
     pub(crate) generation: u32,
     pub(crate) pid: u32,
 }
 
-/// What a line has beside its text.
+/// The parts of a line beside its text.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct More<'a> {
-    /// The number of this piece of a long line.
+pub(crate) struct LineMetadata<'a> {
+    /// The number of this piece of a long line, from 1; `None` for a whole line.
     pub(crate) part: Option<u32>,
-    /// The application's fields, as JSON; empty where it gave none.
+    /// The fields of the application, as JSON; empty without fields.
     pub(crate) fields: &'a [u8],
-    /// How many lines like it were not written before this one, where any were not.
+    /// The number of lines left out before this one; `None` for zero.
     pub(crate) left_out: Option<u64>,
 }
 
 impl Process {
-    /// Logs a line. One below the level costs no look at its bytes.
-    pub(crate) fn log(self, level: LogLevel, request: Option<Named<'_>>, more: More<'_>, line: &[u8]) {
+    /// Logs a line. Escapes it only if its level is enabled.
+    pub(crate) fn log(
+        self,
+        level: LogLevel,
+        request: Option<RequestIds<'_>>,
+        metadata: LineMetadata<'_>,
+        line: &[u8],
+    ) {
         let Self { name: process, worker, generation: r#gen, pid } = self;
-        let (request, trace_id) =
-            (request.map(|named| named.request), request.and_then(|named| named.trace_id));
-        let (More { part, fields, left_out }, line) = (more, escape::Text(line));
+        let (request, trace_id) = (request.map(|ids| ids.request), request.and_then(|ids| ids.trace_id));
+        let (LineMetadata { part, fields, left_out }, line) = (metadata, escape::Text(line));
         let fields = || (!fields.is_empty()).then(|| String::from_utf8_lossy(fields));
-        // The level is part of tracing's call site, and the fields are looked at where that is enabled.
+        // A macro, because the level is part of a call site of tracing. The fields are evaluated only where it is enabled.
         macro_rules! log_as {
             ($level:ident) => {
                 $level!(

@@ -15,8 +15,8 @@ use tracing::error;
 use crate::gateway::Gateway;
 use crate::gateway::events::SupervisorEvent;
 use crate::gateway::pool::lifecycle;
-use crate::gateway::pool::process_log::More;
-use crate::gateway::pool::throttles::About;
+use crate::gateway::pool::log_limits::LogKind;
+use crate::gateway::pool::process_log::LineMetadata;
 use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::{WorkerHandle, WorkerMemory, WorkerName};
 use crate::link::Link;
@@ -51,7 +51,7 @@ async fn relay(gateway: &Gateway, worker: &WorkerHandle) -> ExitCause {
     let mut turn = Turn::begin(Instant::now);
     loop {
         if turn.is_over() {
-            gateway.turnstile.pass().await;
+            gateway.yield_queue.wait_turn().await;
             turn = Turn::begin(Instant::now);
         }
         let backpressure = worker.backpressure();
@@ -223,16 +223,16 @@ fn log_line(gateway: &Gateway, worker: &WorkerHandle, level: LogLevel, message: 
         let text = fields::after(message, &String::from_utf8_lossy(fields));
         request.response.stderr(text.as_bytes());
     }
-    let request = running.as_ref().map(|request| request.named());
-    worker.name().log(level, request, More { fields, ..More::default() }, message);
+    let request = running.as_ref().map(|request| request.ids());
+    worker.name().log(level, request, LineMetadata { fields, ..LineMetadata::default() }, message);
 }
 
 fn log_violation(gateway: &Gateway, worker: &WorkerHandle, what: &str) {
     let WorkerName { worker: number, generation, pid } = worker.name();
     let running = worker.running();
-    let named = running.as_ref().map(|request| request.named());
-    let (request, trace_id) = (named.map(|named| named.request), named.and_then(|named| named.trace_id));
-    gateway.throttles.say(About::Misbehaviour, Instant::now(), |left_out| {
+    let ids = running.as_ref().map(|request| request.ids());
+    let (request, trace_id) = (ids.map(|ids| ids.request), ids.and_then(|ids| ids.trace_id));
+    gateway.log_limits.log(LogKind::ProtocolViolations, Instant::now(), |left_out| {
         error!(
             worker = number,
             r#gen = generation,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::gateway::pool::throttles::About;
+use crate::gateway::pool::log_limits::LogKind;
 use crate::gateway::pool::worker::{TOO_LONG, WorkerHandle};
 use crate::link::interrupt::Kind;
 use crate::link::message::LogLevel;
@@ -67,7 +67,7 @@ fn act_on_deadlines(
             RunAction::ReportWithoutStack => {
                 let age = seconds(now - run.dispatched_at());
                 let message = format!("{} has run for {age} (--slow-log); {DEAF}", link.request_line());
-                gateway.throttles.say(About::SlowRequests, now, |left_out| {
+                gateway.log_limits.log(LogKind::SlowRequests, now, |left_out| {
                     link.log(LogLevel::Warn, left_out, message.as_bytes());
                 });
             }
@@ -95,7 +95,7 @@ fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimi
             format!("{what} {still} (--request-timeout)")
         }
     };
-    let written = gateway.throttles.say(About::Deadlines, now, |left_out| {
+    let written = gateway.log_limits.log(LogKind::Deadlines, now, |left_out| {
         link.log(LogLevel::Error, left_out, format!("{line} {what}").as_bytes());
     });
     run.record_timeout_line(written);
@@ -111,7 +111,7 @@ fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimi
 /// Kills a worker that goes on with a request which was told to stop.
 fn kill(gateway: &Gateway, link: &WorkerHandle, limits: &RunLimits, now: Instant) {
     let (line, late) = (link.request_line(), seconds(limits.kill_after));
-    gateway.throttles.say(About::Deadlines, now, |left_out| {
+    gateway.log_limits.log(LogKind::Deadlines, now, |left_out| {
         let message = format!("{line} has not stopped {late} later (--kill-after): killed");
         link.log(LogLevel::Error, left_out, message.as_bytes());
     });
@@ -130,7 +130,7 @@ pub(super) fn log_stack(gateway: &Gateway, link: &WorkerHandle, timeout: bool, t
         run.record_slow_stack();
         link.set_run(run);
         let now = Instant::now();
-        gateway.throttles.say(About::SlowRequests, now, |left_out| {
+        gateway.log_limits.log(LogKind::SlowRequests, now, |left_out| {
             let head = format!("{line} has run for {} (--slow-log)\n", seconds(now - run.dispatched_at()));
             link.log(LogLevel::Warn, left_out, &[head.as_bytes(), text].concat());
         });

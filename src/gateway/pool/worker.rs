@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 
 use crate::fastcgi;
 use crate::gateway::async_fd;
-use crate::gateway::pool::log_pipe::Alive;
-use crate::gateway::pool::process_log::{More, Process};
+use crate::gateway::pool::log_pipe::ProcessGuard;
+use crate::gateway::pool::process_log::{LineMetadata, Process};
 use crate::gateway::request::Request;
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
@@ -26,7 +26,7 @@ use crate::os::interrupt;
 use crate::os::process;
 use crate::proto::body::{Body, Place};
 use crate::proto::pool::{Measure, Measurements};
-use crate::proto::request_end::{Assigned, Named};
+use crate::proto::request_end::{Assigned, RequestIds};
 use crate::proto::run::Run;
 use crate::proto::supervisor::{StartAction, StartDeadline};
 use crate::proto::worker::WorkerProtocol;
@@ -55,7 +55,7 @@ pub(crate) struct WorkerHandle {
     /// Wakes the relay, which may wait for a client that nothing more is sent to.
     give_up_notify: Notify,
     /// Dropped when the process has ended, for the readers of its output.
-    output: RefCell<Option<Alive>>,
+    output: RefCell<Option<ProcessGuard>>,
     was_ready: Cell<bool>,
     memory: Cell<Option<WorkerMemory>>,
     measurements: Cell<Measurements>,
@@ -85,8 +85,14 @@ impl WorkerName {
     }
 
     /// Logs a line as the worker's own.
-    pub(crate) fn log(self, level: LogLevel, request: Option<Named<'_>>, more: More<'_>, line: &[u8]) {
-        self.process().log(level, request, more, line);
+    pub(crate) fn log(
+        self,
+        level: LogLevel,
+        request: Option<RequestIds<'_>>,
+        metadata: LineMetadata<'_>,
+        line: &[u8],
+    ) {
+        self.process().log(level, request, metadata, line);
     }
 }
 
@@ -257,7 +263,7 @@ impl WorkerHandle {
     // The process's life.
 
     /// Keeps the guard whose drop tells the output's readers that the process has ended.
-    pub(crate) fn keep_output(&self, guard: Alive) {
+    pub(crate) fn keep_output(&self, guard: ProcessGuard) {
         *self.output.borrow_mut() = Some(guard);
     }
 
@@ -366,8 +372,8 @@ impl WorkerHandle {
     /// Logs a line about the worker's request. `left_out`: the number of lines like it that were not written before.
     pub(crate) fn log(&self, level: LogLevel, left_out: Option<u64>, line: &[u8]) {
         let (running, finishing) = (self.running.borrow(), self.finishing.borrow());
-        let request = running.as_ref().or(finishing.as_ref()).map(|request| request.named());
-        self.name.log(level, request, More { left_out, ..More::default() }, line);
+        let request = running.as_ref().or(finishing.as_ref()).map(|request| request.ids());
+        self.name.log(level, request, LineMetadata { left_out, ..LineMetadata::default() }, line);
     }
 
     /// Sends the client of the running request a message beside the response.

@@ -12,9 +12,9 @@ use tokio::process::{Child, Command};
 
 use crate::gateway::async_fd;
 use crate::gateway::frontend::systemd;
-use crate::gateway::pool::log_pipe::{self, Alive, Line, Outputs, Pipes};
+use crate::gateway::pool::log_pipe::{self, Line, LogPipeContext, Pipes, ProcessGuard};
 use crate::gateway::pool::orphans::WaitedFor;
-use crate::gateway::pool::process_log::{More, Process};
+use crate::gateway::pool::process_log::{LineMetadata, Process};
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::launch::{Launch, NAME};
@@ -61,11 +61,11 @@ pub(crate) enum ZygoteEvent {
 }
 
 impl ZygoteLink {
-    /// Executes a zygote. Everything it says is given to `hear`.
+    /// Executes a zygote. `on_event` gets every event of it.
     pub(crate) fn launch(
         settings: &Launch,
-        output: &Rc<Outputs>,
-        hear: impl Fn(ZygoteEvent) + 'static,
+        context: &Rc<LogPipeContext>,
+        on_event: impl Fn(ZygoteEvent) + 'static,
     ) -> io::Result<Self> {
         let (ours, theirs) = Link::pair()?;
         ours.set_nonblocking()?;
@@ -88,17 +88,17 @@ impl ZygoteLink {
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let pid = pid.as_raw_nonzero().get().cast_unsigned();
         let name = Process { name: "zygote", worker: None, generation: settings.generation, pid };
-        let alive = pipes.log(output, name, move |Line { level, text, part }| {
-            name.log(level, None, More { part, ..More::default() }, text)
+        let guard = pipes.log(context, name, move |Line { level, text, part }| {
+            name.log(level, None, LineMetadata { part, ..LineMetadata::default() }, text)
         });
         let link = Rc::new(async_fd::watch(ours)?);
         tokio::task::spawn_local(listen(
             Rc::clone(&link),
             name,
             child,
-            (waited_for, alive),
-            Rc::clone(output),
-            hear,
+            (waited_for, guard),
+            Rc::clone(context),
+            on_event,
         ));
         Ok(Self { generation: settings.generation, link, pidfd })
     }
@@ -139,22 +139,22 @@ async fn listen(
     link: Rc<AsyncFd<Link>>,
     name: Process,
     mut child: Child,
-    _until_it_ends: (WaitedFor, Alive),
-    output: Rc<Outputs>,
-    hear: impl Fn(ZygoteEvent),
+    _until_it_ends: (WaitedFor, ProcessGuard),
+    context: Rc<LogPipeContext>,
+    on_event: impl Fn(ZygoteEvent),
 ) {
     let mut buffer = vec![0; MAX_PACKET];
     let (mut status, mut after_end) = (None, 0);
     let mut turn = Turn::begin(Instant::now);
     loop {
         if turn.is_over() {
-            output.turnstile.pass().await;
+            context.yield_queue.wait_turn().await;
             turn = Turn::begin(Instant::now);
         }
         let received = if status.is_none() {
             tokio::select! {
                 ready = link.readable() => match ready {
-                    Ok(mut ready) => match ready.try_io(|link| receive(link.get_ref(), name, &mut buffer, &mut turn, &hear)) {
+                    Ok(mut ready) => match ready.try_io(|link| receive(link.get_ref(), name, &mut buffer, &mut turn, &on_event)) {
                         Ok(received) => received,
                         Err(_would_block) => {
                             turn = Turn::begin(Instant::now);
@@ -173,7 +173,7 @@ async fn listen(
             break;
         } else {
             after_end += 1;
-            receive(link.get_ref(), name, &mut buffer, &mut turn, &hear)
+            receive(link.get_ref(), name, &mut buffer, &mut turn, &on_event)
         };
         match received {
             Ok(true) => {}
@@ -187,7 +187,7 @@ async fn listen(
         let _ = child.start_kill();
         status = Some(child.wait().await.ok());
     }
-    hear(ZygoteEvent::Gone(status.flatten()));
+    on_event(ZygoteEvent::Gone(status.flatten()));
 }
 
 /// Receives one packet and tells what is in it. False at the end.
@@ -196,7 +196,7 @@ fn receive(
     name: Process,
     buffer: &mut [u8],
     turn: &mut Turn,
-    hear: &impl Fn(ZygoteEvent),
+    on_event: &impl Fn(ZygoteEvent),
 ) -> io::Result<bool> {
     let mut descriptors = Vec::new();
     let Received::Packet(length) = link.receive(buffer, &mut descriptors)? else { return Ok(false) };
@@ -210,9 +210,9 @@ fn receive(
             if lines > MAX_LINES {
                 return Err(io::Error::other("too many log lines at once"));
             }
-            name.log(level, None, More { fields, ..More::default() }, message);
+            name.log(level, None, LineMetadata { fields, ..LineMetadata::default() }, message);
         } else if let Some(event) = event_of(message, &mut descriptors) {
-            hear(event);
+            on_event(event);
         }
     }
     Ok(true)

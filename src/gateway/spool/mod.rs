@@ -1,13 +1,13 @@
 //! The spool: unnamed files for bytes beyond the memory, from request bodies ([`crate::proto::body`]) and from responses to
-//! slow clients (`overflow`).
+//! slow clients (`response_file`).
 //!
 //! Files in a tmpfs are memory, and count as such.
 //!
 //! The event loop never waits for a disk. A few threads of their own create, write and read the files, and the bytes queued for
 //! them are bounded.
 
-mod overflow;
-mod writing;
+mod pending_writes;
+mod response_file;
 
 use std::fs::File;
 use std::io;
@@ -22,8 +22,8 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-pub(crate) use crate::gateway::spool::overflow::{Done, Overflow};
-use crate::gateway::spool::writing::{OnItsWay, Writing};
+use crate::gateway::spool::pending_writes::{PendingWrites, WriteGuard};
+pub(crate) use crate::gateway::spool::response_file::{Completion, ResponseFile};
 use crate::os::memory;
 use crate::proto::body::Write;
 use crate::proto::connection::{Source, StreamKey};
@@ -46,7 +46,7 @@ pub(crate) struct Spool {
     jobs: Arc<Semaphore>,
     buffers: Buffers,
     /// Count of bodies with a write in progress.
-    writing: Rc<Writing>,
+    pending_writes: Rc<PendingWrites>,
 }
 
 /// A write or a read in progress. A dropped job still runs to its end, and releases its resources only then.
@@ -58,7 +58,7 @@ pub(crate) struct BodyWrite {
     pub(crate) of: (StreamKey, Source),
     job: Job<Arc<File>>,
     /// Counts the write until its end.
-    _on_its_way: OnItsWay,
+    _guard: WriteGuard,
 }
 
 impl BodyWrite {
@@ -95,8 +95,8 @@ impl Spool {
     fn counted_in(memory: Option<Arc<Memory>>, directory: &Path, limit: u64, max_files: usize) -> Rc<Self> {
         let space = Space::new(limit, max_files, memory);
         let jobs = Arc::new(Semaphore::new(JOBS as usize));
-        let (buffers, writing) = (Buffers::default(), Rc::default());
-        Rc::new(Self { directory: directory.into(), space, jobs, buffers, writing })
+        let (buffers, pending_writes) = (Buffers::default(), Rc::default());
+        Rc::new(Self { directory: directory.into(), space, jobs, buffers, pending_writes })
     }
 
     /// The limits for files, with their use.
@@ -116,18 +116,18 @@ impl Spool {
 
     /// Whether the write of a body is in progress, which will free memory.
     pub(crate) fn is_writing(&self) -> bool {
-        self.writing.is_some()
+        self.pending_writes.any()
     }
 
     /// Waits for the end of a body's write; forever if none is in progress.
     pub(crate) fn written(&self) -> impl Future<Output = ()> {
-        self.writing.ended()
+        self.pending_writes.ended()
     }
 
     /// Starts the write of a body.
     pub(crate) fn write_body(&self, of: (StreamKey, Source), write: Write) -> BodyWrite {
         let Write { file, at, bytes, claim } = write;
-        BodyWrite { of, job: self.write(file, at, bytes, claim), _on_its_way: self.writing.begin() }
+        BodyWrite { of, job: self.write(file, at, bytes, claim), _guard: self.pending_writes.start() }
     }
 
     /// Writes `bytes` at offset `at` to `file`, or to a new one. Returns the file.

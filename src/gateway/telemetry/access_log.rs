@@ -20,7 +20,7 @@ use crate::gateway::telemetry::request_line::RequestLine;
 use crate::log::escape::Word;
 use crate::log::file::{self, Complain, LogFile, Shared, WRITE_SIZE, count_lines};
 use crate::log::{Format, timestamp};
-use crate::proto::request_end::{Named, RequestEnd};
+use crate::proto::request_end::{RequestEnd, RequestIds};
 
 /// Delay of a line, to gather more lines. A wake-up and a write for each line would cost half as much as the request itself; no
 /// reader of a log needs lines sooner.
@@ -53,7 +53,7 @@ pub(crate) struct AccessLog {
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     pub(crate) line: RequestLine<'a>,
-    pub(crate) named: Named<'a>,
+    pub(crate) ids: RequestIds<'a>,
     pub(crate) status: Option<u16>,
     /// Bytes of the body that were sent.
     pub(crate) bytes: u64,
@@ -193,7 +193,7 @@ impl Entry<'_> {
             Some((worker, generation)) => write!(f, " {worker} {generation}")?,
             None => f.write_str(" - -")?,
         }
-        writeln!(f, " {} {}", self.named.request, self.end.name())
+        writeln!(f, " {} {}", self.ids.request, self.end.name())
     }
 }
 
@@ -236,8 +236,8 @@ impl<'a> Object<'a> {
             service_time: entry.service.map(seconds),
             worker: entry.worker.map(|(worker, _)| worker),
             r#gen: entry.worker.map(|(_, generation)| generation),
-            request: entry.named.request,
-            trace_id: entry.named.trace_id,
+            request: entry.ids.request,
+            trace_id: entry.ids.trace_id,
             end: entry.end.name(),
         }
     }

@@ -195,7 +195,7 @@ impl Metrics {
         if let Some(log) = &self.access_log {
             log.write(&Entry {
                 line: RequestLine::of(&ended.variables),
-                named: ended.named(),
+                ids: ended.ids(),
                 status,
                 bytes,
                 wait,

@@ -124,7 +124,7 @@ pub(crate) enum Stop {
 
 /// The state of stop, load and fork, for facts that pool and queue do not have.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Course {
+pub(crate) struct ServerState {
     /// Whether a stop is announced, with all requests still served.
     pub(crate) stop_announced: bool,
     /// Whether another server has taken over.
@@ -137,7 +137,7 @@ pub(crate) struct Course {
     pub(crate) wanting_since: Option<Instant>,
 }
 
-impl Course {
+impl ServerState {
     /// The progress of a stop. `begun`: connections are no longer accepted.
     pub(crate) fn stop(self, begun: bool) -> Stop {
         match (begun, self.stop_announced) {
@@ -485,7 +485,8 @@ mod tests {
 
     #[test]
     fn the_progress_of_a_stop_follows_from_the_course() {
-        let course = |stop_announced, taken_over| Course { stop_announced, taken_over, ..Course::default() };
+        let state =
+            |stop_announced, taken_over| ServerState { stop_announced, taken_over, ..ServerState::default() };
         for (begun, stop_announced, taken_over, stop) in [
             (false, false, false, Stop::No),
             (false, true, false, Stop::Announced),
@@ -494,7 +495,7 @@ mod tests {
             (true, true, true, Stop::TakenOver),
             (false, false, true, Stop::TakenOver),
         ] {
-            assert_eq!(course(stop_announced, taken_over).stop(begun), stop);
+            assert_eq!(state(stop_announced, taken_over).stop(begun), stop);
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) enum Event {
     Late(&'static str),
     /// Bytes that were spooled for the client are lost, and the connection is broken off.
     SpoolLost(String),
-    /// The client makes no room for its response: a file is to take it, then [`Connection::spill`].
+    /// The client makes no room for its response: a file is to take it, then [`Connection::start_spooling`].
     Slow,
     /// A request has ended whose response waited in a file.
     Ended(Box<Ended>),

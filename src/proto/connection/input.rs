@@ -11,7 +11,7 @@ use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{self, Fault, ProtocolStatus, Refusal, Role};
 use crate::link::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
 use crate::proto::body::{Body, Write};
-use crate::proto::memory::{FREE_OF_A_CONNECTION, For};
+use crate::proto::memory::{Purpose, UNCOUNTED_PER_CONNECTION};
 use crate::proto::rate::MinRate;
 use crate::proto::request_end::RejectReason;
 use crate::proto::space::{Buffers, SpoolError};
@@ -224,7 +224,7 @@ impl Connection {
             return self.reject_arriving(key, |_| Cause(RejectReason::BodyTooLarge, 413, message));
         }
         // In a file the bytes take less memory.
-        let short = policy.space.relieves_memory() && !policy.memory.has_room(kept as u64, For::Bodies);
+        let short = policy.space.relieves_memory() && !policy.memory.has_room(kept as u64, Purpose::Body);
         match body.append(&bytes[..kept], short, now, policy.space, policy.buffers) {
             Ok(()) => self.progress(key, source, now, policy.buffers),
             Err(error) => self.reject_arriving(key, |_| error.into()),
@@ -371,7 +371,7 @@ impl Connection {
     /// file. Nothing more is read then until it is there, so the bound is exceeded by the bytes of one read.
     pub(crate) fn account(&mut self) {
         loop {
-            let purpose = if self.server.held() > 0 { For::New } else { For::LetIn };
+            let purpose = if self.server.held() > 0 { Purpose::NewRequest } else { Purpose::Admitted };
             let bytes = self.incoming_bytes();
             if self.incoming.resize(bytes, purpose) {
                 return;
@@ -394,8 +394,8 @@ impl Connection {
         let Some(request) = self.arriving(key) else { return };
         let (variables, role) = (&request.head.variables, request.role);
         // Where files make room, requests that were let in leave this much to new ones.
-        let small = variables.held() <= FREE_OF_A_CONNECTION;
-        let purpose = if small && policy.spooling { For::LetIn } else { For::New };
+        let small = variables.held() <= UNCOUNTED_PER_CONNECTION;
+        let purpose = if small && policy.spooling { Purpose::Admitted } else { Purpose::NewRequest };
         let has_room = policy.memory.has_room(variables.held() as u64, purpose);
         if !has_room && !(policy.is_own)(variables, role) {
             self.reject_arriving(key, |_| Cause::no_memory("it"));

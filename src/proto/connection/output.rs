@@ -183,13 +183,13 @@ impl Connection {
     // The file behind the send buffer.
 
     /// From now on bytes for the client may go to a file.
-    pub(crate) fn spill(&mut self) {
-        self.out.spill();
+    pub(crate) fn start_spooling(&mut self) {
+        self.out.start_spooling();
     }
 
     /// Whether there is a file, or is to be one, for bytes that wait for the client.
-    pub(crate) fn is_spilling(&self) -> bool {
-        self.out.is_spilling()
+    pub(crate) fn is_spooling(&self) -> bool {
+        self.out.is_spooling()
     }
 
     /// The piece of the file that is to be read now.
@@ -214,9 +214,9 @@ impl Connection {
     }
 
     /// The bytes in the file are lost. They may be of several requests, and nothing can follow: the transfer breaks.
-    pub(crate) fn lose_spilled(&mut self, cause: String) {
+    pub(crate) fn spool_failed(&mut self, cause: String) {
         self.events.push_back(Event::SpoolLost(cause));
-        self.out.lose_spilled();
+        self.out.drop_spooled();
         self.server.break_off(self.out.tail());
         (self.receiving, self.cut) = (Receiving::Done, true);
         self.close_when_written();
@@ -231,7 +231,7 @@ impl Connection {
 
     /// Where a client is slow: how many bytes will have been written to it when it has all that is here.
     fn end_in_file(&self) -> Option<u64> {
-        self.out.is_spilling().then(|| self.out.appended())
+        self.out.is_spooling().then(|| self.out.appended())
     }
 
     /// Keeps a request that has ended until so many bytes are written. Gives it back where they are, or never will be.

@@ -8,7 +8,7 @@ use super::backpressure::Backpressure;
 use super::event::{Close, Event};
 use super::stream::{Assignment, Stream, StreamKey, StreamState};
 use crate::fastcgi::{self, Server};
-use crate::proto::memory::{FREE_OF_A_CONNECTION, For, Memory, Share};
+use crate::proto::memory::{Memory, Purpose, Share, UNCOUNTED_PER_CONNECTION};
 use crate::proto::rate::MinRate;
 use crate::proto::request_end::Ended;
 use crate::proto::send_buffer::{KEPT_BUFFER, SendBuffer};
@@ -207,7 +207,7 @@ impl Connection {
     /// Whether a body is arriving that is not read before files have made room for more of it. `spooling`: bodies of some connection
     /// are on their way to files, so that `memory` is about to be free. The growth of a buffer may double the bytes of a read.
     pub(crate) fn waits_for_room(&self, memory: &Memory, spooling: bool) -> bool {
-        let relieved = spooling && !memory.has_room(2 * READ_SIZE as u64, For::New);
+        let relieved = spooling && !memory.has_room(2 * READ_SIZE as u64, Purpose::NewRequest);
         relieved && self.streams.iter().any(|stream| matches!(stream.state, StreamState::Arriving(_)))
     }
 
@@ -387,7 +387,7 @@ impl Connection {
     /// Bytes of memory that incomplete requests take, but for those that do not count.
     pub(super) fn incoming_bytes(&self) -> usize {
         let arriving: usize = self.streams.iter().map(|stream| stream.state.bytes()).sum();
-        (arriving + self.server.held() + self.held.capacity()).saturating_sub(FREE_OF_A_CONNECTION)
+        (arriving + self.server.held() + self.held.capacity()).saturating_sub(UNCOUNTED_PER_CONNECTION)
     }
 
     /// Counts the bytes that wait to be written.

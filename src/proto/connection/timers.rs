@@ -134,7 +134,7 @@ impl Connection {
         // Judged again later: the client may become slow, or there may be room in the spool by then.
         if !self.out.is_full() {
             self.backpressure = None;
-        } else if slow && !self.out.is_spilling() {
+        } else if slow && !self.out.is_spooling() {
             self.events.push_back(Event::Slow);
         }
     }
@@ -159,7 +159,7 @@ impl Connection {
                     return self.close_late("the client took its answer too slowly (--send-timeout)");
                 }
                 Timer::SpoolRead => {
-                    self.lose_spilled("the disk did not give it back in time (--send-timeout)".to_owned());
+                    self.spool_failed("the disk did not give it back in time (--send-timeout)".to_owned());
                 }
                 Timer::Record => {
                     return self.close_late("the client took too long for a record (--header-timeout)");

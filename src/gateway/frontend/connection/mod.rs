@@ -24,7 +24,7 @@ use crate::gateway::own_paths;
 use crate::gateway::pool::dispatch;
 use crate::gateway::request::Request;
 use crate::gateway::response::Response;
-use crate::gateway::spool::{BodyWrite, Done, Overflow};
+use crate::gateway::spool::{BodyWrite, Completion, ResponseFile};
 use crate::gateway::telemetry::status::Endpoint;
 use crate::proto::connection::{Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts};
 use crate::proto::turn::Turn;
@@ -33,7 +33,7 @@ use crate::proto::turn::Turn;
 pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway: Rc<Gateway>) {
     let state = Connection::new(limits, &gateway.memory, Instant::now());
     let handle = Handle::new(socket, state, &gateway.metrics);
-    let mut task = Task { handle, gateway, writes: Vec::new(), overflow: None };
+    let mut task = Task { handle, gateway, writes: Vec::new(), response_file: None };
     task.run().await;
 }
 
@@ -44,7 +44,7 @@ struct Task {
     /// Bodies on their way to their files.
     writes: Vec<BodyWrite>,
     /// The file behind the send buffer, while the client is slow.
-    overflow: Option<Overflow>,
+    response_file: Option<ResponseFile>,
 }
 
 /// A client that has shut its writing side may hang up at any time: a second descriptor of the socket, by which that is seen, and
@@ -87,7 +87,7 @@ impl Task {
                 let held = reading && state.has_held();
                 (interest, held, state.next_timeout(timeouts(&gateway)), state.next_look(), waits_for_room)
             };
-            let has_jobs = !self.writes.is_empty() || self.overflow.is_some();
+            let has_jobs = !self.writes.is_empty() || self.response_file.is_some();
             let ready = tokio::select! {
                 ready = handle.socket.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
                 () = std::future::ready(()), if held => Ok(Ready::READABLE),
@@ -114,7 +114,7 @@ impl Task {
                 && !self.waits_for_room()
                 && self.read()
             {
-                gateway.turnstile.pass().await;
+                gateway.yield_queue.wait_turn().await;
             }
         }
     }
@@ -230,7 +230,7 @@ impl Task {
                     .reject(why, status, &message);
             }
             Event::Misconfigured { repeated, lacks_path_info } => {
-                tell_of_parameters(&repeated, lacks_path_info, gateway);
+                log_proxy_faults(&repeated, lacks_path_info, gateway);
             }
             Event::Abandoned { assignment, lost } => dispatch::abandoned(gateway, assignment, lost),
             Event::AbortedBeforeParams => {
@@ -257,10 +257,10 @@ impl Task {
                         left_out, "connection broken off: what was spooled for a slow client is lost"
                     );
                 }
-                self.overflow = None;
+                self.response_file = None;
                 self.handle.drained.notify_waiters();
             }
-            Event::Slow => self.begin_to_spill(),
+            Event::Slow => self.start_spooling(),
             Event::Ended(ended) => gateway.metrics.ended(&ended, Instant::now()),
         }
     }
@@ -291,16 +291,16 @@ impl Task {
         while let Some((key, source, write)) = state.next_body_write() {
             self.writes.push(gateway.spool.write_body((key, source), write));
         }
-        let Some(overflow) = self.overflow.as_mut().filter(|_| state.is_spilling()) else {
-            self.overflow = None;
+        let Some(response_file) = self.response_file.as_mut().filter(|_| state.is_spooling()) else {
+            self.response_file = None;
             return;
         };
         if let Some(piece) = state.next_spool_read(Instant::now) {
-            overflow.read(piece, &gateway.spool);
+            response_file.read(piece, &gateway.spool);
         }
         let limit = gateway.config().spool_response;
-        if let Some((place, bytes)) = state.next_spool_write(|| overflow.grow(limit).is_ok()) {
-            overflow.write(place, bytes, &gateway.spool);
+        if let Some((place, bytes)) = state.next_spool_write(|| response_file.grow(limit).is_ok()) {
+            response_file.write(place, bytes, &gateway.spool);
             if !state.is_full() {
                 self.handle.drained.notify_waiters();
             }
@@ -309,7 +309,7 @@ impl Task {
 
     /// Ready when a write or a read has ended.
     fn poll_jobs(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.poll_writes(context).is_ready() { Poll::Ready(()) } else { self.poll_overflow(context) }
+        if self.poll_writes(context).is_ready() { Poll::Ready(()) } else { self.poll_response_file(context) }
     }
 
     /// Ready when a write of a body has ended.
@@ -328,12 +328,12 @@ impl Task {
     }
 
     /// The client is slow. Where there is no room for a file the client merely holds up its worker, as before.
-    fn begin_to_spill(&mut self) {
+    fn start_spooling(&mut self) {
         let limit = self.gateway.config().spool_response;
-        match Overflow::new(limit, &self.gateway.spool) {
-            Ok(overflow) => {
-                self.overflow = Some(overflow);
-                self.handle.state.borrow_mut().spill();
+        match ResponseFile::new(limit, &self.gateway.spool) {
+            Ok(response_file) => {
+                self.response_file = Some(response_file);
+                self.handle.state.borrow_mut().start_spooling();
             }
             Err(error) => debug!(cause = %error, "an answer is not spooled"),
         }
@@ -341,11 +341,11 @@ impl Task {
     }
 
     /// Ready when bytes were written to the file of a slow client, or read, or could not be.
-    fn poll_overflow(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(overflow) = &mut self.overflow else { return Poll::Pending };
-        let Poll::Ready(done) = overflow.poll(context) else { return Poll::Pending };
+    fn poll_response_file(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(response_file) = &mut self.response_file else { return Poll::Pending };
+        let Poll::Ready(done) = response_file.poll(context) else { return Poll::Pending };
         match done {
-            Done::Written(written) => {
+            Completion::Written(written) => {
                 self.handle.state.borrow_mut().spool_written(written.is_ok());
                 if let Err(error) = written
                     && let Some(left_out) = self.gateway.metrics.may_log_refusal()
@@ -355,12 +355,12 @@ impl Task {
                     warn!(left_out, %cause, "cannot spool the answer of a slow client, whose worker waits for it");
                 }
             }
-            Done::Read(Ok(bytes)) => {
+            Completion::Read(Ok(bytes)) => {
                 self.handle.state.borrow_mut().spool_read(bytes);
                 self.handle.flush();
             }
-            Done::Read(Err(error)) => {
-                self.handle.state.borrow_mut().lose_spilled(crate::log::cause(&error).to_string());
+            Completion::Read(Err(error)) => {
+                self.handle.state.borrow_mut().spool_failed(crate::log::cause(&error).to_string());
                 self.handle_events();
                 self.handle.flush();
             }
@@ -445,14 +445,14 @@ fn is_own(gateway: &Gateway, variables: &Variables, role: Role) -> bool {
 }
 
 /// Logs, once each, the parameters that the proxy repeats, and a missing PATH_INFO: faults of its configuration.
-fn tell_of_parameters(repeated: &[Vec<u8>], lacks_path_info: bool, gateway: &Gateway) {
-    let told = &mut *gateway.told.borrow_mut();
+fn log_proxy_faults(repeated: &[Vec<u8>], lacks_path_info: bool, gateway: &Gateway) {
+    let logged = &mut *gateway.logged_proxy_faults.borrow_mut();
     for name in repeated {
-        if told.repeated(name) {
+        if logged.add_repeated(name) {
             warn!("the proxy sends {} more than once; its last value counts", name.escape_ascii());
         }
     }
-    if lacks_path_info && told.missing_path_info() {
+    if lacks_path_info && logged.add_missing_path_info() {
         warn!(
             "the proxy sends no path in PATH_INFO, as nginx's own fastcgi_params does not; include nibiru_params in its place, with \
              fastcgi_split_path_info"

@@ -85,7 +85,7 @@ fn step_down(gateway: &Gateway, claimed: &[String]) {
     {
         listener.release_file();
     }
-    gateway.note(|course| course.taken_over = true);
+    gateway.update_server_state(|state| state.taken_over = true);
     // The new gateway serves new clients, so the drain delay has no purpose.
     gateway.supervisor_events.send(SupervisorEvent::Command(Command::StopSoon));
 }

@@ -1,38 +1,38 @@
-//! Lines out of what a process prints, in turns. No I/O; told the clock by the turn.
+//! Splits the output of a process into lines, in turns. Does no I/O.
 
 use crate::link::message::{LogLevel, MAX_CHUNK};
 use crate::log::escape;
 use crate::proto::turn::Turn;
 
-/// The longest line that is logged whole, as long as the longest message of `nibiru.log`. A longer one is logged in pieces,
-/// so that a process which writes no line end cannot fill the memory.
+/// Most bytes of a line that is logged whole, equal to the longest message of `nibiru.log`. Longer lines are logged in pieces,
+/// so that a process that writes no line end cannot fill the memory.
 const MAX_LINE: usize = MAX_CHUNK;
 
-/// The room for each read. A line takes as many reads as it needs.
+/// Bytes of room for each read. A line may take several reads.
 pub(super) const READ: usize = 8 * 1024;
 
 /// A line, or a piece of one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Line<'a> {
     pub(crate) level: LogLevel,
-    /// Without its end.
+    /// The text without its line end.
     pub(crate) text: &'a [u8],
-    /// Of a line that is too long to be logged whole: which piece, from 1.
+    /// The number of the piece, from 1; `None` for a whole line.
     pub(crate) part: Option<u32>,
 }
 
-/// Bytes on their way to become lines.
+/// The buffer of bytes that are not split into lines yet.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     pub(super) buffer: Vec<u8>,
-    /// Bytes at the front of the buffer that hold no line end.
+    /// Number of bytes at the front that were searched and hold no line end.
     searched: usize,
-    /// Pieces that were given of the line at the front.
+    /// Number of pieces logged of the line at the front.
     parts: u32,
 }
 
 impl Lines {
-    /// Makes room for a read, and gives back what a long line took.
+    /// Makes room for a read. Shrinks an empty buffer after a long line.
     pub(super) fn make_room(&mut self) {
         if self.buffer.is_empty() {
             self.buffer.shrink_to(READ);
@@ -40,8 +40,8 @@ impl Lines {
         self.buffer.reserve(READ);
     }
 
-    /// Gives lines that have ended, and pieces of one that is too long, for as long as the turn goes on. Says whether those were
-    /// all; then at most [`MAX_LINE`] is kept.
+    /// Passes complete lines, and pieces of a line that is too long, to `log` until the turn is over. Returns whether it passed
+    /// all; then at most [`MAX_LINE`] bytes stay in the buffer.
     pub(super) fn take(&mut self, turn: &mut Turn, log: &mut impl FnMut(&[u8], Option<u32>)) -> bool {
         let (mut start, mut all) = (0, true);
         while let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
@@ -65,7 +65,7 @@ impl Lines {
         all
     }
 
-    /// Gives the last line, which has no line end.
+    /// Passes the last line to `log`, which has no line end.
     pub(super) fn end(&mut self, log: &mut impl FnMut(&[u8], Option<u32>)) {
         if !self.buffer.is_empty() {
             last(&self.buffer, &mut self.parts, log);
@@ -75,7 +75,7 @@ impl Lines {
     }
 }
 
-/// Gives pieces of a line until what is left is not too long; says how many bytes they were. No piece ends within a
+/// Passes pieces of a line to `log` until the rest is short enough. Returns the bytes passed. No piece ends within a
 /// character.
 fn pieces(line: &[u8], parts: &mut u32, log: &mut impl FnMut(&[u8], Option<u32>)) -> usize {
     let mut from = 0;
@@ -89,7 +89,7 @@ fn pieces(line: &[u8], parts: &mut u32, log: &mut impl FnMut(&[u8], Option<u32>)
     from
 }
 
-/// Gives the last piece of a line, which mostly is all of it.
+/// Passes the last piece of a line to `log`: for most lines, the whole line.
 fn last(line: &[u8], parts: &mut u32, log: &mut impl FnMut(&[u8], Option<u32>)) {
     let part = (*parts > 0).then(|| parts.saturating_add(1));
     *parts = 0;

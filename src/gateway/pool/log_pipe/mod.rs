@@ -1,7 +1,7 @@
-//! What the zygote and the workers write to standard output and standard error: lines for the log.
+//! The pipes from the standard output and standard error of zygotes and workers to the log.
 //!
-//! Two pipes from each process, so that the two have levels of their own: what a C library says before it aborts must be
-//! in the log at any level. Each keeps its order; between the two it is as they are read.
+//! Each process has two pipes, because the two have log levels of their own: the message of a C library before it aborts must
+//! be in the log at any level. Each pipe keeps its order; lines of the two are logged in the order of reading.
 
 mod lines;
 
@@ -16,87 +16,87 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::info;
 
-use crate::gateway::frontend::budget::OUTLIVING;
+use crate::gateway::frontend::budget::LINGERING_PIPES;
 pub(crate) use crate::gateway::pool::log_pipe::lines::Line;
 use crate::gateway::pool::log_pipe::lines::{Lines, READ};
 use crate::gateway::pool::process_log::Process;
-use crate::gateway::turnstile::Turnstile;
+use crate::gateway::yield_queue::YieldQueue;
 use crate::link::message::LogLevel;
 use crate::log::rate_limit::LogRateLimiter;
 use crate::proto::turn::Turn;
 
-/// The most that a pipe holds (`/proc/sys/fs/pipe-max-size`, as a process without privileges may set it).
+/// Most bytes in a pipe (`/proc/sys/fs/pipe-max-size`, as a process without privileges may set it).
 const MAX_PIPE: usize = 1 << 20;
 
-/// How long a pipe is kept after its process has ended, for the last words of what the process has started.
-const KEPT: Duration = Duration::from_secs(5);
+/// Time for which a pipe is kept after the exit of its process, for output of the child processes that it started.
+const LINGER: Duration = Duration::from_secs(5);
 
-/// The two pipes.
+/// Longest wait for the unread output of processes at the end of the gateway.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The reading ends of the two pipes of a process.
 #[derive(Debug)]
 pub(crate) struct Pipes {
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
 }
 
-/// The ends that the process has.
+/// The writing ends, for the process.
 #[derive(Debug)]
 pub(crate) struct Writers {
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
 }
 
-/// Held by the task that waits for the process's end, and dropped then.
+/// The guard of a running process. Its drop tells the readers that the process has exited.
 #[derive(Debug)]
-pub(crate) struct Alive(#[expect(dead_code, reason = "only its end matters")] watch::Sender<()>);
+pub(crate) struct ProcessGuard(#[expect(dead_code, reason = "only its end matters")] watch::Sender<()>);
 
-/// Held by each reader until it has read all that its process has written.
-pub(crate) type Unread = mpsc::Sender<Infallible>;
-pub(crate) type WeakUnread = mpsc::WeakSender<Infallible>;
+/// The guard of a pipe that is not drained. Its reader drops it when all output of the process is read.
+pub(crate) type DrainGuard = mpsc::Sender<Infallible>;
+pub(crate) type WeakDrainGuard = mpsc::WeakSender<Infallible>;
 
-/// How long the gateway's end waits for the last output of its processes.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// The readers of every process's output, counted.
+/// The readers of all pipes, counted by their guards.
 #[derive(Debug)]
 pub(crate) struct Readers {
-    unread: Unread,
-    all_read: mpsc::Receiver<Infallible>,
+    drain_guard: DrainGuard,
+    drained: mpsc::Receiver<Infallible>,
 }
 
 impl Readers {
     pub(crate) fn new() -> Self {
-        let (unread, all_read) = mpsc::channel(1);
-        Self { unread, all_read }
+        let (drain_guard, drained) = mpsc::channel(1);
+        Self { drain_guard, drained }
     }
 
-    /// Gives each reader that the end has to wait for its share of the count.
-    pub(crate) fn counted(&self) -> WeakUnread {
-        self.unread.downgrade()
+    /// The guard that each reader upgrades to a share of its own.
+    pub(crate) fn drain_guard(&self) -> WeakDrainGuard {
+        self.drain_guard.downgrade()
     }
 
-    /// Waits until the output of the processes that have ended is in the log. It is in their pipes already, but the tasks that
-    /// read those may not have had a turn.
+    /// Waits until the output of all exited processes is in the log. The output is in the pipes already, but the reading tasks
+    /// may not have had a turn.
     pub(crate) async fn finish(mut self) {
-        drop(self.unread);
-        let _ = tokio::time::timeout(LAST_WORDS, self.all_read.recv()).await;
+        drop(self.drain_guard);
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, self.drained.recv()).await;
     }
 }
 
-/// What the readers of all processes' output share.
+/// State shared by the readers of all pipes.
 #[derive(Debug)]
-pub(crate) struct Outputs {
-    unread: WeakUnread,
-    pub(crate) turnstile: Rc<Turnstile>,
-    /// Pipes that may be kept after the end of their processes.
-    outliving: Semaphore,
-    /// Lines about those that are closed.
-    told: RefCell<LogRateLimiter>,
+pub(crate) struct LogPipeContext {
+    drain_guard: WeakDrainGuard,
+    pub(crate) yield_queue: Rc<YieldQueue>,
+    /// Permits for pipes that are kept after the exit of their process.
+    lingering: Semaphore,
+    /// Rate limit of lines about pipes closed early.
+    closed_early: RefCell<LogRateLimiter>,
 }
 
-impl Outputs {
-    pub(crate) fn new(unread: WeakUnread, turnstile: Rc<Turnstile>) -> Rc<Self> {
-        let told = RefCell::new(LogRateLimiter::new(Instant::now()));
-        Rc::new(Self { unread, turnstile, outliving: Semaphore::new(OUTLIVING), told })
+impl LogPipeContext {
+    pub(crate) fn new(drain_guard: WeakDrainGuard, yield_queue: Rc<YieldQueue>) -> Rc<Self> {
+        let closed_early = RefCell::new(LogRateLimiter::new(Instant::now()));
+        Rc::new(Self { drain_guard, yield_queue, lingering: Semaphore::new(LINGERING_PIPES), closed_early })
     }
 }
 
@@ -107,68 +107,68 @@ impl Pipes {
         Ok((ours, Writers { stdout: their_stdout.into(), stderr: their_stderr.into() }))
     }
 
-    /// Gives every line that arrives to `log`, until the last writer is gone or `process` has ended. What the process has written
-    /// without a line end is a line as soon as it ends. What it has started may keep the pipes open for long, and has
-    /// [`KEPT`] to write more.
+    /// Passes every line to `log`, until the last writer has closed the pipe or the process has exited. A last line without a
+    /// line end is passed at the exit. Child processes of the process may keep the pipes open; their output is read for
+    /// [`LINGER`] after the exit.
     pub(crate) fn log(
         self,
-        outputs: &Rc<Outputs>,
+        context: &Rc<LogPipeContext>,
         process: Process,
         log: impl Fn(Line<'_>) + Clone + 'static,
-    ) -> Alive {
-        let (alive, ended) = watch::channel(());
+    ) -> ProcessGuard {
+        let (process_guard, exited) = watch::channel(());
         for (pipe, level) in [(self.stdout, LogLevel::Info), (self.stderr, LogLevel::Error)] {
-            let (outputs, log, ended) = (Rc::clone(outputs), log.clone(), ended.clone());
-            let unread = outputs.unread.upgrade();
+            let (context, log, exited) = (Rc::clone(context), log.clone(), exited.clone());
+            let drain_guard = context.drain_guard.upgrade();
             tokio::task::spawn_local(async move {
                 let log = |text: &[u8], part| log(Line { level, text, part });
-                // An error ends the reading. The log has the end of the process, which is the likely cause.
+                // An error ends the reading. Its likely cause, the exit of the process, is logged elsewhere.
                 if let Ok(pipe) = pipe::Receiver::from_owned_fd(pipe) {
-                    let reader = Reader { pipe, lines: Lines::default(), outputs: &outputs, log };
-                    let _ = reader.read(ended, unread, process).await;
+                    let reader = Reader { pipe, lines: Lines::default(), context: &context, log };
+                    let _ = reader.read(exited, drain_guard, process).await;
                 }
             });
         }
-        Alive(alive)
+        ProcessGuard(process_guard)
     }
 }
 
-/// One pipe on its way to the log.
+/// The reader of one pipe.
 struct Reader<'o, L> {
     pipe: pipe::Receiver,
     lines: Lines,
-    outputs: &'o Outputs,
+    context: &'o LogPipeContext,
     log: L,
 }
 
 impl<L: FnMut(&[u8], Option<u32>)> Reader<'_, L> {
     async fn read(
         mut self,
-        mut ended: watch::Receiver<()>,
-        unread: Option<Unread>,
+        mut exited: watch::Receiver<()>,
+        drain_guard: Option<DrainGuard>,
         process: Process,
     ) -> io::Result<()> {
         tokio::select! {
             biased;
-            // Nothing is ever sent: its sender is gone.
-            _ = ended.changed() => {}
+            // Nothing is ever sent, so this is the drop of the sender.
+            _ = exited.changed() => {}
             read = self.read_to_end() => return read,
         }
-        let until = tokio::time::Instant::now() + KEPT;
-        let kept = self.outputs.outliving.try_acquire();
+        let until = tokio::time::Instant::now() + LINGER;
+        let permit = self.context.lingering.try_acquire();
         let drained = tokio::time::timeout_at(until, self.drain()).await;
         self.lines.end(&mut self.log);
-        drop(unread);
+        drop(drain_guard);
         if matches!(drained, Ok(Ok(true))) {
             return Ok(());
         }
-        if kept.is_ok()
+        if permit.is_ok()
             && let Ok(read) = tokio::time::timeout_at(until, self.read_to_end()).await
         {
             return read;
         }
         self.lines.end(&mut self.log);
-        let allowed = self.outputs.told.borrow_mut().allow(Instant::now());
+        let allowed = self.context.closed_early.borrow_mut().allow(Instant::now());
         if let Some(left_out) = allowed {
             let Process { name: process, worker, generation: r#gen, pid } = process;
             info!(
@@ -183,7 +183,8 @@ impl<L: FnMut(&[u8], Option<u32>)> Reader<'_, L> {
         Ok(())
     }
 
-    /// Reads until the last writer is gone. What is read and not logged when this is dropped is still there.
+    /// Reads until the last writer has closed the pipe. Bytes that are read and not logged stay in `lines` if this future is
+    /// dropped.
     async fn read_to_end(&mut self) -> io::Result<()> {
         let mut turn = Turn::begin(Instant::now);
         loop {
@@ -206,8 +207,8 @@ impl<L: FnMut(&[u8], Option<u32>)> Reader<'_, L> {
         }
     }
 
-    /// Reads what a process that has ended has left. That is in the pipe, whether or not tokio has noticed. What exceeds the
-    /// size of a pipe is another process's, which still writes. Says whether the last writer is gone.
+    /// Reads the rest of the output of an exited process, which is in the pipe even if tokio has not noticed. Bytes beyond
+    /// [`MAX_PIPE`] must come from another process. Returns whether the last writer has closed the pipe.
     async fn drain(&mut self) -> io::Result<bool> {
         let (mut turn, mut left, mut piece) = (Turn::begin(Instant::now), MAX_PIPE, [0; READ]);
         while left > 0 {
@@ -225,10 +226,10 @@ impl<L: FnMut(&[u8], Option<u32>)> Reader<'_, L> {
         Ok(false)
     }
 
-    /// Gives all lines that have ended, in as many turns as it takes.
+    /// Logs all complete lines, in as many turns as they take.
     async fn take(&mut self, turn: &mut Turn) {
         while !self.lines.take(turn, &mut self.log) || turn.is_over() {
-            self.outputs.turnstile.pass().await;
+            self.context.yield_queue.wait_turn().await;
             *turn = Turn::begin(Instant::now);
         }
     }
@@ -242,11 +243,11 @@ mod tests {
 
     const PROCESS: Process = Process { name: "worker", worker: Some(1), generation: 1, pid: 1 };
 
-    /// A process's pipes, what comes of them, and when all that it had to say is read.
+    /// The pipes of a process, and the lines read from them.
     struct Printing {
         readers: Readers,
-        outputs: Rc<Outputs>,
-        alive: Option<Alive>,
+        context: Rc<LogPipeContext>,
+        process_guard: Option<ProcessGuard>,
         writers: Writers,
         found: mpsc::UnboundedReceiver<(LogLevel, String)>,
     }
@@ -254,22 +255,22 @@ mod tests {
     impl Printing {
         fn begin() -> Self {
             let readers = Readers::new();
-            let outputs = Outputs::new(readers.counted(), Rc::new(Turnstile::new()));
+            let context = LogPipeContext::new(readers.drain_guard(), Rc::new(YieldQueue::new()));
             let (pipes, writers) = Pipes::open().unwrap();
             let (sender, found) = mpsc::unbounded_channel();
-            let alive = pipes.log(&outputs, PROCESS, move |line| {
+            let guard = pipes.log(&context, PROCESS, move |line| {
                 let _ = sender.send((line.level, String::from_utf8_lossy(line.text).into_owned()));
             });
-            Self { readers, outputs, alive: Some(alive), writers, found }
+            Self { readers, context, process_guard: Some(guard), writers, found }
         }
 
         fn print(&self, text: &str) -> io::Result<()> {
             File::from(self.writers.stdout.try_clone()?).write_all(text.as_bytes())
         }
 
-        /// Ends the process, and gives what it had to say.
+        /// Ends the process. Returns its lines.
         async fn end(&mut self) -> Vec<(LogLevel, String)> {
-            self.alive = None;
+            self.process_guard = None;
             std::mem::replace(&mut self.readers, Readers::new()).finish().await;
             let mut lines = Vec::new();
             while let Ok(line) = self.found.try_recv() {
@@ -301,20 +302,20 @@ mod tests {
                 line(LogLevel::Error, "last words"),
             ];
             assert_eq!(printing.end().await, expected);
-            // For a while the child is heard, too.
+            // The output of the child is read for a while.
             printing.print("late\n").unwrap();
             assert_eq!(printing.found.recv().await, Some(line(LogLevel::Info, "late")));
         });
     }
 
     #[test]
-    fn where_too_many_are_kept_a_pipe_is_closed_as_soon_as_it_is_read() {
+    fn a_pipe_beyond_the_permits_is_closed_as_soon_as_it_is_drained() {
         run(async {
             let mut printing = Printing::begin();
-            printing.outputs.outliving.forget_permits(OUTLIVING);
+            printing.context.lingering.forget_permits(LINGERING_PIPES);
             printing.print("last words").unwrap();
             assert_eq!(printing.end().await, [line(LogLevel::Info, "last words")]);
-            // Both readers let their senders go.
+            // Both readers have dropped their senders.
             assert_eq!(printing.found.recv().await, None);
             assert_eq!(printing.print("more").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         });
@@ -324,10 +325,10 @@ mod tests {
     fn a_child_that_prints_without_end_is_logged_for_a_pipe_s_size_at_most() {
         run(async {
             let mut printing = Printing::begin();
-            printing.outputs.outliving.forget_permits(OUTLIVING);
+            printing.context.lingering.forget_permits(LINGERING_PIPES);
             let mut child = File::from(printing.writers.stdout.try_clone().unwrap());
             let child = std::thread::spawn(move || while child.write_all(&[b'x'; 4096]).is_ok() {});
-            printing.alive = None;
+            printing.process_guard = None;
             let mut bytes = 0;
             while let Some((_, text)) = printing.found.recv().await {
                 bytes += text.len();

@@ -32,7 +32,7 @@ impl Supervisor {
                 let load = Load::Failed(message);
                 self.gateway.mode.code.send_replace(Code { generation, load, ..Code::default() });
                 self.gateway.metrics.reloaded(false);
-                self.gateway.note(|course| course.load_failed = true);
+                self.gateway.update_server_state(|state| state.load_failed = true);
                 self.predecessor_goes_on();
             }
         }
@@ -95,7 +95,7 @@ impl Supervisor {
         }
         self.gateway.metrics.reloaded(true);
         self.code_is(Load::Done);
-        self.gateway.note(|course| (course.load_failed, course.cannot_fork) = (false, false));
+        self.gateway.update_server_state(|state| (state.load_failed, state.cannot_fork) = (false, false));
         match reason {
             Reason::Start => self.start_is_over(Ok(())),
             Reason::Reload => {
@@ -113,7 +113,7 @@ impl Supervisor {
         let Some(consequence) = self.reload.failed() else { return };
         self.discard_next();
         self.gateway.metrics.reloaded(false);
-        self.gateway.note(|course| course.load_failed = true);
+        self.gateway.update_server_state(|state| state.load_failed = true);
         self.code_is(Load::Failed(message.clone()));
         let generation = self.reload.generation();
         match consequence {
@@ -121,7 +121,7 @@ impl Supervisor {
             Consequence::DelayStarts => {
                 let serving = self.gateway.pool.borrow().generation();
                 self.gateway.pool.borrow_mut().start_failed(serving, Instant::now());
-                self.gateway.in_trouble(|left_out| {
+                self.gateway.log_process_event(|left_out| {
                     error!(r#gen = generation, left_out, "application does not load: {message}");
                 });
             }

@@ -23,7 +23,7 @@ use crate::gateway::Gateway;
 use crate::gateway::Scale;
 use crate::gateway::events::SupervisorEvent;
 use crate::gateway::pool::log_pipe::Line;
-use crate::gateway::pool::process_log::More;
+use crate::gateway::pool::process_log::LineMetadata;
 use crate::gateway::pool::relay;
 use crate::gateway::pool::worker::WorkerHandle;
 use crate::gateway::pool::zygote::{PendingWorker, ZygoteEvent, ZygoteLink};
@@ -114,7 +114,7 @@ impl Supervisor {
                     let silent = || format!("the first worker ended before it was ready{hint}");
                     self.next_failed(self.reload.explain(start_failed.unwrap_or_else(silent)));
                 } else if let Some(message) = start_failed {
-                    self.gateway.in_trouble(|left_out| {
+                    self.gateway.log_process_event(|left_out| {
                         error!(r#gen = generation, left_out, "worker does not start: {message}");
                     });
                 }
@@ -150,8 +150,8 @@ impl Supervisor {
         let (launch, supervisor_events) =
             (self.zygotes.begin_launch(), self.gateway.supervisor_events.clone());
         let settings = Launch::new(config, generation, self.gateway.open_files);
-        let hear = move |event| supervisor_events.send(SupervisorEvent::Zygote { launch, event });
-        match ZygoteLink::launch(&settings, &self.gateway.output, hear) {
+        let on_event = move |event| supervisor_events.send(SupervisorEvent::Zygote { launch, event });
+        match ZygoteLink::launch(&settings, &self.gateway.log_pipes, on_event) {
             Ok(link) => {
                 self.links.insert(launch, link);
                 Some(launch)
@@ -174,8 +174,9 @@ impl Supervisor {
                     debug!(r#gen, preloaded, took_ms, "loaded");
                 } else if !is_next {
                     // This zygote takes the place of one that has ended, which may happen again and again.
-                    self.gateway
-                        .in_trouble(|left_out| info!(r#gen, preloaded, took_ms, left_out, "loaded again"));
+                    self.gateway.log_process_event(|left_out| {
+                        info!(r#gen, preloaded, took_ms, left_out, "loaded again")
+                    });
                 } else {
                     let app = self.reload.config().map(|config| &config.app);
                     info!(r#gen, preloaded, took_ms, app, "loaded");
@@ -184,12 +185,12 @@ impl Supervisor {
                     self.reload.loaded();
                     self.spawn_first_of_next(launch);
                 } else {
-                    self.gateway.note(|course| course.cannot_fork = false);
+                    self.gateway.update_server_state(|state| state.cannot_fork = false);
                 }
             }
             ZygoteEvent::LoadFailed(message) if is_next => self.next_failed(self.reload.explain(message)),
             ZygoteEvent::LoadFailed(message) if is_current => {
-                self.gateway.note(|course| course.cannot_fork = true);
+                self.gateway.update_server_state(|state| state.cannot_fork = true);
                 let r#gen = self.gateway.pool.borrow().generation();
                 error!(
                     r#gen,
@@ -207,14 +208,15 @@ impl Supervisor {
                     self.next_failed(format!("cannot fork a worker: {cause}"));
                 } else {
                     self.gateway
-                        .in_trouble(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
+                        .log_process_event(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
                 }
             }
             ZygoteEvent::Exited { worker, pid, exit: Exit::Status(0) } => {
                 debug!(worker, pid, "worker exited");
             }
             ZygoteEvent::Exited { worker, pid, exit } => {
-                self.gateway.in_trouble(|left_out| warn!(worker, pid, %exit, left_out, "worker exited"));
+                self.gateway
+                    .log_process_event(|left_out| warn!(worker, pid, %exit, left_out, "worker exited"));
             }
             ZygoteEvent::Gone(status) => {
                 let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
@@ -244,16 +246,16 @@ impl Supervisor {
     fn current_gone(&mut self, status: &str) {
         let r#gen = self.gateway.pool.borrow().generation();
         match self.zygotes.current_ended(!self.stop.is_draining(), Instant::now()) {
-            Some(Ended::Loaded) => self
-                .gateway
-                .in_trouble(|left_out| warn!(r#gen, status, left_out, "zygote ended; launching another")),
-            Some(Ended::Loading) => self.gateway.note(|course| course.cannot_fork = true),
+            Some(Ended::Loaded) => self.gateway.log_process_event(|left_out| {
+                warn!(r#gen, status, left_out, "zygote ended; launching another")
+            }),
+            Some(Ended::Loading) => self.gateway.update_server_state(|state| state.cannot_fork = true),
             None => {}
         }
     }
 
     fn put_off_relaunch(&mut self) {
-        self.gateway.note(|course| course.cannot_fork = true);
+        self.gateway.update_server_state(|state| state.cannot_fork = true);
         self.zygotes.put_off_relaunch(Instant::now());
     }
 
@@ -273,8 +275,9 @@ impl Supervisor {
             Ok(link) => link,
             Err(cause) => {
                 let cause = crate::log::cause(&cause);
-                self.gateway
-                    .in_trouble(|left_out| warn!(worker, pid, cause, left_out, "cannot attend to a worker"));
+                self.gateway.log_process_event(|left_out| {
+                    warn!(worker, pid, cause, left_out, "cannot attend to a worker")
+                });
                 self.gateway.pool.borrow_mut().ended(worker, Instant::now());
                 if self.zygotes.is_next(generation) {
                     self.next_failed("no descriptor is left for its first worker".to_owned());
@@ -288,13 +291,13 @@ impl Supervisor {
         // Weak: what the worker has started may keep the pipe open long after it.
         let (name, link_of) = (link.name(), Rc::downgrade(&link));
         link.keep_output(output.log(
-            &self.gateway.output,
+            &self.gateway.log_pipes,
             name.process(),
             move |Line { level, text, part }| {
                 let link = link_of.upgrade();
                 let running = link.as_ref().and_then(|link| link.running());
-                let request = running.as_ref().map(|request| request.named());
-                name.log(level, request, More { part, ..More::default() }, text);
+                let request = running.as_ref().map(|request| request.ids());
+                name.log(level, request, LineMetadata { part, ..LineMetadata::default() }, text);
             },
         ));
         tokio::task::spawn_local(relay::attend(Rc::clone(&self.gateway), link));

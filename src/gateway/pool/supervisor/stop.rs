@@ -44,7 +44,7 @@ impl Supervisor {
                     "stop announced; requests are still served (--drain-delay)"
                 );
                 systemd::stop_announced();
-                self.gateway.note(|course| course.stop_announced = true);
+                self.gateway.update_server_state(|state| state.stop_announced = true);
             }
             StopAction::Begin => self.begin_to_stop(),
             StopAction::Drain => self.drain(),

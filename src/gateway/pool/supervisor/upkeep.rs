@@ -37,7 +37,7 @@ impl Supervisor {
         let (aged, replacement) = self.gateway.pool.borrow_mut().replace_aged(now);
         if let Some(Replacement { worker, pause: Some(pause) }) = replacement {
             let max_age = self.gateway.config().max_age.map(|age| Time(age).to_string());
-            self.gateway.in_trouble(|left_out| {
+            self.gateway.log_process_event(|left_out| {
                 warn!(
                     worker,
                     max_age,
@@ -147,7 +147,7 @@ impl Supervisor {
     fn fork(&mut self, launch: u64, worker: u32, now: Instant) {
         if let Err(cause) = self.spawn(launch, worker) {
             let cause = crate::log::cause(&cause);
-            self.gateway.in_trouble(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
+            self.gateway.log_process_event(|left_out| warn!(worker, cause, left_out, "cannot fork a worker"));
             self.gateway.pool.borrow_mut().fork_refused(now);
         }
     }
@@ -194,7 +194,7 @@ impl Supervisor {
                 Some(StartAction::Interrupt) if is_next => {
                     self.reload.interrupted(format!("its first worker {}", late()));
                 }
-                Some(StartAction::Interrupt) => self.gateway.in_trouble(|left_out| {
+                Some(StartAction::Interrupt) => self.gateway.log_process_event(|left_out| {
                     error!(worker, r#gen, left_out, "worker {}", late());
                 }),
                 Some(StartAction::GiveUp) if is_next => {

@@ -186,7 +186,7 @@ fn a_break_beside_others_waits_for_quiet_or_for_patience() {
 }
 
 /// A client that reads nothing, whose response of so many bytes goes to a file; the file, and the request that waits for it.
-fn spilled(bytes: usize) -> (Pair, VecDeque<(u32, Vec<u8>)>, ResponseWriter) {
+fn spooled(bytes: usize) -> (Pair, VecDeque<(u32, Vec<u8>)>, ResponseWriter) {
     let mut pair = Pair::new();
     let (key, mut writer, mut file) = (pair.get(1), ResponseWriter::new(false), VecDeque::new());
     pair.room = 0;
@@ -198,8 +198,8 @@ fn spilled(bytes: usize) -> (Pair, VecDeque<(u32, Vec<u8>)>, ResponseWriter) {
         let piece = left.min(60_000);
         left -= piece;
         pair.respond_with(&mut writer, key, |writer, sink, _| writer.body(&vec![b'x'; piece], sink).unwrap());
-        if pair.connection.is_full() && !pair.connection.is_spilling() {
-            pair.connection.spill();
+        if pair.connection.is_full() && !pair.connection.is_spooling() {
+            pair.connection.start_spooling();
         }
         if let Some((place, bytes)) = pair.connection.next_spool_write(|| true) {
             file.push_back((place, bytes.to_vec()));
@@ -213,7 +213,7 @@ fn spilled(bytes: usize) -> (Pair, VecDeque<(u32, Vec<u8>)>, ResponseWriter) {
 
 #[test]
 fn a_slow_client_gets_its_response_from_the_file_and_its_request_ends_then() {
-    let (mut pair, mut file, writer) = spilled(1_000_000);
+    let (mut pair, mut file, writer) = spooled(1_000_000);
     assert!(file.len() > 3 && !pair.connection.is_readable(), "nothing more is taken from it");
     let end = writer.end_in_file().expect("the end waits in the file");
     let kept = ended(&pair.connection);
@@ -232,7 +232,7 @@ fn a_slow_client_gets_its_response_from_the_file_and_its_request_ends_then() {
     assert!(matches!(&delivered[..], [ended] if ended.end == RequestEnd::Complete), "{delivered:?}");
     let got = pair.got(1).unwrap();
     assert!(got.stdout.len() == 1_000_018 && got.end == Some(0));
-    assert!(pair.connection.is_readable() && !pair.connection.is_spilling());
+    assert!(pair.connection.is_readable() && !pair.connection.is_spooling());
     // One that ends when all is written is not kept.
     let kept = ended(&pair.connection);
     assert!(pair.connection.keep_until_written(end, kept).is_some());
@@ -241,7 +241,7 @@ fn a_slow_client_gets_its_response_from_the_file_and_its_request_ends_then() {
 #[test]
 fn a_file_that_is_lost_breaks_everything_that_waits_in_it() {
     for by_timer in [false, true] {
-        let (mut pair, _file, writer) = spilled(1_000_000);
+        let (mut pair, _file, writer) = spooled(1_000_000);
         let other = ended(&pair.connection);
         assert!(pair.connection.keep_until_written(writer.end_in_file().unwrap(), other).is_none());
         pair.room = usize::MAX;
@@ -253,7 +253,7 @@ fn a_file_that_is_lost_breaks_everything_that_waits_in_it() {
             assert_eq!(span, 60 * SECOND);
             events
         } else {
-            pair.connection.lose_spilled("the disk is gone".to_owned());
+            pair.connection.spool_failed("the disk is gone".to_owned());
             pair.events()
         };
         let [Event::SpoolLost(_), Event::Ended(lost)] = &events[..] else { panic!("{events:?}") };
@@ -269,7 +269,7 @@ fn a_lost_file_abandons_the_requests_that_still_run() {
     let (one, two) = (pair.get(1), pair.get(2));
     pair.connection.assign(one, |assignment| assignment.worker = Some(3));
     pair.connection.assign(two, |assignment| assignment.worker = Some(4));
-    pair.connection.lose_spilled("gone".to_owned());
+    pair.connection.spool_failed("gone".to_owned());
     let events = pair.events();
     let workers: Vec<_> = events
         .iter()
@@ -283,7 +283,7 @@ fn a_lost_file_abandons_the_requests_that_still_run() {
 
 #[test]
 fn a_client_that_leaves_aborts_a_request_whose_response_waits_in_the_file() {
-    let (mut pair, _file, writer) = spilled(1_000_000);
+    let (mut pair, _file, writer) = spooled(1_000_000);
     let kept = ended(&pair.connection);
     assert!(pair.connection.keep_until_written(writer.end_in_file().unwrap(), kept).is_none());
     pair.connection.abandon_all();

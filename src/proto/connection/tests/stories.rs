@@ -41,7 +41,7 @@ impl Story {
                     self.pair.respond(key, |writer, sink, now| writer.fail(status, "no", None, sink, now));
                     self.ended += 1;
                 }
-                Event::Slow => self.pair.connection.spill(),
+                Event::Slow => self.pair.connection.start_spooling(),
                 Event::AbortedWhileArriving { .. } | Event::AbortedBeforeParams => {}
                 Event::Abandoned { .. }
                 | Event::Late(_)

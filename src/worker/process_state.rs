@@ -1,5 +1,5 @@
-//! The working directory and the umask, put back after each request. Both are the process's, so a request that changes them
-//! would change them for the requests that follow.
+//! The working directory and the umask, restored after each request. Both belong to the process, so a change by one request
+//! would reach the requests that follow.
 //!
 //! Plain Lua can change neither; the worker checks them only where the application has loaded other code.
 
@@ -14,17 +14,11 @@ use rustix::process::{fchdir, getcwd, umask};
 
 /// The working directory and the umask of a worker that is ready, with the changes of loading and start hooks.
 #[derive(Debug)]
-pub(super) struct Surroundings {
+pub(super) struct ProcessState {
     umask: Mode,
     directory: io::Result<Directory>,
-    told: Told,
-}
-
-/// The changes that the log has been told of, once each.
-#[derive(Debug, Default)]
-struct Told {
-    umask: bool,
-    directory: bool,
+    umask_logged: bool,
+    directory_logged: bool,
 }
 
 /// A working directory. Its name does not identify it: the release that a worker serves may be removed or renamed.
@@ -38,20 +32,20 @@ struct Directory {
     buffer: Vec<u8>,
 }
 
-impl Surroundings {
-    /// The surroundings of this process.
-    pub(super) fn now() -> Self {
+impl ProcessState {
+    /// Captures the state of this process.
+    pub(super) fn capture() -> Self {
         // The umask cannot be read without setting it. A file that another thread makes meanwhile is readable by its owner only.
         let mask = umask(Mode::from_bits_truncate(0o077));
         umask(mask);
-        Self { umask: mask, directory: Directory::current(), told: Told::default() }
+        Self { umask: mask, directory: Directory::current(), umask_logged: false, directory_logged: false }
     }
 
-    /// Puts directory and umask back where they have changed. `tell` gets a line for the log, once for each of the two.
-    pub(super) fn put_back(&mut self, mut tell: impl FnMut(&str)) {
+    /// Restores the directory and the umask where they have changed. `log` gets a line for each of the two, once.
+    pub(super) fn restore(&mut self, mut log: impl FnMut(&str)) {
         let mask = umask(self.umask);
-        if mask != self.umask && !std::mem::replace(&mut self.told.umask, true) {
-            tell(&format!(
+        if mask != self.umask && !std::mem::replace(&mut self.umask_logged, true) {
+            log(&format!(
                 "the application has changed the umask to {:04o}; it is {:04o} again for the next request \
                  (each worker says so once)",
                 mask.bits(),
@@ -69,10 +63,10 @@ impl Surroundings {
             // Without the directory of the start a comparison is impossible.
             Err(error) => (Err(io::Error::from(error.kind())), String::new()),
         };
-        if std::mem::replace(&mut self.told.directory, true) {
+        if std::mem::replace(&mut self.directory_logged, true) {
             return;
         }
-        tell(&match put_back {
+        log(&match put_back {
             Ok(()) => format!(
                 "the application has changed the working directory to {changed_to}; the next request finds the one \
                  before (each worker says so once)"

@@ -6,22 +6,22 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
-pub(super) struct Writing {
+pub(super) struct PendingWrites {
     count: Cell<usize>,
     ended: Notify,
 }
 
 /// A write in progress, until its drop.
 #[derive(Debug)]
-pub(super) struct OnItsWay(Rc<Writing>);
+pub(super) struct WriteGuard(Rc<PendingWrites>);
 
-impl Writing {
-    pub(super) fn begin(self: &Rc<Self>) -> OnItsWay {
+impl PendingWrites {
+    pub(super) fn start(self: &Rc<Self>) -> WriteGuard {
         self.count.set(self.count.get() + 1);
-        OnItsWay(Rc::clone(self))
+        WriteGuard(Rc::clone(self))
     }
 
-    pub(super) fn is_some(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         self.count.get() > 0
     }
 
@@ -31,7 +31,7 @@ impl Writing {
     }
 }
 
-impl Drop for OnItsWay {
+impl Drop for WriteGuard {
     fn drop(&mut self) {
         let left = self.0.count.get() - 1;
         self.0.count.set(left);
@@ -55,9 +55,9 @@ mod tests {
     #[test]
     fn each_end_wakes_one_task_and_the_last_end_wakes_all() {
         run(async {
-            let writing = Rc::new(Writing::default());
-            let (first, second) = (writing.begin(), writing.begin());
-            assert!(writing.is_some());
+            let writing = Rc::new(PendingWrites::default());
+            let (first, second) = (writing.start(), writing.start());
+            assert!(writing.any());
             let woken = Rc::new(Cell::new(0));
             let tasks = tokio::task::LocalSet::new();
             for _ in 0..3 {
@@ -72,9 +72,9 @@ mod tests {
                     tokio::task::yield_now().await;
                     drop(first);
                     tokio::task::yield_now().await;
-                    assert!(woken.get() <= 1 && writing.is_some());
+                    assert!(woken.get() <= 1 && writing.any());
                     drop(second);
-                    assert!(!writing.is_some());
+                    assert!(!writing.any());
                 })
                 .await;
             tasks.await;

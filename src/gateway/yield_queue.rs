@@ -1,4 +1,4 @@
-//! The turnstile: sources that have had their turn ([`crate::proto::turn`]) and have more to read queue here.
+//! The queue of sources that have more to read after their turn ([`crate::proto::turn`]).
 
 use tokio::sync::Semaphore;
 
@@ -7,15 +7,15 @@ use tokio::sync::Semaphore;
 /// One source passes each time the event loop has served everything else. So a client that asks for little does not notice how
 /// many sources wait, and they share the remaining time.
 #[derive(Debug)]
-pub(crate) struct Turnstile(Semaphore);
+pub(crate) struct YieldQueue(Semaphore);
 
-impl Turnstile {
+impl YieldQueue {
     pub(crate) fn new() -> Self {
         Self(Semaphore::new(1))
     }
 
     /// Waits for the source's next turn.
-    pub(crate) async fn pass(&self) {
+    pub(crate) async fn wait_turn(&self) {
         // Never closed, so never an error.
         let _first = self.0.acquire().await;
         // Lets the event loop run the ready tasks and ask the kernel for more.
@@ -35,13 +35,13 @@ mod tests {
     fn sources_pass_one_at_a_time_and_in_order() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let turns = tokio::task::LocalSet::new().block_on(&runtime, async {
-            let (turnstile, turns) = (Rc::new(Turnstile::new()), Rc::new(RefCell::new(Vec::new())));
+            let (yield_queue, turns) = (Rc::new(YieldQueue::new()), Rc::new(RefCell::new(Vec::new())));
             for greedy in 0..20 {
-                let (turnstile, turns) = (Rc::clone(&turnstile), Rc::clone(&turns));
+                let (yield_queue, turns) = (Rc::clone(&yield_queue), Rc::clone(&turns));
                 tokio::task::spawn_local(async move {
                     loop {
                         turns.borrow_mut().push(greedy);
-                        turnstile.pass().await;
+                        yield_queue.wait_turn().await;
                     }
                 });
             }

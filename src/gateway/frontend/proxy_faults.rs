@@ -1,4 +1,4 @@
-//! Faults of a proxy's configuration that show in its parameters. Each is logged once, because every request repeats it. The
+//! Faults of a proxy's configuration that its parameters show. Each is logged once, because every request repeats it. The
 //! caller writes the line.
 
 /// Most names that are remembered, and so logged. A configuration repeats a handful; a peer on a TCP socket could invent names
@@ -8,16 +8,16 @@ const MAX_REPEATED: usize = 32;
 /// Longest name that is remembered, in bytes. Proxies' names are shorter than 40.
 const MAX_NAME: usize = 128;
 
-/// The faults that are in the log already.
+/// The faults that have been logged.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct LoggedProxyFaults {
     repeated: Vec<Vec<u8>>,
     missing_path_info: bool,
 }
 
-impl Told {
-    /// Whether to log that a name came more than once.
-    pub(crate) fn repeated(&mut self, name: &[u8]) -> bool {
+impl LoggedProxyFaults {
+    /// Adds a repeated name. Returns whether it is new, and so to be logged.
+    pub(crate) fn add_repeated(&mut self, name: &[u8]) -> bool {
         let new = self.repeated.len() < MAX_REPEATED
             && name.len() <= MAX_NAME
             && !self.repeated.iter().any(|known| known == name);
@@ -27,8 +27,8 @@ impl Told {
         new
     }
 
-    /// Whether to log that PATH_INFO is missing.
-    pub(crate) fn missing_path_info(&mut self) -> bool {
+    /// Adds a missing PATH_INFO. Returns whether it is new, and so to be logged.
+    pub(crate) fn add_missing_path_info(&mut self) -> bool {
         !std::mem::replace(&mut self.missing_path_info, true)
     }
 }
@@ -39,14 +39,14 @@ mod tests {
 
     #[test]
     fn each_name_is_logged_once_and_a_flood_of_names_ends() {
-        let mut told = Told::default();
+        let mut logged = LoggedProxyFaults::default();
         assert_eq!(
-            ["A", "B", "A", "B", "A"].map(|name| told.repeated(name.as_bytes())),
+            ["A", "B", "A", "B", "A"].map(|name| logged.add_repeated(name.as_bytes())),
             [true, true, false, false, false]
         );
-        assert!(!told.repeated(&[b'x'; MAX_NAME + 1]));
-        let more = (0..1000).filter(|n| told.repeated(format!("N{n}").as_bytes())).count();
+        assert!(!logged.add_repeated(&[b'x'; MAX_NAME + 1]));
+        let more = (0..1000).filter(|n| logged.add_repeated(format!("N{n}").as_bytes())).count();
         assert_eq!(more, MAX_REPEATED - 2);
-        assert_eq!((told.missing_path_info(), told.missing_path_info()), (true, false));
+        assert_eq!((logged.add_missing_path_info(), logged.add_missing_path_info()), (true, false));
     }
 }

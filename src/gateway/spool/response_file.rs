@@ -12,7 +12,7 @@ use crate::proto::space::{Claim, SpoolError, Use};
 
 /// The spool file of a connection, with at most one write and one read in progress. Dropped when the client has caught up or
 /// gone; jobs in progress release their claim at their end.
-pub(crate) struct Overflow {
+pub(crate) struct ResponseFile {
     claim: Arc<Claim>,
     /// The file; `None` before the first write.
     file: Option<Arc<File>>,
@@ -22,27 +22,27 @@ pub(crate) struct Overflow {
 
 /// The result of a job that has ended.
 #[derive(Debug)]
-pub(crate) enum Done {
+pub(crate) enum Completion {
     Written(io::Result<()>),
     Read(io::Result<Vec<u8>>),
 }
 
-impl fmt::Debug for Overflow {
+impl fmt::Debug for ResponseFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Overflow")
+        f.debug_struct("ResponseFile")
             .field("claim", &self.claim)
             .field("file", &self.file)
             .finish_non_exhaustive()
     }
 }
 
-impl Overflow {
+impl ResponseFile {
     /// A file with one place, if that is within `limit` bytes.
     pub(crate) fn new(limit: u64, spool: &Spool) -> Result<Self, SpoolError> {
-        let claim = Claim::new(&spool.space, Use::Answer)?;
-        let overflow = Self { claim, file: None, writing: None, reading: None };
-        overflow.grow(limit)?;
-        Ok(overflow)
+        let claim = Claim::new(&spool.space, Use::Response)?;
+        let file = Self { claim, file: None, writing: None, reading: None };
+        file.grow(limit)?;
+        Ok(file)
     }
 
     /// Adds a place, if that is within `limit` bytes.
@@ -66,18 +66,18 @@ impl Overflow {
     }
 
     /// Ready at the end of a write or a read. Never ready while none is in progress.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Done> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Completion> {
         if let Some(job) = &mut self.writing
             && let Poll::Ready(written) = job.as_mut().poll(context)
         {
             self.writing = None;
-            return Poll::Ready(Done::Written(written.map(|file| self.file = Some(file))));
+            return Poll::Ready(Completion::Written(written.map(|file| self.file = Some(file))));
         }
         if let Some(job) = &mut self.reading
             && let Poll::Ready(read) = job.as_mut().poll(context)
         {
             self.reading = None;
-            return Poll::Ready(Done::Read(read));
+            return Poll::Ready(Completion::Read(read));
         }
         Poll::Pending
     }
