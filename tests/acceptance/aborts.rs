@@ -1,5 +1,5 @@
-//! Aborted requests, by ABORT_REQUEST or by a close of the connection: at every point of a request's life, and at random
-//! points.
+//! Aborted requests, by ABORT_REQUEST or by a close of the connection: at every stage of a request, and at random
+//! moments.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,8 +11,8 @@ use crate::support::wire::{
 };
 use crate::support::{Gate, Server, pace, wait_for};
 
-/// One worker, which no deadline frees.
-fn patient() -> Server {
+/// A server with one worker, which no request deadline frees.
+fn one_worker_without_a_deadline() -> Server {
     Server::builder().workers("1").arguments(["--request-timeout", "off"]).start()
 }
 
@@ -20,22 +20,22 @@ fn abort(id: u16) -> Vec<u8> {
     record(ABORT_REQUEST, id, b"")
 }
 
-/// The end of request 1, and nothing of an answer before it.
+/// Expects the END_REQUEST of request 1 without a byte of STDOUT before it.
 #[track_caller]
-fn ends_without_an_answer(connection: &mut Connection) {
+fn ends_without_a_response(connection: &mut Connection) {
     let end = connection.response(1).expect("END_REQUEST");
     assert_eq!((&end.stdout[..], end.app_status, end.protocol_status), (&b""[..], 0, 0), "{end:?}");
 }
 
 #[track_caller]
-fn says_hello(connection: &mut Connection, server: &Server) {
+fn serves_hello(connection: &mut Connection, server: &Server) {
     let response = connection.get("/hello");
     assert_eq!((response.status(), response.body()), (200, &b"Hello, World!\n"[..]), "{}", server.log());
 }
 
 #[test]
-fn a_request_aborted_while_it_arrives_never_runs_and_its_id_is_free() {
-    let (server, gate) = (patient(), Gate::new());
+fn a_request_aborted_while_it_arrives_never_runs_and_frees_its_id() {
+    let (server, gate) = (one_worker_without_a_deadline(), Gate::new());
     let mut connection = Connection::open(&server.socket());
     let params = [get_params(&gate.url("/count")), pair(b"CONTENT_LENGTH", b"10")].concat();
     let whole = [begin(1, RESPONDER, true), stream(PARAMS, 1, &params), record(STDIN, 1, b"12345")].concat();
@@ -47,16 +47,16 @@ fn a_request_aborted_while_it_arrives_never_runs_and_its_id_is_free() {
         (whole, &[]),
     ] {
         connection.send(&[cut, abort(1)].concat());
-        ends_without_an_answer(&mut connection);
-        // What was on its way belongs to nothing.
+        ends_without_a_response(&mut connection);
+        // Records of the aborted request that were still on their way are ignored.
         connection.send(&[stream(PARAMS, 1, late), stream(STDIN, 1, b"67890")].concat());
-        says_hello(&mut connection, &server);
+        serves_hello(&mut connection, &server);
     }
     assert_eq!(gate.said("executions"), None);
 }
 
 #[test]
-fn a_request_aborted_in_the_queue_never_runs_and_its_place_is_free() {
+fn a_request_aborted_in_the_queue_never_runs_and_frees_its_place_in_the_queue() {
     let server = Server::builder()
         .workers("1")
         .arguments(["--request-timeout", "off", "--queue", "1", "--queue-timeout", "10m"])
@@ -71,16 +71,16 @@ fn a_request_aborted_in_the_queue_never_runs_and_its_place_is_free() {
     waiting.settle();
     assert_eq!(server.get("/hello").status(), 503, "the queue is full");
     waiting.send(&abort(1));
-    ends_without_an_answer(&mut waiting);
-    // The same place, the same connection, the same id.
+    ends_without_a_response(&mut waiting);
+    // A second request takes the same place in the queue, on the same connection, under the same id.
     waiting.send(&get(1, &gone.url("/count"), true));
     waiting.settle();
     assert_eq!(server.get("/hello").status(), 503, "the queue is full");
     drop(waiting);
     let mut next = Connection::open(&server.socket());
-    wait_for("the place is free", || {
+    wait_for("the place in the queue is free", || {
         next.send(&get(1, "/hello", true));
-        // Refused, or still waiting when this is answered.
+        // The request is refused before GET_VALUES is answered, or it is still queued by then.
         next.send(&record(GET_VALUES, 0, &pair(b"FCGI_MPXS_CONNS", b"")));
         let first = next.record().expect("an answer");
         if first.kind == GET_VALUES_RESULT {
@@ -96,18 +96,18 @@ fn a_request_aborted_in_the_queue_never_runs_and_its_place_is_free() {
 }
 
 #[test]
-fn a_request_aborted_before_its_head_is_closed_and_nothing_of_it_is_sent() {
-    let server = patient();
+fn a_request_aborted_before_its_head_is_closed_and_its_response_is_discarded() {
+    let server = one_worker_without_a_deadline();
     for how in ["whole", "write_late"] {
         let gate = Gate::new();
         let mut connection = Connection::open(&server.socket());
         connection.send(&get(1, &gate.url(&format!("/flow/{how}")), true));
         gate.announced("started");
         connection.send(&abort(1));
-        // The application still waits.
-        ends_without_an_answer(&mut connection);
+        // END_REQUEST comes while the application still waits.
+        ends_without_a_response(&mut connection);
         gate.open("go");
-        says_hello(&mut connection, &server);
+        serves_hello(&mut connection, &server);
         assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{how}\n{}", server.log());
         if how == "whole" {
             gate.announced("after");
@@ -120,8 +120,8 @@ fn a_request_aborted_before_its_head_is_closed_and_nothing_of_it_is_sent() {
 }
 
 #[test]
-fn a_request_aborted_in_the_middle_of_its_answer_is_stopped_and_closed_once() {
-    let server = patient();
+fn a_request_aborted_during_its_response_is_stopped_and_its_body_is_closed_once() {
+    let server = one_worker_without_a_deadline();
     for how in ["tick", "tick_write", "tick_sized", "poll", "flood", "flood_large"] {
         let gate = Gate::new();
         let mut connection = Connection::open(&server.socket());
@@ -130,31 +130,31 @@ fn a_request_aborted_in_the_middle_of_its_answer_is_stopped_and_closed_once() {
         connection.send(&abort(1));
         let end = connection.response(1).expect("END_REQUEST");
         assert_eq!((end.app_status, end.protocol_status), (0, 0), "{how}");
-        says_hello(&mut connection, &server);
+        serves_hello(&mut connection, &server);
         assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{how}\n{}", server.log());
     }
     assert!(!server.log().contains("ERROR"), "{}", server.log());
 }
 
 #[test]
-fn an_abort_after_the_end_is_ignored() {
-    let (server, gate) = (patient(), Gate::new());
+fn an_abort_after_end_request_is_ignored() {
+    let (server, gate) = (one_worker_without_a_deadline(), Gate::new());
     let mut connection = Connection::open(&server.socket());
     for _ in 0..100 {
-        says_hello(&mut connection, &server);
+        serves_hello(&mut connection, &server);
         connection.send(&abort(1));
     }
-    // Also while the worker is still busy with what follows the answer.
+    // The same while the worker still runs the `after_response` hooks.
     gate.open("go");
     let response = connection.get(&gate.url("/flow/after_small"));
     assert_eq!(response.body(), b"small\n");
     connection.send(&abort(1));
-    says_hello(&mut connection, &server);
+    serves_hello(&mut connection, &server);
     assert_eq!(gate.said("order").as_deref(), Some("first\nsecond\nthird\n"));
 }
 
 #[test]
-fn an_abort_on_a_shared_connection_ends_that_request_alone() {
+fn an_abort_on_a_multiplexed_connection_ends_only_its_request() {
     let server = Server::builder().workers("2").arguments(["--request-timeout", "off"]).start();
     let (stopped, lives) = (Gate::new(), Gate::new());
     let mut connection = Connection::open(&server.socket());
@@ -162,15 +162,15 @@ fn an_abort_on_a_shared_connection_ends_that_request_alone() {
     connection.send(&get(2, &lives.url("/flow/tick"), true));
     let mut seen = [0, 0];
     while seen.contains(&0) {
-        let (kind, id) = next_record(&mut connection);
+        let (kind, id) = next_record_with_content(&mut connection);
         assert_eq!(kind, STDOUT);
         seen[usize::from(id) - 1] += 1;
     }
     connection.send(&abort(1));
-    while next_record(&mut connection) != (END_REQUEST, 1) {}
-    // It has ended for good, and the other goes on.
+    while next_record_with_content(&mut connection) != (END_REQUEST, 1) {}
+    // No record of request 1 follows, and request 2 goes on.
     for _ in 0..20 {
-        assert_eq!(next_record(&mut connection), (STDOUT, 2));
+        assert_eq!(next_record_with_content(&mut connection), (STDOUT, 2));
     }
     wait_for("the body is closed", || stopped.said("closed"));
     assert_eq!(lives.said("closed"), None);
@@ -184,27 +184,27 @@ fn an_abort_on_a_shared_connection_ends_that_request_alone() {
     }
 }
 
-/// Kind and id of the next record that is not the end of a stream.
+/// Type and request id of the next record with content: the ends of streams are skipped.
 #[track_caller]
-fn next_record(connection: &mut Connection) -> (u8, u16) {
+fn next_record_with_content(connection: &mut Connection) -> (u8, u16) {
     loop {
-        let record = connection.record().expect("the connection lives");
+        let record = connection.record().expect("the connection is open");
         if !record.content.is_empty() {
             return (record.kind, record.id);
         }
     }
 }
 
-/// php-fpm 8.2 gives the answer, too.
+/// php-fpm 8.2 sends the response, too.
 #[test]
-fn a_unix_client_that_has_only_shut_its_writing_side_gets_its_answers() {
+fn a_unix_client_that_shuts_down_its_writing_side_gets_its_responses() {
     let server = Server::builder().looked_into().workers("3").arguments(["--request-timeout", "off"]).start();
     for keep in [true, false] {
         let gates = [Gate::new(), Gate::new()];
         let mut connection = Connection::open(&server.socket());
         connection.send(&get(1, &gates[0].url("/wait"), keep));
         connection.send(&get(2, &gates[1].url("/wait"), keep));
-        // A third has not come whole, and never will.
+        // A third request stays incomplete.
         connection.send(&[begin(3, RESPONDER, keep), stream(PARAMS, 3, &get_params("/count"))].concat());
         gates.iter().for_each(|gate| drop(gate.announced("started")));
         connection.finish_sending();
@@ -216,7 +216,8 @@ fn a_unix_client_that_has_only_shut_its_writing_side_gets_its_answers() {
         }
         assert!(connection.closes());
     }
-    // Sent, and shut, before the server has looked once; and with an answer that the kernel does not take whole.
+    // A small response, and one larger than the socket's buffer, to a client that shuts its writing side down right
+    // after the request.
     let gate = Gate::new();
     gate.open("go");
     for url in ["/hello".to_owned(), gate.url("/flow/after_large")] {
@@ -232,7 +233,7 @@ fn a_unix_client_that_has_only_shut_its_writing_side_gets_its_answers() {
 }
 
 #[test]
-fn a_unix_client_that_has_shut_its_side_and_then_goes_is_an_abort() {
+fn a_unix_client_that_shuts_down_its_writing_side_and_then_closes_aborts_its_request() {
     let server = Server::builder().looked_into().workers("2").arguments(["--request-timeout", "off"]).start();
     for how in ["tick", "poll_first"] {
         let (gate, other) = (Gate::new(), Gate::new());
@@ -240,17 +241,17 @@ fn a_unix_client_that_has_shut_its_side_and_then_goes_is_an_abort() {
         connection.send(&get(1, &gate.url(&format!("/flow/{how}")), true));
         gate.announced("started");
         if how == "poll_first" {
-            // Nothing is written to it, so nothing but the end itself tells that it has gone.
+            // No response data is written to this client, so only the close itself shows that it has gone.
             connection.send(&get(2, &other.url("/wait"), true));
             other.announced("started");
         }
         connection.finish_sending();
         if how == "poll_first" {
-            // By its answer the server has seen that the client has shut its side.
+            // When this response comes, the server has seen that the client has shut its writing side down.
             other.open("go");
             assert_eq!(connection.response(2).expect("a response").body(), b"waited\n");
         } else {
-            // It goes on being answered.
+            // The response goes on.
             for _ in 0..3 {
                 assert_eq!(connection.record().unwrap().kind, STDOUT);
             }
@@ -262,9 +263,10 @@ fn a_unix_client_that_has_shut_its_side_and_then_goes_is_an_abort() {
     }
 }
 
-/// php-fpm 8.2 gives the answer here as well, since it never looks; to one that has gone, too.
+/// php-fpm 8.2 sends the response in this case, too, since it never checks the connection: also to a client that has
+/// closed it.
 #[test]
-fn a_tcp_client_that_has_shut_its_writing_side_counts_as_gone() {
+fn a_tcp_client_that_shuts_down_its_writing_side_aborts_its_request() {
     let address = format!("127.0.0.1:{}", crate::support::free_port());
     let listen = format!("tcp:{address}");
     let server =
@@ -276,9 +278,9 @@ fn a_tcp_client_that_has_shut_its_writing_side_counts_as_gone() {
         gate.announced("started");
         stream.shutdown(Shutdown::Write).unwrap();
         let mut rest = Vec::new();
-        // It ends, which an answer of endless ticks never would.
+        // The stream of ticks is endless, so an end of file shows the abort.
         let _ = stream.read_to_end(&mut rest);
-        says_hello(&mut Connection::open(&server.socket()), &server);
+        serves_hello(&mut Connection::open(&server.socket()), &server);
         assert_eq!(gate.said("closed").as_deref(), Some("closed\n"), "{how}");
     }
 }
@@ -292,7 +294,7 @@ fn aborted_requests_are_logged_and_counted() {
         .arguments(["--request-timeout", "off", "--access-log", path.to_str().unwrap()])
         .start();
     let line = |what: &str| {
-        wait_for(&format!("a line about {what}"), || {
+        wait_for(&format!("the access log has a line about {what}"), || {
             let log = fs::read_to_string(&path).unwrap_or_default();
             log.lines().find(|line| line.contains(what)).map(str::to_owned)
         })
@@ -319,7 +321,7 @@ fn aborted_requests_are_logged_and_counted() {
     assert_eq!(status["requests"]["aborted"], 3, "{status}");
 }
 
-/// What a request of the race below has brought so far.
+/// A request of the race below, with the STDOUT that has come so far.
 struct Open {
     id: u16,
     nonce: String,
@@ -328,7 +330,7 @@ struct Open {
 }
 
 #[test]
-fn aborts_at_any_moment_end_each_request_once_and_mix_up_nothing() {
+fn aborts_at_random_moments_end_each_request_once_and_mix_up_no_responses() {
     const ROUNDS: usize = 500;
     const SHARE: u16 = 4;
     /// 64 KiB of nonces.
@@ -352,16 +354,16 @@ fn aborts_at_any_moment_end_each_request_once_and_mix_up_nothing() {
             .collect();
         for request in &mut open {
             if random.bool() {
-                // From before it is handed over to after its end.
+                // From before the worker has the request until after its end.
                 pace(std::time::Duration::from_micros(random.u64(..2000)));
                 connection.send(&abort(request.id));
                 request.aborted = true;
             }
         }
         while !open.is_empty() {
-            let record = connection.record().expect("the connection lives");
+            let record = connection.record().expect("the connection is open");
             let at = open.iter().position(|request| request.id == record.id);
-            let at = at.unwrap_or_else(|| panic!("of a request that has ended: {record:?}"));
+            let at = at.unwrap_or_else(|| panic!("a record of a request that has ended: {record:?}"));
             match record.kind {
                 STDOUT => open[at].stdout.extend(record.content),
                 END_REQUEST => {
@@ -374,18 +376,22 @@ fn aborts_at_any_moment_end_each_request_once_and_mix_up_nothing() {
                     assert!(head.is_empty() || head.contains(&format!("X-Nonce: {nonce}")), "{head}");
                     assert!(
                         expected.as_bytes().starts_with(body),
-                        "another's bytes in the answer to {nonce}"
+                        "bytes of another response in the response to {nonce}"
                     );
-                    assert!(aborted || body.len() == expected.len(), "{nonce} has {} bytes", body.len());
+                    assert!(
+                        aborted || body.len() == expected.len(),
+                        "the response to {nonce}, which was not aborted, has {} bytes",
+                        body.len()
+                    );
                     whole += usize::from(aborted && body.len() == expected.len());
                 }
                 _ => panic!("unexpected {record:?}"),
             }
         }
     }
-    eprintln!("{whole} were whole when their abort came");
+    eprintln!("{whole} responses were complete when their abort came");
     assert_eq!(server.workers(2), workers, "{}", server.log());
-    says_hello(&mut connection, &server);
+    serves_hello(&mut connection, &server);
     let log = server.log().replace("WARN  gateway workers run as root", "");
     assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
 }

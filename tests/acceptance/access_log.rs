@@ -1,4 +1,4 @@
-//! The access log: a line for every request however it ends, a new file after USR1, and a disk that takes no writes.
+//! The access log: one line for every request however it ends, a new file after USR1, and a full disk.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -33,7 +33,7 @@ impl Logged {
         self.directory.path().join("access.log")
     }
 
-    /// Waits for the line about a request whose URI contains `uri`; its columns.
+    /// Waits for the line about a request whose URI contains `uri`, and returns its columns.
     #[track_caller]
     fn line(&self, uri: &str) -> Vec<String> {
         wait_for(&format!("the access log has a line about {uri}"), || {
@@ -47,7 +47,7 @@ impl Logged {
     }
 }
 
-/// Time, address, request line, status, bytes, wait, service time, worker, generation, id, end.
+/// The columns of a line: time, address, request line, status, bytes, wait, service time, worker, generation, id, end.
 fn columns(line: &str) -> Vec<String> {
     let mut quoted = line.split('"');
     let (front, request, back) = (quoted.next().unwrap(), quoted.next().unwrap(), quoted.next().unwrap());
@@ -60,7 +60,7 @@ fn columns(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_way_to_end_leaves_one_line() {
+fn every_end_of_a_request_leaves_one_line() {
     let logged = Logged::start("1", &["--max-body", "10", "--queue", "1"]);
     logged.open().get("/hello?ok");
     let line = logged.line("?ok");
@@ -79,11 +79,11 @@ fn every_way_to_end_leaves_one_line() {
     large.send(&wire::begin(1, wire::RESPONDER, false));
     let params = [wire::get_params("/hello?large"), wire::pair(b"CONTENT_LENGTH", b"11")].concat();
     large.send(&wire::stream(wire::PARAMS, 1, &params));
-    assert_eq!(large.response(1).expect("an answer").status(), 413);
+    assert_eq!(large.response(1).expect("a response").status(), 413);
     let line = logged.line("?large");
     assert_eq!((line[3].as_str(), line[5].as_str(), line[7].as_str()), ("413", "-", "-"), "{line:?}");
     assert_eq!(line[10], "body_too_large");
-    // The log names the request as well.
+    // The main log names the request as well.
     logged.server.logged(&["request refused: the body has 11 bytes", &line[9], "GET /hello?large HTTP/1.1"]);
 
     logged.open().get("/fail/killed_before_head?before");
@@ -126,7 +126,7 @@ fn every_way_to_end_leaves_one_line() {
 }
 
 #[test]
-fn a_request_that_waited_too_long_says_how_long() {
+fn the_line_of_a_request_that_is_too_long_in_the_queue_has_its_wait() {
     let logged = Logged::start("1", &["--queue-timeout", "50ms"]);
     let gate = Gate::new();
     let mut running = logged.open();
@@ -140,7 +140,7 @@ fn a_request_that_waited_too_long_says_how_long() {
 }
 
 #[test]
-fn a_request_cannot_write_a_line_of_its_own() {
+fn control_characters_in_a_uri_are_escaped_and_forge_no_line() {
     let logged = Logged::start("1", &[]);
     logged.open().get("/hello?\" 200\n2026-11-24T09:00:00.000Z evil \x1b[2J\\é");
     let line = logged.line("evil");
@@ -150,10 +150,10 @@ fn a_request_cannot_write_a_line_of_its_own() {
 }
 
 #[test]
-fn in_json_each_line_is_an_object() {
+fn with_log_format_json_each_line_is_an_object() {
     let logged = Logged::start("1", &["--log-format", "json"]);
     logged.open().get("/hello?\"\n");
-    let line = wait_for("there is a line", || {
+    let line = wait_for("the access log has a line", || {
         fs::read_to_string(logged.file()).unwrap().lines().next().map(str::to_owned)
     });
     let line: Value = serde_json::from_str(&line).unwrap();
@@ -164,31 +164,33 @@ fn in_json_each_line_is_an_object() {
 }
 
 #[test]
-fn usr1_goes_on_in_a_new_file() {
+fn usr1_reopens_the_access_log() {
     let logged = Logged::start("2", &[]);
     logged.open().get("/hello?first");
     logged.line("?first");
     assert_eq!(fs::metadata(logged.file()).unwrap().permissions().mode() & 0o777 & !0o640, 0);
     let old = logged.directory.path().join("access.log.1");
     fs::rename(logged.file(), &old).unwrap();
-    // Until it is told, it goes on where it was.
+    // Before USR1, lines still go to the renamed file.
     logged.open().get("/hello?second");
-    wait_for("it is in the old file", || fs::read_to_string(&old).unwrap().contains("?second").then_some(()));
-    server_reopens(&logged);
+    wait_for("the line is in the old file", || {
+        fs::read_to_string(&old).unwrap().contains("?second").then_some(())
+    });
+    send_usr1(&logged);
     logged.open().get("/hello?third");
     assert_eq!(logged.line("?third")[3], "200");
     assert_eq!(fs::read_to_string(&old).unwrap().lines().count(), 2);
     assert_eq!(fs::read_to_string(logged.file()).unwrap().lines().count(), 1);
 }
 
-/// With no request in between: the old file can be compressed.
-fn server_reopens(logged: &Logged) {
+/// The new file appears without another request, so the old one can be compressed.
+fn send_usr1(logged: &Logged) {
     logged.server.signal(Signal::USR1);
-    wait_for("there is a new file", || logged.file().exists().then_some(()));
+    wait_for("the new file exists", || logged.file().exists().then_some(()));
 }
 
 #[test]
-fn a_file_that_cannot_be_reopened_is_said_once_and_the_log_recovers() {
+fn a_failed_reopen_is_logged_once_and_loses_no_line_and_is_tried_again() {
     let logged = Logged::start("1", &[]);
     let moved = logged.directory.path().join("access.log.1");
     fs::rename(logged.file(), &moved).unwrap();
@@ -196,9 +198,11 @@ fn a_file_that_cannot_be_reopened_is_said_once_and_the_log_recovers() {
     logged.server.signal(Signal::USR1);
     logged.server.logged(&["cannot reopen the access log", "is a directory"]);
     logged.open().get("/hello?kept");
-    wait_for("nothing is lost", || fs::read_to_string(&moved).unwrap().contains("?kept").then_some(()));
+    wait_for("the line is in the old file", || {
+        fs::read_to_string(&moved).unwrap().contains("?kept").then_some(())
+    });
     fs::remove_dir(logged.file()).unwrap();
-    wait_for("it is opened by itself", || {
+    wait_for("the log is reopened without another signal", || {
         logged.open().get("/hello?again");
         fs::read_to_string(logged.file()).is_ok_and(|text| text.contains("?again")).then_some(())
     });
@@ -207,7 +211,7 @@ fn a_file_that_cannot_be_reopened_is_said_once_and_the_log_recovers() {
 }
 
 #[test]
-fn an_access_log_on_a_full_disk_stops_no_request() {
+fn a_full_disk_under_the_access_log_fails_no_request_and_counts_the_dropped_lines() {
     let server = Server::builder()
         .workers("1")
         .arguments(["--access-log", "/dev/full", "--status-path", "/-/status"])
@@ -215,7 +219,7 @@ fn an_access_log_on_a_full_disk_stops_no_request() {
     for _ in 0..100 {
         assert_eq!(server.get("/hello").status(), 200);
     }
-    wait_for("all lines are counted as dropped", || {
+    wait_for("all 100 lines are counted as dropped", || {
         let response = server.get("/-/status?json");
         let status: Value = serde_json::from_slice(response.body()).unwrap();
         (status["access_log"]["dropped"] == 100).then_some(())
@@ -226,7 +230,7 @@ fn an_access_log_on_a_full_disk_stops_no_request() {
 }
 
 #[test]
-fn a_log_that_cannot_be_opened_is_no_start() {
+fn an_access_log_that_cannot_be_opened_at_the_start_is_exit_code_1() {
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("app.sock").display());
     let log = directory.path().join("missing/access.log");
@@ -244,14 +248,14 @@ fn a_log_that_cannot_be_opened_is_no_start() {
 }
 
 #[test]
-fn on_standard_output_the_log_is_beside_the_other_one() {
+fn an_access_log_of_a_dash_goes_to_standard_output() {
     let server = Server::builder().workers("1").arguments(["--access-log", "-"]).start();
     server.get("/hello?stdout");
     server.logged(&["\"GET /hello?stdout HTTP/1.1\" 200 14 "]);
 }
 
 #[test]
-fn a_stop_writes_what_is_still_to_be_written() {
+fn a_stop_writes_every_buffered_line() {
     let mut logged = Logged::start("2", &[]);
     for number in 0..200 {
         logged.open().get(&format!("/hello?{number}"));
@@ -262,12 +266,12 @@ fn a_stop_writes_what_is_still_to_be_written() {
 }
 
 #[test]
-fn a_stop_writes_the_lines_of_answers_that_nobody_has_read() {
+fn a_stop_writes_the_lines_of_responses_that_no_client_has_read() {
     let mut logged = Logged::start("1", &["--grace", "100ms"]);
     let mut client = logged.open();
     client.send(&get(1, "/unread", true));
-    wait_for("the answer has begun", || (client.unread() > 0).then_some(()));
-    // The worker is free again: the answer is in a file.
+    wait_for("the response has begun", || (client.unread() > 0).then_some(()));
+    // The worker is idle again: the rest of the response is in a file.
     assert_eq!(logged.open().get("/hello").status(), 200);
     logged.server.signal(Signal::TERM);
     logged.server.wait();
@@ -276,25 +280,25 @@ fn a_stop_writes_the_lines_of_answers_that_nobody_has_read() {
 }
 
 #[test]
-fn a_worker_that_never_read_its_request_leaves_no_line_of_its_own() {
+fn a_retried_request_leaves_one_line() {
     let logged = Logged::start("1", &[]);
     logged.open().get("/hello?ready");
     let worker = *logged.server.workers(1).first().unwrap();
     signal(worker, Signal::STOP);
-    wait_for("it is stopped", || crate::support::is_stopped(worker).then_some(()));
+    wait_for("the worker is stopped", || crate::support::is_stopped(worker).then_some(()));
     let mut connection = logged.open();
     connection.send(&get(1, "/hello?retried", true));
     connection.settle();
     signal(worker, Signal::KILL);
-    assert_eq!(connection.response(1).expect("an answer").status(), 200);
+    assert_eq!(connection.response(1).expect("a response").status(), 200);
     let line = logged.line("?retried");
     assert_eq!((line[3].as_str(), line[10].as_str()), ("200", "complete"));
     assert_eq!(fs::read_to_string(logged.file()).unwrap().lines().count(), 2);
 }
 
-/// A log may be in a directory of the application's user, while root starts the server.
+/// Root may start a server whose log is in a directory of the application's user.
 #[test]
-fn a_link_that_another_user_puts_in_the_place_of_the_log_is_not_followed() {
+fn a_symbolic_link_that_another_user_puts_in_place_of_the_access_log_is_not_followed() {
     if lacks(Need::Root) {
         return;
     }
@@ -310,7 +314,7 @@ fn a_link_that_another_user_puts_in_the_place_of_the_log_is_not_followed() {
     logged.server.logged(&["cannot reopen the access log", "is a symbolic link that user 12345 made"]);
     assert_eq!(logged.open().get("/hello").status(), 200);
     fs::remove_file(logged.file()).unwrap();
-    wait_for("the log has its place again", || {
+    wait_for("the access log is at its path again", || {
         logged.open().get("/hello?again");
         fs::read_to_string(logged.file()).is_ok_and(|text| text.contains("?again")).then_some(())
     });

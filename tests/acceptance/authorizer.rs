@@ -1,17 +1,17 @@
-//! nibiru as the authorizer of Apache and lighttpd: requests pass only with its permission, and only the permitted variables
-//! reach the application.
+//! nibiru as the authorizer of Apache and lighttpd: requests pass only with its permission, and only the permitted
+//! variables reach the application.
 
 use rustix::process::Signal;
 
 use crate::support::front_ends::{FrontEnd, Kind};
 use crate::support::{Gate, Kind as ProxyKind, Proxy, Reply, Server, ServerBuilder, repository};
 
-/// The authorizer and the application of most tests here.
+/// A server that is both the authorizer and the application.
 fn roles() -> ServerBuilder {
     Server::builder().application(repository("tests/apps"), "roles")
 }
 
-/// Runs `test` behind each.
+/// Runs `test` behind Apache and behind lighttpd.
 fn behind_each(builder: impl Fn() -> ServerBuilder, test: impl Fn(&FrontEnd)) {
     for kind in [Kind::Apache, Kind::Lighttpd] {
         eprintln!("behind {kind:?}");
@@ -20,7 +20,7 @@ fn behind_each(builder: impl Fn() -> ServerBuilder, test: impl Fn(&FrontEnd)) {
 }
 
 #[test]
-fn who_is_let_through_gets_the_file_and_nothing_of_the_authorizers_answer() {
+fn an_authorized_client_gets_the_file_without_the_authorizers_headers() {
     behind_each(roles, |front_end| {
         front_end.protect("/files/open.html", "<p>the file");
         let reply = front_end.curl([], "/files/open.html").expect(200);
@@ -36,7 +36,7 @@ fn who_is_let_through_gets_the_file_and_nothing_of_the_authorizers_answer() {
 }
 
 #[test]
-fn the_authorizers_variables_reach_the_application_behind() {
+fn variables_of_the_authorizer_reach_the_application() {
     behind_each(roles, |front_end| {
         let data = "a body that only the application gets";
         let reply = front_end.curl(["--data", data], "/members/open.html").expect(200).text();
@@ -44,14 +44,14 @@ fn the_authorizers_variables_reach_the_application_behind() {
         assert_eq!(line("nibiru.role="), Some("responder"), "{reply}");
         assert_eq!(line("REMOTE_USER="), Some("alice"), "{reply}");
         assert_eq!(line("CONTENT_LENGTH="), Some(&*data.len().to_string()), "{reply}");
-        // What the authorizer saw: which of Apache's two questions it was, and no user yet.
+        // FCGI_APACHE_ROLE and REMOTE_USER as the authorizer saw them: no user is known yet.
         let seen = if front_end.kind == Kind::Apache { "AUTHENTICATOR,-" } else { "-,-" };
         assert_eq!(line("TEST_SEEN="), Some(seen), "{reply}");
     });
 }
 
 #[test]
-fn a_denial_is_the_applications_own_page() {
+fn a_denied_client_gets_the_authorizers_own_page() {
     behind_each(roles, |front_end| {
         for (path, status, page) in
             [("/files/login.html", 401, "Who are you?\n"), ("/members/forbidden.html", 403, "You may not.\n")]
@@ -67,7 +67,7 @@ fn a_denial_is_the_applications_own_page() {
 }
 
 #[test]
-fn whatever_goes_wrong_lets_nobody_through() {
+fn a_failing_authorizer_denies_access() {
     behind_each(
         || roles().workers("1").arguments(["--queue-timeout", "2s"]),
         |front_end| {
@@ -79,7 +79,7 @@ fn whatever_goes_wrong_lets_nobody_through() {
                 let reply = front_end.curl([], &path).expect(status);
                 assert!(!reply.text().contains("secret"), "{reply:?}");
             }
-            // Nobody is free in time.
+            // No worker is idle within --queue-timeout.
             let gate = Gate::new();
             front_end.protect("/files/busy.html", "released");
             let mut running = front_end.curl_command([], &gate.url("/files/busy.html")).spawn().unwrap();
@@ -94,7 +94,7 @@ fn whatever_goes_wrong_lets_nobody_through() {
 }
 
 #[test]
-fn the_deadline_lets_nobody_through() {
+fn an_authorizer_beyond_its_deadline_denies_access() {
     behind_each(
         || roles().arguments(["--request-timeout", "100ms", "--kill-after", "100ms"]),
         |front_end| {
@@ -107,7 +107,7 @@ fn the_deadline_lets_nobody_through() {
 }
 
 #[test]
-fn a_server_that_dies_or_is_not_there_lets_nobody_through() {
+fn a_killed_authorizer_denies_access() {
     behind_each(roles, |front_end| {
         let gate = Gate::new();
         front_end.protect("/files/busy.html", "secret");
@@ -125,9 +125,9 @@ fn a_server_that_dies_or_is_not_there_lets_nobody_through() {
     });
 }
 
-/// The two questions that Apache asks where a password is checked apart from a permission.
+/// Apache asks twice where authentication and authorization are checked apart.
 #[test]
-fn apache_says_which_question_it_asks() {
+fn apache_names_the_role_authenticator_or_authorizer_in_each_request() {
     let questions = |site: String| {
         let start = site.find("    AuthType None").unwrap();
         let end = site.find("</LocationMatch>").unwrap();
@@ -140,18 +140,18 @@ fn apache_says_which_question_it_asks() {
     };
     let front_end = FrontEnd::with_edits(Kind::Apache, roles(), questions);
     let reply = front_end.curl(["--user", "bob:guess"], "/members/open.html").expect(200).text();
-    // The last one's answer stands.
+    // The variables of the second response, to AUTHORIZER, stand.
     assert!(reply.contains("TEST_SEEN=AUTHORIZER,bob\n") && reply.contains("REMOTE_USER=bob\n"), "{reply}");
-    // Apache's own page and challenge.
+    // A denial shows Apache's own page and challenge.
     let reply = front_end.curl(["--user", "bob:guess"], "/members/login.html").expect(401);
     assert!(!reply.text().contains("Who are you?"), "{reply:?}");
     assert_eq!(reply.headers("WWW-Authenticate"), ["Basic realm=\"members\""]);
     front_end.curl(["--user", "bob:guess"], "/members/error.html").expect(500);
 }
 
-/// nginx has no such role; what it asks with auth_request comes to a responder.
+/// nginx does not speak the role: its auth_request comes to a responder.
 #[test]
-fn the_same_application_answers_nginxs_auth_request() {
+fn nginx_auth_request_is_answered_by_the_example_authorizer() {
     let authorizer = Server::builder()
         .application(repository("examples/authorizer"), "app")
         .environment("AUTHORIZER_TOKENS", "alice:a1b2")
@@ -169,7 +169,7 @@ fn the_same_application_answers_nginxs_auth_request() {
     assert_eq!(reply.header("Variable-REMOTE_USER"), None);
     let denied = proxy.curl(["--data", "a body"], "/members/page").expect(401);
     assert_eq!(denied.header("WWW-Authenticate"), Some("Bearer realm=\"members\""));
-    // Nobody asks it from outside.
+    // The authorizer's location is internal.
     proxy.curl(token, "/-/authorize").expect(404);
     authorizer.signal(Signal::KILL);
     proxy.curl(token, "/members/page").expect(500);

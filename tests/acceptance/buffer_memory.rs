@@ -12,14 +12,14 @@ use crate::support::{App, Server, ServerBuilder, descriptors, nibiru, output, re
 const STATUS: &str = "/-/status";
 const HEALTH: &str = "/-/health";
 
-/// The smallest there may be.
+/// The smallest --buffer-memory that is accepted, in bytes.
 const BOUND: u64 = 1 << 20;
 
 const CONNECTIONS: usize = 20;
 const REQUESTS: u16 = 64;
 
-/// What a flood may make the process grow by: the bound, what never counts of each connection, and what an allocator and the
-/// tables of so many requests add.
+/// The most resident memory that a flood may add, in bytes: the bound, the part of each connection that never counts,
+/// and the overhead of the allocator and of the tables of so many requests.
 const MOST_GROWTH: u64 = 16 << 20;
 
 fn builder() -> ServerBuilder {
@@ -34,6 +34,7 @@ fn start() -> Server {
     server
 }
 
+/// Bytes of --buffer-memory in use, from the status.
 fn used(server: &Server) -> u64 {
     let response = server.get(&format!("{STATUS}?json"));
     assert_eq!(response.status(), 200, "{response:?}");
@@ -47,12 +48,13 @@ fn resident(server: &Server) -> u64 {
     resident_memory(server.pid()) << 10
 }
 
-/// Connections with as many requests each as there may be, all but the end of their `bytes` sent.
+/// Opens `CONNECTIONS` connections with [`REQUESTS`] incomplete requests each: `bytes` gives the records for a request
+/// id.
 fn halves(server: &Server, bytes: impl Fn(u16) -> Vec<u8>) -> Vec<Connection> {
     some_halves(server, REQUESTS, bytes)
 }
 
-/// The same with so many requests each.
+/// The same as [`halves`] with `requests` on each connection.
 fn some_halves(server: &Server, requests: u16, bytes: impl Fn(u16) -> Vec<u8>) -> Vec<Connection> {
     let one = || {
         let mut connection = Connection::open(&server.socket());
@@ -63,15 +65,15 @@ fn some_halves(server: &Server, requests: u16, bytes: impl Fn(u16) -> Vec<u8>) -
 }
 
 #[test]
-fn half_requests_take_so_much_memory_and_the_newest_are_answered_with_503() {
+fn half_requests_stay_within_buffer_memory_and_the_newest_are_503() {
     let server = start();
     let before = resident(&server);
     let mut params = get_params("/hello");
     params.extend(pair(b"HTTP_COOKIE", &[b'c'; 50_000]));
     let mut flood = halves(&server, |id| [begin(id, RESPONDER, true), record(PARAMS, id, &params)].concat());
-    // None is closed before all have been asked: that would make room for what the next has still to send.
+    // All connections stay open until each has been checked: a close would make room for the rest of the next.
     for connection in &mut flood {
-        // The newest is refused at its end, and all that came before it has been read by then.
+        // The newest request is refused at its end, and everything sent before has been read by then.
         connection.send(&record(PARAMS, REQUESTS, b""));
         connection.send(&record(STDIN, REQUESTS, b""));
         let refused = connection.response(REQUESTS).unwrap();
@@ -82,13 +84,13 @@ fn half_requests_take_so_much_memory_and_the_newest_are_answered_with_503() {
         assert_eq!(server.get(HEALTH).status(), 200);
     }
     drop(flood);
-    wait_for("all is given back", || (used(&server) == 0).then_some(()));
+    wait_for("no buffer memory is in use", || (used(&server) == 0).then_some(()));
     assert_eq!(server.get("/hello").status(), 200);
     server.logged(&["request refused: no memory is left for", "(--buffer-memory)", "status=503"]);
 }
 
-/// The beginning of a request with a body of 60,001 bytes, but for the last.
-fn but_for_a_byte(id: u16) -> Vec<u8> {
+/// A request with a body of 60,001 bytes, without the last byte.
+fn without_the_last_byte(id: u16) -> Vec<u8> {
     let mut params = crate::support::wire::params("POST", "/echo");
     params.extend(pair(b"CONTENT_LENGTH", b"60001"));
     let head = [begin(id, RESPONDER, true), record(PARAMS, id, &params), record(PARAMS, id, b"")].concat();
@@ -96,30 +98,29 @@ fn but_for_a_byte(id: u16) -> Vec<u8> {
 }
 
 #[test]
-fn half_bodies_take_so_much_memory_and_the_newest_are_refused_where_there_is_no_room_in_files_either() {
+fn half_bodies_stay_within_buffer_memory_and_the_newest_are_503_when_the_spool_is_full_too() {
     let server = builder().arguments(["--max-spool", "128K"]).start();
     server.logged(&["gateway ready"]);
     let before = resident(&server);
-    let flood = halves(&server, but_for_a_byte);
-    let mut last = flood.into_iter().next_back().unwrap();
-    assert_eq!(last.response(1).unwrap().status(), 503);
+    let mut flood = halves(&server, without_the_last_byte);
+    assert_eq!(flood.last_mut().unwrap().response(1).unwrap().status(), 503);
     assert!(used(&server) <= BOUND);
     let grown = resident(&server).saturating_sub(before);
     assert!(grown < MOST_GROWTH, "the gateway has grown by {grown} bytes");
-    drop(last);
-    wait_for("all is given back", || (used(&server) == 0).then_some(()));
+    drop(flood);
+    wait_for("no buffer memory is in use", || (used(&server) == 0).then_some(()));
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, "/hello", false));
     assert_eq!(connection.response(1).unwrap().status(), 200);
 }
 
 #[test]
-fn bodies_for_which_no_memory_is_left_go_to_files_and_none_is_refused() {
+fn bodies_beyond_buffer_memory_go_to_files_and_none_is_refused() {
     let server = start();
     let before = resident(&server);
-    // Few enough for their parameters, which go to no file.
+    // So few that their parameters, which never go to files, fit.
     const REQUESTS: u16 = 8;
-    let mut all = some_halves(&server, REQUESTS, but_for_a_byte);
+    let mut all = some_halves(&server, REQUESTS, without_the_last_byte);
     assert!(used(&server) <= BOUND, "{} bytes", used(&server));
     let grown = resident(&server).saturating_sub(before);
     assert!(grown < MOST_GROWTH, "the gateway has grown by {grown} bytes");
@@ -131,15 +132,16 @@ fn bodies_for_which_no_memory_is_left_go_to_files_and_none_is_refused() {
             connection.send(&record(STDIN, id, b""));
             let response = connection.response(id).unwrap();
             assert_eq!(response.status(), 200, "{response:?}");
-            assert!(response.body() == right, "another body");
+            assert!(response.body() == right, "the body came back changed");
         }
     }
     drop(all);
-    wait_for("all is given back", || (used(&server) == 0).then_some(()));
+    wait_for("no buffer memory is in use", || (used(&server) == 0).then_some(()));
     assert!(!server.log().contains("request refused"), "{}", server.log());
 }
 
-/// Says how long the body is, if it is all of one letter.
+/// An application that answers with the length and the letter of a body of one repeated letter, or 500 for any other
+/// body.
 const ONE_LETTER: &str = r#"
 return function(environ)
   local input, length, letter = environ["wsgi.input"], 0, nil
@@ -155,18 +157,20 @@ end
 const SENDERS: u8 = 60;
 
 #[test]
-fn uploads_go_on_where_half_bodies_hold_the_memory() {
+fn uploads_go_on_while_half_bodies_hold_all_buffer_memory() {
     let app = App::new(ONE_LETTER);
     let arguments = ["--buffer-memory", "4M"];
     let server = Server::builder().application(app.root(), "app").arguments(arguments).start();
-    let flood = some_halves(&server, 16, but_for_a_byte);
+    let flood = some_halves(&server, 16, without_the_last_byte);
     let most = |what: &str| {
         let used = server.status()["buffer_memory"]["bytes"].as_u64().unwrap();
         assert!(used <= 4 << 20, "{used} bytes {what}");
         used
     };
-    wait_for("they hold what bodies may", || (most("of halves") > 22 << 17).then_some(()));
-    // More of them than pieces of their bodies have room.
+    wait_for("the half bodies hold all that bodies may hold", || {
+        (most("of halves") > 22 << 17).then_some(())
+    });
+    // More senders than there is room for pieces of their bodies.
     let senders: Vec<Connection> = (0..SENDERS)
         .map(|_| {
             let mut connection = Connection::open(&server.socket());
@@ -193,10 +197,10 @@ fn uploads_go_on_where_half_bodies_hold_the_memory() {
     });
     assert!(!server.log().contains("request refused"), "{}", server.log());
     drop(flood);
-    wait_for("all is given back", || (most("at the end") == 0).then_some(()));
+    wait_for("no buffer memory is in use", || (most("at the end") == 0).then_some(()));
 }
 
-/// A request of which the last byte of its body is to come.
+/// A connection with a request whose body of `length` + 1 bytes lacks the last one.
 fn half_body(server: &Server, length: usize) -> Connection {
     let mut params = crate::support::wire::params("POST", "/echo");
     params.extend(pair(b"CONTENT_LENGTH", (length + 1).to_string().as_bytes()));
@@ -204,7 +208,7 @@ fn half_body(server: &Server, length: usize) -> Connection {
     let head = [begin(1, RESPONDER, false), record(PARAMS, 1, &params), record(PARAMS, 1, b"")];
     connection.send(&head.concat());
     for piece in vec![b'b'; length].chunks(60_000) {
-        // One that is refused is told while it sends.
+        // A request that is refused gets its response while it still sends.
         if connection.try_send(&record(STDIN, 1, piece)).is_err() {
             break;
         }
@@ -212,28 +216,28 @@ fn half_body(server: &Server, length: usize) -> Connection {
     connection
 }
 
-/// The file that the gateway has made, without a name, in `directory`.
+/// The unnamed file that the gateway has open in `directory`.
 fn file_in(server: &Server, directory: &Path) -> Option<String> {
     let open = descriptors(server.pid()).into_iter().map(|(_, target)| target);
     open.into_iter().find(|target| Path::new(target).starts_with(directory) && target.ends_with("(deleted)"))
 }
 
 #[test]
-fn files_in_memory_count_as_memory_and_the_start_says_so() {
-    // A tmpfs, everywhere.
+fn spool_files_in_a_tmpfs_count_as_memory_and_the_start_warns() {
+    // A tmpfs on every Linux system.
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let spool = directory.path().display().to_string();
     let warning = ["WARN", "--spool-dir is in memory (tmpfs)", "--buffer-memory", &spool];
     let server = builder().arguments(["--spool-dir", &spool]).start();
     server.logged(&warning);
     let first = half_body(&server, 400_000);
-    wait_for("its file counts", || (used(&server) >= 400_000).then_some(()));
+    wait_for("the file of the first body counts as memory", || (used(&server) >= 400_000).then_some(()));
     let mut second = half_body(&server, 400_000);
     let refused = second.response(1).unwrap();
     assert_eq!((refused.status(), refused.header("Retry-After").as_deref()), (503, Some("1")));
     server.logged(&["request refused: no memory is left for its body", "(--buffer-memory)", "status=503"]);
     drop((first, second));
-    wait_for("all is given back", || (used(&server) == 0).then_some(()));
+    wait_for("no buffer memory is in use", || (used(&server) == 0).then_some(()));
     assert_eq!(server.get("/hello").status(), 200);
 
     let root = crate::support::repository("tests/apps");
@@ -247,10 +251,12 @@ fn files_in_memory_count_as_memory_and_the_start_says_so() {
 }
 
 #[test]
-fn files_are_on_a_disk_by_default_and_where_tmpdir_says_if_it_is_set() {
+fn spool_files_are_in_var_tmp_by_default_and_in_tmpdir_if_it_is_set() {
     let on = |directory: &str, server: Server| {
         let _half = half_body(&server, 600_000);
-        wait_for(&format!("there is a file in {directory}"), || file_in(&server, Path::new(directory)));
+        wait_for(&format!("the gateway has an unnamed file in {directory}"), || {
+            file_in(&server, Path::new(directory))
+        });
         server.log()
     };
     let without = builder().looked_into().through(["env", "--unset", "TMPDIR"]).start();
@@ -264,32 +270,33 @@ fn files_are_on_a_disk_by_default_and_where_tmpdir_says_if_it_is_set() {
     assert!(log.contains("--spool-dir is in memory"), "{log}");
 }
 
-/// More than that is not asked back by the allocator: see `gateway/trim.rs`.
+/// The most free memory, in bytes, that the gateway keeps from the system: see `gateway/trim.rs`.
 const KEPT: u64 = 24 << 20;
 
-/// Fills the memory with half requests, each of which is `bytes`, and looks what is left of it when they have gone.
-fn is_given_back(bytes: impl Fn(u16) -> Vec<u8>) {
+/// Fills the buffer memory with half requests of the records `bytes`, and expects that resident memory shrinks when
+/// they have gone.
+fn returns_to_the_system(bytes: impl Fn(u16) -> Vec<u8>) {
     let server = Server::builder().workers("1").arguments(["--buffer-memory", "256M"]).start();
     server.logged(&["gateway ready"]);
     let before = resident(&server);
     let flood = halves(&server, bytes);
-    // What it allocates lies behind what the flood has taken, and stays.
+    // This connection's memory lies above that of the flood in the heap, and stays allocated.
     let mut healthy = Connection::open(&server.socket());
     assert_eq!(healthy.get("/hello").status(), 200);
-    wait_for("the memory is taken", || (resident(&server) > before + 2 * KEPT).then_some(()));
+    wait_for("the flood has taken memory", || (resident(&server) > before + 2 * KEPT).then_some(()));
     drop(flood);
-    wait_for("it is given back", || (resident(&server) < before + KEPT).then_some(()));
+    wait_for("the system has the memory back", || (resident(&server) < before + KEPT).then_some(()));
     assert_eq!(healthy.get("/hello").status(), 200);
 }
 
 #[test]
-fn memory_of_half_parameters_is_given_back_to_the_system() {
+fn memory_of_half_parameters_returns_to_the_system() {
     let mut params = get_params("/hello");
     params.extend(pair(b"HTTP_COOKIE", &[b'c'; 50_000]));
-    is_given_back(|id| [begin(id, RESPONDER, true), record(PARAMS, id, &params)].concat());
+    returns_to_the_system(|id| [begin(id, RESPONDER, true), record(PARAMS, id, &params)].concat());
 }
 
 #[test]
-fn memory_of_half_bodies_is_given_back_to_the_system() {
-    is_given_back(but_for_a_byte);
+fn memory_of_half_bodies_returns_to_the_system() {
+    returns_to_the_system(without_the_last_byte);
 }

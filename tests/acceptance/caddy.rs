@@ -1,4 +1,4 @@
-//! Behaviour of Caddy alone, and differences between its versions.
+//! Behaviour that only Caddy has, and differences between its versions.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::support::{Kind, Proxy, Server, caddy_program, repository};
 const CADDYS: [Kind; 2] = [Kind::OldCaddy, Kind::NewCaddy];
 
 #[test]
-fn the_files_are_formatted_and_valid_for_both_versions() {
+fn the_files_of_deploy_are_formatted_and_valid_for_both_versions() {
     for kind in CADDYS {
         for file in ["nibiru.caddy", "Caddyfile"] {
             let path = repository("deploy/caddy").join(file);
@@ -21,7 +21,7 @@ fn the_files_are_formatted_and_valid_for_both_versions() {
 }
 
 #[test]
-fn a_chunked_upload_above_the_buffer_arrives_through_2_6_and_is_411_through_2_11() {
+fn a_chunked_upload_beyond_the_buffer_passes_through_2_6_and_is_411_through_2_11() {
     let server = Server::start();
     let body = "x".repeat(100_000);
     let chunked = ["-H", "Transfer-Encoding: chunked", "--data-binary", &body];
@@ -32,7 +32,7 @@ fn a_chunked_upload_above_the_buffer_arrives_through_2_6_and_is_411_through_2_11
 }
 
 #[test]
-fn with_nibiru_buffered_a_chunked_upload_above_the_buffer_arrives_through_2_11() {
+fn a_chunked_upload_passes_through_2_11_with_nibiru_buffered() {
     let server = Server::start();
     let proxy = Proxy::with_edits(Kind::NewCaddy, &server, |site| {
         site.replace("import nibiru /", "import nibiru_buffered /").replace("app.sock", "app.sock 1MB")
@@ -43,7 +43,7 @@ fn with_nibiru_buffered_a_chunked_upload_above_the_buffer_arrives_through_2_11()
 }
 
 #[test]
-fn under_a_prefix_script_name_is_the_prefix() {
+fn script_name_is_the_prefix_of_nibiru_at() {
     let server = Server::start();
     for kind in CADDYS {
         let proxy = Proxy::with_edits(kind, &server, |site| {
@@ -59,7 +59,7 @@ fn under_a_prefix_script_name_is_the_prefix() {
 }
 
 #[test]
-fn a_post_without_a_type_is_given_the_form_type() {
+fn a_post_without_a_content_type_gets_the_form_type() {
     let server = Server::start();
     for kind in CADDYS {
         let proxy = Proxy::start(kind, &server);

@@ -1,4 +1,4 @@
-//! `nibiru check`: its messages match those of `serve`, it ends, and it leaves nothing behind.
+//! `nibiru check`: it gives the messages of `serve`, it ends, and it leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ fn message(output: &Output) -> String {
     lines.flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Names, inodes and sizes: all that a check could leave behind, or take away.
+/// Name, inode and size of each entry, to detect every file that a check creates, removes or changes.
 fn listing(directory: &Path) -> BTreeMap<String, (u64, u64)> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
     entries
@@ -38,9 +38,9 @@ fn listing(directory: &Path) -> BTreeMap<String, (u64, u64)> {
         .collect()
 }
 
-/// `check` ends as `serve` does: with this exit code and the same message, which has `part`.
+/// Expects that `check` and `serve` end with the exit code `code` and the same message, which contains `part`.
 #[track_caller]
-fn as_serve(root: &Path, arguments: &[&str], code: i32, part: &str) {
+fn fails_as_serve(root: &Path, arguments: &[&str], code: i32, part: &str) {
     let before = listing(root);
     let [check, serve] = ["check", "serve"].map(|command| run(command, root, arguments));
     assert_eq!(check.status.code(), Some(code), "{arguments:?}: {}", message(&check));
@@ -55,7 +55,7 @@ fn as_serve(root: &Path, arguments: &[&str], code: i32, part: &str) {
 }
 
 #[test]
-fn what_serve_cannot_open_the_check_cannot_either() {
+fn a_socket_or_file_that_serve_cannot_open_fails_the_check() {
     let app = App::new(FINE);
     let root = app.root();
     let here = |name: &str| format!("unix:{}", root.join(name).display());
@@ -90,18 +90,18 @@ fn what_serve_cannot_open_the_check_cannot_either() {
         (&["--listen", &free, "--access-log", &log], "cannot open the access log"),
         (&["--listen", &free, "--access-log", "/"], "cannot open the access log /: is a directory"),
     ] {
-        as_serve(&root, arguments, 1, part);
+        fails_as_serve(&root, arguments, 1, part);
     }
     if !is_root() {
-        // Who may not write there is refused by the settings already.
-        return as_serve(
+        // For a user without write permission the settings already refuse the directory.
+        return fails_as_serve(
             &root,
             &["--listen", &free, "--spool-dir", "/proc"],
             2,
             "--spool-dir /proc: no file can be made",
         );
     }
-    // `serve` starts all the same, and says so: most requests need no file.
+    // `serve` starts all the same and logs a warning: most requests need no file.
     let spool = run("check", &root, &["--listen", &free, "--spool-dir", "/proc"]);
     assert_eq!(spool.status.code(), Some(1));
     assert!(message(&spool).contains("cannot keep bodies in /proc: no such file or directory (--spool-dir)"));
@@ -110,11 +110,11 @@ fn what_serve_cannot_open_the_check_cannot_either() {
 }
 
 #[test]
-fn an_application_that_serve_would_not_serve_fails_the_check() {
+fn an_application_that_does_not_start_fails_the_check() {
     let app = App::new(FINE);
     let root = app.root();
     let listen = format!("unix:{}", root.join("app.sock").display());
-    // LuaJIT's compiled code takes no notice of an interrupt, and is killed.
+    // Code that LuaJIT has compiled does not see an interrupt and is killed.
     let still = if cfg!(feature = "luajit") {
         "(--start-timeout)"
     } else {
@@ -139,13 +139,13 @@ fn an_application_that_serve_would_not_serve_fails_the_check() {
     ] {
         app.write(source);
         for preload in ["auto", "off"] {
-            as_serve(&root, &["--listen", &listen, "--preload", preload], 3, part);
+            fails_as_serve(&root, &["--listen", &listen, "--preload", preload], 3, part);
         }
     }
 }
 
 #[test]
-fn a_check_runs_the_hooks_of_one_worker_and_leaves_nothing_behind() {
+fn a_check_runs_the_hooks_of_one_worker_and_changes_no_file() {
     let app = App::new(
         "local nibiru = require('nibiru')\n\
          local function note(text)\n\
@@ -213,7 +213,7 @@ fn a_check_runs_the_hooks_of_one_worker_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_check_beside_the_running_server_passes_and_disturbs_it_in_nothing() {
+fn a_check_beside_the_running_server_passes_and_does_not_disturb_it() {
     let app = App::new(FINE);
     let port = crate::support::free_port();
     let tcp = format!("tcp:127.0.0.1:{port}");
@@ -223,7 +223,7 @@ fn a_check_beside_the_running_server_passes_and_disturbs_it_in_nothing() {
     let socket = format!("unix:{}", server.socket().display());
     let inode = server.socket().symlink_metadata().unwrap().ino();
     let other = format!("unix:{}/other.ctl", app.root().display());
-    // Also where the settings have another control socket by now.
+    // The same when the settings name another control socket by now.
     for control in [&[][..], &["--control", &other]] {
         for _ in 0..3 {
             let arguments = [&["--listen", &socket, "--listen", &tcp], control].concat();
@@ -244,7 +244,7 @@ fn a_check_beside_the_running_server_passes_and_disturbs_it_in_nothing() {
 }
 
 #[test]
-fn a_check_tells_systemd_nothing() {
+fn a_check_sends_no_notification_to_systemd() {
     let app = App::new(FINE);
     let notify = app.root().join("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
