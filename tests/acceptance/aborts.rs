@@ -82,7 +82,7 @@ fn a_request_aborted_in_the_queue_never_runs_and_frees_its_place_in_the_queue() 
         next.send(&get(1, "/hello", true));
         // The request is refused before GET_VALUES is answered, or it is still queued by then.
         next.send(&record(GET_VALUES, 0, &pair(b"FCGI_MPXS_CONNS", b"")));
-        let first = next.record().expect("an answer");
+        let first = next.record().expect("a response");
         if first.kind == GET_VALUES_RESULT {
             return Some(());
         }

@@ -6,7 +6,7 @@ use std::process::Output;
 
 use crate::support::{Need, Server, lacks, nibiru, output, repository};
 
-/// A directory with one application.
+/// A scratch directory with `source` as its `app.lua`.
 fn application(source: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("app.lua"), source).unwrap();
@@ -22,7 +22,7 @@ fn serve(root: &Path, name: &str) -> Output {
     output(nibiru().arg("serve").arg("--root").arg(root).arg("--listen").arg(listen).arg(name))
 }
 
-/// `check` and `serve` both refuse `source` with exit code 3 and a message that has all of `parts`.
+/// Expects that `check` and `serve` refuse `source` with exit code 3 and a message that contains all of `parts`.
 #[track_caller]
 fn does_not_load(source: &str, parts: &[&str]) {
     let root = application(source);
@@ -43,17 +43,17 @@ fn an_application_that_loads_passes_the_check() {
 }
 
 #[test]
-fn a_syntax_error_is_3_and_names_file_and_line() {
+fn a_syntax_error_is_exit_code_3_and_names_file_and_line() {
     does_not_load("local M = {}\n\nfunction M.application(\n\nreturn M\n", &["app.lua:5:"]);
 }
 
 #[test]
-fn an_error_while_loading_is_3_and_names_file_and_line() {
+fn an_error_while_loading_is_exit_code_3_and_names_file_and_line() {
     does_not_load("\n\nerror('no configuration')\n", &["app.lua:3:", "no configuration"]);
 }
 
 #[test]
-fn a_missing_module_is_3_and_names_it_and_who_asked() {
+fn a_missing_module_is_exit_code_3_and_names_it_and_the_file_that_requires_it() {
     does_not_load(
         "local M = {}\nlocal x = require('no.such.module')\nreturn M\n",
         &["no.such.module", "app.lua"],
@@ -61,13 +61,13 @@ fn a_missing_module_is_3_and_names_it_and_who_asked() {
 }
 
 #[test]
-fn a_module_without_a_callable_is_3_and_names_what_was_looked_for() {
+fn a_module_without_a_callable_is_exit_code_3_and_names_the_missing_field() {
     does_not_load("return { version = 1 }\n", &["app", "application"]);
     does_not_load("return { application = 'a string' }\n", &["application"]);
 }
 
 #[test]
-fn an_application_that_is_not_there_is_3_and_names_it() {
+fn a_missing_application_is_exit_code_3_and_is_named() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("shop")).unwrap();
     fs::write(root.path().join("shop/app.lua"), "return print").unwrap();
@@ -100,12 +100,12 @@ fn an_application_that_is_not_there_is_3_and_names_it() {
 }
 
 #[test]
-fn an_application_that_exits_while_loading_is_3() {
+fn an_application_that_exits_while_loading_is_exit_code_3() {
     does_not_load("os.exit(0)\n", &["app"]);
 }
 
 #[test]
-fn wrong_usage_is_2_with_a_hint() {
+fn wrong_usage_is_exit_code_2_with_a_message() {
     for arguments in
         [&["serve", "--no-such-flag"][..], &["serve", "--workers", "many", "app"], &["no-such-command"]]
     {
@@ -116,7 +116,7 @@ fn wrong_usage_is_2_with_a_hint() {
     }
 }
 
-/// Runs a command that is refused with exit code 2; what it says.
+/// The message of a command line that is refused with exit code 2.
 #[track_caller]
 fn refused(arguments: &[&str]) -> String {
     let output = output(nibiru().args(arguments));
@@ -127,7 +127,7 @@ fn refused(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn an_unknown_flag_gets_the_flag_that_was_meant_and_never_the_advice_to_pass_it_as_a_value() {
+fn an_unknown_flag_gets_a_similar_flag_and_no_advice_to_pass_it_as_a_value() {
     for command in ["serve", "check", "dev", "request", "status", "scale"] {
         for flag in ["--no-such-flag", "--quiue-timeout", "-x"] {
             let message = refused(&[command, flag]);
@@ -145,7 +145,7 @@ fn an_unknown_flag_gets_the_flag_that_was_meant_and_never_the_advice_to_pass_it_
 }
 
 #[test]
-fn nibiru_alone_shows_the_help_with_an_example() {
+fn nibiru_without_arguments_shows_the_help_with_an_example() {
     let message = refused(&[]);
     assert!(message.starts_with("The FastCGI application server for Lua\n"), "{message}");
     for part in ["Usage: nibiru <COMMAND>", "Examples:\n  nibiru dev ", "nibiru serve "] {
@@ -156,7 +156,7 @@ fn nibiru_alone_shows_the_help_with_an_example() {
 }
 
 #[test]
-fn dev_refuses_the_flags_that_it_has_no_use_for_and_leaves_variables_and_keys_to_serve() {
+fn dev_refuses_each_flag_that_only_serve_uses() {
     for (flag, value, instead) in [
         ("--listen", "unix:app.sock", "--http ADDR"),
         ("--socket-mode", "0660", "--http ADDR"),
@@ -177,7 +177,7 @@ fn dev_refuses_the_flags_that_it_has_no_use_for_and_leaves_variables_and_keys_to
 }
 
 #[test]
-fn an_application_beside_which_a_command_is_started_needs_no_name() {
+fn app_lua_in_the_working_directory_is_the_default_application() {
     let root = application("return function() return 200, {}, 'unnamed' end\n");
     fs::write(root.path().join("other.lua"), "return function() return 200, {}, 'named' end\n").unwrap();
     let checked = |arguments: &[&str], variable: Option<&str>| {
@@ -211,7 +211,7 @@ fn an_application_beside_which_a_command_is_started_needs_no_name() {
 }
 
 #[test]
-fn an_unknown_key_of_the_file_gets_the_one_that_may_be_meant() {
+fn an_unknown_key_of_nibiru_toml_gets_a_similar_key() {
     let root = application("return print");
     fs::write(root.path().join("nibiru.toml"), "app = 'app'\nmax_bodi = '2M'\n").unwrap();
     let output = output(nibiru().arg("check").current_dir(root.path()));
@@ -240,7 +240,7 @@ fn a_world_writable_socket_is_refused() {
 }
 
 #[test]
-fn a_socket_that_cannot_be_bound_is_1_and_the_message_names_it() {
+fn a_socket_that_cannot_be_bound_is_exit_code_1_and_is_named() {
     let root = application("return function() return 200, {}, '' end\n");
     let output = output(
         nibiru()
@@ -254,7 +254,7 @@ fn a_socket_that_cannot_be_bound_is_1_and_the_message_names_it() {
 }
 
 #[test]
-fn a_socket_that_another_server_listens_on_is_refused() {
+fn a_socket_of_another_running_server_is_refused() {
     let server = Server::start();
     let listen = format!("unix:{}", server.socket().display());
     let output = output(
@@ -275,16 +275,16 @@ fn request_prints_the_response_of_a_running_server() {
 }
 
 #[test]
-fn request_to_a_server_that_is_not_there_is_1_and_names_the_socket() {
+fn request_without_a_server_is_exit_code_1_and_names_the_socket() {
     let output = output(nibiru().args(["request", "GET", "/", "--to", "unix:/nonexistent/app.sock"]));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("/nonexistent/app.sock"), "{message}");
 }
 
-/// Unmeasured, no worker is ever too large: the limit would be none.
+/// A limit on memory that cannot be measured would have no effect.
 #[test]
-fn a_limit_of_memory_that_cannot_be_measured_is_refused() {
+fn max_memory_is_refused_where_memory_cannot_be_measured() {
     if lacks(Need::Mounts) {
         return;
     }
@@ -300,7 +300,7 @@ fn a_limit_of_memory_that_cannot_be_measured_is_refused() {
 }
 
 #[test]
-fn help_fits_a_screen() {
+fn short_help_fits_a_screen() {
     for arguments in [&["-h"][..], &["serve", "-h"]] {
         let output = output(nibiru().args(arguments));
         assert_eq!(output.status.code(), Some(0));

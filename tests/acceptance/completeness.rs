@@ -1,5 +1,5 @@
-//! The completeness of a request: with the last announced byte, whether or not STDIN ends; and requests that only look
-//! complete.
+//! The completeness of a request: it is complete with the last byte of its Content-Length, whether or not STDIN ends.
+//! And requests that only look complete.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -9,7 +9,7 @@ use crate::support::wire::{
 };
 use crate::support::{App, Gate, Server, free_port, wait_for};
 
-/// BEGIN_REQUEST and PARAMS of a POST to `url` that promises `length` bytes.
+/// BEGIN_REQUEST and PARAMS of a POST to `url` with CONTENT_LENGTH `length`.
 fn head(id: u16, url: &str, length: &str, keep: bool) -> Vec<u8> {
     let params = [params("POST", url), pair(b"CONTENT_LENGTH", length.as_bytes())].concat();
     [begin(id, RESPONDER, keep), stream(PARAMS, id, &params)].concat()
@@ -21,9 +21,9 @@ fn echoes(connection: &mut Connection, id: u16, body: &[u8]) {
     assert_eq!((response.status(), response.body()), (200, body), "{response:?}");
 }
 
-/// php-fpm 8.2 answers these at once, too: it reads CONTENT_LENGTH bytes and no further.
+/// php-fpm 8.2 answers at once, too: it reads CONTENT_LENGTH bytes and no further.
 #[test]
-fn a_request_whose_promised_body_has_come_is_answered_without_the_end_of_stdin() {
+fn a_request_is_complete_with_content_length_bytes_without_the_end_of_stdin() {
     let server = Server::start();
     let mut connection = Connection::open(&server.socket());
     // HAProxy over HTTP/2 sends no STDIN record for a Content-Length of 0.
@@ -31,7 +31,7 @@ fn a_request_whose_promised_body_has_come_is_answered_without_the_end_of_stdin()
     echoes(&mut connection, 1, b"");
     connection.send(&[head(1, "/echo", "5", true), record(STDIN, 1, b"hello")].concat());
     echoes(&mut connection, 1, b"hello");
-    // Byte by byte, more than was promised, and a body that goes to a file.
+    // A body byte by byte, a body longer than CONTENT_LENGTH, and a body that goes to a file.
     connection.send(&head(1, "/echo", "3", true));
     for byte in [b"a", b"b", b"c"] {
         connection.settle();
@@ -48,18 +48,18 @@ fn a_request_whose_promised_body_has_come_is_answered_without_the_end_of_stdin()
 }
 
 #[test]
-fn a_late_end_of_stdin_touches_neither_its_own_request_nor_the_next() {
+fn late_stdin_records_change_neither_their_own_request_nor_the_next() {
     let server = Server::start();
     let gate = Gate::new();
     let mut connection = Connection::open(&server.socket());
-    // While its request runs.
+    // Late records while their request runs.
     connection.send(&[head(1, &gate.url("/wait"), "2", true), record(STDIN, 1, b"ab")].concat());
     gate.announced("started");
     connection.send(&[record(STDIN, 1, b"more"), record(STDIN, 1, b""), record(STDIN, 1, b"")].concat());
     connection.settle();
     gate.open("go");
     echoes(&mut connection, 1, b"waited\n");
-    // After its END_REQUEST: before the next request with that id, behind its BEGIN_REQUEST, behind its PARAMS.
+    // A late end after END_REQUEST: before the next request with that id, after its BEGIN_REQUEST, after its PARAMS.
     let parts = |late: usize| {
         let whole = head(1, "/echo", "4", true);
         let (begun, rest) = whole.split_at(16);
@@ -74,7 +74,7 @@ fn a_late_end_of_stdin_touches_neither_its_own_request_nor_the_next() {
         for part in parts(late) {
             connection.send(&part);
             if part.ends_with(b"next") {
-                // It is complete; the rest comes when it may.
+                // The request is complete; the rest may come at any time.
                 break;
             }
             connection.settle();
@@ -82,46 +82,47 @@ fn a_late_end_of_stdin_touches_neither_its_own_request_nor_the_next() {
         echoes(&mut connection, 1, b"next");
         connection.send(&record(STDIN, 1, b""));
     }
-    // A GET has nothing but its end.
+    // A GET has only the end of STDIN.
     connection.send(&[head(1, "/echo", "5", true), record(STDIN, 1, b"first")].concat());
     echoes(&mut connection, 1, b"first");
     connection.send(&get(1, "/hello", true));
     echoes(&mut connection, 1, b"Hello, World!\n");
 }
 
-/// A socket that is closed with unread data is reset, and with it what its peer has not read yet.
+/// A close of a socket with unread data is a reset, which discards what the peer has not read yet.
 #[test]
-fn what_comes_late_is_read_before_the_close_so_that_the_answer_is_not_lost() {
+fn late_data_is_read_before_the_close_so_that_no_reset_discards_the_response() {
     let address = format!("127.0.0.1:{}", free_port());
     let listen = format!("tcp:{address}");
     let server = Server::builder().arguments(["--listen", &listen]).looked_into().start();
     let early = [head(1, "/echo", "5", false), record(STDIN, 1, b"hello")].concat();
-    // What is beyond the promise, more than a socket's buffer holds, and the end.
+    // More data beyond CONTENT_LENGTH than a socket's buffer holds, and the end of STDIN.
     let mut late: Vec<u8> = (0..20).flat_map(|_| record(STDIN, 1, &[b'x'; 60_000])).collect();
     late.extend(record(STDIN, 1, b""));
 
     let mut connection = Connection::open(&server.socket());
     connection.send(&early);
-    wait_for("the answer has come", || (connection.unread() > 100).then_some(()));
-    connection.try_send(&late).expect("it still reads");
+    wait_for("the response has come", || (connection.unread() > 100).then_some(()));
+    connection.try_send(&late).expect("the server still reads");
     echoes(&mut connection, 1, b"hello");
     assert!(connection.closes());
 
     let mut stream = TcpStream::connect(&address).unwrap();
     stream.write_all(&early).unwrap();
-    wait_for("the answer has come", || (rustix::io::ioctl_fionread(&stream).unwrap() > 100).then_some(()));
-    stream.write_all(&late).expect("it still reads");
+    wait_for("the response has come", || (rustix::io::ioctl_fionread(&stream).unwrap() > 100).then_some(()));
+    stream.write_all(&late).expect("the server still reads");
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = Vec::new();
     std::io::Read::read_to_end(&mut stream, &mut answer).expect("no reset");
     let text = String::from_utf8_lossy(&answer);
     assert!(text.contains("\r\n\r\n") && text.contains("hello"), "{text}");
-    wait_for("all is closed", || server.connections().is_empty().then_some(()));
+    wait_for("all connections are closed", || server.connections().is_empty().then_some(()));
 }
 
-/// As of the page that nginx shows for a body which is too large: the promise is of what was refused.
+/// nginx requests its error page for a body that is too large in this way: the CONTENT_LENGTH is that of the refused
+/// body.
 #[test]
-fn a_promise_beyond_the_limit_is_refused_unless_the_proxy_keeps_the_body() {
+fn a_content_length_beyond_max_body_is_413_unless_the_proxy_sends_no_body() {
     let server = Server::builder().arguments(["--max-body", "1000"]).start();
     let mut connection = Connection::open(&server.socket());
     connection.send(&head(1, "/environ?only=nibiru.promised_length", "5000", true));
@@ -134,26 +135,27 @@ fn a_promise_beyond_the_limit_is_refused_unless_the_proxy_keeps_the_body() {
         assert_eq!(response.body(), b"413 Content Too Large: the body has 5000 bytes, --max-body is 1000\n");
         connection.send(&record(STDIN, 1, b""));
     }
-    // Nothing comes: it is told after a second.
+    // Without any STDIN record the 413 comes after a second.
     connection.send(&head(1, "/echo", "5000", true));
     assert_eq!(connection.response(1).expect("a response").status(), 413);
 }
 
 #[test]
-fn a_client_that_never_ends_its_request_is_told_the_end_and_then_let_go() {
+fn a_client_that_neither_ends_its_request_nor_closes_gets_a_half_close_and_then_a_close() {
     let server = Server::builder().looked_into().start();
     let mut connection = Connection::open(&server.socket());
     connection.send(&[head(1, "/echo", "5", false), record(STDIN, 1, b"hello")].concat());
     echoes(&mut connection, 1, b"hello");
-    assert!(connection.closes(), "it sees the end of the answer at once");
+    assert!(connection.closes(), "the client sees the end of the response at once");
     server.logged(&["connection closed: the client did not close it after its answer, nor end its request"]);
-    wait_for("it is let go", || server.connections().is_empty().then_some(()));
+    wait_for("the connection is closed", || server.connections().is_empty().then_some(()));
 }
 
-/// php-fpm 8.2 runs such a request too, and leaves CONTENT_LENGTH as it came. nginx sends it for `auth_request` with `fastcgi_pass_request_body off`, for a page of
-/// `error_page`, for `mirror_request_body off`, with `client_body_in_file_only`: see `configurations`.
+/// php-fpm 8.2 runs such a request, too, and leaves CONTENT_LENGTH as it came. nginx sends it for `auth_request` with
+/// `fastcgi_pass_request_body off`, for a page of `error_page`, for `mirror_request_body off`, with
+/// `client_body_in_file_only`: see `configurations`.
 #[test]
-fn a_promised_body_that_the_proxy_keeps_is_empty_and_the_promise_is_told() {
+fn a_body_that_the_proxy_withholds_is_empty_and_its_length_is_nibiru_promised_length() {
     let server = Server::start();
     let mut connection = Connection::open(&server.socket());
     for method in ["GET", "POST", "HEAD"] {
@@ -168,11 +170,11 @@ fn a_promised_body_that_the_proxy_keeps_is_empty_and_the_promise_is_told() {
             assert_eq!((response.status(), response.body()), (200, expected.as_bytes()), "{method} {name}");
         }
     }
-    // Where a body was passed on, or none promised, there is no such key.
+    // `nibiru.promised_length` is absent for a body that was passed on.
     connection.send(&[head(1, "/environ", "2", true), stream(STDIN, 1, b"ab")].concat());
     let environ = connection.response(1).unwrap();
     assert!(!String::from_utf8_lossy(environ.body()).contains("nibiru.promised_length"), "{environ:?}");
-    // One that has begun and ends short is no such body.
+    // A body that has begun and ends short was not withheld: it is 400.
     connection.send(&[head(1, "/echo", "4000", true), record(STDIN, 1, b"a")].concat());
     connection.settle();
     connection.send(&record(STDIN, 1, b""));
@@ -182,7 +184,7 @@ fn a_promised_body_that_the_proxy_keeps_is_empty_and_the_promise_is_told() {
 
 /// php-fpm 8.2 runs such a request with an empty body where the client shuts its writing side.
 #[test]
-fn a_client_that_goes_before_its_body_is_logged_and_never_runs() {
+fn a_request_whose_client_leaves_before_the_body_is_logged_and_never_runs() {
     let server = Server::start();
     let gate = Gate::new();
     let whole = head(1, &gate.url("/count"), "4000", true);
@@ -194,7 +196,7 @@ fn a_client_that_goes_before_its_body_is_logged_and_never_runs() {
         connection.send(&whole);
         connection.settle();
         go(&mut connection);
-        wait_for("the log says so", || {
+        wait_for("the log has a line about the abort", || {
             let lines = server.log().matches("with 0 of 4000 bytes of its body here").count();
             (lines == before + 1).then_some(())
         });
@@ -208,10 +210,10 @@ fn a_client_that_goes_before_its_body_is_logged_and_never_runs() {
     assert_eq!(gate.said("executions"), None);
 }
 
-/// A client that ends an empty body apart from its head, as Caddy does, and finds that it cannot, looks at nothing that came
-/// before: its own client gets a 502 in place of what the application sent.
+/// Caddy sends the end of an empty body apart from the head. When that write fails, Caddy ignores the response that has
+/// come, and its own client gets a 502 instead.
 #[test]
-fn a_request_may_still_be_ended_whatever_has_become_of_its_answer() {
+fn the_end_of_stdin_can_be_written_after_any_kind_of_response() {
     let app = App::new(
         r#"
 local ways = {

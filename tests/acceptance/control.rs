@@ -1,4 +1,4 @@
-//! The way in which a command finds its server, and its message if it does not.
+//! Discovery of the server by a command, and the messages when no server is found.
 
 use std::fs;
 use std::net::TcpListener;
@@ -22,13 +22,13 @@ fn command(directory: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// `nibiru ARGUMENTS…` in a directory: exit code and everything it says.
+/// Exit code and output of `nibiru ARGUMENTS…` in `directory`.
 fn run(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = output(&mut command(directory, arguments));
     (output.status.code(), said(&output))
 }
 
-/// A server that is started in the directory of its application, as people do.
+/// A server that is started in the directory of its application.
 #[track_caller]
 fn serve(directory: &Path, name: &'static str, arguments: &[&str]) -> Process {
     start(directory, name, &[&["serve"], arguments].concat())
@@ -47,7 +47,7 @@ fn write_file(app: &App, text: &str) {
 }
 
 #[test]
-fn a_server_whose_file_was_edited_is_still_found() {
+fn a_server_is_found_after_its_nibiru_toml_was_edited() {
     let app = App::new(APP);
     write_file(&app, "listen = 'unix:old.sock'");
     let mut server = serve(&app.root(), "nibiru", &[]);
@@ -63,7 +63,7 @@ fn a_server_whose_file_was_edited_is_still_found() {
         assert!(reloaded.contains(part), "{reloaded}");
     }
     assert_eq!(run(&app.root(), &["scale", "2"]).0, Some(0));
-    // Also where the edit has broken the file: the reload says so, and everything else does not need it.
+    // The same after an edit that breaks the file: only the reload needs the file, and it reports the error.
     write_file(&app, "listen =");
     assert_eq!(run(&app.root(), &["status"]).0, Some(0));
     let (code, reloaded) = run(&app.root(), &["reload"]);
@@ -73,9 +73,9 @@ fn a_server_whose_file_was_edited_is_still_found() {
     assert!(server.wait().success(), "{}", server.log());
 }
 
-/// As `--config /etc/nibiru/shop.toml` from anywhere.
+/// For example, `--config /etc/nibiru/shop.toml` from any directory.
 #[test]
-fn a_server_is_found_by_its_file_from_another_directory() {
+fn a_server_is_found_by_config_from_another_directory() {
     let (app, elsewhere) = (App::new(APP), tempfile::tempdir().unwrap());
     write_file(&app, "listen = 'unix:old.sock'");
     let _server = serve(&app.root(), "nibiru", &[]);
@@ -86,9 +86,9 @@ fn a_server_is_found_by_its_file_from_another_directory() {
     assert!(nobody.contains("cannot reach the server at nibiru.sock.ctl: no such file"), "{nobody}");
 }
 
-/// The file leads to the socket of a server that runs with another file.
+/// The file names the socket of a server that runs with another file.
 #[test]
-fn a_command_never_goes_to_the_server_of_another_file() {
+fn a_command_never_reaches_a_server_that_runs_with_another_file() {
     let (ours, theirs) = (App::new(APP), App::new(APP));
     write_file(&ours, "listen = 'unix:app.sock'");
     let mut server = serve(&ours.root(), "nibiru", &[]);
@@ -101,7 +101,7 @@ fn a_command_never_goes_to_the_server_of_another_file() {
 }
 
 #[test]
-fn of_two_servers_with_one_file_the_one_that_it_names_is_meant() {
+fn of_two_servers_with_one_file_a_command_reaches_the_one_whose_socket_the_file_names() {
     let app = App::new(APP);
     write_file(&app, "listen = 'unix:one.sock'");
     let one = serve(&app.root(), "one", &[]);
@@ -120,9 +120,9 @@ fn of_two_servers_with_one_file_the_one_that_it_names_is_meant() {
     }
 }
 
-/// `nibiru dev` takes no commands, and hides no server from them.
+/// `nibiru dev` has no control socket and does not hide the server from commands.
 #[test]
-fn a_server_is_found_beside_nibiru_dev_which_is_no_server_to_find() {
+fn a_server_is_found_while_nibiru_dev_runs_beside_it() {
     let app = App::new(APP);
     let server = serve(&app.root(), "nibiru", &["--workers", "1", "--listen", "unix:other.sock"]);
     let dev = start(&app.root(), "dev", &["dev", "--http", "127.0.0.1:0"]);
@@ -137,7 +137,7 @@ fn a_server_is_found_beside_nibiru_dev_which_is_no_server_to_find() {
 }
 
 #[test]
-fn a_server_without_a_control_socket_says_so_and_so_does_a_command() {
+fn a_missing_control_socket_is_reported_by_the_server_and_by_a_command() {
     let app = App::new(APP);
     let listen = format!("tcp:127.0.0.1:{}", free_port());
     let server = serve(&app.root(), "tcp", &["--workers", "1", "--listen", &listen, "app"]);
@@ -153,7 +153,7 @@ fn a_server_without_a_control_socket_says_so_and_so_does_a_command() {
         "{none}"
     );
     drop(server);
-    // One who wants none need not be told.
+    // `--control off` is not reported.
     let server =
         serve(&app.root(), "off", &["--workers", "1", "--control", "off", "--listen", &listen, "app"]);
     assert!(!server.log().contains("no control socket"), "{}", server.log());
@@ -164,9 +164,9 @@ fn a_server_without_a_control_socket_says_so_and_so_does_a_command() {
     assert_eq!(run(&app.root(), &["status"]).0, Some(0));
 }
 
-/// It hung for `--header-timeout`.
+/// Regression: the command hung for `--header-timeout`.
 #[test]
-fn a_command_that_is_given_the_fastcgi_socket_says_so_at_once() {
+fn a_command_to_the_fastcgi_socket_is_refused_at_once_and_names_the_control_socket() {
     let server = Server::builder().workers("1").arguments(["--header-timeout", "1h"]).start();
     let socket = server.socket();
     let here = Path::new("/");
@@ -190,7 +190,7 @@ fn a_command_that_is_given_the_fastcgi_socket_says_so_at_once() {
 }
 
 #[test]
-fn a_request_to_the_control_socket_says_so_at_once() {
+fn a_request_to_the_control_socket_is_refused_at_once() {
     let server = Server::builder().workers("1").start();
     let to = server.control();
     let body = server.socket().with_file_name("body");
@@ -205,13 +205,13 @@ fn a_request_to_the_control_socket_says_so_at_once() {
 }
 
 #[test]
-fn the_body_of_a_request_that_cannot_be_read_is_named() {
+fn a_body_file_that_cannot_be_read_is_named() {
     let (code, said) = run(Path::new("/"), &["request", "POST", "/", "-d", "@/nosuch"]);
     assert_eq!((code, said.as_str()), (Some(1), "nibiru: @/nosuch: no such file or directory\n"));
 }
 
 #[test]
-fn the_name_of_an_application_is_that_of_its_unit() {
+fn a_bare_name_for_control_is_the_instance_of_the_systemd_unit() {
     let (code, said) = run(Path::new("/"), &["status", "--control", "no-such-app"]);
     let expected = "nibiru: cannot reach the server at /run/nibiru/no-such-app/control.sock: no such file or directory \
                     (does nibiru@no-such-app.service run?)\n";
@@ -224,13 +224,13 @@ fn the_name_of_an_application_is_that_of_its_unit() {
     );
 }
 
-/// What `serve` says with these addresses, and its exit code.
+/// Exit code and output of `serve` with these arguments.
 fn refused(app: &App, arguments: &[&str]) -> (Option<i32>, String) {
     run(&app.root(), &[&["serve"], arguments, &["app"]].concat())
 }
 
 #[test]
-fn an_address_that_stands_there_twice_is_named_as_that() {
+fn an_address_that_is_given_twice_is_refused() {
     let app = App::new(APP);
     let (code, said) = refused(&app, &["--listen", "unix:a.sock", "--listen", "unix:./a.sock"]);
     let expected =
@@ -240,7 +240,7 @@ fn an_address_that_stands_there_twice_is_named_as_that() {
     let expected = "nibiru: --control unix:./a.sock: the server listens for FastCGI at unix:a.sock; the control socket \
                     needs another path\n";
     assert_eq!((code, said.as_str()), (Some(2), expected));
-    // Names that lead to one address are only known once they are looked up.
+    // Host names of the same address are only known as duplicates after resolution.
     let port = free_port();
     let (one, other) = (format!("tcp:127.0.0.1:{port}"), format!("tcp:localhost:{port}"));
     let (code, said) = refused(&app, &["--listen", &one, "--listen", &other]);
@@ -254,7 +254,7 @@ fn an_address_that_stands_there_twice_is_named_as_that() {
 }
 
 #[test]
-fn a_descriptor_that_is_no_listening_socket_is_named() {
+fn a_descriptor_that_is_not_a_listening_socket_is_refused() {
     let app = App::new(APP);
     for (address, code, cause) in [
         ("fd:", 2, "--listen fd:: expected fd: and the number of a descriptor, such as fd:0"),
@@ -267,7 +267,7 @@ fn a_descriptor_that_is_no_listening_socket_is_named() {
     ] {
         let (exit, said) = refused(&app, &["--listen", address]);
         assert_eq!(exit, Some(code), "{said}");
-        // Behind every line of the log, and in one piece.
+        // The message comes after all lines of the log, in one piece.
         assert!(said.ends_with(&format!("nibiru: {cause}\n")), "{said}");
     }
     let (ours, _theirs) = UnixStream::pair().unwrap();
@@ -277,11 +277,11 @@ fn a_descriptor_that_is_no_listening_socket_is_named() {
 }
 
 #[test]
-fn a_null_device_that_cannot_be_written_is_named() {
+fn a_read_only_null_device_refuses_the_start() {
     let app = App::new(APP);
     let file = app.root().join("null");
     fs::write(&file, "").unwrap();
-    // In a mount namespace of its own.
+    // A mount namespace has a read-only file in place of /dev/null.
     let script =
         "mount --bind \"$1\" /dev/null && mount -o remount,bind,ro /dev/null && shift && exec \"$@\"";
     let mut serve = Command::new("unshare");

@@ -12,14 +12,14 @@ use tempfile::TempDir;
 use crate::support::http::Http;
 use crate::support::{Gate, Process, Reply, curl, nibiru, output, repository, signal, wait_for};
 
-/// What browsers send.
+/// The Accept header of a browser.
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
-/// A running `nibiru dev` at a port that the kernel chose.
+/// A running `nibiru dev` on a port that the kernel chose.
 struct Dev {
     process: Process,
     address: String,
-    /// Where its private directory is made, among other things.
+    /// The server's TMPDIR, in which it makes its private directory. Its log is here, too.
     scratch: TempDir,
 }
 
@@ -52,7 +52,7 @@ impl Dev {
         Self { process, address, scratch }
     }
 
-    /// The application of the other tests.
+    /// `nibiru dev` with the application of most acceptance tests.
     fn site() -> Self {
         Self::start(&repository("tests/apps"), "site:application")
     }
@@ -66,7 +66,7 @@ impl Dev {
         Reply::of(&mut self.curl_command(arguments, path))
     }
 
-    /// Starts a curl and reads the head of its response.
+    /// Starts a curl and reads the head of the response; the body is left to the caller.
     #[track_caller]
     fn begin(&self, path: &str) -> (Child, BufReader<std::process::ChildStdout>) {
         let mut curl = self.curl_command([], path).spawn().unwrap();
@@ -80,7 +80,7 @@ impl Dev {
     }
 }
 
-/// An application in a directory of its own, which the test edits.
+/// An application of several files, in a scratch directory, which the test edits.
 struct App(TempDir);
 
 impl App {
@@ -110,7 +110,7 @@ fn says(text: &str) -> String {
 }
 
 #[test]
-fn a_page_is_served_and_the_log_says_so() {
+fn a_request_is_served_and_logged() {
     let dev = Dev::site();
     let reply = dev.curl([], "/hello?x=1").expect(200);
     assert_eq!(reply.text(), "Hello, World!\n");
@@ -122,7 +122,7 @@ fn a_page_is_served_and_the_log_says_so() {
 }
 
 #[test]
-fn the_application_sees_what_nginx_would_send() {
+fn the_environ_is_the_same_as_behind_nginx() {
     let app = App::new(
         "return function(environ) local names = {}\n\
          for name, value in pairs(environ) do\n\
@@ -166,18 +166,18 @@ fn the_application_sees_what_nginx_would_send() {
 }
 
 #[test]
-fn the_first_request_after_a_save_sees_the_new_code() {
+fn the_first_request_after_a_save_runs_the_new_code() {
     let app = App::new(&says("version 0"));
     app.write("lib/part.lua", &says("unused"));
     let dev = app.dev();
     for version in 1..=20 {
         let text = format!("version {version}");
-        // Connected before, so that nothing lies between the save and the request: curl takes longer to
+        // The connection is opened before the save, so that the request follows it at once: curl would take longer to
         // start than the kernel to report the change.
         let mut connection = Http::from(TcpStream::connect(&dev.address).unwrap());
         app.write("app.lua", &says(&text));
         connection.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let reply = connection.answer(false).expect("an answer");
+        let reply = connection.answer(false).expect("a response");
         assert!(reply.whole && reply.body == text.as_bytes(), "{text}: {reply:?}");
     }
     app.write("app.lua", "return require('lib.part')\n");
@@ -188,7 +188,7 @@ fn the_first_request_after_a_save_sees_the_new_code() {
 }
 
 #[test]
-fn a_module_in_a_new_directory_is_watched_too() {
+fn a_module_in_a_new_directory_is_reloaded_on_change() {
     let app = App::new(&says("before"));
     let dev = app.dev();
     dev.curl([], "/").expect(200);
@@ -200,7 +200,7 @@ fn a_module_in_a_new_directory_is_watched_too() {
 }
 
 #[test]
-fn files_that_are_no_code_reload_nothing() {
+fn a_change_of_a_file_that_is_not_code_reloads_nothing() {
     let app = App::new(&says("same"));
     let dev = app.dev();
     for file in ["notes.txt", ".git/hook.lua", ".app.lua.swp"] {
@@ -211,7 +211,7 @@ fn files_that_are_no_code_reload_nothing() {
 }
 
 #[test]
-fn a_syntax_error_shows_file_and_line_until_it_is_mended() {
+fn a_syntax_error_is_a_page_with_file_and_line_until_it_is_fixed() {
     let app = App::new("return require('lib.part')\n");
     app.write("lib/part.lua", &says("fine"));
     let dev = app.dev();
@@ -230,7 +230,7 @@ fn a_syntax_error_shows_file_and_line_until_it_is_mended() {
 }
 
 #[test]
-fn an_application_that_does_not_load_at_first_can_be_mended() {
+fn an_application_that_does_not_load_at_the_start_serves_once_it_is_fixed() {
     let app = App::new("error('no configuration')\n");
     let dev = app.dev();
     let reply = dev.curl([], "/").expect(500);
@@ -240,7 +240,7 @@ fn an_application_that_does_not_load_at_first_can_be_mended() {
 }
 
 #[test]
-fn a_failure_is_html_json_or_text_as_the_client_wants() {
+fn an_error_page_is_html_json_or_text_by_the_accept_header() {
     let app = App::new(
         "return function(environ)\n  environ['wsgi.errors']:write('a hint\\n')\n\
          \x20 local item = nil\n  return item.price\nend\n",
@@ -250,7 +250,7 @@ fn a_failure_is_html_json_or_text_as_the_client_wants() {
     assert_eq!(html.header("content-type"), Some("text/html; charset=utf-8"));
     let page = html.text();
     for part in [
-        // LuaJIT words the rest otherwise.
+        // The rest of the message differs in LuaJIT.
         "<h1>attempt to index ",
         "app.lua<span>:4<",
         "a hint",
@@ -275,7 +275,7 @@ fn a_failure_is_html_json_or_text_as_the_client_wants() {
 }
 
 #[test]
-fn a_request_that_runs_for_too_long_is_504_with_a_page_that_shows_where() {
+fn a_request_beyond_its_deadline_is_504_with_the_stack() {
     let app = App::new(
         "local function spin()\n  if jit then jit.off() end\n  while true do end\nend\n\
          return function(e)\n  if e.PATH_INFO == '/c' then os.execute('exec sleep 20') end\n  spin()\nend\n",
@@ -292,7 +292,7 @@ fn a_request_that_runs_for_too_long_is_504_with_a_page_that_shows_where() {
 }
 
 #[test]
-fn an_error_page_of_the_applications_own_stays() {
+fn an_error_page_of_the_application_is_not_replaced() {
     let app = App::new(
         "return function(environ)\n  environ['wsgi.errors']:write('caught\\n')\n  return 500, {}, 'my own page'\nend\n",
     );
@@ -300,7 +300,7 @@ fn an_error_page_of_the_applications_own_stays() {
 }
 
 #[test]
-fn large_bodies_go_through_unchanged_with_a_length_and_chunked() {
+fn large_bodies_pass_unchanged_with_a_length_and_chunked() {
     let dev = Dev::site();
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("body");
@@ -314,7 +314,7 @@ fn large_bodies_go_through_unchanged_with_a_length_and_chunked() {
 }
 
 #[test]
-fn each_chunk_of_a_stream_arrives_before_the_next_is_made() {
+fn each_chunk_of_a_stream_reaches_the_client_before_the_next_is_made() {
     let dev = Dev::site();
     for how in ["function", "write", "for", "events", "sized"] {
         let gate = Gate::new();
@@ -334,7 +334,7 @@ fn each_chunk_of_a_stream_arrives_before_the_next_is_made() {
 }
 
 #[test]
-fn a_response_that_breaks_never_looks_complete() {
+fn a_response_that_breaks_off_never_looks_complete() {
     let dev = Dev::site();
     for how in ["with", "without"] {
         let gate = Gate::new();
@@ -350,7 +350,7 @@ fn a_response_that_breaks_never_looks_complete() {
 }
 
 #[test]
-fn a_client_that_goes_away_ends_its_request() {
+fn a_client_that_leaves_ends_its_request() {
     let app = App::new(
         "local gate = require('gate')\n\
          return function(environ)\n  local directory = gate.directory(environ)\n  local body = {}\n\
@@ -364,7 +364,7 @@ fn a_client_that_goes_away_ends_its_request() {
     curl.wait().unwrap();
     gate.announced("closed");
 
-    // Also where nothing is sent.
+    // The same for a response of which nothing more is sent.
     let (dev, gate) = (Dev::site(), Gate::new());
     let (mut curl, _output) = dev.begin(&gate.url("/flow/sleep"));
     gate.announced("asleep");
@@ -374,7 +374,7 @@ fn a_client_that_goes_away_ends_its_request() {
 }
 
 #[test]
-fn responses_without_a_body_have_none() {
+fn responses_to_head_and_with_204_or_304_have_no_body() {
     let app = App::new(
         "return function(environ, start_response)\n  local status = environ.PATH_INFO:match('%d+')\n\
          \x20 start_response(status, { { 'Content-Type', 'text/plain' }, { 'X-A', '1' }, { 'X-A', '2' } })\n\
@@ -395,7 +395,7 @@ fn responses_without_a_body_have_none() {
 }
 
 #[test]
-fn files_in_public_are_served_and_nothing_outside_it() {
+fn only_files_in_public_are_served() {
     let app = App::new(&says("the application"));
     app.write("public/a b.css", "body {}");
     app.write("public/.env", "SECRET=1");
@@ -413,9 +413,9 @@ fn files_in_public_are_served_and_nothing_outside_it() {
     assert_eq!(dev.curl(["--request", "POST"], "/a%20b.css").expect(200).text(), "the application");
 }
 
-/// The front would pass the order on, and the browser has no use for it.
+/// The HTTP front end of `dev` would pass X-Accel-Redirect on to the browser, which ignores it.
 #[test]
-fn a_file_that_production_leaves_to_its_proxy_is_sent_by_the_worker() {
+fn a_file_that_the_proxy_would_send_is_sent_by_the_worker() {
     let app = App::new(
         "return function(environ) return 200, {}, environ['wsgi.file_wrapper']('files/a b.txt') end\n",
     );
@@ -429,7 +429,7 @@ fn a_file_that_production_leaves_to_its_proxy_is_sent_by_the_worker() {
 }
 
 #[test]
-fn an_occupied_port_is_1_and_the_message_names_it() {
+fn an_occupied_port_is_exit_code_1_and_is_named() {
     let app = App::new(&says("never seen"));
     let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = occupied.local_addr().unwrap().to_string();
@@ -440,7 +440,7 @@ fn an_occupied_port_is_1_and_the_message_names_it() {
 }
 
 #[test]
-fn ctrl_c_stops_in_good_order_even_under_an_open_stream() {
+fn ctrl_c_during_an_open_stream_stops_with_exit_code_0_and_leaves_no_file() {
     let (mut dev, gate) = (Dev::site(), Gate::new());
     let (mut curl, mut output) = dev.begin(&gate.url("/stream"));
     output.read_line(&mut String::new()).unwrap();

@@ -1,4 +1,4 @@
-//! The reference of the command line: it names every option that the code accepts, and no other.
+//! The reference of the command line and the page about redaction, compared with the tables in the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,9 +10,9 @@ use nibiru::config::{Change, SETTINGS, Setting};
 use crate::support::repository;
 
 #[test]
-fn the_reference_lists_exactly_the_flags_and_variables_that_exist() {
+fn the_reference_lists_exactly_the_flags_and_variables_of_the_command_line() {
     let text = fs::read_to_string(repository("docs/reference/cli.md")).unwrap();
-    // First cells of tables: | `--flag VALUE` | … and | `-f`, `--flag VALUE` | …
+    // The first cells of tables: | `--flag VALUE` | … and | `-f`, `--flag VALUE` | …
     let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
     let words = cells.flat_map(|cell| cell.split(|c: char| c == '`' || c == ',' || c.is_whitespace()));
     let documented: BTreeSet<&str> = words.filter_map(|word| word.strip_prefix("--")).collect();
@@ -33,11 +33,11 @@ fn the_reference_lists_exactly_the_flags_and_variables_that_exist() {
     assert_eq!(
         documented.difference(&flags).collect::<Vec<_>>(),
         Vec::<&&str>::new(),
-        "documented, but gone"
+        "documented, but not accepted"
     );
 }
 
-/// The table of the reference: flag, default, variable and key are those of the table in the code, in its order.
+/// The rows are in the order of `SETTINGS`.
 #[test]
 fn the_reference_has_a_row_for_each_setting_with_its_default_variable_and_key() {
     let text = fs::read_to_string(repository("docs/reference/cli.md")).unwrap();
@@ -75,7 +75,7 @@ fn the_reference_lists_exactly_the_settings_that_take_a_restart() {
 }
 
 #[test]
-fn the_page_about_redaction_lists_exactly_the_names_that_the_code_has() {
+fn the_page_about_redaction_lists_exactly_the_redacted_names() {
     use nibiru::log::redact::{NAMES, Where};
 
     let text = fs::read_to_string(repository("docs/how-to/status.md")).unwrap();

@@ -1,4 +1,4 @@
-//! Downloads of files, read by the worker or sent by the proxy for it; and headers that control the proxy.
+//! Downloads of files, sent by the worker or, on its X-Accel-Redirect or X-Sendfile header, by the proxy.
 
 use std::fs;
 use std::io::Read as _;
@@ -14,13 +14,13 @@ use crate::support::front_ends;
 use crate::support::wire::{Connection, STDOUT, get};
 use crate::support::{Gate, Kind, Process, Proxy, Reply, Server, curl, free_port, is_root, peak_memory};
 
-/// A directory of files, and a name for each request.
+/// A directory of files to download.
 struct Files(TempDir);
 
 impl Files {
     fn new() -> Self {
         let files = Self(tempfile::tempdir().unwrap());
-        // Apache sends files as a user of its own.
+        // Apache reads the files as another user.
         fs::set_permissions(files.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
         files
     }
@@ -36,13 +36,13 @@ impl Files {
         path
     }
 
-    /// nibiru that tells a proxy to send what is in here, under `prefix`.
+    /// nibiru with `--sendfile`, which maps this directory to `prefix`.
     fn server(&self, sendfile: &str, prefix: &str) -> Server {
         let map = format!("{}={prefix}", self.path().display());
         Server::builder().workers("1").arguments(["--sendfile", sendfile, "--sendfile-map", &map]).start()
     }
 
-    /// nibiru and the proxy, which sends what is in here.
+    /// nibiru and a proxy that sends the files of this directory.
     fn behind(&self, kind: Kind) -> (Server, Proxy) {
         let (sendfile, prefix) =
             if kind == Kind::Nginx { ("x-accel-redirect", "/-/files") } else { ("x-sendfile", "/") };
@@ -51,7 +51,7 @@ impl Files {
         (server, proxy)
     }
 
-    /// The site's file with the example in it at work.
+    /// The site's configuration with its commented example of file sending enabled.
     fn with_files(&self, kind: Kind, site: &str) -> String {
         let files = self.path().display().to_string();
         if kind != Kind::Nginx {
@@ -69,7 +69,7 @@ impl Files {
 
 const KINDS: [Kind; 3] = [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy];
 
-/// The request for a file.
+/// The request target for a download of `path`.
 fn url(path: &Path) -> String {
     let encoded: String = path.as_os_str().as_bytes().iter().map(|byte| format!("%{byte:02X}")).collect();
     format!("/download?path={encoded}")
@@ -84,14 +84,14 @@ fn random_bytes(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_arrives_unchanged_whether_the_worker_or_the_proxy_sends_it() {
+fn a_file_is_downloaded_unchanged_from_the_worker_and_from_the_proxy() {
     let files = Files::new();
     let contents = random_bytes(3_000_000);
     let path = files.write("deep/tablet", &contents);
     for kind in KINDS {
         let (server, proxy) = files.behind(kind);
         let direct = server.get(&url(&path));
-        assert_eq!(direct.body(), b"", "{kind:?}: the worker sent it");
+        assert_eq!(direct.body(), b"", "{kind:?}: the worker sent the file");
         let plain = Server::start();
         for (proxy, by_proxy) in [(&proxy, true), (&Proxy::start(kind, &plain), false)] {
             let reply = proxy.curl([], &url(&path)).expect(200);
@@ -112,21 +112,21 @@ fn a_file_arrives_unchanged_whether_the_worker_or_the_proxy_sends_it() {
             }
             let head = proxy.curl(["--head"], &url(&path)).expect(200);
             assert_eq!(head.header("Content-Length"), Some("3000000"), "{kind:?}");
-            // Only a proxy that has the file can answer so.
+            // A range is only answered by a proxy that sends the file itself.
             let range = proxy.curl(["--range", "1000000-1000009"], &url(&path));
             assert_eq!(range.status, if by_proxy { 206 } else { 200 }, "{kind:?}");
             if by_proxy {
                 assert_eq!(range.body, contents[1_000_000..1_000_010], "{kind:?}");
                 assert_eq!(range.header("Content-Range"), Some("bytes 1000000-1000009/3000000"), "{kind:?}");
                 let posted = proxy.curl(["--data", "a=1"], &url(&path)).expect(200);
-                assert!(posted.body == contents, "{kind:?}: not after a POST");
+                assert!(posted.body == contents, "{kind:?}: the file changed after a POST");
             }
         }
     }
 }
 
 #[test]
-fn odd_names_are_the_same_file_to_the_proxy() {
+fn file_names_with_special_characters_reach_the_proxy_unchanged() {
     let files = Files::new();
     let names = [
         "a b.txt",
@@ -152,7 +152,7 @@ fn odd_names_are_the_same_file_to_the_proxy() {
 }
 
 #[test]
-fn what_is_not_under_a_mapped_directory_is_read_by_the_worker() {
+fn a_file_outside_the_mapped_directory_is_sent_by_the_worker() {
     let (files, outside) = (Files::new(), Files::new());
     let inside = files.write("files/a.txt", b"inside");
     let secret = outside.write("secret.txt", b"outside");
@@ -170,7 +170,7 @@ fn what_is_not_under_a_mapped_directory_is_read_by_the_worker() {
 }
 
 #[test]
-fn no_client_gets_at_the_files_without_the_application() {
+fn the_location_of_the_files_is_internal_to_nginx() {
     let files = Files::new();
     let path = files.write("a.txt", b"inside");
     let (_server, proxy) = files.behind(Kind::Nginx);
@@ -181,7 +181,7 @@ fn no_client_gets_at_the_files_without_the_application() {
 }
 
 #[test]
-fn a_directory_may_be_named_by_way_of_a_link() {
+fn a_mapped_directory_may_be_named_by_a_symbolic_link() {
     let files = Files::new();
     let path = files.write("real/files/a.txt", b"linked");
     symlink(files.path().join("real"), files.path().join("current")).unwrap();
@@ -195,7 +195,7 @@ fn a_directory_may_be_named_by_way_of_a_link() {
 }
 
 #[test]
-fn a_missing_file_is_the_applications_to_answer() {
+fn a_missing_file_is_answered_by_the_application() {
     let files = Files::new();
     for kind in KINDS {
         let (_server, proxy) = files.behind(kind);
@@ -208,7 +208,7 @@ fn a_missing_file_is_the_applications_to_answer() {
 }
 
 #[test]
-fn a_status_or_coding_of_the_applications_own_survives() {
+fn status_and_content_encoding_of_the_application_are_kept() {
     let files = Files::new();
     let path = files.write("page", b"nothing here");
     for kind in KINDS {
@@ -221,7 +221,7 @@ fn a_status_or_coding_of_the_applications_own_survives() {
 }
 
 #[test]
-fn a_file_that_is_cut_short_breaks_the_transfer() {
+fn a_file_that_shrinks_during_the_download_breaks_the_transfer() {
     let server = Server::start();
     for proxy in Proxy::each(&server) {
         let gate = Gate::new();
@@ -240,9 +240,9 @@ fn a_file_that_is_cut_short_breaks_the_transfer() {
 }
 
 #[test]
-fn two_hundred_megabytes_pass_a_worker_that_stays_small() {
+fn a_download_of_200_mib_does_not_grow_the_worker() {
     const LENGTH: u64 = 200 << 20;
-    // What one block costs over and over before the collector comes by.
+    // The most growth, in KiB: blocks that Lua's garbage collector has not freed yet.
     const MORE: u64 = 16 << 10;
     let files = Files::new();
     let path = files.write("large", b"");
@@ -266,7 +266,7 @@ fn two_hundred_megabytes_pass_a_worker_that_stays_small() {
 }
 
 #[test]
-fn orders_of_the_applications_own_are_left_out_and_logged_once() {
+fn proxy_control_headers_of_the_application_are_removed_and_logged_once() {
     let files = Files::new();
     files.write("a.txt", b"the proxy's");
     let (server, proxy) = files.behind(Kind::Nginx);
@@ -277,22 +277,22 @@ fn orders_of_the_applications_own_are_left_out_and_logged_once() {
     let line = server.logged(&["X-Accel-Redirect"]);
     assert!(line.contains("WARN") && line.contains("--proxy-headers"), "{line}");
     assert_eq!(server.log().matches("is left out").count(), 1, "{}", server.log());
-    // It concerns this one response only.
+    // X-Accel-Buffering is allowed: it affects only its own response.
     proxy.curl([], "/order?X-Accel-Buffering=no").expect(200);
     let direct = server.get("/order?X-Accel-Buffering=no");
     assert_eq!(direct.header("X-Accel-Buffering").as_deref(), Some("no"));
 }
 
-/// lighttpd obeys more names than the one that its documentation puts first, and its workers may read what the file's
-/// owner would not show to everybody.
+/// lighttpd acts on more header names than its documentation puts first, and it can read files that are not meant for
+/// clients.
 #[test]
-fn no_spelling_of_an_order_has_lighttpd_send_a_file() {
+fn no_sendfile_header_of_lighttpd_in_any_spelling_passes() {
     let files = Files::new();
     let secret = files.write("secret", b"the proxy's");
     let scratch = tempfile::tempdir().unwrap();
     let port = free_port();
     let lighttpd = |server: &Server| {
-        // It may send anything that is in there.
+        // lighttpd may send any file.
         let command = lighttpd(scratch.path(), &server.socket(), Path::new("/"), port);
         let mut process = Process::start("lighttpd", scratch.path(), command);
         process.wait_ready(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -315,7 +315,7 @@ fn no_spelling_of_an_order_has_lighttpd_send_a_file() {
         server.logged(&[&format!("header {name} is left out")]);
     }
     drop(process);
-    // What it is that was left out.
+    // With the headers allowed, lighttpd does send the file.
     let names = orders.each_ref().map(|(name, _)| *name).join(",");
     let server = Server::builder().arguments(["--proxy-headers", &names]).start();
     let _process = lighttpd(&server);
@@ -325,7 +325,7 @@ fn no_spelling_of_an_order_has_lighttpd_send_a_file() {
 }
 
 #[test]
-fn orders_that_the_operator_allows_pass() {
+fn proxy_control_headers_pass_with_proxy_headers() {
     let files = Files::new();
     files.write("a.txt", b"the proxy's");
     let server = Server::builder().arguments(["--proxy-headers", "X-Accel-Redirect"]).start();
@@ -337,17 +337,17 @@ fn orders_that_the_operator_allows_pass() {
 }
 
 #[test]
-fn a_worker_that_sends_an_order_all_the_same_is_replaced() {
+fn a_worker_that_sends_a_forged_proxy_control_header_is_502_and_replaced() {
     let files = Files::new();
     let server = files.server("x-accel-redirect", "/-/files");
     let worker = server.workers(1);
     let mut connection = Connection::open(&server.socket());
     let mut ask = |value: &str| {
-        // One that has answered something proves that it is not the code that fails.
+        // A worker that has answered a request does not count as failing from its start.
         assert_eq!(connection.get("/hello").status(), 200);
         connection.get(&format!("/order?X-Accel-Redirect={value}&stubborn=1"))
     };
-    // What the proxy would be told with `file_wrapper` does no harm.
+    // A path that `file_wrapper` could produce is allowed.
     let response = ask("/-/files/any");
     assert_eq!(response.header("X-Accel-Redirect").as_deref(), Some("/-/files/any"));
     for value in ["/etc/passwd", "/-/files/../etc/passwd", "/-/files/%2e%2e/etc/passwd", "/-/files2/a"] {
@@ -359,11 +359,11 @@ fn a_worker_that_sends_an_order_all_the_same_is_replaced() {
 }
 
 #[test]
-fn lighttpd_and_apache_send_files_too() {
+fn lighttpd_and_apache_send_files() {
     let files = Files::new();
     let contents = random_bytes(300_000);
     let map = format!("{0}={0}", files.path().display());
-    // Started by root, both become www-data.
+    // Both switch to www-data when root starts them.
     let server = Server::builder().arguments(["--sendfile", "x-sendfile", "--sendfile-map", &map]);
     let server =
         if is_root() { server.arguments(["--socket-owner", ":www-data"]).start() } else { server.start() };

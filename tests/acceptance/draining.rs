@@ -1,4 +1,4 @@
-//! Draining workers that do not exit: each has a deadline, whatever the reason, and their number is limited.
+//! Draining workers that do not exit: each has a deadline, and their number is limited.
 
 use rustix::process::Signal;
 
@@ -6,11 +6,11 @@ use crate::support::{
     App, Server, children, is_stopped, nibiru, niceness, output, process_group, runs, signal, wait_for,
 };
 
-/// Processes of a pool of one: who works, the successor, and four that leave.
+/// The most processes of a pool of one: the worker, its successor, and four draining ones.
 const MOST: usize = 6;
 
 #[test]
-fn workers_whose_stop_hook_never_returns_are_killed_with_what_they_wait_for_and_are_never_many() {
+fn workers_whose_stop_hook_never_returns_are_killed_with_their_children_and_stay_few() {
     let app = App::new(
         "local nibiru = require('nibiru')\n\
          nibiru.on_worker_stop(function() os.execute('sleep 600') end)\n\
@@ -29,16 +29,16 @@ fn workers_whose_stop_hook_never_returns_are_killed_with_what_they_wait_for_and_
     server.workers(1);
     assert!(!sleeping.is_empty());
     sleeping.retain(|child| runs(*child));
-    assert!(sleeping.is_empty(), "{sleeping:?} go on");
+    assert!(sleeping.is_empty(), "children {sleeping:?} of killed workers still run");
     server.logged(&["WARN", "worker does not end", "worker="]);
 }
 
 #[test]
-fn a_stopped_worker_that_is_not_needed_any_more_is_killed() {
+fn a_stopped_worker_that_is_scaled_away_is_killed() {
     let server = Server::builder().workers("2").start();
     let before = server.workers(2);
-    // One that is stopped before it is ready is killed as a start that takes too long.
-    wait_for("both are ready", || {
+    // A worker that is stopped before it is ready would be killed for --start-timeout instead.
+    wait_for("both workers are idle", || {
         let status = server.status();
         let workers = status["workers"].as_array().unwrap();
         (workers.iter().filter(|worker| worker["state"] == "idle").count() == 2).then_some(())
@@ -56,7 +56,7 @@ fn a_stopped_worker_that_is_not_needed_any_more_is_killed() {
 }
 
 #[test]
-fn what_a_request_leaves_in_the_background_goes_on_when_its_worker_ends_as_it_was_told() {
+fn a_background_process_of_a_request_survives_the_replacement_of_its_worker() {
     let app = App::new(
         "return function(environ)\n\
          \x20 local pid = io.popen('sleep 600 </dev/null >/dev/null 2>&1 & echo $!'):read('*l')\n\
@@ -67,7 +67,7 @@ fn what_a_request_leaves_in_the_background_goes_on_when_its_worker_ends_as_it_wa
     let server = server.arguments(["--max-requests", "1"]).start();
     let before = server.workers(1);
     let background: u32 = server.get_text("/").parse().unwrap();
-    wait_for("it has a successor", || server.workers(1).is_disjoint(&before).then_some(()));
+    wait_for("the worker is replaced", || server.workers(1).is_disjoint(&before).then_some(()));
     assert!(runs(background), "{}", server.log());
     signal(background, Signal::KILL);
 }
@@ -83,9 +83,9 @@ fn a_signal_to_the_group_of_a_worker_reaches_neither_its_siblings_nor_the_zygote
     let server = Server::builder().application(app.root(), "app").workers("3").start();
     let (zygote, before) = (server.zygote(), server.workers(3));
     for worker in &before {
-        assert_eq!(process_group(*worker), *worker, "it leads a group of its own");
+        assert_eq!(process_group(*worker), *worker, "each worker leads its own process group");
     }
-    // Its worker may end by it, or have ignored it.
+    // The worker of the request may die of the signal or not, so its response is either.
     let _ = server.get("/group");
     assert_eq!(server.get_text("/"), "served");
     let after = server.workers(3);
@@ -93,9 +93,9 @@ fn a_signal_to_the_group_of_a_worker_reaches_neither_its_siblings_nor_the_zygote
     assert_eq!(server.zygote(), zygote, "{}", server.log());
 }
 
-/// Where that is not allowed, `nice` goes on without, and there is nothing to take back.
+/// Without the permission `nice` starts its program all the same, and the workers have nothing to reset.
 #[test]
-fn what_the_gateway_has_over_others_in_scheduling_its_workers_have_not() {
+fn workers_do_not_inherit_the_gateways_scheduling_priority() {
     let as_usual = ["nice", "-n", "-40"];
     let real_time = [["chrt", "--fifo", "1"], ["chrt", "--rr", "1"]];
     let allowed = real_time.into_iter().filter(|[program, policy, priority]| {
@@ -119,7 +119,6 @@ fn what_the_gateway_has_over_others_in_scheduling_its_workers_have_not() {
         assert!(policy(zygote).contains(&expected), "{wrapper:?}: {}", policy(zygote));
         for worker in workers {
             assert!(policy(worker).contains("SCHED_OTHER\n"), "{wrapper:?}: {}", policy(worker));
-            // Field 19 of proc(5), counted from the third.
             assert!(niceness(worker) >= 0, "the gateway has {}", niceness(server.pid()));
         }
     }

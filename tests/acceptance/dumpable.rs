@@ -1,4 +1,4 @@
-//! Access of the same user's processes to gateway and zygote: a debugger's is denied.
+//! Access of other processes of the same user to gateway and zygote: a debugger cannot attach.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,10 +9,11 @@ use rustix::process::Signal;
 use crate::support::wire::{Connection, post};
 use crate::support::{App, Server, is_root, output, wait_for};
 
-/// What reading these is allowed to is allowed to attach, read memory and take descriptors (`PTRACE_MODE_READ` of ptrace(2)).
+/// Files of `/proc/PID` that need `PTRACE_MODE_READ` (ptrace(2)). A process that can read them can also attach, read
+/// memory and take descriptors.
 const CLOSED: [&str; 3] = ["environ", "exe", "fd/0"];
 
-/// A program that runs as the server does.
+/// A program that runs as the server's user.
 fn as_its_user(program: &str) -> Command {
     if !is_root() {
         return Command::new(program);
@@ -22,7 +23,7 @@ fn as_its_user(program: &str) -> Command {
     command
 }
 
-/// Which of [`CLOSED`] are open to others of that user.
+/// The files of [`CLOSED`] that other processes of that user can read.
 fn open(pid: u32) -> Vec<&'static str> {
     let look = |file: &&str| {
         let path = format!("/proc/{pid}/{file}");
@@ -37,19 +38,19 @@ fn open(pid: u32) -> Vec<&'static str> {
 }
 
 #[test]
-fn gateway_and_zygote_are_closed_to_others_of_their_user_and_workers_are_not() {
+fn gateway_and_zygote_are_closed_to_their_users_processes_and_workers_are_open() {
     let server = Server::builder().workers("1").by_ordinary_user().start();
     let (first, worker) = (server.zygote(), server.workers(1));
     assert_eq!(open(server.pid()), [""; 0], "the gateway");
     assert_eq!(open(first), [""; 0], "the zygote");
-    // Nobody could find out why a C module crashes.
+    // Workers are open, so that a crash of a C module can be debugged.
     assert_eq!(open(*worker.first().unwrap()), CLOSED, "a worker");
 
-    // All that the server reads of its own it still reads.
+    // The gateway can still read its own `/proc` files and spool.
     let body = vec![b'x'; 200_000];
     let mut connection = Connection::open(&server.socket());
     connection.send(&post(1, "/echo", &body, true));
-    assert!(connection.response(1).expect("an answer").body() == body);
+    assert!(connection.response(1).expect("a response").body() == body);
     server.signal(Signal::HUP);
     server.reloaded();
     let second =
@@ -58,9 +59,9 @@ fn gateway_and_zygote_are_closed_to_others_of_their_user_and_workers_are_not() {
     assert!(!server.log().contains("WARN"), "{}", server.log());
 }
 
-/// Executing a program makes a process dumpable again.
+/// execve(2) makes a process dumpable again.
 #[test]
-fn a_zygote_that_started_over_is_closed_as_well() {
+fn a_zygote_that_executed_itself_again_is_closed() {
     let app = App::new("kept = io.open('app.lua')\nreturn function() return 200, {}, 'fine' end");
     fs::set_permissions(app.root(), Permissions::from_mode(0o755)).unwrap();
     let server = Server::builder().application(app.root(), "app").workers("1").by_ordinary_user().start();
@@ -71,14 +72,14 @@ fn a_zygote_that_started_over_is_closed_as_well() {
 }
 
 #[test]
-fn dumpable_opens_them_to_whoever_looks_for_a_fault_of_the_servers() {
+fn gateway_and_zygote_are_open_with_dumpable_on() {
     let server = Server::builder().workers("1").arguments(["--dumpable", "on"]).by_ordinary_user().start();
     assert_eq!(open(server.pid()), CLOSED, "the gateway");
     assert_eq!(open(server.zygote()), CLOSED, "the zygote");
 }
 
-/// Executes a program under a filter (seccomp(2)) by which nobody changes who may look into a process to what `$1` says; any value
-/// where that is `any`.
+/// Executes a program under a seccomp(2) filter that refuses `prctl(PR_SET_DUMPABLE, $1)` with EPERM, or for every
+/// value where `$1` is `any`.
 const FILTER: &str = "import ctypes, os, platform, struct, sys\n\
     load, equal, give, allowed = 0x20, 0x15, 0x06, 0x7fff0000\n\
     number = {'x86_64': 157, 'aarch64': 167}[platform.machine()]\n\
@@ -100,19 +101,19 @@ fn filtered(what: &str) -> Server {
 }
 
 #[test]
-fn a_kernel_that_closes_no_process_is_in_the_log() {
+fn a_refusal_to_make_gateway_and_zygote_undumpable_is_logged() {
     let server = filtered("any");
     for process in ["gateway", "zygote"] {
         let parts =
             [&format!("WARN  {process} processes of this user can look into this one")[..], "not permitted"];
         server.logged(&parts);
     }
-    // It is open, as it is to be.
+    // Workers are open as intended, so they log nothing.
     assert!(!server.log().contains("this worker"), "{}", server.log());
 }
 
 #[test]
-fn a_kernel_that_opens_no_worker_is_in_the_log() {
+fn a_refusal_to_make_a_worker_dumpable_is_logged() {
     let server = filtered("1");
     server.logged(&["WARN  worker nobody can look into this worker", "not permitted", "worker=1"]);
     assert!(!server.log().contains("can look into this one"), "{}", server.log());

@@ -6,18 +6,18 @@ use crate::support::front_ends::{self, FrontEnd};
 use crate::support::wire::{Connection, DATA, FILTER, PARAMS, STDIN, begin, pairs, stream};
 use crate::support::{Kind, Proxy, Server, repository};
 
-/// Without it a phone lays a page out for a desk and shows it too small to read.
+/// Without this tag a phone uses the layout of a desktop, too small to read.
 const VIEWPORT: &str = "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">";
 
 #[test]
-fn hello_says_hello() {
+fn the_hello_example_says_hello() {
     let server = Server::builder().application(repository("examples/hello"), "app").start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     assert_eq!(proxy.curl([], "/").expect(200).text(), "Hello, World!\n");
 }
 
 #[test]
-fn the_guestbook_keeps_an_entry_and_escapes_it() {
+fn the_guestbook_example_stores_an_entry_and_escapes_it() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::builder()
         .application(repository("examples/guestbook"), "app")
@@ -41,7 +41,7 @@ fn the_guestbook_keeps_an_entry_and_escapes_it() {
 }
 
 #[test]
-fn the_authorizer_lets_through_who_has_a_token() {
+fn the_authorizer_example_requires_a_token() {
     for kind in [front_ends::Kind::Apache, front_ends::Kind::Lighttpd] {
         let builder = Server::builder()
             .application(repository("examples/authorizer"), "app")
@@ -67,7 +67,7 @@ fn the_authorizer_lets_through_who_has_a_token() {
 }
 
 #[test]
-fn the_filter_makes_a_page_of_a_file() {
+fn the_filter_example_makes_a_page_of_a_file() {
     let server = Server::builder().application(repository("examples/filter"), "app").start();
     let mut connection = Connection::open(&server.socket());
     let variables =
@@ -80,16 +80,16 @@ fn the_filter_makes_a_page_of_a_file() {
         stream(DATA, 1, file.as_bytes()),
     ];
     connection.send(&request.concat());
-    let response = connection.response(1).expect("an answer");
+    let response = connection.response(1).expect("a response");
     assert_eq!(response.header("Last-Modified").as_deref(), Some("Tue, 14 Nov 2023 22:13:20 GMT"));
     let page = format!("<!doctype html>\n{VIEWPORT}\n<pre>\n&lt;a> &amp;\n{}</pre>\n", "x".repeat(100_000));
     assert!(response.body() == page.as_bytes(), "{}", String::from_utf8_lossy(response.body()));
-    // As a responder, it says what it is.
+    // In the role of a responder it fails.
     assert_eq!(connection.get("/").status(), 500);
 }
 
 #[test]
-fn events_come_one_by_one_and_stop_when_the_page_is_closed() {
+fn the_events_example_sends_events_one_by_one_and_stops_when_the_client_leaves() {
     let server = Server::builder().application(repository("examples/events"), "app").workers("1").start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     let page = proxy.curl([], "/").expect(200);

@@ -1,5 +1,5 @@
-//! Processes that the application itself forks, with C code (`tests/apps/process`). Each ends by itself without answering a
-//! request, and its worker continues undisturbed.
+//! Processes that the application itself forks, with C code (`tests/apps/process`). Each ends by itself without a
+//! response to a request, and its worker goes on.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use crate::support::{App, Gate, Server, ServerBuilder, library_of, repository, runs, signal, wait_for};
 
-/// Ways to fork: by the C library, by the system call alone, and by Debian's lua-posix where that is built for this Lua.
+/// Ways to fork: by the C library, by the bare system call, and by Debian's lua-posix where it is built for this Lua.
 const WAYS: &[&str] = if cfg!(feature = "luajit") { &["fork", "clone", "posix"] } else { &["fork", "clone"] };
 
-/// The module `process`: where `require` looks for it.
+/// The LUA_CPATH pattern of the module `process`.
 pub(crate) fn module_path() -> PathBuf {
     static BUILT: LazyLock<TempDir> = LazyLock::new(|| {
         let flags: &[&str] = if cfg!(feature = "luajit") { &["-DLUA_IS_51=1"] } else { &[] };
@@ -37,7 +37,8 @@ fn get(server: &Server, path: &str) -> (u16, String) {
 
 const RETURNED: &str = "which the application forked, ends where its code returned to the server";
 
-/// What the child does, what the client gets (which ends with the child's status), and what the log says of the child.
+/// For each case: the child's behaviour, the end of the response body (the child's exit status), and the log's lines
+/// about the child.
 const CASES: &[(&str, &str, &[&str])] = &[
     ("exit", "7", &[]),
     ("exit_protected", "1", &[]),
@@ -54,7 +55,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
 ];
 
 #[test]
-fn a_forked_child_ends_alone_and_its_worker_answers_for_itself() {
+fn a_forked_child_never_answers_and_its_worker_serves_on() {
     for way in WAYS {
         let server = server().start();
         let (_, worker) = get(&server, "/pid");
@@ -63,11 +64,11 @@ fn a_forked_child_ends_alone_and_its_worker_answers_for_itself() {
             let lines = server.log().lines().count();
             let got = get(&server, &gate.url(&format!("/{case}/{way}")));
             assert_eq!(got, (200, (*expected).to_owned()), "{case} by {way}: {}", server.log());
-            // The worker that has forked, with the next two requests.
+            // The worker that has forked serves the next two requests.
             for _ in 0..2 {
                 assert_eq!(get(&server, "/pid"), (200, worker.clone()), "{case} by {way}: {}", server.log());
             }
-            // The child's last words come by a way of their own, and need not be there yet.
+            // The child's output comes through another pipe and may be logged later.
             let new = || -> Vec<String> { server.log().lines().skip(lines).map(str::to_owned).collect() };
             let has = |part: &str| new().iter().any(|line| line.contains(part));
             for part in *logged {
@@ -77,7 +78,7 @@ fn a_forked_child_ends_alone_and_its_worker_answers_for_itself() {
             for (part, is_expected) in [("os.exit(", false), ("killing it", false), (RETURNED, returned)] {
                 assert_eq!(has(part), is_expected, "{case} by {way}: {part}: {:#?}", new());
             }
-            // What the parent does at the end, it does once; the child never does.
+            // `close` and the `after_response` hooks run once, in the parent, and never in the child.
             for once in ["after", "closed"] {
                 let times = gate.said(once).unwrap_or_default();
                 assert!(times.len() <= 1, "{case} by {way}: {once} {} times", times.len());
@@ -87,9 +88,9 @@ fn a_forked_child_ends_alone_and_its_worker_answers_for_itself() {
     }
 }
 
-/// Where the application's code is not called for an answer, the rest of what is to be called is not called twice.
+/// In `close` and in `after_response` hooks: the remaining hooks run once, in the parent.
 #[test]
-fn a_child_that_is_forked_at_the_end_of_a_request_ends_there() {
+fn a_child_forked_at_the_end_of_a_request_ends_when_its_code_returns() {
     for way in WAYS {
         let server = server().start();
         let (_, worker) = get(&server, "/pid");
@@ -103,9 +104,9 @@ fn a_child_that_is_forked_at_the_end_of_a_request_ends_there() {
     }
 }
 
-/// It may outlive the request, its worker, and the server.
+/// The child may outlive the request, its worker and the server.
 #[test]
-fn a_child_that_goes_on_after_its_parent_has_answered_disturbs_nobody() {
+fn a_child_that_outlives_its_request_worker_and_server_disturbs_none_of_them() {
     let mut server = server().start();
     let (_, worker) = get(&server, "/pid");
     let gates = [Gate::new(), Gate::new(), Gate::new()];
@@ -125,9 +126,9 @@ fn a_child_that_goes_on_after_its_parent_has_answered_disturbs_nobody() {
     server.logged(&["the child is at its end"]);
     assert_eq!(get(&server, "/pid"), (200, worker.clone()), "{}", server.log());
 
-    // Without its worker.
+    // A child that outlives its worker.
     signal(worker.parse().unwrap(), Signal::KILL);
-    wait_for("there is another worker", || {
+    wait_for("another worker serves", || {
         Some(get(&server, "/pid")).filter(|(status, pid)| *status == 200 && *pid != worker)
     });
     assert!(runs(children[1]));
@@ -135,7 +136,7 @@ fn a_child_that_goes_on_after_its_parent_has_answered_disturbs_nobody() {
     gone(children[1]);
     assert_eq!(get(&server, "/pid").0, 200);
 
-    // It holds no stop up, and its worker's end takes it not along.
+    // A child that outlives the server: it does not delay the stop and is not killed.
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     assert!(runs(children[2]));
@@ -143,9 +144,9 @@ fn a_child_that_goes_on_after_its_parent_has_answered_disturbs_nobody() {
     gone(children[2]);
 }
 
-/// While the application is loaded, by the zygote or by a worker, and in hooks.
+/// During the load of the application, in the zygote or in a worker, and in hooks.
 #[test]
-fn a_child_that_is_forked_outside_of_a_request_ends_there() {
+fn a_child_forked_outside_of_a_request_ends_when_its_code_returns() {
     for (place, preload) in [("load", "on"), ("load", "off"), ("start", "on"), ("stop", "on")] {
         for (end, status) in [("return", "1"), ("error('the child fails')", "1"), ("os.exit(9)", "9")] {
             let gate = Gate::new();

@@ -1,4 +1,5 @@
-//! Behaviour of HAProxy alone: it can multiplex requests on a connection, asks for values, and sends ABORT_REQUEST.
+//! Behaviour that only HAProxy has: it can multiplex requests on a connection, sends GET_VALUES, and sends
+//! ABORT_REQUEST.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,15 +14,16 @@ use crate::support::http::Http;
 use crate::support::wire::{ABORT_REQUEST, BEGIN_REQUEST, GET_VALUES, STDIN};
 use crate::support::{Gate, Kind, Proxy, Reply, Server, wait_for};
 
-/// Requests at a time on one connection that nibiru takes.
+/// The most concurrent requests on one connection that nibiru accepts.
 const MOST: usize = 64;
 
-/// HAProxy that puts all requests on one connection, as far as nibiru says that it takes them.
-fn sharing(server: &Server) -> Proxy {
+/// HAProxy that multiplexes all requests on one connection, up to the number that nibiru announces.
+fn multiplexing(server: &Server) -> Proxy {
     Proxy::with_edits(Kind::HaProxy, server, shared)
 }
 
-/// With the commented lines of `haproxy.cfg`. On one thread, since threads do not share connections that are in use.
+/// The site with the commented options of `haproxy.cfg` enabled, and on one thread: threads do not share connections
+/// that are in use.
 pub(crate) fn shared(site: String) -> String {
     for line in ["    # option mpxs-conns\n", "    # option max-reqs 64\n", "    # option get-values\n"] {
         assert!(site.contains(line), "haproxy.cfg has no {line}");
@@ -29,7 +31,7 @@ pub(crate) fn shared(site: String) -> String {
     site.replace("    # option ", "    option ").replace("\nglobal\n", "\nglobal\n    nbthread 1\n")
 }
 
-/// Asks for a path at a gate; the gate has been reached when this returns.
+/// Starts a request that waits at `gate`, and returns when it has reached the gate.
 fn wait_at(proxy: &Proxy, gate: &Gate) -> Child {
     let child = proxy.curl_command([], &gate.url("/wait")).spawn().unwrap();
     gate.announced("started");
@@ -41,7 +43,7 @@ fn reply(child: Child) -> Reply {
 }
 
 #[test]
-fn requests_that_run_at_the_same_time_share_one_connection() {
+fn concurrent_requests_share_one_connection() {
     let server = Server::builder().workers("8").looked_into().start();
     let relay = Relay::start(&server.socket());
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
@@ -49,13 +51,13 @@ fn requests_that_run_at_the_same_time_share_one_connection() {
     });
     let gates: Vec<Gate> = (0..8).map(|_| Gate::new()).collect();
     let waiting: Vec<Child> = gates.iter().map(|gate| wait_at(&proxy, gate)).collect();
-    assert_eq!(server.connections().len(), 1, "eight requests run");
+    assert_eq!(server.connections().len(), 1, "eight requests share one connection");
     for (gate, child) in gates.iter().zip(waiting).rev() {
         gate.open("go");
         assert_eq!(reply(child).expect(200).text(), "waited\n");
     }
     let records = relay.records();
-    assert_eq!(records[0].0, GET_VALUES, "HAProxy asks first");
+    assert_eq!(records[0].0, GET_VALUES, "HAProxy sends GET_VALUES first");
     assert!(records[0].2.windows(13).any(|name| name == b"FCGI_MAX_REQS"), "{:?}", records[0]);
     let mut ids: Vec<u16> =
         records.iter().filter(|record| record.0 == BEGIN_REQUEST).map(|record| record.1).collect();
@@ -64,18 +66,19 @@ fn requests_that_run_at_the_same_time_share_one_connection() {
     assert_eq!(ids.len(), 8, "each request has an id of its own");
 }
 
-/// HAProxy 2.6 itself answers some requests that begin behind a large upload: see `docs/how-to/haproxy.md`. They never reach nibiru.
+/// Whether this is the `500` that HAProxy 2.6 itself sends for some requests that begin behind a large upload: see
+/// `docs/how-to/haproxy.md`. They never reach nibiru.
 fn is_haproxys_own(reply: &Reply) -> bool {
     reply.status == 500 && reply.text().contains("An internal server error occurred")
 }
 
 #[test]
-fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
+fn uploads_of_all_sizes_on_one_connection_are_echoed_unchanged() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let server = Server::builder().workers("4").looked_into().start();
-    let proxy = sharing(&server);
+    let proxy = multiplexing(&server);
     let (gate, scratch) = (Gate::new(), tempfile::tempdir().unwrap());
     let held = wait_at(&proxy, &gate);
     let sizes = [0, 1, 100, 16_000, 17_000, 65_536, 65_537, 300_000, 1_000_000, 5_000_000, 2, 70_000];
@@ -84,7 +87,8 @@ fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
         random.fill(&mut body);
         body
     });
-    // All of them are read at the same time: HAProxy reads nothing from a shared connection while one of its clients is behind.
+    // All responses are read concurrently: HAProxy reads nothing from a shared connection while one of its clients does
+    // not read.
     thread::scope(|scope| {
         for body in &bodies {
             let file = scratch.path().join(body.len().to_string());
@@ -93,7 +97,7 @@ fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
             scope.spawn(move || {
                 let reply = std::iter::repeat_with(|| reply(curl.spawn().unwrap()))
                     .find(|reply| !is_haproxys_own(reply))
-                    .expect("it has no end")
+                    .expect("the iterator is endless")
                     .expect(200);
                 assert!(reply.body == *body, "a body of {} bytes changed on its way", body.len());
             });
@@ -105,7 +109,7 @@ fn uploads_of_all_sizes_share_a_connection_and_come_back_whole() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_sends_is_an_abort_and_its_neighbours_are_answered() {
+fn a_client_that_leaves_during_its_upload_is_aborted_and_other_requests_on_the_connection_go_on() {
     let server = Server::builder().workers("2").looked_into().start();
     let relay = Relay::start(&server.socket());
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
@@ -123,13 +127,14 @@ fn a_client_that_leaves_while_it_sends_is_an_abort_and_its_neighbours_are_answer
     stays.open("go");
     assert_eq!(reply(neighbour).expect(200).text(), "waited\n");
     proxy.curl([], "/hello").expect(200);
-    assert_eq!(server.connections().len(), 1, "it goes on");
+    assert_eq!(server.connections().len(), 1, "the connection stays open");
 }
 
-/// Its request is whole, and HAProxy 2.6 does not tell: it drops what still comes. Without `keep-conn` it closes the
-/// connection, which is as good as an abort. When this fails, that has changed: say so in `docs/how-to/haproxy.md`.
+/// For a complete request, HAProxy 2.6 sends no ABORT_REQUEST and discards the response. Without `keep-conn` it closes
+/// the connection, which aborts the request. A failure of this test means that HAProxy has changed: update
+/// `docs/how-to/haproxy.md`.
 #[test]
-fn a_client_that_leaves_while_its_request_runs_is_noticed_without_keep_conn() {
+fn a_client_that_leaves_during_its_request_aborts_it_only_without_keep_conn() {
     let server = Server::builder().workers("2").arguments(["--access-log", "-"]).start();
     for kept in [true, false] {
         let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
@@ -140,7 +145,7 @@ fn a_client_that_leaves_while_its_request_runs_is_noticed_without_keep_conn() {
         leaving.kill().unwrap();
         leaving.wait().unwrap();
         if kept {
-            // Long after HAProxy has seen it: it has answered another client on another connection.
+            // HAProxy has seen the client leave: it has answered two later requests.
             proxy.curl([], "/hello").expect(200);
             proxy.curl([], "/hello").expect(200);
             assert!(!server.log().contains(" aborted "), "{}", server.log());
@@ -152,9 +157,9 @@ fn a_client_that_leaves_while_its_request_runs_is_noticed_without_keep_conn() {
 }
 
 #[test]
-fn a_killed_worker_costs_its_own_request_alone() {
+fn a_killed_worker_fails_only_its_own_request_on_a_shared_connection() {
     let server = Server::builder().workers("3").looked_into().start();
-    let proxy = sharing(&server);
+    let proxy = multiplexing(&server);
     let gate = Gate::new();
     let neighbour = wait_at(&proxy, &gate);
     for _ in 0..3 {
@@ -166,27 +171,27 @@ fn a_killed_worker_costs_its_own_request_alone() {
     assert_eq!(reply(neighbour).expect(200).text(), "waited\n");
 }
 
-/// HAProxy passes it on.
+/// HAProxy passes a NUL in a header on.
 #[test]
-fn a_nul_in_a_header_costs_its_own_request_alone() {
+fn a_nul_in_a_header_fails_only_its_own_request_on_a_shared_connection() {
     let server = Server::builder().workers("2").looked_into().start();
-    let proxy = sharing(&server);
+    let proxy = multiplexing(&server);
     let gate = Gate::new();
     let neighbour = wait_at(&proxy, &gate);
     let mut client = Http::connect(proxy.port());
     client.send(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nX-A: a\0b\r\nConnection: close\r\n\r\n");
-    let answer = client.answer(false).expect("an answer");
+    let answer = client.answer(false).expect("a response");
     assert!(answer.status == 400 && answer.text().contains("NUL"), "{answer:?}");
     assert_eq!(server.connections().len(), 1);
     gate.open("go");
     assert_eq!(reply(neighbour).expect(200).text(), "waited\n");
 }
 
-/// See `docs/explanation/truth.md`: END_REQUEST would be a complete answer to HAProxy, so there is none.
+/// END_REQUEST would make the response complete for HAProxy, so none is sent: see `docs/explanation/truth.md`.
 #[test]
-fn an_answer_that_breaks_off_beside_another_breaks_once_that_is_over() {
+fn a_response_that_breaks_off_on_a_shared_connection_breaks_it_after_the_other_responses() {
     let server = Server::builder().workers("2").looked_into().start();
-    let proxy = sharing(&server);
+    let proxy = multiplexing(&server);
     let (held, broken) = (Gate::new(), Gate::new());
     let neighbour = wait_at(&proxy, &held);
     let url = broken.url("/fail/killed_in_body_without_length");
@@ -202,16 +207,16 @@ fn an_answer_that_breaks_off_beside_another_breaks_once_that_is_over() {
 }
 
 #[test]
-fn haproxy_opens_another_connection_before_one_has_too_many_requests() {
+fn haproxy_opens_another_connection_at_the_limit_of_requests_per_connection() {
     let server = Server::builder().workers("1").looked_into().start();
-    let proxy = sharing(&server);
+    let proxy = multiplexing(&server);
     let statuses = crowd(&server, &proxy, MOST + 30, MOST + 30);
     assert_eq!(statuses, vec![200; MOST + 30]);
     assert_eq!(server.connections().len(), 2);
 }
 
 #[test]
-fn requests_beyond_what_a_connection_takes_are_503_where_haproxy_does_not_ask() {
+fn requests_beyond_the_limit_of_a_connection_are_503_without_get_values() {
     let server = Server::builder().workers("1").looked_into().start();
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
         shared(site).replace("option max-reqs 64", "option max-reqs 200").replace("option get-values", "")
@@ -223,14 +228,14 @@ fn requests_beyond_what_a_connection_takes_are_503_where_haproxy_does_not_ask() 
     assert!(server.log().contains("64 requests share the connection"));
 }
 
-/// Keeps the one worker busy while `count` requests come; lets it go once all are known of, `queued` of them waiting for it
-/// or running. Their statuses.
+/// The statuses of `count` requests, of which the first holds the only worker at a gate until all have come. Of these,
+/// `queued` run or wait for the worker; the server has refused the others.
 fn crowd(server: &Server, proxy: &Proxy, count: usize, queued: usize) -> Vec<u16> {
     let gate = Gate::new();
     let first = wait_at(proxy, &gate);
     let others: Vec<Child> = (1..count).map(|_| proxy.curl_command([], "/hello").spawn().unwrap()).collect();
     let refused = count - queued;
-    wait_for("all requests have come", || {
+    wait_for("all requests are queued or refused", || {
         let status = server.status();
         let connection_full = &status["requests"]["refused"]["connection_full"];
         (status["queue"]["length"] == queued - 1 && *connection_full == refused).then_some(())
@@ -240,7 +245,7 @@ fn crowd(server: &Server, proxy: &Proxy, count: usize, queued: usize) -> Vec<u16
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_up_nobody() {
+fn a_client_that_does_not_read_delays_no_other_without_shared_connections() {
     let server = Server::start();
     let proxy = Proxy::start(Kind::HaProxy, &server);
     let (_gate, _slow) = slow_client(&server, &proxy);
@@ -249,12 +254,12 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     }
 }
 
-/// HAProxy reads a connection only as fast as the slowest client on it. When this fails, that has changed: say so in
-/// `docs/how-to/haproxy.md`.
+/// HAProxy reads a connection only as fast as the slowest client on it. A failure of this test means that HAProxy has
+/// changed: update `docs/how-to/haproxy.md`.
 #[test]
-fn a_client_that_does_not_read_holds_up_all_that_share_its_connection() {
+fn a_client_that_does_not_read_delays_all_on_its_shared_connection() {
     let server = Server::start();
-    let proxy = sharing(&server);
+    let proxy = multiplexing(&server);
     let (_gate, slow) = slow_client(&server, &proxy);
     let held_up = proxy.curl(["--max-time", "2"], "/hello");
     assert_eq!(held_up.status, 0, "{held_up:?}");
@@ -262,12 +267,12 @@ fn a_client_that_does_not_read_holds_up_all_that_share_its_connection() {
     proxy.curl([], "/hello").expect(200);
 }
 
-/// A client that asks for 64 MiB and reads nothing, when all buffers on the way to it are full.
+/// A client that requests 64 MiB and reads nothing. Returns when all buffers on the way to it are full.
 fn slow_client(server: &Server, proxy: &Proxy) -> (Gate, Http) {
     let gate = Gate::new();
     let url = gate.url("/nonce") + "&n=0000000000000001&f=small&k=4194304";
     let client = Http::begin(proxy.port(), &url);
-    // The worker, which is asleep in a write, takes no more time; a while of that, and nothing moves any more.
+    // The buffers count as full when neither the workers nor HAProxy have used processor time for 100 polls.
     let spent = || -> u128 {
         let workers = server.workers(2);
         let haproxy = crate::support::processor_time(proxy.pid());
@@ -283,7 +288,7 @@ fn slow_client(server: &Server, proxy: &Proxy) -> (Gate, Http) {
 }
 
 #[test]
-fn under_a_prefix_script_name_is_the_prefix() {
+fn script_name_is_the_prefix_of_path_info() {
     let server = Server::start();
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
         let (root, prefix) = ("    path-info ^()(/.*)$\n", "    # path-info ^(/blog)");
@@ -297,7 +302,7 @@ fn under_a_prefix_script_name_is_the_prefix() {
 }
 
 #[test]
-fn a_chunked_upload_passes_up_to_a_buffer_and_is_refused_beyond() {
+fn a_chunked_upload_passes_up_to_the_buffers_size_and_is_refused_beyond() {
     let server = Server::start();
     let proxy = Proxy::start(Kind::HaProxy, &server);
     let chunked = |length: usize| {
@@ -307,10 +312,10 @@ fn a_chunked_upload_passes_up_to_a_buffer_and_is_refused_beyond() {
     assert_eq!(chunked(10_000).expect(200).text(), "x".repeat(10_000));
     let refused = chunked(100_000);
     assert!(matches!(refused.status, 400..=599), "{refused:?}");
-    eprintln!("beyond a buffer: {}", refused.status);
+    eprintln!("status beyond the buffer's size: {}", refused.status);
 }
 
-/// Passes a socket's connections on, and remembers what came from the proxy.
+/// A relay between HAProxy and nibiru that records the bytes that HAProxy sends.
 struct Relay {
     path: PathBuf,
     seen: Arc<Mutex<Vec<u8>>>,
@@ -337,7 +342,8 @@ impl Relay {
         Self { path, seen, _scratch: scratch }
     }
 
-    /// What HAProxy has sent: type, id and content. The test sees to it that it is all on one connection.
+    /// Type, request id and content of the records that HAProxy has sent. They are only meaningful for a single
+    /// connection.
     fn records(&self) -> Vec<(u8, u16, Vec<u8>)> {
         let seen = self.seen.lock().unwrap();
         let (mut rest, mut records) = (&seen[..], Vec::new());
@@ -351,7 +357,7 @@ impl Relay {
     }
 }
 
-/// Until one side closes.
+/// Copies bytes until one side closes, and calls `note` with each piece.
 fn pass(mut from: UnixStream, mut to: UnixStream, note: impl Fn(&[u8])) {
     let mut buffer = [0; 65_536];
     while let Ok(length @ 1..) = from.read(&mut buffer) {

@@ -85,7 +85,7 @@ fn requests_that_take_long() {
     let mut connection = Connection::open(&server.socket());
     flood(&server, "(--slow-log)", 50, || {
         connection.send(&get(1, "/busy", true));
-        assert_eq!(connection.response(1).expect("an answer").status(), 200);
+        assert_eq!(connection.response(1).expect("a response").status(), 200);
     });
 }
 
@@ -97,7 +97,7 @@ fn requests_that_reach_their_deadline() {
     let mut connection = Connection::open(&server.socket());
     flood(&server, "s (--request-timeout)", 200, || {
         connection.send(&get(1, "/busy", true));
-        assert_eq!(connection.response(1).expect("an answer").status(), 504);
+        assert_eq!(connection.response(1).expect("a response").status(), 504);
     });
     // The stack comes after its line; where that was left out there is none, nor where the worker was between two requests.
     let stacks = || server.log().matches("stack traceback:").count() as u64;

@@ -97,7 +97,7 @@ fn no_hostile_byte_reaches_a_log_a_page_or_a_terminal() {
         }
         server.logged(&["GET /wait/", "(--slow-log)"]);
         gate.open("go");
-        assert_eq!(running.response(1).expect("an answer").status(), 200);
+        assert_eq!(running.response(1).expect("a response").status(), 200);
         let lines = wait_for("the access log has every line", || {
             let text = fs::read_to_string(&access_log).unwrap();
             (text.lines().count() == 8).then_some(text)
@@ -191,7 +191,7 @@ fn secrets_of_a_request_are_in_no_log_line_no_traceback_and_no_status() {
         connection
     };
     for path in ["/error", "/table", "/exit"] {
-        assert_eq!(ask(path).response(1).expect("an answer").status(), 500);
+        assert_eq!(ask(path).response(1).expect("a response").status(), 500);
         server.logged(&["ERROR", &format!("GET {path}?kept=1&token=[redacted]&user[password]=[redacted]")]);
     }
     server.logged(&["error object is a table: { api_key = [redacted], code = 42, password = [redacted] }"]);
@@ -206,14 +206,14 @@ fn secrets_of_a_request_are_in_no_log_line_no_traceback_and_no_status() {
         let page = page.text();
         assert!(page.contains("GET /spin") && !page.contains("XYZZY"), "{page}");
     }
-    assert_eq!(spinning.response(1).expect("an answer").status(), 504);
+    assert_eq!(spinning.response(1).expect("a response").status(), 504);
     server.logged(&["GET /spin?kept=1&token=[redacted]", "(--request-timeout)", "app.lua:"]);
 
     let mut large = Connection::open(&server.socket());
     large.send(&wire::begin(1, wire::RESPONDER, false));
     let params = [wire::get_params("/large?token=XYZZY"), wire::pair(b"CONTENT_LENGTH", b"11")].concat();
     large.send(&wire::stream(wire::PARAMS, 1, &params));
-    assert_eq!(large.response(1).expect("an answer").status(), 413);
+    assert_eq!(large.response(1).expect("a response").status(), 413);
     server.logged(&["request refused", "GET /large?token=[redacted]"]);
     assert!(!server.log().contains("XYZZY"), "{}", server.log());
 }
@@ -357,7 +357,7 @@ fn each_of_a_million_line_ends_is_a_line_of_the_log_or_counted_and_others_are_an
         (flood.unread() > 0).then_some(())
     });
     assert!(ended.is_some() && answered > 1, "{answered} were answered");
-    assert_eq!(flood.response(1).expect("an answer").status(), 200);
+    assert_eq!(flood.response(1).expect("a response").status(), 200);
     let mut counted = (0, 0);
     wait_within(PATIENCE, || {
         counted = empty_lines_of(&server.log());

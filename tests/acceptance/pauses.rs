@@ -127,7 +127,7 @@ fn what_workers_answered_while_the_gateway_was_stopped_counts() {
     for (which, mut client) in
         running.into_iter().map(|it| ("running", it)).chain(queued.map(|it| ("queued", it)))
     {
-        let response = client.response(1).expect("an answer");
+        let response = client.response(1).expect("a response");
         assert_eq!(response.status(), 200, "{which}: {response:?}\n{}", server.log());
     }
     assert!(!server.log().contains("-timeout)"), "{}", server.log());

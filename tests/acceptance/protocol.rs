@@ -139,7 +139,7 @@ fn an_unknown_role_is_refused_and_the_connection_lives() {
     let neighbour = Neighbour::start();
     let mut connection = neighbour.connect();
     connection.send(&begin(1, 9, true));
-    let end = connection.record().expect("an answer");
+    let end = connection.record().expect("a response");
     assert_eq!((end.kind, end.id, end.content[4]), (END_REQUEST, 1, UNKNOWN_ROLE), "{end:?}");
     assert_eq!(connection.get("/hello").body(), b"Hello, World!\n");
     neighbour.completes();
@@ -150,7 +150,7 @@ fn refused(neighbour: &Neighbour, params: &[u8]) -> (u16, bool) {
     let mut connection = neighbour.connect();
     let request = [begin(1, RESPONDER, true), stream(PARAMS, 1, params), record(STDIN, 1, b"")].concat();
     let _ = connection.try_send(&request);
-    let status = connection.response(1).expect("an answer").status();
+    let status = connection.response(1).expect("a response").status();
     connection.finish_sending();
     (status, connection.closes())
 }
@@ -211,7 +211,7 @@ fn a_body_shorter_than_promised_is_400_and_never_runs() {
         [begin(1, RESPONDER, true), stream(PARAMS, 1, &params), stream(STDIN, 1, b"short")].concat();
     let mut connection = neighbour.connect();
     connection.send(&request);
-    assert_eq!(connection.response(1).expect("an answer").status(), 400);
+    assert_eq!(connection.response(1).expect("a response").status(), 400);
     assert_eq!(ran.said("executions"), None);
     neighbour.completes();
 }
@@ -224,7 +224,7 @@ fn a_body_beyond_the_limit_is_413() {
         [begin(1, RESPONDER, true), stream(PARAMS, 1, &params), stream(STDIN, 1, &[b'x'; 2000])].concat();
     let mut connection = Connection::open(&server.socket());
     connection.send(&request);
-    assert_eq!(connection.response(1).expect("an answer").status(), 413);
+    assert_eq!(connection.response(1).expect("a response").status(), 413);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn bytes_beyond_content_length_do_not_reach_the_application() {
         [begin(1, RESPONDER, true), stream(PARAMS, 1, &params), stream(STDIN, 1, b"12345678")].concat();
     let mut connection = neighbour.connect();
     connection.send(&request);
-    assert_eq!(connection.response(1).expect("an answer").body(), b"12345");
+    assert_eq!(connection.response(1).expect("a response").body(), b"12345");
     neighbour.completes();
 }
 
@@ -297,7 +297,7 @@ fn get_values_is_answered_also_in_the_middle_of_a_request() {
     let names = ["FCGI_MPXS_CONNS", "FCGI_MAX_REQS", "FCGI_UNHEARD_OF"];
     let query: Vec<u8> = names.iter().flat_map(|name| pair(name.as_bytes(), b"")).collect();
     connection.send(&record(wire::GET_VALUES, 0, &query));
-    let answer = connection.record().expect("an answer");
+    let answer = connection.record().expect("a response");
     assert_eq!((answer.kind, answer.id), (GET_VALUES_RESULT, 0));
     let text = String::from_utf8_lossy(&answer.content).into_owned();
     assert!(text.contains("FCGI_MPXS_CONNS1") && text.contains("FCGI_MAX_REQS"), "{text:?}");
@@ -330,7 +330,7 @@ fn a_flood_of_small_records_is_answered_record_by_record_and_in_order() {
         for id in 1..=ROUNDS {
             let end = connection.response(id).expect("the end of the request");
             assert_eq!((end.stdout.len(), end.protocol_status), (0, 0), "request {id}");
-            let answer = connection.record().expect("an answer");
+            let answer = connection.record().expect("a response");
             assert_eq!((answer.kind, answer.id), (GET_VALUES_RESULT, 0), "after request {id}");
         }
         assert_eq!(connection.response(1).expect("a response").body(), b"Hello, World!\n");

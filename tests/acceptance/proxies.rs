@@ -316,7 +316,7 @@ fn a_slow_upload_occupies_no_worker() {
         upload.send(b"first ");
         assert_eq!(proxy.curl([], "/hello").expect(200).text(), "Hello, World!\n");
         upload.send(b"second");
-        let reply = upload.answer(false).expect("an answer");
+        let reply = upload.answer(false).expect("a response");
         assert!(reply.whole && reply.body == b"first second", "{kind:?}: {reply:?}");
     }
 }

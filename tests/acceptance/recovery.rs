@@ -93,7 +93,7 @@ fn an_old_worker_that_never_ends_is_killed_after_the_grace() {
     let worker: u32 = gate.announced("started").parse().unwrap();
     server.signal(Signal::HUP);
     wait_for("the old worker is gone", || (!runs(worker)).then_some(()));
-    assert_eq!(stuck.response(1).expect("an answer").status(), 502);
+    assert_eq!(stuck.response(1).expect("a response").status(), 502);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_request_that_went_back_to_the_queue_still_expires() {
     connection.send(&get(1, "/hello", true));
     connection.settle();
     signal(worker, Signal::KILL);
-    assert_eq!(connection.response(1).expect("an answer").status(), 503, "{}", server.log());
+    assert_eq!(connection.response(1).expect("a response").status(), 503, "{}", server.log());
     signal(zygote, Signal::CONT);
     let mut again = Connection::open(&server.socket());
     assert_eq!(again.get("/hello").status(), 200);
@@ -191,7 +191,7 @@ fn a_connection_that_had_a_refused_request_does_not_hold_up_a_stop() {
         crate::support::wire::stream(5, 1, b""),
     ];
     connection.send(&refused.concat());
-    assert_eq!(connection.response(1).expect("an answer").status(), 400);
+    assert_eq!(connection.response(1).expect("a response").status(), 400);
     assert_eq!(connection.get("/hello").status(), 200);
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
@@ -211,7 +211,7 @@ fn a_stop_under_load_serves_everyone_who_got_in() {
                     while let Ok(stream) = UnixStream::connect(&socket) {
                         let mut connection = Connection::from(stream);
                         connection.send(&get(1, "/hello", false));
-                        assert_eq!(connection.response(1).expect("an answer").status(), 200);
+                        assert_eq!(connection.response(1).expect("a response").status(), 200);
                         served.fetch_add(1, Ordering::Relaxed);
                     }
                 });

@@ -166,7 +166,7 @@ fn nobody_is_refused_while_releases_follow_each_other() {
                 while !stop.load(Ordering::Relaxed) {
                     let mut connection = Connection::open(&server.socket());
                     connection.send(&get(1, "/", false));
-                    let response = connection.response(1).expect("an answer");
+                    let response = connection.response(1).expect("a response");
                     let text = response.text();
                     let which = answers.iter().position(|answer| *answer == text);
                     let which = which.unwrap_or_else(|| panic!("{text} ({})", response.status()));

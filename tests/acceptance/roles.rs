@@ -22,7 +22,7 @@ fn decision_on(uri: &str) -> Vec<u8> {
 #[track_caller]
 fn answer(connection: &mut Connection, request: &[u8]) -> Response {
     connection.send(request);
-    connection.response(1).expect("an answer")
+    connection.response(1).expect("a response")
 }
 
 /// A Filter's request whose variables beyond the method are `params`.
@@ -47,7 +47,7 @@ fn consent_is_a_status_and_variables_and_nothing_else() {
     // Records of STDIN, which other clients send, are no harm; and a responder is answered on the same connection.
     connection.send(&decision_on("/open"));
     connection.send(&record(STDIN, 1, b""));
-    assert_eq!(connection.response(1).expect("an answer").status(), 200);
+    assert_eq!(connection.response(1).expect("a response").status(), 200);
     assert!(connection.get("/").body().starts_with(b"GATEWAY_INTERFACE=CGI/1.1\n"));
 }
 
@@ -71,7 +71,7 @@ fn a_denial_is_a_whole_response_in_one_record_without_variables() {
     let server = builder().start();
     let mut connection = Connection::open(&server.socket());
     connection.send(&decision_on("/login"));
-    let first = connection.record().expect("an answer");
+    let first = connection.record().expect("a response");
     let text = String::from_utf8_lossy(&first.content);
     let expected = "Status: 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"nibiru\"\r\nContent-Type: text/plain; \
                     charset=utf-8\r\nContent-Length: 13\r\n\r\nWho are you?\n";
@@ -114,8 +114,8 @@ fn whatever_goes_wrong_denies_with_a_whole_response() {
     waiting.settle();
     assert_eq!(answer(&mut refused, &decision_on("/open")).status(), 503);
     gate.open("go");
-    assert_eq!(running.response(1).expect("an answer").status(), 200);
-    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+    assert_eq!(running.response(1).expect("a response").status(), 200);
+    assert_eq!(waiting.response(1).expect("a response").status(), 200);
 }
 
 #[test]

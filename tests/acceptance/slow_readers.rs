@@ -145,7 +145,7 @@ fn slow_readers_behind_either_caddy_hold_no_worker() {
             wait_for("its answer is spooled", || (spooled(&server) > 0).then_some(()));
             assert_eq!(proxy.curl([], "/").expect(200).text(), "fine");
             wait_for("its answer is made", || (busy(&server) == 0).then_some(()));
-            let response = client.answer(false).expect("an answer");
+            let response = client.answer(false).expect("a response");
             assert!(response.body == expected, "{kind:?}, {path}: other bytes than were sent");
             given_back(&server);
         }
@@ -187,7 +187,7 @@ fn slow_readers_leave_room_for_uploads() {
     let mut client = Connection::open(&server.socket());
     for _ in 0..3 {
         client.send(&post(1, "/upload", &upload, true));
-        assert_eq!(client.response(1).expect("an answer").body(), upload.len().to_string().as_bytes());
+        assert_eq!(client.response(1).expect("a response").body(), upload.len().to_string().as_bytes());
     }
     assert!(spooled(&server) <= 2 << 20);
     for reader in &mut readers {

@@ -54,7 +54,7 @@ fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
     assert_eq!(held.get("/hello").status(), 200);
     // A body of more than 64 KiB needs a file.
     held.send(&crate::support::wire::post(1, "/echo", &vec![b'x'; 200_000], true));
-    assert_eq!(held.response(1).expect("an answer").body().len(), 200_000);
+    assert_eq!(held.response(1).expect("a response").body().len(), 200_000);
 
     let before = server.workers(2);
     before.iter().for_each(|worker| signal(*worker, Signal::KILL));
@@ -92,7 +92,7 @@ fn spooled_bodies_take_no_descriptor_that_the_pool_needs() {
         .iter_mut()
         .map(|connection| {
             connection.send(rest);
-            connection.response(1).expect("an answer").status()
+            connection.response(1).expect("a response").status()
         })
         .collect();
     assert_eq!(statuses, BTreeSet::from([200, 503]));
@@ -120,9 +120,9 @@ fn clients_that_have_shut_their_writing_side_take_no_descriptor_that_the_pool_ne
     wait_for("all are connected, and some have a second descriptor", || (open() > connected).then_some(()));
     assert!(open() < connected + 10, "{} descriptors", open());
     gate.open("go");
-    assert_eq!(busy.response(1).expect("an answer").status(), 200);
+    assert_eq!(busy.response(1).expect("a response").status(), 200);
     for mut client in clients {
-        assert_eq!(client.response(1).expect("an answer").status(), 200);
+        assert_eq!(client.response(1).expect("a response").status(), 200);
     }
 }
 
@@ -164,7 +164,7 @@ fn without_a_free_descriptor_accepting_pauses_and_recovers() {
     assert_eq!(said(&server, "accepted again"), 0);
 
     prlimit(pid, Resource::Nofile, old).unwrap();
-    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+    assert_eq!(waiting.response(1).expect("a response").status(), 200);
     server.logged(&["connections are accepted again"]);
 }
 

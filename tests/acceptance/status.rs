@@ -35,7 +35,7 @@ fn ask(server: &Server, method: &str, query: &str, accept: &str) -> Response {
     connection.send(&wire::begin(1, wire::RESPONDER, false));
     connection.send(&wire::stream(wire::PARAMS, 1, &params));
     connection.send(&wire::record(wire::STDIN, 1, b""));
-    connection.response(1).expect("an answer")
+    connection.response(1).expect("a response")
 }
 
 fn text(response: &Response) -> String {
@@ -118,8 +118,8 @@ fn the_status_answers_while_every_worker_is_busy_and_the_queue_is_full() {
     assert_eq!(now["requests"]["total"], 1, "neither what runs nor the status itself: {now}");
 
     gate.open("go");
-    assert_eq!(running.response(1).expect("an answer").status(), 200);
-    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+    assert_eq!(running.response(1).expect("a response").status(), 200);
+    assert_eq!(waiting.response(1).expect("a response").status(), 200);
     let then = status(&server);
     assert_eq!(then["requests"]["by_status"]["2xx"], 2, "{then}");
     assert_eq!(then["workers"][0]["requests"], 2, "{then}");
@@ -149,7 +149,7 @@ fn every_end_of_a_request_is_counted_once() {
         refused.send(&wire::begin(1, wire::RESPONDER, false));
         let params = [wire::get_params("/hello"), wire::pair(name, value)].concat();
         refused.send(&wire::stream(wire::PARAMS, 1, &params));
-        refused.response(1).expect("an answer");
+        refused.response(1).expect("a response");
     }
     // Gone while it runs, and gone while it arrives.
     let gate = Gate::new();

@@ -26,7 +26,7 @@ fn every_process_says_in_its_title_what_it_is_and_does() {
     let (mut connection, gate) = server.hold();
     has_title(worker, "nibiru: worker 1 gen 1 busy");
     gate.open("go");
-    connection.response(1).expect("an answer");
+    connection.response(1).expect("a response");
     has_title(worker, "nibiru: worker 1 gen 1 idle");
 
     server.signal(Signal::HUP);

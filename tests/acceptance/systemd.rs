@@ -138,7 +138,7 @@ fn kept_socket() -> (TempDir, UnixListener) {
 fn is_answered(path: &Path) {
     let mut connection = Connection::from(UnixStream::connect(path).expect("nobody is refused"));
     connection.send(&get(1, "/hello", false));
-    assert_eq!(connection.response(1).expect("an answer").status(), 200);
+    assert_eq!(connection.response(1).expect("a response").status(), 200);
 }
 
 #[test]

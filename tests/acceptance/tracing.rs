@@ -31,7 +31,7 @@ fn ask(server: &Server, url: &str, more: &[(&str, &str)]) -> Response {
     if more.iter().all(|(name, _)| *name != "CONTENT_LENGTH") {
         connection.send(&wire::record(wire::STDIN, 1, b""));
     }
-    connection.response(1).expect("an answer")
+    connection.response(1).expect("a response")
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn a_new_server_takes_over_under_load_and_nobody_is_refused() {
                     let stream = UnixStream::connect(&socket).expect("a connect is never refused");
                     let mut connection = Connection::from(stream);
                     connection.send(&get(1, "/", false));
-                    assert_eq!(connection.response(1).expect("an answer").status(), 200);
+                    assert_eq!(connection.response(1).expect("a response").status(), 200);
                     served.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -129,11 +129,11 @@ fn the_old_server_does_not_send_clients_away_while_it_finishes() {
     let _new = Process::start("new", &app.root(), take_over(&server, &app));
     server.logged(&["another server has taken over"]);
     kept.send(&get(2, "/-/health", true));
-    let response = kept.response(2).expect("an answer");
+    let response = kept.response(2).expect("a response");
     assert_eq!(response.status(), 200);
     assert_eq!(String::from_utf8_lossy(response.body()), "stopping: another server has taken over\n");
     gate.open("go");
-    assert_eq!(kept.response(1).expect("an answer").status(), 200);
+    assert_eq!(kept.response(1).expect("a response").status(), 200);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 }
 
@@ -153,7 +153,7 @@ fn a_take_over_in_the_delay_before_a_stop_lets_running_requests_finish() {
     let _new = Process::start("new", &app.root(), take_over(&server, &app));
     server.logged(&["another server has taken over"]);
     gate.open("go");
-    assert_eq!(running.response(1).expect("an answer").status(), 200, "{}", server.log());
+    assert_eq!(running.response(1).expect("a response").status(), 200, "{}", server.log());
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     assert_eq!(answer(&server.socket()), "two");
 }

@@ -68,7 +68,7 @@ pub(super) fn full_spool(scale: Scale) -> Row {
         let mut connection = Connection::open(&server.socket());
         // It may be refused in the middle.
         let _ = connection.try_send(&post(1, "/echo", &body, true));
-        let response = connection.response(1).expect("an answer");
+        let response = connection.response(1).expect("a response");
         assert!(response.status() != 200 || response.body() == body, "another body than was sent");
         response.status()
     };
