@@ -1,5 +1,5 @@
-//! Hostile workers: C code in the application writes illegal messages to its worker's link (`tests/apps/hostile/hostile.c`).
-//! Only that request and that worker are lost.
+//! Hostile workers: C code in the application writes invalid messages to its worker's link
+//! (`tests/apps/hostile/hostile.c`). Only that request fails, and only that worker is replaced.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -12,18 +12,18 @@ use crate::support::{
     Gate, Server, ServerBuilder, descriptors, library_of, peak_memory, repository, runs, signal, wait_for,
 };
 
-/// What the client of the hostile request gets.
+/// The outcome of the hostile request for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gets {
-    /// A whole response with this status.
+    /// A complete response with this status.
     Status(u16),
-    /// A head, and then a transfer that breaks off.
+    /// A response head, and then a transfer that breaks off.
     Broken,
 }
 
 use Gets::{Broken, Status};
 
-/// Each trick, what its client gets, and what the log has to say of it.
+/// For each trick: the outcome for its client, and the line of the log.
 const TRICKS: &[(&str, Gets, &str)] = &[
     ("garbage", Status(502), "worker sent a malformed message; killing it"),
     ("unknown_tag", Status(502), "worker sent a malformed message; killing it"),
@@ -56,7 +56,7 @@ const TRICKS: &[(&str, Gets, &str)] = &[
     ("transfer_encoding", Status(502), "worker sent a response head with Transfer-Encoding; killing it"),
 ];
 
-/// The C code, as a library that Lua loads.
+/// The path of the C code, built as a library that Lua loads.
 fn library() -> PathBuf {
     static BUILT: LazyLock<TempDir> =
         LazyLock::new(|| library_of(&repository("tests/apps/hostile/hostile.c"), &[]));
@@ -70,7 +70,7 @@ fn server() -> ServerBuilder {
         .environment("LUA_PATH", repository("tests/apps/?.lua;;"))
 }
 
-/// Sends a hostile request; gives its connection, and the worker that has it.
+/// Sends a hostile request, and returns its connection and the worker that runs it.
 fn send(server: &Server, trick: &str) -> (Connection, u32) {
     let gate = Gate::new();
     let mut connection = Connection::open(&server.socket());
@@ -79,7 +79,7 @@ fn send(server: &Server, trick: &str) -> (Connection, u32) {
     (connection, worker)
 }
 
-/// What becomes of the transfer.
+/// The outcome of request 1.
 fn outcome(connection: &mut Connection) -> Gets {
     match connection.try_response(1) {
         Ok(response) => Status(response.status()),
@@ -88,8 +88,8 @@ fn outcome(connection: &mut Connection) -> Gets {
 }
 
 #[test]
-fn every_trick_costs_its_own_request_and_its_own_worker() {
-    // So many lines of one kind the log takes at once.
+fn each_invalid_message_fails_only_its_own_request_and_replaces_only_its_own_worker() {
+    // The log writes only five lines of a kind at once.
     for tricks in TRICKS.chunks(5) {
         play(tricks);
     }
@@ -125,16 +125,16 @@ fn play(tricks: &[(&str, Gets, &str)]) {
         let response = neighbour.response(1).expect("a response");
         assert_eq!((response.status(), response.body()), (200, &b"hello\n"[..]), "{trick}");
     }
-    // Connections that have been closed, and what the dead workers had.
-    wait_for("the gateway holds what it held when it was fresh", || {
+    // The descriptors of closed connections and dead workers are closed.
+    wait_for("the gateway has as many descriptors as at the start", || {
         (descriptors(server.pid()).len() <= fresh).then_some(())
     });
     assert!(!server.log().contains("panicked"));
 }
 
-/// It says no more than that: an empty packet cannot be told from it.
+/// The log has no more precise reason, since an empty packet looks the same as a closed link.
 #[test]
-fn a_worker_that_closes_its_link_and_lives_on_is_killed() {
+fn a_worker_that_closes_its_link_and_keeps_running_is_killed() {
     for trick in ["empty", "shutdown", "close"] {
         let server = server().start();
         let (mut connection, worker) = send(&server, trick);
@@ -146,13 +146,13 @@ fn a_worker_that_closes_its_link_and_lives_on_is_killed() {
     }
 }
 
-/// One worker: so the request that waits is handed to it the moment that it claims to be ready, and the answer
-/// which it has sent ahead is there already.
+/// With one worker, the queued request goes to it as soon as it claims to be ready, and its premature response is in
+/// the link by then.
 #[test]
-fn an_answer_that_was_sent_ahead_is_no_answer_to_the_next_request() {
+fn a_response_that_was_sent_ahead_is_not_taken_for_the_next_requests() {
     let server = server().workers("1").start();
     let (mut holder, gate) = server.hold();
-    // Both wait: first the hostile one, then the victim.
+    // The hostile request is queued before the victim's.
     let directory = Gate::new();
     let (mut hostile, mut victim) = (Connection::open(&server.socket()), Connection::open(&server.socket()));
     hostile.send(&get(1, &directory.url("/do/late"), true));
@@ -168,7 +168,7 @@ fn an_answer_that_was_sent_ahead_is_no_answer_to_the_next_request() {
 }
 
 #[test]
-fn a_request_that_is_taken_and_never_answered_meets_its_deadline() {
+fn a_request_that_a_worker_takes_and_never_answers_is_504() {
     let server =
         server().arguments(["--request-timeout", "500ms", "--kill-after", "100ms"]).workers("1").start();
     let (mut connection, thief) = send(&server, "thief");
@@ -178,11 +178,11 @@ fn a_request_that_is_taken_and_never_answered_meets_its_deadline() {
     assert_eq!(server.get("/").status(), 200);
 }
 
-/// Whatever floods the gateway, it serves the others meanwhile, and its memory is bounded.
+/// Expects that the gateway serves other requests during the flood `trick`, and that its memory stays bounded.
 #[track_caller]
 fn withstands(trick: &str, client_leaves: bool) {
     let server = server().arguments(["--request-timeout", "2s", "--kill-after", "100ms"]).start();
-    // The other worker, and all that a first request takes.
+    // The memory of the first request is not part of the measured growth.
     assert_eq!(server.get("/").status(), 200);
     let before = peak_memory(server.pid());
     let (connection, worker) = send(&server, trick);
@@ -190,7 +190,7 @@ fn withstands(trick: &str, client_leaves: bool) {
     for _ in 0..50 {
         assert_eq!(server.get("/").status(), 200, "{trick}");
     }
-    assert!(runs(worker), "{trick}: nobody else was served before the flood was over");
+    assert!(runs(worker), "{trick}: the flood was over before the other requests were served");
     if let Some(mut connection) = connection {
         assert_eq!(outcome(&mut connection), Status(504), "{trick}");
     }
@@ -202,23 +202,23 @@ fn withstands(trick: &str, client_leaves: bool) {
 }
 
 #[test]
-fn a_flood_of_log_lines_starves_nobody() {
+fn a_flood_of_log_lines_delays_no_other_request() {
     withstands("lines", false);
 }
 
 #[test]
-fn a_flood_of_large_log_lines_starves_nobody() {
+fn a_flood_of_large_log_lines_delays_no_other_request() {
     withstands("large_lines", false);
 }
 
 #[test]
-fn a_flood_of_an_answer_whose_client_has_left_starves_nobody() {
+fn a_flood_of_body_data_for_a_client_that_has_left_delays_no_other_request() {
     withstands("bodies", true);
 }
 
-/// A child that the worker forked holds its link, and goes on when the worker has gone.
+/// A child that the worker forked holds the worker's link and floods it after the worker's death.
 #[test]
-fn a_flood_that_outlives_its_worker_ends_with_it() {
+fn a_link_that_a_forked_child_floods_is_closed_with_its_worker() {
     let server = server().start();
     let (mut connection, worker) = send(&server, "heir");
     assert_eq!(outcome(&mut connection), Status(502));
@@ -229,9 +229,9 @@ fn a_flood_that_outlives_its_worker_ends_with_it() {
     assert!(!server.workers(2).contains(&worker));
 }
 
-/// Where nobody takes the log, what waits for it is bounded in bytes.
+/// The bytes that wait for a log whose reader has stopped are bounded.
 #[test]
-fn a_flood_of_log_lines_that_nobody_reads_takes_no_memory() {
+fn a_flood_of_log_lines_into_a_blocked_log_takes_bounded_memory() {
     let scratch = tempfile::tempdir().unwrap();
     let fifo = scratch.path().join("log");
     let shell = format!("mkfifo {0} && exec 2<>{0}", fifo.display());
@@ -246,6 +246,6 @@ fn a_flood_of_log_lines_that_nobody_reads_takes_no_memory() {
     wait_for("the worker is gone", || (!runs(worker)).then_some(()));
     let grown = peak_memory(server.pid()) - before;
     assert!(grown < 64 * 1024, "{grown} KiB more");
-    // It would wait for its log to the last.
+    // A stop would wait for the blocked log.
     signal(server.pid(), Signal::KILL);
 }

@@ -1,5 +1,5 @@
-//! A server that runs as root, with its socket and log in a directory of another user who exchanges the files there all the
-//! time: no other file of root's is touched, wherever the paths lead.
+//! A server that runs as root with its sockets and log in a directory of another user, who replaces the files there all
+//! the time: no other file of root's is changed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,17 +12,19 @@ use rustix::process::Signal;
 use crate::listen::is_answered;
 use crate::support::{Need, Process, free_port, lacks, nibiru, repository, runs, signal, wait_for};
 
-/// Starts, reloads and openings of the log.
+/// Rounds of a start, a reload, a reopening of the log, and a stop.
 const ROUNDS: usize = 8;
 
-/// A start that finds its directory, its socket or its log exchanged is refused, and tried again so often.
+/// The most attempts at a start: one that finds its directory, its socket or its log replaced is refused.
 const TRIES: usize = 500;
 
-/// The directory's owner.
+/// The user id of the directory's owner.
 const OWNER: u32 = 65534;
 
-/// In a loop without a pause, one of these and back: a name of the server's leads to something of root's; so does its directory; so does
-/// the directory in which its sockets begin, or another one is there; the file in a name's place is root's (a hard link).
+/// The attacker: in a loop without a pause, it makes one of these changes and undoes it. A socket or log of the server
+/// becomes a symbolic link to a file of root's. So does the directory of the server. So does the directory in which
+/// sockets are bound before they are renamed. Another such directory exists already. A socket or log becomes a hard
+/// link to a file of root's.
 const ATTACK: &str = r#"
 import os, random, sys
 
@@ -103,7 +105,7 @@ fn state(directory: &Path) -> BTreeMap<String, (u32, u32, u32, String)> {
         .collect()
 }
 
-/// The server, once one has started in spite of it all.
+/// Starts a server, with as many attempts as the attack makes necessary.
 fn start(scratch: &Path, port: u16) -> Process {
     let run = scratch.join("theirs/run");
     for _ in 0..TRIES {
@@ -122,7 +124,7 @@ fn start(scratch: &Path, port: u16) -> Process {
         }
         assert_eq!(server.wait().code(), Some(1), "{}", server.log());
     }
-    panic!("none has started");
+    panic!("no server has started in {TRIES} attempts");
 }
 
 fn lines(server: &Process, part: &str) -> usize {
@@ -130,7 +132,7 @@ fn lines(server: &Process, part: &str) -> usize {
 }
 
 #[test]
-fn the_owner_of_the_directory_of_sockets_and_logs_leads_root_to_no_other_file() {
+fn a_hostile_owner_of_the_socket_directory_cannot_make_root_change_other_files() {
     if lacks(Need::Root) {
         return;
     }
@@ -145,22 +147,22 @@ fn the_owner_of_the_directory_of_sockets_and_logs_leads_root_to_no_other_file() 
     }
     fs::write(path("precious/shadow"), "root's").unwrap();
     fs::set_permissions(path("precious/shadow"), fs::Permissions::from_mode(0o600)).unwrap();
-    // Nobody listens there any more.
+    // A stale socket, on which no server listens.
     drop(std::os::unix::net::UnixListener::bind(path("precious/socket")).unwrap());
     let before = state(&path("precious"));
 
     let mut command = Command::new("python3");
     command.args(["-c", ATTACK]).args([path("theirs"), path("precious")]).arg(OWNER.to_string());
     let attacker = Process::start("attacker", scratch.path(), command);
-    wait_for("the attack is on", || path("theirs/on").exists().then_some(()));
+    wait_for("the attacker has started", || path("theirs/on").exists().then_some(()));
     for _ in 0..ROUNDS {
         let port = free_port();
         let mut server = start(scratch.path(), port);
         signal(server.pid(), Signal::HUP);
         wait_for("the code is reloaded", || (lines(&server, "gateway reloaded") > 0).then_some(()));
         signal(server.pid(), Signal::USR1);
-        // Where it cannot be opened that is tried again, when there is something to write.
-        wait_for("the access log is opened anew", || {
+        // A failed reopening is tried again with the next line.
+        wait_for("the access log is reopened", || {
             assert!(is_answered("127.0.0.1", port), "{}", server.log());
             (lines(&server, "access log reopened") > 0).then_some(())
         });

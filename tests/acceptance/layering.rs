@@ -1,4 +1,4 @@
-//! The layers: dependencies point one way. Scans the sources for names that a layer must not use.
+//! A scan of the sources for names that a layer must not use: dependencies point one way.
 
 mod circles;
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::repository;
 
-/// Files (by the front of their path below `src/`) and what must not appear in them.
+/// Files (by a prefix of their path below `src/`), the names that must not appear in them, and the reason.
 const RULES: &[(&[&str], &[&str], &str)] = &[
     (
         &[
@@ -28,19 +28,15 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "gateway/telemetry/histogram.rs",
         ],
         &["tokio", "mlua", "rustix", "libc", "tracing", "clap", "serde", "::now()"],
-        "the bottom is std only, and is told the time",
+        "the bottom layer uses std only, and time is an argument",
     ),
     (&["cgi/"], &["crate::"], "cgi is the lowest layer"),
-    (
-        &["os/"],
-        &["crate::", "tokio", "mlua", "tracing", "serde"],
-        "the system calls know nobody who makes them",
-    ),
-    (&["link/message/", "link/interrupt.rs"], &["crate::"], "the vocabulary knows nobody who speaks it"),
+    (&["os/"], &["crate::", "tokio", "mlua", "tracing", "serde"], "os names no other module"),
+    (&["link/message/", "link/interrupt.rs"], &["crate::"], "the messages name neither sender nor receiver"),
     (
         &["proto/"],
         &["crate::gateway", "crate::config", "crate::log", "crate::os::sys"],
-        "the decisions know neither who drives them nor where their settings come from",
+        "the decisions name neither their drivers nor the source of their settings",
     ),
     (
         &["gateway/frontend/takeover/protocol.rs"],
@@ -50,17 +46,17 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
     (
         &["gateway/telemetry/status/", "gateway/telemetry/verdict.rs"],
         &["gateway::Gateway", "::now()", "tokio"],
-        "verdict and status are made of values that are given to them",
+        "verdict and status are computed from arguments",
     ),
     (
         &["gateway/"],
         &["crate::lua", "crate::worker", "crate::zygote", "crate::cmd", "crate::cli", "mlua"],
-        "the gateway meets the other half in link only",
+        "the gateway shares only link with zygote and workers",
     ),
     (
         &["zygote/", "worker/", "lua/"],
         &["crate::gateway", "crate::cmd", "crate::fastcgi", "tokio"],
-        "workers know neither the gateway nor FastCGI, and have no event loop",
+        "zygote and workers name neither the gateway nor FastCGI, and have no event loop",
     ),
     (
         &["lua/"],
@@ -74,11 +70,11 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "crate::link::message",
             "crate::link::socket",
         ],
-        "the bridge knows only requests, interrupts and outputs",
+        "the bridge names only requests, interrupts and outputs of link",
     ),
 ];
 
-/// Names that only some files may use.
+/// Names that only these files may use.
 const RESERVED: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
     ("tokio", &["gateway/", "cmd/dev/"]),
@@ -93,7 +89,7 @@ const RESERVED: &[(&str, &[&str])] = &[
 fn dependencies_point_one_way() {
     let mut broken = Vec::new();
     let sources = sources();
-    assert!(sources.len() > 30, "the scan has lost the sources");
+    assert!(sources.len() > 30, "the scan finds too few sources");
     for (file, text) in &sources {
         let applies = |fronts: &[&str]| fronts.iter().any(|front| file.starts_with(front));
         for (number, line) in code(text) {
@@ -112,9 +108,8 @@ fn dependencies_point_one_way() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
-/// Every rule bites: a line that breaks it is found in a file it is about.
 #[test]
-fn every_rule_is_about_a_file_that_exists() {
+fn every_rule_applies_to_an_existing_file() {
     let sources = sources();
     let fronts =
         RULES.iter().flat_map(|(fronts, ..)| *fronts).chain(RESERVED.iter().flat_map(|(_, fronts)| *fronts));
@@ -123,7 +118,7 @@ fn every_rule_is_about_a_file_that_exists() {
     }
 }
 
-/// Numbered lines before the file's tests, without comments.
+/// The lines before the file's tests, without comments, each with its number.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines()
         .enumerate()
@@ -132,12 +127,12 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
-/// Paths below `src/` with their texts; files that hold nothing but tests are left out.
+/// Path below `src/` and text of each source; files of tests only are left out.
 pub(crate) fn sources() -> Vec<(String, String)> {
     texts("src").into_iter().filter(|(file, _)| !file.contains("tests")).collect()
 }
 
-/// Paths of the Rust files below a directory of the repository, each with its text.
+/// Path below `directory` and text of each Rust file in it.
 pub(crate) fn texts(directory: &str) -> Vec<(String, String)> {
     let root = repository(directory);
     let mut files = Vec::new();

@@ -1,5 +1,5 @@
-//! Changes of the process that a request leaves behind, as the next request finds them: the locale; working directory and
-//! umask, which C modules (`tests/apps/process`) can change.
+//! Process state that a request changes and the next one must not see: the locale, and working directory and umask,
+//! which C modules (`tests/apps/process`) can change.
 
 use std::fs;
 
@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use crate::forks::module_path;
 use crate::support::{App, Server, ServerBuilder};
 
-/// An application that answers with its working directory and its umask, in a server with one worker. `/chdir` and
-/// `/umask` change them, `/later` does so after the response. `start` is code that runs while it is loaded.
+/// A server with one worker and an application that answers with its working directory and its umask. `/chdir` and
+/// `/umask` change them, `/later` changes them after the response. `start` is code that runs during the load.
 fn server(app: &TempDir, start: &str) -> ServerBuilder {
     let text = format!(
         "local process\n\
@@ -36,11 +36,11 @@ fn server(app: &TempDir, start: &str) -> ServerBuilder {
     server.workers("1").after("umask 027")
 }
 
-/// Loads the module with the application.
+/// Code that loads the module `process` during the load of the application.
 const EAGER: &str = "process = require('process')";
 
 #[test]
-fn working_directory_and_umask_are_put_back_after_a_request() {
+fn working_directory_and_umask_are_restored_after_a_request() {
     let app = tempfile::tempdir().unwrap();
     let root = app.path().canonicalize().unwrap().display().to_string();
     let server = server(&app, EAGER).start();
@@ -58,9 +58,9 @@ fn working_directory_and_umask_are_put_back_after_a_request() {
     assert_eq!(server.workers(1), worker);
 }
 
-/// What the application changes before its first request is meant to stay.
+/// Changes before the first request are the application's choice.
 #[test]
-fn a_working_directory_and_a_umask_of_the_applications_choice_stay() {
+fn working_directory_and_umask_from_load_and_start_hooks_are_kept() {
     for start in [
         "process = require('process') process.chdir('/etc') process.umask(63)",
         "process = require('process') require('nibiru').on_worker_start(function() process.chdir('/etc') process.umask(63) end)",
@@ -75,9 +75,8 @@ fn a_working_directory_and_a_umask_of_the_applications_choice_stay() {
     }
 }
 
-/// A module that is loaded by the very request that uses it.
 #[test]
-fn a_module_that_a_request_loads_is_noticed() {
+fn changes_by_a_module_that_the_request_itself_loads_are_restored() {
     let app = tempfile::tempdir().unwrap();
     let lazy =
         "process = setmetatable({}, { __index = function(_, name) return require('process')[name] end })";
@@ -88,9 +87,9 @@ fn a_module_that_a_request_loads_is_noticed() {
     assert_eq!(server.get_text("/"), before);
 }
 
-/// The release that a worker serves may be removed, or renamed, under it.
+/// A deployment may remove or rename the release that a worker serves.
 #[test]
-fn a_root_that_is_gone_is_come_back_to_all_the_same() {
+fn a_removed_or_renamed_root_is_restored_as_the_working_directory() {
     for renamed in [false, true] {
         let app = tempfile::tempdir().unwrap();
         let root = app.path().canonicalize().unwrap();
@@ -107,7 +106,11 @@ fn a_root_that_is_gone_is_come_back_to_all_the_same() {
             format!("{} (deleted)", root.display())
         };
         assert_eq!(server.get_text("/"), format!("{name} 0027"));
-        assert!(!server.log().contains("working directory"), "nothing has changed it: {}", server.log());
+        assert!(
+            !server.log().contains("working directory"),
+            "no request has changed the working directory: {}",
+            server.log()
+        );
         for _ in 0..2 {
             assert_eq!(server.get_text("/chdir"), "/usr 0027");
             assert_eq!(server.get_text("/"), format!("{name} 0027"));
@@ -118,7 +121,7 @@ fn a_root_that_is_gone_is_come_back_to_all_the_same() {
 }
 
 #[test]
-fn the_locale_is_put_back_after_a_request_and_one_from_the_start_stays() {
+fn the_locale_of_the_load_is_restored_after_a_request() {
     let app = App::new(
         "if os.getenv('AT_START') then assert(os.setlocale('C.UTF-8', 'ctype')) end\n\
          local function change() assert(os.setlocale('C.UTF-8')) end\n\

@@ -1,4 +1,4 @@
-//! The ways to listen other than a Unix socket that nibiru makes.
+//! Listening sockets other than a Unix socket that nibiru creates: inherited sockets and TCP.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::support::wire::{Connection, get};
 use crate::support::{Need, Server, free_port, lacks, nibiru, repository, signal, wait_for};
 
-/// A child that is stopped when the test ends.
+/// A child process that gets SIGTERM at the end of the test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -29,12 +29,12 @@ fn serve(mut command: Command, listen: &str) -> Running {
     Running(command.stdout(Stdio::null()).spawn().unwrap())
 }
 
-fn answers(mut connection: Connection) {
+fn serves_hello(mut connection: Connection) {
     let response = connection.get("/");
     assert_eq!((response.status(), response.body()), (200, &b"Hello, World!\n"[..]));
 }
 
-/// As spawn-fcgi, mod_fcgid and lighttpd start a FastCGI application.
+/// spawn-fcgi, mod_fcgid and lighttpd start a FastCGI application in this way.
 #[test]
 fn a_listening_socket_on_descriptor_0_is_served() {
     let scratch = tempfile::tempdir().unwrap();
@@ -44,13 +44,13 @@ fn a_listening_socket_on_descriptor_0_is_served() {
         let mut command = nibiru();
         command.arg("serve").stdin(OwnedFd::from(socket.try_clone().unwrap()));
         let server = serve(command, "fd:0");
-        answers(Connection::open(&path));
+        serves_hello(Connection::open(&path));
         drop(server);
-        assert!(path.exists(), "a socket that others made is left to them");
+        assert!(path.exists(), "an inherited socket's file is not removed");
     }
 }
 
-/// systemd-socket-activate does for a command what systemd does for a unit.
+/// systemd-socket-activate passes sockets to a command as systemd does to a unit.
 #[test]
 fn a_socket_that_systemd_passes_is_served() {
     let scratch = tempfile::tempdir().unwrap();
@@ -58,13 +58,13 @@ fn a_socket_that_systemd_passes_is_served() {
     let mut command = Command::new("systemd-socket-activate");
     command.arg("--listen").arg(&path).arg(nibiru().get_program()).arg("serve").stdin(Stdio::null());
     let _server = serve(command, "systemd");
-    // The file is there a moment before the socket listens.
+    // The socket's file exists a moment before the socket listens.
     let stream = wait_for("systemd listens", || UnixStream::connect(&path).ok());
-    answers(Connection::from(stream));
+    serves_hello(Connection::from(stream));
 }
 
 #[test]
-fn without_a_socket_from_systemd_the_start_fails_with_the_reason() {
+fn listen_systemd_without_a_passed_socket_refuses_the_start() {
     let mut command = nibiru();
     command.args(["serve", "--listen", "systemd", "--root"]).arg(repository("examples/hello")).arg("app");
     let output = crate::support::output(&mut command);
@@ -73,19 +73,19 @@ fn without_a_socket_from_systemd_the_start_fails_with_the_reason() {
     assert!(message.contains("nibiru: cannot listen on systemd: systemd passed no socket"), "{message}");
 }
 
-/// Whether a client from this machine is answered on that port.
+/// Whether a request over TCP gets any response, rather than a close.
 pub(crate) fn is_answered(host: &str, port: u16) -> bool {
-    let mut client = wait_for("it listens", || TcpStream::connect((host, port)).ok());
-    // One that is not answered may be closed before it has sent.
+    let mut client = wait_for("the server listens", || TcpStream::connect((host, port)).ok());
+    // A refused connection may be closed before the request is written.
     let _ = client.write_all(&get(1, "/hello", false));
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer);
     !answer.is_empty()
 }
 
-/// What the tests start is asked at once, wherever it listens.
+/// The tests connect to every socket of a server right after its start.
 #[test]
-fn a_server_counts_as_started_once_it_listens_everywhere() {
+fn the_start_returns_when_the_server_listens_on_every_address() {
     let scratch = tempfile::tempdir().unwrap();
     let first = (0..100).map(|number| format!("unix:{}/{number}.sock", scratch.path().display()));
     let first = first.collect::<Vec<_>>().join(",");
@@ -96,9 +96,9 @@ fn a_server_counts_as_started_once_it_listens_everywhere() {
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok(), "{}", server.log());
 }
 
-/// FastCGI 1.0 §3.2, and the option. Where both are given, a peer has to be in both.
+/// FCGI_WEB_SERVER_ADDRS of FastCGI 1.0 §3.2, and --allow-from. Where both are set, a peer has to be in both.
 #[test]
-fn over_tcp_only_the_named_web_servers_are_answered() {
+fn tcp_peers_outside_allow_from_or_fcgi_web_server_addrs_are_refused() {
     for (listen, variable, allow_from, answered) in [
         ("127.0.0.1", Some("127.0.0.1"), None, true),
         ("127.0.0.1", Some("192.0.2.1, 127.0.0.1"), None, true),
@@ -137,13 +137,13 @@ fn over_tcp_only_the_named_web_servers_are_answered() {
                 "peer=\"127.0.0.1\"",
             ]);
         }
-        // Whoever can open a Unix socket is let in by its permissions.
+        // Access to a Unix socket depends on its permissions only.
         assert_eq!(server.get("/hello").status(), 200);
     }
 }
 
 #[test]
-fn peers_that_are_refused_do_not_fill_the_log() {
+fn log_lines_about_refused_peers_have_a_rate_limit() {
     let port = free_port();
     let listen = format!("tcp:127.0.0.1:{port}");
     let server = Server::builder().arguments(["--listen", &listen, "--allow-from", "192.0.2.7"]).start();
@@ -153,9 +153,9 @@ fn peers_that_are_refused_do_not_fill_the_log() {
     server.logged_between("connection refused", 5..50);
 }
 
-/// Whatever was left out of such a list before let everybody in.
+/// Regression: an invalid address in the list was ignored, which let every peer in.
 #[test]
-fn what_is_no_address_refuses_the_start_and_the_check() {
+fn an_invalid_address_in_a_list_of_peers_refuses_serve_and_check() {
     for command in ["serve", "check"] {
         for (variable, cause) in [
             ("localhost", "\"localhost\" is not an IP address"),
@@ -188,7 +188,7 @@ fn what_is_no_address_refuses_the_start_and_the_check() {
 }
 
 #[test]
-fn a_tcp_address_that_others_reach_is_refused_where_nobody_says_who_they_are() {
+fn a_public_tcp_address_without_allow_from_is_refused() {
     for command in ["serve", "check"] {
         for address in ["tcp:0.0.0.0:1", "tcp:[::]:1", "tcp:192.0.2.1:1"] {
             let refused = refusal(command, &["--listen", address], |_| {});
@@ -196,12 +196,12 @@ fn a_tcp_address_that_others_reach_is_refused_where_nobody_says_who_they_are() {
                 format!("2 nibiru: --listen {address}: whoever can connect there can claim to be any user");
             assert!(refused.starts_with(&expected) && refused.contains("--allow-from"), "{refused}");
         }
-        // A name, for all that the settings know: the system's resolver takes it for 0.0.0.0.
+        // The settings take `0` for a host name; the system's resolver makes it 0.0.0.0.
         let refused = refusal(command, &["--listen", "tcp:0:1"], |_| {});
         let expected = "1 nibiru: cannot listen on tcp:0:1: 0.0.0.0:1: whoever can connect there";
         assert!(refused.starts_with(expected), "{refused}");
     }
-    // Also where somebody else has opened it: what a client can claim there is the same.
+    // The same for an inherited socket, where clients can claim as much.
     let socket = TcpListener::bind("0.0.0.0:0").unwrap();
     let refused = refusal("serve", &["--listen", "fd:0"], |nibiru| {
         nibiru.stdin(OwnedFd::from(socket.try_clone().unwrap()));
@@ -216,7 +216,7 @@ fn a_tcp_address_that_others_reach_is_refused_where_nobody_says_who_they_are() {
     assert!(is_answered("127.0.0.1", port));
 }
 
-/// Exit code and message of a command that is refused.
+/// Exit code and message of a command that is refused, as `CODE MESSAGE`.
 #[track_caller]
 fn refusal(command: &str, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> String {
     let mut nibiru = nibiru();
@@ -224,18 +224,18 @@ fn refusal(command: &str, arguments: &[&str], prepare: impl FnOnce(&mut Command)
     prepare(&mut nibiru);
     let output = crate::support::output(&mut nibiru);
     let said = String::from_utf8_lossy(&output.stderr);
-    // The message comes last, behind what the log has to say to whoever starts nibiru as root.
+    // The message comes after the log's warning about workers that run as root.
     let message = said.find("nibiru: ").map_or(&*said, |at| &said[at..]);
     format!("{} {message}", output.status.code().unwrap_or(-1))
 }
 
-/// `proxy_pass` in place of `fastcgi_pass`: what the operator sees is a 502, and here whose it is.
+/// For example, nginx with `proxy_pass` in place of `fastcgi_pass`: its clients get a 502, and the log names the peer.
 #[test]
-fn http_on_the_fastcgi_socket_is_named_with_the_peer_that_speaks_it() {
+fn http_or_tls_on_the_fastcgi_socket_is_logged_with_the_peer() {
     let port = free_port();
     let listen = format!("tcp:127.0.0.1:{port}");
     let server = Server::builder().arguments(["--listen", &listen]).start();
-    let mut client = wait_for("it listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let mut client = wait_for("the server listens", || TcpStream::connect(("127.0.0.1", port)).ok());
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let peer = format!("peer=\"{}\"", client.local_addr().unwrap());
     server.logged(&["WARN", "the peer speaks HTTP, not FastCGI (nginx: fastcgi_pass", &peer]);
@@ -252,7 +252,7 @@ fn http_on_the_fastcgi_socket_is_named_with_the_peer_that_speaks_it() {
 }
 
 #[test]
-fn the_log_says_who_may_open_a_unix_socket() {
+fn mode_and_owner_of_a_unix_socket_are_logged() {
     let id = |flag: &str| {
         let output = Command::new("id").arg(flag).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

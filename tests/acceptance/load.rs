@@ -1,4 +1,4 @@
-//! Load: many requests at once.
+//! Load: 64 concurrent connections through nginx.
 
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ fn a_hundred_thousand_requests_through_nginx_all_succeed() {
 
     let output = ab(&proxy, "100000").output().unwrap();
     assert_all_succeeded(&output, "100000", length);
-    assert_eq!(server.workers(2), workers, "a worker was replaced");
+    assert_eq!(server.workers(2), workers, "no worker was replaced");
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn ten_reloads_under_load_fail_no_request() {
     let reloaded = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Bounded, so that a reload which never comes fails the test instead of hanging it.
+            // Bounded, so that a reload that never comes fails the test instead of hanging it.
             for _ in 0..100 {
                 if reloaded.load(Ordering::Relaxed) {
                     break;

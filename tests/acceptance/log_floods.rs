@@ -1,5 +1,5 @@
-//! Floods of log lines caused from outside: five lines of a kind are written at once, then one a second, each with the number
-//! of lines left out before it.
+//! Floods of log lines that clients cause: five lines of a kind are written at once, then one a second, each with the
+//! number of lines left out before it.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
@@ -17,7 +17,7 @@ const BUSY: &str = "return function(environ)
   return 200, {}, 'x'
 end";
 
-/// How many lines of the log have `part`, and how many more they say were left out.
+/// The number of lines of the log with `part`, and the sum of their `left_out`.
 fn tally(server: &Server, part: &str) -> (u64, u64) {
     let log = server.log();
     let left_out = |line: &str| -> u64 {
@@ -29,12 +29,12 @@ fn tally(server: &Server, part: &str) -> (u64, u64) {
         .fold((0, 0), |(lines, all), line| (lines + 1, all + left_out(line)))
 }
 
-/// Causes a line `times`, and then one at a time until the log has caught up: its lines and those left out are as many as were
-/// caused. Gives how many those were.
+/// Causes a line `times` times, and then one at a time until lines and `left_out` together are as many as were caused.
+/// Returns that number.
 fn flood(server: &Server, part: &str, times: u64, mut cause: impl FnMut()) -> u64 {
     let begin = Instant::now();
     (0..times).for_each(|_| cause());
-    // Generous: in truth five, and one a second.
+    // A generous bound: the limit is five lines, then one a second.
     let most = 20 + begin.elapsed().as_secs();
     let (lines, _) = tally(server, part);
     assert!(lines >= 1 && lines <= most, "{lines} lines of {times} in {:?}", begin.elapsed());
@@ -43,7 +43,7 @@ fn flood(server: &Server, part: &str, times: u64, mut cause: impl FnMut()) -> u6
         cause();
         caused.set(caused.get() + 1);
     };
-    wait_causing("the log has caught up", once_more, || {
+    wait_causing("the log accounts for every line", once_more, || {
         let (lines, left_out) = tally(server, part);
         (lines + left_out == caused.get()).then_some(())
     });
@@ -51,7 +51,7 @@ fn flood(server: &Server, part: &str, times: u64, mut cause: impl FnMut()) -> u6
 }
 
 #[test]
-fn malformed_connections() {
+fn lines_about_malformed_connections_have_a_rate_limit() {
     let server = Server::builder().workers("1").start();
     let mut garbage =
         [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 32], &[1, 1, 0, 0, 0, 8, 0, 0, 0, 1]].into_iter().cycle();
@@ -65,7 +65,7 @@ fn malformed_connections() {
 }
 
 #[test]
-fn peers_that_may_not_connect() {
+fn lines_about_refused_peers_have_a_rate_limit() {
     let address = format!("127.0.0.1:{}", free_port());
     let listen = format!("tcp:{address}");
     let server = Server::builder().arguments(["--listen", &listen, "--allow-from", "192.0.2.7"]).start();
@@ -78,7 +78,7 @@ fn peers_that_may_not_connect() {
 }
 
 #[test]
-fn requests_that_take_long() {
+fn lines_of_the_slow_log_have_a_rate_limit() {
     let app = App::new(BUSY);
     let server = Server::builder().application(app.root(), "app").workers("1");
     let server = server.arguments(["--slow-log", "20ms"]).start();
@@ -90,7 +90,7 @@ fn requests_that_take_long() {
 }
 
 #[test]
-fn requests_that_reach_their_deadline() {
+fn lines_about_request_timeouts_have_a_rate_limit() {
     let app = App::new(BUSY);
     let server = Server::builder().application(app.root(), "app").workers("1");
     let server = server.arguments(["--request-timeout", "20ms", "--slow-log", "off"]).start();
@@ -99,8 +99,9 @@ fn requests_that_reach_their_deadline() {
         connection.send(&get(1, "/busy", true));
         assert_eq!(connection.response(1).expect("a response").status(), 504);
     });
-    // The stack comes after its line; where that was left out there is none, nor where the worker was between two requests.
+    // A stack follows its line. It is absent where the line was left out, and where the worker was between two
+    // requests.
     let stacks = || server.log().matches("stack traceback:").count() as u64;
-    wait_for("a line has its stack", || (stacks() > 0).then_some(()));
+    wait_for("the log has a stack", || (stacks() > 0).then_some(()));
     assert!(stacks() <= tally(&server, "s (--request-timeout)").0);
 }

@@ -1,14 +1,14 @@
-//! Log lines that could be caused from outside without end: each has a rate limit, or a reason why it is rare.
+//! A scan of the sources for log lines: each has a rate limit, or a reason why it is rare.
 //!
-//! Scans the sources for the macros that write lines. A line with a rate limit has the field `left_out`, the number of lines
-//! left out; every other line is listed in [`FEW`].
+//! A line with a rate limit has the field `left_out`, the number of lines left out before it; every other line is
+//! listed in [`FEW`].
 
 use crate::layering::sources;
 
-/// Lines without a throttle, by the beginning of their text, and why there are never many.
+/// The lines without a rate limit, by the beginning of their text, and the reason why they are rare.
 const FEW: &[(&str, &[&str])] = &[
     (
-        "once in a server's life, or once for each command of the operator",
+        "once for each server, or once for each command of the operator",
         &[
             "stop announced",
             "stopping",
@@ -57,20 +57,20 @@ const FEW: &[(&str, &[&str])] = &[
         &["zygote does not end", "zygote {why}"],
     ),
     (
-        "when what is found changes, and it is looked for every two seconds",
+        "when the state of the socket file changes, which is checked every two seconds",
         &["the socket file", "nobody can tell whether the socket file"],
     ),
     ("after a line that was not left out", &["connections are accepted again", "{name} is written again"]),
     (
-        "once a second or less, by a clock of its own",
+        "at most once a second, by a clock of its own",
         &["as many connections as there may be", "cannot accept on the control socket"],
     ),
-    ("once for each name, of a few names", &["the proxy sends {}", "the proxy sends no path"]),
+    ("once for each name of a short list", &["the proxy sends {}", "the proxy sends no path"]),
     ("the terminal of `nibiru dev` shows each request", &["{method} {target}", "no answer from the gateway"]),
 ];
 
 #[test]
-fn a_line_that_can_come_without_end_says_how_many_were_left_out() {
+fn every_log_line_has_a_rate_limit_or_a_reason_to_be_rare() {
     let of_servers = |file: &str| {
         ["gateway/", "cmd/dev/", "zygote/", "log/file.rs"].iter().any(|start| file.starts_with(start))
     };
@@ -90,13 +90,13 @@ fn a_line_that_can_come_without_end_says_how_many_were_left_out() {
             }
         }
     }
-    assert!(throttled > 20, "the scan has lost the sources");
-    assert!(unknown.is_empty(), "neither throttled nor known to be few:\n{}", unknown.join("\n"));
+    assert!(throttled > 20, "the scan finds too few lines");
+    assert!(unknown.is_empty(), "lines without a rate limit that FEW does not list:\n{}", unknown.join("\n"));
     let unused: Vec<_> = few.iter().zip(used).filter(|(_, used)| !used).collect();
-    assert!(unused.is_empty(), "no such lines any more: {unused:?}");
+    assert!(unused.is_empty(), "FEW lists lines that do not exist: {unused:?}");
 }
 
-/// Each call of a macro: what stands between its parentheses.
+/// The text between the parentheses of each call of the macro `name`.
 fn calls<'t>(code: &'t str, name: &str) -> Vec<&'t str> {
     let mut calls = Vec::new();
     for (at, _) in code.match_indices(name) {
@@ -113,7 +113,7 @@ fn calls<'t>(code: &'t str, name: &str) -> Vec<&'t str> {
             }
             depth == 0
         });
-        calls.push(&code[start..start + end.expect("it ends")]);
+        calls.push(&code[start..start + end.expect("the call has a closing parenthesis")]);
     }
     calls
 }

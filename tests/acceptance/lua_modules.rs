@@ -1,10 +1,10 @@
-//! Lua modules that the application brings, or the distribution installs.
+//! Lua modules from the application's `lua_modules` and from the distribution.
 
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, pair, stream};
 use crate::support::{App, Server};
 
 #[test]
-fn cjson_of_the_distribution_loads_and_works() {
+fn cjson_of_debian_loads_and_works() {
     let server = Server::start();
     let body = br#"{"name":"Enki","numbers":[1,2.5]}"#;
     let mut params = get_params("/json");
@@ -21,7 +21,7 @@ fn cjson_of_the_distribution_loads_and_works() {
 }
 
 #[test]
-fn luasql_sqlite3_of_the_distribution_loads_and_works() {
+fn luasql_sqlite3_of_debian_loads_and_works() {
     let server = Server::start();
     let response = server.get("/sqlite");
     assert_eq!((response.status(), response.body()), (200, &b"2 Ninhursag\n"[..]), "{}", server.log());
@@ -39,9 +39,9 @@ fn a_pure_lua_module_from_lua_modules_loads() {
     );
 }
 
-/// Penlight's strict mode forbids the use of globals that nobody has declared, in the whole of the Lua state.
+/// Penlight's strict mode raises an error for the use of an undeclared global anywhere in the Lua state.
 #[test]
-fn an_application_in_the_strict_mode_of_penlight_serves() {
+fn an_application_with_penlights_strict_mode_serves() {
     let app = App::new(
         "require('pl.strict')\n\
          local nibiru = require('nibiru')\n\
@@ -60,7 +60,7 @@ fn an_application_in_the_strict_mode_of_penlight_serves() {
         let response = connection.get("/");
         assert_eq!((response.status(), response.body()), (200, &b"true"[..]), "{preload}: {}", server.log());
         server.logged(&["later"]);
-        // What it is there for.
+        // The strict mode is active.
         assert_eq!(server.get("/error").status(), 500);
         server.logged(&["variable 'undeclared' is not declared"]);
         assert!(!server.log().contains("nibiru/"), "{}", server.log());

@@ -1,6 +1,6 @@
 //! Tests with real processes: nibiru behind real proxies, with real signals.
 //!
-//! `tests/run` installs the programs that they need.
+//! `tests/run` installs the programs that these tests need.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and the helpers are tests too")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the test harness takes what a test says")]

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::{App, Server, ServerBuilder, nibiru, output, wait_for};
 
-/// Says something in each of the ways in which an application can.
+/// An application that writes to the log in each possible way.
 const TALKS: &str = "print('printed while loading')\n\
     return function(environ)\n\
     \x20 print('printed in ' .. environ.PATH_INFO)\n\
@@ -18,7 +18,7 @@ const TALKS: &str = "print('printed while loading')\n\
     \x20 return 200, {}, 'fine'\n\
     end";
 
-/// A server whose log is `log` in a directory of its own.
+/// A server whose log is the file `log` in a scratch directory.
 fn logging(application: &str) -> (ServerBuilder, App, TempDir, PathBuf) {
     let (app, directory) = (App::new(application), tempfile::tempdir().unwrap());
     let file = directory.path().join("log");
@@ -27,7 +27,7 @@ fn logging(application: &str) -> (ServerBuilder, App, TempDir, PathBuf) {
     (builder, app, directory, file)
 }
 
-/// Waits for a line with all of `parts` in a file.
+/// Waits until a line of `file` contains all of `parts`.
 #[track_caller]
 fn has_line(file: &Path, parts: &[&str]) {
     wait_for(&format!("{} has a line with {parts:?}", file.display()), || {
@@ -37,7 +37,7 @@ fn has_line(file: &Path, parts: &[&str]) {
 }
 
 #[test]
-fn everything_is_in_the_file_and_nothing_on_standard_error() {
+fn with_log_every_line_is_in_the_file_and_none_on_standard_error() {
     let (builder, _app, _directory, file) = logging(TALKS);
     let mut server = builder.start();
     server.get_text("/here");
@@ -58,7 +58,7 @@ fn everything_is_in_the_file_and_nothing_on_standard_error() {
 }
 
 #[test]
-fn usr1_goes_on_in_new_files_of_both_logs() {
+fn usr1_reopens_both_logs() {
     let (builder, _app, directory, file) = logging(TALKS);
     let access = directory.path().join("access");
     let server = builder.arguments(["--access-log", access.to_str().unwrap()]).start();
@@ -71,9 +71,9 @@ fn usr1_goes_on_in_new_files_of_both_logs() {
     server.get_text("/second");
     has_line(&old[0], &["printed in /second"]);
     has_line(&old[1], &["/second"]);
-    // With nothing to log in between: the old files can be compressed.
+    // The new files appear without another line, so the old ones can be compressed.
     server.signal(Signal::USR1);
-    wait_for("there are new files", || (file.exists() && access.exists()).then_some(()));
+    wait_for("both new files exist", || (file.exists() && access.exists()).then_some(()));
     has_line(&file, &["gateway log reopened"]);
     server.get_text("/third");
     has_line(&file, &["printed in /third"]);
@@ -85,7 +85,7 @@ fn usr1_goes_on_in_new_files_of_both_logs() {
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_is_no_start_and_check_says_so_too() {
+fn a_log_that_cannot_be_opened_refuses_serve_and_check() {
     let app = App::new("return function() return 200, {}, 'fine' end");
     let socket = app.root().join("app.sock");
     let listen = format!("unix:{}", socket.display());
@@ -99,7 +99,7 @@ fn a_file_that_cannot_be_opened_is_no_start_and_check_says_so_too() {
             assert!(failed.status.code() == Some(1) && message.contains(&expected), "{command}: {message}");
         }
     }
-    // One that can be opened is not made by a check: it would belong to whoever checked.
+    // `check` does not create the log, which would belong to the user who runs the check.
     let log = app.root().join("log");
     let mut check = nibiru();
     check.args(["check", "--listen", &listen, "--root"]).arg(app.root()).arg("--log").arg(&log).arg("app");
@@ -113,7 +113,7 @@ fn a_file_that_cannot_be_opened_is_no_start_and_check_says_so_too() {
 }
 
 #[test]
-fn why_the_server_ended_is_in_the_file_too() {
+fn the_reason_of_a_failed_start_is_in_the_log_too() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
     let app = App::new("error('no database')");
@@ -126,7 +126,7 @@ fn why_the_server_ended_is_in_the_file_too() {
 }
 
 #[test]
-fn a_log_on_a_full_disk_ends_nothing_and_is_said_once_on_standard_error() {
+fn a_log_on_a_full_disk_fails_no_request_and_is_reported_once_on_standard_error() {
     let app = App::new(TALKS);
     let mut server = Server::builder()
         .application(app.root(), "app")
@@ -142,14 +142,14 @@ fn a_log_on_a_full_disk_ends_nothing_and_is_said_once_on_standard_error() {
     assert_eq!(server.log().lines().count(), 1, "{}", server.log());
 }
 
-/// A file at its limit is SIGXFSZ, which ends a process that does not know it.
+/// A write beyond RLIMIT_FSIZE raises SIGXFSZ, which kills a process by default.
 #[test]
-fn logs_at_the_limit_of_a_file_end_nothing() {
+fn logs_at_the_file_size_limit_do_not_end_the_server() {
     let (builder, _app, directory, file) = logging(TALKS);
     let access = directory.path().join("access");
     let server = builder.arguments(["--access-log", access.to_str().unwrap()]).after("ulimit -f 4").start();
     let size = |path: &Path| fs::metadata(path).map_or(0, |data| data.len());
-    // Blocks of 512 bytes.
+    // `ulimit -f` counts blocks of 512 bytes.
     wait_for("both files are full", || {
         server.get_text("/a-path-that-makes-the-lines-long-enough");
         (size(&file) == 2048 && size(&access) == 2048).then_some(())
@@ -160,7 +160,7 @@ fn logs_at_the_limit_of_a_file_end_nothing() {
 }
 
 #[test]
-fn a_directory_that_is_removed_ends_nothing_and_the_log_comes_back_with_it() {
+fn a_log_whose_directory_was_removed_is_reopened_when_the_directory_is_back() {
     let (app, directory) = (App::new(TALKS), tempfile::tempdir().unwrap());
     let inner = directory.path().join("inner");
     fs::create_dir(&inner).unwrap();
@@ -172,8 +172,8 @@ fn a_directory_that_is_removed_ends_nothing_and_the_log_comes_back_with_it() {
     server.signal(Signal::USR1);
     server.get_text("/without");
     fs::create_dir(&inner).unwrap();
-    // By itself, with the next line a second later, whichever that is.
-    wait_for("the log is there again", || {
+    // Without another signal, with the first line that comes a second later.
+    wait_for("the log is reopened", || {
         server.get_text("/with");
         fs::read_to_string(&file).is_ok_and(|text| text.contains("printed in /with")).then_some(())
     });

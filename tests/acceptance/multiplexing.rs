@@ -1,5 +1,5 @@
-//! Many requests on one FastCGI connection, sent by the test itself: each gets its own answer, and waits only for data that was
-//! ready before its own.
+//! Many requests on one FastCGI connection, sent by the test itself: each gets its own response, and waits only for
+//! data that was ready before its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,15 +7,15 @@ use std::time::Duration;
 use crate::support::wire::{Connection, END_REQUEST, Record, get, in_pieces, interleaved, post};
 use crate::support::{Gate, Server, pace, title, wait_for};
 
-/// As many as nibiru takes on one connection.
+/// The most concurrent requests on one connection that nibiru accepts.
 const MOST: u16 = 64;
 
-/// What a small answer that is ready may have to let pass on its connection: what the kernel has taken (208 KiB), what waits to be
-/// written (128 KiB and a packet), and a packet of each download (64 KiB), twice over.
+/// The most bytes of other responses before a small response that is ready: the socket's buffer (208 KiB), the write
+/// buffer (128 KiB and a packet), and a packet of each download (64 KiB), times two.
 const AHEAD: usize = 1 << 20;
 
 #[test]
-fn sixty_four_bodies_that_come_in_pieces_among_each_other_go_to_their_own_requests() {
+fn interleaved_bodies_of_64_requests_reach_their_own_requests() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -39,7 +39,8 @@ fn sixty_four_bodies_that_come_in_pieces_among_each_other_go_to_their_own_reques
     assert_eq!(server.connections().len(), 1);
 }
 
-/// Empty, one byte, and up to some that go through a file; the last is several records long.
+/// A random body for request `id`: the first is empty, the second one byte, every eighth goes through a file, and the
+/// last is several records long.
 fn body(random: &mut fastrand::Rng, id: u16) -> Vec<u8> {
     let length = match id {
         1 => 0,
@@ -54,41 +55,45 @@ fn body(random: &mut fastrand::Rng, id: u16) -> Vec<u8> {
 }
 
 #[test]
-fn downloads_do_not_keep_a_small_answer_that_is_ready_from_their_connection() {
+fn a_small_response_that_is_ready_overtakes_downloads_on_its_connection() {
     const LENGTH: usize = 8 << 20;
     let server = Server::builder().workers("3").start();
     let mut most = 0;
     for _ in 0..5 {
-        // Those of the last round may not have ended yet.
-        three_are_idle(&server);
+        // Requests of the last round may not have ended yet.
+        wait_for_three_idle_workers(&server);
         let (small, downloads) = (Gate::new(), Gate::new());
         let mut connection = Connection::open(&server.socket());
         connection.send(&get(3, &small.url("/wait"), true));
         small.announced("started");
-        let third =
-            server.workers(3).into_iter().find(|pid| !is_idle(*pid)).expect("one runs the small answer");
+        let third = server
+            .workers(3)
+            .into_iter()
+            .find(|pid| !is_idle(*pid))
+            .expect("a worker runs the small request");
         for id in [1, 2] {
             let url = downloads.url("/nonce") + &format!("&n={id:016x}&f=small&k={}", LENGTH / 16);
             connection.send(&get(id, &url, true));
         }
-        // Nothing is read, so both wait for room; behind them the answer of the third worker, which has given it away.
+        // The client reads nothing, so both downloads wait for room. The small response waits behind them, and its
+        // worker is idle.
         wait_for("the downloads have begun", || (connection.unread() > 100_000).then_some(()));
         small.open("go");
         wait_for("the third worker is idle", || is_idle(third).then_some(()));
-        most = most.max(passed_before_the_third(&mut connection, Duration::ZERO));
+        most = most.max(bytes_before_response_3(&mut connection, Duration::ZERO));
     }
-    assert!(most <= AHEAD, "{most} bytes of downloads went before a small answer");
+    assert!(most <= AHEAD, "{most} bytes of downloads came before the small response");
 }
 
-/// Where the client is what all wait for, that is: it reads 64 KiB every 3 ms.
+/// The client is the bottleneck: it reads a record of up to 64 KiB every 3 ms.
 #[test]
-fn an_answer_of_some_packets_has_its_share_beside_downloads() {
+fn a_response_of_several_packets_gets_its_share_of_the_connection_beside_downloads() {
     const LENGTH: usize = 24 << 20;
     const SOME: usize = 400_000;
     let server = Server::builder().workers("3").start();
     let mut most = 0;
     for _ in 0..5 {
-        three_are_idle(&server);
+        wait_for_three_idle_workers(&server);
         let gate = Gate::new();
         let mut connection = Connection::open(&server.socket());
         let asked = [(1, LENGTH), (2, LENGTH), (3, SOME)].map(|(id, length)| {
@@ -96,20 +101,20 @@ fn an_answer_of_some_packets_has_its_share_beside_downloads() {
             get(id, &url, true)
         });
         connection.send(&asked.concat());
-        wait_for("the answers have begun", || (connection.unread() > 100_000).then_some(()));
-        most = most.max(passed_before_the_third(&mut connection, Duration::from_millis(3)));
+        wait_for("the responses have begun", || (connection.unread() > 100_000).then_some(()));
+        most = most.max(bytes_before_response_3(&mut connection, Duration::from_millis(3)));
     }
-    // Two shares of the same size and what was ahead are less than 2 MiB; a third of a second may pass until its worker has a
-    // processor. A download that is not made to wait sends all of itself.
-    assert!(most <= 8 << 20, "{most} bytes of downloads went before {SOME}");
+    // Two shares of the same size and the bytes ahead are less than 2 MiB. The rest of the bound allows a third of a
+    // second until the worker gets a processor. Without fair shares a download would send all its bytes first.
+    assert!(most <= 8 << 20, "{most} bytes of downloads came before the response of {SOME} bytes");
 }
 
-/// Bytes of other answers that come before the end of the answer to request 3, to a client with this pause after each record.
+/// The bytes of other responses before the end of response 3, for a client that pauses after each record.
 #[track_caller]
-fn passed_before_the_third(connection: &mut Connection, pause: Duration) -> usize {
+fn bytes_before_response_3(connection: &mut Connection, pause: Duration) -> usize {
     let mut passed = 0;
     loop {
-        let Record { kind, id, content } = connection.record().expect("the connection stays");
+        let Record { kind, id, content } = connection.record().expect("the connection is open");
         match (id, kind) {
             (3, END_REQUEST) => return passed,
             (3, _) => {}
@@ -119,28 +124,30 @@ fn passed_before_the_third(connection: &mut Connection, pause: Duration) -> usiz
     }
 }
 
-/// A server is ready with its first worker; before the third there is no answer that could have a share.
+/// Waits for three idle workers: a server is ready with its first one, and a request without a worker has no share.
 #[track_caller]
-fn three_are_idle(server: &Server) {
+fn wait_for_three_idle_workers(server: &Server) {
     server.idle(3);
-    wait_for("and say so", || server.workers(3).into_iter().all(is_idle).then_some(()));
+    wait_for("the process titles of three workers say idle", || {
+        server.workers(3).into_iter().all(is_idle).then_some(())
+    });
 }
 
-/// Whether a worker says in `ps` that it has nothing to do.
+/// Whether the worker's process title says that it is idle.
 fn is_idle(worker: u32) -> bool {
     title(worker).ends_with(" idle")
 }
 
 #[test]
-fn one_request_too_many_on_a_connection_is_503_and_the_others_are_answered() {
+fn a_request_beyond_the_limit_of_a_connection_is_503_and_the_others_are_answered() {
     let server = Server::builder().workers("1").start();
     let (mut connection, gate) = server.hold();
     for id in 2..=MOST {
         connection.send(&get(id, "/hello", true));
     }
-    // Its body comes when it is refused already.
+    // The body comes after the refusal.
     connection.send(&post(MOST + 1, "/echo", &[b'x'; 100_000], true));
-    let refused = connection.response(MOST + 1).expect("the refusal");
+    let refused = connection.response(MOST + 1).expect("a response");
     assert_eq!((refused.status(), refused.protocol_status), (503, 0), "{refused:?}");
     assert!(refused.header("Retry-After").is_some(), "{refused:?}");
     gate.open("go");

@@ -1,4 +1,4 @@
-//! Behaviour of nginx alone: keep-alive to nibiru, unbuffered uploads, a mount point.
+//! Behaviour that only nginx has: keep-alive to nibiru, unbuffered uploads, a mount point.
 
 use crate::support::{Kind, Proxy, Server};
 
@@ -17,7 +17,7 @@ fn a_thousand_requests_share_one_kept_connection() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.matches("Hello, World!\n").count(), 1000);
 
-    assert_eq!(server.connections(), before, "nginx had to connect again");
+    assert_eq!(server.connections(), before, "nginx keeps its connection");
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn uploads_redirects_and_errors_keep_the_connection() {
     let proxy = Proxy::start(Kind::Nginx, &server);
     proxy.curl([], "/hello").expect(200);
     let before = server.connections();
-    // Not HEAD: nginx never reads past the head of its response, so it closes the connection.
+    // HEAD is left out: nginx does not read past the head of its response, so it closes the connection.
     proxy.curl(["--data", "a=1"], "/echo").expect(200);
     proxy.curl([], "/redirect").expect(302);
     proxy.curl([], "/fail/error").expect(500);
@@ -35,7 +35,7 @@ fn uploads_redirects_and_errors_keep_the_connection() {
 }
 
 #[test]
-fn an_unbuffered_chunked_upload_has_no_length_and_arrives_whole() {
+fn an_unbuffered_chunked_upload_without_a_length_arrives_whole() {
     let server = Server::start();
     let proxy = Proxy::with_edits(Kind::Nginx, &server, |site| {
         site.replace("fastcgi_request_buffering on;", "fastcgi_request_buffering off;")
@@ -50,7 +50,7 @@ fn an_unbuffered_chunked_upload_has_no_length_and_arrives_whole() {
 }
 
 #[test]
-fn a_large_chunked_upload_arrives_whole_with_a_length() {
+fn a_buffered_chunked_upload_arrives_whole_with_a_length() {
     let server = Server::start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     let body = "nibiru ".repeat(10_000);
@@ -63,14 +63,14 @@ fn a_large_chunked_upload_arrives_whole_with_a_length() {
 }
 
 #[test]
-fn the_commented_mount_point_gives_script_name_and_the_rest_of_the_path() {
+fn the_commented_mount_point_sets_script_name_and_path_info() {
     let server = Server::start();
     let proxy = Proxy::with_edits(Kind::Nginx, &server, |site| {
         let start = site.find("    # location ~ \"^/blog").expect("the example is in nibiru.conf");
         let (before, example) = site.split_at(start);
         format!("{before}{}", example.replace("    # ", "    "))
     });
-    // Below the mount point the small applications are found by the same first segment.
+    // Below the mount point, too, the first segment of the path names the small application.
     let value = |path: &str, name: &str| proxy.curl([], &format!("{path}?only={name}")).expect(200).text();
     assert_eq!(value("/blog/environ/a%20b", "SCRIPT_NAME"), "/blog");
     assert_eq!(value("/blog/environ/a%20b", "PATH_INFO"), "/environ/a b");
@@ -81,7 +81,7 @@ fn the_commented_mount_point_gives_script_name_and_the_rest_of_the_path() {
 }
 
 #[test]
-fn the_host_is_the_one_nginx_acted_on() {
+fn http_host_is_the_host_that_nginx_routed_by() {
     let server = Server::start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     let host = |host: &str| proxy.curl(["-H", host], "/environ?only=HTTP_HOST").expect(200).text();
@@ -95,7 +95,7 @@ fn the_host_is_the_one_nginx_acted_on() {
 }
 
 #[test]
-fn a_user_name_that_nobody_checked_is_not_remote_user() {
+fn an_unverified_user_name_is_not_remote_user() {
     let server = Server::start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     let text = proxy.curl(["--user", "root:guess"], "/environ").expect(200).text();
@@ -103,7 +103,7 @@ fn a_user_name_that_nobody_checked_is_not_remote_user() {
 }
 
 #[test]
-fn a_body_beyond_the_limit_is_413() {
+fn a_body_beyond_client_max_body_size_is_413() {
     let server = Server::start();
     let proxy = Proxy::with_edits(Kind::Nginx, &server, |site| site.replace("64m;", "1k;"));
     proxy.curl(["--data", &"x".repeat(2000)], "/echo").expect(413);
