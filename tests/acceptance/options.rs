@@ -14,7 +14,7 @@ use crate::support::{App, Server, nibiru, output};
 
 const APP: &str = "return function() return 200, {}, 'fine' end";
 
-/// What a command says on standard error, as wrong usage.
+/// The message of a command that is refused with exit code 2.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
     let output = output(command);
@@ -30,7 +30,7 @@ fn check(root: &Path) -> Command {
 }
 
 #[test]
-fn a_bad_value_is_named_with_the_flag_the_variable_or_the_line_of_the_file() {
+fn an_invalid_value_is_named_with_its_flag_variable_or_line() {
     let app = App::new(APP);
     let expected = "expected a number above zero, or off\n";
     for value in ["x", "0", "-1", "1.5", "4294967296x"] {
@@ -47,9 +47,9 @@ fn a_bad_value_is_named_with_the_flag_the_variable_or_the_line_of_the_file() {
     }
 }
 
-/// What is only seen once all settings are together.
+/// This check needs all settings together.
 #[test]
-fn a_value_that_means_an_outage_is_named_with_its_place_too() {
+fn a_header_timeout_that_would_close_every_connection_is_named_with_its_source() {
     let app = App::new(APP);
     let cause = "would close connections before their request is there; use 100ms or more\n";
     let said = refused(check(&app.root()).args(["--header-timeout", "0s", "app"]));
@@ -61,14 +61,14 @@ fn a_value_that_means_an_outage_is_named_with_its_place_too() {
         refused(&mut check(&app.root())),
         format!("nibiru: nibiru.toml:2: header-timeout = '0s': {cause}")
     );
-    // Who beats the file is to blame, and who is beaten is not.
+    // The flag overrides the file, so the message names the flag, and a valid flag hides the file's error.
     let said = refused(check(&app.root()).args(["--header-timeout", "1ms"]));
     assert_eq!(said, format!("nibiru: --header-timeout 1ms: {cause}"));
     assert!(output(check(&app.root()).args(["--header-timeout", "1s"])).status.success());
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_named_with_its_place() {
+fn a_missing_directory_is_named_with_its_source() {
     let app = App::new(APP);
     fs::write(app.root().join("nibiru.toml"), "app = 'app'\nspool-dir = '/nonexistent'\n").unwrap();
     let said = refused(&mut check(&app.root()));
@@ -77,9 +77,9 @@ fn a_directory_that_is_not_there_is_named_with_its_place() {
     assert_eq!(said, "nibiru: --root app.lua: not a directory\n");
 }
 
-/// Every variable of every command, also those of lists, switches and the application.
+/// Every variable of every command, including those of lists, switches and the application.
 #[test]
-fn a_variable_that_is_set_but_empty_is_an_error_that_names_it() {
+fn an_empty_variable_is_refused_and_named() {
     let app = App::new(APP);
     let mut seen = 0;
     for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
@@ -95,12 +95,12 @@ fn a_variable_that_is_set_but_empty_is_an_error_that_names_it() {
     }
     assert!(seen > 100, "{seen} variables of three commands with every setting and four with two");
     let help = output(nibiru().args(["serve", "--help"]).env("NIBIRU_LISTEN", ""));
-    assert!(help.status.success(), "help is shown all the same");
+    assert!(help.status.success(), "an empty variable does not prevent the help");
 }
 
-/// What the application takes once it is loaded is more than a worker may: it was a fork after the other.
+/// The loaded application alone exceeds --max-memory. Regression: workers were replaced without a pause.
 #[test]
-fn a_worker_that_is_too_large_at_birth_serves_and_is_replaced_slowly_with_a_line_in_the_log() {
+fn a_worker_that_exceeds_max_memory_from_its_start_serves_and_is_replaced_after_growing_pauses() {
     let app =
         App::new("kept = ('x'):rep(16e6) return function() kept = kept .. '' return 200, {}, 'fine' end");
     let server = Server::builder()
@@ -122,9 +122,9 @@ fn a_worker_that_is_too_large_at_birth_serves_and_is_replaced_slowly_with_a_line
     assert!(["1s", "2s", "4s", "8s", "16s"].starts_with(&pauses), "{pauses:?}");
 }
 
-/// Where each worker loads, Lua runs into the limit itself.
+/// Without preloading each worker loads the application, and Lua itself reaches the limit.
 #[test]
-fn a_memory_limit_that_loading_exceeds_is_named() {
+fn a_load_beyond_memory_limit_is_exit_code_3_and_names_the_limit() {
     let app = App::new("kept = {} for i = 1, 4000 do kept[i] = ('x'):rep(5e4) .. i end return print");
     let listen = format!("unix:{}", app.root().join("app.sock").display());
     let mut serve = nibiru();
@@ -133,13 +133,13 @@ fn a_memory_limit_that_loading_exceeds_is_named() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("--memory-limit"), "{said}");
-    // LuaJIT may run into the process's own limit, which may end it.
+    // With LuaJIT the process may reach its own limit, which may end it.
     assert!(cfg!(feature = "luajit") || said.contains("not enough memory (--memory-limit)"), "{said}");
 }
 
-/// With no worker kept and none that may wait, nothing would ever be answered.
+/// With no worker and no place in the queue, every request would be refused.
 #[test]
-fn a_queue_of_none_needs_a_worker_that_is_kept() {
+fn queue_0_is_refused_with_workers_from_0() {
     let app = App::new(APP);
     let said = refused(check(&app.root()).args(["--queue", "0", "--workers", "0-4", "app"]));
     let cause = "would refuse every request, since none may wait for the first worker (--workers)";
@@ -156,14 +156,14 @@ fn a_queue_of_none_needs_a_worker_that_is_kept() {
 }
 
 #[test]
-fn a_variable_that_is_no_text_is_named() {
+fn a_variable_that_is_not_utf_8_is_refused_and_named() {
     let app = App::new(APP);
     let said = refused(check(&app.root()).env("NIBIRU_QUEUE", OsStr::from_bytes(b"1\xff")).arg("app"));
     assert_eq!(said, "nibiru: NIBIRU_QUEUE=\"1\u{fffd}\" (environment): expected text in UTF-8\n");
 }
 
 #[test]
-fn a_memory_limit_that_the_loaded_application_exceeds_is_named() {
+fn a_preloaded_application_beyond_memory_limit_is_exit_code_3_and_names_the_limit() {
     let app = App::new("kept = ('x'):rep(32e6) return function() return 200, {}, 'fine' end");
     let listen = format!("unix:{}", app.root().join("app.sock").display());
     let mut serve = nibiru();
@@ -171,7 +171,7 @@ fn a_memory_limit_that_the_loaded_application_exceeds_is_named() {
     let output = output(&mut serve);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
-    // How much depends on the Lua: 31, or 40 with LuaJIT.
+    // The number depends on the Lua version: 31 MiB, or 40 with LuaJIT.
     for part in ["the application takes ", " MiB once it is loaded", "of the 8 MiB", "(--memory-limit)"] {
         assert!(said.contains(part), "{said}");
     }

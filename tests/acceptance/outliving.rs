@@ -1,4 +1,4 @@
-//! Programs started by the application that outlive their worker: they keep the output to which it printed.
+//! Programs started by the application that outlive their worker: they hold the pipes of its standard output and error.
 
 use std::fs;
 
@@ -6,21 +6,22 @@ use rustix::process::Signal;
 
 use crate::support::{App, Server, ServerBuilder, descriptors, nibiru, output, signal, wait_for};
 
-/// Workers that end, each of which leaves a child behind.
+/// The number of workers that end and leave a child behind.
 const WORKERS: usize = 30;
 
-/// The gateway's pipes that may be left then: those that are kept for a while, and those of the workers that run.
+/// The most pipes that the gateway may hold then: those that it keeps for a while, and those of the running workers.
 const PIPES: usize = 16 + 12;
 
-/// Requests to a server that has fewer descriptors. Each child that is left behind holds two of its pipes.
+/// The number of requests, which exceeds the server's descriptors. Each child that is left behind holds two of its
+/// pipes.
 const REQUESTS: usize = 600;
 const FEW: &str = "ulimit -n 300";
 
-/// Reloads, each with a zygote that leaves a child behind.
+/// The number of reloads, each with a zygote that leaves a child behind.
 const RELOADS: usize = 200;
 
-/// An application that leaves a child behind in every request, and while it is loaded. The children's numbers are in a file.
-/// `/crash` ends its worker after that; where there is a file `crash`, loading ends the zygote.
+/// An application that leaves a child behind in every request, and during its load. The file `children` has their pids.
+/// `/crash` then kills its worker. If the file `crash` exists, the load kills the zygote.
 struct Leaving {
     app: App,
 }
@@ -44,7 +45,7 @@ impl Leaving {
         Self { app }
     }
 
-    /// A server of it with one worker.
+    /// A server with one worker for this application.
     fn server(&self) -> ServerBuilder {
         Server::builder().application(self.app.root(), "app").workers("1").looked_into()
     }
@@ -69,21 +70,21 @@ fn leaves_few_pipes(preload: &str) {
     for _ in 0..WORKERS {
         assert_eq!(server.get("/").status(), 200, "{}", server.log());
     }
-    wait_for("the pipes of those that have ended are closed", || (pipes_of(&server) <= PIPES).then_some(()));
+    wait_for("the pipes of ended workers are closed", || (pipes_of(&server) <= PIPES).then_some(()));
     server.logged(&["the output of a process that has ended is closed"]);
 }
 
 #[test]
-fn what_outlives_workers_that_are_replaced_holds_few_pipes() {
+fn children_that_outlive_replaced_workers_hold_few_pipes() {
     leaves_few_pipes("on");
 }
 
 #[test]
-fn what_was_started_while_workers_loaded_holds_few_pipes() {
+fn children_that_were_started_during_the_load_of_workers_hold_few_pipes() {
     leaves_few_pipes("off");
 }
 
-/// How many descriptors gateway and zygote have, where one worker is idle and nobody is connected.
+/// The numbers of descriptors of gateway and zygote, once the only worker is idle.
 fn held(server: &Server) -> Option<[usize; 2]> {
     let status = server.status();
     let workers = status["workers"].as_array()?;
@@ -91,19 +92,21 @@ fn held(server: &Server) -> Option<[usize; 2]> {
     idle.then(|| [server.pid(), server.zygote()].map(|pid| descriptors(pid).len()))
 }
 
-/// Has `requests` asked of a server with few descriptors, and waits until it has as many in use as before.
-fn gives_back(server: &Server, requests: impl FnOnce()) {
-    let before = wait_for("the server is at rest", || held(server));
+/// Runs `requests` and waits until gateway and zygote have as many descriptors as before.
+fn leaks_no_descriptors(server: &Server, requests: impl FnOnce()) {
+    let before = wait_for("the worker is idle", || held(server));
     requests();
-    wait_for("the descriptors are those of the beginning", || (held(server)? == before).then_some(()));
+    wait_for("gateway and zygote have as many descriptors as before", || {
+        (held(server)? == before).then_some(())
+    });
     assert!(!server.log().contains("too many open files"), "{}", server.log());
 }
 
 #[test]
-fn more_children_than_descriptors_may_outlive_workers_that_have_served_their_requests() {
+fn children_that_outlive_replaced_workers_exhaust_no_descriptors() {
     let leaving = Leaving::new();
     let server = leaving.server().after(FEW).arguments(["--max-requests", "1"]).start();
-    gives_back(&server, || {
+    leaks_no_descriptors(&server, || {
         for _ in 0..REQUESTS {
             assert_eq!(server.get("/").status(), 200, "{}", server.log());
         }
@@ -111,13 +114,14 @@ fn more_children_than_descriptors_may_outlive_workers_that_have_served_their_req
 }
 
 #[test]
-fn more_children_than_descriptors_may_outlive_workers_that_crash() {
+fn children_that_outlive_crashed_workers_exhaust_no_descriptors() {
     let leaving = Leaving::new();
     let server = leaving.server().after(FEW).start();
-    gives_back(&server, || {
+    leaks_no_descriptors(&server, || {
         for _ in 0..REQUESTS / 2 {
-            // A worker that has answered is no failed start, so the next one is not put off.
-            wait_for("there is another worker", || match server.get("/").status() {
+            // A worker that has answered a request before its crash does not count as failing, so its replacement is
+            // not delayed.
+            wait_for("another worker serves", || match server.get("/").status() {
                 200 => Some(()),
                 status => {
                     assert_eq!(status, 503, "{}", server.log());
@@ -130,12 +134,12 @@ fn more_children_than_descriptors_may_outlive_workers_that_crash() {
 }
 
 #[test]
-fn more_children_than_descriptors_may_outlive_zygotes_that_end_and_that_crash() {
+fn children_that_outlive_replaced_and_crashed_zygotes_exhaust_no_descriptors() {
     let leaving = Leaving::new();
     let server = leaving.server().after(FEW).start();
     let control = server.control();
     let crash = leaving.app.root().join("crash");
-    gives_back(&server, || {
+    leaks_no_descriptors(&server, || {
         for round in 0..RELOADS {
             let crashes = round % 2 == 1;
             if crashes {

@@ -1,4 +1,5 @@
-//! Text of applications, clients and operators in all output for people: no sink lets hostile bytes through or shows a secret.
+//! Text of applications, clients and operators in every log, page and terminal: control characters are escaped and
+//! secrets are redacted.
 
 use std::fs;
 use std::time::Duration;
@@ -8,12 +9,12 @@ use serde_json::Value;
 use crate::support::wire::{self, Connection};
 use crate::support::{App, Gate, Server, ServerBuilder, nibiru, output, repository, wait_for, wait_within};
 
-/// What the log and the command line must never show as it is: a terminal's commands, other line ends, and text that runs
-/// the other way round. The same as Lua and as a URI have them.
+/// Bytes that the log and the command line must always escape: terminal control sequences, other line ends, and
+/// bidirectional controls. As written in Lua, and as sent in a URI.
 const IN_LUA: &str = r"\27[2J\7\r\127\194\155\226\128\174\255";
 const IN_URI: &str = "\u{1b}[2J\u{7}\r\u{7f}\u{9b}\u{202e}";
 
-/// How messages show them.
+/// The escaped form in messages.
 const SHOWN: &str = r"\x1B[2J\x07\x0D\x7F\xC2\x9B\xE2\x80\xAE\xFF";
 
 #[track_caller]
@@ -21,14 +22,14 @@ fn is_harmless(what: &str, text: &str) {
     let hostile = |character: char| {
         (character.is_control() && character != '\n' && character != '\t')
             || ('\u{202a}'..='\u{202e}').contains(&character)
-            // In the place of bytes that were no UTF-8.
+            // U+FFFD stands for bytes that were not UTF-8.
             || character == '\u{fffd}'
     };
     let found: Vec<char> = text.chars().filter(|character| hostile(*character)).collect();
     assert!(found.is_empty(), "{what} has {found:?}:\n{text:?}");
 }
 
-/// An application that says hostile things in every way it has.
+/// An application that writes the hostile bytes in each possible way.
 fn hostile_application() -> App {
     App::new(&format!(
         "local evil = '{IN_LUA}'\nlocal nibiru = require('nibiru')\nlocal gate = require('gate')\n\
@@ -52,7 +53,7 @@ fn hostile_application() -> App {
 }
 
 #[test]
-fn no_hostile_byte_reaches_a_log_a_page_or_a_terminal() {
+fn hostile_bytes_are_escaped_in_every_log_and_status_page() {
     for format in ["text", "json"] {
         let app = hostile_application();
         fs::copy(repository("tests/apps/gate.lua"), app.root().join("gate.lua")).unwrap();
@@ -73,7 +74,7 @@ fn no_hostile_byte_reaches_a_log_a_page_or_a_terminal() {
         for path in ["print", "stderr", "errors", "log", "error", "table", "exit"] {
             open().get(&format!("/{path}/{IN_URI}?{IN_URI}={IN_URI}"));
         }
-        // In JSON the backslashes are doubled, in quotes too.
+        // JSON doubles the backslashes, also within quotes.
         let shown = if format == "json" { SHOWN.replace('\\', r"\\") } else { SHOWN.to_owned() };
         for said in ["loading", "print", "stderr", "errors", "log", "app.lua", "no newline"] {
             server.logged(&[said, &shown]);
@@ -107,17 +108,17 @@ fn no_hostile_byte_reaches_a_log_a_page_or_a_terminal() {
         if format == "json" {
             for line in server.log().lines() {
                 let value: Value = serde_json::from_str(line).unwrap();
-                is_harmless("a message, out of its JSON", value["message"].as_str().unwrap());
+                is_harmless("a decoded JSON message", value["message"].as_str().unwrap());
             }
         } else {
-            // A traceback keeps its lines.
+            // The lines of a traceback stay separate.
             assert!(server.log().contains("\n    stack traceback:\n    \t[C]: in function 'error'"));
         }
     }
 }
 
 #[test]
-fn no_hostile_byte_of_an_argument_or_an_application_reaches_the_terminal_of_a_command() {
+fn hostile_bytes_are_escaped_in_the_messages_of_every_command() {
     let app = App::new(&format!("error('{IN_LUA}')"));
     let root = app.root();
     let evil = IN_URI.replace('\r', "");
@@ -142,7 +143,7 @@ fn no_hostile_byte_of_an_argument_or_an_application_reaches_the_terminal_of_a_co
     }
 }
 
-/// A request with a secret in every place that is known to hold one.
+/// A request with a secret in every parameter and header that is redacted.
 fn secretive(path: &str) -> Vec<u8> {
     let params = [
         wire::get_params(&format!(
@@ -165,8 +166,8 @@ fn secretive(path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn secrets_of_a_request_are_in_no_log_line_no_traceback_and_no_status() {
-    // A loop that LuaJIT has compiled takes no notice of the slow log nor of the deadline.
+fn secrets_of_a_request_are_redacted_in_logs_tracebacks_and_status() {
+    // A loop that LuaJIT has compiled sees neither the slow log's interrupt nor the deadline's.
     let app = App::new(
         "if jit then jit.off() end\n\
          local gate = require('gate')\n\
@@ -219,7 +220,7 @@ fn secrets_of_a_request_are_in_no_log_line_no_traceback_and_no_status() {
 }
 
 #[test]
-fn the_access_log_has_as_much_of_the_query_as_its_option_says() {
+fn access_log_query_chooses_the_query_redacted_or_without() {
     for (query, text, json) in [
         (None, "GET /hello?kept=1&token=XYZZY HTTP/1.1", "/hello?kept=1&token=XYZZY"),
         (Some("on"), "GET /hello?kept=1&token=XYZZY HTTP/1.1", "/hello?kept=1&token=XYZZY"),
@@ -244,7 +245,7 @@ fn the_access_log_has_as_much_of_the_query_as_its_option_says() {
     }
 }
 
-/// The record of the log, in JSON, whose message is or begins with `message`.
+/// The log's JSON record whose message begins with `message`.
 #[track_caller]
 fn record(server: &Server, message: &str) -> Value {
     let line = server.logged(&[&format!("\"message\":\"{message}")]);
@@ -252,7 +253,7 @@ fn record(server: &Server, message: &str) -> Value {
 }
 
 #[test]
-fn what_is_printed_is_info_and_what_is_written_to_stderr_is_an_error_so_that_last_words_are_never_dropped() {
+fn standard_output_is_logged_as_info_and_standard_error_as_error() {
     let app = App::new(
         "return function(environ)\n\
          \x20 print('printed')\n\
@@ -268,7 +269,7 @@ fn what_is_printed_is_info_and_what_is_written_to_stderr_is_an_error_so_that_las
             Server::builder().application(app.root(), "app").workers("1").arguments(arguments).start();
         assert_eq!(server.get("/die").status(), 502);
         assert_eq!(record(&server, "complained")["level"], "error");
-        // Also what has no line end, though a child of the worker keeps the pipe open.
+        // A last line without a line end is logged as well, even if a child of the worker keeps the pipe open.
         let last = record(&server, "free(): invalid pointer");
         assert_eq!(
             (&last["level"], &last["process"], &last["worker"]),
@@ -282,7 +283,7 @@ fn what_is_printed_is_info_and_what_is_written_to_stderr_is_an_error_so_that_las
 }
 
 #[test]
-fn lines_are_whole_up_to_64_kib_and_longer_ones_come_in_numbered_pieces() {
+fn lines_up_to_64_kib_are_whole_and_longer_ones_are_split_into_numbered_parts() {
     let app = App::new(
         "return function(environ)\n\
          \x20 for _, length in ipairs({ 8191, 8192, 20000, 65536 }) do print(('x'):rep(length)) end\n\
@@ -302,9 +303,13 @@ fn lines_are_whole_up_to_64_kib_and_longer_ones_come_in_numbered_pieces() {
         records.filter(|record| record["message"].as_str().unwrap().starts_with(first)).collect()
     };
     let length = |record: &Value| record["message"].as_str().unwrap().len();
-    let complained = wait_for("the written line", || Some(lines('y')).filter(|lines| !lines.is_empty()));
+    let complained = wait_for("the line on standard error is logged", || {
+        Some(lines('y')).filter(|lines| !lines.is_empty())
+    });
     assert_eq!(complained.iter().map(length).collect::<Vec<_>>(), [30_000]);
-    let in_pieces = wait_for("the long line", || Some(lines('é')).filter(|lines| lines.len() == 2));
+    let in_pieces = wait_for("both parts of the long line are logged", || {
+        Some(lines('é')).filter(|lines| lines.len() == 2)
+    });
     assert_eq!(in_pieces.iter().map(length).sum::<usize>(), 100_000);
     assert_eq!((&in_pieces[0]["part"], &in_pieces[1]["part"]), (&1.into(), &2.into()));
     let printed = lines('x');
@@ -312,14 +317,14 @@ fn lines_are_whole_up_to_64_kib_and_longer_ones_come_in_numbered_pieces() {
     assert!(printed.iter().all(|line| line.get("part").is_none()));
 }
 
-/// Each is a line of the log.
+/// The number of line ends of `/all`, each of which is an empty line of the log.
 const LINE_ENDS: usize = 1 << 20;
 
-/// Three times what waits for a log that takes nothing, and in the pipe of the worker.
+/// The number of line ends of `/some`: three times as many as the log's queue and the worker's pipe hold together.
 const SOME: usize = 250_000;
 
-/// An application that prints [`LINE_ENDS`] at `/all` and [`SOME`] at `/some`, and a server of it, whose deadline does not end that
-/// on a busy machine.
+/// An application that prints [`LINE_ENDS`] line ends at `/all` and [`SOME`] at `/some`, and a server for it. Without a
+/// request deadline, since a busy machine may take long.
 fn flooding() -> (App, ServerBuilder) {
     let app = App::new(&format!(
         "return function(environ)\n\
@@ -332,10 +337,10 @@ fn flooding() -> (App, ServerBuilder) {
     (app, server)
 }
 
-/// How many empty lines of workers a log has, and how many lines it says were left out.
+/// The number of empty lines of workers in `log`, and the sum of the lines that it reports as left out.
 fn empty_lines_of(log: &str) -> (usize, usize) {
     let empty = log.lines().filter(|line| line.contains(" INFO  worker  worker=")).count();
-    // The last one may be unfinished.
+    // The last line may be incomplete.
     let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let left_out = whole.lines().filter(|line| line.contains("lines of the log were left out"));
     let counts = left_out.map(|line| line.rsplit_once('=').unwrap().1.parse::<usize>().unwrap());
@@ -343,8 +348,8 @@ fn empty_lines_of(log: &str) -> (usize, usize) {
 }
 
 #[test]
-fn each_of_a_million_line_ends_is_a_line_of_the_log_or_counted_and_others_are_answered_meanwhile() {
-    /// A million lines take a few seconds of a processor, of which others may have most.
+fn a_million_line_ends_are_logged_or_counted_while_other_requests_are_served() {
+    /// A million lines take a few seconds of processor time; a busy machine needs longer.
     const PATIENCE: Duration = Duration::from_secs(600);
     let (_app, server) = flooding();
     let server = server.start();
@@ -356,20 +361,20 @@ fn each_of_a_million_line_ends_is_a_line_of_the_log_or_counted_and_others_are_an
         answered += 1;
         (flood.unread() > 0).then_some(())
     });
-    assert!(ended.is_some() && answered > 1, "{answered} were answered");
+    assert!(ended.is_some() && answered > 1, "{answered} other requests were answered");
     assert_eq!(flood.response(1).expect("a response").status(), 200);
     let mut counted = (0, 0);
     wait_within(PATIENCE, || {
         counted = empty_lines_of(&server.log());
         (counted.0 + counted.1 >= LINE_ENDS).then_some(())
     });
-    // Lines of the server's own may be among those that are left out.
+    // The lines that are left out may include some of the gateway's own.
     assert!((LINE_ENDS..LINE_ENDS + 20).contains(&(counted.0 + counted.1)), "{counted:?}");
 }
 
-/// A pipe in the place of the log, which takes nothing while it is written to: most of the lines are counted.
+/// The log is a pipe that is not read during the flood, so most lines are left out and counted.
 #[test]
-fn lines_that_nobody_takes_are_counted_once_somebody_does() {
+fn lines_left_out_by_a_blocked_log_are_counted_when_it_is_read_again() {
     use std::io::Read as _;
     let (app, server) = flooding();
     let path = app.root().join("pipe");
@@ -379,8 +384,8 @@ fn lines_that_nobody_takes_are_counted_once_somebody_does() {
     let server = server.arguments(["--log", path.to_str().unwrap()]).start();
     assert_eq!(server.get("/some").status(), 200);
     let (mut log, mut pipe) = (Vec::new(), fs::File::from(pipe));
-    let (logged, left_out) = wait_for("all lines are there or counted", || {
-        // As far as it goes now.
+    let (logged, left_out) = wait_for("all lines are logged or counted", || {
+        // Reads what the pipe holds.
         assert_eq!(pipe.read_to_end(&mut log).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         let (logged, left_out) = empty_lines_of(str::from_utf8(&log).unwrap());
         (logged + left_out >= SOME).then_some((logged, left_out))
@@ -390,7 +395,7 @@ fn lines_that_nobody_takes_are_counted_once_somebody_does() {
 }
 
 #[test]
-fn a_stop_logs_the_last_words_of_every_worker() {
+fn a_stop_logs_the_last_output_of_every_worker() {
     let app = App::new(
         "require('nibiru').on_worker_stop(function() io.write('goodbye from ', 'a worker') end)\n\
          return function() return 200, {}, 'fine' end",
@@ -403,7 +408,7 @@ fn a_stop_logs_the_last_words_of_every_worker() {
 }
 
 #[test]
-fn what_is_logged_while_the_application_loads_has_its_level_and_fields() {
+fn log_lines_during_the_load_keep_their_level_and_fields() {
     let text = "local log = require('nibiru').log\nlog.info('loading', { n = 1 })\nlog.warn('odd')\nlog.debug('quiet')\n\
                 return function() return 200, {}, 'fine' end";
     for preload in ["on", "off"] {
@@ -420,7 +425,7 @@ fn what_is_logged_while_the_application_loads_has_its_level_and_fields() {
         assert_eq!(record(&server, "odd")["level"], "warn");
         assert!(!server.log().contains("quiet"), "{}", server.log());
     }
-    // What a library says when it ends the process while it loads.
+    // Output of a library that aborts the process during the load.
     let app =
         App::new("io.stderr:write('no such device')\nos.execute('kill -ABRT $PPID')\nwhile true do end");
     let listen = format!("unix:{}", app.root().join("app.sock").display());
@@ -431,7 +436,7 @@ fn what_is_logged_while_the_application_loads_has_its_level_and_fields() {
 }
 
 #[test]
-fn fields_are_keys_of_the_record_with_their_types_and_never_the_servers_own() {
+fn fields_of_the_application_keep_their_types_and_never_replace_the_servers() {
     let app = App::new(
         "local log = require('nibiru').log\n\
          return function()\n\
@@ -472,9 +477,9 @@ fn fields_are_keys_of_the_record_with_their_types_and_never_the_servers_own() {
     }
 }
 
-/// Lua 5.4 and later; `lua5.4` writes `Lua warning: seen` to standard error for the same.
+/// Lua 5.4 and later; `lua5.4` writes `Lua warning: seen` to standard error for the same call.
 #[test]
-fn a_warning_of_luas_is_a_line_of_the_log_once_warnings_are_on() {
+fn lua_warnings_are_logged_once_they_are_turned_on() {
     let app = App::new(
         "if not warn then return function() return 204, {}, '' end end\n\
          warn('not yet')\nwarn('@on')\n\

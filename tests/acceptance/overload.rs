@@ -1,4 +1,4 @@
-//! Overload: more requests than the workers can answer (`--queue-order`), and the order in which they are served.
+//! Overload: more requests than the workers can answer, and the order in which the queue serves them (`--queue-order`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::support::wire::{self, Connection, get};
 use crate::support::{App, Kind, Proxy, Server, pace, wait_for};
 
-/// Clients that ask again as soon as they have their answer: more than one worker can serve before the target has passed.
+/// The number of clients that send the next request as soon as they have a response: more than one worker can serve
+/// within --queue-target.
 const CLIENTS: usize = 8;
 
-/// Has the crowd end with the test, also where that fails.
+/// Ends the crowd's threads with the test, also when it fails.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -19,7 +20,7 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Sleeps for 20 ms, and says what it was asked for.
+/// An application whose `/sleep` takes 20 ms. `/order` lists the requests so far.
 const SLEEPS: &str = "local order = {}\n\
     return function(environ)\n\
     \x20 if environ.PATH_INFO == '/order' then return 200, {}, table.concat(order, ' ') end\n\
@@ -28,7 +29,7 @@ const SLEEPS: &str = "local order = {}\n\
     \x20 return 200, {}, 'slept'\n\
     end";
 
-/// Asks again and again, as many clients do at once, until `done`. Gives the answers other than 200.
+/// Runs [`CLIENTS`] clients until `done`, and returns the responses other than 200.
 fn crowd(server: &Server, done: &AtomicBool) -> Vec<wire::Response> {
     let client = || {
         let mut others = Vec::new();
@@ -47,7 +48,7 @@ fn crowd(server: &Server, done: &AtomicBool) -> Vec<wire::Response> {
 }
 
 #[test]
-fn an_overloaded_server_refuses_those_that_wait_longest_and_says_when_to_return() {
+fn codel_refuses_the_longest_waiting_requests_with_503_and_retry_after() {
     let app = App::new(SLEEPS);
     let directory = tempfile::tempdir().unwrap();
     let access = directory.path().join("access.log");
@@ -67,28 +68,28 @@ fn an_overloaded_server_refuses_those_that_wait_longest_and_says_when_to_return(
             (status["queue"]["overloaded"] == true).then(|| status["verdict"].clone())
         });
         assert_eq!(server.get("/-/health").status(), 200);
-        wait_for("somebody is refused", || {
+        wait_for("a request is refused", || {
             (server.status()["requests"]["refused"]["overloaded"].as_u64()? > 0).then_some(())
         });
         drop(ending);
         (verdict, crowd.join().unwrap())
     });
     assert_eq!(verdict, "degraded");
-    let refused = refused.first().expect("one of them was refused");
+    let refused = refused.first().expect("a request was refused");
     assert_eq!(refused.status(), 503);
     assert!(String::from_utf8_lossy(refused.body()).contains("more requests come than can be answered"));
     assert!(refused.header("Retry-After").unwrap().parse::<u32>().unwrap() >= 1);
     server.logged(&["overloaded: requests wait for longer than --queue-target"]);
-    wait_for("the access log has it", || {
+    wait_for("the access log has the refused request", || {
         std::fs::read_to_string(&access).ok().filter(|text| text.contains(" overloaded"))
     });
-    // It is over when nobody waits.
+    // The overload ends when the queue is empty.
     assert_eq!(server.status()["queue"]["overloaded"], false);
     assert_eq!(server.get("/sleep").status(), 200);
 }
 
-/// Has a request wait while the worker is busy, and knows that it does.
-fn wait_in_line(server: &Server, connections: &mut Vec<Connection>, url: &str, more: &[(&str, &str)]) {
+/// Sends a request while the worker is busy, and returns when the request is queued.
+fn enqueue(server: &Server, connections: &mut Vec<Connection>, url: &str, more: &[(&str, &str)]) {
     let mut connection = Connection::open(&server.socket());
     connection.send(&wire::begin(1, wire::RESPONDER, false));
     let params = [wire::get_params(url), wire::pairs(more)].concat();
@@ -96,16 +97,16 @@ fn wait_in_line(server: &Server, connections: &mut Vec<Connection>, url: &str, m
     connection.send(&wire::record(wire::STDIN, 1, b""));
     connections.push(connection);
     let count = connections.len();
-    wait_for("it waits", || (server.status()["queue"]["length"] == count).then_some(()));
+    wait_for("the request is queued", || (server.status()["queue"]["length"] == count).then_some(()));
 }
 
-/// In which order requests run that have all waited for the one worker.
+/// The order in which queued requests run on one worker.
 fn order<const N: usize>(app: &App, arguments: [&str; N], requests: &[(&str, &[(&str, &str)])]) -> String {
     let server = Server::builder().application(app.root(), "app").workers("1").arguments(arguments).start();
     let (mut running, gate) = server.hold();
     let mut connections = Vec::new();
     for (url, more) in requests {
-        wait_in_line(&server, &mut connections, url, more);
+        enqueue(&server, &mut connections, url, more);
     }
     gate.open("go");
     assert_eq!(running.response(1).unwrap().status(), 200);
@@ -116,7 +117,7 @@ fn order<const N: usize>(app: &App, arguments: [&str; N], requests: &[(&str, &[(
     String::from_utf8(order.body().to_vec()).unwrap()
 }
 
-/// Waits for its gate where it is asked to; see [`SLEEPS`] for the rest.
+/// An application whose `/wait` waits at its gate. `/order` lists the other requests so far.
 const WAITS: &str = "local order = {}\n\
     return function(environ)\n\
     \x20 if environ.PATH_INFO == '/order' then return 200, {}, table.concat(order, ' ') end\n\
@@ -131,19 +132,19 @@ const WAITS: &str = "local order = {}\n\
     end";
 
 #[test]
-fn what_the_proxy_marks_goes_first_and_what_a_client_sends_does_not_count() {
+fn queue_priority_follows_the_proxys_parameter_and_ignores_the_clients_header() {
     let app = App::new(WAITS);
     let (marked, header): (&[_], &[_]) = (&[("FIRST", "1")], &[("HTTP_FIRST", "1"), ("FIRST", "0")]);
     let requests: &[(&str, &[(&str, &str)])] = &[("/a", header), ("/b", &[]), ("/c", marked), ("/d", marked)];
     let arguments = ["--queue-priority", "FIRST", "--queue-order", "fifo"];
     assert_eq!(order(&app, arguments, requests), "/c /d /a /b");
-    // One worker that is held up is no overload.
+    // A queue behind a single stuck worker is not an overload.
     let arguments = ["--queue-order", "codel", "--queue-target", "10ms", "--queue-interval", "100ms"];
     assert_eq!(order(&app, arguments, requests), "/a /b /c /d");
 }
 
 #[test]
-fn first_come_first_served_refuses_nobody_early() {
+fn fifo_refuses_no_request_before_its_queue_timeout() {
     let app = App::new(SLEEPS);
     let server = Server::builder()
         .application(app.root(), "app")
@@ -154,7 +155,7 @@ fn first_come_first_served_refuses_nobody_early() {
     thread::scope(|scope| {
         let ending = Ending(&done);
         let crowd = scope.spawn(|| crowd(&server, &done));
-        wait_for("they are served for longer than an interval", || {
+        wait_for("requests are served for longer than an interval", || {
             (server.status()["queue_wait"]["count"].as_u64()? > 20).then_some(())
         });
         drop(ending);
@@ -163,18 +164,18 @@ fn first_come_first_served_refuses_nobody_early() {
     assert_eq!(server.status()["requests"]["refused"]["overloaded"], 0);
 }
 
-/// Waits for less than its turn takes among the [`CLIENTS`], and leaves, again and again.
+/// Sends requests and leaves each before it is served among those of the [`CLIENTS`].
 fn impatient(server: &Server, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
         let mut connection = Connection::open(&server.socket());
         connection.send(&get(1, "/sleep", false));
-        // Its patience.
+        // The time until the client leaves.
         pace(Duration::from_millis(30));
     }
 }
 
 #[test]
-fn a_crowd_that_stays_is_served_in_turn_until_others_give_up() {
+fn the_default_order_is_fifo_until_clients_leave_the_queue() {
     let app = App::new(SLEEPS);
     let server = Server::builder()
         .application(app.root(), "app")
@@ -185,7 +186,7 @@ fn a_crowd_that_stays_is_served_in_turn_until_others_give_up() {
     thread::scope(|scope| {
         let ending = Ending(&done);
         let crowd = scope.spawn(|| crowd(&server, &done));
-        wait_for("they are served for many intervals", || {
+        wait_for("requests are served for many intervals", || {
             (server.status()["queue_wait"]["count"].as_u64()? > 50).then_some(())
         });
         let status = server.status();
@@ -194,7 +195,7 @@ fn a_crowd_that_stays_is_served_in_turn_until_others_give_up() {
             (&false.into(), &0.into())
         );
         scope.spawn(|| impatient(&server, &done));
-        wait_for("somebody is refused", || {
+        wait_for("a request is refused", || {
             (server.status()["requests"]["refused"]["overloaded"].as_u64()? > 0).then_some(())
         });
         drop(ending);
@@ -202,9 +203,9 @@ fn a_crowd_that_stays_is_served_in_turn_until_others_give_up() {
     });
 }
 
-/// nginx's own clock, as `docs/how-to/overload.md` has it sent.
+/// nginx sends its own time as in `docs/how-to/overload.md`.
 #[test]
-fn the_time_at_which_nginx_had_a_request_is_taken_as_it_is_sent() {
+fn request_start_of_nginx_is_accepted_in_its_own_format() {
     let app = App::new("return function(environ) return 200, {}, environ.REQUEST_START or 'nothing' end");
     let server = Server::builder()
         .application(app.root(), "app")
@@ -219,7 +220,7 @@ fn the_time_at_which_nginx_had_a_request_is_taken_as_it_is_sent() {
     };
     let proxy = Proxy::with_edits(Kind::Nginx, &server, add);
     let answer = proxy.curl([], "/").expect(200).text();
-    let (_, seconds) = answer.split_once("t=").expect("nginx's form");
+    let (_, seconds) = answer.split_once("t=").expect("nginx's format");
     assert!(seconds.parse::<f64>().is_ok_and(|seconds| seconds > 1e9), "{answer}");
 }
 
@@ -235,6 +236,6 @@ fn a_full_queue_is_503_with_retry_after() {
     let retry_after: u32 = refused.header("Retry-After").expect("a Retry-After").parse().expect("in seconds");
     assert!(retry_after > 0);
     gate.open("go");
-    assert_eq!(running.response(1).expect("the running one").status(), 200);
-    assert_eq!(queued.response(1).expect("the queued one").status(), 200);
+    assert_eq!(running.response(1).expect("the response of the running request").status(), 200);
+    assert_eq!(queued.response(1).expect("the response of the queued request").status(), 200);
 }

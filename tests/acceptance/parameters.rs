@@ -6,7 +6,7 @@ use crate::support::front_ends::{self, FrontEnd};
 use crate::support::wire::{self, Connection};
 use crate::support::{App, Kind, Proxy, Reply, Server, ServerBuilder, curl, output};
 
-/// What clients send in place of the header that the front end sets: beside it, before it, in another spelling.
+/// Headers by which clients try to forge a header that the front end sets: once, twice, and in other spellings.
 const FORGED: [&[&str]; 6] = [
     &[],
     &["X-User: forged"],
@@ -16,7 +16,7 @@ const FORGED: [&[&str]; 6] = [
     &["x_user: forged", "X-User: again"],
 ];
 
-/// Answers with every value of the environ as a line `NAME=value`, whatever the path.
+/// An application that answers every path with its environ, as lines `NAME=value`.
 fn environs() -> (App, ServerBuilder) {
     let app = App::new(
         "return function(environ, start_response)
@@ -32,13 +32,13 @@ fn environs() -> (App, ServerBuilder) {
     (app, builder)
 }
 
-/// The value of one variable, in an answer of [`environs`].
+/// The value of one variable in a response of [`environs`].
 fn value(reply: &Reply, name: &str) -> Option<String> {
     let text = reply.text();
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
 }
 
-/// HTTP_X_USER as the application got it, for each of [`FORGED`].
+/// HTTP_X_USER in the application for each of [`FORGED`].
 fn users(mut command: impl FnMut() -> Command) -> Vec<String> {
     let users = FORGED.map(|headers| {
         let mut curl = command();
@@ -52,13 +52,13 @@ fn users(mut command: impl FnMut() -> Command) -> Vec<String> {
 }
 
 #[track_caller]
-fn hidden(what: &str, users: Vec<String>) {
+fn all_are_configured(what: &str, users: Vec<String>) {
     for (user, headers) in users.iter().zip(FORGED) {
         assert_eq!(user, "configured", "{what}: the client sent {headers:?}");
     }
 }
 
-/// A proxy whose file of `deploy/` has `line` beside, or in place of, the line `anchor`.
+/// A proxy whose file of `deploy/` has `line` in place of `anchor`.
 #[track_caller]
 fn with_line(kind: Kind, server: &Server, anchor: &str, line: &str) -> Proxy {
     Proxy::with_edits(kind, server, |site| {
@@ -67,9 +67,9 @@ fn with_line(kind: Kind, server: &Server, anchor: &str, line: &str) -> Proxy {
     })
 }
 
-/// The ways to write it that docs/reference/fastcgi.md names.
+/// The forms of configuration that docs/reference/fastcgi.md recommends.
 #[test]
-fn a_configured_header_hides_the_clients() {
+fn a_configured_header_replaces_the_clients() {
     let (_app, builder) = environs();
     let server = builder.start();
     for (kind, anchor, line) in [
@@ -95,7 +95,7 @@ fn a_configured_header_hides_the_clients() {
         } else {
             with_line(kind, &server, anchor, line)
         };
-        hidden(&format!("{kind:?}, {line}"), users(|| curl([], &proxy.url("/"))));
+        all_are_configured(&format!("{kind:?}, {line}"), users(|| curl([], &proxy.url("/"))));
     }
     for (kind, site) in [
         (front_ends::Kind::Apache, "RequestHeader set X-User configured"),
@@ -103,13 +103,13 @@ fn a_configured_header_hides_the_clients() {
         (front_ends::Kind::Lighttpd, "setenv.set-environment = ( \"HTTP_X_USER\" => \"configured\" )"),
     ] {
         let (_app, front_end) = plain(kind, site);
-        hidden(site, users(|| front_end.curl_command([], "/plain/a")));
+        all_are_configured(site, users(|| front_end.curl_command([], "/plain/a")));
     }
 }
 
-/// What the same page warns of. Nobody but the front end can tell here.
+/// The forms that the same page warns of: nibiru cannot tell these values from the front end's.
 #[test]
-fn what_looks_as_if_it_hid_the_clients_header_and_does_not() {
+fn some_forms_of_a_configured_header_let_the_clients_through() {
     let (_app, builder) = environs();
     let server = builder.start();
     for kind in [Kind::OldCaddy, Kind::NewCaddy] {
@@ -130,7 +130,7 @@ fn what_looks_as_if_it_hid_the_clients_header_and_does_not() {
     assert_eq!(users[..5], ["configured", "configured", "configured", "configured", "again"]);
 }
 
-/// Apache or lighttpd in front of [`environs`] under `/plain/`, with these lines of configuration too.
+/// Apache or lighttpd in front of [`environs`] under `/plain/`, with additional `lines` of configuration.
 #[track_caller]
 fn plain(kind: front_ends::Kind, lines: &str) -> (App, FrontEnd) {
     let (app, builder) = environs();
@@ -153,13 +153,13 @@ fn plain(kind: front_ends::Kind, lines: &str) -> (App, FrontEnd) {
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
-    let start = text.find(before).expect("it is there") + before.len();
+    let start = text.find(before).expect("the site has the text before") + before.len();
     text[start..].split(after).next().unwrap_or_default()
 }
 
-/// nginx 1.22 passes each on as it came; Caddy and lighttpd join all headers, HAProxy none.
+/// nginx 1.22 and HAProxy pass repeated headers on one by one; Caddy and lighttpd join them.
 #[test]
-fn headers_that_come_twice_are_lists_or_the_last_or_refused() {
+fn repeated_headers_are_joined_or_the_last_counts_or_are_400() {
     let (_app, builder) = environs();
     let server = builder.start();
     for kind in [Kind::Nginx, Kind::HaProxy] {
@@ -191,12 +191,16 @@ fn headers_that_come_twice_are_lists_or_the_last_or_refused() {
             assert_eq!(refused.text(), expected);
         }
     }
-    assert!(!server.log().contains("more than once"), "a client could fill the log:\n{}", server.log());
+    assert!(
+        !server.log().contains("more than once"),
+        "repeated headers of clients are not logged:\n{}",
+        server.log()
+    );
 }
 
-/// `include fastcgi_params;` and lines of one's own below it, as people write it. php-fpm 8.2 takes the last value too.
+/// The usual `include fastcgi_params;` with own lines below it. php-fpm 8.2 takes the last value, too.
 #[test]
-fn what_follows_an_included_file_replaces_it() {
+fn the_last_value_of_a_repeated_parameter_counts() {
     let (_app, builder) = environs();
     let server = builder.start();
     let proxy = with_line(
@@ -230,7 +234,7 @@ fn what_follows_an_included_file_replaces_it() {
 }
 
 #[test]
-fn two_lengths_that_differ_are_refused() {
+fn two_different_content_lengths_are_400() {
     let server = Server::start();
     for (first, second, status) in [("4", "5", 400), ("4", "", 200), ("", "4", 200), ("4", "4", 200)] {
         let mut pairs = wire::pairs(&[("CONTENT_LENGTH", first)]);
@@ -248,9 +252,9 @@ fn two_lengths_that_differ_are_refused() {
     }
 }
 
-/// A health check as libfcgi's `cgi-fcgi` makes it: all of its environment, and what it adds itself. php-fpm answers it.
+/// libfcgi's `cgi-fcgi` sends its whole environment and parameters of its own. php-fpm answers it.
 #[test]
-fn a_health_check_that_sends_its_whole_environment_is_answered() {
+fn a_request_with_a_whole_environment_as_parameters_is_answered() {
     let (_app, builder) = environs();
     let server = builder.start();
     let mut command = Command::new("cgi-fcgi");
@@ -275,9 +279,9 @@ fn a_health_check_that_sends_its_whole_environment_is_answered() {
     assert!(!text.contains("http://"), "{text}");
 }
 
-/// Names of headers are another matter: nginx writes the client's headers behind its parameters.
+/// nginx sends the client's headers after its own parameters, so a different spelling would let the client's value win.
 #[test]
-fn a_parameter_in_another_spelling_than_a_header_refuses_the_header() {
+fn a_header_that_collides_with_a_parameter_in_another_spelling_is_400() {
     let server = Server::start();
     for name in ["http_x_user", "HTTP_X-User"] {
         let proxy = Proxy::with_edits(Kind::Nginx, &server, |site| {
@@ -291,12 +295,12 @@ fn a_parameter_in_another_spelling_than_a_header_refuses_the_header() {
 }
 
 #[test]
-fn nginx_own_parameters_are_told_once_and_nibirus_are_not() {
+fn a_missing_path_info_from_nginxs_own_parameter_files_is_logged_once() {
     let (_app, builder) = environs();
     let server = builder.start();
-    let nothing_to_say = Proxy::start(Kind::Nginx, &server);
+    let as_recommended = Proxy::start(Kind::Nginx, &server);
     for path in ["/", "/a", "/a/"] {
-        nothing_to_say.curl([], path).expect(200);
+        as_recommended.curl([], path).expect(200);
     }
     let mount = Proxy::with_edits(Kind::Nginx, &server, |site| {
         let start = site.find("    # location ~ \"^/blog").expect("the example is in nibiru.conf");

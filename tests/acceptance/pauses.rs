@@ -1,5 +1,5 @@
-//! A gateway that is stopped and continued, as in a frozen virtual machine: input from the pause is processed before the
-//! deadlines that passed in it.
+//! A gateway that is stopped and continued, as in a frozen virtual machine: input that came during the pause is handled
+//! before the deadlines that passed in it.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use crate::support::wire::{
 };
 use crate::support::{App, Gate, Server, ServerBuilder, is_stopped, pace, wait_for};
 
-/// Every deadline of these tests. Long enough that a busy machine does not reach it before the pause.
+/// Every deadline of these tests: long enough that a busy machine does not reach it before the pause.
 const LIMIT: &str = "2s";
 
-/// Longer than that.
+/// The length of the pause, which exceeds [`LIMIT`].
 const PAUSE: Duration = Duration::from_millis(2300);
 
-/// `/wait/NAME` announces `NAME` and answers when `go` is there; `/large` does not fit into any socket. What is loaded after
-/// `reload` was made waits for `go`, too.
+/// An application whose `/wait/NAME` announces `NAME` and answers when the file `go` exists. The response of `/large`
+/// exceeds the buffer of a socket. A load after the file `reload` was created waits for `go`, too.
 const APP: &str = "
 local directory = os.getenv('GATE')
 local function exists(name)
@@ -40,7 +40,7 @@ fn serving(app: &App, gate: &Gate, workers: &'static str) -> ServerBuilder {
     Server::builder().application(app.root(), "app").environment("GATE", gate.directory()).workers(workers)
 }
 
-/// Stops the gateway for so long that the deadlines of what went on before have passed, and does `meanwhile`.
+/// Stops the gateway until every deadline has passed, and runs `meanwhile` during the pause.
 fn pause(server: &Server, meanwhile: impl FnOnce()) {
     server.signal(Signal::STOP);
     wait_for("the gateway is stopped", || is_stopped(server.pid()).then_some(()));
@@ -51,11 +51,12 @@ fn pause(server: &Server, meanwhile: impl FnOnce()) {
 }
 
 #[test]
-fn what_clients_sent_and_took_while_the_gateway_was_stopped_counts() {
+fn data_that_clients_sent_or_read_during_a_pause_beats_their_timeouts() {
     let (app, gate) = (App::new(APP), Gate::new());
     let limits = ["--header-timeout", LIMIT, "--body-timeout", LIMIT, "--send-timeout", LIMIT];
     let server = serving(&app, &gate, "1").arguments(limits).start();
-    // Each with what it sends before the pause and in it. Several of each, since the order of events is the kernel's.
+    // For each kind of client, the bytes before the pause and during it. There are several of each kind, since the
+    // order of events is up to the kernel.
     let whole = get(1, "/", true);
     let values = record(GET_VALUES, 0, &pair(b"FCGI_MPXS_CONNS", b""));
     let posted = {
@@ -74,7 +75,7 @@ fn what_clients_sent_and_took_while_the_gateway_was_stopped_counts() {
     let mut takers: Vec<_> = (0..4).map(|_| Connection::open(&server.socket())).collect();
     for taker in &mut takers {
         taker.send(&get(1, "/large", true));
-        wait_for("the answer has begun", || (taker.unread() > 0).then_some(()));
+        wait_for("the response has begun", || (taker.unread() > 0).then_some(()));
     }
     let mut clients: Vec<_> = halves
         .iter()
@@ -102,14 +103,14 @@ fn what_clients_sent_and_took_while_the_gateway_was_stopped_counts() {
         assert_eq!(response.status(), 200, "{what}: {response:?}");
     }
     for taker in &mut takers {
-        // It was in the middle of a record.
+        // The client has stopped within a record, so only bytes are read.
         taker.take(2 << 20);
     }
     assert!(!server.log().contains("-timeout)"), "{}", server.log());
 }
 
 #[test]
-fn what_workers_answered_while_the_gateway_was_stopped_counts() {
+fn responses_that_workers_sent_during_a_pause_beat_the_request_timeout() {
     let (app, gate) = (App::new(APP), Gate::new());
     let limits = ["--request-timeout", LIMIT, "--kill-after", "100ms", "--queue-timeout", LIMIT];
     let server = serving(&app, &gate, "4").arguments(limits).start();
@@ -122,7 +123,7 @@ fn what_workers_answered_while_the_gateway_was_stopped_counts() {
     let running = names.map(|name| ask(&format!("/wait/{name}")));
     names.iter().for_each(|name| drop(gate.announced(name)));
     let queued = names.map(|_| ask("/"));
-    wait_for("they wait for a worker", || (server.status()["queue"]["length"] == 4).then_some(()));
+    wait_for("four requests are queued", || (server.status()["queue"]["length"] == 4).then_some(()));
     pause(&server, || gate.open("go"));
     for (which, mut client) in
         running.into_iter().map(|it| ("running", it)).chain(queued.map(|it| ("queued", it)))
@@ -134,7 +135,7 @@ fn what_workers_answered_while_the_gateway_was_stopped_counts() {
 }
 
 #[test]
-fn what_loaded_and_ended_while_the_gateway_was_stopped_counts() {
+fn loads_and_responses_during_a_pause_beat_start_timeout_and_grace() {
     let (app, gate) = (App::new(APP), Gate::new());
     let mut server =
         serving(&app, &gate, "1").arguments(["--start-timeout", LIMIT, "--grace", LIMIT]).start();
