@@ -12,12 +12,12 @@ use rustix::process::Signal;
 
 use crate::support::{App, Server, ends, free_port, nibiru, signal, wait_for};
 
-/// Where output goes that nobody takes.
+/// A sink whose writes fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sink {
     /// `| true`, once `true` has ended.
     ClosedPipe,
-    /// A device that has no space left, as a disk may.
+    /// `/dev/full`: every write fails with ENOSPC, as on a full disk.
     FullDisk,
 }
 
@@ -32,8 +32,8 @@ impl Sink {
     }
 }
 
-/// Runs a command whose standard output is `sink`, and its standard error too where `deaf`. Gives its exit code and what
-/// it said on standard error.
+/// Runs a command whose standard output is `sink`, and whose standard error is, too, with `deaf`. Returns its exit code
+/// and standard error.
 #[track_caller]
 fn run(command: &mut Command, sink: Sink, deaf: bool) -> (Option<i32>, String) {
     let mut errors = tempfile::tempfile().unwrap();
@@ -51,7 +51,7 @@ fn text(file: &mut File) -> String {
     text
 }
 
-/// A child that is killed with the test.
+/// A child process that is killed at the end of the test.
 struct Ended(Child);
 
 impl Ended {
@@ -68,10 +68,10 @@ impl Drop for Ended {
     }
 }
 
-/// The command ends with `code` where its reader has gone, and otherwise says that its output is lost. A command that
-/// would end with 0 ends with 1 then.
+/// Expects that the command ends with `code` when the reader of its output has gone. On a full disk it reports the lost
+/// output and ends with 1 in place of 0.
 #[track_caller]
-fn takes_it(arguments: &[&str], code: i32) {
+fn reports_lost_output(arguments: &[&str], code: i32) {
     for sink in Sink::ALL {
         let lost = sink == Sink::FullDisk;
         let expected = if lost && code == 0 { 1 } else { code };
@@ -89,11 +89,11 @@ fn takes_it(arguments: &[&str], code: i32) {
 }
 
 #[test]
-fn help_and_version() {
+fn lost_output_of_help_and_version_is_reported() {
     for arguments in [&["--help"][..], &["-h"], &["help", "serve"], &["serve", "--help"], &["--version"]] {
-        takes_it(arguments, 0);
+        reports_lost_output(arguments, 0);
     }
-    // What goes to standard error alone.
+    // Messages on standard error only.
     for sink in Sink::ALL {
         for arguments in [&[][..], &["serve", "--no-such-flag"], &["no-such-command"]] {
             assert_eq!(run(nibiru().args(arguments), sink, true).0, Some(2), "{arguments:?} {sink:?}");
@@ -102,11 +102,11 @@ fn help_and_version() {
 }
 
 #[test]
-fn check() {
+fn lost_output_of_check_is_reported() {
     let app = App::new("return function() return 200, {}, 'fine' end");
     let root = app.root().display().to_string();
     let listen = format!("unix:{root}/app.sock");
-    takes_it(&["check", "--root", &root, "--listen", &listen, "app"], 0);
+    reports_lost_output(&["check", "--root", &root, "--listen", &listen, "app"], 0);
     app.write("error('on purpose')");
     for sink in Sink::ALL {
         let command = &mut nibiru();
@@ -116,23 +116,23 @@ fn check() {
 }
 
 #[test]
-fn commands_to_a_running_server() {
+fn lost_output_of_control_commands_and_request_is_reported() {
     let app = App::new("return function() return 200, {}, 'fine' end");
     let server = Server::builder().application(app.root(), "app").start();
     let control = server.control();
     let to = format!("unix:{}", server.socket().display());
-    takes_it(&["status", "--control", &control], 0);
-    takes_it(&["status", "--json", "--control", &control], 0);
-    takes_it(&["scale", "1", "--control", &control], 0);
-    takes_it(&["reload", "--control", &control], 0);
-    takes_it(&["request", "GET", "/", "--to", &to], 0);
-    takes_it(&["request", "--include", "GET", "/", "--to", &to], 0);
+    reports_lost_output(&["status", "--control", &control], 0);
+    reports_lost_output(&["status", "--json", "--control", &control], 0);
+    reports_lost_output(&["scale", "1", "--control", &control], 0);
+    reports_lost_output(&["reload", "--control", &control], 0);
+    reports_lost_output(&["request", "GET", "/", "--to", &to], 0);
+    reports_lost_output(&["request", "--include", "GET", "/", "--to", &to], 0);
     app.write("error('on purpose')");
-    takes_it(&["reload", "--control", &control], 3);
+    reports_lost_output(&["reload", "--control", &control], 3);
 }
 
 #[test]
-fn stop() {
+fn lost_output_of_stop_is_reported() {
     for (sink, code) in [(Sink::ClosedPipe, 0), (Sink::FullDisk, 1)] {
         let mut server = Server::start();
         let control = server.control();
@@ -143,7 +143,7 @@ fn stop() {
 }
 
 #[test]
-fn servers_whose_log_nobody_takes_serve() {
+fn serve_and_dev_with_a_lost_log_serve() {
     let app = App::new("return function() print('said') return 200, {}, 'fine' end");
     let root = app.root().display().to_string();
     for sink in Sink::ALL {
@@ -152,7 +152,7 @@ fn servers_whose_log_nobody_takes_serve() {
         command.args(["serve", "--root", &root, "--access-log", "-", "app"]);
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
         let mut server = Ended(command.stdout(sink.open()).stderr(sink.open()).spawn().unwrap());
-        wait_for("it listens", || UnixStream::connect(&socket).ok());
+        wait_for("the server listens", || UnixStream::connect(&socket).ok());
         for _ in 0..3 {
             assert_eq!(crate::support::wire::Connection::open(&socket).get("/").body(), b"fine", "{sink:?}");
         }
@@ -163,7 +163,7 @@ fn servers_whose_log_nobody_takes_serve() {
         let mut command = nibiru();
         command.args(["dev", "--root", &root, "--http", &port.to_string(), "app"]);
         let mut server = Ended(command.stdout(sink.open()).stderr(sink.open()).spawn().unwrap());
-        let mut client = wait_for("it listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        let mut client = wait_for("the server listens", || TcpStream::connect(("127.0.0.1", port)).ok());
         client.write_all(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();

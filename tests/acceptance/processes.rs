@@ -10,11 +10,12 @@ use crate::support::{
     Gate, Kind, Proxy, Reply, Server, children, descriptors, is_stopped, runs, signal, wait_for, wait_within,
 };
 
-/// The promise is one second; the rest is for a machine that runs other tests at the same time.
+/// The most time until all processes of a killed gateway are gone. The documented bound is one second; the rest allows
+/// for a machine that runs other tests at the same time.
 const ORPHANS_GONE_WITHIN: Duration = Duration::from_secs(5);
 
 #[test]
-fn others_go_on_while_one_request_waits() {
+fn a_waiting_request_delays_no_other_request() {
     let server = Server::start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     let gate = Gate::new();
@@ -29,7 +30,7 @@ fn others_go_on_while_one_request_waits() {
 }
 
 #[test]
-fn two_workers_draw_different_random_numbers() {
+fn workers_draw_different_random_numbers() {
     let server = Server::start();
     let answers = from_both_workers(&server, "/random");
     assert_ne!(answers[0].1, answers[1].1, "both workers drew {:?}", answers[0]);
@@ -39,12 +40,12 @@ fn two_workers_draw_different_random_numbers() {
 fn a_worker_holds_no_descriptor_of_its_sibling() {
     let server = Server::builder().workers("3").start();
     let workers = server.workers(3);
-    // All have answered, so all have opened what they need.
+    // Every worker runs a request, so each has opened all its descriptors.
     let connections: Vec<_> = hold_every_worker(&server, 3);
     let mut seen = BTreeSet::new();
     for worker in &workers {
         for (number, target) in descriptors(*worker) {
-            // Sockets and pipes are named by inode; the log that the test gave as stdout and stderr is shared.
+            // Sockets and pipes are named by inode. The test's log as standard output and error is shared.
             if number > 2 && (target.starts_with("socket:") || target.starts_with("pipe:")) {
                 assert!(seen.insert(target.clone()), "two workers hold {target}");
             }
@@ -105,14 +106,14 @@ fn an_idle_worker_that_is_killed_is_replaced() {
 }
 
 #[test]
-fn a_request_that_its_worker_never_read_runs_once_on_another() {
+fn a_request_that_its_killed_worker_never_read_runs_once_on_another() {
     let server = Server::builder().workers("1").start();
     let gate = Gate::new();
     let worker = *server.workers(1).first().unwrap();
-    // One that is stopped before it is ready holds up the start.
+    // The worker is ready: stopped before that, it would delay the start.
     assert_eq!(server.get("/hello").status(), 200);
     signal(worker, Signal::STOP);
-    // A worker that is woken by the request and by the signal at once would still read it.
+    // A worker that gets the request and the signal at the same time could still read the request.
     wait_for("the worker is stopped", || is_stopped(worker).then_some(()));
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, &gate.url("/count"), true));
@@ -126,7 +127,7 @@ fn a_request_that_its_worker_never_read_runs_once_on_another() {
 }
 
 #[test]
-fn nothing_remains_when_the_gateway_is_killed_not_even_an_endless_loop() {
+fn zygote_and_workers_end_with_a_killed_gateway_even_in_an_endless_loop() {
     let mut server = Server::start();
     let gate = Gate::new();
     let mut connection = Connection::open(&server.socket());
@@ -147,7 +148,7 @@ fn nothing_remains_when_the_gateway_is_killed_not_even_an_endless_loop() {
 }
 
 #[test]
-fn requests_go_on_when_the_zygote_is_killed_and_a_new_one_comes() {
+fn a_killed_zygote_is_replaced_and_fails_no_request() {
     let server = Server::start();
     let (mut held, gate) = server.hold();
 
@@ -157,22 +158,22 @@ fn requests_go_on_when_the_zygote_is_killed_and_a_new_one_comes() {
     for _ in 0..20 {
         assert_eq!(server.get("/hello").status(), 200);
     }
-    let new = wait_for("there is a new zygote", || {
+    let new = wait_for("the zygote is replaced", || {
         let mut others = children(server.pid()).into_iter();
         others.find(|pid| *pid != zygote && !workers.contains(pid))
     });
     gate.open("go");
-    assert_eq!(held.response(1).expect("the request that was running").body(), b"waited\n");
+    assert_eq!(held.response(1).expect("a response").body(), b"waited\n");
 
     // The new zygote can fork: a worker that dies is replaced.
     let victim: u32 = String::from_utf8(server.get("/pid").body().to_vec()).unwrap().parse().unwrap();
     signal(victim, Signal::KILL);
-    wait_for("the new zygote has a worker", || (!children(new).is_empty()).then_some(()));
+    wait_for("the new zygote has forked a worker", || (!children(new).is_empty()).then_some(()));
     assert_eq!(server.get("/hello").status(), 200);
 }
 
 #[test]
-fn starts_with_the_standard_descriptors_closed() {
+fn a_server_without_standard_descriptors_serves_and_handles_failures() {
     let server = Server::builder().after("exec <&- >&- 2>&-").start();
     assert_eq!(server.get("/hello").body(), b"Hello, World!\n");
     assert_eq!(server.get("/fail/error").status(), 500);
@@ -180,7 +181,7 @@ fn starts_with_the_standard_descriptors_closed() {
     assert_eq!(server.get("/hello").body(), b"Hello, World!\n");
 }
 
-/// Keeps `count` workers busy at once, so that each has answered a call.
+/// Starts `count` requests that wait at gates, so that each of `count` workers runs one.
 fn hold_every_worker(server: &Server, count: usize) -> Vec<(Connection, Gate)> {
     let held: Vec<(Connection, Gate)> = (0..count)
         .map(|_| {
@@ -196,14 +197,15 @@ fn hold_every_worker(server: &Server, count: usize) -> Vec<(Connection, Gate)> {
     held
 }
 
-/// What `path` says in each of two workers, with the pid in front of a colon: one is kept busy meanwhile.
+/// The responses to `path` of two workers, each split at the colon after the pid. The other worker is kept busy
+/// meanwhile.
 fn from_both_workers(server: &Server, path: &str) -> Vec<(String, String)> {
     let ask = || {
         let response = server.get(path);
         let text = String::from_utf8(response.body().to_vec()).unwrap();
         text.split_once(':').map(|(pid, rest)| (pid.to_owned(), rest.to_owned())).expect("pid:rest")
     };
-    // Neither has drawn before: without a seed of its own each would start the same sequence.
+    // Neither worker has drawn a number before: without separate seeds both would start the same sequence.
     let gate = Gate::new();
     let mut held = Connection::open(&server.socket());
     held.send(&get(1, &gate.url("/wait"), true));
@@ -215,10 +217,10 @@ fn from_both_workers(server: &Server, path: &str) -> Vec<(String, String)> {
     other_held.send(&get(1, &other_gate.url("/wait"), true));
     other_gate.announced("started");
     gate.open("go");
-    held.response(1).expect("the first worker is free again");
+    held.response(1).expect("the first worker is idle again");
     let two = ask();
     assert_eq!(two.0, busy);
     other_gate.open("go");
-    other_held.response(1).expect("the second worker is free again");
+    other_held.response(1).expect("the second worker is idle again");
     vec![one, two]
 }

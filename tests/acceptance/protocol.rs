@@ -1,5 +1,5 @@
-//! Malformed bytes on the socket: their connection gets the right answer or ends, and a running request on another connection
-//! is undisturbed.
+//! Malformed bytes on the socket: their connection gets the right response or is closed, and a running request on
+//! another connection completes.
 
 use crate::support::wire::{
     self, ABORT_REQUEST, BEGIN_REQUEST, Connection, END_REQUEST, GET_VALUES_RESULT, PARAMS, RESPONDER, STDIN,
@@ -7,7 +7,7 @@ use crate::support::wire::{
 };
 use crate::support::{Gate, Server};
 
-/// Protocol status of END_REQUEST.
+/// The protocol status FCGI_UNKNOWN_ROLE of END_REQUEST.
 const UNKNOWN_ROLE: u8 = 3;
 
 /// A server with a request in flight, which must complete whatever happens on other connections.
@@ -28,11 +28,11 @@ impl Neighbour {
         Connection::open(&self.server.socket())
     }
 
-    /// Sends `bytes` on a connection of their own, which the server must close.
+    /// Expects that the server closes a connection that sends `bytes`.
     #[track_caller]
     fn closes_on(&self, what: &str, bytes: &[u8]) {
         let mut connection = self.connect();
-        // The server may close while this still sends.
+        // The server may close before everything is sent.
         let _ = connection.try_send(bytes);
         assert!(connection.closes(), "{what}: the connection stays open");
     }
@@ -42,7 +42,7 @@ impl Neighbour {
         self.gate.open("go");
         let response = self.connection.response(1).expect("the neighbour's connection was closed");
         assert_eq!((response.status(), response.body()), (200, &b"waited\n"[..]));
-        // And the connection is good for another.
+        // The connection can carry another request.
         assert_eq!(self.connection.get("/hello").body(), b"Hello, World!\n");
     }
 }
@@ -65,9 +65,10 @@ fn an_http_request_on_the_fastcgi_socket_closes_the_connection() {
     neighbour.completes();
 }
 
-/// Sends what `bytes` makes by chance, each on a connection of its own, beside a request in flight.
+/// Sends 200 random inputs of `bytes`, each on its own connection, during a request on another connection, which must
+/// complete.
 #[track_caller]
-fn never_reach_a_neighbour(bytes: impl Fn(&mut fastrand::Rng) -> Vec<u8>) {
+fn affect_no_other_connection(bytes: impl Fn(&mut fastrand::Rng) -> Vec<u8>) {
     let neighbour = Neighbour::start();
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
@@ -83,8 +84,8 @@ fn never_reach_a_neighbour(bytes: impl Fn(&mut fastrand::Rng) -> Vec<u8>) {
 }
 
 #[test]
-fn random_bytes_never_reach_a_neighbour() {
-    never_reach_a_neighbour(|random| {
+fn random_bytes_affect_no_other_connection() {
+    affect_no_other_connection(|random| {
         let mut bytes = vec![0; random.usize(1..4096)];
         random.fill(&mut bytes);
         bytes
@@ -92,9 +93,9 @@ fn random_bytes_never_reach_a_neighbour() {
 }
 
 #[test]
-fn a_request_with_random_flips_never_reaches_a_neighbour() {
+fn a_request_with_random_bytes_changed_affects_no_other_connection() {
     let request = get(1, "/hello", false);
-    never_reach_a_neighbour(|random| {
+    affect_no_other_connection(|random| {
         let mut bytes = request.clone();
         for _ in 0..random.usize(1..4) {
             let place = random.usize(..bytes.len());
@@ -105,7 +106,7 @@ fn a_request_with_random_flips_never_reaches_a_neighbour() {
 }
 
 #[test]
-fn a_connection_cut_anywhere_in_a_request_is_forgotten() {
+fn a_connection_that_ends_within_a_request_is_closed() {
     let neighbour = Neighbour::start();
     let request = get(1, "/hello", false);
     for length in (0..request.len()).step_by(7) {
@@ -135,7 +136,7 @@ fn begin_request_on_an_active_id_closes_the_connection() {
 }
 
 #[test]
-fn an_unknown_role_is_refused_and_the_connection_lives() {
+fn an_unknown_role_is_refused_and_the_connection_stays_open() {
     let neighbour = Neighbour::start();
     let mut connection = neighbour.connect();
     connection.send(&begin(1, 9, true));
@@ -145,7 +146,7 @@ fn an_unknown_role_is_refused_and_the_connection_lives() {
     neighbour.completes();
 }
 
-/// A request with these PARAMS; the response, and whether the connection stays open.
+/// The status of a request with these PARAMS, and whether the server closes the connection.
 fn refused(neighbour: &Neighbour, params: &[u8]) -> (u16, bool) {
     let mut connection = neighbour.connect();
     let request = [begin(1, RESPONDER, true), stream(PARAMS, 1, params), record(STDIN, 1, b"")].concat();
@@ -158,7 +159,7 @@ fn refused(neighbour: &Neighbour, params: &[u8]) -> (u16, bool) {
 #[test]
 fn a_length_past_the_end_of_the_parameters_is_400_and_the_connection_closes() {
     let neighbour = Neighbour::start();
-    // Name of 4 bytes, value of 2 GiB, of which one byte is there.
+    // A name of 4 bytes, and a value of 2 GiB of which one byte has come.
     let beyond = [&[4, 0xff, 0xff, 0xff, 0xff], &b"NAMEv"[..]].concat();
     assert_eq!(refused(&neighbour, &[get_params("/hello"), beyond].concat()), (400, true));
     // Both lengths at their maximum: their sum does not fit 32 bits.
@@ -175,7 +176,7 @@ fn a_nul_in_a_parameter_is_400() {
 }
 
 #[test]
-fn a_second_content_length_or_host_is_400_where_it_differs() {
+fn a_second_content_length_or_host_that_differs_is_400() {
     let neighbour = Neighbour::start();
     let hosts = [pair(b"HTTP_HOST", b"a.example"), pair(b"HTTP_HOST", b"b.example")].concat();
     assert_eq!(refused(&neighbour, &[get_params("/hello"), hosts].concat()).0, 400);
@@ -185,7 +186,7 @@ fn a_second_content_length_or_host_is_400_where_it_differs() {
 }
 
 #[test]
-fn parameters_beyond_the_limit_are_431() {
+fn parameters_beyond_max_params_are_431() {
     let neighbour = Neighbour::start();
     let large = pair(b"HTTP_COOKIE", &vec![b'x'; 70_000]);
     assert_eq!(refused(&neighbour, &[get_params("/hello"), large].concat()).0, 431);
@@ -193,7 +194,7 @@ fn parameters_beyond_the_limit_are_431() {
 }
 
 #[test]
-fn a_content_length_that_is_no_number_is_400() {
+fn a_content_length_that_is_not_a_number_is_400() {
     let neighbour = Neighbour::start();
     for bad in ["+5", "1,1", "18446744073709551616", "0x10", "5 5", "-2", "five"] {
         let params = [get_params("/hello"), pair(b"CONTENT_LENGTH", bad.as_bytes())].concat();
@@ -203,7 +204,7 @@ fn a_content_length_that_is_no_number_is_400() {
 }
 
 #[test]
-fn a_body_shorter_than_promised_is_400_and_never_runs() {
+fn a_body_shorter_than_content_length_is_400_and_never_runs() {
     let neighbour = Neighbour::start();
     let ran = Gate::new();
     let params = [get_params(&ran.url("/count")), pair(b"CONTENT_LENGTH", b"10")].concat();
@@ -217,7 +218,7 @@ fn a_body_shorter_than_promised_is_400_and_never_runs() {
 }
 
 #[test]
-fn a_body_beyond_the_limit_is_413() {
+fn a_body_beyond_max_body_is_413() {
     let server = Server::builder().arguments(["--max-body", "1K"]).start();
     let params = [get_params("/echo"), pair(b"CONTENT_LENGTH", b"2000")].concat();
     let request =
@@ -240,7 +241,7 @@ fn bytes_beyond_content_length_do_not_reach_the_application() {
 }
 
 #[test]
-fn records_of_ids_that_are_not_active_are_ignored() {
+fn records_with_inactive_request_ids_are_ignored() {
     let neighbour = Neighbour::start();
     let mut connection = neighbour.connect();
     connection.send(&record(STDIN, 7, b"late"));
@@ -251,7 +252,7 @@ fn records_of_ids_that_are_not_active_are_ignored() {
 }
 
 #[test]
-fn an_id_is_free_again_after_its_end() {
+fn a_request_id_can_be_reused_after_end_request() {
     let server = Server::start();
     let mut connection = Connection::open(&server.socket());
     for _ in 0..100 {
@@ -260,7 +261,7 @@ fn an_id_is_free_again_after_its_end() {
 }
 
 #[test]
-fn without_keep_conn_the_server_closes_after_the_response() {
+fn without_keep_conn_the_connection_is_closed_after_the_response() {
     let server = Server::start();
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, "/hello", false));
@@ -269,28 +270,28 @@ fn without_keep_conn_the_server_closes_after_the_response() {
 }
 
 #[test]
-fn requests_on_one_connection_overtake_each_other() {
+fn a_later_request_on_a_connection_can_be_answered_first() {
     let server = Server::start();
     let (mut connection, gate) = server.hold();
     connection.send(&get(2, "/hello", true));
-    assert_eq!(connection.response(2).expect("the second").body(), b"Hello, World!\n");
+    assert_eq!(connection.response(2).expect("the second response").body(), b"Hello, World!\n");
     gate.open("go");
-    assert_eq!(connection.response(1).expect("the first").body(), b"waited\n");
+    assert_eq!(connection.response(1).expect("the first response").body(), b"waited\n");
 }
 
 #[test]
-fn abort_request_ends_the_request_promptly() {
+fn abort_request_is_answered_before_the_application_returns() {
     let server = Server::start();
     let (mut connection, gate) = server.hold();
     connection.send(&record(ABORT_REQUEST, 1, b""));
-    // The gate is still closed: the answer does not wait for the application.
+    // The application still waits at its gate.
     connection.response(1).expect("the end of the aborted request");
     gate.open("go");
     assert_eq!(connection.get("/hello").body(), b"Hello, World!\n");
 }
 
 #[test]
-fn get_values_is_answered_also_in_the_middle_of_a_request() {
+fn get_values_within_a_request_is_answered() {
     let server = Server::start();
     let mut connection = Connection::open(&server.socket());
     connection.send(&begin(1, RESPONDER, true));
@@ -307,9 +308,9 @@ fn get_values_is_answered_also_in_the_middle_of_a_request() {
     assert_eq!(connection.response(1).expect("a response").body(), b"Hello, World!\n");
 }
 
-/// More than the gateway takes in one turn, in records so small that it stops in the middle of what it has read.
+/// More than the gateway handles in one turn, in records so small that a turn ends within the bytes of one read.
 #[test]
-fn a_flood_of_small_records_is_answered_record_by_record_and_in_order() {
+fn a_flood_of_small_records_is_answered_completely_and_in_order() {
     const ROUNDS: u16 = 8000;
     let server = Server::start();
     let mut connection = Connection::open(&server.socket());
@@ -324,7 +325,7 @@ fn a_flood_of_small_records_is_answered_record_by_record_and_in_order() {
         scope.spawn(move || {
             sender.send(&flood);
             sender.send(&get(1, "/hello", true));
-            // What is read and has not had its turn is answered, too.
+            // Records that have been read but not handled yet are answered after this half-close, too.
             sender.finish_sending();
         });
         for id in 1..=ROUNDS {
@@ -334,12 +335,12 @@ fn a_flood_of_small_records_is_answered_record_by_record_and_in_order() {
             assert_eq!((answer.kind, answer.id), (GET_VALUES_RESULT, 0), "after request {id}");
         }
         assert_eq!(connection.response(1).expect("a response").body(), b"Hello, World!\n");
-        assert!(connection.record().is_none(), "nothing is left to be answered");
+        assert!(connection.record().is_none(), "no record follows the last response");
     });
 }
 
 #[test]
-fn a_thousand_half_requests_leave_the_others_alone() {
+fn a_thousand_half_requests_delay_no_other_request() {
     let neighbour = Neighbour::start();
     let half = begin(1, RESPONDER, true);
     let connections: Vec<Connection> = (0..1000)

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use crate::support::http::Http;
 use crate::support::{Gate, Kind, Proxy, Server};
 
-/// Runs `test` through every proxy in front of one nibiru.
+/// Runs `test` through every proxy, in front of the same nibiru.
 #[track_caller]
 fn through_each(test: impl Fn(&Proxy)) {
     let server = Server::start();
@@ -17,7 +17,7 @@ fn through_each(test: impl Fn(&Proxy)) {
 }
 
 #[test]
-fn get_reaches_the_application() {
+fn get_is_answered_by_the_application() {
     through_each(|proxy| {
         let reply = proxy.curl([], "/hello").expect(200);
         assert_eq!(reply.text(), "Hello, World!\n");
@@ -27,7 +27,7 @@ fn get_reaches_the_application() {
 }
 
 #[test]
-fn head_gives_the_head_of_get_and_no_body() {
+fn head_gets_the_head_of_get_without_a_body() {
     through_each(|proxy| {
         let reply = proxy.curl(["--head"], "/hello").expect(200);
         assert_eq!(reply.header("Content-Type"), Some("text/plain"));
@@ -37,7 +37,7 @@ fn head_gives_the_head_of_get_and_no_body() {
 }
 
 #[test]
-fn a_form_arrives_with_its_type_and_length() {
+fn a_form_reaches_the_application_with_type_and_length() {
     through_each(|proxy| {
         let reply = proxy.curl(["--data", "name=Enki&city=Eridu"], "/echo").expect(200);
         assert_eq!(reply.text(), "name=Enki&city=Eridu");
@@ -48,7 +48,7 @@ fn a_form_arrives_with_its_type_and_length() {
 }
 
 #[test]
-fn an_empty_post_is_an_empty_body() {
+fn an_empty_post_has_content_length_0() {
     through_each(|proxy| {
         let reply = proxy.curl(["--request", "POST", "--data", ""], "/echo").expect(200);
         assert_eq!(reply.header("X-Length"), Some("0"));
@@ -56,7 +56,7 @@ fn an_empty_post_is_an_empty_body() {
 }
 
 #[test]
-fn ten_megabytes_come_back_unchanged() {
+fn a_body_of_10_mb_is_echoed_unchanged() {
     let directory = tempfile::tempdir().unwrap();
     let upload = directory.path().join("upload");
     let seed = fastrand::u64(..);
@@ -75,7 +75,7 @@ fn ten_megabytes_come_back_unchanged() {
 #[test]
 fn a_chunked_upload_arrives_whole() {
     through_each(|proxy| {
-        // Caddy 2.11 takes up to 4 KiB of unknown length.
+        // Caddy 2.11 accepts up to 4 KiB without a length.
         let body = "x".repeat(4000);
         let chunked = ["--header", "Transfer-Encoding: chunked", "--data-binary", &body];
         assert_eq!(proxy.curl(chunked, "/echo").expect(200).text(), body);
@@ -83,7 +83,7 @@ fn a_chunked_upload_arrives_whole() {
 }
 
 #[test]
-fn the_query_string_arrives_as_sent() {
+fn the_query_string_is_passed_on_unchanged() {
     through_each(|proxy| {
         let value =
             |query: &str| environ(proxy, &format!("/environ?only=QUERY_STRING{query}"), "QUERY_STRING");
@@ -95,7 +95,7 @@ fn the_query_string_arrives_as_sent() {
 }
 
 #[test]
-fn a_request_without_a_query_has_an_empty_query_string() {
+fn a_request_without_a_query_has_an_empty_query_string_variable() {
     through_each(|proxy| {
         let text = proxy.curl([], "/environ").expect(200).text();
         assert!(text.contains("QUERY_STRING=\n"), "{text}");
@@ -104,7 +104,7 @@ fn a_request_without_a_query_has_an_empty_query_string() {
 
 #[test]
 fn the_path_is_decoded_once_and_the_request_uri_not_at_all() {
-    // The path as sent, and as the application should see it.
+    // The path as sent, and the expected PATH_INFO.
     let cases = [
         ("/environ/plain", "/environ/plain"),
         ("/environ/a%20b", "/environ/a b"),
@@ -121,7 +121,7 @@ fn the_path_is_decoded_once_and_the_request_uri_not_at_all() {
     through_each(|proxy| {
         for (sent, decoded) in cases {
             if sent.contains("%0A") && matches!(proxy.kind, Kind::HaProxy | Kind::Lighttpd) {
-                // They take no line break in a path.
+                // HAProxy and lighttpd refuse a line break in a path.
                 proxy.curl([], sent).expect(if proxy.kind == Kind::HaProxy { 500 } else { 400 });
                 continue;
             }
@@ -150,7 +150,7 @@ fn a_path_that_is_not_utf_8_keeps_its_bytes() {
 }
 
 #[test]
-fn the_environ_tells_who_asked_and_whom() {
+fn the_environ_has_client_address_host_port_and_scheme() {
     through_each(|proxy| {
         let reply = proxy.curl(["--header", "X-Colour: lapis"], "/environ").expect(200).text();
         let port = proxy.port();
@@ -175,30 +175,30 @@ fn the_environ_tells_who_asked_and_whom() {
 }
 
 #[test]
-fn a_client_cannot_set_the_proxy_variable_or_forge_a_header_or_choose_the_request_id() {
+fn a_client_can_set_neither_http_proxy_nor_a_forged_header_nor_the_request_id() {
     through_each(|proxy| {
         let headers = ["-H", "Proxy: http://evil", "-H", "X_Colour: forged", "-H", "X-Request-Id: chosen"];
         let reply = proxy.curl(headers, "/environ").expect(200).text();
         for forged in ["evil", "forged", "chosen"] {
-            // Nothing makes lighttpd 1.4.69 drop a header for its underscore; the how-to says so.
+            // lighttpd 1.4.69 has no setting to drop headers with underscores, as the how-to says.
             let passes = proxy.kind == Kind::Lighttpd && forged == "forged";
             assert_eq!(reply.contains(forged), passes, "{:?}: {forged} in:\n{reply}", proxy.kind);
         }
         let id = |name: &str| reply.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").to_owned();
         if proxy.kind == Kind::Lighttpd {
-            // It has no id for a request: nibiru's own counts.
+            // lighttpd sends no request id, so nibiru's own is used.
             assert_eq!((id("HTTP_X_REQUEST_ID=").len(), id("nibiru.request_id=").len()), (0, 16), "{reply}");
             return;
         }
-        // Apache's has 27 characters, the others' 32 and more.
+        // Apache's id has 27 characters, the others' ids have 32 and more.
         assert!(id("HTTP_X_REQUEST_ID=").len() >= 27, "{reply}");
         assert_eq!(id("nibiru.request_id="), id("HTTP_X_REQUEST_ID="));
     });
 }
 
-/// What FastCGI calls the status is none of HTTP's headers. Caddy passes it on unless it is told not to.
+/// `Status` is a CGI header, not an HTTP header. Caddy passes it on unless its configuration removes it.
 #[test]
-fn no_client_sees_a_header_status() {
+fn the_status_header_reaches_no_client() {
     through_each(|proxy| {
         for path in ["/hello", "/redirect", "/fail/error"] {
             assert_eq!(proxy.curl([], path).header("Status"), None, "{:?} {path}", proxy.kind);
@@ -207,7 +207,7 @@ fn no_client_sees_a_header_status() {
 }
 
 #[test]
-fn both_cookies_arrive() {
+fn two_set_cookie_headers_reach_the_client() {
     through_each(|proxy| {
         let reply = proxy.curl([], "/cookies").expect(200);
         assert_eq!(reply.headers("Set-Cookie"), ["a=1; Path=/", "b=2; Path=/"]);
@@ -215,7 +215,7 @@ fn both_cookies_arrive() {
 }
 
 #[test]
-fn a_redirect_goes_to_the_client_and_the_client_can_follow_it() {
+fn a_redirect_reaches_the_client_and_can_be_followed() {
     through_each(|proxy| {
         let reply = proxy.curl([], "/redirect").expect(302);
         assert_eq!(reply.header("Location"), Some("/hello?from=redirect"));
@@ -226,7 +226,7 @@ fn a_redirect_goes_to_the_client_and_the_client_can_follow_it() {
 }
 
 #[test]
-fn each_chunk_of_a_stream_arrives_before_the_next_is_made() {
+fn each_chunk_of_a_stream_reaches_the_client_before_the_next_is_made() {
     through_each(|proxy| {
         let gate = Gate::new();
         let mut curl = proxy.curl_command([], &gate.url("/stream")).spawn().unwrap();
@@ -263,13 +263,13 @@ fn one_client_connection_carries_many_requests() {
 }
 
 #[test]
-fn a_file_is_the_proxys_and_a_hidden_file_or_a_directory_the_applications() {
+fn files_are_served_by_the_proxy_and_hidden_files_and_directories_are_not() {
     through_each(|proxy| {
         if proxy.kind == Kind::HaProxy {
-            // It sends no files.
+            // HAProxy serves no files.
             return;
         }
-        // lighttpd sends those of one directory.
+        // lighttpd serves the files of one directory.
         let place = if proxy.kind == Kind::Lighttpd { "static/" } else { "" };
         let files = proxy.public.join(place);
         fs::create_dir_all(&files).unwrap();
@@ -288,7 +288,7 @@ fn a_file_is_the_proxys_and_a_hidden_file_or_a_directory_the_applications() {
 }
 
 #[test]
-fn a_client_that_leaves_half_way_does_no_harm() {
+fn a_client_that_leaves_during_its_request_affects_no_other() {
     through_each(|proxy| {
         let gate = Gate::new();
         let mut curl = proxy.curl_command([], &gate.url("/wait")).spawn().unwrap();
@@ -301,10 +301,10 @@ fn a_client_that_leaves_half_way_does_no_harm() {
 }
 
 #[test]
-fn a_slow_upload_occupies_no_worker() {
+fn a_slow_upload_holds_no_worker() {
     let server = Server::builder().workers("1").start();
     for kind in [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy, Kind::HaProxy] {
-        // Unbuffered, nginx and HAProxy pass each piece on at once, as Caddy does.
+        // Without request buffering, nginx and HAProxy pass each piece on at once, as Caddy does.
         let proxy = Proxy::with_edits(kind, &server, |site| {
             site.replace("fastcgi_request_buffering on;", "fastcgi_request_buffering off;")
                 .replace("option http-buffer-request", "")
@@ -321,7 +321,7 @@ fn a_slow_upload_occupies_no_worker() {
     }
 }
 
-/// The value of one variable, as the application saw it.
+/// The value of one variable in the application.
 #[track_caller]
 fn environ(proxy: &Proxy, path: &str, name: &str) -> String {
     let reply = proxy.curl([], path);

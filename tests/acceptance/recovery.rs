@@ -22,14 +22,14 @@ fn says(text: &str) -> String {
     format!("return function() return 200, {{}}, '{text}' end\n")
 }
 
-fn answer(socket: &Path) -> String {
+fn response_text(socket: &Path) -> String {
     let response = Connection::open(socket).get("/");
     assert_eq!(response.status(), 200, "{response:?}");
     response.text()
 }
 
 #[test]
-fn a_log_on_a_full_disk_stops_no_request() {
+fn a_full_disk_under_standard_error_fails_no_request() {
     let app = App::new(
         "return function(e) if e.PATH_INFO == '/fail' then error('x') end return 200, {}, 'fine' end",
     );
@@ -45,10 +45,10 @@ fn a_log_on_a_full_disk_stops_no_request() {
         .stderr(full)
         .spawn()
         .unwrap();
-    wait_for("the socket accepts", || UnixStream::connect(&socket).ok());
+    wait_for("the server listens", || UnixStream::connect(&socket).ok());
     for _ in 0..10 {
         assert_eq!(Connection::open(&socket).get("/fail").status(), 500);
-        assert_eq!(answer(&socket), "fine");
+        assert_eq!(response_text(&socket), "fine");
     }
     signal(child.id(), Signal::TERM);
     let status = ends(&mut child);
@@ -56,11 +56,11 @@ fn a_log_on_a_full_disk_stops_no_request() {
 }
 
 #[test]
-fn an_overtaken_reload_never_serves() {
+fn a_reload_that_a_newer_one_overtakes_never_serves() {
     let app = App::new(&says("one"));
     let gate = Gate::new();
     let server = Server::builder().application(app.root(), "app").workers("1").start();
-    assert_eq!(answer(&server.socket()), "one");
+    assert_eq!(response_text(&server.socket()), "one");
     let announce = gate.url("").replace("?dir=", "");
     app.write(&format!(
         "require('nibiru').on_worker_start(function()\n\
@@ -76,16 +76,16 @@ fn an_overtaken_reload_never_serves() {
     server.logged(&["application does not load", "gen=3"]);
     gate.open("go");
     for _ in 0..50 {
-        assert_eq!(answer(&server.socket()), "one", "{}", server.log());
+        assert_eq!(response_text(&server.socket()), "one", "{}", server.log());
     }
     assert_eq!(server.workers(1).len(), 1);
     app.write(&says("four"));
     server.signal(Signal::HUP);
-    wait_for("the mended code answers", || (answer(&server.socket()) == "four").then_some(()));
+    wait_for("the fixed code serves", || (response_text(&server.socket()) == "four").then_some(()));
 }
 
 #[test]
-fn an_old_worker_that_never_ends_is_killed_after_the_grace() {
+fn a_draining_worker_that_never_ends_is_killed_after_the_grace() {
     let server = Server::builder().workers("2").arguments(["--grace", "100ms"]).start();
     let gate = Gate::new();
     let mut stuck = Connection::open(&server.socket());
@@ -97,19 +97,19 @@ fn an_old_worker_that_never_ends_is_killed_after_the_grace() {
 }
 
 #[test]
-fn a_worker_that_exits_after_every_answer_is_replaced_at_once() {
+fn a_worker_that_exits_after_every_response_is_replaced_at_once() {
     let app = App::new(
         "return function(environ)\n  environ['nibiru.after_response'](function() os.exit(0) end)\n\
          \x20 return 200, {}, 'fine'\nend",
     );
     let server = Server::builder().application(app.root(), "app").workers("1").start();
     for _ in 0..30 {
-        assert_eq!(answer(&server.socket()), "fine", "{}", server.log());
+        assert_eq!(response_text(&server.socket()), "fine", "{}", server.log());
     }
 }
 
 #[test]
-fn a_dead_worker_is_replaced_while_a_client_still_reads_its_answer() {
+fn a_dead_worker_is_replaced_while_its_client_still_reads_the_response() {
     let app = App::new(
         "return function(environ)\n  if environ.PATH_INFO == '/large' then return 200, {}, ('x'):rep(50e6) end\n\
          \x20 return 200, {}, 'fine'\nend",
@@ -118,15 +118,15 @@ fn a_dead_worker_is_replaced_while_a_client_still_reads_its_answer() {
     let worker = *server.workers(1).first().unwrap();
     let mut slow = Connection::open(&server.socket());
     slow.send(&get(1, "/large", true));
-    // Its first record is here, and far more is on its way than any buffer holds.
+    // The first record has come, and the rest is larger than all buffers.
     slow.record().unwrap();
     signal(worker, Signal::KILL);
-    assert_eq!(answer(&server.socket()), "fine");
+    assert_eq!(response_text(&server.socket()), "fine");
     assert!(slow.closes(), "the transfer breaks");
 }
 
 #[test]
-fn a_slow_reader_does_not_make_the_gateway_grow() {
+fn a_slow_reader_takes_bounded_memory_of_the_gateway() {
     let app = App::new(
         "return function()\n  local n = 0\n\
          \x20 return 200, {}, function() n = n + 1 if n <= 800 then return ('x'):rep(65536) end end\nend",
@@ -145,7 +145,7 @@ fn a_slow_reader_does_not_make_the_gateway_grow() {
         let length = client.read(&mut buffer).unwrap();
         assert_ne!(length, 0, "{}", server.log());
         total += length;
-        // The client's pace is the point: always behind, and never standing still.
+        // The client's rate matters: it is always behind and never stands still.
         pace(Duration::from_micros(200));
     }
     let grown = peak_memory(server.pid()) - before;
@@ -153,16 +153,16 @@ fn a_slow_reader_does_not_make_the_gateway_grow() {
 }
 
 #[test]
-fn a_request_that_went_back_to_the_queue_still_expires() {
+fn a_request_that_returned_to_the_queue_expires_after_queue_timeout() {
     let server = Server::builder().workers("1").arguments(["--queue-timeout", "1s"]).start();
     let worker = *server.workers(1).first().unwrap();
-    // One that is stopped before it is ready holds up the start.
+    // The worker is ready: stopped before that, it would delay the start.
     assert_eq!(server.get("/hello").status(), 200);
-    // No successor can come.
+    // A stopped zygote forks no successor.
     let zygote = server.zygote();
     for process in [zygote, worker] {
         signal(process, Signal::STOP);
-        wait_for("it is stopped", || is_stopped(process).then_some(()));
+        wait_for("the process is stopped", || is_stopped(process).then_some(()));
     }
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, "/hello", true));
@@ -175,8 +175,8 @@ fn a_request_that_went_back_to_the_queue_still_expires() {
 }
 
 #[test]
-fn a_connection_that_had_a_refused_request_does_not_hold_up_a_stop() {
-    // Longer than any test waits.
+fn a_connection_with_a_refused_request_does_not_delay_a_stop() {
+    // A grace that is longer than any test waits.
     let mut server = Server::builder().arguments(["--grace", "10m"]).start();
     let mut connection = Connection::open(&server.socket());
     assert_eq!(connection.get("/hello").status(), 200);
@@ -198,7 +198,7 @@ fn a_connection_that_had_a_refused_request_does_not_hold_up_a_stop() {
 }
 
 #[test]
-fn a_stop_under_load_serves_everyone_who_got_in() {
+fn a_stop_under_load_answers_every_accepted_connection() {
     for _ in 0..5 {
         let mut server = Server::start();
         let socket = server.socket();
@@ -207,7 +207,7 @@ fn a_stop_under_load_serves_everyone_who_got_in() {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    // Until the server lets nobody in any more.
+                    // Until the server accepts no connection any more.
                     while let Ok(stream) = UnixStream::connect(&socket) {
                         let mut connection = Connection::from(stream);
                         connection.send(&get(1, "/hello", false));
@@ -216,7 +216,7 @@ fn a_stop_under_load_serves_everyone_who_got_in() {
                     }
                 });
             }
-            wait_for("the load is on", || (served.load(Ordering::Relaxed) > 500).then_some(()));
+            wait_for("500 requests are served", || (served.load(Ordering::Relaxed) > 500).then_some(()));
             server.signal(Signal::TERM);
             assert_eq!(server.wait().code(), Some(0), "{}", server.log());
         });
@@ -224,15 +224,15 @@ fn a_stop_under_load_serves_everyone_who_got_in() {
 }
 
 #[test]
-fn a_file_read_while_loading_prevents_no_preloading_and_one_kept_open_is_named() {
+fn a_file_that_the_load_keeps_open_disables_preloading_and_is_named() {
     let app = App::new(&format!("io.open('app.lua'):read(1)\n{}", says("preloaded")));
     let server = Server::builder().application(app.root(), "app").start();
-    assert_eq!(answer(&server.socket()), "preloaded");
+    assert_eq!(response_text(&server.socket()), "preloaded");
     server.logged(&["loaded", "preloaded=true"]);
 
     let app = App::new(&format!("kept = io.open('app.lua')\n{}", says("loaded")));
     let server = Server::builder().application(app.root(), "app").workers("2").looked_into().start();
-    assert_eq!(answer(&server.socket()), "loaded");
+    assert_eq!(response_text(&server.socket()), "loaded");
     server.logged(&["app.lua", "which forked workers would share"]);
     server.logged(&["loaded", "preloaded=false"]);
     let of_zygote = descriptors(server.zygote());
@@ -244,7 +244,7 @@ fn reloads_and_kills_leave_no_descriptor_behind() {
     let server = Server::builder().workers("2").looked_into().start();
     let settled = || {
         server.workers(2);
-        wait_for("all workers answer", || (server.get("/hello").status() == 200).then_some(()));
+        wait_for("the workers serve", || (server.get("/hello").status() == 200).then_some(()));
         descriptors(server.pid()).len()
     };
     server.idle(2);
@@ -252,7 +252,7 @@ fn reloads_and_kills_leave_no_descriptor_behind() {
     for round in 0..20 {
         let workers = server.workers(2);
         if round % 2 == 0 {
-            // The second overtakes the first.
+            // The second reload overtakes the first.
             server.signal(Signal::HUP);
             server.signal(Signal::HUP);
         } else {
@@ -260,28 +260,28 @@ fn reloads_and_kills_leave_no_descriptor_behind() {
         }
         wait_for("the workers are new", || server.workers(2).is_disjoint(&workers).then_some(()));
     }
-    wait_for("the descriptors are as before", || (settled() <= before).then_some(()));
+    wait_for("the gateway has as many descriptors as before", || (settled() <= before).then_some(()));
 }
 
 #[test]
-fn what_a_dead_worker_had_still_to_say_is_for_its_client_alone() {
+fn the_rest_of_a_dead_workers_response_reaches_only_its_client() {
     let server = Server::builder().workers("1").start();
     let gate = Gate::new();
-    // More than the connection takes without being read; the rest waits in the worker's link.
+    // More than the connection holds unread; the rest waits in the worker's link.
     let url = gate.url("/nonce") + &format!("&n=0000000000000001&f=small&k={}", 450_000 / 16);
     let mut slow = Connection::open(&server.socket());
     slow.send(&get(1, &url, true));
-    wait_for("its answer has begun", || (slow.unread() > 100_000).then_some(()));
+    wait_for("the response has begun", || (slow.unread() > 100_000).then_some(()));
     let worker = server.workers(1);
     let idle = |pid: &u32| title(*pid).contains(" idle");
     wait_for("the worker has sent everything", || worker.iter().all(idle).then_some(()));
     worker.iter().for_each(|pid| signal(*pid, Signal::KILL));
-    wait_for("its successor is ready", || {
+    wait_for("the worker's successor is idle", || {
         let now = server.workers(1);
         (now.is_disjoint(&worker) && now.iter().all(idle)).then_some(())
     });
     assert_eq!(server.get("/hello").status(), 200);
-    let response = slow.response(1).expect("all of the answer");
+    let response = slow.response(1).expect("a complete response");
     assert_eq!(response.body().len(), 450_000);
     assert_eq!(slow.get("/hello").status(), 200);
     assert!(!server.log().contains("ready twice"), "{}", server.log());

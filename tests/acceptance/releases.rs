@@ -1,5 +1,5 @@
-//! Releases in directories of their own, with a link to the current one (as Capistrano and others deploy): a reload serves the
-//! release that the link names then.
+//! Releases in separate directories, with a symbolic link to the current one, as Capistrano and others deploy: a reload
+//! serves the release that the link names by then.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,11 +15,11 @@ use crate::support::{
     Process, Reply, Server, ServerBuilder, curl, free_port, nibiru, output, signal, wait_for,
 };
 
-/// `releases/1`, `releases/2` … and `current`, a link to one of them.
+/// A scratch directory with `releases/1`, `releases/2` …, and `current`, a link to one of them.
 struct Deployment(TempDir);
 
 impl Deployment {
-    /// With the first release.
+    /// A deployment with release 1 as the current one.
     fn new() -> Self {
         let deployment = Self(tempfile::tempdir().unwrap());
         deployment.release("1");
@@ -35,8 +35,8 @@ impl Deployment {
         self.path("current")
     }
 
-    /// Makes a release: an application that answers with its name, its working directory, a module that it loads with
-    /// the request, and a setting of its `nibiru.toml`.
+    /// Creates a release: an application that answers with its name, a module that it loads in the request, and its
+    /// working directory; and a `nibiru.toml` that sets `workers` to `name`.
     fn release(&self, name: &str) {
         let directory = self.path("releases").join(name);
         fs::create_dir_all(&directory).unwrap();
@@ -53,7 +53,7 @@ impl Deployment {
         fs::write(directory.join("nibiru.toml"), format!("workers = {name}\n")).unwrap();
     }
 
-    /// Has the link lead to another release, at once.
+    /// Replaces the link by one to another release, in one step.
     fn switch(&self, name: &str) {
         let new = self.path("new");
         symlink(Path::new("releases").join(name), &new).unwrap();
@@ -64,12 +64,12 @@ impl Deployment {
         fs::remove_dir_all(self.path("releases").join(name)).unwrap();
     }
 
-    fn answer(&self, name: &str) -> String {
+    fn expected_response(&self, name: &str) -> String {
         let directory = self.0.path().canonicalize().unwrap().join("releases").join(name);
         format!("{name} part-{name} {}", directory.display())
     }
 
-    /// A server of the current release that is started from within the link, by a shell.
+    /// A server of the current release, which a shell starts within the link.
     fn server(&self, root: &str) -> ServerBuilder {
         Server::builder().application(root.into(), "app").after(&format!("cd {}", self.current().display()))
     }
@@ -80,44 +80,43 @@ fn reload(server: &Server) {
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stderr), server.log());
 }
 
-/// However the root is given, the next release is served after a reload, and the one after that although the first is
-/// removed meanwhile.
+/// For each form of --root. The first release is removed before the second reload.
 #[test]
-fn a_reload_serves_the_release_that_the_link_leads_to() {
+fn a_reload_serves_the_release_that_the_link_names() {
     for root in ["", ".", "../../current", "LINK"] {
         let deployment = Deployment::new();
         let link = deployment.current().display().to_string();
         let server = deployment.server(&root.replace("LINK", &link)).start();
-        assert_eq!(server.get("/").text(), deployment.answer("1"), "{root:?}");
+        assert_eq!(server.get("/").text(), deployment.expected_response("1"), "{root:?}");
         let inode = fs::metadata(server.socket()).unwrap();
 
         deployment.release("2");
         deployment.switch("2");
-        assert_eq!(server.get("/").text(), deployment.answer("1"), "{root:?}: before the reload");
+        assert_eq!(server.get("/").text(), deployment.expected_response("1"), "{root:?}: before the reload");
         reload(&server);
-        assert_eq!(server.get("/").text(), deployment.answer("2"), "{root:?}");
+        assert_eq!(server.get("/").text(), deployment.expected_response("2"), "{root:?}");
 
         deployment.remove("1");
         deployment.release("3");
         deployment.switch("3");
         server.signal(Signal::HUP);
-        let expected = deployment.answer("3");
+        let expected = deployment.expected_response("3");
         wait_for(&format!("{root:?}: the third release is served"), || {
             (server.get("/").text() == expected).then_some(())
         });
-        // Its sockets stay where they were, and no setting was found changed.
+        // The sockets are the same, and no setting has changed.
         use std::os::unix::fs::MetadataExt;
         assert_eq!(fs::metadata(server.socket()).unwrap().ino(), inode.ino());
         assert!(!server.log().contains("takes effect with a restart"), "{}", server.log());
     }
 }
 
-/// The file that is found in the directory, and one that is named relatively.
+/// For the file in the working directory, and for one with a relative path.
 #[test]
 fn a_reload_reads_the_configuration_file_of_the_new_release() {
     for arguments in [&[][..], &["--config", "nibiru.toml"], &["--config", "../../current/nibiru.toml"]] {
         let deployment = Deployment::new();
-        // Without `--workers`, which would beat the file.
+        // The command has no `--workers`, which would override the file.
         let socket = deployment.path("app.sock");
         let mut command = Command::new("sh");
         let shell = format!("cd {} && exec \"$0\" \"$@\"", deployment.current().display());
@@ -131,7 +130,9 @@ fn a_reload_reads_the_configuration_file_of_the_new_release() {
             let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
             status["workers"].as_array().unwrap().len()
         };
-        let has = |count: usize| wait_for("so many workers", || (workers() == count).then_some(()));
+        let has = |count: usize| {
+            wait_for(&format!("the status has {count} workers"), || (workers() == count).then_some(()))
+        };
         assert_eq!(Connection::open(&socket).get("/").status(), 200);
         has(1);
         deployment.release("2");
@@ -149,16 +150,16 @@ fn a_reload_reads_the_configuration_file_of_the_new_release() {
     }
 }
 
-/// Clients that ask all the time get the old release or the new one, whole, and nothing else.
+/// Every response is complete and from the old or the new release.
 #[test]
-fn nobody_is_refused_while_releases_follow_each_other() {
+fn reloads_to_new_releases_under_load_fail_no_request() {
     const CLIENTS: usize = 3;
     let deployment = Deployment::new();
     let server = deployment.server("").workers("2").start();
-    assert_eq!(server.get("/").text(), deployment.answer("1"));
+    assert_eq!(server.get("/").text(), deployment.expected_response("1"));
     let (stop, served) = (AtomicBool::new(false), AtomicU32::new(0));
     let releases: Vec<String> = (1..=4).map(|number| number.to_string()).collect();
-    let answers: Vec<String> = releases.iter().map(|name| deployment.answer(name)).collect();
+    let answers: Vec<String> = releases.iter().map(|name| deployment.expected_response(name)).collect();
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
@@ -168,7 +169,7 @@ fn nobody_is_refused_while_releases_follow_each_other() {
                     connection.send(&get(1, "/", false));
                     let response = connection.response(1).expect("a response");
                     let text = response.text();
-                    let which = answers.iter().position(|answer| *answer == text);
+                    let which = answers.iter().position(|expected_response| *expected_response == text);
                     let which = which.unwrap_or_else(|| panic!("{text} ({})", response.status()));
                     assert!(which >= newest, "release {which} after {newest}");
                     newest = which;
@@ -178,7 +179,9 @@ fn nobody_is_refused_while_releases_follow_each_other() {
         }
         for name in &releases[1..] {
             let before = served.load(Ordering::Relaxed);
-            wait_for("the load is on", || (served.load(Ordering::Relaxed) > before + 50).then_some(()));
+            wait_for("50 more requests are served", || {
+                (served.load(Ordering::Relaxed) > before + 50).then_some(())
+            });
             deployment.release(name);
             deployment.switch(name);
             reload(&server);
@@ -188,9 +191,9 @@ fn nobody_is_refused_while_releases_follow_each_other() {
     assert_eq!(server.get("/").text(), answers[3]);
 }
 
-/// The release that is served may be removed before the reload: workers are forked from what has been loaded.
+/// The served release may be removed before the reload: workers are forked from the loaded code.
 #[test]
-fn workers_are_forked_after_their_release_has_been_removed() {
+fn a_worker_is_forked_after_its_release_was_removed() {
     let deployment = Deployment::new();
     let server = deployment.server("").workers("1").start();
     let first = server.get("/").text();
@@ -199,49 +202,49 @@ fn workers_are_forked_after_their_release_has_been_removed() {
     deployment.remove("1");
     let worker = *server.workers(1).first().unwrap();
     signal(worker, Signal::KILL);
-    wait_for("another worker is there", || (!server.workers(1).contains(&worker)).then_some(()));
-    // `part` was loaded by the worker that is gone, and its file is, too.
+    wait_for("the worker is replaced", || (!server.workers(1).contains(&worker)).then_some(()));
+    // The killed worker had loaded `part`, whose file is gone.
     let response = server.get("/");
     assert_eq!(response.status(), 500, "{first}");
     server.logged(&["module 'part' not found"]);
     reload(&server);
-    assert_eq!(server.get("/").text(), deployment.answer("2"));
+    assert_eq!(server.get("/").text(), deployment.expected_response("2"));
 }
 
-/// Where a release is removed before the reload, what has to be loaded again comes from where the link leads by then: when
-/// the zygote ends, and when workers load the application by themselves.
+/// If the served release is removed before the reload, a load comes from the release that the link names by then: when
+/// the zygote is replaced, and when workers load the application themselves.
 #[test]
-fn what_is_loaded_again_after_its_release_has_been_removed_is_the_current_one() {
+fn a_load_after_the_release_was_removed_takes_the_current_one() {
     for preload in ["on", "off"] {
         let deployment = Deployment::new();
         let server = deployment.server("").workers("1").arguments(["--preload", preload]).start();
-        assert_eq!(server.get("/").text(), deployment.answer("1"));
+        assert_eq!(server.get("/").text(), deployment.expected_response("1"));
         deployment.release("2");
         deployment.switch("2");
         deployment.remove("1");
         let ends = if preload == "on" { server.zygote() } else { *server.workers(1).first().unwrap() };
         signal(ends, Signal::KILL);
-        let expected = deployment.answer("2");
+        let expected = deployment.expected_response("2");
         wait_for(&format!("{preload}: the second release is served"), || {
             (server.get("/").text() == expected).then_some(())
         });
         server.logged(&["the root has been removed"]);
-        // It goes on from there.
+        // Later loads take the same release.
         let worker = *server.workers(1).first().unwrap();
         signal(server.zygote(), Signal::KILL);
         signal(worker, Signal::KILL);
-        wait_for("a worker of the second release", || {
+        wait_for("a new worker serves the second release", || {
             (!server.workers(1).contains(&worker) && server.get("/").text() == expected).then_some(())
         });
     }
 }
 
-/// A new server is started within the link, and takes over from one that was started there before.
+/// Both servers are started within the link.
 #[test]
-fn a_server_that_takes_over_follows_the_link_as_well() {
+fn a_server_that_takes_over_serves_the_release_that_the_link_names() {
     let deployment = Deployment::new();
     let mut server = deployment.server("").start();
-    assert_eq!(server.get("/").text(), deployment.answer("1"));
+    assert_eq!(server.get("/").text(), deployment.expected_response("1"));
     deployment.release("2");
     deployment.switch("2");
     let mut command = Command::new("sh");
@@ -250,33 +253,33 @@ fn a_server_that_takes_over_follows_the_link_as_well() {
     command.arg(format!("unix:{}", server.socket().display())).arg("app");
     let mut new = Process::start("new", deployment.0.path(), command);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert_eq!(server.get("/").text(), deployment.answer("2"));
+    assert_eq!(server.get("/").text(), deployment.expected_response("2"));
     deployment.remove("1");
     deployment.release("3");
     deployment.switch("3");
     reload(&server);
-    assert_eq!(server.get("/").text(), deployment.answer("3"));
+    assert_eq!(server.get("/").text(), deployment.expected_response("3"));
     signal(new.pid(), Signal::TERM);
     assert_eq!(new.wait().code(), Some(0), "{}", new.log());
 }
 
-/// `$PWD` may name another directory where no shell has set it: then the directory is what the kernel says.
+/// `$PWD` can name another directory if no shell has set it. The working directory counts then.
 #[test]
-fn a_pwd_that_names_another_directory_is_not_followed() {
+fn a_pwd_of_another_directory_is_ignored() {
     let deployment = Deployment::new();
     let elsewhere = tempfile::tempdir().unwrap();
     let server = deployment.server("").environment("PWD", elsewhere.path());
     let server = server.through(["env", "-C", &deployment.current().display().to_string()]).start();
-    assert_eq!(server.get("/").text(), deployment.answer("1"));
+    assert_eq!(server.get("/").text(), deployment.expected_response("1"));
     deployment.release("2");
     deployment.switch("2");
     reload(&server);
-    assert_eq!(server.get("/").text(), deployment.answer("1"));
+    assert_eq!(server.get("/").text(), deployment.expected_response("1"));
 }
 
-/// In development the static files, too, and changes in the new release are seen.
+/// The static files are those of the new release, too, and changes in it are seen.
 #[test]
-fn dev_follows_the_link_at_a_reload() {
+fn dev_serves_the_release_that_the_link_names_after_a_reload() {
     let deployment = Deployment::new();
     let public = |name: &str| {
         let directory = deployment.path("releases").join(name).join("public");
@@ -292,12 +295,12 @@ fn dev_follows_the_link_at_a_reload() {
     let mut dev = Process::start("dev", deployment.0.path(), command);
     dev.wait_ready(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     let fetch = |path: &str| Reply::of(&mut curl([], &format!("http://127.0.0.1:{port}{path}"))).text();
-    assert_eq!((fetch("/"), fetch("/name.txt")), (deployment.answer("1"), "1".to_owned()));
+    assert_eq!((fetch("/"), fetch("/name.txt")), (deployment.expected_response("1"), "1".to_owned()));
     deployment.release("2");
     public("2");
     deployment.switch("2");
     signal(dev.pid(), Signal::HUP);
-    let expected = deployment.answer("2");
+    let expected = deployment.expected_response("2");
     wait_for("the new release is served", || (fetch("/") == expected).then_some(()));
     assert_eq!(fetch("/name.txt"), "2");
     let app = deployment.path("releases/2/app.lua");

@@ -1,4 +1,5 @@
-//! `nibiru request`: it prints an answer as it arrives, and tells an incomplete answer from a complete one.
+//! `nibiru request`: it prints a response as it arrives, and its exit code tells an incomplete response from a complete
+//! one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
@@ -14,7 +15,7 @@ fn request(server: &Server, arguments: &[&str]) -> Command {
     command
 }
 
-/// Starts it; its standard output to read from.
+/// Starts the command, and returns it with its standard output.
 fn begin(mut command: Command) -> (Child, BufReader<ChildStdout>) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -43,7 +44,7 @@ fn each_chunk_of_a_stream_is_printed_before_the_next_is_made() {
 }
 
 #[test]
-fn what_came_of_an_answer_that_breaks_off_is_printed_and_the_command_fails() {
+fn a_response_that_breaks_off_is_printed_and_is_exit_code_1() {
     let server = Server::start();
     for (path, bytes) in [("killed_in_body_with_length", 19), ("killed_in_body_without_length", 19)] {
         let gate = Gate::new();
@@ -60,16 +61,16 @@ fn what_came_of_an_answer_that_breaks_off_is_printed_and_the_command_fails() {
     }
 }
 
-/// Servers that are no nibiru end answers in other ways.
+/// Servers other than nibiru may close the connection within a response head.
 #[test]
-fn an_answer_that_ends_within_its_head_shows_as_much_as_came() {
+fn a_response_that_ends_within_its_head_is_printed_and_is_exit_code_1() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(&wire::record(wire::STDOUT, 1, b"Status: 200 OK\r\nX-A: 1")).unwrap();
-        // All of the request is read, or the close would be a reset.
+        // The rest of the request is read, since the close would be a reset otherwise.
         stream.read_exact(&mut [0; 16]).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
@@ -87,17 +88,17 @@ fn an_answer_that_ends_within_its_head_shows_as_much_as_came() {
 }
 
 #[test]
-fn a_large_answer_takes_little_memory_and_a_reader_that_has_seen_enough_ends_it() {
+fn a_large_response_takes_little_memory_and_ends_with_its_reader() {
     let app = App::new(
         "return function()\n  local n = 0\n\
          \x20 return 200, {}, function() n = n + 1 if n <= 800 then return ('x'):rep(65536) end end\nend",
     );
     let server = Server::builder().application(app.root(), "app").workers("1").start();
     let (mut child, mut stdout) = begin(request(&server, &["GET", "/"]));
-    // Nearly all of it; the pipe cannot hold the rest, so it still runs.
+    // Most of the response is read; the pipe cannot hold the rest, so the command still runs.
     stdout.read_exact(&mut vec![0; 700 * 65536]).unwrap();
     let peak = peak_memory(child.id());
-    assert!(peak < 32 << 10, "{peak} KiB for an answer of 50 MiB");
+    assert!(peak < 32 << 10, "{peak} KiB for a response of 50 MiB");
     drop(stdout);
     let status = ends(&mut child);
     let mut complaint = String::new();
@@ -106,7 +107,7 @@ fn a_large_answer_takes_little_memory_and_a_reader_that_has_seen_enough_ends_it(
 }
 
 #[test]
-fn a_pipe_gets_the_very_bytes() {
+fn the_bytes_of_a_response_are_printed_unchanged_to_a_pipe() {
     let app = App::new("return function() return 200, {}, '\\0\\27[2J\\255\\r\\n\\155' end");
     let server = Server::builder().application(app.root(), "app").workers("1").start();
     let output = output(&mut request(&server, &["GET", "/"]));

@@ -1,4 +1,5 @@
-//! Slow readers of responses: they hold no worker and get every byte; a response that cannot be spooled only waits.
+//! Slow readers of responses: they hold no worker and get every byte. A response that cannot be spooled waits with its
+//! worker.
 
 use std::fs;
 use std::io;
@@ -17,13 +18,14 @@ use crate::support::{
 
 const STATUS: &str = "/-/status";
 
-/// Bytes of a piece of an answer, each of which is another.
+/// The length of a piece of a response, in bytes. Every piece is different.
 const PIECE: usize = 65_536;
 
-/// 8 MiB: far more than sockets and buffers hold.
+/// The number of pieces for a response of 8 MiB, which exceeds sockets and buffers.
 const PIECES: usize = 128;
 
-/// `/known`, `/unknown` (without Content-Length) and `/dies` (after the last piece), each with `?pieces=N`; `/upload`.
+/// An application with the responses `/known` (with a Content-Length), `/unknown` (without one) and `/dies` (whose
+/// worker dies after the last piece), each with `?pieces=N`; and with `/upload`.
 const APP: &str = "return function(environ)
   local path, count = environ.PATH_INFO, tonumber(environ.QUERY_STRING:match('pieces=(%d+)'))
   if path == '/upload' then return 200, {}, tostring(#environ['wsgi.input']:read('a')) end
@@ -45,7 +47,7 @@ fn url(path: &str, pieces: usize) -> String {
     format!("{path}?pieces={pieces}")
 }
 
-/// A server with the application, still to be started. Nobody runs into a deadline here unless the test is about that.
+/// A server of the application, with deadlines that no test reaches.
 fn serving(app: &App, builder: ServerBuilder, workers: &'static str) -> ServerBuilder {
     builder.application(app.root(), "app").workers(workers).arguments([
         "--status-path",
@@ -67,7 +69,7 @@ fn start(workers: &'static str, arguments: &[&str]) -> (App, Server) {
     (app, server)
 }
 
-/// A client that asks, and reads nothing yet.
+/// A client that has sent a request and reads nothing yet.
 fn reader(server: &Server, path: &str) -> Connection {
     let mut reader = Connection::open(&server.socket());
     reader.send(&get(1, path, false));
@@ -83,9 +85,9 @@ fn spooled(server: &Server) -> u64 {
     status(server)["spool"]["bytes"].as_u64().unwrap()
 }
 
-/// Waits until nobody's answer is in a file any more.
+/// Waits until no response is in a file any more.
 #[track_caller]
-fn given_back(server: &Server) {
+fn wait_for_an_empty_spool(server: &Server) {
     wait_for("nothing is spooled", || {
         let spool = &status(server)["spool"];
         (spool["bytes"] == 0 && spool["files"] == 0).then_some(())
@@ -97,11 +99,11 @@ fn given_back(server: &Server) {
 }
 
 #[track_caller]
-fn healthy(server: &Server) {
+fn other_requests_are_served(server: &Server) {
     assert_eq!(server.get("/").body(), b"fine", "{}", server.log());
 }
 
-/// How many workers have a request.
+/// The number of busy workers.
 fn busy(server: &Server) -> u64 {
     status(server)["pool"]["busy"].as_u64().unwrap()
 }
@@ -113,17 +115,17 @@ fn slow_readers_hold_no_worker_and_get_every_byte() {
     let (_app, server) = start("1", &["--access-log", log.to_str().unwrap()]);
     let path = |reader| if reader % 2 == 0 { "/known" } else { "/unknown" };
     let mut readers: Vec<_> = (0..6).map(|number| reader(&server, &url(path(number), PIECES))).collect();
-    healthy(&server);
-    wait_for("all answers are made", || (busy(&server) == 0).then_some(()));
+    other_requests_are_served(&server);
+    wait_for("the worker is idle", || (busy(&server) == 0).then_some(()));
     assert!(spooled(&server) > (6 * 7) << 20, "{}", status(&server));
     let expected = body(PIECES);
     for reader in &mut readers {
         let response = reader.response(1).expect("a whole response");
-        assert!(response.body() == expected, "other bytes than were sent");
+        assert!(response.body() == expected, "the response changed on its way");
         assert!(reader.closes());
     }
-    given_back(&server);
-    let lines = wait_for("every request has a line", || {
+    wait_for_an_empty_spool(&server);
+    let lines = wait_for("the access log has a line for every request", || {
         let text = fs::read_to_string(&log).unwrap();
         (text.matches("?pieces").count() == 6).then_some(text)
     });
@@ -132,49 +134,49 @@ fn slow_readers_hold_no_worker_and_get_every_byte() {
 }
 
 #[test]
-fn slow_readers_behind_either_caddy_hold_no_worker() {
+fn slow_readers_behind_both_caddys_hold_no_worker() {
     let (_app, server) = start("1", &[]);
     for kind in [Kind::OldCaddy, Kind::NewCaddy] {
         let proxy = Proxy::start(kind, &server);
         let expected = body(2 * PIECES);
         for path in ["/known", "/unknown"] {
             let mut client = Http::from(across_a_network(proxy.port()));
-            // HTTP/1.0 has no chunks, so that the body ends with the connection.
+            // HTTP/1.0 has no chunked coding, so the body ends with the connection.
             let url = url(path, 2 * PIECES);
             client.send(format!("GET {url} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes());
-            wait_for("its answer is spooled", || (spooled(&server) > 0).then_some(()));
+            wait_for("the response is spooled", || (spooled(&server) > 0).then_some(()));
             assert_eq!(proxy.curl([], "/").expect(200).text(), "fine");
-            wait_for("its answer is made", || (busy(&server) == 0).then_some(()));
+            wait_for("the worker is idle", || (busy(&server) == 0).then_some(()));
             let response = client.answer(false).expect("a response");
-            assert!(response.body == expected, "{kind:?}, {path}: other bytes than were sent");
-            given_back(&server);
+            assert!(response.body == expected, "{kind:?}, {path}: the response changed on its way");
+            wait_for_an_empty_spool(&server);
         }
     }
 }
 
 #[test]
-fn an_answer_beyond_the_bound_waits_with_its_worker_and_is_whole() {
+fn a_response_beyond_spool_response_waits_with_its_worker_and_is_complete() {
     let (_app, server) = start("2", &["--spool-response", "1M"]);
     let mut reader = reader(&server, &url("/unknown", PIECES));
-    wait_for("the bound is reached", || (spooled(&server) > (900 << 10)).then_some(()));
-    healthy(&server);
-    assert_eq!(busy(&server), 1, "the rest is still to be made");
+    wait_for("--spool-response is reached", || (spooled(&server) > (900 << 10)).then_some(()));
+    other_requests_are_served(&server);
+    assert_eq!(busy(&server), 1, "the worker still makes the rest");
     assert!(spooled(&server) <= 1 << 20);
     let response = reader.response(1).expect("a whole response");
     assert!(response.body() == body(PIECES));
-    given_back(&server);
+    wait_for_an_empty_spool(&server);
 }
 
 #[test]
-fn with_spooling_off_a_slow_reader_merely_holds_its_worker() {
+fn a_slow_reader_holds_its_worker_with_spool_response_0() {
     let (_app, server) = start("2", &["--spool-response", "0"]);
     let mut reader = reader(&server, &url("/known", PIECES));
-    wait_for("the answer is being made", || (busy(&server) == 1).then_some(()));
-    // Longer than it takes to find a client slow.
-    nothing_happens_for(Duration::from_millis(600), "something is spooled, or the worker is free", || {
+    wait_for("the worker is busy", || (busy(&server) == 1).then_some(()));
+    // Longer than the gateway waits before it spools a response.
+    nothing_happens_for(Duration::from_millis(600), "the response is spooled, or the worker is idle", || {
         Some((spooled(&server), busy(&server))).filter(|now| *now != (0, 1))
     });
-    healthy(&server);
+    other_requests_are_served(&server);
     assert!(reader.response(1).expect("a whole response").body() == body(PIECES));
 }
 
@@ -182,7 +184,7 @@ fn with_spooling_off_a_slow_reader_merely_holds_its_worker() {
 fn slow_readers_leave_room_for_uploads() {
     let (_app, server) = start("4", &["--max-spool", "2M"]);
     let mut readers: Vec<_> = (0..3).map(|_| reader(&server, &url("/known", PIECES))).collect();
-    wait_for("answers have what they may", || (spooled(&server) > 800 << 10).then_some(()));
+    wait_for("responses take their share of --max-spool", || (spooled(&server) > 800 << 10).then_some(()));
     let upload = vec![b'x'; 900 << 10];
     let mut client = Connection::open(&server.socket());
     for _ in 0..3 {
@@ -193,65 +195,69 @@ fn slow_readers_leave_room_for_uploads() {
     for reader in &mut readers {
         assert!(reader.response(1).expect("a whole response").body() == body(PIECES));
     }
-    given_back(&server);
+    wait_for_an_empty_spool(&server);
 }
 
 #[test]
-fn an_endless_answer_stops_at_the_bound_and_ends_with_its_client() {
+fn an_endless_response_is_spooled_up_to_spool_response_and_ends_with_its_client() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("access.log");
     let arguments = ["--spool-response", "2M", "--access-log", log.to_str().unwrap()];
     let (_app, server) = start("1", &arguments);
     let endless = reader(&server, &url("/unknown", 1 << 30));
-    wait_for("the bound is reached", || (spooled(&server) > 1900 << 10).then_some(()));
-    nothing_happens_for(Duration::from_millis(300), "the bound is exceeded", || {
+    wait_for("--spool-response is reached", || (spooled(&server) > 1900 << 10).then_some(()));
+    nothing_happens_for(Duration::from_millis(300), "--spool-response is exceeded", || {
         Some(spooled(&server)).filter(|bytes| *bytes > 2 << 20)
     });
     drop(endless);
-    healthy(&server);
-    given_back(&server);
-    // One that is made, and whose client goes away before it has it.
+    other_requests_are_served(&server);
+    wait_for_an_empty_spool(&server);
+    // A complete response whose client leaves before it has read it.
     let gone = reader(&server, &url("/known", 24));
-    wait_for("it is made", || (spooled(&server) > 0 && busy(&server) == 0).then_some(()));
+    wait_for("the response is spooled and the worker idle", || {
+        (spooled(&server) > 0 && busy(&server) == 0).then_some(())
+    });
     drop(gone);
-    given_back(&server);
+    wait_for_an_empty_spool(&server);
     wait_for("both count as aborted", || (status(&server)["requests"]["aborted"] == 2).then_some(()));
-    wait_for("the access log says so", || {
+    wait_for("the access log has two aborted requests", || {
         let text = fs::read_to_string(&log).unwrap();
         (text.lines().filter(|line| line.ends_with(" aborted")).count() == 2).then_some(())
     });
 }
 
 #[test]
-fn a_worker_that_dies_leaves_a_slow_reader_what_it_had_sent_and_a_broken_transfer() {
+fn a_slow_reader_of_a_dead_workers_response_gets_its_bytes_and_a_broken_transfer() {
     let (_app, server) = start("1", &[]);
     let mut reader = reader(&server, &url("/dies", PIECES));
     server.logged(&["worker ended in the middle of its request"]);
-    healthy(&server);
+    other_requests_are_served(&server);
     assert!(spooled(&server) > 0);
     let mut stdout = Vec::new();
     let broken = loop {
         match reader.try_record() {
             Ok(Record { kind: STDOUT, content, .. }) => stdout.extend(content),
-            Ok(Record { kind: END_REQUEST, .. }) => panic!("it looks complete"),
+            Ok(Record { kind: END_REQUEST, .. }) => panic!("the response of a dead worker looks complete"),
             Ok(_) => {}
             Err(error) => break error,
         }
     };
-    // A header of another version, at the end of a record.
+    // A record header of another version, at the boundary of a record.
     assert_eq!(broken.kind(), io::ErrorKind::InvalidData, "{broken}");
     let end = stdout.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
     assert!(stdout[end + 4..] == body(PIECES));
-    given_back(&server);
+    wait_for_an_empty_spool(&server);
 }
 
 #[test]
-fn two_requests_on_one_connection_are_spooled_together() {
+fn two_responses_on_one_connection_are_spooled() {
     let (_app, server) = start("2", &[]);
     let mut reader = Connection::open(&server.socket());
     reader.send(&[get(1, &url("/known", PIECES), true), get(2, &url("/unknown", PIECES), true)].concat());
-    wait_for("both answers are made", || (spooled(&server) > 0 && busy(&server) == 0).then_some(()));
-    healthy(&server);
+    wait_for("both responses are spooled and the workers idle", || {
+        (spooled(&server) > 0 && busy(&server) == 0).then_some(())
+    });
+    other_requests_are_served(&server);
     let mut stdout = [Vec::new(), Vec::new()];
     let mut ended = 0;
     while ended < 2 {
@@ -265,19 +271,21 @@ fn two_requests_on_one_connection_are_spooled_together() {
     }
     for stdout in stdout {
         let end = stdout.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-        assert!(stdout[end + 4..] == body(PIECES), "other bytes than were sent");
+        assert!(stdout[end + 4..] == body(PIECES), "the response changed on its way");
     }
-    given_back(&server);
-    // As it was before.
+    wait_for_an_empty_spool(&server);
+    // The connection can carry another request.
     assert_eq!(reader.get("/").body(), b"fine");
 }
 
 #[test]
-fn a_stop_waits_until_a_slow_reader_has_everything() {
+fn a_stop_waits_for_a_slow_reader() {
     let app = App::new(APP);
     let mut server = serving(&app, Server::builder(), "1").arguments(["--grace", "10m"]).start();
     let mut reader = reader(&server, &url("/unknown", PIECES));
-    wait_for("its answer is made", || (spooled(&server) > 0 && busy(&server) == 0).then_some(()));
+    wait_for("the response is spooled and the worker idle", || {
+        (spooled(&server) > 0 && busy(&server) == 0).then_some(())
+    });
     server.signal(Signal::TERM);
     server.logged(&["stopping"]);
     assert!(reader.response(1).expect("a whole response").body() == body(PIECES));
@@ -285,24 +293,26 @@ fn a_stop_waits_until_a_slow_reader_has_everything() {
 }
 
 #[test]
-fn an_answer_that_is_lost_with_its_file_breaks_and_never_looks_complete() {
+fn a_response_whose_spool_file_is_damaged_breaks_off() {
     let (_app, server) = start("1", &[]);
     let mut reader = reader(&server, &url("/unknown", PIECES));
-    wait_for("its answer is made", || (spooled(&server) > 0 && busy(&server) == 0).then_some(()));
+    wait_for("the response is spooled and the worker idle", || {
+        (spooled(&server) > 0 && busy(&server) == 0).then_some(())
+    });
     let deleted = |(number, target): (u32, String)| target.ends_with("(deleted)").then_some(number);
-    let file = descriptors(server.pid()).into_iter().find_map(deleted).expect("a file");
+    let file = descriptors(server.pid()).into_iter().find_map(deleted).expect("a spool file");
     let path = format!("/proc/{}/fd/{file}", server.pid());
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(1 << 20).unwrap();
     let broken = reader.try_response(1).unwrap_err();
     assert_eq!(broken.kind(), io::ErrorKind::InvalidData, "{broken}");
     server.logged(&["connection broken off", "lost"]);
-    given_back(&server);
-    wait_for("it counts as broken", || (status(&server)["requests"]["broken"] == 1).then_some(()));
-    healthy(&server);
+    wait_for_an_empty_spool(&server);
+    wait_for("the request counts as broken", || (status(&server)["requests"]["broken"] == 1).then_some(()));
+    other_requests_are_served(&server);
 }
 
 #[test]
-fn on_a_full_disk_a_slow_reader_merely_holds_its_worker() {
+fn a_slow_reader_holds_its_worker_on_a_full_disk() {
     if lacks(Need::Mounts) {
         return;
     }
@@ -314,21 +324,21 @@ fn on_a_full_disk_a_slow_reader_merely_holds_its_worker() {
     fill(&filler);
     let mut one = reader(&server, &url("/unknown", PIECES));
     server.logged(&["cannot spool the answer of a slow client"]);
-    healthy(&server);
+    other_requests_are_served(&server);
     assert_eq!(busy(&server), 1);
     assert!(one.response(1).expect("a whole response").body() == body(PIECES));
-    // One that fills the disk by itself.
+    // A response that fills the disk itself.
     fs::remove_file(filler).unwrap();
-    given_back(&server);
+    wait_for_an_empty_spool(&server);
     let mut two = reader(&server, &url("/unknown", PIECES));
-    wait_for("it has what there is", || (spooled(&server) > 800 << 10).then_some(()));
-    healthy(&server);
+    wait_for("the response has filled the disk", || (spooled(&server) > 800 << 10).then_some(()));
+    other_requests_are_served(&server);
     assert!(two.response(1).expect("a whole response").body() == body(PIECES));
-    given_back(&server);
+    wait_for_an_empty_spool(&server);
 }
 
 #[test]
-fn a_disk_that_hangs_holds_up_only_the_workers_of_slow_readers() {
+fn a_hanging_disk_delays_only_the_workers_of_slow_readers() {
     let Some(disk) = Disk::new() else { return };
     let (app, directory) = (App::new(APP), disk.directory().display().to_string());
     let builder = Server::builder().arguments(["--spool-dir", &directory]);
@@ -336,16 +346,16 @@ fn a_disk_that_hangs_holds_up_only_the_workers_of_slow_readers() {
     let frozen = disk.freeze();
     let mut one = reader(&server, &url("/unknown", PIECES));
     let gone = reader(&server, &url("/known", PIECES));
-    wait_for("both are to be spooled", || (status(&server)["spool"]["files"] == 2).then_some(()));
+    wait_for("both responses have a spool file", || (status(&server)["spool"]["files"] == 2).then_some(()));
     for _ in 0..100 {
-        healthy(&server);
+        other_requests_are_served(&server);
     }
     assert_eq!(busy(&server), 2);
     drop(gone);
-    wait_for("the worker of who has gone is free", || (busy(&server) == 1).then_some(()));
-    // What the disk has not taken comes out of memory.
+    wait_for("the worker of the client that left is idle", || (busy(&server) == 1).then_some(()));
+    // Bytes that the disk has not taken are sent from memory.
     assert!(one.response(1).expect("a whole response").body() == body(PIECES));
-    assert_eq!(status(&server)["spool"]["files"], 2, "the disk still has what it was given");
+    assert_eq!(status(&server)["spool"]["files"], 2, "the files stay until the disk answers");
     drop(frozen);
-    given_back(&server);
+    wait_for_an_empty_spool(&server);
 }

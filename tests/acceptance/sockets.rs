@@ -1,5 +1,5 @@
-//! Listening sockets in trouble: no descriptor left, a removed socket file, two servers at one path, a stop while clients keep
-//! their connections.
+//! Listening sockets under failures: no descriptor left, a removed socket file, two servers at one path, a stop while
+//! clients keep their connections.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,38 +19,39 @@ use crate::support::{
     wait_within,
 };
 
-/// The promise for a removed file is five seconds; the rest is for a machine that runs other tests at the same time.
+/// The most time until a removed socket file is noticed. The documented bound is five seconds; the rest allows for a
+/// machine that runs other tests at the same time.
 const NOTICED_WITHIN: Duration = Duration::from_secs(15);
 
-fn answers(socket: &Path) {
+fn serves_hello(socket: &Path) {
     assert_eq!(Connection::open(socket).get("/hello").status(), 200);
 }
 
-/// How often the log has this text.
+/// The number of times that the log has `text`.
 fn said(server: &Server, text: &str) -> usize {
     server.log().matches(text).count()
 }
 
-/// Asserts that the gateway takes less than a twentieth of a processor while `time` passes.
+/// Expects that the gateway takes less than 5 % of a processor during `time`.
 #[track_caller]
-fn rests(server: &Server, time: Duration) {
+fn is_idle(server: &Server, time: Duration) {
     let share = processor_share(server.pid(), time);
     assert!(share < 0.05, "the gateway took {share} of a processor");
 }
 
 #[test]
-fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
+fn a_server_full_of_connections_under_a_low_nofile_limit_serves_replaces_and_reloads() {
     let server = Server::builder().after("ulimit -n 160").looked_into().start();
     server.logged(&["the limit of open files", "--max-connections 4096", "limit=160"]);
     let mut held = Connection::open(&server.socket());
     assert_eq!(held.get("/hello").status(), 200);
 
-    // More than there is room for: the rest is connected, and waits.
+    // More connections than the limit allows: the rest waits in the backlog.
     let idle: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(server.socket()).unwrap()).collect();
     server.logged(&["as many connections as there may be", "--max-connections"]);
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello", false));
-    rests(&server, Duration::from_secs(2));
+    is_idle(&server, Duration::from_secs(2));
     assert_eq!(held.get("/hello").status(), 200);
     // A body of more than 64 KiB needs a file.
     held.send(&crate::support::wire::post(1, "/echo", &vec![b'x'; 200_000], true));
@@ -58,7 +59,7 @@ fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
 
     let before = server.workers(2);
     before.iter().for_each(|worker| signal(*worker, Signal::KILL));
-    wait_for("both are replaced", || server.workers(2).is_disjoint(&before).then_some(()));
+    wait_for("both workers are replaced", || server.workers(2).is_disjoint(&before).then_some(()));
     assert_eq!(held.get("/hello").status(), 200);
     server.signal(Signal::HUP);
     server.reloaded();
@@ -68,16 +69,16 @@ fn a_full_server_under_a_low_limit_still_answers_replaces_and_reloads() {
     assert!(open < 150, "{open} descriptors are open");
 
     drop(idle);
-    assert_eq!(waiting.response(1).expect("its turn has come").status(), 200);
-    answers(&server.socket());
+    assert_eq!(waiting.response(1).expect("a response once there is room").status(), 200);
+    serves_hello(&server.socket());
 }
 
 #[test]
-fn spooled_bodies_take_no_descriptor_that_the_pool_needs() {
-    // What the pool and 30 connections need, and hardly a file.
+fn spool_files_take_no_descriptor_that_the_pool_needs() {
+    // A limit that suffices for the pool and 30 connections, and hardly for a spool file.
     let server = Server::builder().after("ulimit -n 162").start();
     let upload = crate::support::wire::post(1, "/echo", &vec![b'x'; 200_000], true);
-    // Without the last bytes of its body, so that it is not complete and each holds its file.
+    // The end of each body is held back, so that every upload keeps its spool file.
     let (begun, rest) = upload.split_at(upload.len() - 100);
     let mut uploads: Vec<Connection> = (0..30).map(|_| Connection::open(&server.socket())).collect();
     for connection in &mut uploads {
@@ -87,7 +88,7 @@ fn spooled_bodies_take_no_descriptor_that_the_pool_needs() {
     assert!(line.contains("status=503"), "{line}");
     let before = server.workers(2);
     before.iter().for_each(|worker| signal(*worker, Signal::KILL));
-    wait_for("both are replaced", || server.workers(2).is_disjoint(&before).then_some(()));
+    wait_for("both workers are replaced", || server.workers(2).is_disjoint(&before).then_some(()));
     let statuses: BTreeSet<u16> = uploads
         .iter_mut()
         .map(|connection| {
@@ -98,9 +99,9 @@ fn spooled_bodies_take_no_descriptor_that_the_pool_needs() {
     assert_eq!(statuses, BTreeSet::from([200, 503]));
 }
 
-/// Each takes a second descriptor, by which it is seen to hang up.
+/// The gateway watches such a client for a close with a second descriptor.
 #[test]
-fn clients_that_have_shut_their_writing_side_take_no_descriptor_that_the_pool_needs() {
+fn clients_that_shut_down_their_writing_side_take_no_descriptor_that_the_pool_needs() {
     let server = Server::builder().workers("1").after("ulimit -n 160").looked_into().start();
     let (gate, mut busy) = (Gate::new(), Connection::open(&server.socket()));
     busy.send(&get(1, &gate.url("/wait"), false));
@@ -117,7 +118,9 @@ fn clients_that_have_shut_their_writing_side_take_no_descriptor_that_the_pool_ne
     server.logged(&["a client that has shut its side is not watched", "ulimit -n"]);
     let connected = idle + clients.len();
     let open = || descriptors(server.pid()).len();
-    wait_for("all are connected, and some have a second descriptor", || (open() > connected).then_some(()));
+    wait_for("all clients are connected, and some have a second descriptor", || {
+        (open() > connected).then_some(())
+    });
     assert!(open() < connected + 10, "{} descriptors", open());
     gate.open("go");
     assert_eq!(busy.response(1).expect("a response").status(), 200);
@@ -127,7 +130,7 @@ fn clients_that_have_shut_their_writing_side_take_no_descriptor_that_the_pool_ne
 }
 
 #[test]
-fn too_few_descriptors_for_the_workers_are_no_start() {
+fn a_nofile_limit_too_low_for_the_workers_refuses_the_start() {
     let mut command = std::process::Command::new("sh");
     let root = repository("tests/apps");
     command.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(nibiru().get_program());
@@ -145,7 +148,7 @@ fn without_a_free_descriptor_accepting_pauses_and_recovers() {
     assert_eq!(held.get("/hello").status(), 200);
     server.workers(1);
     let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
-    // The lowest free number is the limit, so nothing more can be opened.
+    // With the lowest free number as the limit, no more descriptors can be opened.
     let numbers: BTreeSet<u32> = descriptors(server.pid()).into_iter().map(|(number, _)| number).collect();
     let free = (0..).find(|number| !numbers.contains(number)).unwrap();
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -156,10 +159,10 @@ fn without_a_free_descriptor_accepting_pauses_and_recovers() {
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello", false));
     server.logged(&["cannot accept; new connections wait", "too many open files"]);
-    rests(&server, Duration::from_secs(3));
+    is_idle(&server, Duration::from_secs(3));
     assert_eq!(held.get("/hello").status(), 200);
     let lines = said(&server, "cannot accept");
-    // Five at once, then one a second.
+    // The rate limit: five lines at once, then one a second.
     assert!(lines as u64 <= begin.elapsed().as_secs() + 6, "{}", server.log());
     assert_eq!(said(&server, "accepted again"), 0);
 
@@ -169,7 +172,7 @@ fn without_a_free_descriptor_accepting_pauses_and_recovers() {
 }
 
 #[test]
-fn a_socket_that_somebody_else_has_shut_down_does_not_keep_the_gateway_busy() {
+fn a_listening_socket_that_another_process_shuts_down_does_not_keep_the_gateway_busy() {
     let directory = tempfile::tempdir().unwrap();
     let kept = std::os::unix::net::UnixListener::bind(directory.path().join("kept.sock")).unwrap();
     let server = Server::builder().inherit(kept.try_clone().unwrap());
@@ -178,20 +181,20 @@ fn a_socket_that_somebody_else_has_shut_down_does_not_keep_the_gateway_busy() {
     assert_eq!(held.get("/hello").status(), 200);
     rustix::net::shutdown(&kept, rustix::net::Shutdown::Read).unwrap();
     server.logged(&["cannot accept", "somebody else has shut the socket down"]);
-    rests(&server, Duration::from_secs(1));
+    is_idle(&server, Duration::from_secs(1));
     assert_eq!(held.get("/hello").status(), 200);
-    answers(&server.socket());
+    serves_hello(&server.socket());
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]
-fn a_removed_socket_file_is_made_anew_and_nobody_who_waits_is_lost() {
+fn a_removed_socket_file_is_recreated_and_waiting_connections_are_served() {
     let server = Server::builder().arguments(["--max-connections", "1", "--socket-mode", "0600"]).start();
     let socket = server.socket();
     let mut held = Connection::open(&socket);
     assert_eq!(held.get("/hello").status(), 200);
-    // Connected to the old socket, and not accepted.
+    // This client waits in the backlog of the old socket.
     let mut waiting = Connection::open(&socket);
     waiting.send(&get(1, "/hello", false));
     fs::remove_file(&socket).unwrap();
@@ -200,24 +203,25 @@ fn a_removed_socket_file_is_made_anew_and_nobody_who_waits_is_lost() {
     assert!(begin.elapsed() < NOTICED_WITHIN);
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     drop(held);
-    assert_eq!(waiting.response(1).expect("the one that waited").status(), 200);
+    assert_eq!(waiting.response(1).expect("the response of the waiting client").status(), 200);
     drop(waiting);
-    answers(&socket);
-    answers(&socket);
+    serves_hello(&socket);
+    serves_hello(&socket);
 }
 
-/// Returns once the gateway has looked at its socket files twice more, at the same interval for each: it has made this file anew.
+/// Waits for two more checks of the socket files: the gateway checks all files at the same interval, and recreates
+/// `removed` each time.
 #[track_caller]
-fn looks_twice(server: &Server, removed: &Path) {
+fn wait_for_two_checks(server: &Server, removed: &Path) {
     for _ in 0..2 {
         let before = said(server, "it is made anew");
         fs::remove_file(removed).unwrap();
-        wait_for("the socket file is made anew", || (said(server, "it is made anew") > before).then_some(()));
+        wait_for("the socket file is recreated", || (said(server, "it is made anew") > before).then_some(()));
     }
 }
 
 #[test]
-fn what_others_put_in_the_place_of_the_socket_file_is_left_there_and_said_once() {
+fn a_file_that_replaces_the_socket_file_is_kept_and_logged_once() {
     let directory = tempfile::tempdir().unwrap();
     let second = directory.path().join("second.sock");
     let listen = format!("unix:{}", second.display());
@@ -232,14 +236,14 @@ fn what_others_put_in_the_place_of_the_socket_file_is_left_there_and_said_once()
     foreign("precious");
     server.logged(&["ERROR", "the socket file was replaced by something else", "app.sock"]);
     assert_eq!(held.get("/hello").status(), 200);
-    looks_twice(&server, &second);
+    wait_for_two_checks(&server, &second);
     assert_eq!(said(&server, "was replaced"), 1, "{}", server.log());
     foreign("other");
-    wait_for("another thing is said anew", || (said(&server, "was replaced") == 2).then_some(()));
+    wait_for("another replacement is logged again", || (said(&server, "was replaced") == 2).then_some(()));
     assert_eq!(fs::read_to_string(&socket).unwrap(), "other");
     fs::remove_file(&socket).unwrap();
     server.logged(&["it is made anew", "app.sock"]);
-    answers(&socket);
+    serves_hello(&socket);
 
     foreign("left alone");
     server.signal(Signal::TERM);
@@ -248,29 +252,29 @@ fn what_others_put_in_the_place_of_the_socket_file_is_left_there_and_said_once()
 }
 
 #[test]
-fn a_removed_directory_is_said_once_and_the_socket_is_back_with_it() {
+fn a_removed_socket_directory_is_logged_once_and_the_socket_is_recreated_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let run = directory.path().join("run");
     fs::create_dir(&run).unwrap();
     let socket = run.join("second.sock");
     let server = Server::builder().arguments(["--listen", &format!("unix:{}", socket.display())]).start();
-    wait_for("it listens there", || UnixStream::connect(&socket).ok());
+    wait_for("the server listens on the second socket", || UnixStream::connect(&socket).ok());
     fs::remove_dir_all(&run).unwrap();
     server.logged(&["ERROR", "cannot be made anew yet", "run does not exist"]);
-    looks_twice(&server, &server.socket());
-    answers(&server.socket());
+    wait_for_two_checks(&server, &server.socket());
+    serves_hello(&server.socket());
     assert_eq!(said(&server, "cannot be made anew yet"), 1, "{}", server.log());
     fs::create_dir(&run).unwrap();
     server.logged(&["it is made anew", "second.sock"]);
-    answers(&socket);
+    serves_hello(&socket);
 }
 
 #[test]
-fn of_two_servers_that_start_at_one_path_exactly_one_serves() {
+fn of_three_servers_that_start_at_one_path_exactly_one_serves() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("app.sock");
     for round in 0..12 {
-        // Left behind by a server that was killed: both are tempted to remove it.
+        // A stale socket of a killed server, which each server may try to remove.
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         let start = || {
             let mut command = nibiru();
@@ -302,35 +306,34 @@ fn of_two_servers_that_start_at_one_path_exactly_one_serves() {
 }
 
 #[test]
-fn a_stop_answers_every_request_that_it_took_on_a_kept_connection() {
+fn a_stop_answers_every_request_that_was_written_to_a_kept_connection() {
     for _ in 0..10 {
         let mut server = Server::start();
         let socket = server.socket();
-        answers(&socket);
+        serves_hello(&socket);
         let served = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     let mut connection = Connection::open(&socket);
-                    // A client whose write fails knows that its request was not taken; one whose write succeeds
-                    // must be answered.
+                    // A request whose write fails was not accepted; one whose write succeeds must be answered.
                     while connection.try_send(&get(1, "/hello", true)).is_ok() {
-                        let response = connection.response(1).expect("an answer to what was taken");
+                        let response = connection.response(1).expect("a response to an accepted request");
                         assert_eq!(response.status(), 200);
                         served.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
-            wait_for("the load is on", || (served.load(Ordering::Relaxed) > 500).then_some(()));
+            wait_for("500 requests are served", || (served.load(Ordering::Relaxed) > 500).then_some(()));
             server.signal(Signal::TERM);
             assert_eq!(server.wait().code(), Some(0), "{}", server.log());
         });
     }
 }
 
-/// What nginx cannot get answered once the socket is gone is refused at the connect, and nothing else fails.
+/// The only failures are connects of nginx after the socket is gone.
 #[test]
-fn a_stop_behind_nginx_breaks_no_kept_connection_under_a_request() {
+fn a_stop_behind_nginx_fails_no_request_on_a_kept_connection() {
     for _ in 0..3 {
         let mut server = Server::start();
         let proxy = Proxy::start(Kind::Nginx, &server);
@@ -341,7 +344,7 @@ fn a_stop_behind_nginx_breaks_no_kept_connection_under_a_request() {
             for _ in 0..8 {
                 scope.spawn(|| {
                     let mut client = Http::connect(proxy.port());
-                    // Some more after the first failure, since others may still be under way.
+                    // Each client goes on after its first failure, since other requests may still be running.
                     let mut failures = 0;
                     while failures < 20 {
                         if client.get("/hello") == 200 {
@@ -353,21 +356,21 @@ fn a_stop_behind_nginx_breaks_no_kept_connection_under_a_request() {
                     }
                 });
             }
-            wait_for("the load is on", || (served.load(Ordering::Relaxed) > 500).then_some(()));
+            wait_for("500 requests are served", || (served.load(Ordering::Relaxed) > 500).then_some(()));
             server.signal(Signal::TERM);
             assert_eq!(server.wait().code(), Some(0), "{}", server.log());
         });
-        // nginx tries a kept connection that is closed, and then a new one.
+        // nginx tries a kept connection that the server closes, and then a new one.
         let log = proxy.log();
         let refused = log.lines().filter(|line| line.contains("connect() to unix:")).count();
         let failed = failed.load(Ordering::Relaxed) as usize;
         assert_eq!(failed, refused, "{log}");
-        assert!(failed > 0, "the stop came after the load");
+        assert!(failed > 0, "no request came after the stop");
     }
 }
 
 #[test]
-fn a_stop_lets_in_who_waits_for_a_place() {
+fn a_stop_serves_connections_that_wait_for_max_connections() {
     let mut server = Server::builder().arguments(["--max-connections", "1"]).start();
     let (mut held, gate) = server.hold();
     let mut waiting = Connection::open(&server.socket());
@@ -375,20 +378,25 @@ fn a_stop_lets_in_who_waits_for_a_place() {
     server.signal(Signal::TERM);
     server.logged(&["stopping"]);
     gate.open("go");
-    assert_eq!(held.response(1).expect("the running one").status(), 200);
-    assert_eq!(waiting.response(1).expect("the one that waited").status(), 200, "{}", server.log());
+    assert_eq!(held.response(1).expect("the response of the running request").status(), 200);
+    assert_eq!(
+        waiting.response(1).expect("the response of the waiting client").status(),
+        200,
+        "{}",
+        server.log()
+    );
     assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]
-fn the_socket_is_for_its_owner_and_group_only() {
+fn the_socket_has_mode_0660() {
     let server = Server::start();
     let mode = fs::metadata(server.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
 }
 
 #[test]
-fn a_socket_file_that_nobody_listens_on_is_replaced() {
+fn a_stale_socket_file_is_replaced() {
     let mut first = Server::start();
     let socket = first.socket();
     let listen = format!("unix:{}", socket.display());
@@ -396,7 +404,7 @@ fn a_socket_file_that_nobody_listens_on_is_replaced() {
     first.wait();
     assert!(socket.exists());
     let second = Server::builder().arguments(["--listen", &listen]).start();
-    // It listens there a moment after it listens on its own socket.
-    let stream = wait_for("the second one listens", || UnixStream::connect(&socket).ok());
+    // The server listens on this socket a moment after its first one.
+    let stream = wait_for("the second server listens", || UnixStream::connect(&socket).ok());
     assert_eq!(Connection::from(stream).get("/hello").status(), 200, "{}", second.log());
 }
