@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 
+use rustix::fs::{FileType, Mode};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, stream};
@@ -296,6 +297,37 @@ fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
     assert_eq!(stdout(&failed), "the old code goes on serving (generation 2)\n");
     server.logged(&["cannot reload", "settings.toml"]);
     assert_eq!(post(), 200);
+}
+
+#[test]
+fn a_reload_with_wrong_settings_during_the_start_does_not_stop_it() {
+    let app = App::new("io.open('gate'):read(1) return function() return 200, {}, 'fine' end");
+    let gate = app.root().join("gate");
+    rustix::fs::mknodat(rustix::fs::CWD, &gate, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let file = app.root().join("settings.toml");
+    fs::write(&file, "").unwrap();
+    let config = file.display().to_string();
+    // It listens before it has loaded.
+    let server = Server::builder()
+        .application(app.root(), "app")
+        .workers("1")
+        .arguments(["--config", &config])
+        .start();
+    wait_for("the control socket", || {
+        output(&mut server.command(&["status"])).status.success().then_some(())
+    });
+    fs::write(&file, "max-bodi = '20'").unwrap();
+    let failed = output(&mut server.command(&["reload"]));
+    assert_eq!(failed.status.code(), Some(3));
+    assert!(stderr(&failed).contains("max-bodi"), "{}", stderr(&failed));
+    assert_eq!(stdout(&failed), "", "no old code serves");
+    server.logged(&["the start goes on"]);
+    fs::write(&gate, "x").unwrap();
+    assert_eq!(server.get("/").body(), b"fine");
+    fs::write(&file, "").unwrap();
+    let reload = server.command(&["reload"]).spawn().unwrap();
+    fs::write(&gate, "x").unwrap();
+    assert!(reload.wait_with_output().unwrap().status.success());
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub(crate) enum Remedy {
 /// The generation that is loaded.
 #[derive(Debug)]
 struct Next<C> {
+    generation: u32,
     reason: Reason,
     config: C,
     /// The time-out that its load, or the start of its first worker, has exceeded. The process has been interrupted then, and may
@@ -77,19 +78,15 @@ impl<C> Reload<C> {
     pub(crate) fn begin(&mut self, reason: Reason, config: C) -> (u32, Reason) {
         let reason = if self.has_started { reason } else { Reason::Start };
         self.generation += 1;
-        self.next = Some(Next { reason, config, time_out: None });
+        self.next = Some(Next { generation: self.generation, reason, config, time_out: None });
         (self.generation, reason)
     }
 
-    /// Uses up a number for a reload that never begins, since its settings are wrong.
+    /// Uses up a number for a reload that never begins, since its settings are wrong. Discards the load that runs, but for the
+    /// start's, which goes on.
     pub(crate) fn refuse(&mut self) -> u32 {
-        self.next = None;
+        self.next.take_if(|next| next.reason != Reason::Start);
         self.generation += 1;
-        self.generation
-    }
-
-    /// The number of the newest generation.
-    pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
 
@@ -137,16 +134,17 @@ impl<C> Reload<C> {
         Some((reason, config))
     }
 
-    /// Records that the load has failed. Gives the consequence.
-    pub(crate) fn failed(&mut self) -> Option<Consequence> {
-        let reason = self.next.take()?.reason;
+    /// Records that the load has failed. Gives its number, and the consequence.
+    pub(crate) fn failed(&mut self) -> Option<(u32, Consequence)> {
+        let Next { generation, reason, .. } = self.next.take()?;
         self.has_started |= self.development;
-        Some(match reason {
+        let consequence = match reason {
             Reason::Recovery => Consequence::DelayStarts,
             Reason::Start | Reason::Reload if self.development => Consequence::ServeFailure,
             Reason::Start => Consequence::EndServer,
             Reason::Reload => Consequence::KeepServing,
-        })
+        };
+        Some((generation, consequence))
     }
 
     /// The step where a worker is missing. `is_failing`: workers of the serving generation fail again and again. `is_copy`:
@@ -188,7 +186,6 @@ mod tests {
         );
         assert_eq!(reload.succeeded(), Some((Reason::Recovery, "third")));
         assert_eq!(reload.succeeded(), None);
-        assert_eq!(reload.generation(), 3);
     }
 
     #[test]
@@ -221,7 +218,8 @@ mod tests {
                 Reason::Reload | Reason::Recovery => serving(development),
             };
             assert_eq!(reload.begin(reason, "next").1, reason);
-            assert_eq!(reload.failed(), Some(consequence), "{reason:?}, development: {development}");
+            let (_, found) = reload.failed().unwrap();
+            assert_eq!(found, consequence, "{reason:?}, development: {development}");
             assert_eq!(reload.failed(), None, "once");
         }
     }
@@ -231,16 +229,25 @@ mod tests {
         let mut reload = Reload::new(false);
         reload.begin(Reason::Start, "first");
         assert_eq!(reload.begin(Reason::Reload, "second"), (2, Reason::Start));
-        assert_eq!(reload.failed(), Some(Consequence::EndServer));
+        assert_eq!(reload.failed(), Some((2, Consequence::EndServer)));
 
         let mut reload = Reload::new(true);
         reload.begin(Reason::Start, "first");
-        assert_eq!(reload.failed(), Some(Consequence::ServeFailure));
+        assert_eq!(reload.failed(), Some((1, Consequence::ServeFailure)));
         assert_eq!(
             reload.begin(Reason::Reload, "second"),
             (2, Reason::Reload),
             "in development the start is over"
         );
+    }
+
+    #[test]
+    fn a_reload_with_wrong_settings_leaves_the_start_alone() {
+        let mut reload = Reload::new(false);
+        reload.begin(Reason::Start, "first");
+        assert_eq!(reload.refuse(), 2);
+        assert_eq!(reload.config(), Some(&"first"));
+        assert_eq!(reload.failed(), Some((1, Consequence::EndServer)));
     }
 
     #[test]

@@ -22,16 +22,16 @@ impl Supervisor {
     pub(super) fn reload(&mut self) {
         match self.gateway.read_config_again() {
             Ok((config, needs_restart)) => self.load_next(Reason::Reload, config, needs_restart),
-            Err(message) if self.reload.reason() == Some(Reason::Start) => {
-                error!("cannot reload: {message}; the server goes on starting with the settings before");
-            }
             Err(message) => {
-                self.discard_next();
                 let generation = self.reload.refuse();
                 error!(r#gen = generation, "cannot reload: {message}");
-                let load = Load::Failed(message);
-                self.gateway.mode.code.send_replace(Code { generation, load, ..Code::default() });
+                self.publish(generation, Load::Failed(message));
                 self.gateway.metrics.reloaded(false);
+                if self.reload.reason() == Some(Reason::Start) {
+                    warn!("the start goes on, with the settings before");
+                    return;
+                }
+                self.discard_next();
                 self.gateway.update_server_state(|state| state.load_failed = true);
                 self.predecessor_goes_on();
             }
@@ -94,7 +94,7 @@ impl Supervisor {
             link.shut_down();
         }
         self.gateway.metrics.reloaded(true);
-        self.code_is(Load::Done);
+        self.publish(generation, Load::Done);
         self.gateway.update_server_state(|state| (state.load_failed, state.cannot_fork) = (false, false));
         match reason {
             Reason::Start => self.start_is_over(Ok(())),
@@ -110,12 +110,11 @@ impl Supervisor {
 
     /// The next generation does not load, or its first worker does not start.
     pub(super) fn next_failed(&mut self, message: String) {
-        let Some(consequence) = self.reload.failed() else { return };
+        let Some((generation, consequence)) = self.reload.failed() else { return };
         self.discard_next();
         self.gateway.metrics.reloaded(false);
         self.gateway.update_server_state(|state| state.load_failed = true);
-        self.code_is(Load::Failed(message.clone()));
-        let generation = self.reload.generation();
+        self.publish(generation, Load::Failed(message.clone()));
         match consequence {
             Consequence::EndServer => return self.start_is_over(Err(Error::Load(message))),
             Consequence::DelayStarts => {
@@ -146,9 +145,14 @@ impl Supervisor {
         }
     }
 
-    /// Publishes how far the load of the newest generation is.
-    fn code_is(&self, load: Load) {
-        self.gateway.mode.code.send_modify(|code| code.load = load);
+    /// Publishes the progress of a load.
+    fn publish(&self, generation: u32, load: Load) {
+        self.gateway.mode.code.send_modify(|code| {
+            if code.generation != generation {
+                *code = Code { generation, ..Code::default() };
+            }
+            code.load = load;
+        });
     }
 
     fn predecessor_goes_on(&self) {
