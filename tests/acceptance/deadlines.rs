@@ -1,6 +1,7 @@
-//! Requests beyond their time limits: the soft deadline, the kill, the slow log.
+//! Requests beyond their time limits: the soft deadline, the kill, the slow log, each with the code that the worker is stuck in. When
+//! which deadline is due is shown in memory (`src/proto/run.rs`).
 //!
-//! Tests in which the worker survives set a late kill, and the other tests a late soft deadline.
+//! Tests in which the worker survives set a late kill.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +11,18 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use crate::support::wire::{Connection, Response, STDERR, STDOUT, get};
 use crate::support::{Gate, Kind, Proxy, Server, is_stopped, runs, signal, wait_for};
 
-/// A server whose requests may run for a second, and whose workers are not killed within any test.
+/// `--request-timeout` of these tests: longer than a request takes that does nothing, also on a busy machine.
+const LIMIT: Duration = Duration::from_millis(300);
+
+/// A server whose workers are not killed within any test.
 fn soft(workers: &'static str) -> Server {
-    let limits = ["--request-timeout", "1s", "--kill-after", "10m"];
+    let limits = ["--request-timeout", "300ms", "--kill-after", "10m"];
     Server::builder().workers(workers).arguments(limits).start()
 }
 
 /// A server that kills workers soon.
 fn hard(workers: &'static str) -> Server {
-    let limits = ["--request-timeout", "1s", "--kill-after", "200ms"];
+    let limits = ["--request-timeout", "300ms", "--kill-after", "50ms"];
     Server::builder().looked_into().workers(workers).arguments(limits).start()
 }
 
@@ -35,7 +39,7 @@ fn fails_softly(how: &str) -> String {
     let before = server.answering_worker();
     let response = server.get(&gate.url(&format!("/stuck/{how}")));
     expect_504(&response, &server);
-    server.logged(&["ERROR", &format!("GET /stuck/{how}"), "has run for 1.", "(--request-timeout)"]);
+    server.logged(&["ERROR", &format!("GET /stuck/{how}"), "has run for ", "(--request-timeout)"]);
     let line = server.logged(&[
         "ERROR",
         "parts/stuck.lua:",
@@ -108,22 +112,10 @@ fn the_client_of_a_stuck_request_does_not_wait_for_the_kill() {
     let start = Instant::now();
     let response = server.get(&gate.url("/stuck/c"));
     expect_504(&response, &server);
-    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert!(start.elapsed() >= LIMIT);
     let worker: u32 = gate.announced("started").parse().unwrap();
     assert!(runs(worker), "{}", server.log());
     signal(worker, Signal::KILL);
-}
-
-#[test]
-fn a_stopped_worker_is_504_and_replaced() {
-    let (server, gate) = (hard("1"), Gate::new());
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&get(1, &gate.url("/wait"), true));
-    let worker: u32 = gate.announced("started").parse().unwrap();
-    signal(worker, Signal::STOP);
-    expect_504(&connection.response(1).expect("an answer"), &server);
-    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
-    assert_ne!(server.answering_worker(), worker);
 }
 
 #[test]
@@ -149,29 +141,6 @@ fn a_response_past_its_head_breaks_off_and_its_body_is_closed() {
     assert_eq!(record.kind, STDOUT, "{record:?}");
     assert!(connection.closes(), "the transfer breaks");
     gate.announced("closed");
-    assert_eq!(server.answering_worker(), before, "{}", server.log());
-}
-
-#[test]
-fn a_client_that_does_not_read_holds_its_worker_no_longer_than_the_deadline() {
-    let (server, gate) = (soft("1"), Gate::new());
-    let before = server.answering_worker();
-    let mut connection = Connection::open(&server.socket());
-    connection.send(&get(1, &gate.url("/stuck/flood"), true));
-    // Nothing is read from it.
-    server.logged(&["ERROR", "GET /stuck/flood", ": the request has run for too long"]);
-    assert_eq!(server.answering_worker(), before, "{}", server.log());
-    // A client that reads nothing is cut off after a minute in any case.
-    assert!(!server.log().contains("--send-timeout"), "{}", server.log());
-}
-
-#[test]
-fn after_response_has_the_same_deadline() {
-    let (server, gate) = (soft("1"), Gate::new());
-    let before = server.answering_worker();
-    let response = server.get(&gate.url("/stuck/after"));
-    assert_eq!((response.status(), response.body()), (200, &b"done\n"[..]));
-    server.logged(&["ERROR", "GET /stuck/after", ": the request has run for too long"]);
     assert_eq!(server.answering_worker(), before, "{}", server.log());
 }
 
@@ -219,7 +188,7 @@ fn a_slow_request_in_c_is_logged_without_a_stack_and_goes_on() {
 
 #[test]
 fn a_late_interrupt_does_not_hit_the_next_request() {
-    let server = Server::builder().arguments(["--slow-log", "1s"]).workers("1").start();
+    let server = Server::builder().arguments(["--slow-log", "300ms"]).workers("1").start();
     let (worker, gate) = (server.answering_worker(), Gate::new());
     let mut busy = Connection::open(&server.socket());
     busy.send(&get(1, &gate.url("/stuck/busy"), true));

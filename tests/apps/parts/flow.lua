@@ -114,16 +114,6 @@ function ways.tick_write(directory, _, start_response)
   return body(directory, function() end)
 end
 
---- Twenty lines, each a fifth of a second after the one before, then the end.
-function ways.slowly(directory)
-  local chunk = 0
-  return 200, UNBUFFERED, body(directory, function()
-    os.execute("sleep 0.2")
-    chunk = chunk + 1
-    return chunk <= 20 and "tick\n" or nil
-  end)
-end
-
 --- As much as the client takes, and more. Says how many chunks it has made.
 local function flood(size)
   local text = ("x"):rep(size)
@@ -250,13 +240,18 @@ ways.after_stream = after(function(directory)
   })
 end)
 
---- Runs for ever, after its response and a stream that has taken longer than the deadline allows for one piece.
+--- Runs for ever, after a stream of twelve lines, each a twentieth of a second after the one before.
 function ways.after_stuck(directory, environ)
   environ["nibiru.after_response"](function()
     gate.announce(directory, "after")
     nibiru.sleep(3600)
   end)
-  return ways.slowly(directory)
+  local chunk = 0
+  return 200, UNBUFFERED, body(directory, function()
+    nibiru.sleep(0.05)
+    chunk = chunk + 1
+    return chunk <= 12 and "tick\n" or nil
+  end)
 end
 
 return function(environ, start_response)

@@ -84,17 +84,6 @@ local ways = {
     })
     return 200, { { "X-Accel-Buffering", "no" } }, body
   end,
-  -- As much as a client can read, and more.
-  flood = interpreted(function()
-    local chunk = ("x"):rep(65536)
-    return 200, {}, function()
-      return chunk
-    end
-  end),
-  after = function(environ)
-    environ["nibiru.after_response"](spin)
-    return 200, {}, { "done\n" }
-  end,
   after_in_c = function(environ)
     environ["nibiru.after_response"](function()
       os.execute("exec sleep 20")

@@ -1,5 +1,6 @@
 //! Every timer: when it is set, when it expires, what it asks for.
 
+use super::inputs::write_bodies;
 use super::*;
 
 /// A record of a request that has ended: it is ignored.
@@ -22,6 +23,27 @@ fn a_silent_client_is_let_go() {
     assert_eq!(pair.next_timer().map(|(span, _)| span), None, "the application may take its time");
     pair.hello(key);
     assert_eq!(late(&mut pair), (7200, "the client sent nothing for two hours"));
+}
+
+#[test]
+fn parameters_that_do_not_come_whole_in_time_close_the_connection_wherever_they_stop() {
+    let head = head(1, true, Role::Responder, &[]);
+    let params = "the parameters took too long (--header-timeout)";
+    let record = "the client took too long for a record (--header-timeout)";
+    // BEGIN_REQUEST alone has 16 bytes.
+    for (length, why) in [(15, record), (16, params), (head.len() - 1, params)] {
+        let mut pair = Pair::new();
+        assert!(pair.send(&head[..length]).is_empty());
+        assert_eq!(late(&mut pair), (10, why), "{length} bytes");
+    }
+    // A byte now and then is no reprieve.
+    let mut pair = Pair::new();
+    assert!(pair.send(&head[..16]).is_empty());
+    for byte in &head[16..25] {
+        pair.wait(SECOND);
+        assert!(pair.send(&[*byte]).is_empty() && pair.time_out().is_empty());
+    }
+    assert_eq!(late(&mut pair), (1, params));
 }
 
 #[test]
@@ -74,6 +96,53 @@ fn a_body_that_comes_too_slowly_is_408_and_closes() {
 }
 
 #[test]
+fn a_body_that_stops_is_408_wherever_it_does_also_when_a_part_is_in_its_file() {
+    for length in [0, 1, 65_536, 300_000] {
+        let mut pair = Pair::new();
+        assert!(pair.send(&post(1, "400000")).is_empty());
+        for piece in vec![7; length].chunks(60_000) {
+            assert!(pair.send(&stdin(1, piece)).is_empty());
+            assert!(write_bodies(&mut pair, &mut Vec::new()).is_empty());
+        }
+        let (span, events) = pair.next_timer().unwrap();
+        let (_, status, why, message) = rejection(&events);
+        assert_eq!((span, status, *why), (60 * SECOND, 408, RejectReason::BodyTimeout));
+        assert!(message.ends_with(&format!(": {length} bytes so far (--body-timeout)")), "{message}");
+    }
+}
+
+#[test]
+fn a_body_that_trickles_is_408_and_one_that_is_merely_slow_is_not() {
+    for (bytes, slow) in [(1, true), (500, false)] {
+        let mut pair = Pair::new();
+        assert!(pair.send(&post(1, "100000")).is_empty());
+        // Two spans, and less than goes to a file.
+        let rejected = (1..130).find_map(|second| {
+            pair.wait(SECOND);
+            assert!(pair.send(&stdin(1, &vec![7; bytes])).is_empty());
+            let events = pair.time_out();
+            (!events.is_empty()).then(|| (second, rejection(&events).1))
+        });
+        assert_eq!(rejected, slow.then_some((60, 408)), "{bytes} bytes a second");
+    }
+}
+
+#[test]
+fn a_filter_whose_streams_never_end_is_408() {
+    let params = head(1, true, Role::Filter, &[("REQUEST_METHOD", "POST")]);
+    let (mut data, mut part) = (Vec::new(), Vec::new());
+    client::data(1, b"data", &mut data);
+    client::data_end(1, &mut data);
+    client::data(1, b"da", &mut part);
+    for streams in [data, [stdin(1, b"body"), stdin_end(1), part].concat()] {
+        let mut pair = Pair::new();
+        assert!(pair.send(&[&params[..], &streams].concat()).is_empty());
+        let (span, events) = pair.next_timer().unwrap();
+        assert_eq!((span, rejection(&events).1), (60 * SECOND, 408));
+    }
+}
+
+#[test]
 fn a_body_that_is_too_large_and_does_not_begin_is_413_soon() {
     let mut pair = Pair::new();
     assert!(pair.send(&post(1, "1048577")).is_empty());
@@ -117,6 +186,19 @@ fn a_client_that_takes_its_response_too_slowly_is_cut() {
     let (span, events) = pair.next_timer().unwrap();
     assert!(span == 30 * SECOND && events.is_empty(), "{events:?}");
     assert_eq!(late(&mut pair).0, 30);
+
+    // One that takes a byte now and then.
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.room = 0;
+    pair.hello(key);
+    for _ in 0..19 {
+        pair.wait(3 * SECOND);
+        pair.room = 1;
+        pair.flush();
+        assert!(pair.time_out().is_empty());
+    }
+    assert_eq!(late(&mut pair), (3, "the client took its answer too slowly (--send-timeout)"));
 }
 
 #[test]
