@@ -69,7 +69,7 @@ fn a_denied_client_gets_the_authorizers_own_page() {
 #[test]
 fn a_failing_authorizer_denies_access() {
     behind_each(
-        || roles().workers("1").arguments(["--queue-timeout", "2s"]),
+        || roles().workers("1").arguments(["--queue-timeout", "500ms"]),
         |front_end| {
             for (name, status) in
                 [("error", 500), ("late", 500), ("killed", 502), ("unfinished", 502), ("nowhere", 404)]

@@ -14,9 +14,7 @@ use crate::support::{App, Server, is_root, nibiru, output};
 const FINE: &str = "return function() return 200, {}, 'fine' end";
 
 fn run(command: &str, root: &Path, arguments: &[&str]) -> Output {
-    output(
-        nibiru().arg(command).args(arguments).args(["--start-timeout", "2s", "--root"]).arg(root).arg("app"),
-    )
+    output(nibiru().arg(command).args(arguments).arg("--root").arg(root).arg("app"))
 }
 
 /// Standard error without the log.
@@ -120,26 +118,36 @@ fn an_application_that_does_not_start_fails_the_check() {
     } else {
         "app.lua:2: still running\nstack traceback:\n"
     };
-    for (source, part) in [
-        ("local function spin()\n while true do end\nend\nspin()", still),
-        ("os.execute('exec sleep 20')", "takes longer than 2s"),
+    // Long enough that the code is reached that never ends.
+    let soon = &["--start-timeout", "300ms"][..];
+    for (source, arguments, part) in [
+        ("local function spin()\n while true do end\nend\nspin()", soon, still),
+        ("os.execute('exec sleep 20')", soon, "takes longer than 300ms"),
         (
             "require('nibiru').on_worker_start(function() error('no database') end) return print",
+            &[],
             "no database",
         ),
-        ("require('nibiru').on_worker_start(function()\n while true do end end) return print", still),
+        ("require('nibiru').on_worker_start(function()\n while true do end end) return print", soon, still),
         (
             "require('nibiru').on_worker_start(function() os.exit(0) end) return print",
+            &[],
             "the first worker ended before it was ready",
         ),
         (
             "setmetatable(_G, { __index = function(_, name) error('undeclared ' .. name, 2) end })\nreturn oops",
+            &[],
             "undeclared oops",
         ),
     ] {
         app.write(source);
         for preload in ["auto", "off"] {
-            fails_as_serve(&root, &["--listen", &listen, "--preload", preload], 3, part);
+            fails_as_serve(
+                &root,
+                &[&["--listen", &listen, "--preload", preload], arguments].concat(),
+                3,
+                part,
+            );
         }
     }
 }

@@ -280,7 +280,7 @@ fn a_request_beyond_its_deadline_is_504_with_the_stack() {
         "local function spin()\n  if jit then jit.off() end\n  while true do end\nend\n\
          return function(e)\n  if e.PATH_INFO == '/c' then os.execute('exec sleep 20') end\n  spin()\nend\n",
     );
-    let limits = ["--request-timeout", "1s", "--kill-after", "1s", "--workers", "1"];
+    let limits = ["--request-timeout", "300ms", "--kill-after", "500ms", "--workers", "1"];
     let dev = Dev::with(limits, &app.path(), "app");
     let page = dev.curl(["-H", BROWSER], "/").expect(504).text();
     assert!(page.contains("the request has run for too long (--request-timeout)"), "{page}");

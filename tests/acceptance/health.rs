@@ -106,7 +106,7 @@ fn while_the_application_loads_the_server_is_live_but_not_ready_and_requests_wai
     let app =
         App::new(&format!("while not io.open('{}') do os.execute('sleep 0.02') end\n{FINE}", go.display()));
     // Requests wait for the load without a limit of time, also beyond --queue-timeout.
-    let server = serving(&app, "1").arguments(["--queue-timeout", "2s"]).start();
+    let server = serving(&app, "1").arguments(["--queue-timeout", "500ms"]).start();
     // Two requests for one worker.
     let mut waiting = [(); 2].map(|()| Connection::open(&server.socket()));
     waiting.iter_mut().for_each(|connection| connection.send(&get(1, "/", true)));
@@ -115,7 +115,7 @@ fn while_the_application_loads_the_server_is_live_but_not_ready_and_requests_wai
     every_view_says(&server, "starting", "the application is being loaded");
     wait_for("both requests have waited for longer than --queue-timeout", || {
         let status: Value = serde_json::from_slice(server.get(&format!("{STATUS}?json")).body()).unwrap();
-        (status["queue"]["oldest_wait"].as_f64()? > 2.5 && status["queue"]["length"] == 2).then_some(())
+        (status["queue"]["oldest_wait"].as_f64()? > 0.6 && status["queue"]["length"] == 2).then_some(())
     });
     fs::write(&go, "").unwrap();
     for mut connection in waiting {
@@ -162,7 +162,7 @@ fn a_request_that_waits_for_the_load_is_503_at_a_stop() {
 #[test]
 fn a_pool_whose_workers_are_stuck_is_down_and_recovers() {
     let limits =
-        ["--request-timeout", "1s", "--kill-after", "100ms", "--queue", "1", "--queue-timeout", "1m"];
+        ["--request-timeout", "300ms", "--kill-after", "10ms", "--queue", "1", "--queue-timeout", "1m"];
     let server = server().workers("1").arguments(limits).start();
     health_is(&server, 200, "ok");
     let worker = *server.workers(1).first().unwrap();
@@ -197,7 +197,7 @@ fn a_pool_whose_workers_all_stream_is_not_down() {
     let app = App::new(
         "return function() return 200, {}, function() require('nibiru').sleep(0.05) return 'x' end end",
     );
-    let limits = ["--request-timeout", "1s", "--kill-after", "10ms", "--queue-timeout", "1m"];
+    let limits = ["--request-timeout", "300ms", "--kill-after", "10ms", "--queue-timeout", "1m"];
     let server = serving(&app, "1").arguments(limits).start();
     let mut stream = Connection::open(&server.socket());
     stream.send(&get(1, "/", true));
@@ -205,8 +205,8 @@ fn a_pool_whose_workers_all_stream_is_not_down() {
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/", true));
     waiting.settle();
-    // 60 chunks take some three seconds; a request without progress would be down after 2.01 s.
-    for _ in 0..60 {
+    // 30 chunks take more than 1.5 s; a request without progress would be down after 1.31 s.
+    for _ in 0..30 {
         assert_eq!(stream.record().expect("the stream goes on").kind, wire::STDOUT);
         let health = server.get(HEALTH);
         assert_eq!(health.status(), 200, "{health:?}");

@@ -170,7 +170,7 @@ fn a_response_that_was_sent_ahead_is_not_taken_for_the_next_requests() {
 #[test]
 fn a_request_that_a_worker_takes_and_never_answers_is_504() {
     let server =
-        server().arguments(["--request-timeout", "500ms", "--kill-after", "100ms"]).workers("1").start();
+        server().arguments(["--request-timeout", "300ms", "--kill-after", "10ms"]).workers("1").start();
     let (mut connection, thief) = send(&server, "thief");
     assert_eq!(outcome(&mut connection), Status(200));
     assert_eq!(server.get("/").status(), 504);
@@ -181,13 +181,13 @@ fn a_request_that_a_worker_takes_and_never_answers_is_504() {
 /// Expects that the gateway serves other requests during the flood `trick`, and that its memory stays bounded.
 #[track_caller]
 fn withstands(trick: &str, client_leaves: bool) {
-    let server = server().arguments(["--request-timeout", "2s", "--kill-after", "100ms"]).start();
+    let server = server().arguments(["--request-timeout", "1s", "--kill-after", "10ms"]).start();
     // The memory of the first request is not part of the measured growth.
     assert_eq!(server.get("/").status(), 200);
     let before = peak_memory(server.pid());
     let (connection, worker) = send(&server, trick);
     let connection = (!client_leaves).then_some(connection);
-    for _ in 0..50 {
+    for _ in 0..20 {
         assert_eq!(server.get("/").status(), 200, "{trick}");
     }
     assert!(runs(worker), "{trick}: the flood was over before the other requests were served");
@@ -237,7 +237,7 @@ fn a_flood_of_log_lines_into_a_blocked_log_takes_bounded_memory() {
     let shell = format!("mkfifo {0} && exec 2<>{0}", fifo.display());
     let server = server()
         .after(&shell)
-        .arguments(["--request-timeout", "2s", "--kill-after", "100ms", "--log-level", "debug"])
+        .arguments(["--request-timeout", "1s", "--kill-after", "10ms", "--log-level", "debug"])
         .start();
     assert_eq!(server.get("/").status(), 200);
     let before = peak_memory(server.pid());

@@ -183,7 +183,7 @@ fn secrets_of_a_request_are_redacted_in_logs_tracebacks_and_status() {
     let server = Server::builder()
         .application(app.root(), "app")
         .workers("1")
-        .arguments(["--slow-log", "100ms", "--request-timeout", "2s", "--max-body", "10"])
+        .arguments(["--slow-log", "10ms", "--request-timeout", "1s", "--max-body", "10"])
         .arguments(["--status-path", "/-/status", "--log-level", "debug"])
         .start();
     let ask = |path: &str| {

@@ -11,10 +11,10 @@ use crate::support::wire::{
 use crate::support::{App, Gate, Server, ServerBuilder, is_stopped, pace, wait_for};
 
 /// Every deadline of these tests: long enough that a busy machine does not reach it before the pause.
-const LIMIT: &str = "2s";
+const LIMIT: &str = "1s";
 
 /// The length of the pause, which exceeds [`LIMIT`].
-const PAUSE: Duration = Duration::from_millis(2300);
+const PAUSE: Duration = Duration::from_millis(1300);
 
 /// An application whose `/wait/NAME` announces `NAME` and answers when the file `go` exists. The response of `/large`
 /// exceeds the buffer of a socket. A load after the file `reload` was created waits for `go`, too.

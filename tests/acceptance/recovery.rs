@@ -154,7 +154,7 @@ fn a_slow_reader_takes_bounded_memory_of_the_gateway() {
 
 #[test]
 fn a_request_that_returned_to_the_queue_expires_after_queue_timeout() {
-    let server = Server::builder().workers("1").arguments(["--queue-timeout", "1s"]).start();
+    let server = Server::builder().workers("1").arguments(["--queue-timeout", "300ms"]).start();
     let worker = *server.workers(1).first().unwrap();
     // The worker is ready: stopped before that, it would delay the start.
     assert_eq!(server.get("/hello").status(), 200);

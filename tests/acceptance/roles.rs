@@ -60,6 +60,8 @@ fn an_authorizer_request_without_method_path_or_address_is_logged_with_dashes() 
     assert_eq!(response_to(&mut connection, &authorizer(&[])).status(), 200);
     assert_eq!(response_to(&mut connection, &authorizer(&[("REQUEST_URI", "/error")])).status(), 500);
     server.logged(&["ERROR", "- /error - (request ", "the authorizer fails"]);
+    // The stop would give this client the time to end its request.
+    drop(connection);
     drop(server);
     let lines = std::fs::read_to_string(access_log).unwrap();
     assert!(lines.contains("\"-\" 200 0 ") && lines.contains("\" /error\" 500 "), "{lines}");
@@ -252,17 +254,6 @@ fn the_data_of_a_filter_count_for_max_spool() {
     assert_eq!(response_to(&mut Connection::open(&server.socket()), &filter(&[], &one, &one)).status(), 503);
     // The spool is empty again.
     assert_eq!(response_to(&mut connection, &filter(&[], b"", &one)).status(), 200);
-}
-
-#[test]
-fn a_filter_whose_streams_never_end_is_408() {
-    let server = builder().arguments(["--body-timeout", "200ms"]).start();
-    let params = pairs(&[("REQUEST_METHOD", "POST")]);
-    let begun = [begin(1, FILTER, false), stream(PARAMS, 1, &params)].concat();
-    for rest in [stream(DATA, 1, b"data"), [stream(STDIN, 1, b"body"), record(DATA, 1, b"da")].concat()] {
-        let response = response_to(&mut Connection::open(&server.socket()), &[&begun[..], &rest].concat());
-        assert_eq!(response.status(), 408);
-    }
 }
 
 #[test]

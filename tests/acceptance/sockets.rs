@@ -51,7 +51,7 @@ fn a_server_full_of_connections_under_a_low_nofile_limit_serves_replaces_and_rel
     server.logged(&["as many connections as there may be", "--max-connections"]);
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello", false));
-    is_idle(&server, Duration::from_secs(2));
+    is_idle(&server, Duration::from_secs(1));
     assert_eq!(held.get("/hello").status(), 200);
     // A body of more than 64 KiB needs a file.
     held.send(&crate::support::wire::post(1, "/echo", &vec![b'x'; 200_000], true));
@@ -159,7 +159,7 @@ fn without_a_free_descriptor_accepting_pauses_and_recovers() {
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello", false));
     server.logged(&["cannot accept; new connections wait", "too many open files"]);
-    is_idle(&server, Duration::from_secs(3));
+    is_idle(&server, Duration::from_secs(1));
     assert_eq!(held.get("/hello").status(), 200);
     let lines = said(&server, "cannot accept");
     // The rate limit: five lines at once, then one a second.

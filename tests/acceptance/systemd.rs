@@ -180,7 +180,7 @@ fn restarts_under_load_refuse_and_fail_nobody_where_systemd_keeps_the_socket() {
 fn a_server_that_nobody_needs_ends_and_loses_no_client() {
     let (directory, socket) = kept_socket();
     let path = directory.path().join("app.sock");
-    let arguments = ["--exit-idle-time", "60ms"];
+    let arguments = ["--exit-idle-time", "20ms"];
     let (over, ends_seen) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         // As systemd: starts a server whenever the last one has ended and somebody connects.
@@ -197,7 +197,7 @@ fn a_server_that_nobody_needs_ends_and_loses_no_client() {
         // Around the moment at which the server ends.
         for round in 0..60 {
             is_answered(&path);
-            pace(Duration::from_millis(50 + round % 30));
+            pace(Duration::from_millis(10 + round % 30));
         }
         over.store(true, Ordering::Relaxed);
     });
@@ -206,23 +206,28 @@ fn a_server_that_nobody_needs_ends_and_loses_no_client() {
 
 #[test]
 fn a_connected_client_or_a_running_request_keeps_an_idle_server() {
+    /// Three times the time after which an idle one ends.
+    const SPAN: Duration = Duration::from_millis(300);
     let (directory, socket) = kept_socket();
     let path = directory.path().join("app.sock");
-    let mut server = start(&socket, &["--exit-idle-time", "100ms"]);
+    let log = directory.path().join("log");
+    let mut server = start(&socket, &["--exit-idle-time", "100ms", "--log", log.to_str().unwrap()]);
+    let begins_to_end = || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        log.contains("(--exit-idle-time)").then_some(log)
+    };
     let mut connection = Connection::open(&path);
     assert_eq!(connection.get("/hello").status(), 200);
-    let left = "the server leaves a client that is connected";
-    nothing_happens_for(Duration::from_millis(500), left, || server.try_wait().unwrap());
+    nothing_happens_for(SPAN, "the server leaves a client that is connected", begins_to_end);
     // The worker goes on with the request of a client that has gone.
     let gate = crate::support::Gate::new();
     connection.send(&get(1, &gate.url("/wait"), false));
     gate.announced("started");
     drop(connection);
-    // A stop would give the worker two seconds, and then kill it.
-    let left = "the server leaves a request that runs";
-    nothing_happens_for(Duration::from_secs(3), left, || server.try_wait().unwrap());
+    nothing_happens_for(SPAN, "the server leaves a request that runs", begins_to_end);
     gate.open("go");
     assert_eq!(ends(&mut server).code(), Some(0));
+    assert!(begins_to_end().is_some());
 }
 
 /// The same with systemd's own program in the place of the tests' own.
