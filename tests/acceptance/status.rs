@@ -1,5 +1,5 @@
-//! The status path: its formats, its availability when every worker is stuck, the escaping of request data in HTML, and the
-//! drawings of the page's script.
+//! The status path: its formats, its availability when every worker is stuck, the escaping of request data in HTML, and
+//! the charts of the page's script.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ fn start(workers: &'static str, arguments: &[&str]) -> Server {
     builder.start()
 }
 
-/// A request for the status with other variables than [`wire::get`] has.
+/// Requests the status with a method, a query and an Accept header.
 fn ask(server: &Server, method: &str, query: &str, accept: &str) -> Response {
     let variables = [
         ("REQUEST_METHOD", method),
@@ -49,7 +49,7 @@ fn status(server: &Server) -> Value {
 }
 
 #[test]
-fn each_format_is_what_it_says_it_is_and_may_not_be_kept() {
+fn each_format_of_the_status_has_its_content_type_and_is_uncacheable() {
     let server = start("2", &[]);
     let browser = "text/html,application/xhtml+xml,*/*;q=0.8";
     for (query, accept, kind) in [
@@ -81,17 +81,17 @@ fn each_format_is_what_it_says_it_is_and_may_not_be_kept() {
         assert_eq!(response.header("Allow").as_deref(), Some("GET, HEAD"));
     }
     let other = server.get(&format!("{PATH}/more"));
-    assert_eq!(other.body(), b"Hello, World!\n", "the application has the rest");
+    assert_eq!(other.body(), b"Hello, World!\n", "a longer path goes to the application");
 }
 
 #[test]
-fn without_the_option_the_path_is_the_applications() {
+fn without_status_path_the_path_goes_to_the_application() {
     let server = Server::start();
     assert_eq!(server.get("/hello/-/status?json").body(), b"Hello, World!\n");
 }
 
 #[test]
-fn the_status_answers_while_every_worker_is_busy_and_the_queue_is_full() {
+fn the_status_is_served_while_every_worker_is_busy_and_the_queue_is_full() {
     let server = start("1", &["--queue", "1"]);
     let gate = Gate::new();
     let mut running = Connection::open(&server.socket());
@@ -115,7 +115,10 @@ fn the_status_answers_while_every_worker_is_busy_and_the_queue_is_full() {
     assert_eq!(worker["request"]["remote"], "127.0.0.1");
     assert!(worker["request"]["time"].as_f64().unwrap() > 0.0, "{now}");
     assert_eq!(now["requests"]["refused"]["queue_full"], 1, "{now}");
-    assert_eq!(now["requests"]["total"], 1, "neither what runs nor the status itself: {now}");
+    assert_eq!(
+        now["requests"]["total"], 1,
+        "neither the running request nor the status itself counts: {now}"
+    );
 
     gate.open("go");
     assert_eq!(running.response(1).expect("a response").status(), 200);
@@ -151,7 +154,7 @@ fn every_end_of_a_request_is_counted_once() {
         refused.send(&wire::stream(wire::PARAMS, 1, &params));
         refused.response(1).expect("a response");
     }
-    // Gone while it runs, and gone while it arrives.
+    // A client that leaves while its request runs, and one that leaves while it arrives.
     let gate = Gate::new();
     let mut gone = Connection::open(&socket);
     gone.send(&get(1, &gate.url("/wait"), true));
@@ -164,7 +167,7 @@ fn every_end_of_a_request_is_counted_once() {
     gone.settle();
     drop(gone);
 
-    let now = wait_for("all have ended", || {
+    let now = wait_for("all requests have ended", || {
         Some(status(&server)).filter(|status| status["requests"]["total"] == 9)
     });
     let requests = &now["requests"];
@@ -177,7 +180,7 @@ fn every_end_of_a_request_is_counted_once() {
 }
 
 #[test]
-fn times_survive_their_generation() {
+fn the_histograms_of_the_server_survive_a_reload() {
     let server = start("1", &[]);
     for _ in 0..3 {
         server.get("/hello");
@@ -196,7 +199,7 @@ fn times_survive_their_generation() {
 }
 
 #[test]
-fn a_request_line_is_never_markup() {
+fn a_request_line_is_escaped_in_the_status_page() {
     let server = start("1", &[]);
     let gate = Gate::new();
     let attack = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\"'\r\nX: y\u{e9}";
@@ -221,7 +224,7 @@ fn a_request_line_is_never_markup() {
 }
 
 #[test]
-fn prometheus_can_read_the_metrics() {
+fn the_metrics_pass_prometheus_own_parser() {
     let server = start("2", &["--access-log", "/dev/null"]);
     for path in ["/hello", "/nowhere", "/fail/error"] {
         server.get(path);
@@ -253,7 +256,7 @@ fn prometheus_can_read_the_metrics() {
     ] {
         assert!(samples.contains(sample), "{sample} is not in\n{samples}");
     }
-    // Whichever worker had them, in the first generation.
+    // The counts of both workers of the first generation.
     for name in ["queue_wait", "service_time"] {
         let counts = samples.lines().filter(|line| {
             line.starts_with(&format!("histogram nibiru_worker_{name}_seconds_count"))
@@ -265,7 +268,7 @@ fn prometheus_can_read_the_metrics() {
 }
 
 #[test]
-fn the_page_draws_its_charts_and_shows_what_runs() {
+fn the_status_page_draws_its_charts_and_shows_the_running_request() {
     let server = start("2", &[]);
     let proxy = Proxy::start(Kind::Nginx, &server);
     let gate = Gate::new();
@@ -287,7 +290,8 @@ fn the_page_draws_its_charts_and_shows_what_runs() {
     assert!(page.contains(r#"class="on">live<"#), "{page}");
     let drawn = page.split("data-samples=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
     let samples: Vec<u32> = drawn.map(|number| number.parse().unwrap()).collect();
-    // Requests and busy workers, latency, queue; nothing ended while it looked, so there is no latency.
+    // The charts of requests, latency, busy workers and queue. No request ended while the page was open, so the latency
+    // has no samples.
     assert_eq!(samples.len(), 4, "{page}");
     assert!(samples[0] >= 2 && samples[2] >= 3 && samples[3] >= 3, "{samples:?}");
     assert!(page.contains("class=\"area\" d=\"M"), "{page}");
@@ -298,27 +302,27 @@ fn the_page_draws_its_charts_and_shows_what_runs() {
 #[test]
 fn a_killed_worker_is_replaced_in_the_status() {
     let server = start("1", &[]);
-    // One that is killed before it is ready is no start.
+    // The worker is ready: killed before that, it would not count as started.
     server.get("/hello");
     let worker = *server.workers(1).first().unwrap();
     signal(worker, Signal::KILL);
-    let now = wait_for("another one is idle", || {
+    let now = wait_for("the worker is replaced", || {
         Some(status(&server)).filter(|now| now["pool"]["started"] == 2 && now["pool"]["idle"] == 1)
     });
     assert_eq!(now["pool"]["ended"]["died"], 1, "{now}");
     assert_ne!(now["workers"][0]["pid"], worker, "{now}");
 }
 
-/// With the lines of `deploy/` that keep others out, which are there as comments.
+/// The commented lines of `deploy/` that restrict access are enabled.
 #[test]
-fn the_proxy_keeps_others_out_however_they_spell_the_path() {
+fn the_proxys_access_rule_for_the_status_holds_for_every_spelling_of_the_path() {
     let server = start("1", &[]);
     let locked = |kind, allowed: &str| {
         Proxy::with_edits(kind, &server, |site| {
             let (before, block) = site.split_once("# nibiru's own status").unwrap();
             let (block, after) = block.split_once("\n\n").unwrap();
             let lines = block.lines().filter_map(|line| line.trim_start().strip_prefix('#'));
-            // What is left of the comment itself.
+            // The last line of the explanation is not configuration.
             let lines = lines.filter(|line| line.trim() != "read it.").collect::<Vec<_>>().join("\n");
             format!("{before}\n{}\n\n{after}", lines.replace("127.0.0.1", allowed))
         })

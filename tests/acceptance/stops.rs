@@ -1,4 +1,4 @@
-//! Signals to the gateway: stops, graceful or at once, and reloads; and the files that remain after its end.
+//! Signals to the gateway: stops, graceful or at once, and reloads; and the socket files after its end.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use crate::support::wire::{Connection, get};
 use crate::support::{App, Gate, Server, ends, nibiru, runs, signal, wait_for};
 
 #[test]
-fn an_idle_kept_connection_does_not_hold_up_a_stop() {
+fn an_idle_kept_connection_does_not_delay_a_stop() {
     let mut server = Server::start();
     let mut connection = Connection::open(&server.socket());
     assert_eq!(connection.get("/hello").status(), 200);
@@ -20,17 +20,17 @@ fn an_idle_kept_connection_does_not_hold_up_a_stop() {
 }
 
 #[test]
-fn no_process_is_left_after_a_stop() {
+fn zygote_and_workers_have_ended_after_a_stop() {
     let mut server = Server::start();
     let mut tree = server.workers(2);
     tree.insert(server.zygote());
     server.signal(Signal::INT);
     assert_eq!(server.wait().code(), Some(0));
-    wait_for("the whole tree is gone", || tree.iter().all(|pid| !runs(*pid)).then_some(()));
+    wait_for("zygote and workers are gone", || tree.iter().all(|pid| !runs(*pid)).then_some(()));
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn a_second_signal_stops_at_once_despite_a_running_request() {
     let mut server = Server::start();
     let gate = Gate::new();
     let mut connection = Connection::open(&server.socket());
@@ -42,53 +42,53 @@ fn a_second_signal_stops_at_once() {
     server.wait();
 }
 
-/// Sends the signal to a server that runs a request, whose answer must still come; then the server ends.
+/// Expects that the signal `number` stops a server gracefully: the running request is answered before the server ends.
 fn ends_gracefully(number: Signal) {
     let mut server = Server::start();
     let (mut connection, gate) = server.hold();
     server.signal(number);
     server.refuses();
     gate.open("go");
-    let response = connection.response(1).expect("the running request");
+    let response = connection.response(1).expect("the response of the running request");
     assert_eq!((response.status(), response.body()), (200, &b"waited\n"[..]));
     drop(connection);
     assert_eq!(server.wait().code(), Some(0), "{number:?}: {}", server.log());
-    assert!(!server.socket().exists(), "{number:?}: the socket file is left behind");
+    assert!(!server.socket().exists(), "{number:?}: the socket file is removed");
 }
 
 #[test]
-fn quit_stops_gracefully_as_term_and_int_do() {
+fn term_int_and_quit_stop_gracefully() {
     for number in [Signal::TERM, Signal::INT, Signal::QUIT] {
         ends_gracefully(number);
     }
 }
 
 #[test]
-fn usr2_reloads_as_hup_does_and_winch_does_nothing() {
+fn usr2_and_hup_reload_and_winch_is_ignored() {
     let server = Server::builder().workers("1").start();
-    // What is reloaded while it starts is the start, and not said to be a reload.
+    // A reload during the start would not be logged as a reload.
     server.logged(&["gateway ready"]);
     let mut before = server.workers(1);
     for number in [Signal::USR2, Signal::HUP] {
         server.signal(Signal::WINCH);
         server.signal(number);
-        wait_for("the worker is another", || {
+        wait_for("the worker is replaced", || {
             let now = server.workers(1);
             now.is_disjoint(&before).then(|| before = now)
         });
     }
-    wait_for("each reload is in the log", || {
+    wait_for("both reloads are logged", || {
         (server.log().matches(" reloaded gen=").count() == 2).then_some(())
     });
 }
 
-/// How a gateway can end, but for SIGKILL and a crash: what it was started with, what makes it end, its exit code.
+/// Every end of a gateway other than SIGKILL and a crash.
 #[test]
-fn whatever_ends_the_gateway_removes_its_socket_files() {
+fn every_end_of_the_gateway_removes_its_socket_files() {
     let good = "return function() return 200, {}, 'fine' end";
     let stop = |app: &App, server: &mut Child, times: u32| {
         let socket = app.root().join("app.sock");
-        wait_for("it listens", || UnixStream::connect(&socket).ok());
+        wait_for("the server listens", || UnixStream::connect(&socket).ok());
         for _ in 0..times {
             signal(server.id(), Signal::TERM);
         }

@@ -1,4 +1,4 @@
-//! The outside view of each process, and its inheritance to children: title, limit of open files, signals.
+//! The title of each process, and what children inherit from it: the limit of open files, and signals.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ fn has_title(pid: u32, expected: &str) {
 }
 
 #[test]
-fn every_process_says_in_its_title_what_it_is_and_does() {
+fn process_titles_name_kind_generation_application_and_state() {
     let server = Server::builder().workers("1").start();
     has_title(server.pid(), "nibiru: gateway site:application");
     has_title(server.zygote(), "nibiru: zygote gen 1 site:application");
@@ -31,7 +31,7 @@ fn every_process_says_in_its_title_what_it_is_and_does() {
 
     server.signal(Signal::HUP);
     server.reloaded();
-    wait_for("the new workers have titles", || {
+    wait_for("the new worker has its title", || {
         let zygotes = children(server.pid());
         let workers = zygotes.iter().flat_map(|zygote| children(*zygote));
         let titles: Vec<String> = workers.map(title).collect();
@@ -43,7 +43,7 @@ fn every_process_says_in_its_title_what_it_is_and_does() {
 }
 
 #[test]
-fn a_zygote_that_loads_and_a_worker_that_starts_say_so() {
+fn process_titles_of_a_loading_zygote_and_a_starting_worker_say_so() {
     let app = app("local function wait(gate)\n\
          \x20 while not io.open(gate) do os.execute('sleep 0.02') end\n\
          end\n\
@@ -55,12 +55,12 @@ fn a_zygote_that_loads_and_a_worker_that_starts_say_so() {
     command.args(["serve", "--workers", "1", "--root"]).arg(app.path()).arg("--listen");
     command.arg(format!("unix:{}", app.path().join("app.sock").display())).arg("app").env("GATE", &gate);
     let mut server = command.spawn().unwrap();
-    wait_for("its zygote loads", || {
+    wait_for("the zygote's title says loading", || {
         let titles: Vec<String> = children(server.id()).into_iter().map(title).collect();
         (titles == ["nibiru: zygote gen 1 loading app"]).then_some(())
     });
     fs::write(app.path().join("gate-of-the-zygote"), "").unwrap();
-    wait_for("its worker starts", || {
+    wait_for("the worker's title says starting", || {
         let workers: Vec<u32> = children(server.id()).into_iter().flat_map(children).collect();
         workers.into_iter().find(|worker| title(*worker) == "nibiru: worker 1 gen 1 starting")
     });
@@ -68,23 +68,23 @@ fn a_zygote_that_loads_and_a_worker_that_starts_say_so() {
     server.wait().unwrap();
 }
 
-/// A file name that is longer than any place there is for it.
+/// The file name of the application is longer than the memory of the arguments.
 #[test]
-fn a_title_that_does_not_fit_is_cut_off() {
+fn a_process_title_that_does_not_fit_is_truncated() {
     let name = format!("{}.lua", "x".repeat(200));
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join(&name), "return function() return 200, {}, 'fine' end").unwrap();
     fs::write(root.path().join("nibiru.toml"), format!("app = '{name}'\n")).unwrap();
     let socket = root.path().join("app.sock");
     let mut command = crate::support::nibiru();
-    // Else only root may look at its environment.
+    // Without `--dumpable on`, only root may read the environment.
     command.current_dir(root.path()).args(["serve", "--dumpable", "on", "--workers", "1", "--listen"]);
     let mut server = command.arg(format!("unix:{}", socket.display())).spawn().unwrap();
-    wait_for("it listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    wait_for("the server listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
     assert_eq!(Connection::open(&socket).get("/").status(), 200);
     assert!(title(server.id()).starts_with("nibiru: gateway xxx"), "{}", title(server.id()));
     let environment = fs::read_to_string(format!("/proc/{}/environ", server.id())).unwrap();
-    assert!(environment.contains("PATH="), "the environment is untouched");
+    assert!(environment.contains("PATH="), "the environment is not overwritten");
     crate::support::signal(server.id(), Signal::TERM);
     server.wait().unwrap();
 }
@@ -95,8 +95,8 @@ fn app(text: &str) -> TempDir {
     root
 }
 
-/// A server of an application in `app`, started after `shell`, and what it answers.
-fn answer(app: &TempDir, shell: &'static str, preload: &str) -> (Server, String) {
+/// A server of the application in `app`, started after the shell command `shell`, and its response.
+fn start_and_get(app: &TempDir, shell: &'static str, preload: &str) -> (Server, String) {
     let root: PathBuf = app.path().to_owned();
     let server = Server::builder().application(root, "app").workers("1").after(shell);
     let server = server.arguments(["--preload", preload]).start();
@@ -107,7 +107,7 @@ fn answer(app: &TempDir, shell: &'static str, preload: &str) -> (Server, String)
 }
 
 #[test]
-fn the_gateway_raises_its_limit_of_open_files_and_the_application_keeps_the_one_it_was_given() {
+fn the_gateway_raises_its_nofile_limit_and_the_application_keeps_the_inherited_one() {
     let app = app("local function limit()\n\
          \x20 return io.open('/proc/self/limits'):read('a'):match('Max open files%s+(%S+)')\n\
          end\n\
@@ -115,7 +115,7 @@ fn the_gateway_raises_its_limit_of_open_files_and_the_application_keeps_the_one_
          return function() return 200, {}, loaded .. ' ' .. limit() end");
     let hard = getrlimit(Resource::Nofile).maximum.map_or("unlimited".to_owned(), |limit| limit.to_string());
     for preload in ["on", "off", "auto"] {
-        let (server, limits) = answer(&app, "ulimit -Sn 300", preload);
+        let (server, limits) = start_and_get(&app, "ulimit -Sn 300", preload);
         assert_eq!(limits, "300 300", "{preload}");
         let own = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
         let line = own.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -124,7 +124,7 @@ fn the_gateway_raises_its_limit_of_open_files_and_the_application_keeps_the_one_
 }
 
 #[test]
-fn programs_that_the_application_starts_die_of_sigpipe_and_the_worker_does_not() {
+fn sigpipe_ends_programs_of_the_application_but_not_the_worker() {
     let app = app("local function ignored()\n\
          \x20 local pipe = io.popen('cat /proc/self/status')\n\
          \x20 local text = pipe:read('*a')\n\
@@ -140,19 +140,19 @@ fn programs_that_the_application_starts_die_of_sigpipe_and_the_worker_does_not()
          \x20 pipe:close()\n\
          \x20 return 200, {}, loaded .. ' ' .. ignored() .. ' ' .. tostring(written)\n\
          end");
-    let (server, text) = answer(&app, "", "on");
+    let (server, text) = start_and_get(&app, "", "on");
     let words: Vec<&str> = text.split(' ').collect();
     for mask in &words[..2] {
         let mask = u64::from_str_radix(mask, 16).unwrap();
         assert_eq!(mask & 1 << (Signal::PIPE.as_raw() - 1), 0, "{text}");
     }
-    assert!(matches!(words[2], "nil" | "false"), "the write fails: {text}");
+    assert!(matches!(words[2], "nil" | "false"), "a write to a closed pipe fails: {text}");
     assert!(!server.log().contains("Broken pipe"), "{}", server.log());
     assert!(!server.log().contains("worker exited"), "{}", server.log());
 }
 
-/// Says how a command ended while the application loads and in a request, and which signals a program that it starts
-/// ignores and has blocked.
+/// An application that answers, for the load and for the request: the exit codes of a command and of a pipe, and the
+/// masks of blocked and ignored signals in a program that it starts.
 const SIGNALS: &str = "local five = _VERSION == 'Lua 5.1' and 5 * 256 or 5\n\
     local function code(...)\n\
     \x20 local a, _, c = ...\n\
@@ -168,11 +168,11 @@ const SIGNALS: &str = "local five = _VERSION == 'Lua 5.1' and 5 * 256 or 5\n\
     local loaded = look()\n\
     return function() return 200, {}, loaded .. ' ' .. look() end";
 
-/// Signals 32 and 33, which glibc keeps to itself: nobody can send or change them.
+/// Signals 32 and 33, which glibc reserves: no program can send or change them.
 const OF_LIBC: u64 = 3 << 31;
 
 #[test]
-fn however_signals_were_inherited_programs_start_with_the_defaults_and_commands_have_exit_codes() {
+fn programs_start_with_default_signals_whatever_nibiru_inherited() {
     let all = "import os, signal, sys\n\
         for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:\n\
         \x20   signal.signal(number, signal.SIG_IGN)\n\
@@ -199,7 +199,7 @@ fn however_signals_were_inherited_programs_start_with_the_defaults_and_commands_
                 [[0, 1, 2, 3], [4, 5, 6, 7]].map(|at| at.map(|at| words[at]))
             {
                 assert_eq!(executed, "5", "{wrapper:?}: {text}");
-                // Lua 5.1 and LuaJIT in its default form do not say how a pipe ended.
+                // Lua 5.1, and LuaJIT in its default build, do not return the exit code of a pipe.
                 assert!(
                     closed == "6" || (closed == "true" && cfg!(any(feature = "luajit", feature = "lua51"))),
                     "{text}"
@@ -209,7 +209,7 @@ fn however_signals_were_inherited_programs_start_with_the_defaults_and_commands_
                     assert_eq!(mask & !OF_LIBC, 0, "{wrapper:?}: {text}");
                 }
             }
-            // The zygote has survived the end of a worker, and learns of it.
+            // The zygote reaps a killed worker and survives it.
             let (zygote, worker) = (server.zygote(), *server.workers(1).first().unwrap());
             crate::support::signal(worker, Signal::KILL);
             server.logged(&["worker exited", &worker.to_string()]);
@@ -224,7 +224,7 @@ fn however_signals_were_inherited_programs_start_with_the_defaults_and_commands_
 }
 
 #[test]
-fn an_application_that_ignores_sigchld_itself_does_not_end_the_zygote() {
+fn an_application_that_ignores_sigchld_does_not_end_the_zygote() {
     let app = app("assert(package.loadlib('./ignore.so', 'ignore_sigchld'))()\n\
          return function() return 200, {}, 'fine' end");
     let source =
@@ -232,16 +232,16 @@ fn an_application_that_ignores_sigchld_itself_does_not_end_the_zygote() {
     fs::write(app.path().join("ignore.c"), source).unwrap();
     let built = library_of(&app.path().join("ignore.c"), &[]);
     fs::copy(built.path().join("ignore.so"), app.path().join("ignore.so")).unwrap();
-    let (server, _) = answer(&app, "", "on");
+    let (server, _) = start_and_get(&app, "", "on");
     let (zygote, worker) = (server.zygote(), *server.workers(1).first().unwrap());
     crate::support::signal(worker, Signal::KILL);
-    wait_for("there is another worker", || (!server.workers(1).contains(&worker)).then_some(()));
+    wait_for("the worker is replaced", || (!server.workers(1).contains(&worker)).then_some(()));
     assert_eq!(server.get("/").status(), 200);
     assert_eq!(server.zygote(), zygote, "{}", server.log());
 }
 
 #[test]
-fn a_start_as_root_is_a_warning_and_one_as_another_user_is_none() {
+fn a_start_as_root_logs_a_warning_and_one_as_another_user_does_not() {
     if lacks(Need::Root) {
         return;
     }

@@ -1,7 +1,7 @@
 //! nibiru under systemd: the notifications, the sockets that systemd keeps, and the units of `deploy/systemd`.
 //!
-//! The tests themselves stand in for systemd: they receive its notifications, and hold the listening socket between one nibiru
-//! and the next.
+//! The tests take the place of systemd: they receive the notifications, and hold the listening socket between one
+//! nibiru and the next.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use crate::support::{
     GIVE_UP, Server, ends, nibiru, nothing_happens_for, pace, repository, signal, wait_for,
 };
 
-/// What systemd listens on for notifications.
+/// The socket of NOTIFY_SOCKET.
 struct Notifications {
     socket: UnixDatagram,
     directory: TempDir,
@@ -33,7 +33,7 @@ impl Notifications {
         Self { socket, directory }
     }
 
-    /// The next one that is no sign of life.
+    /// The next notification other than WATCHDOG=1.
     #[track_caller]
     fn next(&self) -> String {
         loop {
@@ -48,7 +48,7 @@ impl Notifications {
 }
 
 #[test]
-fn systemd_is_told_of_the_start_every_reload_and_the_stop() {
+fn start_reloads_and_stop_are_notified_to_systemd() {
     let notifications = Notifications::new();
     let app = tempfile::tempdir().unwrap();
     let write = |text: &str| fs::write(app.path().join("app.lua"), text).unwrap();
@@ -77,9 +77,9 @@ fn systemd_is_told_of_the_start_every_reload_and_the_stop() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
-/// READY is a promise: whoever starts after it finds the socket accepting.
+/// READY promises that the server accepts connections, for units that start after it.
 #[test]
-fn an_application_that_does_not_load_is_never_ready() {
+fn a_server_whose_application_does_not_load_never_notifies_ready() {
     let notifications = Notifications::new();
     let app = tempfile::tempdir().unwrap();
     fs::write(app.path().join("app.lua"), "return {").unwrap();
@@ -89,34 +89,38 @@ fn an_application_that_does_not_load_is_never_ready() {
     assert_eq!(crate::support::output(&mut command).status.code(), Some(3));
     assert_eq!(notifications.next().trim(), "STATUS=loading app");
     notifications.socket.set_nonblocking(true).unwrap();
-    assert!(notifications.socket.recv(&mut [0; 64]).is_err(), "nothing more is said");
+    assert!(notifications.socket.recv(&mut [0; 64]).is_err(), "no other notification comes");
 }
 
 #[test]
-fn the_watchdog_hears_of_the_event_loop_and_of_nothing_when_it_is_stuck() {
+fn watchdog_notifications_stop_with_the_event_loop() {
     let notifications = Notifications::new();
     let server = Server::builder()
         .environment("NOTIFY_SOCKET", notifications.directory.path().join("notify"))
         .environment("WATCHDOG_USEC", "100000")
         .start();
-    let hears = || {
+    let pinged = || {
         let mut buffer = [0; 64];
         let length = notifications.socket.recv(&mut buffer).ok()?;
         (buffer[..length].trim_ascii_end() == b"WATCHDOG=1").then_some(())
     };
     for _ in 0..5 {
-        wait_for("a sign of life", hears);
+        wait_for("a watchdog notification comes", pinged);
     }
     server.signal(Signal::STOP);
-    wait_for("it is stopped", || crate::support::is_stopped(server.pid()).then_some(()));
+    wait_for("the gateway is stopped", || crate::support::is_stopped(server.pid()).then_some(()));
     notifications.socket.set_nonblocking(true).unwrap();
     while notifications.socket.recv(&mut [0; 64]).is_ok() {}
-    nothing_happens_for(Duration::from_millis(300), "a stopped gateway gives a sign of life", hears);
+    nothing_happens_for(
+        Duration::from_millis(300),
+        "a stopped gateway sends a watchdog notification",
+        pinged,
+    );
     server.signal(Signal::CONT);
-    wait_for("a sign of life again", hears);
+    wait_for("a watchdog notification comes again", pinged);
 }
 
-/// Starts nibiru as systemd does for a socket unit, with a socket that the test keeps.
+/// Starts nibiru as systemd does for a socket unit. The test keeps the socket.
 fn start(socket: &UnixListener, arguments: &[&str]) -> Child {
     let mut command = Command::new("sh");
     let script = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=app; exec \"$0\" \"$@\" 3<&0 0</dev/null";
@@ -133,16 +137,16 @@ fn kept_socket() -> (TempDir, UnixListener) {
     (directory, socket)
 }
 
-/// One request of a client that knows nothing of restarts: it connects once, and must be answered.
+/// Expects that a client that connects once gets a response.
 #[track_caller]
 fn is_answered(path: &Path) {
-    let mut connection = Connection::from(UnixStream::connect(path).expect("nobody is refused"));
+    let mut connection = Connection::from(UnixStream::connect(path).expect("the connect is not refused"));
     connection.send(&get(1, "/hello", false));
     assert_eq!(connection.response(1).expect("a response").status(), 200);
 }
 
 #[test]
-fn restarts_under_load_refuse_and_fail_nobody_where_systemd_keeps_the_socket() {
+fn restarts_under_load_with_a_kept_socket_fail_no_request() {
     let (directory, socket) = kept_socket();
     let path = directory.path().join("app.sock");
     let (over, served) = (AtomicBool::new(false), AtomicU32::new(0));
@@ -158,18 +162,22 @@ fn restarts_under_load_refuse_and_fail_nobody_where_systemd_keeps_the_socket() {
         }
         for _ in 0..5 {
             let before = served.load(Ordering::Relaxed);
-            wait_for("the load is on", || (served.load(Ordering::Relaxed) > before + 200).then_some(()));
+            wait_for("200 more requests are served", || {
+                (served.load(Ordering::Relaxed) > before + 200).then_some(())
+            });
             signal(server.id(), Signal::TERM);
             assert_eq!(ends(&mut server).code(), Some(0));
             server = start(&socket, &[]);
         }
         let before = served.load(Ordering::Relaxed);
-        wait_for("the last one serves", || (served.load(Ordering::Relaxed) > before + 200).then_some(()));
+        wait_for("the last server serves 200 requests", || {
+            (served.load(Ordering::Relaxed) > before + 200).then_some(())
+        });
         over.store(true, Ordering::Relaxed);
     });
     signal(server.id(), Signal::TERM);
     assert_eq!(ends(&mut server).code(), Some(0));
-    // Nobody shut it down.
+    // No server has shut the kept socket down.
     let mut again = start(&socket, &[]);
     is_answered(&path);
     signal(again.id(), Signal::TERM);
@@ -177,13 +185,13 @@ fn restarts_under_load_refuse_and_fail_nobody_where_systemd_keeps_the_socket() {
 }
 
 #[test]
-fn a_server_that_nobody_needs_ends_and_loses_no_client() {
+fn idle_exits_with_a_kept_socket_fail_no_request() {
     let (directory, socket) = kept_socket();
     let path = directory.path().join("app.sock");
     let arguments = ["--exit-idle-time", "20ms"];
     let (over, ends_seen) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
-        // As systemd: starts a server whenever the last one has ended and somebody connects.
+        // As systemd does, starts a server whenever the last one has ended and a client connects.
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let mut polled = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
@@ -194,19 +202,19 @@ fn a_server_that_nobody_needs_ends_and_loses_no_client() {
                 }
             }
         });
-        // Around the moment at which the server ends.
+        // The pauses are around the idle time after which the server ends.
         for round in 0..60 {
             is_answered(&path);
             pace(Duration::from_millis(10 + round % 30));
         }
         over.store(true, Ordering::Relaxed);
     });
-    assert!(ends_seen.load(Ordering::Relaxed) >= 5, "it ended {ends_seen:?} times");
+    assert!(ends_seen.load(Ordering::Relaxed) >= 5, "the server has ended only {ends_seen:?} times");
 }
 
 #[test]
-fn a_connected_client_or_a_running_request_keeps_an_idle_server() {
-    /// Three times the time after which an idle one ends.
+fn a_connected_client_or_a_running_request_prevents_the_idle_exit() {
+    /// Three times --exit-idle-time.
     const SPAN: Duration = Duration::from_millis(300);
     let (directory, socket) = kept_socket();
     let path = directory.path().join("app.sock");
@@ -218,21 +226,21 @@ fn a_connected_client_or_a_running_request_keeps_an_idle_server() {
     };
     let mut connection = Connection::open(&path);
     assert_eq!(connection.get("/hello").status(), 200);
-    nothing_happens_for(SPAN, "the server leaves a client that is connected", begins_to_end);
-    // The worker goes on with the request of a client that has gone.
+    nothing_happens_for(SPAN, "the server exits while a client is connected", begins_to_end);
+    // The worker goes on with the request of a client that has left.
     let gate = crate::support::Gate::new();
     connection.send(&get(1, &gate.url("/wait"), false));
     gate.announced("started");
     drop(connection);
-    nothing_happens_for(SPAN, "the server leaves a request that runs", begins_to_end);
+    nothing_happens_for(SPAN, "the server exits while a request runs", begins_to_end);
     gate.open("go");
     assert_eq!(ends(&mut server).code(), Some(0));
     assert!(begins_to_end().is_some());
 }
 
-/// The same with systemd's own program in the place of the tests' own.
+/// The idle exit with systemd's own systemd-socket-activate.
 #[test]
-fn a_server_that_systemd_activated_ends_when_idle() {
+fn a_server_activated_by_systemd_exits_when_idle() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
     let mut command = Command::new("systemd-socket-activate");
@@ -246,14 +254,14 @@ fn a_server_that_systemd_activated_ends_when_idle() {
 }
 
 #[test]
-fn an_idle_time_without_a_kept_socket_is_refused() {
+fn exit_idle_time_without_a_kept_socket_is_refused() {
     let mut command = nibiru();
     command.args(["serve", "--listen", "unix:x.sock", "--exit-idle-time", "1s", "app"]);
     assert_eq!(crate::support::output(&mut command).status.code(), Some(2));
 }
 
 #[test]
-fn what_systemd_sets_for_the_gateway_does_not_reach_the_application() {
+fn variables_of_systemd_do_not_reach_the_application() {
     let notifications = Notifications::new();
     let app = tempfile::tempdir().unwrap();
     let text = "local names = { 'NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID', 'LISTEN_FDS', 'LISTEN_PID', 'LISTEN_FDNAMES' }\n\
@@ -273,7 +281,7 @@ fn what_systemd_sets_for_the_gateway_does_not_reach_the_application() {
     assert_eq!(server.get("/").body(), b"seen: ");
 }
 
-/// The units with the tested nibiru in the place of an installed one.
+/// A directory with the units, in which the nibiru under test replaces an installed one.
 fn units() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     for name in ["nibiru@.service", "nibiru@.socket"] {
@@ -285,7 +293,7 @@ fn units() -> TempDir {
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_units() {
+fn the_units_pass_systemd_analyze_verify() {
     let units = units();
     let mut command = Command::new("systemd-analyze");
     command.current_dir(units.path()).args(["verify", "nibiru@shop.service", "nibiru@shop.socket"]);
@@ -295,9 +303,9 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     assert!(output.status.success() && ours.is_empty(), "{said}");
 }
 
-/// The number that `docs/how-to/systemd.md` gives.
+/// The level is that of `docs/how-to/systemd.md`.
 #[test]
-fn systemd_calls_the_service_well_confined() {
+fn the_exposure_level_of_the_service_is_at_most_1_5() {
     let units = units();
     let mut command = Command::new("systemd-analyze");
     command.current_dir(units.path()).args(["security", "--offline=yes", "--no-pager", "./nibiru@.service"]);
@@ -308,9 +316,9 @@ fn systemd_calls_the_service_well_confined() {
     assert!(level <= 1.5, "{table}");
 }
 
-/// The service's command as it stands, with the settings that it names, and without the privileges that it takes away.
+/// ExecStart of the service, with its settings file, and without the privileges that the unit removes.
 #[test]
-fn the_command_of_the_service_serves_without_privileges() {
+fn the_services_command_serves_without_privileges() {
     let (directory, socket) = kept_socket();
     let root = directory.path();
     let service = fs::read_to_string(repository("deploy/systemd/nibiru@.service")).unwrap();

@@ -1,4 +1,5 @@
-//! nibiru in the foreground of a terminal (made by `script`): Ctrl-C ends all processes, even a worker that reads the terminal.
+//! nibiru in the foreground of a terminal (made by `script`): Ctrl-C ends all processes, even a worker that reads from
+//! the terminal.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +9,7 @@ use std::process::Command;
 use crate::support::wire::{Connection, get};
 use crate::support::{App, Gate, Process, children, free_port, runs, wait_for};
 
-/// What is typed for Ctrl-C.
+/// The byte that Ctrl-C sends.
 const CTRL_C: &[u8] = b"\x03";
 
 const READS: &str = "return function(environ)\n\
@@ -22,8 +23,8 @@ const READS: &str = "return function(environ)\n\
     \x20 return 200, {}, 'served'\n\
     end";
 
-/// Runs nibiru with `arguments` in a new terminal. `read` sends the request that reads the terminal and gives what
-/// keeps it alive; `is_served` asks another worker.
+/// Runs nibiru with `arguments` in a new terminal. `read` sends the request whose worker reads from the terminal, and
+/// returns its connection. `is_served` is whether the other worker answers a request.
 fn ctrl_c_ends_everything<R>(arguments: &str, read: impl Fn() -> Option<R>, is_served: impl Fn() -> bool) {
     let (app, gate, scratch) = (App::new(READS), Gate::new(), tempfile::tempdir().unwrap());
     let (stdin, mut keys) = std::io::pipe().unwrap();
@@ -47,11 +48,11 @@ fn ctrl_c_ends_everything<R>(arguments: &str, read: impl Fn() -> Option<R>, is_s
     keys.write_all(CTRL_C).unwrap();
     terminal.wait();
     let all = || gateway.iter().chain(&zygotes).chain(&workers);
-    wait_for("all have ended", || all().all(|pid| !runs(*pid)).then_some(()));
+    wait_for("all processes have ended", || all().all(|pid| !runs(*pid)).then_some(()));
 }
 
 #[test]
-fn ctrl_c_ends_a_server_whose_worker_reads_the_terminal() {
+fn ctrl_c_ends_serve_while_a_worker_reads_from_the_terminal() {
     let scratch = tempfile::tempdir().unwrap();
     let socket = scratch.path().join("app.sock");
     let read = || {
@@ -66,7 +67,7 @@ fn ctrl_c_ends_a_server_whose_worker_reads_the_terminal() {
 }
 
 #[test]
-fn ctrl_c_ends_the_development_server_whose_worker_reads_the_terminal() {
+fn ctrl_c_ends_dev_while_a_worker_reads_from_the_terminal() {
     let port = free_port();
     let request = |path: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;

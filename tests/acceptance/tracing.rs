@@ -1,4 +1,4 @@
-//! Timing of a request for its client (`--server-timing`), and the trace that the request belongs to (`traceparent`).
+//! The Server-Timing header (`--server-timing`), and the trace of a request (`traceparent`).
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::{App, Kind, Proxy, Server, repository, wait_for};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// Speaks in each way whose line can be tied to a request, and answers with its trace id.
+/// An application that writes each kind of log line that belongs to a request, and answers with its trace id.
 const TALKS: &str = "local nibiru = require('nibiru')\n\
     return function(environ)\n\
     \x20 local path = environ.PATH_INFO\n\
@@ -22,7 +22,7 @@ const TALKS: &str = "local nibiru = require('nibiru')\n\
     \x20 return 200, {}, tostring(environ['nibiru.trace_id'])\n\
     end";
 
-/// The answer to a GET with these parameters as well. Where they promise a body, none of it is sent.
+/// The response to a GET with the additional parameters `more`. With a CONTENT_LENGTH among them, STDIN is not sent.
 fn ask(server: &Server, url: &str, more: &[(&str, &str)]) -> Response {
     let mut connection = Connection::open(&server.socket());
     let params = [wire::get_params(url), wire::pairs(more)].concat();
@@ -35,7 +35,7 @@ fn ask(server: &Server, url: &str, more: &[(&str, &str)]) -> Response {
 }
 
 #[test]
-fn a_valid_traceparent_is_in_both_logs_and_in_environ_and_an_invalid_one_nowhere() {
+fn a_valid_traceparent_is_in_both_logs_and_in_environ_and_an_invalid_one_is_ignored() {
     let (app, directory) = (App::new(TALKS), tempfile::tempdir().unwrap());
     let (log, access) = (directory.path().join("log"), directory.path().join("access.log"));
     let server = Server::builder()
@@ -78,7 +78,7 @@ fn a_valid_traceparent_is_in_both_logs_and_in_environ_and_an_invalid_one_nowhere
     ] {
         assert_eq!(line(&log, part)["trace_id"], TRACE, "{part}");
     }
-    // What is printed comes by a pipe, and may be read when its request is over.
+    // Standard output comes through a pipe, and may be read after the end of its request.
     let printed = line(&log, "printed in /dying");
     assert_eq!(printed["request"].is_string(), printed["trace_id"] == TRACE, "{printed}");
     assert_eq!(line(&log, "logged in /traced")["fields.trace_id"], "my own");
@@ -91,7 +91,7 @@ fn a_valid_traceparent_is_in_both_logs_and_in_environ_and_an_invalid_one_nowhere
     }
 }
 
-/// The durations of a Server-Timing, in milliseconds, in the order of `names`, which are all that it has.
+/// The durations of a Server-Timing header, in milliseconds. Expects exactly the metrics `names`.
 #[track_caller]
 fn durations<const N: usize>(value: &str, names: [&str; N]) -> [f64; N] {
     let metrics: Vec<_> = value.split(", ").map(|metric| metric.split_once(";dur=").unwrap()).collect();
@@ -100,13 +100,13 @@ fn durations<const N: usize>(value: &str, names: [&str; N]) -> [f64; N] {
 }
 
 #[test]
-fn server_timing_tells_of_the_queue_and_the_application() {
+fn server_timing_has_the_times_in_queue_and_application() {
     let server = Server::builder()
         .workers("1")
         .arguments(["--server-timing", "on", "--queue-timeout", "50ms", "--max-body", "10"])
         .start();
     let (mut running, gate) = server.hold();
-    // No worker has had this one.
+    // This request never reaches a worker.
     let refused = ask(&server, "/hello", &[]);
     assert_eq!(refused.status(), 503);
     let [queue] = durations(&refused.header("Server-Timing").unwrap(), ["queue"]);
@@ -118,19 +118,19 @@ fn server_timing_tells_of_the_queue_and_the_application() {
     let failed = ask(&server, "/fail/killed_before_head", &[]);
     assert_eq!(failed.status(), 502);
     durations(&failed.header("Server-Timing").unwrap(), ["queue", "app"]);
-    // It was never complete.
+    // This request is refused before it is complete.
     let large = ask(&server, "/hello", &[("CONTENT_LENGTH", "11")]);
     assert_eq!((large.status(), large.header("Server-Timing")), (413, None));
 }
 
 #[test]
-fn server_timing_is_off_unless_it_is_asked_for() {
+fn server_timing_is_off_by_default() {
     let server = Server::start();
     assert_eq!(ask(&server, "/hello", &[]).header("Server-Timing"), None);
 }
 
 #[test]
-fn an_application_keeps_its_own_server_timing_beside_the_servers() {
+fn server_timing_of_the_application_is_kept() {
     let app = App::new("return function() return 200, { ['Server-Timing'] = 'db;dur=53' }, 'fine' end");
     let server =
         Server::builder().application(app.root(), "app").arguments(["--server-timing", "on"]).start();
@@ -145,7 +145,7 @@ fn an_application_keeps_its_own_server_timing_beside_the_servers() {
     }
 }
 
-/// The blocks of configuration for nginx on the page about tracing.
+/// The two blocks of nginx configuration in `docs/how-to/tracing.md`.
 fn nginx_blocks() -> [String; 2] {
     let page = fs::read_to_string(repository("docs/how-to/tracing.md")).unwrap();
     let blocks = page.split("```nginx\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned());
@@ -153,7 +153,7 @@ fn nginx_blocks() -> [String; 2] {
 }
 
 #[test]
-fn nginx_begins_a_trace_where_none_comes() {
+fn nginx_starts_a_trace_for_a_request_without_a_valid_traceparent() {
     let app = App::new("return function(environ) return 200, {}, tostring(environ['nibiru.trace_id']) end");
     let server = Server::builder().application(app.root(), "app").start();
     let [maps, parameter] = nginx_blocks();

@@ -1,20 +1,20 @@
-//! The truth rule: a failure before the head becomes a whole error response; a response that fails after its head never passes
-//! for a complete one.
+//! The truth rule: a failure before the response head is a complete error response; a response that fails after its
+//! head never looks complete.
 
 use std::io::Read;
 
 use crate::support::wire::{ABORT_REQUEST, Connection, STDERR, STDOUT, get, record};
 use crate::support::{Gate, Kind, Proxy, Reply, Server};
 
-/// Through every proxy: a whole page with this status, from nibiru and not from the proxy.
+/// Expects, through every proxy, a complete error page with this status that is nibiru's own.
 #[track_caller]
-fn whole_page(path: &str, status: u16) {
+fn is_nibirus_error_page(path: &str, status: u16) {
     let server = Server::start();
     let direct = server.get(path);
     assert_eq!(direct.status(), status, "{direct:?}\n{}", server.log());
     for proxy in Proxy::every(&server) {
         let reply = proxy.curl([], path).expect(status);
-        assert_eq!(reply.body, direct.body(), "{:?} shows a page of its own", proxy.kind);
+        assert_eq!(reply.body, direct.body(), "{:?} replaces the error page", proxy.kind);
         assert!(!reply.body.is_empty());
         assert!(reply.header("Content-Type").is_some(), "{reply:?}");
         proxy.curl([], "/hello").expect(200);
@@ -23,17 +23,17 @@ fn whole_page(path: &str, status: u16) {
 
 #[test]
 fn a_worker_killed_before_the_head_is_a_502_page_from_nibiru() {
-    whole_page("/fail/killed_before_head", 502);
+    is_nibirus_error_page("/fail/killed_before_head", 502);
 }
 
 #[test]
 fn os_exit_is_a_500_page_from_nibiru() {
-    whole_page("/fail/exit", 500);
+    is_nibirus_error_page("/fail/exit", 500);
 }
 
 #[test]
 fn an_error_is_a_500_page_from_nibiru_without_the_traceback() {
-    whole_page("/fail/error", 500);
+    is_nibirus_error_page("/fail/error", 500);
     let server = Server::start();
     let response = server.get("/fail/error");
     let page = response.text();
@@ -43,12 +43,12 @@ fn an_error_is_a_500_page_from_nibiru_without_the_traceback() {
 
 #[test]
 fn an_error_that_is_a_table_is_a_500_page_from_nibiru() {
-    whole_page("/fail/error_table", 500);
+    is_nibirus_error_page("/fail/error_table", 500);
 }
 
 #[test]
-fn a_header_with_a_line_break_is_a_500_page_and_no_header() {
-    whole_page("/fail/header_with_line_break", 500);
+fn a_header_with_a_line_break_is_a_500_page_without_the_header() {
+    is_nibirus_error_page("/fail/header_with_line_break", 500);
     let server = Server::start();
     let response = server.get("/fail/header_with_line_break");
     assert!(!response.head().contains("stolen"), "{}", response.head());
@@ -59,10 +59,10 @@ fn a_header_with_a_line_break_is_a_500_page_and_no_header() {
 fn a_worker_killed_in_a_body_with_a_length_breaks_the_transfer() {
     let server = Server::start();
     for proxy in Proxy::every(&server) {
-        // Workers that die before they have answered anything would count as failing.
+        // Workers that die before their first response would count as failing.
         proxy.curl([], "/hello").expect(200);
         let reply = killed_in_body(&proxy, "/fail/killed_in_body_with_length");
-        assert_ne!(reply.exit, 0, "{:?} passed a short body as whole: {reply:?}", proxy.kind);
+        assert_ne!(reply.exit, 0, "{:?} passed a short body as complete: {reply:?}", proxy.kind);
     }
 }
 
@@ -73,14 +73,14 @@ fn a_worker_killed_in_a_body_without_a_length_breaks_the_transfer() {
         let proxy = Proxy::start(kind, &server);
         proxy.curl([], "/hello").expect(200);
         let reply = killed_in_body(&proxy, "/fail/killed_in_body_without_length");
-        assert_ne!(reply.exit, 0, "{kind:?} passed a short body as whole: {reply:?}");
+        assert_ne!(reply.exit, 0, "{kind:?} passed a short body as complete: {reply:?}");
     }
 }
 
-/// Nothing a FastCGI server can send makes Caddy 2.6 break such a transfer, but it writes a line to its log.
-/// When this fails, that has changed: move the version to the test above and change the documentation.
+/// A FastCGI server cannot make Caddy 2.6 break such a transfer off; Caddy logs the error. A failure of this test means
+/// that Caddy has changed: move the version to the test above and update the documentation.
 #[test]
-fn caddy_2_6_passes_a_broken_body_without_a_length_as_whole_and_logs_it() {
+fn caddy_2_6_passes_a_broken_body_without_a_length_as_complete_and_logs_it() {
     let server = Server::start();
     let proxy = Proxy::start(Kind::OldCaddy, &server);
     let reply = killed_in_body(&proxy, "/fail/killed_in_body_without_length").expect(200);
@@ -91,27 +91,27 @@ fn caddy_2_6_passes_a_broken_body_without_a_length_as_whole_and_logs_it() {
 }
 
 #[test]
-fn another_request_on_the_same_connection_survives_a_broken_one() {
+fn a_broken_response_leaves_other_requests_on_its_connection_undisturbed() {
     let server = Server::start();
     let (mut connection, held) = broken_beside_another(&server);
     held.open("go");
-    assert_eq!(connection.response(1).expect("the other request goes on").body(), b"waited\n");
-    assert!(connection.response_breaks(), "the connection breaks with what is left on it");
+    assert_eq!(connection.response(1).expect("the response of the other request").body(), b"waited\n");
+    assert!(connection.response_breaks(), "the connection breaks off after the last whole response");
 }
 
 #[test]
-fn a_client_that_gives_a_broken_request_up_keeps_the_connection() {
+fn a_client_that_aborts_a_broken_request_keeps_its_connection() {
     let server = Server::start();
     let (mut connection, held) = broken_beside_another(&server);
     connection.send(&record(ABORT_REQUEST, 2, b""));
-    connection.response(2).expect("the end of the broken request");
+    connection.response(2).expect("END_REQUEST of the broken request");
     held.open("go");
-    assert_eq!(connection.response(1).expect("the other request goes on").body(), b"waited\n");
+    assert_eq!(connection.response(1).expect("the response of the other request").body(), b"waited\n");
     assert_eq!(connection.get("/hello").body(), b"Hello, World!\n");
 }
 
-/// A connection on which request 1 waits at a gate, and the answer to request 2 has broken off. It has no end: that would
-/// look complete.
+/// A connection on which request 1 waits at a gate and the response to request 2 has broken off. It gets no
+/// END_REQUEST, which would make it look complete.
 fn broken_beside_another(server: &Server) -> (Connection, Gate) {
     let (broken, held) = (Gate::new(), Gate::new());
     let mut connection = Connection::open(&server.socket());
@@ -126,7 +126,7 @@ fn broken_beside_another(server: &Server) -> (Connection, Gate) {
     (connection, held)
 }
 
-/// Asks for `path`, lets the worker die once the first chunk has come, and gives what curl made of it.
+/// Requests `path`, lets the worker die after the first chunk, and returns the response as curl saw it.
 #[track_caller]
 fn killed_in_body(proxy: &Proxy, path: &str) -> Reply {
     let gate = Gate::new();

@@ -1,8 +1,8 @@
 //! The units of `deploy/systemd` under a systemd that is process 1.
 //!
-//! systemd-nspawn boots the machine's own `/usr`, read-only, on an empty file system in memory with an `/etc`, `/run`, `/tmp`,
-//! `/dev`, `/proc` and network of its own. Further namespaces surround it, because a systemd that sees the machine's `/tmp` and
-//! `/run` cleans them up.
+//! systemd-nspawn boots the machine's own `/usr`, read-only, on an empty file system in memory, with its own `/etc`,
+//! `/run`, `/tmp`, `/dev`, `/proc` and network. Further namespaces surround it, because a systemd that sees the
+//! machine's `/tmp` and `/run` cleans them up.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::support::{Need, lacks, nibiru, output, repository};
 
-/// What [`Machine::run`] runs before it boots, in namespaces of its own. `$1`: the scratch directory; `$2`: nibiru.
+/// The script that boots the machine, in separate namespaces. `$1` is the scratch directory, `$2` is nibiru.
 const BOOT: &str = r#"
 set -eu
 mount --bind "$1" /mnt
@@ -30,7 +30,8 @@ exec systemd-nspawn --quiet --register=no --keep-unit --directory=/ --volatile=y
 const SERVICE: &str = "[Unit]\nAfter=basic.target\nSuccessAction=exit\nFailureAction=exit\n\
     [Service]\nType=oneshot\nExecStart=/bin/bash /test/script\nStandardOutput=file:/test/output\nStandardError=inherit\n";
 
-/// Installs the units as `docs/how-to/systemd.md` says, and gives the script `application NAME [SETTING…]` and `get`.
+/// The beginning of a script: it installs the units as `docs/how-to/systemd.md` says, and defines `application NAME
+/// [SETTING…]`, `get`, `shell` and `say`.
 const INSTALLED: &str = r#"
 set -u
 generators=/usr/local/lib/systemd/system-generators
@@ -50,22 +51,24 @@ application() {
     systemctl daemon-reload
     systemctl start "nibiru@$name.socket" "nibiru@$name.service" || journalctl --no-pager -u "nibiru@$name"
 }
-# One request, from root.
+# One request, by root.
 get() { timeout 30 nibiru request --to "unix:/run/nibiru/$1.sock" GET "$2"; }
 # A shell command, run by the application NAME in a worker.
 shell() { timeout 30 nibiru request --to "unix:/run/nibiru/$1.sock" --data "$2" POST /shell; }
 say() { printf '%s = %s\n' "$1" "$2"; }
 "#;
 
-/// Held while a machine runs. All of them have one tree of control groups, from which each removes what it has no process in: also a
-/// group that another has just made for a service of the same name, which then does not start.
-fn alone() -> fs::File {
+/// A lock for the time that a machine runs. All machines share one tree of control groups, and each removes the groups
+/// without processes: also a group that another machine has just created for a service of the same name, which then
+/// fails to start.
+fn lock_machines() -> fs::File {
     let tree = fs::File::open("/sys/fs/cgroup").unwrap();
     flock(&tree, FlockOperation::LockExclusive).unwrap();
     tree
 }
 
-/// What a script wrote that ran on a machine with the units installed; none where no systemd can be booted.
+/// The output of `script` on a machine with the units and `application` installed; `None` where no systemd can be
+/// booted.
 #[track_caller]
 fn on_a_machine(application: &str, script: &str) -> Option<String> {
     if lacks(Need::Machine) {
@@ -79,7 +82,7 @@ fn on_a_machine(application: &str, script: &str) -> Option<String> {
     write("app.lua", application);
     write("script", &format!("{INSTALLED}\n{script}"));
     if cfg!(feature = "luajit") {
-        // As the how-to says.
+        // LuaJIT needs this, as the how-to says.
         write("luajit.conf", "[Service]\nMemoryDenyWriteExecute=no\n");
     }
     let units = scratch.path().join("units");
@@ -88,7 +91,7 @@ fn on_a_machine(application: &str, script: &str) -> Option<String> {
         let entry = entry.unwrap();
         fs::copy(entry.path(), units.join(entry.file_name())).unwrap();
     }
-    // Its users are other ones than the test's.
+    // The machine's users differ from the test's.
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new("unshare");
     command.args([
@@ -104,7 +107,7 @@ fn on_a_machine(application: &str, script: &str) -> Option<String> {
     ]);
     command.args(["--mount-proc", "--kill-child", "sh"]).arg(scratch.path().join("boot"));
     command.arg(scratch.path()).arg(nibiru().get_program()).stdin(std::process::Stdio::null());
-    let _alone = alone();
+    let _alone = lock_machines();
     let console = output(&mut command);
     let said = fs::read_to_string(scratch.path().join("output")).unwrap_or_default();
     let booted = String::from_utf8_lossy(&console.stdout).into_owned();
@@ -113,14 +116,14 @@ fn on_a_machine(application: &str, script: &str) -> Option<String> {
     Some(said)
 }
 
-/// The value that a script said under this name.
+/// The value that a script printed with `say NAME`.
 #[track_caller]
 fn said<'a>(output: &'a str, name: &str) -> &'a str {
     let mut lines = output.lines().filter_map(|line| line.split_once(" = "));
-    lines.find(|(key, _)| *key == name).unwrap_or_else(|| panic!("nothing said of {name}:\n{output}")).1
+    lines.find(|(key, _)| *key == name).unwrap_or_else(|| panic!("the script printed no {name}:\n{output}")).1
 }
 
-/// Runs what it is sent, so that a test can do what a site that was broken into would.
+/// An application that runs the request body as a shell command, so that a test can act as a compromised site.
 const SHELL: &str = r#"
 return function(environ)
   local pipe = io.popen("exec 2>&1; (" .. environ["wsgi.input"]:read("a") .. "); echo exit $?")
@@ -130,11 +133,11 @@ return function(environ)
 end
 "#;
 
-/// Names of which systemd makes users, and names of which it does not.
+/// Names from which systemd derives a user name, and names from which it does not.
 const NAMES: [&str; 4] = ["shop", "blog", "shop.example.com", "a-name-that-is-longer-than-31-characters"];
 
 #[test]
-fn each_application_is_a_user_of_its_own() {
+fn each_application_runs_as_its_own_dynamic_user() {
     let script =
         NAMES.map(|name| format!("application {name}; say {name} \"$(shell {name} 'id -u')\"\n")).concat();
     let Some(output) = on_a_machine(SHELL, &script) else { return };
@@ -146,7 +149,7 @@ fn each_application_is_a_user_of_its_own() {
 }
 
 #[test]
-fn one_application_can_neither_read_nor_signal_nor_stop_another() {
+fn an_application_can_neither_read_nor_signal_nor_stop_another() {
     let intruders = ["shop", "shop.example.com", "a-name-that-is-longer-than-31-characters"];
     let script = r#"
 for name in $INTRUDERS; do application $name 'workers = 1'; done
@@ -204,7 +207,7 @@ say after "$(systemctl show --property=MainPID --value nibiru@blog)"
 }
 
 #[test]
-fn a_name_that_makes_no_user_does_not_start_without_one() {
+fn a_service_whose_name_gives_no_user_name_does_not_start_without_the_generator() {
     let script = r#"
 rm $generators/nibiru-users
 application shop.example.com >/dev/null 2>&1
@@ -212,7 +215,7 @@ say state "$(systemctl show --property=Result --value nibiru@shop.example.com)"
 say user "$(systemctl show --property=User --value nibiru@shop.example.com)"
 say journal "$(journalctl --no-pager -o cat -u nibiru@shop.example.com | grep -m 1 Invalid)"
 systemctl stop nibiru@shop.example.com.socket nibiru@shop.example.com
-# What the how-to says to do.
+# The fix of the how-to.
 cp /test/units/nibiru-users $generators/
 systemctl daemon-reload
 systemctl start nibiru@shop.example.com
@@ -227,7 +230,7 @@ say mended "$(shell shop.example.com 'echo $SECRET' | head -1)"
 }
 
 #[test]
-fn systemctl_reload_says_whether_the_code_loads() {
+fn systemctl_reload_fails_if_the_code_does_not_load() {
     let script = r#"
 application shop
 say before "$(get shop /)"
@@ -256,9 +259,10 @@ say mended "$(get shop /)"
     assert_ne!(said(&output, "journal"), "0", "{output}");
 }
 
-/// What the unit takes away (system calls, devices, writable memory that runs, the file system) nibiru does without.
+/// nibiru works without everything that the unit removes: system calls, devices, writable executable memory, the file
+/// system.
 #[test]
-fn the_services_filters_let_through_what_nibiru_needs() {
+fn nibiru_works_within_the_services_restrictions() {
     let application = r#"
 return function(environ)
   local path = environ.PATH_INFO

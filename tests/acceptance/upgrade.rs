@@ -1,4 +1,4 @@
-//! Take-over: another gateway, perhaps of another version, replaces the running one, and no client notices.
+//! Take-over: another gateway, perhaps of another version, replaces the running one without a failed request.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::support::wire::{Connection, get};
 use crate::support::{App, Gate, Kind, Process, Proxy, Reply, Server, nibiru, output, signal, wait_for};
 
-/// `nibiru serve --take-over` with the settings of `server`.
+/// `nibiru serve --take-over` on the socket of `server`.
 fn take_over(server: &Server, app: &App) -> Command {
     take_over_at(&server.socket(), app)
 }
@@ -28,18 +28,18 @@ fn says(text: &str) -> String {
     format!("return function() return 200, {{}}, '{text}' end")
 }
 
-fn answer(socket: &Path) -> String {
+fn response_text(socket: &Path) -> String {
     let response = Connection::open(socket).get("/");
     response.text()
 }
 
-/// The pid of the gateway that answers on the control socket.
+/// The pid of the gateway behind the control socket.
 fn pid(server: &Server) -> u32 {
     server.status()["pid"].as_u64().unwrap().try_into().unwrap()
 }
 
 #[test]
-fn a_new_server_takes_over_under_load_and_nobody_is_refused() {
+fn a_take_over_under_load_refuses_no_connection_and_fails_no_request() {
     let app = App::new(&says("one"));
     let mut server = Server::builder().application(app.root(), "app").start();
     let proxy = Proxy::start(Kind::Nginx, &server);
@@ -50,7 +50,7 @@ fn a_new_server_takes_over_under_load_and_nobody_is_refused() {
         for _ in 0..3 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    let stream = UnixStream::connect(&socket).expect("a connect is never refused");
+                    let stream = UnixStream::connect(&socket).expect("the connect is not refused");
                     let mut connection = Connection::from(stream);
                     connection.send(&get(1, "/", false));
                     assert_eq!(connection.response(1).expect("a response").status(), 200);
@@ -63,19 +63,21 @@ fn a_new_server_takes_over_under_load_and_nobody_is_refused() {
                 Reply::of(&mut proxy.curl_command([], "/")).expect(200);
             }
         });
-        wait_for("the load is on", || (served.load(Ordering::Relaxed) > 500).then_some(()));
+        wait_for("500 requests are served", || (served.load(Ordering::Relaxed) > 500).then_some(()));
         app.write(&says("two"));
         let new = Process::start("new", &app.root(), take_over(&server, &app));
         assert_eq!(server.wait().code(), Some(0), "{}", server.log());
         let before = served.load(Ordering::Relaxed);
-        wait_for("it goes on", || (served.load(Ordering::Relaxed) > before + 500).then_some(()));
+        wait_for("500 more requests are served", || {
+            (served.load(Ordering::Relaxed) > before + 500).then_some(())
+        });
         stop.store(true, Ordering::Relaxed);
         new
     });
     assert!(server.log().contains("another server has taken over"), "{}", server.log());
-    assert_eq!((answer(&socket).as_str(), pid(&server)), ("two", new.pid()));
+    assert_eq!((response_text(&socket).as_str(), pid(&server)), ("two", new.pid()));
 
-    // The files are the new one's now.
+    // The socket files belong to the new server now.
     let mut new = new;
     signal(new.pid(), Signal::TERM);
     assert_eq!(new.wait().code(), Some(0), "{}", new.log());
@@ -85,15 +87,15 @@ fn a_new_server_takes_over_under_load_and_nobody_is_refused() {
 }
 
 #[test]
-fn one_that_does_not_start_changes_nothing() {
+fn a_failed_take_over_leaves_the_old_server_serving() {
     let app = App::new(&says("one"));
     let server = Server::builder().application(app.root(), "app").start();
-    assert_eq!(answer(&server.socket()), "one");
+    assert_eq!(response_text(&server.socket()), "one");
     app.write("return {");
     let failed = output(&mut take_over(&server, &app));
     assert_eq!(failed.status.code(), Some(3), "{}", String::from_utf8_lossy(&failed.stderr));
-    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
-    // Without the flag nobody is driven away.
+    assert_eq!((response_text(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
+    // Without --take-over a second server is refused.
     app.write(&says("two"));
     let mut plain = nibiru();
     plain.args(["serve", "--root"]).arg(app.root());
@@ -103,24 +105,24 @@ fn one_that_does_not_start_changes_nothing() {
         plain.status.code() == Some(1) && message.contains("another server is listening there"),
         "{message}"
     );
-    assert_eq!(answer(&server.socket()), "one");
+    assert_eq!(response_text(&server.socket()), "one");
 }
 
-/// Its health would send clients away from the one that serves them.
+/// During a drain delay the old server's health would be 503, for clients that the new server serves.
 #[test]
-fn the_old_server_goes_without_its_drain_delay() {
+fn the_old_server_skips_its_drain_delay_after_a_take_over() {
     let app = App::new(&says("one"));
     let mut server =
         Server::builder().application(app.root(), "app").arguments(["--drain-delay", "10m"]).start();
-    assert_eq!(answer(&server.socket()), "one");
+    assert_eq!(response_text(&server.socket()), "one");
     let _new = Process::start("new", &app.root(), take_over(&server, &app));
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 }
 
-/// A proxy may ask the old server once more, on a connection that it keeps. Were it told "no", the new one would get no
-/// requests until it has asked again, and there may be no other.
+/// A proxy may check the old server's health once more on a kept connection. After a 503 the new server would get no
+/// requests until the next check.
 #[test]
-fn the_old_server_does_not_send_clients_away_while_it_finishes() {
+fn the_old_servers_health_stays_200_while_it_finishes() {
     let (app, gate) = (App::new(&says("two")), Gate::new());
     let mut server = Server::builder().arguments(["--health-path", "/-/health"]).start();
     let mut kept = Connection::open(&server.socket());
@@ -137,9 +139,9 @@ fn the_old_server_does_not_send_clients_away_while_it_finishes() {
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 }
 
-/// A take-over is no second signal, which would break running requests off.
+/// A take-over does not count as a second signal, which would break running requests off.
 #[test]
-fn a_take_over_in_the_delay_before_a_stop_lets_running_requests_finish() {
+fn a_take_over_during_drain_delay_lets_running_requests_finish() {
     let mut server = Server::builder().workers("1").arguments(["--drain-delay", "10m"]).start();
     let gate = Gate::new();
     let mut running = Connection::open(&server.socket());
@@ -155,12 +157,12 @@ fn a_take_over_in_the_delay_before_a_stop_lets_running_requests_finish() {
     gate.open("go");
     assert_eq!(running.response(1).expect("a response").status(), 200, "{}", server.log());
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert_eq!(answer(&server.socket()), "two");
+    assert_eq!(response_text(&server.socket()), "two");
 }
 
-/// One that answers for its health while it loads has nothing to hand over yet.
+/// A server that still loads answers its health path, but has nothing to hand over.
 #[test]
-fn a_server_that_has_not_loaded_hands_nothing_over() {
+fn a_take_over_of_a_server_that_still_loads_is_refused() {
     let app = App::new("while true do end");
     let server =
         Server::builder().application(app.root(), "app").arguments(["--health-path", "/-/health"]).start();
@@ -173,19 +175,19 @@ fn a_server_that_has_not_loaded_hands_nothing_over() {
 }
 
 #[test]
-fn where_nobody_runs_it_is_a_plain_start() {
+fn take_over_without_a_running_server_is_an_ordinary_start() {
     let app = App::new(&says("one"));
     let mut server = Server::builder().application(app.root(), "app").start();
     server.signal(Signal::KILL);
     server.wait();
     let new = Process::start("new", &app.root(), take_over(&server, &app));
-    wait_for("it answers", || UnixStream::connect(server.socket()).ok());
-    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", new.pid()));
+    wait_for("the server listens", || UnixStream::connect(server.socket()).ok());
+    assert_eq!((response_text(&server.socket()).as_str(), pid(&server)), ("one", new.pid()));
 }
 
-/// The gateway that runs is a double here: it is gone at a moment that no signal would be sure to meet.
+/// The test takes the place of the running gateway, since no signal could end a real one at exactly this moment.
 #[test]
-fn where_it_is_gone_before_it_has_answered_it_is_a_plain_start() {
+fn take_over_from_a_server_that_ends_before_it_answers_is_an_ordinary_start() {
     for reads in [false, true] {
         let (app, directory) = (App::new(&says("one")), tempfile::tempdir().unwrap());
         let socket = directory.path().join("app.sock");
@@ -194,25 +196,26 @@ fn where_it_is_gone_before_it_has_answered_it_is_a_plain_start() {
         let (mut asker, _) = control.accept().unwrap();
         let mut command = String::new();
         if reads {
-            // Without this the close is a reset.
+            // Without this read the close is a reset.
             BufReader::new(&mut asker).read_line(&mut command).unwrap();
             assert_eq!(command, "take-over\n");
         } else {
-            wait_for("it has asked", || (rustix::io::ioctl_fionread(&asker).unwrap() > 0).then_some(()));
+            wait_for("the new server has sent its command", || {
+                (rustix::io::ioctl_fionread(&asker).unwrap() > 0).then_some(())
+            });
         }
         drop((control, asker));
-        wait_for("it listens", || UnixStream::connect(&socket).ok());
-        assert_eq!(answer(&socket), "one", "{}", new.log());
+        wait_for("the new server listens", || UnixStream::connect(&socket).ok());
+        assert_eq!(response_text(&socket), "one", "{}", new.log());
     }
 }
 
-/// One of six that want to take over does, and the others say why they do not.
 #[test]
-fn of_six_that_take_over_at_once_one_serves() {
+fn of_six_concurrent_take_overs_one_succeeds_and_the_others_are_refused() {
     let app = App::new(&says("one"));
     let mut server = Server::builder().application(app.root(), "app").start();
-    assert_eq!(answer(&server.socket()), "one");
-    // All ask while the first still loads.
+    assert_eq!(response_text(&server.socket()), "one");
+    // All commands come while the first server still loads.
     let gate = Gate::new();
     let loads = format!(
         "local path = '{}' local f = io.open(path .. '/started', 'w') f:close() \
@@ -229,20 +232,20 @@ fn of_six_that_take_over_at_once_one_serves() {
         let expected = format!("process {} is taking over already", first.pid());
         assert!(taker.log().contains(&expected), "{}", taker.log());
     }
-    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
+    assert_eq!((response_text(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
     gate.open("go");
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("two", first.pid()));
+    assert_eq!((response_text(&server.socket()).as_str(), pid(&server)), ("two", first.pid()));
     signal(first.pid(), Signal::TERM);
     assert_eq!(first.wait().code(), Some(0), "{}", first.log());
 }
 
-/// What it has said before it ends, step by step.
+/// The commands that the new server has sent before it ends.
 #[test]
-fn a_taker_that_ends_at_any_step_leaves_the_old_server_serving() {
+fn a_take_over_that_ends_at_any_step_leaves_the_old_server_serving() {
     let app = App::new(&says("one"));
     let mut server = Server::builder().application(app.root(), "app").start();
-    assert_eq!(answer(&server.socket()), "one");
+    assert_eq!(response_text(&server.socket()), "one");
     let control = server.socket().with_extension("sock.ctl");
     for steps in [&["take-over\n"][..], &["take-over\n", "ready []\n"], &["take-over\n", "ready []\n", "tak"]]
     {
@@ -257,21 +260,21 @@ fn a_taker_that_ends_at_any_step_leaves_the_old_server_serving() {
                 }
             }
             drop(stream);
-            wait_for("another one may take over", || {
+            wait_for("another server may take over", || {
                 let mut stream = UnixStream::connect(&control).unwrap();
                 stream.write_all(b"take-over\n").unwrap();
                 let mut line = String::new();
                 BufReader::new(&stream).read_line(&mut line).unwrap();
                 line.contains("\"ok\":true").then_some(())
             });
-            assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
+            assert_eq!((response_text(&server.socket()).as_str(), pid(&server)), ("one", server.pid()));
         }
     }
     app.write(&says("two"));
-    // The last one that asked has hung up; the old server may not have seen it yet.
-    let new = wait_for("it is free again", || {
+    // The old server may not have seen yet that the last connection has closed.
+    let new = wait_for("the take-over is accepted", || {
         let new = Process::start("new", &app.root(), take_over(&server, &app));
-        let taken = wait_for("it takes over or is refused", || {
+        let taken = wait_for("the new server takes over or is refused", || {
             let refused = new.log().contains("is taking over already");
             let taken = server.log().contains("another server has taken over");
             (refused || taken).then_some(taken)
@@ -279,11 +282,11 @@ fn a_taker_that_ends_at_any_step_leaves_the_old_server_serving() {
         taken.then_some(new)
     });
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert_eq!((answer(&server.socket()).as_str(), pid(&server)), ("two", new.pid()));
+    assert_eq!((response_text(&server.socket()).as_str(), pid(&server)), ("two", new.pid()));
 }
 
 #[test]
-fn an_address_that_the_new_server_does_not_have_ends_with_the_old_one() {
+fn an_address_that_only_the_old_server_has_is_removed_with_it() {
     let app = App::new(&says("two"));
     let scratch = tempfile::tempdir().unwrap();
     let second = scratch.path().join("second.sock");
@@ -293,5 +296,5 @@ fn an_address_that_the_new_server_does_not_have_ends_with_the_old_one() {
     let _new = Process::start("new", &app.root(), take_over(&server, &app));
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     assert!(!second.exists());
-    assert_eq!(answer(&server.socket()), "two");
+    assert_eq!(response_text(&server.socket()), "two");
 }

@@ -1,5 +1,5 @@
-//! Request bodies of any size: they arrive whole by every way and are spooled where the settings say, and a hanging or full
-//! disk costs only the requests that need it.
+//! Request bodies of any size: they arrive whole through every proxy and are spooled in `--spool-dir`, and a hanging or
+//! full disk fails only the requests that need it.
 
 use std::fs;
 use std::thread;
@@ -8,7 +8,8 @@ use crate::support::disks::Disk;
 use crate::support::wire::{self, Connection, PARAMS, RESPONDER, STDIN, begin, record};
 use crate::support::{App, Kind, Proxy, Server, wait_for};
 
-/// Answers with the length and a checksum of what it was sent, read in pieces, by lines, and once more from the start.
+/// An application that answers with the length and a checksum of the body read in pieces, its length read by lines, its
+/// size by a seek, and its first 4 bytes.
 const SUMS: &str = r#"
 local function sum(a, b, piece)
   for at = 1, #piece do
@@ -24,7 +25,7 @@ return { application = function(environ)
   for piece in function() return input:read(10000) end do
     a, b, length = (function(x, y) return x, y, length + #piece end)(sum(a, b, piece))
   end
-  -- As whoever parses multipart bodies does.
+  -- As parsers of multipart bodies do.
   input:seek("set", 0)
   local again = 0
   for line in input:lines("L") do
@@ -35,7 +36,7 @@ return { application = function(environ)
 end }
 "#;
 
-/// What [`SUMS`] says of a body: Adler-32, since Lua has it in three lines.
+/// The expected response of [`SUMS`]. The checksum is Adler-32, which is short in Lua.
 fn sums(body: &[u8]) -> String {
     let (mut a, mut b) = (1_u32, 0_u32);
     for byte in body {
@@ -46,7 +47,7 @@ fn sums(body: &[u8]) -> String {
     format!("{0} {1} {0} {0} {first}", body.len(), u64::from(b) * 65536 + u64::from(a))
 }
 
-/// Bytes of every value, lines of all lengths among them.
+/// A body with bytes of every value, and so lines of all lengths.
 fn body(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_u32;
     let mut next = || {
@@ -59,11 +60,11 @@ fn body(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_body_of_any_size_is_read_alike_from_memory_and_from_a_file() {
+fn a_body_of_any_size_is_read_the_same_from_memory_and_from_a_file() {
     let app = App::new(SUMS);
     let server = Server::builder().application(app.root(), "app").start();
     let mut connection = Connection::open(&server.socket());
-    // Around what is kept in memory, what is written at once, and both.
+    // Lengths around the limit in memory, the length of one write, and their sum.
     for length in [0, 1, 65_535, 65_536, 65_537, 131_072, 131_073, 196_609, 262_144, 3_000_001] {
         let body = body(length);
         connection.send(&wire::post(1, "/", &body, true));
@@ -73,7 +74,7 @@ fn a_body_of_any_size_is_read_alike_from_memory_and_from_a_file() {
 }
 
 #[test]
-fn a_body_comes_whole_through_each_proxy_with_and_without_its_length() {
+fn a_body_with_or_without_a_length_passes_each_proxy_whole() {
     let app = App::new(SUMS);
     let server = Server::builder().application(app.root(), "app").start();
     let body = body(5_000_000);
@@ -92,7 +93,7 @@ fn a_body_comes_whole_through_each_proxy_with_and_without_its_length() {
         let reply = proxy.curl(["--data-binary", &data], "/");
         assert_eq!((reply.status, reply.text()), (200, sums(&body)), "{:?}", proxy.kind);
     }
-    // Caddy answers 411 to a body of unknown length that does not fit its buffer.
+    // Caddy is left out: it answers 411 to a body without a length that exceeds its buffer.
     for proxy in &proxies[..2] {
         let reply = proxy.curl(["--data-binary", &data, "--header", "Transfer-Encoding: chunked"], "/");
         assert_eq!((reply.status, reply.text()), (200, sums(&body)), "{:?}", proxy.kind);
@@ -100,17 +101,17 @@ fn a_body_comes_whole_through_each_proxy_with_and_without_its_length() {
 }
 
 #[test]
-fn a_body_that_is_too_large_is_413_before_it_is_sent() {
+fn a_body_beyond_max_body_is_413_at_the_first_byte_too_many() {
     let app = App::new(SUMS);
     let server = Server::builder().application(app.root(), "app").arguments(["--max-body", "1M"]).start();
     let mut connection = Connection::open(&server.socket());
-    // Its length says it. Not a byte of it is sent.
+    // CONTENT_LENGTH exceeds the limit, so the 413 comes before any byte of the body.
     let mut params = wire::get_params("/");
     params.extend(wire::pair(b"CONTENT_LENGTH", b"1048577"));
     connection.send(&begin(1, RESPONDER, true));
     connection.send(&wire::stream(PARAMS, 1, &params));
     assert_eq!(connection.response(1).unwrap().status(), 413);
-    // Of one without a length, not a byte more than may be is waited for.
+    // Without CONTENT_LENGTH, the 413 comes at the first byte beyond the limit.
     connection.send(&begin(2, RESPONDER, true));
     connection.send(&wire::stream(PARAMS, 2, &wire::get_params("/")));
     for _ in 0..16 {
@@ -123,10 +124,11 @@ fn a_body_that_is_too_large_is_413_before_it_is_sent() {
 }
 
 #[test]
-fn all_bodies_together_take_no_more_than_they_may() {
+fn bodies_beyond_max_spool_together_are_503() {
     let app = App::new(SUMS);
     let server = Server::builder().application(app.root(), "app").arguments(["--max-spool", "1M"]).start();
-    // All but the last record with bytes, without which it is not complete, and the end.
+    // The length of the last record with content and of the end of STDIN, which are held back to keep the request
+    // incomplete.
     let last = 8 + 600_000 % usize::from(u16::MAX) + 8;
     let begun = |id| {
         let mut connection = Connection::open(&server.socket());
@@ -140,11 +142,13 @@ fn all_bodies_together_take_no_more_than_they_may() {
     let (mut second, _) = begun(2);
     assert_eq!(second.response(2).unwrap().status(), 503);
     server.logged(&["status=503", "--max-spool"]);
-    // A part of the second may still be on its way to the disk, and counts until it is there.
-    wait_for("the first has the files to itself", || (server.status()["spool"]["files"] == 1).then_some(()));
+    // A write of the second body may still be under way, and counts until it is done.
+    wait_for("only the first body has a spool file", || {
+        (server.status()["spool"]["files"] == 1).then_some(())
+    });
     first.send(&rest);
     assert_eq!(String::from_utf8_lossy(first.response(1).unwrap().body()), sums(&body(600_000)));
-    // Given back.
+    // The spool has room again.
     let (mut third, rest) = begun(3);
     third.settle();
     third.send(&rest);
@@ -152,11 +156,11 @@ fn all_bodies_together_take_no_more_than_they_may() {
 }
 
 #[test]
-fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
+fn a_hanging_disk_stalls_only_the_uploads_that_are_spooled_there() {
     let Some(disk) = Disk::new() else { return };
     let app = App::new(SUMS);
     let directory = disk.directory().display().to_string();
-    // Twelve sums in Lua on a busy machine.
+    // The long --queue-timeout allows for twelve checksums in Lua on a busy machine.
     let arguments = ["--spool-dir", &directory, "--queue-timeout", "10m"];
     let server = Server::builder().application(app.root(), "app").arguments(arguments).start();
     let socket = server.socket();
@@ -179,7 +183,7 @@ fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
         });
         (stuck.count() >= 4).then_some(())
     });
-    // Those that need no disk are answered, with a body as well.
+    // Requests that need no disk are answered, also with a body.
     let mut connection = Connection::open(&socket);
     for _ in 0..100 {
         assert_eq!(connection.get("/").status(), 200);
@@ -187,7 +191,7 @@ fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
         let response = connection.response(1).unwrap();
         assert_eq!(String::from_utf8_lossy(response.body()), sums(&body[..60_000]));
     }
-    assert!(uploads.iter().all(|upload| !upload.is_finished()), "nothing can be kept on a frozen disk");
+    assert!(uploads.iter().all(|upload| !upload.is_finished()), "no upload can finish on a frozen disk");
     drop(frozen);
     for upload in uploads {
         assert_eq!(upload.join().unwrap(), sums(&body));
@@ -195,7 +199,7 @@ fn a_disk_that_hangs_stalls_the_uploads_that_go_there_and_nothing_else() {
 }
 
 #[test]
-fn an_upload_that_the_disk_does_not_take_in_time_is_503() {
+fn an_upload_that_is_not_spooled_within_body_timeout_is_503() {
     let Some(disk) = Disk::new() else { return };
     let app = App::new(SUMS);
     let directory = disk.directory().display().to_string();
@@ -207,7 +211,7 @@ fn an_upload_that_the_disk_does_not_take_in_time_is_503() {
     connection.send(&whole);
     assert_eq!(connection.response(1).unwrap().status(), 503);
     server.logged(&["status=503", "could not be spooled in time (--body-timeout)"]);
-    assert_eq!(connection.get("/").status(), 200, "the connection goes on");
+    assert_eq!(connection.get("/").status(), 200, "the connection stays open");
     drop(frozen);
     connection.send(&whole);
     assert_eq!(connection.response(1).unwrap().status(), 200);

@@ -8,7 +8,7 @@ use nibiru::fastcgi::{Event, Limits, Role, Server};
 
 use crate::support::repository;
 
-/// One request as the server understood it.
+/// A request as the server decoded it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Request {
     keep_open: bool,
@@ -17,12 +17,12 @@ struct Request {
     complete: bool,
 }
 
-/// Feeds `bytes` in pieces of `piece` bytes.
-fn understood(bytes: &[u8], piece: usize) -> Request {
+/// Decodes `bytes`, fed to the server in pieces of `piece` bytes.
+fn decode(bytes: &[u8], piece: usize) -> Request {
     let mut server = Server::new(Limits::default());
     let (mut request, mut out) = (Request::default(), Vec::new());
     for mut input in bytes.chunks(piece) {
-        while let Some(event) = server.receive(&mut input, &mut out).expect("no fault in what a proxy sends")
+        while let Some(event) = server.receive(&mut input, &mut out).expect("the bytes of a proxy are valid")
         {
             match event {
                 Event::Begin { role, keep_open, .. } => {
@@ -36,11 +36,11 @@ fn understood(bytes: &[u8], piece: usize) -> Request {
             }
         }
     }
-    assert!(out.is_empty(), "nothing to answer before the application does");
+    assert!(out.is_empty(), "the server sends nothing before the application answers");
     request
 }
 
-/// What every proxy must have said in the request called `name`.
+/// Expects the variables and the body of the request called `name`.
 fn check(proxy: &str, name: &str, request: &Request) {
     let variable = |name: &str| {
         let value = request.variables.get(name.as_bytes())?;
@@ -89,7 +89,7 @@ fn check(proxy: &str, name: &str, request: &Request) {
 }
 
 #[test]
-fn captured_requests_are_understood_in_any_pieces() {
+fn captured_requests_are_decoded_in_any_pieces() {
     let mut count = 0;
     for proxy in fs::read_dir(repository("tests/vectors")).unwrap().map(Result::unwrap) {
         if !proxy.path().is_dir() {
@@ -99,17 +99,13 @@ fn captured_requests_are_understood_in_any_pieces() {
         for file in fs::read_dir(proxy.path()).unwrap().map(|file| file.unwrap().path()) {
             let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
             let bytes = fs::read(&file).unwrap();
-            let whole = understood(&bytes, bytes.len());
+            let whole = decode(&bytes, bytes.len());
             assert!(whole.complete, "{proxy_name} {name} does not end");
             check(&proxy_name, &name, &whole);
-            assert_eq!(understood(&bytes, 1), whole, "{proxy_name} {name} byte by byte");
-            // Half a header of the next record must not change this request.
+            assert_eq!(decode(&bytes, 1), whole, "{proxy_name} {name} byte by byte");
+            // Part of the next record's header does not change this request.
             let trailing = [&bytes[..], &[1, 1, 0]].concat();
-            assert_eq!(
-                understood(&trailing, trailing.len()),
-                whole,
-                "{proxy_name} {name} with trailing bytes"
-            );
+            assert_eq!(decode(&trailing, trailing.len()), whole, "{proxy_name} {name} with trailing bytes");
             count += 1;
         }
     }

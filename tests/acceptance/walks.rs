@@ -1,4 +1,4 @@
-//! The commands in the documentation: `tests/clean-debian` runs all of them.
+//! The commands in the documentation, all of which `tests/clean-debian` runs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::support::repository;
 
-/// The pages whose commands a reader types.
+/// The pages with commands for readers to type.
 fn pages() -> Vec<String> {
     let how_to = fs::read_dir(repository("docs/how-to")).unwrap();
     let mut pages: Vec<String> =
@@ -15,7 +15,7 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// How many blocks of commands each walk takes of each page that it walks to its end.
+/// For each page that a walk takes to its end, the number of blocks of commands that the walk takes.
 fn walked() -> BTreeMap<String, usize> {
     let mut walked: BTreeMap<String, usize> = BTreeMap::new();
     for entry in fs::read_dir(repository("tests/clean/pages")).unwrap() {
@@ -28,7 +28,7 @@ fn walked() -> BTreeMap<String, usize> {
                     walked.extend(page.take());
                     page = Some((words.next().unwrap().to_owned(), 0));
                 }
-                // What it begins with, or what goes on later.
+                // A page that the walk leaves and continues later.
                 Some("leave_page") => left.extend(page.take()),
                 Some("page_again") => {
                     walked.extend(page.take());
@@ -43,9 +43,9 @@ fn walked() -> BTreeMap<String, usize> {
     walked
 }
 
-/// The night runs them; this finds a page that has changed and its walk has not.
+/// `tests/clean-debian` takes hours; this test finds a page that has changed while its walk has not.
 #[test]
-fn every_block_of_commands_is_walked_on_a_fresh_debian() {
+fn every_block_of_commands_has_its_step_in_a_walk() {
     let walked = walked();
     for page in pages() {
         let text = fs::read_to_string(repository(&page)).unwrap();
@@ -53,7 +53,7 @@ fn every_block_of_commands_is_walked_on_a_fresh_debian() {
         assert_eq!(
             walked.get(&page).copied().unwrap_or(0),
             blocks,
-            "tests/clean/pages takes so many blocks of sh of {page}, and there are so many: say there what is done with each"
+            "tests/clean/pages takes the left number of sh blocks of {page}, which has the right number: add a step for each block"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Hanging zygotes: a worker that is requested and never comes condemns its zygote, and a draining zygote has a deadline.
+//! Hanging zygotes: a zygote that does not fork a worker in time is killed, and a draining zygote has a deadline.
 
 use rustix::process::Signal;
 
@@ -10,13 +10,13 @@ fn replace_worker(server: &Server) {
     let before = server.workers(1);
     assert_eq!(server.get("/hello").status(), 200);
     before.iter().for_each(|worker| signal(*worker, Signal::KILL));
-    wait_for("it has ended", || before.iter().all(|worker| !runs(*worker)).then_some(()));
+    wait_for("the worker is gone", || before.iter().all(|worker| !runs(*worker)).then_some(()));
     assert_eq!(server.get("/hello").status(), 200, "{}", server.log());
     assert!(server.workers(1).is_disjoint(&before));
 }
 
 #[test]
-fn a_zygote_that_hangs_in_fork_is_killed_and_another_forks() {
+fn a_zygote_that_hangs_in_fork_is_killed_after_start_timeout_and_replaced() {
     let app = App::new(
         "require('process').hang_in_second_fork()\n\
          return function() return 200, {}, 'served' end",
@@ -40,7 +40,7 @@ fn a_stopped_zygote_of_an_older_generation_is_killed_after_the_grace() {
     assert_eq!(server.get("/hello").status(), 200);
     let (zygote, worker) = (server.zygote(), server.workers(1));
     signal(zygote, Signal::STOP);
-    wait_for("it is stopped", || is_stopped(zygote).then_some(()));
+    wait_for("the process is stopped", || is_stopped(zygote).then_some(()));
     server.signal(Signal::HUP);
     server.reloaded();
     wait_for("the old zygote is gone", || (!runs(zygote)).then_some(()));
