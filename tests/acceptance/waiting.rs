@@ -20,7 +20,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
 
 /// Files with calls of `nothing_happens_for`, the number of calls, and why there is no event to wait for.
 const SPANS: &[(&str, usize, &str)] = &[
-    ("acceptance/slow_readers.rs", 1, "a gateway that spools nothing does not say so"),
+    ("acceptance/slow_readers.rs", 1, "no event tells that a gateway spools nothing"),
     ("acceptance/streams.rs", 1, "no event tells that Caddy does not check its client"),
     (
         "acceptance/systemd.rs",

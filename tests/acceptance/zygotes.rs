@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use crate::forks::module_path;
 use crate::support::{App, Server, is_stopped, runs, signal, wait_for};
 
-/// Kills the worker and has another answer.
+/// Kills the worker and expects that another serves.
 fn replace_worker(server: &Server) {
     let before = server.workers(1);
     assert_eq!(server.get("/hello").status(), 200);
@@ -21,7 +21,7 @@ fn a_zygote_that_hangs_in_fork_is_killed_after_start_timeout_and_replaced() {
         "require('process').hang_in_second_fork()\n\
          return function() return 200, {}, 'served' end",
     );
-    // The load before has as long.
+    // The load has the same limit.
     let server = Server::builder()
         .workers("1")
         .arguments(["--start-timeout", "500ms"])
