@@ -1,4 +1,4 @@
-//! Workers that start and end: by load, by age, by memory, by the application's doing, and by commands.
+//! Workers that start and end: by load, age, memory, failures of the application, and commands.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What a command that succeeds prints.
+/// The standard output of a command that succeeds.
 #[track_caller]
 fn said<const N: usize>(server: &Server, arguments: [&str; N]) -> String {
     let done = output(&mut server.command(&arguments));
@@ -27,34 +27,34 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A request that holds its worker, whose pid is given, until the gate is opened.
+/// The pid of a worker that runs a request, the gate at which the request waits, and its connection.
 fn hold(server: &Server) -> (u32, Gate, Connection) {
     let (connection, gate) = server.hold();
     (gate.announced("started").parse().unwrap(), gate, connection)
 }
 
 #[test]
-fn workers_grow_from_none_with_what_waits_and_leave_when_they_are_idle() {
+fn a_pool_grows_from_zero_with_waiting_requests_and_shrinks_when_idle() {
     let server = Server::builder().workers("0-3").arguments(["--idle-timeout", "100ms"]).start();
     server.workers(0);
     let held: Vec<_> = (0..3).map(|_| hold(&server)).collect();
     let busy: BTreeSet<u32> = held.iter().map(|(worker, ..)| *worker).collect();
     assert_eq!((busy.len(), server.workers(3)), (3, busy));
-    // There is no fourth.
+    // A fourth request waits: the pool's maximum is 3.
     let mut waiting = Connection::open(&server.socket());
     waiting.send(&get(1, "/hello", true));
     waiting.settle();
     for (_, gate, mut connection) in held {
         gate.open("go");
-        assert_eq!(connection.response(1).expect("an answer").body(), b"waited\n");
+        assert_eq!(connection.response(1).expect("a response").body(), b"waited\n");
     }
-    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+    assert_eq!(waiting.response(1).expect("a response").status(), 200);
     server.workers(0);
     assert_eq!(server.get("/hello").status(), 200);
 }
 
 #[test]
-fn scale_and_signals_change_the_number_of_workers_and_a_reload_changes_it_back() {
+fn scale_ttin_and_ttou_resize_the_pool_until_a_reload() {
     let server = Server::builder().workers("2").start();
     server.workers(2);
     assert_eq!(said(&server, ["scale", "4"]), "4 workers\n");
@@ -67,7 +67,7 @@ fn scale_and_signals_change_the_number_of_workers_and_a_reload_changes_it_back()
     server.workers(1);
     server.signal(Signal::TTOU);
     server.logged(&["scaled", "workers=\"1\""]);
-    assert_eq!(server.get("/hello").status(), 200, "the last one stays");
+    assert_eq!(server.get("/hello").status(), 200, "the last worker stays");
     assert!(output(&mut server.command(&["reload"])).status.success());
     server.workers(2);
     let wrong = output(&mut server.command(&["scale", "0"]));
@@ -75,24 +75,24 @@ fn scale_and_signals_change_the_number_of_workers_and_a_reload_changes_it_back()
 }
 
 #[test]
-fn a_worker_is_replaced_after_its_requests_and_no_request_notices() {
+fn a_worker_is_replaced_after_max_requests_without_a_failed_request() {
     let server = Server::builder().workers("1").arguments(["--max-requests", "20"]).start();
     let mut connection = Connection::open(&server.socket());
     let (mut pids, mut requests) = (BTreeSet::new(), 0);
-    wait_for("there were five workers", || {
+    wait_for("five workers have answered", || {
         let response = connection.get("/pid");
         assert_eq!(response.status(), 200, "{}", server.log());
         pids.insert(response.body().to_vec());
         requests += 1;
         (pids.len() >= 5).then_some(())
     });
-    // One goes on until its successor is ready, and none leaves before its time.
+    // A worker serves until its successor is ready, so each serves at least --max-requests.
     assert!(requests > 4 * 20, "five workers for {requests} requests");
     assert!(!server.log().contains("ended"), "{}", server.log());
 }
 
 #[test]
-fn with_one_request_each_every_request_finds_a_fresh_state() {
+fn with_max_requests_1_every_request_gets_a_fresh_lua_state() {
     let app = App::new("local n = 0 return function() n = n + 1 return 200, {}, tostring(n) end");
     let server = Server::builder()
         .application(app.root(), "app")
@@ -113,17 +113,17 @@ fn with_one_request_each_every_request_finds_a_fresh_state() {
 }
 
 #[test]
-fn a_worker_is_replaced_at_its_age() {
+fn workers_are_replaced_at_max_age() {
     let server = Server::builder().workers("2").arguments(["--max-age", "1s"]).start();
     let first = server.workers(2);
-    wait_for("both are new", || {
+    wait_for("both workers are replaced", || {
         assert_eq!(server.get("/hello").status(), 200);
         first.iter().all(|worker| !runs(*worker)).then_some(())
     });
 }
 
 #[test]
-fn a_worker_that_has_grown_is_replaced_and_its_request_is_answered() {
+fn a_worker_beyond_max_memory_is_replaced_after_its_request() {
     let app = App::new(
         "return function(e) if e.PATH_INFO == '/grow' then kept = ('x'):rep(64e6) end return 200, {}, 'fine' end",
     );
@@ -136,13 +136,13 @@ fn a_worker_that_has_grown_is_replaced_and_its_request_is_answered() {
     assert_eq!(server.get("/").status(), 200);
     assert!(runs(worker));
     assert_eq!(server.get("/grow").status(), 200);
-    wait_for("it is replaced", || (!runs(worker)).then_some(()));
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
     server.logged(&["too large", "--max-memory", "pss="]);
     assert_eq!(server.get("/").status(), 200);
 }
 
 #[test]
-fn a_memory_limit_fails_the_request_that_exceeds_it_and_no_other() {
+fn memory_limit_fails_only_the_request_that_exceeds_it() {
     let app = App::new(
         "return function(e)\n\
          \x20 if e.PATH_INFO == '/bomb' then local t = {} while true do t[#t + 1] = ('x'):rep(1e6) .. #t end end\n\
@@ -156,19 +156,19 @@ fn a_memory_limit_fails_the_request_that_exceeds_it_and_no_other() {
     let before = server.workers(2);
     for _ in 0..3 {
         let status = server.get("/bomb").status();
-        // LuaJIT may run into the process's own limit, which may end it.
+        // With LuaJIT the process may reach its own limit, which may end it.
         let expected: &[u16] = if cfg!(feature = "luajit") { &[500, 502] } else { &[500] };
         assert!(expected.contains(&status), "{status}");
         assert_eq!(server.get("/").body(), b"fine");
     }
-    assert!(cfg!(feature = "luajit") || server.workers(2) == before, "a worker was lost");
+    assert!(cfg!(feature = "luajit") || server.workers(2) == before, "no worker was replaced");
 }
 
 #[test]
-fn an_application_that_dies_in_every_request_is_503_meanwhile_and_recovers_when_it_is_mended() {
+fn an_application_that_kills_its_worker_in_every_request_is_503_until_it_is_fixed() {
     let app = App::new("return function() os.execute('kill -9 $PPID') end");
     let server = Server::builder().application(app.root(), "app").workers("2").start();
-    let first = wait_for("the server knows", || {
+    let first = wait_for("the application counts as failing", || {
         let response = server.get("/");
         match response.status() {
             502 => None,
@@ -177,10 +177,10 @@ fn an_application_that_dies_in_every_request_is_503_meanwhile_and_recovers_when_
         }
     });
     assert!(first.header("Retry-After").is_some(), "{first:?}");
-    // At once, and not because it waited for too long.
+    // The 503 comes at once, not for --queue-timeout.
     assert!(String::from_utf8_lossy(first.body()).contains("the application does not start"), "{first:?}");
     app.write("return function() return 200, {}, 'mended' end");
-    wait_for("it has found the mended code", || {
+    wait_for("the fixed code serves", || {
         let response = server.get("/");
         (response.status() == 200).then(|| assert_eq!(response.body(), b"mended"))
     });
@@ -188,7 +188,7 @@ fn an_application_that_dies_in_every_request_is_503_meanwhile_and_recovers_when_
 }
 
 #[test]
-fn workers_that_do_not_start_fill_no_log_and_recover_when_the_code_is_mended() {
+fn workers_that_do_not_start_log_at_most_a_line_a_second_and_recover_when_the_code_is_fixed() {
     let app = App::new(
         "require('nibiru').on_worker_start(function() if not io.open('app.ok') then error('no database') end end)\n\
          return function() return 200, {}, 'fine' end",
@@ -200,22 +200,20 @@ fn workers_that_do_not_start_fill_no_log_and_recover_when_the_code_is_mended() {
     assert_eq!(server.get("/").status(), 200);
     fs::remove_file(&good).unwrap();
     server.workers(1).into_iter().for_each(|worker| signal(worker, Signal::KILL));
-    wait_for("the server knows", || (server.get("/").status() == 503).then_some(()));
+    wait_for("the application counts as failing", || (server.get("/").status() == 503).then_some(()));
     let begin = std::time::Instant::now();
     let lines_before = server.log().lines().count();
-    wait_for("it has tried more than once", || {
-        (server.log().matches("no database").count() >= 3).then_some(())
-    });
+    wait_for("three starts have failed", || (server.log().matches("no database").count() >= 3).then_some(()));
     let (lines, seconds) =
         (server.log().lines().filter(|line| line.starts_with("20")).count(), begin.elapsed());
     let most = lines_before as u64 + 6 + seconds.as_secs();
     assert!(lines as u64 <= most, "{lines} lines, at most {most} expected:\n{}", server.log());
     fs::write(&good, "").unwrap();
-    wait_for("it has recovered", || (server.get("/").status() == 200).then_some(()));
+    wait_for("the fixed code serves", || (server.get("/").status() == 200).then_some(()));
 }
 
 #[test]
-fn a_reload_answers_when_the_new_code_does_or_says_why_it_does_not_load() {
+fn reload_returns_when_the_new_code_serves_or_with_the_load_error() {
     let app = App::new("return function() return 200, {}, 'one' end");
     let server = Server::builder().application(app.root(), "app").workers("1").start();
     assert_eq!(server.get("/").body(), b"one");
@@ -233,7 +231,7 @@ fn a_reload_answers_when_the_new_code_does_or_says_why_it_does_not_load() {
 }
 
 #[test]
-fn a_reload_that_never_loads_is_given_up() {
+fn a_reload_beyond_start_timeout_fails_and_the_old_code_serves() {
     let app = App::new("return function() return 200, {}, 'one' end");
     let file = app.root().join("settings.toml");
     fs::write(&file, "").unwrap();
@@ -242,7 +240,7 @@ fn a_reload_that_never_loads_is_given_up() {
         .workers("1")
         .arguments(["--config", file.to_str().unwrap()])
         .start();
-    // It listens before it has loaded.
+    // The server listens before it has loaded the application.
     assert_eq!(server.get("/").body(), b"one");
     // For the reloads alone: long enough that they get as far as the code.
     fs::write(&file, "start-timeout = '300ms'").unwrap();
@@ -259,7 +257,7 @@ fn a_reload_that_never_loads_is_given_up() {
 }
 
 #[test]
-fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
+fn a_reload_reads_the_settings_again_and_names_those_that_need_a_restart() {
     let app = App::new("return function() return 200, {}, 'fine' end");
     let file = app.root().join("settings.toml");
     fs::write(&file, "max-body = '10'\nlog-level = 'info'").unwrap();
@@ -275,7 +273,7 @@ fn a_reload_reads_the_settings_again_and_names_what_needs_a_restart() {
         let parts =
             [begin(1, RESPONDER, true), stream(PARAMS, 1, &params), stream(STDIN, 1, b"twelve bytes")];
         connection.send(&parts.concat());
-        connection.response(1).expect("an answer").status()
+        connection.response(1).expect("a response").status()
     };
     assert_eq!(post(), 413);
     fs::write(&file, "max-body = '20'\nlog-level = 'debug'").unwrap();
@@ -302,7 +300,7 @@ fn a_reload_with_wrong_settings_during_the_start_does_not_stop_it() {
     let file = app.root().join("settings.toml");
     fs::write(&file, "").unwrap();
     let config = file.display().to_string();
-    // It listens before it has loaded.
+    // The server listens before it has loaded the application.
     let server = Server::builder()
         .application(app.root(), "app")
         .workers("1")
@@ -326,7 +324,7 @@ fn a_reload_with_wrong_settings_during_the_start_does_not_stop_it() {
 }
 
 #[test]
-fn status_shows_what_each_worker_runs_and_what_waits() {
+fn status_shows_the_running_request_of_each_worker_and_the_queue() {
     let server = Server::builder().workers("1").start();
     let (worker, gate, mut running) = hold(&server);
     let mut waiting = Connection::open(&server.socket());
@@ -346,15 +344,15 @@ fn status_shows_what_each_worker_runs_and_what_waits() {
     let json = server.status();
     assert_eq!((&json["queue"]["length"], &json["workers"][0]["pid"]), (&1.into(), &worker.into()));
     gate.open("go");
-    assert_eq!(running.response(1).expect("an answer").status(), 200);
-    assert_eq!(waiting.response(1).expect("an answer").status(), 200);
+    assert_eq!(running.response(1).expect("a response").status(), 200);
+    assert_eq!(waiting.response(1).expect("a response").status(), 200);
     let nobody = output(nibiru().args(["status", "--control", "unix:/nonexistent/nibiru.ctl"]));
     assert_eq!(nobody.status.code(), Some(1));
     assert!(stderr(&nobody).contains("/nonexistent/nibiru.ctl: no such file"), "{}", stderr(&nobody));
 }
 
 #[test]
-fn a_request_whose_client_has_gone_while_it_waited_never_runs() {
+fn a_queued_request_whose_client_leaves_never_runs() {
     let server = Server::builder().workers("1").start();
     let (_, gate, mut running) = hold(&server);
     let gone = Gate::new();
@@ -363,22 +361,22 @@ fn a_request_whose_client_has_gone_while_it_waited_never_runs() {
     leaver.settle();
     drop(leaver);
     let queued = || server.status()["queue"]["length"].as_u64();
-    wait_for("it is dropped", || (queued() == Some(0)).then_some(()));
+    wait_for("the queue is empty", || (queued() == Some(0)).then_some(()));
     gate.open("go");
-    assert_eq!(running.response(1).expect("an answer").status(), 200);
+    assert_eq!(running.response(1).expect("a response").status(), 200);
     assert_eq!(server.get("/hello").status(), 200);
     assert_eq!(gone.said("executions"), None);
 }
 
 #[test]
-fn stop_ends_when_the_server_has_ended() {
+fn stop_returns_when_the_server_has_ended() {
     let mut server = Server::start();
     let (_, gate, mut running) = hold(&server);
     let mut stop = server.command(&["stop"]).stdout(Stdio::piped()).spawn().unwrap();
     server.logged(&["stopping"]);
-    assert!(stop.try_wait().unwrap().is_none(), "the running request has not ended");
+    assert!(stop.try_wait().unwrap().is_none(), "stop waits for the running request");
     gate.open("go");
-    assert_eq!(running.response(1).expect("an answer").status(), 200);
+    assert_eq!(running.response(1).expect("a response").status(), 200);
     drop(running);
     assert!(ends(&mut stop).success());
     assert_eq!(stdout(&stop.wait_with_output().unwrap()), "stopped\n");
@@ -389,14 +387,14 @@ fn stop_ends_when_the_server_has_ended() {
 }
 
 #[test]
-fn the_control_socket_is_for_its_owner_alone_and_survives_nonsense() {
+fn the_control_socket_has_mode_0600_and_refuses_malformed_commands() {
     use std::io::{Read as _, Write as _};
     let server = Server::start();
     let path = server.socket().with_extension("sock.ctl");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     for nonsense in [&b"frobnicate\n"[..], b"scale many\n", b"\xff\xfe\n", b"\n", &[b'x'; 5000], b"reload"] {
         let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        // It may be refused before all of it is written.
+        // The command may be refused before all of it is written.
         let _ = stream.write_all(nonsense);
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();

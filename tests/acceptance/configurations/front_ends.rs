@@ -1,4 +1,4 @@
-//! The front ends as they are usually set up: a GET, a body, an empty body, one in chunks.
+//! Front ends in their usual configuration: a GET, a body, an empty body, and a chunked body.
 
 use super::{Row, application, compare, seen};
 use crate::support::front_ends::{self, FrontEnd};
@@ -52,7 +52,7 @@ pub(super) const ROWS: &[Row] = &[
     ("lighttpd, `server.stream-request-body = 2`", CHUNKED, "empty | /page | 5 |  | 5 bytes"),
 ];
 
-/// What is seen of each kind of request; `curl` sends one.
+/// The cells for each kind of request, which `curl` sends.
 fn seen_of_each(curl: impl Fn(&[&str], &str) -> Reply) -> Vec<(&'static str, String)> {
     let kinds: [(&str, &[&str]); 4] = [
         (GET, &[]),
@@ -61,7 +61,7 @@ fn seen_of_each(curl: impl Fn(&[&str], &str) -> Reply) -> Vec<(&'static str, Str
         (CHUNKED, &["--data", "hello", "--header", "Transfer-Encoding: chunked"]),
     ];
     let each = kinds.into_iter().map(|(kind, arguments)| {
-        // Twice, the second time on a connection that is kept where any is.
+        // Each request is sent twice, the second time on a kept connection if the front end keeps any.
         let [first, second] = [(); 2].map(|()| seen(&curl(arguments, "/page")));
         assert_eq!(first, second, "{kind}");
         (kind, first)
@@ -93,17 +93,17 @@ pub(super) fn http2(site: String) -> String {
     site.replace(&bind, &format!("{bind} proto h2"))
 }
 
-/// Apache with mod_proxy_fcgi for all of a site.
+/// Apache with mod_proxy_fcgi for the whole site.
 pub(super) fn apache(socket: &str) -> String {
     format!("ProxyPass \"/\" \"unix:{socket}|fcgi://localhost/\"\n")
 }
 
-/// The same, with its connections kept.
+/// Apache as in [`apache`], with kept connections.
 pub(super) fn apache_kept(socket: &str) -> String {
     format!("ProxyPass \"/\" \"unix:{socket}|fcgi://localhost/\" enablereuse=on\n")
 }
 
-/// lighttpd with mod_fastcgi for all of a site.
+/// lighttpd with mod_fastcgi for the whole site.
 pub(super) fn lighttpd(socket: &str) -> String {
     format!(
         "server.modules += ( \"mod_fastcgi\" )\nfastcgi.server = ( \"/\" => (( \"socket\" => \"{socket}\", \
@@ -111,24 +111,24 @@ pub(super) fn lighttpd(socket: &str) -> String {
     )
 }
 
-/// The same, with a body that is passed on as it comes.
+/// lighttpd as in [`lighttpd`], without request buffering.
 pub(super) fn lighttpd_streaming(socket: &str) -> String {
     lighttpd(socket) + "server.stream-request-body = 2\n"
 }
 
-/// nginx that passes a body on as it comes.
+/// nginx without request buffering.
 pub(super) fn unbuffered(site: String) -> String {
     site.replace("fastcgi_request_buffering on;", "fastcgi_request_buffering off;")
 }
 
 #[test]
-fn nginx() {
+fn nginx_with_and_without_request_buffering() {
     through_proxy("nginx", Kind::Nginx, |site| site, &[]);
     through_proxy("nginx, `fastcgi_request_buffering off`", Kind::Nginx, unbuffered, &[]);
 }
 
 #[test]
-fn both_caddys() {
+fn caddy_2_6_and_2_11() {
     through_proxy("Caddy 2.6.2", Kind::OldCaddy, |site| site, &[]);
     through_proxy("Caddy 2.11.7", Kind::NewCaddy, |site| site, &[]);
 }
@@ -147,7 +147,7 @@ fn apache_with_and_without_kept_connections() {
 }
 
 #[test]
-fn lighttpd_with_and_without_a_buffered_body() {
+fn lighttpd_with_and_without_request_buffering() {
     through_front_end("lighttpd, mod_fastcgi", front_ends::Kind::Lighttpd, lighttpd);
     let streaming = "lighttpd, `server.stream-request-body = 2`";
     through_front_end(streaming, front_ends::Kind::Lighttpd, lighttpd_streaming);

@@ -1,5 +1,5 @@
-//! Clients that go away between the head of their request and its body. A proxy that passes a body on as it comes has begun
-//! the request by then; nothing of it may run, least of all as a request whose body the proxy keeps.
+//! Clients that leave between the head of their request and its body. A proxy without request buffering has begun the
+//! request by then. It must not run, and in particular not as a request whose body the proxy withholds.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::support::front_ends::{FrontEnd, Kind as FrontEndKind};
 use crate::support::http::Http;
 use crate::support::{Gate, Kind, Proxy, Server, ServerBuilder, wait_causing, wait_within};
 
-/// nibiru has the head, and sees the client go.
+/// The outcome where nibiru has the head and sees an abort.
 const ABORTED: &str = "nothing runs: nibiru has the head, and an abort";
 
-/// The proxy waits for the body before it begins the request.
+/// The outcome where the proxy waits for the body before it begins the request.
 const NOT_BEGUN: &str = "nothing runs: the proxy has not begun the request";
 
 const GONE: &str = "POST of 4,000 bytes, and leaves before the first";
@@ -33,13 +33,14 @@ pub(super) const ROWS: &[Row] = &[
     ("lighttpd, `server.stream-request-body = 2`", GONE, ABORTED),
 ];
 
-/// What nibiru logs of a request that its client has left.
+/// Part of nibiru's log line for the aborted request.
 const LINE: &str = "0 of 4000 bytes of its body here";
 
-/// Longest stay of a client. Some of the proxies begin no request before the body, so that no event ends the stay.
+/// The longest time until the client leaves. Some of the proxies begin no request before the body, so there is no event
+/// to wait for.
 const STAY: Duration = Duration::from_millis(200);
 
-/// A client's stay: until the proxy is connected to nibiru, which a kept connection is from the start, or for [`STAY`].
+/// Waits until the proxy is connected to nibiru, which a kept connection is from the start, or for [`STAY`].
 fn stay(server: &Server) {
     let _ = wait_within(STAY, || (!server.connections().is_empty()).then_some(()));
 }
@@ -51,14 +52,15 @@ fn head(port: u16) -> Http {
     client
 }
 
-/// Lets clients leave before their bodies, `leave` one; the next request is answered, and is all that has run.
+/// Lets clients leave before their bodies, and expects the outcome of the row, and that only the requests of `next`
+/// have run. `leave` is one client; `next` is the status of a complete request.
 #[track_caller]
 fn check(configuration: &str, server: &Server, gate: &Gate, leave: impl Fn(), next: impl Fn() -> u16) {
     let expected = ROWS.iter().find(|(of, ..)| *of == configuration).expect("a row").2;
     leave();
     if expected == ABORTED {
         let seen = || server.log().contains(LINE).then_some(());
-        wait_causing("nibiru has begun the request and seen its end", &leave, seen);
+        wait_causing("nibiru has logged the abort", &leave, seen);
     }
     for _ in 0..3 {
         leave();
@@ -103,7 +105,7 @@ fn through_front_end(configuration: &str, kind: FrontEndKind, site: impl Fn(&str
     check(configuration, &front_end.server, &gate, leave, || front_end.curl([], "/next").status);
 }
 
-/// curl sends the head, then waits for the body from a pipe until it is killed.
+/// The client is a curl that sends the head, then waits for the body from a pipe until it is killed.
 fn over_http2(configuration: &str, edit: impl Fn(String) -> String) {
     let (_app, gate, builder) = serving();
     let server = builder.start();
@@ -125,20 +127,20 @@ fn over_http2(configuration: &str, edit: impl Fn(String) -> String) {
     check(configuration, &server, &gate, leave, || proxy.curl(["--http2-prior-knowledge"], "/next").status);
 }
 
-fn at_once(site: String) -> String {
+fn without_http_buffer_request(site: String) -> String {
     let option = "    option http-buffer-request\n";
     assert!(site.contains(option), "haproxy.cfg has no {option}");
     site.replace(option, "")
 }
 
 #[test]
-fn nginx() {
+fn nginx_with_and_without_request_buffering() {
     through_proxy("nginx", Kind::Nginx, |site| site);
     through_proxy("nginx, `fastcgi_request_buffering off`", Kind::Nginx, unbuffered);
 }
 
 #[test]
-fn both_caddys() {
+fn caddy_2_6_and_2_11() {
     through_proxy("Caddy 2.6.2", Kind::OldCaddy, |site| site);
     through_proxy("Caddy 2.11.7", Kind::NewCaddy, |site| site);
 }
@@ -146,9 +148,13 @@ fn both_caddys() {
 #[test]
 fn haproxy_over_http_1_and_2() {
     through_proxy("HAProxy 2.6, HTTP/1.1", Kind::HaProxy, |site| site);
-    through_proxy("HAProxy 2.6, HTTP/1.1, no `http-buffer-request`", Kind::HaProxy, at_once);
+    through_proxy(
+        "HAProxy 2.6, HTTP/1.1, no `http-buffer-request`",
+        Kind::HaProxy,
+        without_http_buffer_request,
+    );
     over_http2("HAProxy 2.6, HTTP/2 (`proto h2`)", |site| site);
-    over_http2("HAProxy 2.6, HTTP/2, no `http-buffer-request`", at_once);
+    over_http2("HAProxy 2.6, HTTP/2, no `http-buffer-request`", without_http_buffer_request);
 }
 
 #[test]
@@ -158,7 +164,7 @@ fn apache_with_and_without_kept_connections() {
 }
 
 #[test]
-fn lighttpd_with_and_without_a_buffered_body() {
+fn lighttpd_with_and_without_request_buffering() {
     through_front_end("lighttpd, mod_fastcgi", FrontEndKind::Lighttpd, lighttpd);
     let streaming = "lighttpd, `server.stream-request-body = 2`";
     through_front_end(streaming, FrontEndKind::Lighttpd, lighttpd_streaming);

@@ -1,5 +1,5 @@
-//! Configurations that people have, each through the real program: what an application sees of each kind of request. The table of
-//! `docs/reference/configurations.md`, row by row.
+//! Common configurations, each with the real program: the environ and the body in the application for each kind of
+//! request. These are the rows of the table in `docs/reference/configurations.md`.
 
 mod front_ends;
 mod gone;
@@ -11,7 +11,8 @@ use std::fs;
 
 use crate::support::{App, Gate, Reply, repository};
 
-/// Tells what it sees of a request, as cells of the table, in its answer and to the gate.
+/// An application that writes the cells of the table for each request, to its response and to the file `seen` of the
+/// gate.
 const APPLICATION: &str = r#"
 local directory = os.getenv("GATE")
 
@@ -37,18 +38,18 @@ return function(environ)
 end
 "#;
 
-/// The application in a directory of its own, and the gate that it tells what it sees.
+/// The application in a scratch directory, and the gate for its file `seen`.
 fn application() -> (App, Gate) {
     (App::new(APPLICATION), Gate::new())
 }
 
-/// A configuration, what is sent, and what the application sees of it: the cells of the table.
+/// The configuration, the request, and the cells of the application.
 type Row = (&'static str, &'static str, &'static str);
 
-/// What the cells of the last column are.
+/// The titles of the application's cells.
 const CELLS: [&str; 5] = ["SCRIPT_NAME", "PATH_INFO", "CONTENT_LENGTH", "promised", "what it reads"];
 
-/// Every row that a test holds, those of a configuration together.
+/// Every row of every test, grouped by configuration.
 fn rows() -> Vec<Row> {
     let mut rows = [front_ends::ROWS, gone::ROWS, nginx::ROWS, programs::ROWS].concat();
     let configurations: Vec<&str> = rows.iter().map(|(configuration, ..)| *configuration).collect();
@@ -56,7 +57,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// Fails where the rows of a configuration are not exactly these.
+/// Expects that the rows of `configuration` are exactly `seen`.
 #[track_caller]
 fn compare(all: &[Row], configuration: &str, seen: &[(&'static str, String)]) {
     let expected: Vec<(&str, String)> = all
@@ -67,7 +68,7 @@ fn compare(all: &[Row], configuration: &str, seen: &[(&'static str, String)]) {
     assert_eq!(seen, expected, "{configuration}");
 }
 
-/// What a client got, in the words of the table.
+/// The outcome for the client, as the table writes it.
 fn seen(reply: &Reply) -> String {
     match (reply.exit, reply.status) {
         (0, 200) => reply.text(),
@@ -76,7 +77,7 @@ fn seen(reply: &Reply) -> String {
     }
 }
 
-/// As Markdown.
+/// The table in Markdown.
 fn table() -> String {
     let rule = " --- |".repeat(2 + CELLS.len());
     let mut text = format!("| configuration | the client sends | {} |\n|{rule}\n", CELLS.join(" | "));
@@ -88,10 +89,10 @@ fn table() -> String {
 }
 
 #[test]
-fn the_page_holds_this_very_table() {
+fn the_page_has_the_table_of_the_tests() {
     let text = fs::read_to_string(repository("docs/reference/configurations.md")).unwrap();
     let table = table();
     assert!(text.contains(&table), "docs/reference/configurations.md should hold\n\n{table}");
     let lines = |text: &str| text.lines().filter(|line| line.starts_with('|')).count();
-    assert_eq!(lines(&text), lines(&table), "the page has a row that no test knows");
+    assert_eq!(lines(&text), lines(&table), "the page has a row without a test");
 }

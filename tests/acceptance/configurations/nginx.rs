@@ -1,4 +1,4 @@
-//! nginx as people have it beyond `deploy/`: requests whose body it keeps, and Debian's own parameters.
+//! Common nginx configurations beyond `deploy/`: requests whose body nginx withholds, and Debian's own parameter files.
 
 use super::{Row, application, compare, seen};
 use crate::support::{Kind, Proxy, Server, wait_for};
@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Row] = &[
     (REPEATED, "POST, 5 bytes", "empty | /page | 5 |  | 5 bytes"),
 ];
 
-/// The site of `deploy/` with more locations in it.
+/// The site of `deploy/` with additional locations.
 fn with_locations(locations: &str) -> impl Fn(String) -> String + '_ {
     move |site| {
         let before = "    # A file that exists is sent by nginx.";
@@ -33,11 +33,11 @@ fn with_locations(locations: &str) -> impl Fn(String) -> String + '_ {
     }
 }
 
-/// To nibiru, with all of the path as PATH_INFO.
+/// The directives that pass a request to nibiru with the whole path as PATH_INFO.
 const PASS: &str = "fastcgi_split_path_info \"(?s)^()(/.*)$\"; include nibiru_params; fastcgi_pass nibiru;";
 
-/// What comes of a request to `/page` with these locations: what the client gets, and each request that the application sees,
-/// by its path.
+/// Sends a request to `/page` through nginx with these locations. Returns the outcome for the client, and the line of
+/// each request in the application, sorted.
 fn through(locations: &str, arguments: &[&str]) -> (String, Vec<String>) {
     let (app, gate) = application();
     let server = Server::builder()
@@ -48,10 +48,10 @@ fn through(locations: &str, arguments: &[&str]) -> (String, Vec<String>) {
     let proxy = Proxy::with_edits(Kind::Nginx, &server, with_locations(locations));
     let reply = crate::support::Reply::of(proxy.curl_command([], "/page").args(arguments));
     let answer = seen(&reply);
-    // A subrequest that nobody waits for is sent before the next request.
+    // nginx sends a mirrored subrequest before the next request.
     proxy.curl([], "/next").expect(200);
     let count = if locations.contains("/copy") { 3 } else { 2 };
-    let all = wait_for("the application has seen all", || {
+    let all = wait_for("the application has all requests", || {
         gate.said("seen").filter(|seen| seen.lines().count() >= count || !seen.contains("/page"))
     });
     let mut all: Vec<String> =
@@ -60,7 +60,7 @@ fn through(locations: &str, arguments: &[&str]) -> (String, Vec<String>) {
     (answer, all)
 }
 
-/// Without the method.
+/// The cells of a line of the application, without the method.
 fn cells(line: &str) -> String {
     line.split_once(" | ").expect("a method").1.to_owned()
 }
@@ -70,7 +70,7 @@ fn four_thousand() -> [String; 2] {
 }
 
 #[test]
-fn the_request_of_auth_request_without_its_body() {
+fn auth_request_without_the_body() {
     let locations = format!(
         "location = /auth {{ internal; fastcgi_pass_request_body off; {PASS} }}\n\
          location /page {{ auth_request /auth; {PASS} }}"
@@ -82,12 +82,12 @@ fn the_request_of_auth_request_without_its_body() {
 }
 
 #[test]
-fn a_page_for_a_body_that_is_too_large() {
+fn error_page_for_a_body_that_is_too_large() {
     let locations = format!(
         "error_page 413 /too_large;\nlocation = /too_large {{ {PASS} }}\n\
          location /page {{ client_max_body_size 1k; {PASS} }}"
     );
-    // More than nibiru takes itself, too: the page says nothing of that, and none of it comes.
+    // The body exceeds --max-body, too. The request for the error page has its CONTENT_LENGTH, but no body.
     let (answer, all) = through(&locations, &["--data", &"x".repeat(6000)]);
     let [page] = &all[..] else { panic!("{all:?}") };
     assert_eq!(answer, "413");
@@ -96,7 +96,7 @@ fn a_page_for_a_body_that_is_too_large() {
 }
 
 #[test]
-fn a_mirrored_request_without_its_body() {
+fn a_mirrored_request_without_the_body() {
     let locations = format!(
         "location = /copy {{ internal; {PASS} }}\n\
          location /page {{ mirror /copy; mirror_request_body off; {PASS} }}"
@@ -108,7 +108,7 @@ fn a_mirrored_request_without_its_body() {
 }
 
 #[test]
-fn a_body_that_stays_in_nginxs_file() {
+fn client_body_in_file_only() {
     let locations = format!(
         "location /page {{ client_body_in_file_only clean; fastcgi_pass_request_body off; {PASS}\n\
          fastcgi_param X_BODY_FILE $request_body_file; }}"
@@ -118,17 +118,17 @@ fn a_body_that_stays_in_nginxs_file() {
 }
 
 #[test]
-fn debians_own_parameters() {
+fn debians_fastcgi_params() {
     let locations = "location /page { include /etc/nginx/fastcgi_params; fastcgi_pass nibiru; }";
     let (get, _) = through(locations, &[]);
     let (post, _) = through(locations, &["--data", "hello"]);
     compare(ROWS, STOCK, &[("GET", get), ("POST, 5 bytes", post)]);
 }
 
-/// `include fastcgi.conf;` and lines that were meant to replace some of its own: nginx sends both, and the last wins, as in
-/// php-fpm.
+/// `include fastcgi.conf;` and lines that repeat some of its names: nginx sends both values, and the last one counts,
+/// as in php-fpm.
 #[test]
-fn debians_own_configuration_with_lines_that_repeat_its_names() {
+fn debians_fastcgi_conf_with_repeated_names() {
     let locations = "location /page { include /etc/nginx/fastcgi.conf; fastcgi_param SCRIPT_NAME \"\";\n\
         fastcgi_param PATH_INFO $uri; fastcgi_param SCRIPT_FILENAME /srv/app/app.lua; fastcgi_param HTTPS on;\n\
         fastcgi_param REMOTE_ADDR $remote_addr; fastcgi_param REMOTE_USER \"\"; fastcgi_pass nibiru; }";

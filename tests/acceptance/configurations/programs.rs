@@ -1,4 +1,5 @@
-//! Programs that ask nibiru without a web server, or that start it with the listening socket as descriptor 0.
+//! Programs that send requests to nibiru without a web server, or that start it with the listening socket as descriptor
+//! 0.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -20,21 +21,21 @@ pub(super) const ROWS: &[Row] = &[
     (SPAWN_FCGI, "GET", "empty | /page | absent |  | 0 bytes"),
 ];
 
-/// What is seen of a GET by way of a socket that another program has opened.
+/// The application's cells for a GET on a socket that another program has opened.
 fn get(socket: &Path) -> String {
     let response = Connection::open(socket).get("/page");
     assert_eq!(response.status(), 200, "{response:?}");
     response.text()
 }
 
-/// `nibiru serve` that takes descriptor 0 for its listening socket.
+/// `nibiru serve` with descriptor 0 as its listening socket.
 fn serve_descriptor_0(root: &Path) -> [String; 7] {
     let root = root.display().to_string();
     let nibiru = env!("CARGO_BIN_EXE_nibiru");
     [nibiru, "serve", "--listen", "fd:0", "--root", &root, "app"].map(str::to_owned)
 }
 
-/// As people write health checks for php-fpm: `cgi-fcgi -bind -connect SOCKET`, which sends its whole environment.
+/// A usual health check for php-fpm: `cgi-fcgi -bind -connect SOCKET`, which sends its whole environment.
 #[test]
 fn a_health_check_by_cgi_fcgi() {
     let (app, gate) = application();
@@ -76,7 +77,7 @@ fn supervisords_fcgi_program() {
     let mut command = Command::new("supervisord");
     command.arg("-c").arg(&file);
     let mut process = Process::start("supervisord", scratch.path(), command);
-    // Not when the socket is there: supervisord makes it once before, to see whether it can.
+    // The socket's file alone shows nothing: supervisord first creates it once as a test.
     let app_log = scratch.path().join("app.log");
     process.wait_ready(|| fs::read_to_string(&app_log).is_ok_and(|log| log.contains(" ready ")));
     compare(ROWS, SUPERVISORD, &[("GET", get(&socket))]);
@@ -99,7 +100,7 @@ fn spawn_fcgi() {
     let mut process = Process::start("spawn-fcgi", scratch.path(), command);
     process.wait_ready(|| UnixStream::connect(&socket).is_ok());
     compare(ROWS, SPAWN_FCGI, &[("GET", get(&socket))]);
-    wait_for("it serves", || process.log().contains("ready").then_some(()));
+    wait_for("nibiru is ready", || process.log().contains("ready").then_some(()));
     process.terminate();
     assert!(process.wait().success(), "{}", process.log());
 }

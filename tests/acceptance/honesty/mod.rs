@@ -1,8 +1,8 @@
-//! What a client gets of whatever an application answers, honest or hostile, through each proxy: the table of
-//! `docs/reference/responses.md`, row by row.
+//! The response that a client gets for each honest or hostile response of an application, through each proxy. These are
+//! the rows of the tables in `docs/reference/responses.md`.
 //!
-//! A row says what the application does and what each client must see; this runs it. What is seen is written as the
-//! documentation writes it, so that the page and the tests cannot differ.
+//! A row has the application's code and the expected outcome for each client. Outcomes are written as in the
+//! documentation, so the page and the tests cannot differ.
 
 mod requests;
 mod rows;
@@ -21,35 +21,35 @@ struct Section {
     rows: &'static [Row],
 }
 
-/// One line of it.
+/// A row of a table.
 struct Row {
-    /// What the application does.
+    /// The description of the application's response.
     what: &'static str,
     method: &'static str,
     does: Does,
-    /// Fields of the response that are told too.
+    /// The header fields that the outcome includes.
     fields: &'static [&'static str],
-    /// The application fails after its head, so that nobody may take the response for whole.
+    /// Whether the application fails after its head, so that the response must not look complete.
     broken: bool,
-    /// What a client of nginx, nginx without kept connections, Caddy 2.6.2 and Caddy 2.11.7 sees.
+    /// The outcome for a client of nginx, nginx without kept connections, Caddy 2.6.2 and Caddy 2.11.7.
     seen: [&'static str; 4],
-    /// Part of a line of nibiru's log; empty where there need be none.
+    /// Part of a line of nibiru's log; empty where no line is required.
     log: &'static str,
 }
 
-/// What the application does, in Lua.
+/// The application's code, in Lua.
 enum Does {
     /// The body of `function(environ, start_response)`.
     Runs(&'static str),
-    /// Answers with this status, this header and the body "hello" (expressions): by `start_response` with a list, with a map
-    /// and `write`, and in the short form. All must come to the same.
+    /// A status, a header name and a header value (expressions), with the body "hello": by `start_response` with a
+    /// list, with a map and `write`, and in the short form. All forms must have the same outcome.
     Says(&'static str, &'static str, &'static str),
-    /// Goes round the checks of the Lua side: sends this head and this body (expressions) as they are.
+    /// A head and a body (expressions) that are sent unchanged, without the checks of nibiru's Lua code.
     Sends(&'static str, &'static str),
 }
 
-/// Over the applications of the rows: `giving` makes an iterator, `raw` finds in `start_response` what it sends with, as an
-/// application gone wild might.
+/// Helpers for the applications of the rows: `giving` makes an iterator. `raw` finds the function that sends messages
+/// in the upvalues of `start_response`, as a hostile application could.
 const PROLOGUE: &str = r#"
 local function giving(...)
   local values, position = { ... }, 0
@@ -99,7 +99,7 @@ end
 "#;
 
 impl Does {
-    /// The forms of one application.
+    /// The code of each form of the application.
     fn forms(&self) -> Vec<String> {
         match self {
             Self::Runs(lua) => vec![(*lua).to_owned()],
@@ -150,9 +150,9 @@ fn proxies(server: &Server) -> [(&'static str, Proxy); 4] {
 }
 
 #[test]
-fn every_client_sees_what_the_table_says() {
+fn every_response_has_the_outcome_of_its_row_through_each_proxy() {
     let app = App::new(&application());
-    // One worker, which answers between the rows: those that it is killed for must not count as a failure to start.
+    // One worker, which serves a request between the rows: workers that are killed for a row must not count as failing.
     let server = Server::builder().application(app.root(), "app.lua").workers("1").start();
     let proxies = proxies(&server);
     let mut wrong = Vec::new();
@@ -160,7 +160,7 @@ fn every_client_sees_what_the_table_says() {
         let (logged, wrongs) = (server.log().len(), wrong.len());
         for path in &paths {
             for ((name, proxy), expected) in proxies.iter().zip(row.seen) {
-                let seen = see(proxy, row, path);
+                let seen = outcome(proxy, row, path);
                 if seen != expected {
                     wrong.push(format!(
                         "{} ({path}) through {name}:\n  expected {expected}\n  got      {seen}",
@@ -171,24 +171,24 @@ fn every_client_sees_what_the_table_says() {
         }
         if wrong.len() == wrongs {
             let says = || server.log()[logged..].contains(row.log).then_some(());
-            // Workers that break the rules have a line each five times, then once a second.
-            let again = || drop(see(&proxies[0].1, row, &paths[0]));
+            // The rate limit of the lines about workers that break the rules: five at once, then one a second.
+            let again = || drop(outcome(&proxies[0].1, row, &paths[0]));
             wait_causing(&format!("the log of {:?} says {:?}", row.what, row.log), again, says);
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// What a client sees of the row at `path`, as the page writes it. Whatever comes on the connection then belongs to the next
-/// request, and is its whole answer.
-fn see(proxy: &Proxy, row: &Row, path: &str) -> String {
+/// The outcome of the row at `path` for a client, as the page writes it. All further bytes on the connection must be
+/// the complete response to a next request.
+fn outcome(proxy: &Proxy, row: &Row, path: &str) -> String {
     let next = b"GET /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut http = Http::connect(proxy.port());
     http.send(format!("{} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n", row.method).as_bytes());
     let answer = http.answer(row.method == "HEAD");
     let mut seen = describe(row, answer.as_ref());
     http.send(next);
-    // One that broke off, or that the proxy did not like, was the last on its connection.
+    // A response that broke off, or that the proxy refused, was the last on its connection.
     let following = http.answer(false).or_else(|| {
         http = Http::connect(proxy.port());
         http.send(next);
@@ -227,7 +227,7 @@ fn describe(row: &Row, answer: Option<&Answer>) -> String {
 }
 
 impl Section {
-    /// As Markdown.
+    /// The table in Markdown.
     fn table(&self) -> String {
         let mut text = format!(
             "### {}\n\n\
@@ -246,12 +246,12 @@ impl Section {
 }
 
 #[test]
-fn the_page_holds_these_very_tables() {
+fn the_page_has_the_tables_of_the_tests() {
     let text = fs::read_to_string(repository("docs/reference/responses.md")).unwrap();
     let tables: Vec<String> = SECTIONS.iter().map(Section::table).chain(requests::tables()).collect();
     for table in &tables {
         assert!(text.contains(table), "docs/reference/responses.md should hold\n\n{}", tables.join("\n"));
     }
     let rows = |text: &str| text.lines().filter(|line| line.starts_with('|')).count();
-    assert_eq!(rows(&text), rows(&tables.concat()), "the page has a row that no test knows");
+    assert_eq!(rows(&text), rows(&tables.concat()), "the page has a row without a test");
 }

@@ -1,5 +1,5 @@
-//! What an application sees of requests that say one thing of their length and do another: from a FastCGI client, and from
-//! an HTTP client through each proxy. The tables of `docs/reference/responses.md` again.
+//! Requests with contradictory lengths, as the application sees them: from a FastCGI client, and from an HTTP client
+//! through each proxy. These are the rows of further tables in `docs/reference/responses.md`.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::support::http::Http;
 use crate::support::wire::{self, Connection};
 use crate::support::{App, Gate, Kind, Proxy, Server};
 
-/// Tells what it was told of the body's length, by whom, and the body.
+/// An application that answers with the variables and headers about the body's length, and the body.
 const APPLICATION: &str = r#"
 local posts = 0
 
@@ -25,7 +25,8 @@ return function(environ)
 end
 "#;
 
-/// What a FastCGI client sends: a name for it, variables beside those of every request, STDIN; and what comes of it.
+/// A request of a FastCGI client: its description, its variables in addition to those of every request, its STDIN, and
+/// the expected outcome.
 type FromProxy = (&'static str, &'static [(&'static str, &'static str)], &'static str, &'static str);
 
 const FROM_PROXY: &[FromProxy] = &[
@@ -91,8 +92,8 @@ const FROM_PROXY: &[FromProxy] = &[
     ),
 ];
 
-/// What an HTTP client sends: a name for it, the bytes after `POST / HTTP/1.1` and a Host; and what comes of it through nginx,
-/// Caddy 2.6.2, Caddy 2.11.7 and HAProxy 2.6.
+/// A request of an HTTP client: its description, the bytes after `POST / HTTP/1.1` and Host, and the expected outcome
+/// through nginx, Caddy 2.6.2, Caddy 2.11.7 and HAProxy 2.6.
 type FromClient = (&'static str, &'static str, [&'static str; 4]);
 
 const FROM_CLIENT: &[FromClient] = &[
@@ -225,7 +226,7 @@ const FROM_CLIENT: &[FromClient] = &[
 ];
 
 #[test]
-fn a_fastcgi_client_that_contradicts_itself_is_refused_or_put_right() {
+fn contradictory_lengths_of_a_fastcgi_client_are_refused_or_corrected() {
     let app = App::new(APPLICATION);
     let server = Server::builder().application(app.root(), "app.lua").start();
     for (what, variables, stdin, expected) in FROM_PROXY {
@@ -235,7 +236,7 @@ fn a_fastcgi_client_that_contradicts_itself_is_refused_or_put_right() {
         let mut connection = Connection::open(&server.socket());
         connection.send(&wire::begin(1, wire::RESPONDER, true));
         connection.send(&wire::stream(wire::PARAMS, 1, &params));
-        // What the server has refused already it may not want to read.
+        // The server may close without reading the body of a request that it has refused.
         let _ = connection.try_send(&wire::stream(wire::STDIN, 1, stdin.as_bytes()));
         let response = connection.response(1).unwrap_or_else(|| panic!("{what}: no response"));
         let seen = match response.status() {
@@ -243,21 +244,21 @@ fn a_fastcgi_client_that_contradicts_itself_is_refused_or_put_right() {
             status => status.to_string(),
         };
         assert_eq!(seen, *expected, "{what}");
-        // Neither the rest of a body nor anything else is taken for the next request.
+        // No byte of the body is taken for the next request.
         assert_eq!(server.get("/next").header("X-Path").as_deref(), Some("/next"));
     }
 }
 
 #[test]
-fn a_client_that_contradicts_itself_smuggles_nothing_past_any_proxy() {
+fn contradictory_lengths_of_an_http_client_smuggle_no_request_past_any_proxy() {
     let app = App::new(APPLICATION);
     let server = Server::builder().application(app.root(), "app.lua").workers("1").start();
     let (mut wrong, mut answered) = (Vec::new(), 0);
     for (position, proxy) in Proxy::each(&server).iter().enumerate() {
         for (what, request, expected) in FROM_CLIENT {
-            let mut seen = asked(proxy, request);
+            let mut seen = outcome(proxy, request);
             if proxy.kind == Kind::HaProxy && seen == "400, and more" {
-                // The refusal is nibiru's; HAProxy has the next request answered too, where it is fast enough.
+                // nibiru refuses the request, and HAProxy may still get the next one answered.
                 seen = "400".to_owned();
             }
             answered += usize::from(seen.starts_with("length"));
@@ -270,13 +271,14 @@ fn a_client_that_contradicts_itself_smuggles_nothing_past_any_proxy() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    // What a client was refused, no application has seen either.
+    // The application has seen only the requests that were not refused.
     let posts = server.get("/").header("X-Posts");
     assert_eq!(posts, Some(answered.to_string()));
 }
 
-/// What comes of a POST with these bytes behind its Host. Another request follows at once, and must be the next to arrive.
-fn asked(proxy: &Proxy, request: &str) -> String {
+/// The outcome of a POST with the bytes `request` after its Host. Another request follows at once, and its response
+/// must be the next one.
+fn outcome(proxy: &Proxy, request: &str) -> String {
     let mut http = Http::connect(proxy.port());
     let next = "GET /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     http.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\n{request}{next}").as_bytes());
@@ -301,7 +303,7 @@ fn asked(proxy: &Proxy, request: &str) -> String {
     seen
 }
 
-/// The tables as Markdown.
+/// The tables in Markdown.
 pub(super) fn tables() -> [String; 2] {
     let mut proxy = "| the proxy sends | the application sees |\n| --- | --- |\n".to_owned();
     for (what, _, _, seen) in FROM_PROXY {
@@ -316,7 +318,7 @@ pub(super) fn tables() -> [String; 2] {
 }
 
 #[test]
-fn what_the_gateway_answers_itself_to_head_has_no_body() {
+fn the_gateways_own_responses_to_head_have_no_body() {
     let server = Server::builder()
         .arguments(["--request-timeout", "300ms", "--max-body", "1000", "--status-path", "/-/status"])
         .start();
@@ -345,7 +347,7 @@ fn what_the_gateway_answers_itself_to_head_has_no_body() {
         assert_ne!(
             response.header("Content-Length").as_deref(),
             Some("0"),
-            "{url}: the length is that of GET's body"
+            "{url}: Content-Length is that of a GET"
         );
     }
 }

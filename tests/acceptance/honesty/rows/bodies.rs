@@ -1,4 +1,4 @@
-//! Bodies and their lengths: right, wrong, none, and broken off.
+//! Rows about bodies and their lengths: right, wrong, absent, and broken off.
 
 use super::{BREAKS, LENGTH, Row, all, header, runs};
 

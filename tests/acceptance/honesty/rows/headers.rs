@@ -1,4 +1,4 @@
-//! Headers and statuses that an application must not send, or may.
+//! Rows about headers and statuses that an application may send or must not send.
 
 use super::{LENGTH, Row, all, header, runs, status};
 

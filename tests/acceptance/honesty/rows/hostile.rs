@@ -1,4 +1,4 @@
-//! What a worker sends that does not keep to what nibiru's own Lua sends: the gateway's check.
+//! Rows about worker messages that nibiru's own Lua code never sends: the gateway checks them.
 
 use super::{BREAKS, Does, LENGTH, Row, all, row, runs, sends};
 

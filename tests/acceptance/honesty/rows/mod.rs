@@ -1,4 +1,4 @@
-//! The rows of the tables of responses. Whoever changes one copies what the test prints into the page.
+//! The rows of the tables of responses. After a change here, copy the table that the failing test prints into the page.
 
 mod bodies;
 mod headers;
@@ -14,7 +14,7 @@ const fn runs(what: &'static str, lua: &'static str, seen: [&'static str; 4], lo
     row(what, Does::Runs(lua), seen, log)
 }
 
-/// A header, given in every way that there is.
+/// A header, given in each form of [`Does::Says`].
 const fn header(
     what: &'static str,
     name: &'static str,
@@ -25,7 +25,7 @@ const fn header(
     row(what, Does::Says("200", name, value), seen, log)
 }
 
-/// A status, given in every way that there is.
+/// A status, given in each form of [`Does::Says`].
 const fn status(what: &'static str, status: &'static str, seen: [&'static str; 4], log: &'static str) -> Row {
     row(what, Does::Says(status, "'X-A'", "'1'"), seen, log)
 }
@@ -49,14 +49,14 @@ impl Row {
         self
     }
 
-    /// The application fails after its head.
+    /// Marks that the application fails after its head.
     const fn broken(mut self) -> Self {
         self.broken = true;
         self
     }
 }
 
-/// Only Caddy 2.6.2 cannot be told that a body without a length broke off.
+/// A body without a length that breaks off. Only Caddy 2.6.2 takes it for complete.
 const BREAKS: [&str; 4] = ["breaks", "breaks", "**200 `hello`, looks complete**", "breaks"];
 
 const LENGTH: &[&str] = &["Content-Length"];
