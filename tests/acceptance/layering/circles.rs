@@ -1,28 +1,29 @@
-//! Circles between the files of `src/`: arrows by the paths that a file names, and by the methods of `Gateway` that it calls.
+//! Circular dependencies between the files of `src/`: by the paths that a file names, and by the methods of `Gateway`
+//! that it calls.
 //!
-//! A file is a module. A path counts as an arrow to the file that defines its item, also where a parent re-exports the item.
-//! The lines `mod` and `pub use` of a `mod.rs` are no arrows.
+//! A file is a module. A path is a dependency on the file that defines its item, even if a parent re-exports the item.
+//! The lines `mod` and `pub use` of a `mod.rs` are not dependencies.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{code, sources};
 
-/// Arrows between files, each from a file to the files that it names.
+/// The dependencies: from each file to the files that it names.
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
-fn files_import_each_other_in_no_circle() {
+fn files_do_not_import_each_other_in_a_circle() {
     let scan = Scan::of(sources());
     let arrows = scan.paths();
-    assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 200, "the scan has lost the paths");
+    assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 200, "the scan finds too few paths");
     refuse_circles(&arrows);
 }
 
 #[test]
-fn methods_of_the_gateway_call_in_no_circle() {
+fn methods_of_the_gateway_do_not_call_each_other_in_a_circle() {
     let scan = Scan::of(sources());
     let (paths, calls) = (scan.paths(), scan.calls("Gateway", "gateway"));
-    assert!(!calls.is_empty(), "the scan has lost the methods of Gateway");
+    assert!(!calls.is_empty(), "the scan finds no methods of Gateway");
     let within = |file: &str| file.starts_with("gateway/");
     let mut arrows = Arrows::new();
     for (from, to) in paths.into_iter().chain(calls).filter(|(from, _)| within(from)) {
@@ -31,21 +32,21 @@ fn methods_of_the_gateway_call_in_no_circle() {
     refuse_circles(&arrows);
 }
 
-/// Fails where there are circles among `arrows`, and shows the shortest way round each.
+/// Fails if there are circles in `arrows`, and shows the shortest path around each.
 fn refuse_circles(arrows: &Arrows) {
     let found: Vec<String> =
         circles(arrows).iter().map(|circle| shortest(arrows, circle).join(" → ")).collect();
     assert!(found.is_empty(), "a circle:\n{}", found.join("\n"));
 }
 
-/// The text of the sources as tokens, with the modules that they are.
+/// The sources as tokens, and their modules.
 struct Scan {
     files: Vec<Source>,
     /// The index of each module's file, by the module's path.
     modules: BTreeMap<Vec<String>, usize>,
 }
 
-/// One file of `src/`.
+/// A file of `src/`.
 struct Source {
     file: String,
     module: Vec<String>,
@@ -89,7 +90,7 @@ impl Scan {
         })
     }
 
-    /// The path from the crate's root; `None` where it leads to another crate.
+    /// The path from the crate's root; `None` for a path to another crate.
     fn absolute(&self, index: usize, path: &[String]) -> Option<Vec<String>> {
         let Source { module, imports, .. } = &self.files[index];
         let (first, rest) = path.split_first()?;
@@ -116,7 +117,7 @@ impl Scan {
         Some(base)
     }
 
-    /// The index of the file that defines the item at an absolute path, and whether the path names no more than a module.
+    /// The index of the file that defines the item at an absolute path, and whether the path names only a module.
     fn defining(&self, path: &[String], depth: u32) -> Option<(usize, bool)> {
         let length = (1..=path.len()).rev().find(|length| self.modules.contains_key(&path[..*length]))?;
         let index = self.modules[&path[..length]];
@@ -129,7 +130,7 @@ impl Scan {
         }
     }
 
-    /// Arrows by the paths in `use` declarations and in the code.
+    /// The dependencies by the paths in `use` declarations and in the code.
     fn paths(&self) -> Arrows {
         let mut arrows = Arrows::new();
         for (index, source) in self.files.iter().enumerate() {
@@ -161,7 +162,7 @@ impl Scan {
             }
             for path in named {
                 let Some(path) = self.absolute(index, &path) else { continue };
-                // An imported module is an arrow where something in it is named.
+                // An imported module is a dependency only where an item in it is named.
                 if let Some((to, false)) = self.defining(&path, 0).filter(|(to, _)| *to != index) {
                     arrows.entry(source.file.clone()).or_default().insert(self.files[to].file.clone());
                 }
@@ -170,7 +171,8 @@ impl Scan {
         arrows
     }
 
-    /// Arrows by calls of methods of the type `name`: on `self` in its `impl` blocks, and on variables and fields named `variable`.
+    /// The dependencies by calls of methods of the type `name`: on `self` in its `impl` blocks, and on variables and
+    /// fields named `variable`.
     fn calls(&self, name: &str, variable: &str) -> Arrows {
         let mut defined: BTreeMap<&str, &str> = BTreeMap::new();
         let mut blocks = Vec::new();
@@ -222,7 +224,7 @@ fn impl_blocks(tokens: &[String], name: &str) -> Vec<(usize, usize)> {
     blocks
 }
 
-/// Reads a tree of a `use` declaration from `at` on; gives the place behind it.
+/// Reads a tree of a `use` declaration from `at` on, and returns the index after it.
 fn tree(
     tokens: &[String],
     mut at: usize,
@@ -263,7 +265,7 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|first: char| first.is_alphabetic() || first == '_')
 }
 
-/// Names, `::` and single characters; strings, characters and comments are left out.
+/// The tokens of `code`: names, `::` and single characters, without strings, characters and comments.
 fn tokens(code: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = code;
@@ -307,7 +309,7 @@ fn character(text: &str) -> Option<usize> {
     }
 }
 
-/// The text behind a string literal that has begun.
+/// The text after a string literal that has begun.
 fn after_string(text: &str) -> &str {
     let mut escaped = false;
     for (at, byte) in text.bytes().enumerate() {
@@ -321,7 +323,7 @@ fn after_string(text: &str) -> &str {
     ""
 }
 
-/// Sets of files that all reach each other, sorted.
+/// The sets of files that depend on each other, sorted.
 fn circles(arrows: &Arrows) -> Vec<Vec<String>> {
     let reached: BTreeMap<&String, BTreeSet<&String>> =
         arrows.keys().map(|from| (from, reachable(arrows, from))).collect();
@@ -347,7 +349,7 @@ fn reachable<'a>(arrows: &'a Arrows, from: &str) -> BTreeSet<&'a String> {
     reached
 }
 
-/// The shortest way from one of `files` back to the same file.
+/// The shortest path from one of `files` back to the same file.
 fn shortest(arrows: &Arrows, files: &[String]) -> Vec<String> {
     let ways = files.iter().filter_map(|file| {
         let mut open = VecDeque::from([vec![file]]);
@@ -368,13 +370,13 @@ fn shortest(arrows: &Arrows, files: &[String]) -> Vec<String> {
     ways.min_by_key(Vec::len).into_iter().flatten().cloned().collect()
 }
 
-/// A scan of files that stand only here.
+/// A scan of the files of a test.
 fn scan(files: &[(&str, &str)]) -> Scan {
     Scan::of(files.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect())
 }
 
 #[test]
-fn a_circle_is_found_by_every_form_of_a_path() {
+fn a_circle_through_any_form_of_path_is_found() {
     for (one, other) in [
         ("use crate::a::two::Two;", "use crate::a::one::{Other, One as First};"),
         ("use super::two::{\n    Two,\n};", "fn f() { crate::a::one::g() }"),
@@ -391,7 +393,7 @@ fn a_circle_is_found_by_every_form_of_a_path() {
 }
 
 #[test]
-fn arrows_one_way_are_no_circle() {
+fn one_way_dependencies_are_not_a_circle() {
     for (one, other) in [
         ("use crate::a::two::Two;", "//! use crate::a::one::One;"),
         ("use crate::a::two::Two;", "const TEXT: &str = \"crate::a::one::One\";"),
@@ -405,7 +407,7 @@ fn arrows_one_way_are_no_circle() {
 }
 
 #[test]
-fn a_circle_is_found_by_calls_of_methods() {
+fn a_circle_through_method_calls_is_found() {
     let scan = scan(&[
         ("one.rs", "impl Gateway {\n fn first(&self) { self.second() } }"),
         ("two.rs", "impl Gateway {\n fn second(&self) {} }\nimpl Other { fn f(&self) { self.first() } }"),
@@ -420,7 +422,7 @@ fn a_circle_is_found_by_calls_of_methods() {
 
 #[test]
 #[should_panic(expected = "a circle:\na.rs → b.rs → a.rs")]
-fn a_circle_fails_with_the_way_round() {
+fn a_circle_fails_with_its_shortest_path() {
     let scan = scan(&[("a.rs", "use crate::b::B;"), ("b.rs", "use crate::a::A;")]);
     refuse_circles(&scan.paths());
 }

@@ -1,4 +1,4 @@
-//! Applications that go wrong: each costs its own request, and its worker at most.
+//! Failing applications: each failure costs its own request, and its worker at most.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,9 +12,9 @@ use super::{Row, Scale};
 use crate::support::wire::{Connection, get};
 use crate::support::{App, Gate, Server, is_stopped, pace, runs, signal, wait_for, wait_within};
 
-/// Ways of `tests/apps/parts/bomb.lua`, with the statuses they may be answered with, and whether the worker is spent
-/// though it answers. Where two statuses are given, the Luas differ: LuaJIT does not count calls through C, so what nests
-/// there takes the system's stack, and the worker dies.
+/// The failures of `tests/apps/parts/bomb.lua`, their possible statuses, and whether the worker ends after its
+/// response. Two statuses mean that the Lua versions differ: LuaJIT does not count calls through C, so nested calls
+/// exhaust the system's stack, and the worker dies.
 const ERRORS: [(&str, &[u16], bool); 17] = [
     ("exit", &[500], true),
     ("exit_closing_the_state", &[500], true),
@@ -35,7 +35,7 @@ const ERRORS: [(&str, &[u16], bool); 17] = [
     ("too_many_results", &[200, 500], false),
 ];
 
-/// Each of them while others ask.
+/// Each failure while other clients send requests.
 pub(super) fn errors(scale: Scale) -> Row {
     let server = Server::start();
     let books = Books::new();
@@ -54,20 +54,20 @@ pub(super) fn errors(scale: Scale) -> Row {
                     let gone = || server.workers(2).intersection(&before).count() == 1;
                     wait_for(&format!("one worker is replaced after {how}"), || gone().then_some(()));
                 } else if server.workers(2) != before {
-                    *wrong.entry(format!("{how} costs no worker")).or_default() += 1;
+                    *wrong.entry(format!("{how} should not replace a worker")).or_default() += 1;
                 }
             }
         }
     });
     let account = books.close();
     row.add(&account);
-    row.promise(account.failures() + account.broken == 0, "nobody else's request fails");
+    row.promise(account.failures() + account.broken == 0, "no other request fails");
     wrong.into_iter().for_each(|(what, times)| row.promise(false, format!("{what} ({times} times)")));
     row.measured(format!("{} ways", ERRORS.len()));
     row
 }
 
-/// One request wants more memory than its worker may have.
+/// Requests that exceed the memory limit of their worker.
 pub(super) fn memory(scale: Scale) -> Row {
     let server = Server::builder().arguments(["--memory-limit", "128M"]).start();
     let books = Books::new();
@@ -82,14 +82,14 @@ pub(super) fn memory(scale: Scale) -> Row {
     });
     let account = books.close();
     row.add(&account);
-    row.promise(account.failures() + account.broken == 0, "nobody else's request fails");
+    row.promise(account.failures() + account.broken == 0, "no other request fails");
     row.promise(statuses.keys().all(|status| [500, 502].contains(status)), "a bomb is a 500 or a 502");
     row.measured(format!("bombs by status: {statuses:?}"));
     server.workers(2);
     row
 }
 
-/// Others, who ask for what takes a millisecond, must be answered within it on a machine that does much else.
+/// The request deadline: on a busy machine the requests of other clients, which take a millisecond, must end within it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 const KILL_AFTER: Duration = Duration::from_millis(300);
 
@@ -97,11 +97,11 @@ fn milliseconds(time: Duration) -> String {
     format!("{}ms", time.as_millis())
 }
 
-/// How late a 504 may be.
+/// The most lateness of a 504, and of a kill.
 const LATENESS: Duration = Duration::from_millis(100);
 
-/// Requests that never end: a loop in Lua, which can be stopped in Lua; C code that does not come back, and a worker that
-/// is stopped by a signal, which are killed some time after their client has its answer.
+/// Requests that never end: a loop in Lua, which an interrupt ends; C code that does not return, and a worker that a
+/// signal has stopped, which are killed some time after their client has its response.
 pub(super) fn deadlines(scale: Scale) -> Row {
     let server = Server::builder()
         .workers("3")
@@ -126,7 +126,7 @@ pub(super) fn deadlines(scale: Scale) -> Row {
                     connection.send(&get(1, &gate.url("/wait"), true));
                     let worker = gate.announced("started").parse().unwrap();
                     signal(worker, Signal::STOP);
-                    wait_for("it is stopped", || is_stopped(worker).then_some(()));
+                    wait_for("the worker is stopped", || is_stopped(worker).then_some(()));
                     stopped = Some(worker);
                 } else {
                     connection.send(&get(1, how, true));
@@ -147,8 +147,8 @@ pub(super) fn deadlines(scale: Scale) -> Row {
     });
     let account = books.close();
     row.add(&account);
-    row.promise(account.failures() + account.broken == 0, "nobody else's request fails");
-    row.promise(wrong.is_empty(), format!("each is a 504 at its time: {wrong:?}"));
+    row.promise(account.failures() + account.broken == 0, "no other request fails");
+    row.promise(wrong.is_empty(), format!("each is a 504 at its deadline: {wrong:?}"));
     row.times("lateness of the 504", &mut late);
     row.times("lateness of the kill", &mut gone);
     let bound = scale.bound(LATENESS);
@@ -160,7 +160,7 @@ pub(super) fn deadlines(scale: Scale) -> Row {
     row
 }
 
-/// Workers cannot start any more: because of the machine (a file is gone), then because of the code.
+/// Workers whose start hook fails, since a file is there.
 pub(super) fn crashing_start(scale: Scale) -> Row {
     let app = App::new("");
     let broken = app.root().join("broken");
@@ -179,12 +179,12 @@ pub(super) fn crashing_start(scale: Scale) -> Row {
     fs::write(&broken, "").unwrap();
     let workers = server.workers(2);
     workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
-    // One that is about to die may still read a request.
-    wait_for("both are gone", || workers.iter().all(|worker| !runs(*worker)).then_some(()));
+    // A worker that is about to die may still read a request.
+    wait_for("both workers are gone", || workers.iter().all(|worker| !runs(*worker)).then_some(()));
     crashing_and_mended(scale, &app, &server, &[503])
 }
 
-/// Workers die in every request.
+/// Workers that die in every request.
 pub(super) fn crashing_requests(scale: Scale) -> Row {
     let app = App::new("");
     app.write(&format!(
@@ -198,13 +198,14 @@ pub(super) fn crashing_requests(scale: Scale) -> Row {
     crashing_and_mended(scale, &app, &server, &[502, 503])
 }
 
-/// The queue lets a request wait for 300 ms here.
+/// The most time until any response: --queue-timeout is 300 ms here.
 const ANSWERED: Duration = Duration::from_secs(1);
 
-/// The longest pause between two tries is 10 s; the rest is for loading and starting.
+/// The most time until fixed code serves: the longest pause between two starts is 10 s, the rest is for load and start.
 const MENDED: Duration = Duration::from_secs(20);
 
-/// Asks a server whose application crashes, for some seconds; then mends the code and waits for it to answer.
+/// Sends requests to a server whose application crashes, for some seconds; then fixes the code and waits until it
+/// serves.
 fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16]) -> Row {
     let seconds = scale.of(3, 30);
     let (begun, before, log_before) = (Instant::now(), attempts(app), server.log().len());
@@ -215,24 +216,22 @@ fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16
         *seen.entry(response.status()).or_default() += 1;
         row.count += 1;
         answers.push(asked.elapsed());
-        // A client that tries again, as clients do, and not one that burns the CPU.
+        // The rate of a client that retries, which leaves the processor to the server.
         pace(Duration::from_millis(10));
     }
     let tried = attempts(app) - before;
-    row.times("to an answer", &mut answers);
-    row.promise(
-        answers.iter().all(|time| *time <= scale.bound(ANSWERED)),
-        "an answer within a second, whatever it is",
-    );
+    row.times("to a response", &mut answers);
+    row.promise(answers.iter().all(|time| *time <= scale.bound(ANSWERED)), "any response within a second");
     row.measured(format!("{tried} starts or crashes in {seconds} s; by status: {seen:?}"));
     row.promise(seen.keys().all(|status| statuses.contains(status)), format!("only {statuses:?}"));
-    // 100 ms, doubling, up to 10 s, after a worker or two that failed at once: 2 + log2(seconds / 100 ms) + seconds / 10 s.
+    // Pauses of 100 ms, doubling, up to 10 s, after a worker or two that failed at once: 2 + log2(seconds / 100 ms) +
+    // seconds / 10 s.
     let most = 4.0 + (f64::from(seconds) / 0.1).log2() + f64::from(seconds) / 10.0;
     row.promise(tried as f64 <= 2.0 * most, format!("at most {:.0} starts", 2.0 * most));
     for (kind, lines) in by_kind(&server.log()[log_before..]) {
         row.promise(
             lines <= seconds + 2,
-            format!("one line a second of a kind, not {lines} in {seconds} s of {kind:?}"),
+            format!("one log line a second of a kind, not {lines} in {seconds} s of {kind:?}"),
         );
     }
     app.write("return function() return 200, {}, 'mended' end\n");
@@ -246,12 +245,12 @@ fn crashing_and_mended(scale: Scale, app: &App, server: &Server, statuses: &[u16
     row
 }
 
-/// How often a worker has begun: the application leaves a byte each time.
+/// The number of starts or requests of workers: the application appends a byte each time.
 fn attempts(app: &App) -> usize {
     fs::read(app.root().join("attempts")).map_or(0, |attempts| attempts.len())
 }
 
-/// How many lines of each kind, about something wrong, a log has: they are alike but for numbers, and for the names of requests.
+/// The number of WARN and ERROR lines of each kind in `log`. Lines of a kind differ only in digits and request ids.
 fn by_kind(log: &str) -> BTreeMap<String, u32> {
     let mut kinds = BTreeMap::new();
     for line in log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")) {

@@ -1,6 +1,7 @@
-//! What was asked and what came of it: every request carries a nonce of its own, and its one right answer is known.
+//! The requests of a load and their outcomes: every request has its own nonce, from which its only correct response
+//! follows.
 //!
-//! Clients record here; scenarios read it. Never speaks to a server.
+//! Clients record outcomes here, and scenarios read them. This module never connects to a server.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -9,25 +10,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
-/// Nonces of this width follow each other in a body without a mark between them.
+/// The width of a nonce in a body, which repeats it without separators.
 const DIGITS: usize = 16;
 
-/// How an answer is made. See `tests/apps/parts/nonce.lua`.
+/// The form of a request and its response. See `tests/apps/parts/nonce.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// One packet from worker to gateway, head and all: it is answered whole or not at all.
+    /// A response in one packet from worker to gateway: it is complete or absent.
     Small,
-    /// The same, after some work.
+    /// As [`Self::Small`], after some work.
     Work,
-    /// Pieces without a Content-Length.
+    /// A streamed response without a Content-Length.
     Stream,
-    /// The request's own body, a short one.
+    /// A short body that is echoed.
     Post,
-    /// The same, large enough to be spooled.
+    /// A body that is echoed and large enough to be spooled.
     Upload,
 }
 
-/// One request.
+/// A request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     pub(super) nonce: u64,
@@ -35,7 +36,7 @@ pub(super) struct Asked {
 }
 
 impl Form {
-    /// Whether it sends a body.
+    /// Whether the request has a body.
     pub(super) fn posts(self) -> bool {
         matches!(self, Self::Post | Self::Upload)
     }
@@ -49,51 +50,51 @@ impl Asked {
         }
     }
 
-    /// The body of the only right answer.
+    /// The body of the only correct response.
     pub(super) fn body(self) -> Vec<u8> {
         format!("{:0DIGITS$x}", self.nonce).repeat(self.times()).into_bytes()
     }
 }
 
-/// What a client has of an answer.
+/// A response, as far as a client has it.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    /// 0 where there is no head.
+    /// 0 without a head.
     pub(super) status: u16,
     pub(super) nonce: Option<String>,
     pub(super) body: Vec<u8>,
-    /// Whether it ended as a whole answer ends.
+    /// Whether the response ended as a complete one does.
     pub(super) complete: bool,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The right answer.
+    /// The correct response.
     Whole,
-    /// A whole answer that says it failed, with this status.
+    /// A complete error response with this status.
     Failed(u16),
-    /// An answer that visibly broke off.
+    /// A response that visibly broke off.
     Broken,
-    /// The client has gone, or has taken its request back.
+    /// The client has left, or has aborted its request.
     Aborted,
-    /// What must never be.
+    /// A violation of a promise, which must never happen.
     Lost(&'static str),
 }
 
-/// The answer, or what there is of it, is not this request's.
-pub(super) const FOREIGN: Outcome = Outcome::Lost("bytes of another answer");
+/// The response, or a part of it, belongs to another request.
+pub(super) const FOREIGN: Outcome = Outcome::Lost("bytes of another response");
 
 impl Answer {
     pub(super) fn outcome(&self, asked: Asked) -> Outcome {
         if self.status == 0 {
-            return Outcome::Lost("no answer");
+            return Outcome::Lost("no response");
         }
         if self.status >= 500 {
             return if self.complete { Outcome::Failed(self.status) } else { Outcome::Broken };
         }
         if self.status != 200 {
-            return Outcome::Lost("an answer of another kind");
+            return Outcome::Lost("another status");
         }
         let expected = asked.body();
         if !expected.starts_with(&self.body)
@@ -104,18 +105,20 @@ impl Answer {
         match self.complete {
             false => Outcome::Broken,
             true if self.body.is_empty() => Outcome::Lost("an empty 200"),
-            true if self.body.len() < expected.len() => Outcome::Lost("part of an answer as if it were all"),
+            true if self.body.len() < expected.len() => {
+                Outcome::Lost("part of a response that looks complete")
+            }
             true => Outcome::Whole,
         }
     }
 }
 
-/// The books of one load.
+/// The requests and outcomes of a load.
 #[derive(Debug)]
 pub(super) struct Books {
     directory: TempDir,
     next: AtomicU64,
-    /// Each with its way.
+    /// The nonce, the way and the outcome of each request.
     outcomes: Mutex<Vec<(u64, &'static str, Outcome)>>,
 }
 
@@ -143,12 +146,12 @@ impl Books {
         self.outcomes.lock().unwrap().push((asked.nonce, way, outcome));
     }
 
-    /// Requests that are over.
+    /// The number of requests that have an outcome.
     pub(super) fn over(&self) -> usize {
         self.outcomes.lock().unwrap().len()
     }
 
-    /// How often each nonce was run, from the files that the workers left.
+    /// The number of executions of each nonce, from the files that the workers wrote.
     fn executions(&self) -> HashMap<u64, u32> {
         let mut executions = HashMap::new();
         for entry in fs::read_dir(self.directory.path()).unwrap() {
@@ -159,7 +162,7 @@ impl Books {
         executions
     }
 
-    /// Closes the books: outcomes against executions.
+    /// Compares outcomes with executions, and sums them up.
     pub(super) fn close(&self) -> Account {
         let executions = self.executions();
         let ran = |nonce: &u64| executions.get(nonce).copied().unwrap_or(0);
@@ -170,7 +173,7 @@ impl Books {
             *account.ways.entry(way).or_default() += 1;
             match outcome {
                 Outcome::Whole if ran(nonce) == 0 => {
-                    *lost.entry(format!("an answer that nobody gave ({way})")).or_default() += 1
+                    *lost.entry(format!("a response without an execution ({way})")).or_default() += 1
                 }
                 Outcome::Whole => account.whole += 1,
                 Outcome::Failed(status) => {
@@ -192,27 +195,27 @@ impl Books {
     }
 }
 
-/// The sum of a load.
+/// The sums of a load.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     pub(super) count: u64,
-    /// All of them, by their way.
+    /// The number of requests by way.
     pub(super) ways: BTreeMap<&'static str, u64>,
     pub(super) whole: u64,
-    /// Whole answers that say they failed, by status.
+    /// Complete error responses, by status.
     pub(super) failed: BTreeMap<u16, u64>,
     pub(super) failed_by_way: BTreeMap<(&'static str, u16), u64>,
-    /// Those among them whose application had begun.
+    /// Complete error responses to requests that had been executed.
     pub(super) failed_after_running: u64,
-    /// Answers that visibly broke off.
+    /// Responses that visibly broke off.
     pub(super) broken: u64,
     pub(super) aborted: u64,
-    /// What was lost, and how often.
+    /// Each kind of lost request, and its number.
     pub(super) lost: Vec<(String, u64)>,
 }
 
 impl Account {
-    /// Failed with any status.
+    /// The number of complete error responses.
     pub(super) fn failures(&self) -> u64 {
         self.failed.values().sum()
     }

@@ -1,5 +1,6 @@
-//! Everything at once: workers and zygotes are killed and stopped, gateways are stopped, code is reloaded, servers are taken
-//! over, and strangers flood the socket, while clients check every byte. What is left at the end is what there was before.
+//! All failures at once: workers and zygotes are killed and stopped, gateways are stopped, code is reloaded, servers
+//! are taken over, and hostile clients flood the socket, while other clients check every byte. At the end the processes
+//! and descriptors are the same as before.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,8 +25,9 @@ use crate::support::{App, Kind, Process, Proxy, Server, children, nibiru, pace, 
 
 const WORKERS: &str = "4";
 
-/// Beside these the settings are the defaults. A request that a stopped worker has fails soon, a birth in a stopped zygote too,
-/// and an old server does not stay for long. Workers are replaced, too. An ordinary user's test looks into gateway and zygote as well.
+/// The settings that differ from the defaults. Short deadlines end the requests of stopped workers and the forks of
+/// stopped zygotes; a short grace ends old servers. --max-requests replaces workers. --dumpable lets a test of an
+/// ordinary user read the descriptors of gateway and zygote.
 const SETTINGS: [&str; 12] = [
     "--max-requests",
     "50",
@@ -41,7 +43,7 @@ const SETTINGS: [&str; 12] = [
     "on",
 ];
 
-/// The times for which processes are stopped: most are not noticed, the last outlasts deadlines.
+/// The durations for which processes are stopped: only the last exceeds deadlines.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(20),
     Duration::from_millis(100),
@@ -49,24 +51,24 @@ const PAUSES: [Duration; 4] = [
     Duration::from_millis(2500),
 ];
 
-/// A variable that all processes of these servers have.
+/// An environment variable of all processes of these servers.
 const MARK: &str = "CHAOS";
 
-/// A taken-over server answers what it has, and is gone: `--grace`, and a stop's own time on a busy machine.
+/// The most time until an old server has ended: `--grace`, and the time of a stop on a busy machine.
 const TAKEN_OVER: Duration = Duration::from_secs(30);
 
-/// For the processes and descriptors to be those of the beginning: what floods have begun is cut first.
+/// The most time until processes and descriptors are those of the beginning: the requests of floods are cut first.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// Every server of one address: the one that answers, and those that are leaving.
+/// All servers of one address: the one that listens, and those that are draining.
 struct Fleet {
-    /// In the title of gateways and zygotes, in the environment of all their processes, and nowhere else.
+    /// A unique name, in the title of gateways and zygotes and in the environment of all their processes.
     name: &'static str,
     pauses: &'static [Duration],
     first: Server,
     takers: Mutex<Vec<Process>>,
     happened: Mutex<BTreeMap<&'static str, u64>>,
-    /// Last, since the logs of the servers are in its directory.
+    /// The last field, since the logs of the servers are in its directory.
     app: App,
 }
 
@@ -93,7 +95,7 @@ impl Fleet {
         self.first.socket()
     }
 
-    /// The gateways that live, oldest first.
+    /// The running gateways, oldest first.
     fn gateways(&self) -> Vec<u32> {
         let takers = self.takers.lock().unwrap();
         let pids = [self.first.pid()].into_iter().chain(takers.iter().map(Process::pid));
@@ -108,7 +110,7 @@ impl Fleet {
         self.zygotes().into_iter().flat_map(children).collect()
     }
 
-    /// All processes that come from these servers, by what their titles say they are.
+    /// The number of processes of these servers, by the kind in their title.
     fn processes(&self) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
@@ -129,7 +131,7 @@ impl Fleet {
         *self.happened.lock().unwrap().entry(what).or_default() += 1;
     }
 
-    /// Another server with the same settings, that is to take this one's place.
+    /// Starts another server with the same settings, which takes over.
     fn take_over(&self) {
         let mut command = nibiru();
         command.args(["serve", "--take-over", "--root"]).arg(self.app.root());
@@ -149,10 +151,11 @@ impl Fleet {
     }
 }
 
-/// What each process of a server holds, by kind of process.
+/// The descriptors of each process of a server, with the kind of process.
 type Held = Vec<(&'static str, BTreeMap<String, usize>)>;
 
-/// The processes of the one server that is left and what each holds; `None` where it is not a gateway, a zygote and its workers.
+/// The descriptors of each process of the only server; `None` unless there are exactly a gateway, a zygote and its
+/// workers.
 fn held(fleet: &Fleet) -> Option<Held> {
     let ([gateway], [zygote]) = (&fleet.gateways()[..], &fleet.zygotes()[..]) else { return None };
     let workers = fleet.workers();
@@ -166,7 +169,7 @@ fn held(fleet: &Fleet) -> Option<Held> {
     Some(held)
 }
 
-/// The same, once it has stopped to change.
+/// As [`held`], once two reads in a row are the same.
 fn at_rest(fleet: &Fleet) -> Option<Held> {
     let mut last = None;
     wait_within(SETTLED, || {
@@ -176,20 +179,21 @@ fn at_rest(fleet: &Fleet) -> Option<Held> {
     })
 }
 
-/// Does something again and again, for as long as it is told to go on.
+/// A task that repeats an action while the second argument returns true.
 type Agent = fn(&Fleet, &dyn Fn() -> bool);
 
-/// A client that means no good, and what it is called.
+/// A name for the table, and a hostile client.
 type Flood = (&'static str, fn(&Path));
 
-/// All of it for some seconds.
+/// All failures at once, for some time.
 pub(super) fn chaos(scale: Scale) -> Row {
     let fleet = Fleet::start(match scale {
         Scale::Short => &PAUSES[..3],
         Scale::Long(_) => &PAUSES,
     });
     let proxy = Proxy::start(Kind::Nginx, &fleet.first);
-    // The server that is left at the end has taken over, too. One that has not started lets nobody do so.
+    // The server at the end has taken over, so the fresh one has to, too. A server that still loads refuses a
+    // take-over.
     fleet.first.logged(&["gateway ready"]);
     fleet.take_over();
     assert!(one_is_left(&fleet) && !runs(fleet.first.pid()), "{}", fleet.log());
@@ -216,20 +220,20 @@ pub(super) fn chaos(scale: Scale) -> Row {
         let before = books.over();
         wait_within(TAKEN_OVER, || (books.over() > before + 200).then_some(())).is_some()
     });
-    row.promise(comes_on, "the clients come on when it is over");
+    row.promise(comes_on, "the clients are served when it is over");
     let account = books.close();
     row.add(&account);
     let allowed = [500, 502, 503, 504];
     row.promise(
         account.failed.keys().all(|status| allowed.contains(status)),
-        "every failure is one of these",
+        "every failure is a 500, 502, 503 or 504",
     );
-    // Where too many die at once there is a 503 at once, for a while.
+    // When too many workers die, requests are 503 at once for a while.
     row.promise(account.whole > account.count / 10, "most requests are answered");
     let answers = || (Connection::open(&fleet.socket()).get("/hello").status() == 200).then_some(());
-    row.promise(wait_within(TAKEN_OVER, answers).is_some(), "the server that is left answers");
+    row.promise(wait_within(TAKEN_OVER, answers).is_some(), "the remaining server serves");
 
-    // Workers whose zygote was killed are no children of the new one's.
+    // Workers whose zygote was killed are not children of the new zygote; a reload replaces them.
     fleet.gateways().into_iter().for_each(|gateway| signal(gateway, Signal::HUP));
     drop(proxy);
     let last = at_rest(&fleet);
@@ -250,17 +254,17 @@ pub(super) fn chaos(scale: Scale) -> Row {
     row
 }
 
-/// Waits until all servers but one have left.
+/// Waits until all servers but one have ended.
 fn one_is_left(fleet: &Fleet) -> bool {
     wait_within(TAKEN_OVER, || (fleet.gateways().len() == 1).then_some(())).is_some()
 }
 
-/// Milliseconds of this range, by chance.
+/// A random duration of this range in milliseconds.
 fn some(milliseconds: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(fastrand::u64(milliseconds))
 }
 
-/// Kills workers, and now and then a zygote.
+/// Kills random workers, and sometimes a zygote.
 fn kill(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     while go_on() {
         let (victims, what) = match fastrand::u8(..) {
@@ -275,12 +279,12 @@ fn kill(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     }
 }
 
-/// Stops one of these for a while.
+/// Stops a random one of `victims` for a while.
 fn pause(fleet: &Fleet, victims: Vec<u32>, what: &'static str) {
     let Some(victim) = fastrand::choice(victims) else { return };
     signal(victim, Signal::STOP);
     fleet.happened(what);
-    pace(*fastrand::choice(fleet.pauses).expect("there are some"));
+    pace(*fastrand::choice(fleet.pauses).expect("not empty"));
     signal(victim, Signal::CONT);
 }
 
@@ -301,7 +305,7 @@ fn stop_the_others(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     }
 }
 
-/// Reloads and takes over.
+/// Reloads, and starts servers that take over.
 fn change(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     while go_on() {
         pace(some(100..500));
@@ -310,8 +314,8 @@ fn change(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
             fleet.happened("reloads");
             continue;
         }
-        // Of several at once one is let in at a time.
-        for _ in 0..*fastrand::choice(&[1, 1, 2, 6]).expect("there are some") {
+        // Of several take-overs at once, one is accepted at a time.
+        for _ in 0..*fastrand::choice(&[1, 1, 2, 6]).expect("not empty") {
             fleet.take_over();
             fleet.happened("take-overs");
         }
@@ -321,7 +325,7 @@ fn change(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     }
 }
 
-/// A client that means no good, again and again.
+/// Runs random hostile clients.
 fn flood(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
     let socket = fleet.socket();
     let floods: [Flood; 7] = [
@@ -334,17 +338,17 @@ fn flood(fleet: &Fleet, go_on: &dyn Fn() -> bool) {
         ("crashes", |socket| ask(socket, "/bomb/exit")),
     ];
     while go_on() {
-        let (what, flood) = *fastrand::choice(&floods).expect("there are some");
+        let (what, flood) = *fastrand::choice(&floods).expect("not empty");
         flood(&socket);
         fleet.happened(what);
         pace(some(1..20));
     }
 }
 
-/// A connection whose client soon loses patience (the time-outs are its behaviour, and no outcome). The server may close it at any
-/// time.
+/// A connection with short time-outs, after which the client leaves; they are not an outcome. The server may close the
+/// connection at any time.
 fn stranger(socket: &Path) -> UnixStream {
-    let stream = UnixStream::connect(socket).expect("a connect is never refused");
+    let stream = UnixStream::connect(socket).expect("the connect is not refused");
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     stream
@@ -363,14 +367,14 @@ fn half_requests(socket: &Path) {
     drop(strangers);
 }
 
-/// A request whose answer is of no interest.
+/// Sends a request and ignores its response.
 fn ask(socket: &Path, url: &str) {
     let mut stream = stranger(socket);
     let _ = stream.write_all(&get(1, url, false));
     let _ = stream.read(&mut [0; 4096]);
 }
 
-/// Requests that are taken back at once, and whose ids are used again.
+/// Requests that are aborted at once, and whose ids are reused.
 fn aborts(socket: &Path) {
     let mut stream = stranger(socket);
     let request = get(1, "/hello", true);
@@ -393,7 +397,7 @@ fn questions(socket: &Path) {
     let _ = stream.read(&mut [0; 4096]);
 }
 
-/// A request with some bytes changed, or no request at all.
+/// A request with some bytes changed at random.
 fn garbage(socket: &Path) {
     let mut stream = stranger(socket);
     let mut bytes = [get(1, "/hello", true), record(STDIN, 1, b"too much")].concat();

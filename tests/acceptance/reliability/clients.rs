@@ -1,5 +1,5 @@
-//! Clients that keep on asking, each in its way: see [`Way`]. Every answer is judged by its nonce and goes into the [`Books`]. A client
-//! never retries.
+//! Clients that send requests without a pause, each in its [`Way`]. Every response is checked by its nonce, and its
+//! outcome is recorded in the [`Books`]. A client never retries.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,20 +8,20 @@ use super::books::{Books, Form};
 use super::{over_fastcgi, over_http};
 use crate::support::{Kind, Proxy, Server, wait_for};
 
-/// Clients of each kind: with two CPUs enough to keep every worker busy and some requests waiting.
+/// The number of clients of each way: on two CPUs, enough to keep every worker busy and some requests queued.
 const CLIENTS: usize = 4;
 
-/// Answers that show that the load is on.
+/// The number of outcomes after which the load counts as started.
 const WARM: usize = 100;
 
-/// What clients ask for.
+/// The mix of request forms of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mix {
-    /// Answers that are whole or not there.
+    /// Responses that are complete or absent.
     Small,
-    /// POST only: no proxy sends one a second time of its own accord.
+    /// POST only, which no proxy retries by itself.
     Uploads,
-    /// All forms; and some clients take a request back or leave in the middle of it.
+    /// All forms, and some clients abort a request or leave during it.
     All,
 }
 
@@ -41,22 +41,22 @@ impl Mix {
         }
     }
 
-    /// Whether something is to happen that happens so often, of 256 times.
+    /// Whether an abort or a leave happens now, with a probability of `often` in 256.
     pub(super) fn leaves(self, often: u8) -> bool {
         self == Self::All && fastrand::u8(..) < often
     }
 }
 
-/// How requests reach nibiru.
+/// The way of requests to nibiru.
 #[derive(Clone, Debug)]
 pub(super) enum Way {
-    /// FastCGI, some requests at once on a connection that is kept; each is sent whole.
+    /// FastCGI, some concurrent requests on a kept connection, each sent whole.
     Kept(PathBuf),
-    /// FastCGI, a connection for each request.
+    /// FastCGI, one request for each connection.
     OneShot(PathBuf),
-    /// FastCGI, many requests at once on a connection that is kept, record by record among each other.
+    /// FastCGI, many concurrent requests on a kept connection, interleaved record by record.
     Interleaved(PathBuf),
-    /// HTTP to a proxy at this port, kept, with a name for the table.
+    /// HTTP on a kept connection to the proxy on this port, with a name for the table.
     Http(&'static str, u16),
 }
 
@@ -71,12 +71,12 @@ impl Way {
     }
 }
 
-/// Who asks whom for what.
+/// A load: clients, and the mix of their requests.
 #[derive(Debug)]
 pub(super) struct Load<'a> {
     books: &'a Books,
     mix: Mix,
-    /// One for each client.
+    /// The way of each client.
     ways: Vec<Way>,
 }
 
@@ -102,18 +102,18 @@ impl<'a> Load<'a> {
         self.with(CLIENTS, &Way::Http(name, proxy.port()))
     }
 
-    /// So many clients that go this way.
+    /// Adds `clients` clients of this way.
     pub(super) fn with(mut self, clients: usize, way: &Way) -> Self {
         self.ways.extend(std::iter::repeat_n(way.clone(), clients));
         self
     }
 
-    /// Keeps the clients going for as long as `act` runs, which begins when they all have begun to be answered.
+    /// Runs the clients while `act` runs, which begins after [`WARM`] outcomes.
     pub(super) fn during<T>(&self, act: impl FnOnce() -> T) -> T {
         let over = AtomicBool::new(false);
         let go_on = || !over.load(Ordering::Relaxed);
         std::thread::scope(|scope| {
-            // Also where `act` panics, so that the scope ends.
+            // Ends the clients also when `act` panics, so that the scope ends.
             let _over = SetOnDrop(&over);
             for way in &self.ways {
                 let client = Client { books: self.books, mix: self.mix, way: way.name() };
@@ -125,24 +125,26 @@ impl<'a> Load<'a> {
                 });
             }
             let begun = self.books.over();
-            wait_for("the load is on", || (self.books.over() > begun + WARM).then_some(()));
+            wait_for("the load has started", || (self.books.over() > begun + WARM).then_some(()));
             act()
         })
     }
 
-    /// Keeps them going until so many requests are over.
+    /// Runs the clients until `count` more requests have an outcome.
     pub(super) fn until(&self, count: u64) {
         let mut seen = self.books.over();
         let goal = seen as u64 + count;
         self.during(|| {
             while (seen as u64) < goal {
-                seen = wait_for("the clients come on", || Some(self.books.over()).filter(|now| *now > seen));
+                seen = wait_for("the clients make progress", || {
+                    Some(self.books.over()).filter(|now| *now > seen)
+                });
             }
         });
     }
 }
 
-/// One that asks.
+/// A client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client<'a> {
     pub(super) books: &'a Books,
@@ -150,7 +152,7 @@ pub(super) struct Client<'a> {
     pub(super) way: &'static str,
 }
 
-/// Ends what goes on for as long as the flag is not set.
+/// Sets the flag when it is dropped, which ends the loops that check it.
 pub(super) struct SetOnDrop<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

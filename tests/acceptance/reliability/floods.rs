@@ -1,4 +1,5 @@
-//! Floods: clients, applications and commands that give the gateway more to do than it can, in pieces as small as can be. Healthy clients do not notice.
+//! Floods: clients, applications and commands that send more than the gateway can handle, in the smallest pieces.
+//! Healthy clients are not delayed.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,22 +14,22 @@ use crate::support::wire::{
 };
 use crate::support::{App, Server, pace, wait_for};
 
-/// Connections that flood at a time.
+/// The number of connections of a flood.
 const FLOODERS: usize = 64;
 
-/// What each sends at once: as much as the gateway takes in one read.
+/// The bytes of one write of a flooding connection: as much as the gateway takes in one read.
 const BLOCK: usize = 64 * 1024;
 
-/// How long a flooder that can neither send nor receive waits.
+/// The pause when no flooding connection can send or receive.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// How long the healthy client asks at most.
+/// The longest time for which the healthy client sends requests.
 const ENOUGH: Duration = Duration::from_secs(20);
 
-/// What has come back before the healthy client begins: the flood is on.
+/// The progress after which the flood counts as started, in bytes from the server or their equivalent.
 const WARM: u64 = 1 << 20;
 
-/// Requests that are taken back at once.
+/// Requests that are aborted at once.
 pub(super) fn aborts(scale: Scale) -> Row {
     clients(scale, &[begin(1, RESPONDER, true), record(ABORT_REQUEST, 1, b"")].concat())
 }
@@ -38,13 +39,13 @@ pub(super) fn tiny_requests(scale: Scale) -> Row {
     clients(scale, &[begin(1, RESPONDER, true), record(PARAMS, 1, b""), record(STDIN, 1, b"")].concat())
 }
 
-/// Questions about the server, of which each has an answer.
+/// GET_VALUES records, each of which is answered.
 pub(super) fn questions(scale: Scale) -> Row {
     let names = [&b"FCGI_MAX_CONNS"[..], b"FCGI_MAX_REQS", b"FCGI_MPXS_CONNS"];
     clients(scale, &record(GET_VALUES, 0, &names.map(|name| pair(name, b"")).concat()))
 }
 
-/// Lines that an application prints, and lines that it logs.
+/// Lines that an application prints or logs.
 pub(super) fn printed(scale: Scale) -> Row {
     let app = printing();
     let server = serve_without_log(&app);
@@ -62,7 +63,7 @@ pub(super) fn printed(scale: Scale) -> Row {
     row
 }
 
-/// Lines that a child of a worker prints, without end.
+/// Endless lines that a child of a worker prints.
 pub(super) fn child(scale: Scale) -> Row {
     let app = printing();
     let server = serve_without_log(&app);
@@ -74,7 +75,7 @@ pub(super) fn child(scale: Scale) -> Row {
     row
 }
 
-/// Commands of this user, each on a connection of its own.
+/// Control commands, each on its own connection.
 pub(super) fn commands(scale: Scale) -> Row {
     let server = Server::start();
     let control = format!("{}.ctl", server.socket().display());
@@ -113,13 +114,13 @@ fn printing() -> App {
     )
 }
 
-/// A server whose log nobody keeps, and whose deadline ends no flood on a busy machine.
+/// A server whose log is discarded, without a request deadline, which could end a flood on a busy machine.
 fn serve_without_log(app: &App) -> Server {
     let server = Server::builder().application(app.root(), "app").arguments(["--request-timeout", "off"]);
     server.after("exec 2>/dev/null").start()
 }
 
-/// Connections that send nothing but `unit`, and read what comes back.
+/// A flood of connections that repeat `unit` and read the responses.
 fn clients(scale: Scale, unit: &[u8]) -> Row {
     let server = Server::start();
     let block = unit.repeat(BLOCK.div_ceil(unit.len()));
@@ -142,10 +143,10 @@ fn clients(scale: Scale, unit: &[u8]) -> Row {
     row
 }
 
-/// One of them.
+/// A flooding connection.
 struct Flooder {
     stream: UnixStream,
-    /// How much of the block is sent.
+    /// The number of bytes of the block that are sent.
     at: usize,
 }
 
@@ -156,7 +157,7 @@ impl Flooder {
         Self { stream, at: 0 }
     }
 
-    /// Receives and sends what it can; gives how many bytes it has sent and received.
+    /// Receives and sends without blocking; the numbers of bytes sent and received.
     fn go_on(&mut self, block: &[u8]) -> (u64, u64) {
         let now = |moved: std::io::Result<usize>| match moved {
             Ok(0) => panic!("the server has closed the connection"),
@@ -171,17 +172,18 @@ impl Flooder {
     }
 }
 
-/// What a healthy client has of the flood that `flood` keeps up until the flag is set. It counts what comes of it.
+/// Measures a healthy client's latencies before and during `flood`, which runs until the flag is set and counts its
+/// progress.
 fn beside(row: &mut Row, scale: Scale, socket: &Path, flood: impl FnOnce(&AtomicBool, &AtomicU64) + Send) {
     let mut healthy = Connection::open(socket);
     let before = latencies(&mut healthy, 200);
     let (over, made) = (AtomicBool::new(false), AtomicU64::new(0));
     let during = std::thread::scope(|scope| {
         let flooding = scope.spawn(|| flood(&over, &made));
-        wait_for("the flood is on", || {
+        wait_for("the flood has started", || {
             (made.load(Ordering::Relaxed) >= WARM || flooding.is_finished()).then_some(())
         });
-        // Those that wait for seconds have shown it before all of them are answered.
+        // With latencies of seconds, fewer samples are enough.
         let (begun, wanted) = (Instant::now(), scale.of(20, 5000) as usize);
         let mut during = Vec::new();
         while during.len() < wanted && begun.elapsed() < ENOUGH {

@@ -1,14 +1,14 @@
-//! A client beside those that mean harm: how long it waits for its answers, before and meanwhile.
+//! The latencies of a healthy client before and during an attack.
 
 use std::time::{Duration, Instant};
 
 use super::{Row, Scale};
 use crate::support::wire::Connection;
 
-/// Between nothing else running and a machine full of senders, a healthy client may notice this much.
+/// The bound on a healthy client's p99 during an attack.
 const HEALTHY: Duration = Duration::from_millis(50);
 
-/// Notes both, and the promise about them.
+/// Adds both latencies and the promise about them to the row.
 pub(super) fn healthy_enough(
     row: &mut Row,
     scale: Scale,
@@ -20,7 +20,7 @@ pub(super) fn healthy_enough(
     row.promise(p99 <= scale.bound(HEALTHY), "a healthy client's p99 stays within 50 ms");
 }
 
-/// How long a healthy client waits for its answers.
+/// The latencies of `count` requests of a healthy client.
 pub(super) fn latencies(connection: &mut Connection, count: usize) -> Vec<Duration> {
     let one = |_| {
         let begun = Instant::now();

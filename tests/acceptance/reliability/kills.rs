@@ -13,19 +13,19 @@ use super::{Row, Scale, reloads};
 use crate::support::wire::{Connection, get};
 use crate::support::{App, Kind, Proxy, Server, children, pace, runs, signal, title, wait_for};
 
-/// Between two kills of a worker.
+/// The time between two kills of a worker.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// A successor that is to be there at once: forking one takes a millisecond.
+/// The most time until a killed worker's successor has started: a fork takes a millisecond.
 const RESPAWN: Duration = Duration::from_millis(100);
 
-/// A file's time is that of the kernel's last tick, which is at most this old.
+/// The resolution of a file's modification time: it is that of the kernel's last tick, which is at most this old.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Promised for a new zygote, and for the end of what a gateway leaves.
+/// The promised time until a killed zygote is replaced, and until all processes of a killed gateway are gone.
 const AFTER_A_KILL: Duration = Duration::from_secs(1);
 
-/// Every 50 ms a worker is killed, whichever it is and whatever it does.
+/// A random worker is killed every 50 ms, in any state.
 pub(super) fn workers(scale: Scale) -> Row {
     let app = App::new("");
     app.write(&format!(
@@ -44,22 +44,23 @@ pub(super) fn workers(scale: Scale) -> Row {
     row.add(&account);
     row.measured(format!("{} killed", kills.len()));
     row.promise(account.failed.keys().all(|status| *status == 502), "every failure is a 502");
-    row.promise(account.broken == 0, "every failure is a whole answer");
+    row.promise(account.broken == 0, "every failure is a complete response");
     row.promise(account.failures() <= kills.len() as u64, "a kill fails one request at most");
-    row.promise(account.whole > 10 * account.failures(), "the others go on");
+    row.promise(account.whole > 10 * account.failures(), "the other requests are answered");
     let mut times = respawns(&kills, &starts(&app));
     let p99 = row.times("to the successor's start (up to 10 ms too long)", &mut times);
     row.promise(p99 <= scale.bound(RESPAWN), "a successor is there after 100 ms");
     row
 }
 
-/// Kills `count` random workers, one an `interval`; gives when and which.
+/// Kills `count` random workers, one in each `interval`; the time and the pid of each kill.
 pub(super) fn kill_workers(server: &Server, count: u32, interval: Duration) -> Vec<(SystemTime, u32)> {
     let (mut kills, mut killed) = (Vec::new(), BTreeSet::new());
     for _ in 0..count {
-        // One that was killed may take a while to be gone, on a busy machine, and has but one successor.
-        let victim = wait_for("there is a worker", || {
-            // Of any zygote: a reload that was asked for may still be to come.
+        // On a busy machine a killed worker may still be listed for a while. It must not be counted twice, since it has
+        // only one successor.
+        let victim = wait_for("a worker runs that was not killed yet", || {
+            // The workers of every zygote, since a reload may be under way.
             let workers = children(server.pid()).into_iter().flat_map(children);
             let workers = workers.filter(|pid| !killed.contains(pid));
             fastrand::choice(workers.collect::<Vec<u32>>())
@@ -72,7 +73,7 @@ pub(super) fn kill_workers(server: &Server, count: u32, interval: Duration) -> V
     kills
 }
 
-/// When each worker ran its start hook, the last thing before it takes requests, or up to a tick later; and its pid.
+/// The time of each worker's start hook, the last step before it takes requests, or up to a tick later; and its pid.
 fn starts(app: &App) -> Vec<(SystemTime, u32)> {
     let entries = fs::read_dir(app.root()).unwrap().map(Result::unwrap);
     let started = entries.filter_map(|entry| {
@@ -82,7 +83,8 @@ fn starts(app: &App) -> Vec<(SystemTime, u32)> {
     started.collect()
 }
 
-/// From each kill to the start of the successor, a tick more than it was at most. A successor that was killed before it had started is left out.
+/// The times from each kill to the start of the successor, up to a tick too long. A successor that was killed before
+/// its start is left out.
 fn respawns(kills: &[(SystemTime, u32)], starts: &[(SystemTime, u32)]) -> Vec<Duration> {
     let begun: BTreeSet<u32> = starts.iter().map(|(_, pid)| *pid).collect();
     let mut events: Vec<(SystemTime, Option<u32>)> =
@@ -106,7 +108,7 @@ fn respawns(kills: &[(SystemTime, u32)], starts: &[(SystemTime, u32)]) -> Vec<Du
     times
 }
 
-/// The zygote is killed again and again; at the end a worker too, whom only a new zygote can replace.
+/// The zygote is killed repeatedly, and at the end the workers, which only the new zygote can replace.
 pub(super) fn zygotes(scale: Scale) -> Row {
     let server = Server::start();
     let proxy = Proxy::start(Kind::Nginx, &server);
@@ -132,11 +134,11 @@ pub(super) fn zygotes(scale: Scale) -> Row {
     row.add(&account);
     row.measured(format!("{rounds} killed"));
     row.promise(account.failures() + account.broken == 0, "no request fails");
-    row.promise(workers.iter().all(|worker| runs(*worker)), "the workers go on");
+    row.promise(workers.iter().all(|worker| runs(*worker)), "the workers keep running");
     row.times("to the new zygote", &mut times);
     row.promise(times.iter().all(|time| *time <= scale.bound(AFTER_A_KILL)), "a new zygote in a second");
     workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
-    wait_for("the new zygote's workers answer", || (server.get("/hello").status() == 200).then_some(()));
+    wait_for("the new zygote's workers serve", || (server.get("/hello").status() == 200).then_some(()));
     server.workers(2);
     row
 }
@@ -162,9 +164,9 @@ pub(super) fn gateways(scale: Scale) -> Row {
             let begun = Instant::now();
             server.signal(Signal::KILL);
             server.wait();
-            wait_for("nothing is left", || tree.iter().all(|pid| !runs(*pid)).then_some(()));
+            wait_for("zygote and workers are gone", || tree.iter().all(|pid| !runs(*pid)).then_some(()));
             ends.push(begun.elapsed());
-            // These find nobody, and wait in the kernel.
+            // These connections wait in the socket's backlog.
             let mut waiting: Vec<Connection> = (0..20)
                 .map(|_| {
                     let mut connection = Connection::from(UnixStream::connect(&path).unwrap());
@@ -175,7 +177,7 @@ pub(super) fn gateways(scale: Scale) -> Row {
             let begun = Instant::now();
             server = start();
             for connection in &mut waiting {
-                let response = connection.response(1).expect("whoever waited is answered");
+                let response = connection.response(1).expect("a response for a waiting connection");
                 assert_eq!((response.status(), response.body()), (200, &b"Hello, World!\n"[..]));
                 queued += 1;
             }
@@ -187,7 +189,10 @@ pub(super) fn gateways(scale: Scale) -> Row {
     row.add(&account);
     row.count += queued;
     row.measured(format!("{rounds} killed, {queued} waited and were served"));
-    row.promise(account.failed.keys().all(|status| *status == 502), "what ran in the gateway is nginx's 502");
+    row.promise(
+        account.failed.keys().all(|status| *status == 502),
+        "requests that ran in the gateway are nginx's 502",
+    );
     row.times("to the last process's end", &mut ends);
     row.promise(
         ends.iter().all(|time| *time <= scale.bound(AFTER_A_KILL)),

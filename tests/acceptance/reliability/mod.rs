@@ -1,8 +1,8 @@
-//! What nibiru promises about failures, tried: each scenario once, short for every change and long in `tests/soak`.
+//! The promises of `docs/reliability.md`: each scenario runs briefly in every test run, and at length in `tests/soak`.
 //!
-//! A scenario gives a [`Row`]: how much was tried, what was lost, which promises did not hold, what was measured. Lost is
-//! a request without an answer, with an empty 200, with part of an answer as if it were all, with bytes of another's, or
-//! that ran twice.
+//! A scenario gives a [`Row`]: the number of requests, the lost ones, the promises that did not hold, and measurements.
+//! A request is lost if it has no response, an empty 200, part of a response that looks complete, or bytes of another
+//! response, or if it ran twice.
 
 mod application;
 mod books;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use self::books::Account;
 
-/// A line's name, and how it is tried.
+/// The name of a row, and its scenario.
 type Scenario = (&'static str, fn(Scale) -> Row);
 
 /// Every scenario, in the order of the table.
@@ -63,30 +63,30 @@ const SCENARIOS: [Scenario; 30] = [
     ("chaos", chaos::chaos),
 ];
 
-/// How much to try.
+/// The size of a run.
 #[derive(Clone, Copy, Debug)]
 enum Scale {
-    /// For every change: a few seconds.
+    /// The size for every test run: a few seconds.
     Short,
     /// This part of the long run.
     Long(f64),
 }
 
 impl Scale {
-    /// `short`, or as much of `long` as is asked for, but not less than `short`.
+    /// `short`, or the given part of `long`, but at least `short`.
     fn of(self, short: u32, long: u32) -> u32 {
         match self {
             Self::Short => short,
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
-                reason = "a count, and no exact one"
+                reason = "an approximate count"
             )]
             Self::Long(part) => short.max((f64::from(long) * part) as u32),
         }
     }
 
-    /// A bound that is promised, and that tests which share a machine with others cannot hold it to.
+    /// A promised bound, relaxed for short runs, which share the machine with other tests.
     fn bound(self, promised: Duration) -> Duration {
         match self {
             Self::Short => promised.max(Duration::from_secs(5)),
@@ -95,20 +95,20 @@ impl Scale {
     }
 }
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Debug, Default)]
 struct Row {
     count: u64,
     lost: u64,
-    /// Promises that did not hold, and how requests were lost.
+    /// The promises that did not hold, and the kinds of lost requests.
     broken: Vec<String>,
     measured: Vec<String>,
-    /// Why it was not tried.
+    /// The reason if the scenario was skipped.
     skipped: Option<String>,
 }
 
 impl Row {
-    /// A row of `count` tries that are not in any books.
+    /// A row of `count` requests that are not in any [`books::Books`].
     fn of(count: u64) -> Self {
         Self { count, ..Self::default() }
     }
@@ -117,7 +117,7 @@ impl Row {
         Self { skipped: Some(reason.to_owned()), ..Self::default() }
     }
 
-    /// Adds what clients have seen.
+    /// Adds the sums of a load.
     fn add(&mut self, account: &Account) {
         self.count += account.count;
         for (how, times) in &account.lost {
@@ -144,7 +144,7 @@ impl Row {
         self.measured.push(what.into());
     }
 
-    /// What a percentage of the times stays within, and the longest.
+    /// Adds median, p99 and longest of `times`, and returns p99.
     fn times(&mut self, what: &str, times: &mut [Duration]) -> Duration {
         times.sort();
         let Some(longest) = times.last() else {
@@ -178,15 +178,16 @@ impl Row {
     }
 }
 
-/// Tries one scenario at the size for every change.
+/// Runs one scenario at the short size.
 #[track_caller]
 fn short(name: &str) {
-    let (_, run) = SCENARIOS.iter().find(|(of, _)| *of == name).expect("it is in the table");
+    let (_, run) = SCENARIOS.iter().find(|(of, _)| *of == name).expect("a scenario of the table");
     let row = run(Scale::Short);
     assert!(row.holds(), "{}", row.line(name));
 }
 
-/// The long run: see `tests/soak`. `SOAK_SCALE` is the part of it to run, `SOAK_ROWS` parts of the names to run.
+/// The long run of `tests/soak`. `SOAK_SCALE` is the part of it to run. `SOAK_ROWS` has parts of the names of rows to
+/// run, separated by commas.
 #[test]
 #[ignore = "takes three quarters of an hour: tests/soak"]
 fn soak() {
@@ -220,151 +221,151 @@ fn soak() {
 }
 
 #[test]
-fn only_the_requests_of_killed_workers_fail() {
+fn a_killed_worker_fails_only_its_own_request() {
     short("killed workers");
 }
 
 #[test]
-fn nothing_fails_while_zygotes_are_killed() {
+fn killed_zygotes_fail_no_request() {
     short("killed zygotes");
 }
 
 #[test]
-fn nothing_fails_while_zygotes_hang() {
+fn hanging_zygotes_fail_no_request() {
     short("zygotes that hang");
 }
 
 #[test]
-fn everything_is_served_while_stop_hooks_hang_and_nothing_piles_up() {
+fn hanging_stop_hooks_fail_no_request_and_leave_few_processes() {
     short("stop hooks that hang");
 }
 
 #[test]
-fn a_killed_gateway_leaves_no_process_and_its_successor_serves_who_waits() {
+fn a_killed_gateway_leaves_no_process_and_its_successor_serves_waiting_connections() {
     short("killed gateways");
 }
 
 #[test]
-fn nothing_fails_while_the_code_is_reloaded() {
+fn reloads_fail_no_request() {
     short("reloads");
 }
 
 #[test]
-fn nothing_fails_while_the_code_is_broken() {
+fn reloads_to_broken_code_fail_no_request() {
     short("reloads to broken code");
 }
 
 #[test]
-fn what_has_begun_is_answered_before_a_stop() {
+fn a_stop_answers_every_request_that_has_begun() {
     short("stops");
 }
 
 #[test]
-fn errors_in_lua_cost_one_request() {
+fn errors_in_lua_fail_only_their_own_requests() {
     short("errors in Lua");
 }
 
 #[test]
-fn memory_bombs_cost_one_request() {
+fn memory_bombs_fail_only_their_own_requests() {
     short("memory bombs");
 }
 
 #[test]
-fn what_does_not_end_is_504_at_its_deadline() {
+fn endless_requests_are_504_at_their_deadline() {
     short("deadlines");
 }
 
 #[test]
-fn a_start_hook_that_crashes_is_tried_ever_more_slowly_until_it_is_mended() {
+fn a_crashing_start_hook_is_retried_with_growing_pauses_until_it_is_fixed() {
     short("crashing start hook");
 }
 
 #[test]
-fn an_application_that_crashes_is_tried_ever_more_slowly_until_it_is_mended() {
+fn a_crashing_application_is_retried_with_growing_pauses_until_it_is_fixed() {
     short("crashing application");
 }
 
 #[test]
-fn a_full_disk_under_the_log_stops_nothing() {
+fn a_full_disk_under_the_log_fails_no_request() {
     short("full disk under the log");
 }
 
 #[test]
-fn a_full_disk_under_the_spool_refuses_only_what_would_go_there() {
+fn a_full_disk_under_the_spool_refuses_only_uploads_that_need_it() {
     short("full disk under the spool");
 }
 
 #[test]
-fn without_descriptors_connections_wait_and_those_there_are_go_on() {
+fn without_free_descriptors_new_connections_wait_and_open_ones_are_served() {
     short("no descriptors");
 }
 
 #[test]
-fn a_step_of_the_clock_expires_nothing() {
+fn a_step_of_the_wall_clock_changes_no_timeout() {
     short("clock steps");
 }
 
 #[test]
-fn half_requests_are_bounded_and_hold_nobody_up() {
+fn half_requests_are_bounded_and_delay_no_other_request() {
     short("half requests");
 }
 
 #[test]
-fn half_uploads_are_bounded_hold_nobody_up_and_give_their_memory_back() {
+fn half_uploads_take_bounded_memory_and_delay_no_other_request() {
     short("half uploads");
 }
 
 #[test]
-fn a_flood_of_begins_is_bounded_and_holds_nobody_up() {
+fn a_flood_of_begin_requests_takes_bounded_memory_and_delays_no_other_request() {
     short("BEGIN flood");
 }
 
 #[test]
-fn a_flood_of_requests_that_are_taken_back_holds_nobody_up() {
+fn a_flood_of_aborted_requests_delays_no_other_request() {
     short("ABORT flood");
 }
 
 #[test]
-fn a_flood_of_tiny_requests_holds_nobody_up() {
+fn a_flood_of_tiny_requests_delays_no_other_request() {
     short("tiny requests");
 }
 
 #[test]
-fn a_flood_of_questions_holds_nobody_up() {
+fn a_flood_of_get_values_delays_no_other_request() {
     short("GET_VALUES flood");
 }
 
 #[test]
-fn what_a_worker_prints_holds_nobody_up() {
+fn a_flood_of_printed_lines_delays_no_other_request() {
     short("printed lines");
 }
 
 #[test]
-fn what_the_child_of_a_worker_prints_holds_nobody_up() {
+fn a_flood_of_lines_of_a_workers_child_delays_no_other_request() {
     short("a child that prints");
 }
 
 #[test]
-fn a_flood_of_commands_holds_nobody_up() {
+fn a_flood_of_control_commands_delays_no_other_request() {
     short("control commands");
 }
 
 #[test]
-fn slow_parameters_hold_nobody_up() {
+fn slow_parameters_delay_no_other_request() {
     short("slow parameters");
 }
 
 #[test]
-fn every_answer_is_its_own_requests() {
+fn every_response_belongs_to_its_own_request() {
     short("nonces");
 }
 
 #[test]
-fn requests_and_deaths_leave_no_descriptor_behind() {
+fn requests_and_kills_leak_no_descriptor() {
     short("descriptor audit");
 }
 
 #[test]
-fn nothing_is_wrong_or_left_behind_when_everything_happens_at_once() {
+fn all_failures_at_once_lose_no_request_and_leak_nothing() {
     short("chaos");
 }

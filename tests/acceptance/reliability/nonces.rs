@@ -1,4 +1,4 @@
-//! The long mixture: all kinds of requests, clients that leave, workers that die; and what is left afterwards.
+//! All forms of requests, clients that leave and workers that die; and the descriptors afterwards.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,16 +13,16 @@ use crate::haproxy;
 use crate::support::wire::Connection;
 use crate::support::{Kind, Proxy, Server, descriptors as open, repository, signal, wait_for, wait_within};
 
-/// Between two deaths of a worker.
+/// The time between two kills of a worker.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// HAProxy that puts many requests on a connection.
+/// The way through HAProxy that multiplexes requests on a connection.
 const SHARED: &str = "HAProxy, shared connections";
 
-/// Between two reloads.
+/// The number of kills between two reloads.
 const KILLS_BETWEEN_RELOADS: u64 = 50;
 
-/// Every answer carries the nonce of its own request and nothing of another's, whichever way the request came.
+/// Every response has the nonce of its own request and no byte of another response, through each way.
 pub(super) fn nonces(scale: Scale) -> Row {
     let server = Server::builder().workers("4").start();
     let params = std::fs::read_to_string(repository("deploy/nginx/nibiru_params")).unwrap();
@@ -58,7 +58,7 @@ pub(super) fn nonces(scale: Scale) -> Row {
                 reload(&server);
                 reloads += 1;
             }
-            wait_for("the clients come on", || (books.over() > before).then_some(()));
+            wait_for("the clients make progress", || (books.over() > before).then_some(()));
         }
         (kills, reloads)
     });
@@ -69,8 +69,8 @@ pub(super) fn nonces(scale: Scale) -> Row {
     let ways = &account.ways;
     let named: Vec<String> = ways.iter().map(|(way, count)| format!("{count} {way}")).collect();
     row.measured(named.join(", "));
-    row.promise(ways.len() == 8, "every way is taken");
-    // They never reach nibiru: see docs/how-to/haproxy.md.
+    row.promise(ways.len() == 8, "every way has been used");
+    // These requests never reach nibiru: see docs/how-to/haproxy.md.
     let own = |status: &(&str, u16)| *status == (SHARED, 500);
     let failed = &account.failed_by_way;
     let haproxys: u64 = failed.iter().filter(|(how, _)| own(how)).map(|(_, count)| count).sum();
@@ -88,14 +88,14 @@ pub(super) fn nonces(scale: Scale) -> Row {
     row
 }
 
-/// Has new workers of a new generation, all of which answer, before the next is killed.
+/// Reloads, and waits until all workers are of the new generation, before the next kill.
 fn reload(server: &Server) {
     let before = server.workers(4);
     server.signal(Signal::HUP);
     wait_for("the workers are new", || server.workers(4).is_disjoint(&before).then_some(()));
 }
 
-/// After all that, every process holds what it held when it was fresh.
+/// After requests, kills and reloads, every process has the same descriptors as at the start.
 pub(super) fn descriptors(scale: Scale) -> Row {
     let server = Server::builder().looked_into().start();
     let audit = || {
@@ -104,7 +104,7 @@ pub(super) fn descriptors(scale: Scale) -> Row {
         held.extend(server.workers(2).into_iter().map(|worker| ("worker", kinds(worker))));
         held
     };
-    // Both workers have answered, so both have opened what they need.
+    // Requests to both workers, so that both have opened their descriptors.
     let mut pair = Connection::open(&server.socket());
     for _ in 0..100 {
         assert_eq!(pair.get("/hello").status(), 200);
@@ -123,8 +123,8 @@ pub(super) fn descriptors(scale: Scale) -> Row {
             kill_workers(&server, kills / reloads, Duration::from_millis(20));
             let (workers, zygote) = (server.workers(2), server.zygote());
             signal(zygote, Signal::KILL);
-            wait_for("the zygote is new", || (server.zygote() != zygote).then_some(()));
-            // They are no children of the new one's.
+            wait_for("the zygote is replaced", || (server.zygote() != zygote).then_some(()));
+            // The workers of the dead zygote are not children of the new one, so they are killed.
             workers.iter().for_each(|worker| signal(*worker, Signal::KILL));
             let before = server.workers(2);
             server.signal(Signal::HUP);
@@ -149,7 +149,7 @@ pub(super) fn descriptors(scale: Scale) -> Row {
     row
 }
 
-/// What a process holds, by kind.
+/// The number of a process's descriptors by kind: the target without digits.
 pub(super) fn kinds(pid: u32) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
     for (_, target) in open(pid) {

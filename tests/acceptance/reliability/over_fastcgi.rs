@@ -1,5 +1,5 @@
-//! Clients that speak FastCGI to nibiru itself: several requests at once on kept connections, whole or in pieces among each
-//! other, and one request a connection.
+//! Clients that speak FastCGI to nibiru itself: concurrent requests on kept connections, whole or interleaved, and one
+//! request for each connection.
 
 use std::io;
 use std::path::Path;
@@ -11,13 +11,13 @@ use crate::support::wire::{
     post, record,
 };
 
-/// Requests at a time on one connection, where each is sent whole.
+/// The number of concurrent requests on a connection when each is sent whole.
 const SHARE: u16 = 4;
 
-/// The same, at most, where they are sent in pieces.
+/// The most concurrent requests on a connection when they are interleaved.
 const MANY: u16 = 24;
 
-/// Several requests at once, each sent whole.
+/// Sends several concurrent requests, each whole.
 pub(super) fn kept(client: &Client<'_>, socket: &Path, go_on: impl Fn() -> bool) {
     let mut connection = None;
     while go_on() {
@@ -29,18 +29,18 @@ pub(super) fn kept(client: &Client<'_>, socket: &Path, go_on: impl Fn() -> bool)
     }
 }
 
-/// A connection for each request.
+/// Sends one request on each connection.
 pub(super) fn one_shot(client: &Client<'_>, socket: &Path, go_on: impl Fn() -> bool) {
     while go_on() {
         let mut connection = Connection::open(socket);
         let batch = Batch::new(client, 1..=1, false);
         if batch.exchange(client, &mut connection, false).is_ok() {
-            assert!(connection.closes(), "the connection of a request that does not keep it is kept");
+            assert!(connection.closes(), "the server closes a connection without keep-conn");
         }
     }
 }
 
-/// Many requests at once, in pieces among each other, under ids that are never small.
+/// Sends many concurrent requests, interleaved record by record, under random ids.
 pub(super) fn interleaved(client: &Client<'_>, socket: &Path, go_on: impl Fn() -> bool) {
     let mut connection = None;
     while go_on() {
@@ -53,16 +53,16 @@ pub(super) fn interleaved(client: &Client<'_>, socket: &Path, go_on: impl Fn() -
     }
 }
 
-/// Requests that are sent at once on one connection.
+/// Requests that are sent together on one connection.
 struct Batch {
-    /// The records of each, in their order.
+    /// The records of each request, in order.
     scripts: Vec<Vec<Vec<u8>>>,
     open: Vec<Open>,
-    /// Leaves when it has seen so many records.
+    /// The number of records after which the client leaves; `u8::MAX` for never.
     patience: u8,
 }
 
-/// A request of them that has not ended.
+/// A request of the batch that has not ended.
 struct Open {
     id: u16,
     asked: Asked,
@@ -89,7 +89,7 @@ impl Batch {
         Self { scripts, open, patience }
     }
 
-    /// An error where the connection is of no more use.
+    /// Sends the requests and reads the responses. An error means that the connection cannot be used any more.
     fn exchange(
         mut self,
         client: &Client<'_>,
@@ -102,7 +102,7 @@ impl Batch {
                 *script = in_pieces(&script[0], &mut random);
             }
             if *aborted {
-                // Anywhere but before its begin.
+                // At any place after BEGIN_REQUEST.
                 script.insert(random.usize(1..=script.len()), record(ABORT_REQUEST, *id, b""));
             }
         }
@@ -112,21 +112,22 @@ impl Batch {
             self.scripts.concat().concat()
         };
         let mut sender = connection.sender();
-        // What was written before the server took no more is answered all the same.
+        // The part that was written before the server closed is answered all the same.
         let (sent, result) = if in_records {
-            // Answers come before all is sent, and who reads none of them is not read from either.
+            // Responses come before everything is sent, and the server reads nothing from a client that does not read.
             std::thread::scope(|scope| {
                 let sent = scope.spawn(move || sender.try_send(&bytes));
                 let result = self.answers(client, connection);
                 if result.is_err() {
                     connection.hang_up();
                 }
-                (sent.join().expect("nothing in it panics"), result)
+                (sent.join().expect("the sender does not panic"), result)
             })
         } else {
             (sender.try_send(&bytes), self.answers(client, connection))
         };
-        // What is still open has its answer in part, or none. A client whose write fails knows that nobody has its request.
+        // The open requests have a partial response or none. A client whose write fails knows that its request was not
+        // accepted.
         let left =
             sent.is_err() || matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted);
         for Open { asked, response, aborted, .. } in self.open {
@@ -135,7 +136,7 @@ impl Batch {
         result
     }
 
-    /// Takes records until no request is open; `Interrupted` where the client has had enough before.
+    /// Reads records until no request is open, or returns `Interrupted` if the client leaves before.
     fn answers(&mut self, client: &Client<'_>, connection: &mut Connection) -> io::Result<()> {
         while !self.open.is_empty() {
             if self.patience == 0 {
@@ -144,7 +145,7 @@ impl Batch {
             self.patience = if self.patience == u8::MAX { u8::MAX } else { self.patience - 1 };
             let record = connection.try_record()?;
             let at = self.open.iter().position(|request| request.id == record.id);
-            let at = at.unwrap_or_else(|| panic!("a record of a request that nobody asks: {record:?}"));
+            let at = at.unwrap_or_else(|| panic!("a record of a request that is not open: {record:?}"));
             match record.kind {
                 STDOUT => self.open[at].response.stdout.extend(record.content),
                 END_REQUEST => {
@@ -159,7 +160,7 @@ impl Batch {
     }
 }
 
-/// What came of a request that was perhaps `given_up`: whatever there is of its answer must be its own.
+/// The outcome of a request, which may be `given_up`. Even a partial response must be its own.
 fn outcome(response: &Response, complete: bool, asked: Asked, given_up: bool) -> Outcome {
     match answer_of(response, complete).outcome(asked) {
         outcome if !given_up || outcome == FOREIGN => outcome,
@@ -174,7 +175,7 @@ fn answer_of(response: &Response, complete: bool) -> Answer {
         status: if has_head { response.status() } else { 0 },
         nonce: response.header("X-Nonce"),
         body: response.body().to_vec(),
-        // A body short of its length says by itself that it broke off.
+        // A body that is shorter than its Content-Length shows that it broke off.
         complete: complete && length.is_none_or(|length| length == response.body().len()),
     }
 }

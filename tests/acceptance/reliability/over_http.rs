@@ -1,4 +1,4 @@
-//! Clients that speak HTTP to a proxy, on connections that are kept.
+//! Clients that speak HTTP to a proxy, on kept connections.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use super::books::{Answer, Asked, Form, Outcome};
 use super::clients::Client;
 use crate::support::http::Http;
 
-/// One request after the other.
+/// Sends one request after another.
 pub(super) fn kept(client: &Client<'_>, port: u16, go_on: impl Fn() -> bool) {
     let mut connection = None;
     while go_on() {
@@ -14,7 +14,7 @@ pub(super) fn kept(client: &Client<'_>, port: u16, go_on: impl Fn() -> bool) {
         let url = client.books.url(asked);
         let open = connection.take().unwrap_or_else(|| Http::connect(port));
         if client.mix.leaves(2) {
-            // Sends it and leaves.
+            // Sends the request and leaves.
             let mut open = open;
             let _ = send(&mut open, asked, &url);
             client.books.record(client.way, asked, Outcome::Aborted);
@@ -22,8 +22,8 @@ pub(super) fn kept(client: &Client<'_>, port: u16, go_on: impl Fn() -> bool) {
         }
         let (answer, open) = exchange(open, asked, &url);
         let outcome = match answer.outcome(asked) {
-            // A proxy drops a client for whom it has nothing but an answer that broke off.
-            Outcome::Lost("no answer")
+            // A proxy closes the client's connection when the response broke off before it passed anything on.
+            Outcome::Lost("no response")
                 if matches!(asked.form, Form::Stream | Form::Upload) && open.is_none() =>
             {
                 Outcome::Broken
@@ -44,7 +44,7 @@ fn send(http: &mut Http, asked: Asked, url: &str) -> io::Result<()> {
     http.try_send(&bytes)
 }
 
-/// One request and its answer; and the connection, where it can have another.
+/// Sends a request and returns its response; and the connection if it can carry another request.
 fn exchange(mut http: Http, asked: Asked, url: &str) -> (Answer, Option<Http>) {
     let received = send(&mut http, asked, url).and_then(|()| http.try_answer(false));
     let Ok(Some(received)) = received else { return (Answer::default(), None) };

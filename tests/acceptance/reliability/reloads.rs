@@ -1,4 +1,4 @@
-//! Reloads to good and to broken code, and stops, under load.
+//! Reloads to working and to broken code, and stops, under load.
 
 use std::time::Instant;
 
@@ -9,17 +9,17 @@ use super::clients::{Load, Mix};
 use super::{Row, Scale};
 use crate::support::{App, Kind, Proxy, Server, repository, wait_for};
 
-/// Lua that finds the applications of `tests/apps` from another directory.
+/// Lua code that adds `tests/apps` to `package.path`.
 pub(super) fn path() -> String {
     format!("package.path = '{};' .. package.path\n", repository("tests/apps/?.lua").display())
 }
 
-/// The application of `tests/apps`, from a directory in which it can be broken.
+/// An `app.lua` that loads the application of `tests/apps`, in a directory in which the test can break it.
 fn sound() -> String {
     format!("{}return require('site')\n", path())
 }
 
-/// Code that does not load, in each way there is.
+/// Code that does not load, for each kind of failure.
 const BROKEN: [(&str, &str); 6] = [
     ("a syntax error", "return {"),
     ("an error while loading", "error('deliberate')"),
@@ -72,7 +72,7 @@ pub(super) fn broken(scale: Scale) -> Row {
                 let before = complaints();
                 app.write(code);
                 server.signal(Signal::HUP);
-                wait_for(&format!("the log complains of {what}"), || (complaints() > before).then_some(()));
+                wait_for(&format!("the log reports {what}"), || (complaints() > before).then_some(()));
                 count += 1;
             }
         }
@@ -82,18 +82,18 @@ pub(super) fn broken(scale: Scale) -> Row {
     row.add(&account);
     row.measured(format!("{count} reloads, {} ways to be broken", BROKEN.len()));
     row.promise(account.failures() + account.broken == 0, "no request fails");
-    row.promise(after == workers, "the old workers go on");
+    row.promise(after == workers, "the old workers keep running");
     let loud =
         server.log().lines().filter(|line| line.contains("does not load")).all(|line| line.contains("ERROR"));
-    row.promise(loud, "the log says so as an error");
+    row.promise(loud, "the log line about the load has the level ERROR");
     app.write(&sound());
     server.signal(Signal::HUP);
-    wait_for("the mended code serves", || server.workers(2).is_disjoint(&workers).then_some(()));
+    wait_for("the fixed code serves", || server.workers(2).is_disjoint(&workers).then_some(()));
     row
 }
 
-/// nginx asks over kept connections until the server is gone. What has begun to run is answered; what has not is
-/// nginx's 502.
+/// nginx sends requests over kept connections until the server is gone. A request that has begun is answered; any other
+/// is nginx's 502.
 pub(super) fn stops(scale: Scale) -> Row {
     let rounds = scale.of(4, 100);
     let (mut row, mut times) = (Row::default(), Vec::new());
@@ -110,12 +110,12 @@ pub(super) fn stops(scale: Scale) -> Row {
         });
         let account = books.close();
         row.add(&account);
-        row.promise(account.failed_after_running == 0, "what has begun is answered");
-        row.promise(account.failed.keys().all(|status| *status == 502), "what has not begun is nginx's 502");
-        row.promise(account.broken == 0, "no answer breaks off");
-        row.promise(status.code() == Some(0), format!("it exits with 0, not with {status}"));
+        row.promise(account.failed_after_running == 0, "every request that has begun is answered");
+        row.promise(account.failed.keys().all(|status| *status == 502), "every other request is nginx's 502");
+        row.promise(account.broken == 0, "no response breaks off");
+        row.promise(status.code() == Some(0), format!("the server exits with 0, not with {status}"));
     }
-    // One note for all rounds: how many came too late says nothing.
+    // One note for all rounds: the number of requests that came too late means nothing.
     row.measured.clear();
     row.measured(format!("{rounds} stops"));
     row.times("to the exit", &mut times);

@@ -1,4 +1,4 @@
-//! Clients that send too little, too much or too slowly: they are bounded, and healthy clients do not notice.
+//! Clients that send too little, too much or too slowly: their cost is bounded, and healthy clients are not delayed.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,10 +14,11 @@ use super::{Row, Scale};
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get_params, record};
 use crate::support::{Server, descriptors, pace, resident_memory, wait_for, wait_within};
 
-/// The gateway's own descriptors: listening sockets, links and pipes of some workers, the event loop.
+/// The most descriptors of the gateway without clients: listening sockets, links and pipes of some workers, the event
+/// loop.
 const OWN_DESCRIPTORS: usize = 64;
 
-/// More connections than there may be, each with half a request.
+/// More connections than --max-connections, each with half a request.
 pub(super) fn half_requests(scale: Scale) -> Row {
     let (wanted, most) = (scale.of(600, 10_000), scale.of(400, 4096));
     let count = spare_descriptors(wanted as usize);
@@ -29,7 +30,7 @@ pub(super) fn half_requests(scale: Scale) -> Row {
     let before = latencies(&mut healthy, 200);
     let memory_before = resident_memory(server.pid());
 
-    // A request's parameters, all but the last byte of their record, and nothing after it.
+    // A request up to the last byte but one of its PARAMS record.
     let params = record(PARAMS, 1, &get_params("/hello"));
     let half = [begin(1, RESPONDER, false), params[..params.len() - 1].to_vec()].concat();
     let begun = Instant::now();
@@ -51,7 +52,7 @@ pub(super) fn half_requests(scale: Scale) -> Row {
         (descriptors(server.pid()).len(), resident_memory(server.pid()).saturating_sub(memory_before));
 
     let mut row = Row::of(halves.len() as u64);
-    row.promise(full.is_some(), "as many are let in as there may be");
+    row.promise(full.is_some(), "--max-connections connections are accepted");
     row.promise(
         held <= most as usize + OWN_DESCRIPTORS,
         format!("{held} descriptors for {most} connections"),
@@ -62,23 +63,23 @@ pub(super) fn half_requests(scale: Scale) -> Row {
         "{} halves, {refused} beyond the backlog, {held} descriptors, {grown} KiB",
         halves.len()
     ));
-    // Those that wait in the backlog are let in as others are cut, and have their own time.
+    // Connections in the backlog are accepted as others are closed, and have deadlines of their own.
     let cut = wait_within(limit * 3 + Duration::from_secs(30), || {
         (descriptors(server.pid()).len() <= OWN_DESCRIPTORS).then(|| begun.elapsed())
     });
-    row.promise(cut.is_some(), "each is cut at its deadline");
+    row.promise(cut.is_some(), "each connection is closed at its deadline");
     row.measured(format!(
         "all cut after {} s (--header-timeout {} s)",
         cut.unwrap_or_default().as_secs(),
         limit.as_secs()
     ));
     drop(halves);
-    let again = wait_for("the door is open again", || Some(server.get("/hello").status()));
-    row.promise(again == 200, "whoever comes afterwards is answered");
+    let again = wait_for("a new request gets a response", || Some(server.get("/hello").status()));
+    row.promise(again == 200, "a request afterwards is served");
     row
 }
 
-/// Requests that only begin, more of them than a connection may have, and nobody who reads the refusals.
+/// More BEGIN_REQUEST records than a connection may have requests. Half of the clients do not read the refusals.
 pub(super) fn begin_flood(scale: Scale) -> Row {
     let server = Server::start();
     let mut healthy = Connection::open(&server.socket());
@@ -94,12 +95,12 @@ pub(super) fn begin_flood(scale: Scale) -> Row {
         stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
         for round in 0..rounds {
             if stream.write_all(if round == 0 { &flood } else { &again }).is_err() {
-                // It is not read from any more, since it does not read.
+                // The server reads nothing more from a client that does not read.
                 break;
             }
             sent += 1000;
             if number % 2 == 0 {
-                // Every other one reads, and so can go on.
+                // Every second client reads, so it can go on sending.
                 drain(stream);
             }
         }
@@ -114,11 +115,12 @@ pub(super) fn begin_flood(scale: Scale) -> Row {
     healthy_enough(&mut row, scale, before, during);
     row.measured(format!("{grown} KiB more"));
     drop(floods);
-    row.promise(server.get("/hello").status() == 200, "others are answered");
+    row.promise(server.get("/hello").status() == 200, "other requests are served");
     row
 }
 
-/// Parameters a byte at a time. Each request is whole in the end, and answered. No total deadline is tried here.
+/// Parameters that arrive byte by byte. Each request is complete in the end and answered. The total deadline is not
+/// tested here.
 pub(super) fn slow_parameters(scale: Scale) -> Row {
     let (count, bytes) = (scale.of(100, 1000), 20);
     let pause = Duration::from_millis(scale.of(50, 1000).into());
@@ -151,7 +153,7 @@ pub(super) fn slow_parameters(scale: Scale) -> Row {
     row
 }
 
-/// Takes what there is to read.
+/// Reads and discards the available bytes.
 fn drain(stream: &UnixStream) {
     let mut buffer = [0; 65536];
     while rustix::net::recv(stream.as_fd(), &mut buffer, rustix::net::RecvFlags::DONTWAIT)
@@ -159,7 +161,7 @@ fn drain(stream: &UnixStream) {
     {}
 }
 
-/// Connects where the kernel has room at once.
+/// Connects without waiting for room in the backlog.
 fn connect_now(path: &Path) -> Option<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -173,7 +175,7 @@ fn connect_now(path: &Path) -> Option<OwnedFd> {
     Some(socket)
 }
 
-/// How many of `wanted` descriptors this process can have, at its hard limit.
+/// The number of descriptors, at most `wanted`, that this process can open at its hard limit.
 fn spare_descriptors(wanted: usize) -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -8,17 +8,17 @@ use super::nonces::kinds;
 use super::{Row, Scale};
 use crate::support::{App, Server, children, is_stopped, signal, wait_for, wait_within};
 
-/// Of a pool of four: who works, their successors, and as many that leave.
+/// The most workers of a pool of four: the serving ones, their successors, and as many draining ones.
 const MOST: usize = 12;
 
-/// A zygote's time to fork, and a busy machine's.
+/// A zygote's time to fork, and the most time until another zygote has forked on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(1);
 const FORKED: Duration = Duration::from_secs(2);
 
-/// For those that leave to be gone: two seconds, and a busy machine's time.
+/// The most time until draining workers are gone: two seconds, and time for a busy machine.
 const SETTLED: Duration = Duration::from_secs(20);
 
-/// Stop hooks that never return, with a worker for every request.
+/// Stop hooks that never return, with a new worker for every request.
 pub(super) fn stop_hooks(scale: Scale) -> Row {
     let app = App::new(
         "require('nibiru').on_worker_stop(function() os.execute('sleep 600') end)\n\
@@ -45,12 +45,15 @@ pub(super) fn stop_hooks(scale: Scale) -> Row {
         last = Some(held());
         (last.as_ref() == Some(&fresh)).then_some(())
     });
-    row.promise(settled.is_some(), format!("what is there is what was there: {fresh:?}, not {last:?}"));
+    row.promise(
+        settled.is_some(),
+        format!("processes and descriptors are those of the beginning: {fresh:?}, not {last:?}"),
+    );
     row.measured(format!("{most} workers at most"));
     row
 }
 
-/// A zygote that is stopped when a worker is missing.
+/// A zygote that is stopped before a worker has to be replaced.
 pub(super) fn zygotes(scale: Scale) -> Row {
     let timeout = format!("{}s", START_TIMEOUT.as_secs());
     let server = Server::builder().workers("4").arguments(["--start-timeout", &timeout]).start();
@@ -60,14 +63,14 @@ pub(super) fn zygotes(scale: Scale) -> Row {
     for _ in 0..count {
         let (zygote, before) = (server.zygote(), server.workers(4));
         signal(zygote, Signal::STOP);
-        wait_for("it is stopped", || is_stopped(zygote).then_some(()));
-        let victim = *before.first().expect("there are four");
+        wait_for("the zygote is stopped", || is_stopped(zygote).then_some(()));
+        let victim = *before.first().expect("four workers");
         signal(victim, Signal::KILL);
         let begin = Instant::now();
-        // One that is dying may take a request with it.
+        // A dying worker could still read a request.
         wait_for("the worker has ended", || (!children(zygote).contains(&victim)).then_some(()));
-        // The others go on meanwhile, and are no children of the next one's.
-        wait_for("there is another zygote", || {
+        // The other workers serve meanwhile. They are not children of the next zygote.
+        wait_for("another zygote has forked a worker", || {
             (asked, answered) = (asked + 1, answered + served());
             let zygotes = children(server.pid());
             zygotes.iter().any(|it| *it != zygote && !children(*it).is_empty()).then_some(())
@@ -80,6 +83,6 @@ pub(super) fn zygotes(scale: Scale) -> Row {
     row.promise(answered == asked, format!("no request fails, not {}", asked - answered));
     row.measured(format!("{count} zygotes stopped"));
     let p99 = row.times("after --start-timeout, to the next worker", &mut times);
-    row.promise(p99 <= scale.bound(FORKED), "a worker of another zygote is there within 2 s");
+    row.promise(p99 <= scale.bound(FORKED), "a worker of another zygote starts within 2 s");
     row
 }

@@ -1,4 +1,4 @@
-//! A system that runs out of room or of its senses: full disks, no descriptors, a clock that steps.
+//! A system without resources or with a wrong clock: full disks, no free descriptors, a clock that steps.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use crate::support::{
     Gate, Need, Server, descriptors, lacks, processor_share, runs, signal, wait_for, wait_within,
 };
 
-/// A full system is no reason to be busy.
+/// The most processor share of an idle gateway.
 const IDLE_CPU: f64 = 0.05;
 
-/// More than the gateway keeps in memory, so it goes to the spool directory.
+/// The length of a body in bytes that the gateway does not keep in memory.
 const SPOOLED: usize = 200_000;
 
 pub(super) fn full_log(scale: Scale) -> Row {
     if lacks(Need::Mounts) {
-        return Row::skipped("needs disks of its own");
+        return Row::skipped("needs mounts");
     }
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
@@ -32,7 +32,7 @@ pub(super) fn full_log(scale: Scale) -> Row {
     let books = Books::new();
     let mut row = Row::default();
     fill(&filler);
-    // Each has something to log.
+    // Each of these requests writes a log line.
     let mut connection = Connection::open(&server.socket());
     Load::new(&books, Mix::Small).straight(&server).during(|| {
         for _ in 0..scale.of(200, 20_000) {
@@ -56,7 +56,7 @@ pub(super) fn full_log(scale: Scale) -> Row {
 
 pub(super) fn full_spool(scale: Scale) -> Row {
     if lacks(Need::Mounts) {
-        return Row::skipped("needs disks of its own");
+        return Row::skipped("needs mounts");
     }
     let directory = tempfile::tempdir().unwrap();
     let server = on_small_disk(directory.path(), "")
@@ -66,10 +66,10 @@ pub(super) fn full_spool(scale: Scale) -> Row {
     let body = vec![b'x'; SPOOLED];
     let upload = || {
         let mut connection = Connection::open(&server.socket());
-        // It may be refused in the middle.
+        // The upload may be refused before everything is sent.
         let _ = connection.try_send(&post(1, "/echo", &body, true));
         let response = connection.response(1).expect("a response");
-        assert!(response.status() != 200 || response.body() == body, "another body than was sent");
+        assert!(response.status() != 200 || response.body() == body, "the body came back changed");
         response.status()
     };
     let spools = || {
@@ -82,8 +82,8 @@ pub(super) fn full_spool(scale: Scale) -> Row {
     Load::new(&books, Mix::Small).straight(&server).during(|| {
         for _ in 0..scale.of(2, 50) {
             row.promise(upload() == 200, "with room an upload is served");
-            // Else what it took would become room after the disk was filled.
-            wait_for("the upload is let go", || (!spools()).then_some(()));
+            // Otherwise the file's space would become free after the disk was filled.
+            wait_for("the spool file of the upload is closed", || (!spools()).then_some(()));
             fill(&filler);
             for _ in 0..10 {
                 let status = upload();
@@ -100,8 +100,8 @@ pub(super) fn full_spool(scale: Scale) -> Row {
     row
 }
 
-/// More clients than there are descriptors: those who are in are answered, the others wait, and a worker that dies is
-/// replaced all the same.
+/// More clients than descriptors: accepted ones are served, the others wait, and a worker that dies is replaced all the
+/// same.
 pub(super) fn no_descriptors(scale: Scale) -> Row {
     let limit = scale.of(150, 500);
     let server =
@@ -121,16 +121,16 @@ pub(super) fn no_descriptors(scale: Scale) -> Row {
         let held = descriptors(server.pid()).len();
         row.promise(
             held > limit as usize / 4,
-            format!("as many as can be are let in, not {held} of {limit}"),
+            format!("connections are accepted up to the limit, not only {held} of {limit} descriptors"),
         );
-        row.promise(first.get("/hello").status() == 200, "who is in is answered");
+        row.promise(first.get("/hello").status() == 200, "an accepted client is served");
         let victim = *server.workers(2).first().unwrap();
         signal(victim, Signal::KILL);
-        // One that is about to end could still read a request, which would be its own.
-        wait_for("it is gone", || (!runs(victim)).then_some(()));
-        row.promise(first.get("/hello").status() == 200, "who is in is answered by the other worker");
+        // A dying worker could still read a request, which would fail with it.
+        wait_for("the worker is gone", || (!runs(victim)).then_some(()));
+        row.promise(first.get("/hello").status() == 200, "an accepted client is served by the other worker");
         wait_for("the worker is replaced meanwhile", || (!server.workers(2).contains(&victim)).then_some(()));
-        // Whoever is answered leaves and makes room for the next.
+        // Each client leaves after its response and makes room for the next.
         for mut client in crowd.drain(..) {
             let answered = client.response(1).is_some_and(|response| response.status() == 200);
             row.lost += u64::from(!answered);
@@ -141,20 +141,23 @@ pub(super) fn no_descriptors(scale: Scale) -> Row {
     row
 }
 
-/// Promises that the gateway takes hardly any of a processor in a second without requests.
+/// Adds the promise that the gateway takes at most [`IDLE_CPU`] in a second without requests.
 fn idle(row: &mut Row, server: &Server) {
     let share = processor_share(server.pid(), Duration::from_secs(1));
-    row.promise(share <= IDLE_CPU, format!("it is idle, and takes {:.0} % of a CPU", share * 100.0));
+    row.promise(
+        share <= IDLE_CPU,
+        format!("the gateway is idle and takes no {:.0} % of a CPU", share * 100.0),
+    );
     row.measured(format!("idle at {:.1} % CPU", share * 100.0));
 }
 
-/// How long a request may wait for a worker here, and how late the refusal may be.
+/// The --queue-timeout, and the most lateness of its 503.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(1500);
 const LATENESS: Duration = Duration::from_millis(500);
 
 const DAY: u64 = 86_400;
 
-/// The wall clock steps by a day, forth and back, while requests run and wait; the monotonic one goes on.
+/// The wall clock steps by a day, forth and back, while requests run and wait. The monotonic clock does not step.
 pub(super) fn clock_steps(scale: Scale) -> Row {
     let library = faketime();
     let directory = tempfile::tempdir().unwrap();
@@ -183,11 +186,11 @@ pub(super) fn clock_steps(scale: Scale) -> Row {
         step(days);
         let refused = waiting.response(1).map_or(0, |response| response.status());
         waits.push(begun.elapsed());
-        row.promise(refused == 503, format!("who waits is a 503 in the end, not {refused}"));
+        row.promise(refused == 503, format!("a queued request is 503 after --queue-timeout, not {refused}"));
         for (mut connection, gate) in held {
             gate.open("go");
             let status = connection.response(1).map_or(0, |response| response.status());
-            row.promise(status == 200, format!("who runs is answered, not {status}"));
+            row.promise(status == 200, format!("a running request is 200, not {status}"));
         }
         let clock = server.get("/clock");
         let clock: u64 = String::from_utf8_lossy(clock.body()).parse().unwrap();
@@ -210,7 +213,7 @@ pub(super) fn clock_steps(scale: Scale) -> Row {
     row
 }
 
-/// The library that tells a process another time, for processes with several threads.
+/// libfaketime for processes with several threads.
 fn faketime() -> PathBuf {
     let libraries = fs::read_dir("/usr/lib").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
     let mut libraries = libraries.map(|path| path.join("faketime/libfaketimeMT.so.1"));

@@ -1,4 +1,4 @@
-//! Uploads that never end, more of them than memory has room for: they are in files, and their memory goes back to the system.
+//! Incomplete uploads that exceed --buffer-memory: they go to files, and their memory returns to the system.
 
 use std::time::{Duration, Instant};
 
@@ -7,22 +7,22 @@ use super::{Row, Scale};
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, pair, params, post, record};
 use crate::support::{Server, resident_memory, wait_within};
 
-/// Of each, and a byte is missing.
+/// The Content-Length of each upload, in bytes; the last byte is not sent.
 const LENGTH: usize = 8 << 20;
 
-/// What a client sends at once, before the next has its turn.
+/// The bytes that a client sends before the next one has its turn.
 const PIECE: usize = 32 * 1024;
 
-/// `--buffer-memory`: less than what so many connections hold at a time where memory is not short, some 200 KiB each.
+/// `--buffer-memory` for each connection: less than the 200 KiB or so that each would hold without the limit.
 const MEMORY_PER_CONNECTION: u64 = 64 << 10;
 
-/// KiB of resident memory that the process may take beside that: tables, the threads that write, what an allocator rounds up.
+/// The most resident memory beyond `--buffer-memory`, in KiB: tables, the threads that write, the allocator's overhead.
 const BESIDE: u64 = 24 << 10;
 
-/// Threads that send.
+/// The number of threads that send.
 const THREADS: usize = 4;
 
-/// Of so many uploads one ends after all, and has its answer.
+/// One of this many uploads is completed in the end, and answered.
 const ONE_OF: usize = 16;
 
 pub(super) fn half_uploads(scale: Scale) -> Row {
@@ -52,14 +52,17 @@ pub(super) fn half_uploads(scale: Scale) -> Row {
     row.count += count as u64;
     let all = (count * (LENGTH - 1)) as u64;
     let came = wait_within(Duration::from_secs(60), || (used(&server, "spool") == all).then_some(()));
-    row.promise(came.is_some(), format!("all {all} bytes come, not {}", used(&server, "spool")));
+    row.promise(came.is_some(), format!("all {all} bytes are spooled, not {}", used(&server, "spool")));
     let refused = server.log().lines().find(|line| line.contains("request refused")).map(str::to_owned);
     row.promise(refused.is_none(), format!("none is refused: {}", refused.unwrap_or_default()));
-    row.promise(most_used <= bound, format!("{bound} bytes are held at most, not {most_used}"));
+    row.promise(
+        most_used <= bound,
+        format!("{bound} bytes of buffer memory are used at most, not {most_used}"),
+    );
     let grown = largest.saturating_sub(memory_before);
     row.promise(
         grown <= bound / 1024 + BESIDE,
-        format!("it grows by {} KiB and little more, not {grown} KiB", bound / 1024),
+        format!("the gateway grows by {} KiB and its overhead, not {grown} KiB", bound / 1024),
     );
     let whole = vec![b'u'; LENGTH];
     for upload in uploads.iter_mut().step_by(ONE_OF) {
@@ -73,7 +76,7 @@ pub(super) fn half_uploads(scale: Scale) -> Row {
         let nothing = used(&server, "buffer_memory") + used(&server, "spool") == 0;
         (nothing && left <= BESIDE).then_some(left)
     });
-    row.promise(given_back.is_some(), "memory and files are given back");
+    row.promise(given_back.is_some(), "the system has memory and files back");
     healthy_enough(&mut row, scale, before, during);
     row.measured(format!(
         "{count} uploads of {} MiB, {most_used} of {bound} bytes held, {grown} KiB more, {} KiB at the end",
@@ -83,18 +86,18 @@ pub(super) fn half_uploads(scale: Scale) -> Row {
     row
 }
 
-/// An upload of which nothing has come.
+/// An upload of which only the parameters are sent.
 fn begun(server: &Server) -> Connection {
     let mut connection = Connection::open(&server.socket());
     let params = [params("POST", "/echo"), pair(b"CONTENT_LENGTH", LENGTH.to_string().as_bytes())].concat();
     let head = [begin(1, RESPONDER, false), record(PARAMS, 1, &params), record(PARAMS, 1, b"")];
     connection.send(&head.concat());
-    // It is let in. New requests that come all at once may be too many for the memory, and are refused.
+    // Returns when the request is accepted: many new requests at once could exceed the memory and be refused.
     connection.settle();
     connection
 }
 
-/// Sends all but the last byte of each.
+/// Sends all but the last byte of each upload, piece by piece in turns.
 fn send_by_turns(uploads: &mut [Connection]) {
     let mut left = LENGTH - 1;
     while left > 0 {
@@ -104,7 +107,7 @@ fn send_by_turns(uploads: &mut [Connection]) {
     }
 }
 
-/// How long a healthy client waits for its own words, which it sends for as long as `goes_on`, and 200 times at least.
+/// The latencies of a healthy client that sends short bodies to be echoed while `goes_on`, and 200 times at least.
 fn echoes(connection: &mut Connection, row: &mut Row, mut goes_on: impl FnMut() -> bool) -> Vec<Duration> {
     let mut times = Vec::new();
     while goes_on() || times.len() < 200 {
@@ -119,7 +122,7 @@ fn echoes(connection: &mut Connection, row: &mut Row, mut goes_on: impl FnMut() 
     times
 }
 
-/// Bytes of this kind that the status has.
+/// The bytes of the object `kind` in the status.
 fn used(server: &Server, kind: &str) -> u64 {
     server.status()[kind]["bytes"].as_u64().unwrap()
 }
