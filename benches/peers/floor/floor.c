@@ -1,7 +1,7 @@
-/* The floor: the least a FastCGI server can do. Answers every request on a Unix socket with the same
- * "Hello, World!", keep-alive, one thread, epoll. Looks at record headers only, never at parameters.
+/* The floor: the least a FastCGI server can do. Answers every request on a Unix socket with the same response, which it
+ * reads from a file at the start; keep-alive, one thread, epoll. Looks at record headers only, never at parameters.
  *
- *     cc -O2 -o floor floor.c && ./floor /path/to.sock
+ *     cc -O2 -o floor floor.c && ./floor /path/to.sock response      (a CGI response: head, empty line, body)
  *
  * A benchmark, not a server: it trusts its client, and expects one request at a time on a connection.
  */
@@ -17,7 +17,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { HEADER = 8, STDIN = 5, KEEP_CONN = 1, CONNECTIONS = 4096, EVENTS = 64 };
+/* RECORD is the longest content of a record that needs no padding. */
+enum { HEADER = 8, STDIN = 5, STDOUT = 6, END_REQUEST = 3, KEEP_CONN = 1, RECORD = 65528, CONNECTIONS = 4096, EVENTS = 64 };
 
 /* What is known of the connection on each descriptor. */
 struct connection {
@@ -29,7 +30,7 @@ struct connection {
 };
 
 static struct connection connections[CONNECTIONS];
-static unsigned char answer[256];
+static unsigned char *answer;
 static size_t answer_length;
 
 static void fail(const char *what) {
@@ -40,17 +41,28 @@ static void fail(const char *what) {
 static void append(unsigned char type, const char *content, size_t length) {
     size_t padding = -length % HEADER;
     unsigned char header[HEADER] = {1, type, 0, 1, length >> 8, length & 255, padding, 0};
+    answer = realloc(answer, answer_length + HEADER + length + padding);
+    if (!answer)
+        fail("realloc");
+    memset(answer + answer_length, 0, HEADER + length + padding);
     memcpy(answer + answer_length, header, HEADER);
     memcpy(answer + answer_length + HEADER, content, length);
     answer_length += HEADER + length + padding;
 }
 
-static void compose(void) {
-    static const char page[] =
-        "Status: 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 14\r\n\r\nHello, World!\n";
-    append(6, page, sizeof page - 1);                 /* STDOUT */
-    append(6, "", 0);                                 /* its end */
-    append(3, "\0\0\0\0\0\0\0\0", 8);                 /* END_REQUEST */
+static void compose(const char *path) {
+    static char content[RECORD];
+    size_t length;
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        fail(path);
+    while ((length = fread(content, 1, sizeof content, file)) > 0)
+        append(STDOUT, content, length);
+    if (ferror(file))
+        fail(path);
+    fclose(file);
+    append(STDOUT, "", 0);
+    append(END_REQUEST, "\0\0\0\0\0\0\0\0", 8);
 }
 
 /* Takes the bytes that arrived; how many requests they completed. */
@@ -97,15 +109,15 @@ static int serve(int fd) {
 
 int main(int argc, char **argv) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (argc != 2 || strlen(argv[1]) >= sizeof address.sun_path) {
-        fprintf(stderr, "usage: floor SOCKET\n");
+    if (argc != 3 || strlen(argv[1]) >= sizeof address.sun_path) {
+        fprintf(stderr, "usage: floor SOCKET RESPONSE\n");
         return 2;
     }
     strcpy(address.sun_path, argv[1]);
-    compose();
+    compose(argv[2]);
     signal(SIGPIPE, SIG_IGN); /* a client that leaves is no reason to stop */
     int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 1024) < 0)
+    if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, CONNECTIONS) < 0)
         fail(argv[1]);
     chmod(argv[1], 0660);
     int poll = epoll_create1(0);
