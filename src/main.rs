@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use nibiru::cli::{self, Cli, Command, Serve, Server};
-use nibiru::cmd::control::{self, Call};
+use nibiru::cmd::control::{self, CommandConnection};
 use nibiru::cmd::{check, dev, request, stdout};
 use nibiru::config::{Config, ConfigError, FILE, Options, StartDirectory};
 use nibiru::gateway::ReadConfig;
@@ -114,9 +114,12 @@ fn read_config(serve: Serve, directory: &Path) -> Result<Config, ConfigError> {
     Ok(Config { file: Some(serve.config.unwrap_or_else(|| FILE.into())), ..config })
 }
 
-fn tell(server: &cli::Control, command: &str) -> Result<(serde_json::Value, Call), control::Error> {
+fn tell(
+    server: &cli::Control,
+    command: &str,
+) -> Result<(serde_json::Value, CommandConnection), control::Error> {
     let path = control::find(server.config.as_deref(), server.control.clone())?;
-    let mut call = Call::new(&path, command)?;
+    let mut call = CommandConnection::new(&path, command)?;
     Ok((call.answer()?, call))
 }
 

@@ -8,10 +8,10 @@ use super::source::{Origin, Sources};
 ///
 /// The text is the setting's origin, or else its key and value, and then the cause: `max-body: expected a size …`.
 #[derive(Debug)]
-pub struct ConfigError(Box<Wrong>);
+pub struct ConfigError(Box<Details>);
 
 #[derive(Debug)]
-struct Wrong {
+struct Details {
     /// The setting's key, or the path of a file that cannot be read.
     object: String,
     /// The setting's value, for a default, which has no origin that would show it.
@@ -26,13 +26,13 @@ impl ConfigError {
     /// An error of the setting with this key.
     pub(super) fn new(object: impl fmt::Display, cause: impl fmt::Display) -> Self {
         let (object, cause) = (object.to_string(), cause.to_string());
-        Self(Box::new(Wrong { object, value: None, origin: None, cause }))
+        Self(Box::new(Details { object, value: None, origin: None, cause }))
     }
 
     /// An error of the setting that was given at this place.
     pub fn at(origin: Origin, cause: impl fmt::Display) -> Self {
         let (object, cause) = (String::new(), cause.to_string());
-        Self(Box::new(Wrong { object, value: None, origin: Some(origin), cause }))
+        Self(Box::new(Details { object, value: None, origin: Some(origin), cause }))
     }
 
     /// The same error with the setting's value, for a message without an origin.
@@ -54,7 +54,7 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Wrong { object, value, origin, cause } = &*self.0;
+        let Details { object, value, origin, cause } = &*self.0;
         match (origin, value) {
             (Some(origin), _) => write!(f, "{origin}: {cause}"),
             (None, Some(value)) => write!(f, "{object}: {value}: {cause}"),

@@ -99,14 +99,14 @@ macro_rules! name {
     }};
 }
 
-/// The type of a field of `Defaulted`: bare where the table has a fixed default.
+/// The type of a field of `WithDefaults`: bare where the table has a fixed default.
 macro_rules! defaulted_type {
     ([$type:ty] [] [$default:literal]) => { $type };
     ([$type:ty] [] []) => { Option<$type> };
     ([] [$item:ty] []) => { Vec<$item> };
 }
 
-/// The value of a field of `Defaulted`.
+/// The value of a field of `WithDefaults`.
 macro_rules! defaulted_value {
     ($given:expr, [$default:literal]) => {
         $given.unwrap_or_else(|| $crate::config::de::fixed_default($default))
@@ -127,7 +127,7 @@ macro_rules! keep {
     (Reload, $field:ident, $new:expr, $old:expr, $differ:expr) => {};
 }
 
-/// The table of settings: generates `Options`, `Defaulted`, `SETTINGS` and the check of a reload.
+/// The table of settings: generates `Options`, `WithDefaults`, `SETTINGS` and the check of a reload.
 macro_rules! settings {
     ($(
         #[doc = $help:literal]
@@ -166,14 +166,14 @@ macro_rules! settings {
             }
 
             /// Fills the fixed defaults in.
-            pub(super) fn defaulted(self) -> Defaulted {
-                Defaulted { $($field: defaulted_value!(self.$field, [$($default)?]),)+ }
+            pub(super) fn defaulted(self) -> WithDefaults {
+                WithDefaults { $($field: defaulted_value!(self.$field, [$($default)?]),)+ }
             }
         }
 
         /// The options with the fixed defaults. A field that [`Config::new`](super::Config::new) forgets is dead code, which the
         /// compiler refuses.
-        pub(super) struct Defaulted {
+        pub(super) struct WithDefaults {
             $(pub(super) $field: defaulted_type!([$($type)?] [$($item)?] [$($default)?]),)+
         }
 

@@ -38,7 +38,7 @@ pub(super) struct Request {
     pub(super) stdin_open: bool,
     pub(super) data_open: bool,
     /// The streams that the client may still be sending, wanted or not.
-    pub(super) sending: Sending,
+    pub(super) sending: OpenStreams,
     /// The request that had this id before ended before its STDIN did, so the end of that may still be on its way.
     pub(super) previous_stdin_open: bool,
     pub(super) stdout_begun: bool,
@@ -47,12 +47,12 @@ pub(super) struct Request {
 
 /// The streams of a request that the client has not ended yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sending {
+pub(super) struct OpenStreams {
     stdin: bool,
     data: bool,
 }
 
-impl Sending {
+impl OpenStreams {
     fn end(&mut self, stream: RecordType) {
         match stream {
             RecordType::Stdin => self.stdin = false,
@@ -68,9 +68,9 @@ impl Sending {
 
 /// Requests that have ended while the client may still be sending them: at most [`MAX_UNFINISHED`].
 #[derive(Debug, Default)]
-pub(super) struct Unfinished(VecDeque<(u16, Role, Sending)>);
+pub(super) struct UnfinishedRequests(VecDeque<(u16, Role, OpenStreams)>);
 
-impl Unfinished {
+impl UnfinishedRequests {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -130,7 +130,7 @@ impl Request {
             // An Authorizer gets no body (§6.3), and mod_fcgid sends not even the record that would end it.
             stdin_open: role != Role::Authorizer,
             data_open: role == Role::Filter,
-            sending: Sending { stdin: true, data: role == Role::Filter },
+            sending: OpenStreams { stdin: true, data: role == Role::Filter },
             previous_stdin_open: false,
             stdout_begun: false,
             stderr_begun: false,
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn clients_that_never_end_their_bodies_are_remembered_in_bounds() {
-        let mut unfinished = Unfinished::default();
+        let mut unfinished = UnfinishedRequests::default();
         for id in 1..=1000 {
             unfinished.add(&Request::new(id, Role::Responder, true, Phase::Body));
         }

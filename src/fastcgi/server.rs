@@ -11,7 +11,7 @@ use super::params::{self, Decoder, Pairs};
 use super::reader::{self, Piece, Reader};
 use super::record::{self, BODY_LENGTH, BadVersion, Header, RecordType};
 use super::refusal::Refusal;
-use super::request::{Content, Phase, Request, Unfinished};
+use super::request::{Content, Phase, Request, UnfinishedRequests};
 use super::role::Role;
 use super::status::ProtocolStatus;
 use super::write;
@@ -35,7 +35,7 @@ pub struct Server {
     /// The Authorizer whose `StdinEnd` comes next.
     stdin_end_due: Option<u16>,
     /// Requests that have ended while the client may still be sending their streams.
-    unfinished: Unfinished,
+    unfinished: UnfinishedRequests,
     ignored: usize,
     /// A request has ended that does not leave the connection open.
     closing: bool,
@@ -53,7 +53,7 @@ impl Server {
             gathered: Vec::new(),
             requests: Vec::new(),
             stdin_end_due: None,
-            unfinished: Unfinished::default(),
+            unfinished: UnfinishedRequests::default(),
             ignored: 0,
             closing: false,
             fault: None,

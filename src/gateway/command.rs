@@ -43,7 +43,7 @@ pub struct Mode {
     /// answered with the reason until a load succeeds.
     pub development: bool,
     /// The state of the newest code, always up to date.
-    pub code: watch::Sender<Code>,
+    pub code: watch::Sender<NewestGeneration>,
     /// Reads the settings again for a reload; `None` where they cannot change.
     pub read_config: Option<ReadConfig>,
     /// Whether the start is a trial: nobody is served, and systemd is told nothing.
@@ -63,7 +63,7 @@ impl fmt::Debug for ReadConfig {
 
 /// The newest generation of the code, serving or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Code {
+pub struct NewestGeneration {
     /// Number of the load, from 1 on.
     pub generation: u32,
     /// The progress of the load.

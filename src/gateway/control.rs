@@ -29,7 +29,7 @@ use crate::gateway::Gateway;
 use crate::gateway::Load;
 use crate::gateway::Scale;
 use crate::gateway::events::SupervisorEvent;
-use crate::gateway::frontend::socket_file::{self, Permissions, Prepared, SocketFile};
+use crate::gateway::frontend::socket_file::{self, Permissions, SocketFile, UnpublishedSocket};
 use crate::gateway::frontend::takeover;
 use crate::gateway::snapshot;
 use crate::gateway::telemetry::status;
@@ -63,12 +63,12 @@ impl Control {
     }
 
     /// Prepares a socket for the place of a running gateway's own. Unreachable until [`Self::publish`].
-    pub(crate) async fn prepare_over(path: &Path) -> io::Result<Prepared> {
+    pub(crate) async fn prepare_over(path: &Path) -> io::Result<UnpublishedSocket> {
         socket_file::prepare_over(path, &Permissions::private()).await
     }
 
     /// Moves a socket from [`Self::prepare_over`] to its place.
-    pub(crate) fn publish(prepared: Prepared) -> io::Result<Self> {
+    pub(crate) fn publish(prepared: UnpublishedSocket) -> io::Result<Self> {
         let (socket, file) = prepared.publish()?;
         Ok(Self { socket: UnixListener::from_std(socket.into())?, _file: file })
     }
@@ -218,10 +218,10 @@ async fn reload(gateway: &Gateway) -> Result<Value, String> {
         _ = stopping.wait_for(|stopping| *stopping) => return Err("the server is stopping".to_owned()),
     };
     match outcome.map(|code| code.clone()) {
-        Ok(crate::gateway::Code { generation, load: Load::Done, needs_restart }) => {
+        Ok(crate::gateway::NewestGeneration { generation, load: Load::Done, needs_restart }) => {
             Ok(json!({ "ok": true, "generation": generation, "needs_restart": needs_restart }))
         }
-        Ok(crate::gateway::Code { load: Load::Failed(message), .. }) => {
+        Ok(crate::gateway::NewestGeneration { load: Load::Failed(message), .. }) => {
             let serving = gateway.pool.borrow().generation();
             // No generation serves before the first load is complete.
             Ok(match serving {

@@ -54,9 +54,9 @@ use crate::proto::memory::Memory;
 use crate::proto::pool::{Policy, Pool};
 use crate::proto::queue::{Bounds, Queue};
 
-pub use crate::gateway::command::{Code, Command, Error, Load, Mode, ReadConfig, Scale};
+pub use crate::gateway::command::{Command, Error, Load, Mode, NewestGeneration, ReadConfig, Scale};
 pub use crate::gateway::start::{block_on, forward_signals, run, serve};
-pub use crate::gateway::trial::{Trial, Tried, try_out};
+pub use crate::gateway::trial::{AddressTrial, Trial, try_out};
 
 /// State shared by the tasks of the gateway. Every borrow is short: none is held across an `await`.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::gateway::telemetry::request_line::RequestLine;
 use crate::os::random;
 use crate::proto::body::Body;
 use crate::proto::memory::{Memory, Purpose, Share};
-use crate::proto::request_end::{Assigned, Ended, RejectReason, RequestEnd, RequestIds};
+use crate::proto::request_end::{Assigned, EndedRequest, RejectReason, RequestEnd, RequestIds};
 
 /// Default of `Retry-After`, the time after a 503 at which a client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -52,14 +52,14 @@ pub(crate) struct Request {
     /// Reason for which the gateway answers in the application's place.
     pub(crate) rejected: Option<RejectReason>,
     metrics: Option<Rc<Metrics>>,
-    end: EndDue,
+    end: FinishGuard,
 }
 
 /// Asserts on drop that the request was finished.
 #[derive(Debug)]
-struct EndDue;
+struct FinishGuard;
 
-impl Drop for EndDue {
+impl Drop for FinishGuard {
     fn drop(&mut self) {
         debug_assert!(std::thread::panicking(), "a request was dropped and not finished");
     }
@@ -101,7 +101,7 @@ impl Request {
             share: Share::new(memory),
             rejected: None,
             metrics: Some(Rc::clone(metrics)),
-            end: EndDue,
+            end: FinishGuard,
         })
     }
 
@@ -238,7 +238,7 @@ impl Request {
             (end, _) => end,
         };
         let (status, bytes) = (response.writer.status(), response.writer.sent());
-        let mut ended = Ended {
+        let mut ended = EndedRequest {
             request_id,
             trace_id,
             variables,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::cgi::ProxyHeaders;
 use crate::gateway::frontend::connection::handle::Handle;
 use crate::proto::connection::{Assignment, StreamKey, StreamSink};
-use crate::proto::request_end::Ended;
+use crate::proto::request_end::EndedRequest;
 use crate::proto::response::ProtocolViolation;
 use crate::proto::response_writer::ResponseWriter;
 
@@ -87,7 +87,7 @@ impl Response {
 
     /// Keeps an ended request until the rest of its response, which waits in a file, is written: the client may still leave
     /// before. Returns a request that is not kept.
-    pub(crate) fn keep_until_written(self, mut ended: Ended) -> Option<Ended> {
+    pub(crate) fn keep_until_written(self, mut ended: EndedRequest) -> Option<EndedRequest> {
         let Some(end) = self.writer.end_in_file() else { return Some(ended) };
         match self.connection.upgrade() {
             Some(connection) => connection.keep_until_written(end, ended),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::gateway::Gateway;
 use crate::gateway::pool::worker::WorkerHandle;
-use crate::gateway::telemetry::status::{Parts, Process};
+use crate::gateway::telemetry::status::{Process, Snapshot};
 use crate::gateway::telemetry::verdict::{self, Facts, Reason, Verdict};
 use crate::link::status::{Running, Status};
 
@@ -43,7 +43,7 @@ pub(crate) fn verdict(gateway: &Gateway, now: Instant) -> (Verdict, Reason) {
 pub(crate) fn status(gateway: &Gateway, now: Instant) -> Status {
     let (spooled, spool_files) = gateway.spool.used();
     let workers = gateway.workers.borrow();
-    Status::of(&Parts {
+    Status::of(&Snapshot {
         now,
         start: gateway.start,
         config: &gateway.config(),

@@ -31,7 +31,7 @@ use crate::gateway::frontend::idle_exit;
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::opening;
 use crate::gateway::frontend::systemd;
-use crate::gateway::frontend::takeover::Taken;
+use crate::gateway::frontend::takeover::RunningGateway;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::log_limits::WorkerLogLimits;
 use crate::gateway::pool::log_pipe::{LogPipeContext, Readers, WeakDrainGuard};
@@ -245,12 +245,12 @@ fn find_null_device() -> Result<(), Error> {
 }
 
 /// The sockets of the running gateway with these settings; `None` if none runs.
-async fn take_over(config: &Config) -> Result<Option<Taken>, Error> {
+async fn take_over(config: &Config) -> Result<Option<RunningGateway>, Error> {
     let Some(path) = &config.control else {
         let cause = "there is no control socket to ask for its sockets (--control)";
         return Err(Error::System(io::Error::other(cause)));
     };
-    let taken = Taken::from(path).await.map_err(|error| cannot_control(path, error))?;
+    let taken = RunningGateway::from(path).await.map_err(|error| cannot_control(path, error))?;
     if taken.is_none() {
         info!("no server runs yet; nothing to take over");
     }
@@ -343,7 +343,11 @@ pub(crate) fn assemble(
 
 /// Replaces the gateway whose sockets were taken over. Afterwards the sockets and the path of its control socket belong to this
 /// gateway.
-async fn replace(gateway: &Rc<Gateway>, taken: Taken, listeners: Vec<Rc<Listener>>) -> Result<(), Error> {
+async fn replace(
+    gateway: &Rc<Gateway>,
+    taken: RunningGateway,
+    listeners: Vec<Rc<Listener>>,
+) -> Result<(), Error> {
     let config = gateway.config();
     let prepared = match &config.control {
         Some(path) => {

@@ -30,14 +30,14 @@ use crate::os::rlimit;
 #[derive(Debug)]
 pub struct Trial {
     /// The addresses of `--listen`, each with its result.
-    pub addresses: Vec<(Listen, Tried)>,
+    pub addresses: Vec<(Listen, AddressTrial)>,
     /// Time in which the application loaded and its first worker started.
     pub took: Duration,
 }
 
 /// The result of the trial of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tried {
+pub enum AddressTrial {
     /// The address is free to listen on.
     Free,
     /// The running server with these settings listens at the address, and a reload keeps it there.
@@ -46,7 +46,7 @@ pub enum Tried {
     Inherited,
 }
 
-impl fmt::Display for Tried {
+impl fmt::Display for AddressTrial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Free => "free",
@@ -88,19 +88,19 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
 }
 
 /// Tests the addresses of `--listen` and of `--control`.
-async fn addresses(config: &Config) -> Result<Vec<(Listen, Tried)>, Error> {
+async fn addresses(config: &Config) -> Result<Vec<(Listen, AddressTrial)>, Error> {
     let running = Running::find(config).await?;
     let mut addresses = Vec::new();
     for address in &config.listen {
         let tried = if running.has(address) {
-            Ok(Tried::Running)
+            Ok(AddressTrial::Running)
         } else {
             match address {
                 Listen::Unix(path) => {
-                    socket_file::try_out(path, &Permissions::of(config)).await.map(|()| Tried::Free)
+                    socket_file::try_out(path, &Permissions::of(config)).await.map(|()| AddressTrial::Free)
                 }
-                Listen::Tcp(name) => sockets::try_tcp(name, &config.allow_from).map(|()| Tried::Free),
-                Listen::Fd(_) | Listen::Systemd => Ok(Tried::Inherited),
+                Listen::Tcp(name) => sockets::try_tcp(name, &config.allow_from).map(|()| AddressTrial::Free),
+                Listen::Fd(_) | Listen::Systemd => Ok(AddressTrial::Inherited),
             }
         };
         let tried = tried.map_err(|error| Error::Listen(address.to_string(), error))?;

@@ -28,7 +28,7 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
     let much = Arc::new(Notify::new());
     let tell = Arc::clone(&much);
     gateway.memory.on_high_use(move || tell.notify_one());
-    let mut fall = Fall::default();
+    let mut fall = FallDetector::default();
     loop {
         // A server that holds little memory need not wake up.
         if gateway.memory.used_and_peak().1 < HIGH_USE {
@@ -47,11 +47,11 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
 
 /// Detects a lasting fall of the use: low at two checks in a row.
 #[derive(Debug, Default)]
-struct Fall {
+struct FallDetector {
     low: bool,
 }
 
-impl Fall {
+impl FallDetector {
     /// Whether the use has fallen and stays low. Takes the use now, and the peak since the last trim, in bytes.
     fn is_over(&mut self, used: u64, peak: u64) -> bool {
         let low = peak.saturating_sub(used) >= HIGH_USE && used <= peak / 2;
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_fall_is_over_at_the_second_look_that_finds_the_use_low() {
-        let mut fall = Fall::default();
+        let mut fall = FallDetector::default();
         assert!(!fall.is_over(100 * MIB, 100 * MIB) && !fall.is_over(51 * MIB, 100 * MIB));
         assert!(!fall.is_over(10 * MIB, 100 * MIB));
         // The use rises in between.
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_small_fall_is_ignored() {
-        let mut fall = Fall::default();
+        let mut fall = FallDetector::default();
         assert!((0..9).all(|_| !fall.is_over(0, HIGH_USE - 1)));
         assert!(!fall.is_over(0, HIGH_USE) && fall.is_over(0, HIGH_USE));
     }

@@ -28,7 +28,7 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 const MODE: u32 = 0o640;
 
 /// Reports lost lines: the message, and the number of reports left out since the last one.
-pub type Complain = fn(&str, Option<u64>);
+pub type ReportLoss = fn(&str, Option<u64>);
 
 /// The handle of a log file for other threads.
 #[derive(Debug, Default)]
@@ -63,15 +63,15 @@ pub struct LogFile {
     /// Path of the file; `None` for an inherited stream, which is never reopened.
     path: Option<PathBuf>,
     /// Report of lost lines. Not a log line, because the log may be the file that fails.
-    complain: Complain,
-    /// Rate limit of `complain`: a nearly full disk may take some lines and not others.
+    report_loss: ReportLoss,
+    /// Rate limit of `report_loss`: a nearly full disk may take some lines and not others.
     limiter: LogRateLimiter,
     waiting: Vec<u8>,
     /// Whether the file ends in the middle of a line.
     torn: bool,
     /// Whether the last write failed.
     failing: bool,
-    /// Whether [`Self::complain`] has reported the failure.
+    /// Whether [`Self::report_loss`] has reported the failure.
     said: bool,
     /// Time of the next attempt to open the file.
     retry: Option<Instant>,
@@ -80,22 +80,22 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens the file at `path`, creating a missing one.
-    pub fn open(name: &'static str, path: &Path, complain: Complain) -> io::Result<Self> {
+    pub fn open(name: &'static str, path: &Path, report_loss: ReportLoss) -> io::Result<Self> {
         // Made absolute, so that reopening does not depend on the working directory.
-        Ok(Self::new(name, append(path)?, Some(std::path::absolute(path)?), complain))
+        Ok(Self::new(name, append(path)?, Some(std::path::absolute(path)?), report_loss))
     }
 
     /// A writer to a stream that this process inherited. The stream is never reopened.
-    pub fn stream(name: &'static str, stream: BorrowedFd<'_>, complain: Complain) -> io::Result<Self> {
-        Ok(Self::new(name, File::from(stream.try_clone_to_owned()?), None, complain))
+    pub fn stream(name: &'static str, stream: BorrowedFd<'_>, report_loss: ReportLoss) -> io::Result<Self> {
+        Ok(Self::new(name, File::from(stream.try_clone_to_owned()?), None, report_loss))
     }
 
-    fn new(name: &'static str, file: File, path: Option<PathBuf>, complain: Complain) -> Self {
+    fn new(name: &'static str, file: File, path: Option<PathBuf>, report_loss: ReportLoss) -> Self {
         Self {
             name,
             file,
             path,
-            complain,
+            report_loss,
             limiter: LogRateLimiter::new(Instant::now()),
             waiting: Vec::new(),
             torn: false,
@@ -172,7 +172,7 @@ impl LogFile {
                 {
                     self.said = true;
                     let cause = super::cause::cause(&error);
-                    (self.complain)(
+                    (self.report_loss)(
                         &format!("cannot write the {name}: {cause}; lines are dropped"),
                         left_out,
                     );
@@ -317,14 +317,14 @@ mod tests {
 
     #[test]
     fn reports_of_a_file_that_fails_now_and_then_are_limited() {
-        static COMPLAINTS: AtomicU64 = AtomicU64::new(0);
+        static REPORTS: AtomicU64 = AtomicU64::new(0);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
         let reader = || rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
         let opened = reader();
         let mut log = LogFile::open("log", &path, |_, _| {
-            COMPLAINTS.fetch_add(1, Ordering::Relaxed);
+            REPORTS.fetch_add(1, Ordering::Relaxed);
         })
         .unwrap();
         let begin = Instant::now();
@@ -339,7 +339,7 @@ mod tests {
         }
         drop(read);
         assert_eq!(log.shared().lost(), 1000);
-        let complaints = COMPLAINTS.load(Ordering::Relaxed);
-        assert!((1..10 + begin.elapsed().as_secs()).contains(&complaints), "{complaints}");
+        let reports = REPORTS.load(Ordering::Relaxed);
+        assert!((1..10 + begin.elapsed().as_secs()).contains(&reports), "{reports}");
     }
 }

@@ -14,9 +14,9 @@ pub const REDACTED: &str = "[redacted]";
 /// Most levels of percent-encoding searched for a URL: a URL in a parameter of a URL in a parameter.
 const MAX_DEPTH: u32 = 3;
 
-/// Place in a name, or kind of name, where a word marks a secret.
+/// The scope in which a word marks a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Where {
+pub enum MatchScope {
     /// Anywhere in a name, because the word has no other common meaning.
     Anywhere,
     /// A whole word of a name (`x_sig`, `userPin`), because ordinary words begin or end with the same letters.
@@ -26,47 +26,51 @@ pub enum Where {
 }
 
 /// Names of secrets in lower case, their place, and the reason. `-`, `_` and the like are ignored: `api-key` matches `apikey`.
-pub const NAMES: &[(&str, Where, &str)] = &[
-    ("authorization", Where::Anywhere, "the header, and Proxy-Authorization: user and password, or a token"),
-    ("cookie", Where::Anywhere, "Cookie and Set-Cookie: the session"),
-    ("token", Where::Anywhere, "access, refresh, id, CSRF and reset tokens"),
-    ("secret", Where::Anywhere, "client_secret and its kin"),
-    ("passw", Where::Anywhere, "password, passwd"),
-    ("passphrase", Where::Anywhere, "a password"),
-    ("pwd", Where::Anywhere, "a password"),
-    ("credential", Where::Anywhere, "X-Amz-Credential, X-Goog-Credential"),
-    ("signature", Where::Anywhere, "a signed URL is good for whoever has it"),
-    ("hmac", Where::Anywhere, "a signature"),
-    ("apikey", Where::Anywhere, "a key"),
-    ("accesskey", Where::Anywhere, "AWSAccessKeyId"),
-    ("authkey", Where::Anywhere, "a key"),
-    ("privatekey", Where::Anywhere, "a key"),
-    ("signingkey", Where::Anywhere, "a key"),
-    ("encryptionkey", Where::Anywhere, "a key"),
-    ("session", Where::Anywhere, "session ids"),
-    ("sessid", Where::Anywhere, "PHPSESSID, sessid"),
-    ("jwt", Where::Anywhere, "a token"),
-    ("bearer", Where::Anywhere, "a token"),
-    ("csrf", Where::Anywhere, "a token"),
-    ("xsrf", Where::Anywhere, "a token"),
-    ("oauth", Where::Anywhere, "OAuth 1.0 signs its queries"),
-    ("codeverifier", Where::Anywhere, "PKCE's half of an authorization code"),
-    ("saml", Where::Anywhere, "SAMLResponse is a login"),
-    ("assertion", Where::Anywhere, "a login, signed"),
-    ("auth", Where::Word, "X-Auth-…"),
-    ("pass", Where::Word, "a password"),
-    ("pw", Where::Word, "a password"),
-    ("pin", Where::Word, "a password"),
-    ("otp", Where::Word, "a one-time password"),
-    ("totp", Where::Word, "a one-time password"),
-    ("sig", Where::Word, "Azure's signed URLs"),
-    ("sid", Where::Word, "session ids"),
-    ("cvv", Where::Word, "of a payment card"),
-    ("cvc", Where::Word, "of a payment card"),
-    ("ssn", Where::Word, "US social security number"),
-    ("code", Where::Query, "an authorization code of OAuth"),
-    ("key", Where::Query, "Google's API keys"),
-    ("ticket", Where::Query, "a login of CAS"),
+pub const NAMES: &[(&str, MatchScope, &str)] = &[
+    (
+        "authorization",
+        MatchScope::Anywhere,
+        "the header, and Proxy-Authorization: user and password, or a token",
+    ),
+    ("cookie", MatchScope::Anywhere, "Cookie and Set-Cookie: the session"),
+    ("token", MatchScope::Anywhere, "access, refresh, id, CSRF and reset tokens"),
+    ("secret", MatchScope::Anywhere, "client_secret and its kin"),
+    ("passw", MatchScope::Anywhere, "password, passwd"),
+    ("passphrase", MatchScope::Anywhere, "a password"),
+    ("pwd", MatchScope::Anywhere, "a password"),
+    ("credential", MatchScope::Anywhere, "X-Amz-Credential, X-Goog-Credential"),
+    ("signature", MatchScope::Anywhere, "a signed URL is good for whoever has it"),
+    ("hmac", MatchScope::Anywhere, "a signature"),
+    ("apikey", MatchScope::Anywhere, "a key"),
+    ("accesskey", MatchScope::Anywhere, "AWSAccessKeyId"),
+    ("authkey", MatchScope::Anywhere, "a key"),
+    ("privatekey", MatchScope::Anywhere, "a key"),
+    ("signingkey", MatchScope::Anywhere, "a key"),
+    ("encryptionkey", MatchScope::Anywhere, "a key"),
+    ("session", MatchScope::Anywhere, "session ids"),
+    ("sessid", MatchScope::Anywhere, "PHPSESSID, sessid"),
+    ("jwt", MatchScope::Anywhere, "a token"),
+    ("bearer", MatchScope::Anywhere, "a token"),
+    ("csrf", MatchScope::Anywhere, "a token"),
+    ("xsrf", MatchScope::Anywhere, "a token"),
+    ("oauth", MatchScope::Anywhere, "OAuth 1.0 signs its queries"),
+    ("codeverifier", MatchScope::Anywhere, "PKCE's half of an authorization code"),
+    ("saml", MatchScope::Anywhere, "SAMLResponse is a login"),
+    ("assertion", MatchScope::Anywhere, "a login, signed"),
+    ("auth", MatchScope::Word, "X-Auth-…"),
+    ("pass", MatchScope::Word, "a password"),
+    ("pw", MatchScope::Word, "a password"),
+    ("pin", MatchScope::Word, "a password"),
+    ("otp", MatchScope::Word, "a one-time password"),
+    ("totp", MatchScope::Word, "a one-time password"),
+    ("sig", MatchScope::Word, "Azure's signed URLs"),
+    ("sid", MatchScope::Word, "session ids"),
+    ("cvv", MatchScope::Word, "of a payment card"),
+    ("cvc", MatchScope::Word, "of a payment card"),
+    ("ssn", MatchScope::Word, "US social security number"),
+    ("code", MatchScope::Query, "an authorization code of OAuth"),
+    ("key", MatchScope::Query, "Google's API keys"),
+    ("ticket", MatchScope::Query, "a login of CAS"),
 ];
 
 /// Whether the value of a header, an environment variable or a field with this name is left out.
@@ -179,9 +183,9 @@ fn matches(name: &str, query: bool) -> bool {
     let words = words(name);
     let whole = words.concat();
     NAMES.iter().any(|(secret, place, _)| match place {
-        Where::Anywhere => whole.contains(secret),
-        Where::Word => words.iter().any(|word| word == secret),
-        Where::Query => query && whole == *secret,
+        MatchScope::Anywhere => whole.contains(secret),
+        MatchScope::Word => words.iter().any(|word| word == secret),
+        MatchScope::Query => query && whole == *secret,
     })
 }
 

@@ -12,7 +12,7 @@ const SERVER_KEYS: usize = 12;
 ///
 /// A proxy sends the same names in the same order every time, and most of the same values. A string
 /// that is still there need not be hashed, copied and collected again. The strings of at most one request are kept.
-pub(super) struct Environs {
+pub(super) struct EnvironBuilder {
     id_key: LuaString,
     last: Vec<Pair>,
 }
@@ -25,7 +25,7 @@ struct Pair {
     lua_value: LuaString,
 }
 
-impl Environs {
+impl EnvironBuilder {
     pub(super) fn new(lua: &Lua) -> mlua::Result<Self> {
         Ok(Self { id_key: lua.create_string("nibiru.request_id")?, last: Vec::new() })
     }
@@ -60,14 +60,14 @@ impl Environs {
         self.last.truncate(count);
         let id = lua.create_string(id)?;
         let pairs = self.last.iter().map(|pair| (&pair.lua_name, &pair.lua_value));
-        lua.create_table_from(WithRoom(pairs.chain([(&self.id_key, &id)])))
+        lua.create_table_from(WithSpareCapacity(pairs.chain([(&self.id_key, &id)])))
     }
 }
 
 /// An iterator that promises [`SERVER_KEYS`] more items than it gives: mlua sizes the table by the promise.
-struct WithRoom<I>(I);
+struct WithSpareCapacity<I>(I);
 
-impl<I: Iterator> Iterator for WithRoom<I> {
+impl<I: Iterator> Iterator for WithSpareCapacity<I> {
     type Item = I::Item;
 
     fn next(&mut self) -> Option<I::Item> {

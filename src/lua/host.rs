@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 
 use super::body::{Body, Reader};
-use super::output::{Gone, Interrupt, LoadingLog, Outcome, Output};
+use super::output::{ClientGone, Interrupt, LoadingLog, Outcome, Output};
 use crate::log::{Level, fields};
 use crate::os::fork;
 
@@ -87,9 +87,14 @@ impl Host {
         self.head_sent.get()
     }
 
-    pub(super) fn send(&self, head: Option<&[u8]>, body: Option<&[u8]>, flush: bool) -> Result<(), Gone> {
+    pub(super) fn send(
+        &self,
+        head: Option<&[u8]>,
+        body: Option<&[u8]>,
+        flush: bool,
+    ) -> Result<(), ClientGone> {
         let mut output = self.output.borrow_mut();
-        let output = output.as_mut().ok_or(Gone)?;
+        let output = output.as_mut().ok_or(ClientGone)?;
         if let Some(head) = head {
             self.head_sent.set(true);
             output.head(head)?;

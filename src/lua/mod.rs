@@ -28,7 +28,7 @@ mod tests;
 pub use body::Body;
 pub use error::{Error, LoadError};
 pub use interrupt::handle_interrupts;
-pub use output::{Gone, Interrupt, LoadingLog, Outcome, Output};
+pub use output::{ClientGone, Interrupt, LoadingLog, Outcome, Output};
 pub use request::{Request, Role};
 pub use settings::Settings;
 pub use state::State;

@@ -29,33 +29,33 @@ pub enum Interrupt {
 
 /// The client went away: nothing sent from now on has a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
+pub struct ClientGone;
 
 /// The receiver of an application's response while it serves a request, and of its log lines at any time.
 pub trait Output {
     /// A whole, checked CGI head: `Status: 200 OK\r\nName: value\r\n\r\n`. At most once per request.
     ///
     /// # Errors
-    /// [`Gone`] ends the request as [`Outcome::Aborted`]; so it does in the other methods.
-    fn head(&mut self, head: &[u8]) -> Result<(), Gone>;
+    /// [`ClientGone`] ends the request as [`Outcome::Aborted`]; so it does in the other methods.
+    fn head(&mut self, head: &[u8]) -> Result<(), ClientGone>;
 
     /// The next bytes of the body, never empty; may be kept back until [`Output::flush`] or the end.
     ///
     /// # Errors
     /// See [`Output::head`].
-    fn body(&mut self, bytes: &[u8]) -> Result<(), Gone>;
+    fn body(&mut self, bytes: &[u8]) -> Result<(), ClientGone>;
 
     /// Sends the bytes that were kept back.
     ///
     /// # Errors
     /// See [`Output::head`].
-    fn flush(&mut self) -> Result<(), Gone>;
+    fn flush(&mut self) -> Result<(), ClientGone>;
 
     /// Waits while a request runs: for this time, or until a signal comes or the client goes away.
     ///
     /// # Errors
     /// The client has gone.
-    fn wait(&mut self, time: Duration) -> Result<(), Gone>;
+    fn wait(&mut self, time: Duration) -> Result<(), ClientGone>;
 
     /// A message, without a line end of its own; a traceback has several lines. `fields` are JSON
     /// ([`crate::log::fields`]), or empty.

@@ -10,7 +10,7 @@ use mlua::{Lua, LuaString, Table, Value};
 
 use super::body::Body;
 use super::embed::{Functions, embed};
-use super::environ::Environs;
+use super::environ::EnvironBuilder;
 use super::error::{Error, LoadError};
 use super::host::{self, Host};
 use super::interrupt::Interrupts;
@@ -33,7 +33,7 @@ pub struct State {
     root: PathBuf,
     target: Target,
     functions: Functions,
-    environs: Environs,
+    environs: EnvironBuilder,
     /// The limit of the heap, in bytes.
     heap_limit: Option<u64>,
     /// The last field, so that it is dropped once the state is closed.
@@ -64,7 +64,7 @@ impl State {
         }
         let interrupts = Interrupts::new(&lua, Rc::clone(&host), &functions.interrupted)?;
         Ok(Self {
-            environs: Environs::new(&lua)?,
+            environs: EnvironBuilder::new(&lua)?,
             heap_limit: None,
             lua,
             host,

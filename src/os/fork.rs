@@ -52,9 +52,9 @@ fn count(directory: &Path) -> io::Result<usize> {
 }
 
 /// The mark of the process that called [`claim_process`] last.
-static OWN: OnceLock<Own> = OnceLock::new();
+static OWN: OnceLock<ProcessMark> = OnceLock::new();
 
-enum Own {
+enum ProcessMark {
     /// A byte that is 1 in the process that claimed it and 0 in all processes forked from that: the kernel empties the page at
     /// every kind of fork (`MADV_WIPEONFORK`, madvise(2)).
     Page(&'static AtomicU8),
@@ -62,7 +62,7 @@ enum Own {
     Pid(AtomicU32),
 }
 
-impl Own {
+impl ProcessMark {
     fn new() -> Self {
         Self::page().map_or(Self::Pid(AtomicU32::new(0)), Self::Page)
     }
@@ -85,9 +85,9 @@ impl Own {
 /// Marks this process as a process of the server's: [`is_forked`] is false in it, and true in processes that it forks. Zygote and
 /// workers call this; a process that neither forks nor runs the application need not.
 pub fn claim_process() {
-    match OWN.get_or_init(Own::new) {
-        Own::Page(mark) => mark.store(1, Ordering::Relaxed),
-        Own::Pid(pid) => pid.store(std::process::id(), Ordering::Relaxed),
+    match OWN.get_or_init(ProcessMark::new) {
+        ProcessMark::Page(mark) => mark.store(1, Ordering::Relaxed),
+        ProcessMark::Pid(pid) => pid.store(std::process::id(), Ordering::Relaxed),
     }
 }
 
@@ -96,8 +96,8 @@ pub fn claim_process() {
 pub fn is_forked() -> bool {
     match OWN.get() {
         None => false,
-        Some(Own::Page(mark)) => mark.load(Ordering::Relaxed) == 0,
-        Some(Own::Pid(pid)) => pid.load(Ordering::Relaxed) != std::process::id(),
+        Some(ProcessMark::Page(mark)) => mark.load(Ordering::Relaxed) == 0,
+        Some(ProcessMark::Pid(pid)) => pid.load(Ordering::Relaxed) != std::process::id(),
     }
 }
 

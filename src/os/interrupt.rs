@@ -23,7 +23,7 @@ fn signal_number() -> libc::c_int {
 pub fn send(pidfd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
     /// The `siginfo_t` of a queued signal, as the kernel lays it out (`struct __rt` of `<asm-generic/siginfo.h>`).
     #[repr(C)]
-    struct Queued {
+    struct QueuedSiginfo {
         signal: libc::c_int,
         errno: libc::c_int,
         code: libc::c_int,
@@ -43,11 +43,11 @@ pub fn send(pidfd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
     };
     // SAFETY: a siginfo_t is integers and pointers that nobody follows, all of which may be zero.
     let mut info = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
-    const { assert!(size_of::<Queued>() <= size_of::<libc::siginfo_t>()) };
-    const { assert!(align_of::<Queued>() <= align_of::<libc::siginfo_t>()) };
-    let queued = Queued { signal: signal_number(), errno: 0, code: libc::SI_QUEUE, sender };
+    const { assert!(size_of::<QueuedSiginfo>() <= size_of::<libc::siginfo_t>()) };
+    const { assert!(align_of::<QueuedSiginfo>() <= align_of::<libc::siginfo_t>()) };
+    let queued = QueuedSiginfo { signal: signal_number(), errno: 0, code: libc::SI_QUEUE, sender };
     // SAFETY: the two assertions above: it fits, and is aligned.
-    unsafe { (&raw mut info).cast::<Queued>().write(queued) };
+    unsafe { (&raw mut info).cast::<QueuedSiginfo>().write(queued) };
     // SAFETY: the call reads a whole siginfo_t, which `info` is, and touches nothing else of this process. No
     // wrapper passes a siginfo.
     let sent = unsafe {

@@ -116,7 +116,7 @@ pub(crate) struct RequestIds<'a> {
 
 /// A request that has ended, with all facts for the metrics and the access log.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct EndedRequest {
     pub(crate) request_id: String,
     pub(crate) trace_id: Option<TraceId>,
     pub(crate) variables: Variables,
@@ -138,7 +138,7 @@ pub(crate) struct Ended {
     pub(crate) end: RequestEnd,
 }
 
-impl Ended {
+impl EndedRequest {
     /// Notes that the client left before it had the response.
     pub(crate) fn abort(&mut self) {
         if self.end != RequestEnd::Broken {

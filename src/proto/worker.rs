@@ -36,7 +36,7 @@ pub struct WorkerProtocol {
     named: Option<u32>,
     /// The log lines in this packet so far.
     lines: u32,
-    requested: Requested,
+    requested: PendingReports,
     /// Whether anything was sent to the worker after the request that was dispatched last.
     sent_since_dispatch: bool,
     /// Whether the worker ended with something unread in its link.
@@ -65,7 +65,7 @@ enum Turn {
 
 /// The reports that were requested of the worker and have not come.
 #[derive(Clone, Debug, Default)]
-struct Requested {
+struct PendingReports {
     measurement: bool,
     trace_stack: bool,
     timeout_stack: bool,
@@ -299,7 +299,7 @@ impl WorkerProtocol {
                 WorkerEvent::Log { level, message, fields }
             }
             FromWorker::Stack { timeout, text } => {
-                let Requested { timeout_stack, trace_stack, .. } = &mut self.requested;
+                let PendingReports { timeout_stack, trace_stack, .. } = &mut self.requested;
                 if !std::mem::take(if timeout { timeout_stack } else { trace_stack }) {
                     return Err(ProtocolViolation("a stack that nobody asked for"));
                 }

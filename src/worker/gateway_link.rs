@@ -10,7 +10,7 @@ use crate::link::Link;
 use crate::link::interrupt::Serial;
 use crate::link::message::{FromWorker, LogLevel, MAX_FIELDS, ToWorker, shortened};
 use crate::link::socket::Received;
-use crate::lua::Gone;
+use crate::lua::ClientGone;
 
 /// The link, with the messages that wait to be sent on it.
 #[derive(Debug)]
@@ -95,19 +95,19 @@ impl GatewayLink {
     }
 
     /// Takes the gateway's orders to the running request, without waiting.
-    pub(super) fn check_orders(&self) -> Result<(), Gone> {
+    pub(super) fn check_orders(&self) -> Result<(), ClientGone> {
         let mut buffer = [0; 16];
         while let Ok(received) = self.link.try_receive(&mut buffer, &mut Vec::new()) {
-            let Received::Packet(length) = received else { return Err(Gone) };
+            let Received::Packet(length) = received else { return Err(ClientGone) };
             match ToWorker::decode(&mut &buffer[..length]) {
                 Ok(ToWorker::Abort) => self.aborted.set(true),
                 Ok(ToWorker::Drain) => self.draining.set(true),
                 // Sent between two requests, and answered there.
                 Ok(ToWorker::Measure) => {}
                 // The gateway sends no request to a worker that runs one.
-                Ok(ToWorker::Request { .. }) | Err(_) => return Err(Gone),
+                Ok(ToWorker::Request { .. }) | Err(_) => return Err(ClientGone),
             }
         }
-        if self.aborted.get() { Err(Gone) } else { Ok(()) }
+        if self.aborted.get() { Err(ClientGone) } else { Ok(()) }
     }
 }

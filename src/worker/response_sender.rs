@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::gateway_link::GatewayLink;
 use crate::link::message::{FromWorker, MAX_CHUNK, shortened};
 use crate::log::Level;
-use crate::lua::{Gone, Interrupt, Outcome, Output};
+use crate::lua::{ClientGone, Interrupt, Outcome, Output};
 use crate::os::fork;
 
 /// The sender of the application's responses and log lines.
@@ -22,31 +22,31 @@ impl ResponseSender {
 }
 
 impl Output for ResponseSender {
-    fn head(&mut self, head: &[u8]) -> Result<(), Gone> {
+    fn head(&mut self, head: &[u8]) -> Result<(), ClientGone> {
         // A fork ends before more of the application's code runs; the link would notice it only later.
         fork::end_if_forked();
-        self.link.add(&FromWorker::Head { block: head }).map_err(|_| Gone)
+        self.link.add(&FromWorker::Head { block: head }).map_err(|_| ClientGone)
     }
 
-    fn body(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+    fn body(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
         for (index, bytes) in bytes.chunks(MAX_CHUNK).enumerate() {
             if index > 0 {
                 self.flush()?;
             }
-            self.link.add(&FromWorker::Body { bytes }).map_err(|_| Gone)?;
+            self.link.add(&FromWorker::Body { bytes }).map_err(|_| ClientGone)?;
         }
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
+    fn flush(&mut self) -> Result<(), ClientGone> {
         fork::end_if_forked();
-        self.link.flush().map_err(|_| Gone)?;
+        self.link.flush().map_err(|_| ClientGone)?;
         self.link.check_orders()
     }
 
-    fn wait(&mut self, time: Duration) -> Result<(), Gone> {
+    fn wait(&mut self, time: Duration) -> Result<(), ClientGone> {
         self.flush()?;
-        self.link.wait(time).map_err(|_| Gone)?;
+        self.link.wait(time).map_err(|_| ClientGone)?;
         self.link.check_orders()
     }
 

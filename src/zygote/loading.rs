@@ -16,7 +16,7 @@ use crate::lua;
 use crate::os::descriptors;
 use crate::worker;
 
-/// Descriptors that the log names, of those that loading has opened.
+/// OpenDescriptors that the log names, of those that loading has opened.
 const DESCRIPTORS_TOLD: usize = 8;
 
 /// A state with the application in it, or an empty state where workers load the application.

@@ -5,7 +5,7 @@
 
 mod forking;
 mod loading;
-mod opened;
+mod open_descriptors;
 mod reports;
 
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use rustix::process::Signal;
 
 use self::forking::Zygote;
 use self::loading::{load, load_in_workers};
-use self::opened::Descriptors;
+use self::open_descriptors::OpenDescriptors;
 use self::reports::{send, warn};
 use crate::config::Preload;
 use crate::link::Link;
@@ -73,7 +73,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     let begin = Instant::now();
     // The way of log lines while the application loads, and only then: no worker inherits it.
     let log = Link::from(control.as_fd().try_clone_to_owned()?);
-    let before = Descriptors::open()?;
+    let before = OpenDescriptors::open()?;
     let mut state = match load(launch, log) {
         Ok(state) => state,
         Err(message) => {
@@ -89,7 +89,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
         return Err(load_in_workers(launch, control, &[]));
     }
     if launch.preload == Preload::Auto {
-        let shared = Descriptors::open()?.since(&before);
+        let shared = OpenDescriptors::open()?.since(&before);
         if !shared.is_empty() {
             return Err(load_in_workers(launch, control, &shared));
         }

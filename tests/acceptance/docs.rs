@@ -76,13 +76,13 @@ fn the_reference_lists_exactly_the_settings_that_take_a_restart() {
 
 #[test]
 fn the_page_about_redaction_lists_exactly_the_redacted_names() {
-    use nibiru::log::redact::{NAMES, Where};
+    use nibiru::log::redact::{MatchScope, NAMES};
 
     let text = fs::read_to_string(repository("docs/how-to/status.md")).unwrap();
     for (place, row) in [
-        (Where::Anywhere, "| anywhere |"),
-        (Where::Word, "| as a word |"),
-        (Where::Query, "| as the whole name of a query parameter |"),
+        (MatchScope::Anywhere, "| anywhere |"),
+        (MatchScope::Word, "| as a word |"),
+        (MatchScope::Query, "| as the whole name of a query parameter |"),
     ] {
         let cell = text.lines().find_map(|line| line.strip_prefix(row)).unwrap();
         let listed: BTreeSet<&str> = cell.split('`').skip(1).step_by(2).collect();

@@ -11,13 +11,13 @@ pub enum BadRequest {
     #[error("a variable has no name")]
     EmptyName,
     /// A variable came more than once, with different values: the proxy may have acted on one, the application on another.
-    #[error("{} came twice, with different values", Shown(.name))]
+    #[error("{} came twice, with different values", Excerpt(.name))]
     Contradiction {
         /// The variable's name.
         name: Vec<u8>,
     },
     /// Two names of headers differ only in case, or in `-` against `_`.
-    #[error("{} and {} cannot be told apart", Shown(.name), Shown(.other))]
+    #[error("{} and {} cannot be told apart", Excerpt(.name), Excerpt(.other))]
     Ambiguous {
         /// One of the names.
         name: Vec<u8>,
@@ -25,7 +25,7 @@ pub enum BadRequest {
         other: Vec<u8>,
     },
     /// CONTENT_LENGTH or FCGI_DATA_LENGTH is no length.
-    #[error("{} is not a length: \"{}\"", Shown(.name), Shown(.value))]
+    #[error("{} is not a length: \"{}\"", Excerpt(.name), Excerpt(.value))]
     Length {
         /// The variable's name.
         name: &'static [u8],
@@ -36,7 +36,7 @@ pub enum BadRequest {
     #[error("REQUEST_METHOD is missing")]
     MissingMethod,
     /// REQUEST_METHOD is not a token.
-    #[error("REQUEST_METHOD is not a method: \"{}\"", Shown(.value))]
+    #[error("REQUEST_METHOD is not a method: \"{}\"", Excerpt(.value))]
     Method {
         /// The variable's value.
         value: Vec<u8>,
@@ -51,12 +51,12 @@ impl BadRequest {
 }
 
 /// A peer's bytes in a message: printable and short, since the message goes into logs and responses.
-struct Shown<'a>(&'a [u8]);
+struct Excerpt<'a>(&'a [u8]);
 
 /// Bytes of a name or value in a message: enough for any that was meant well.
 const MAX_SHOWN: usize = 64;
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.get(..MAX_SHOWN) {
             Some(start) if self.0.len() > MAX_SHOWN => write!(f, "{}...", start.escape_ascii()),

@@ -111,7 +111,7 @@ fn agree<'v>(mut values: impl Iterator<Item = &'v &'v [u8]>) -> bool {
 
 /// Variables that were changed so that every name is there once.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct Deduplicated {
     pub(super) variables: Variables,
     /// Names without `HTTP_` that came more than once: the proxy's configuration has them twice.
     pub(super) repeated: Vec<Vec<u8>>,
@@ -122,7 +122,7 @@ pub(super) struct Settled {
 /// # Errors
 /// When a name is empty, values contradict each other, or two `HTTP_*` names cannot be told apart: nginx writes the client's
 /// headers behind the configured parameters, so there any order would let a client win.
-pub(super) fn settle(variables: &Variables) -> Result<Option<Settled>, BadRequest> {
+pub(super) fn settle(variables: &Variables) -> Result<Option<Deduplicated>, BadRequest> {
     let named = |(at, (name, value))| Name::new(name, value, at);
     let mut names: Vec<Name<'_>> = variables.iter().enumerate().map(named).collect();
     // Keeps the cost of many names, all sent by a stranger, at n log n.
@@ -165,7 +165,7 @@ pub(super) fn settle(variables: &Variables) -> Result<Option<Settled>, BadReques
             Err(_) => settled.push(name, value),
         }
     }
-    Ok(Some(Settled { variables: settled, repeated }))
+    Ok(Some(Deduplicated { variables: settled, repeated }))
 }
 
 /// A client's `Proxy` header would arrive under the name that HTTP libraries take their proxy from

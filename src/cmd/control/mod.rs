@@ -167,12 +167,12 @@ pub fn status(answer: &Value) -> Result<Status, Error> {
 
 /// A connection on which a command was sent.
 #[derive(Debug)]
-pub struct Call {
+pub struct CommandConnection {
     path: PathBuf,
     stream: BufReader<UnixStream>,
 }
 
-impl Call {
+impl CommandConnection {
     /// Connects to the control socket at `path` and sends a command.
     pub fn new(path: &Path, command: &str) -> Result<Self, Error> {
         let unreachable = |error| Error::Unreachable(path.to_owned(), error);

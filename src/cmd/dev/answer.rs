@@ -73,7 +73,7 @@ pub(super) fn whole(status: StatusCode, content_type: &'static str, body: impl I
 }
 
 /// A [`Content`] that writes the log line of its request when the response ends.
-pub(super) struct Logged {
+pub(super) struct LoggedContent {
     content: Content,
     line: Line,
 }
@@ -113,13 +113,13 @@ impl Line {
     }
 
     /// Makes this the log line of `answer`. `bodiless`: no body follows, also where the head has a Content-Length.
-    pub(super) fn attach(mut self, answer: Answer, bodiless: bool) -> Response<Logged> {
+    pub(super) fn attach(mut self, answer: Answer, bodiless: bool) -> Response<LoggedContent> {
         let length = answer.headers().get(CONTENT_LENGTH);
         let promised = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let promised = promised.or(answer.body().size());
         self.status = answer.status().as_u16();
         self.outcome = if bodiless { Outcome::Complete } else { Outcome::Sending(0, promised) };
-        answer.map(|content| Logged { content, line: self })
+        answer.map(|content| LoggedContent { content, line: self })
     }
 }
 
@@ -145,7 +145,7 @@ impl Drop for Line {
     }
 }
 
-impl Body for Logged {
+impl Body for LoggedContent {
     type Data = Bytes;
     type Error = io::Error;
 

@@ -17,11 +17,11 @@ use crate::cgi::path::percent_encode;
 
 /// A directory of static files. The directory need not exist.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct StaticFiles {
     directory: PathBuf,
 }
 
-impl Files {
+impl StaticFiles {
     pub(super) fn new(root: &Path) -> Self {
         Self { directory: root.join("public") }
     }

@@ -19,16 +19,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::answer::{self, Answer, Content, Line, Logged};
+use super::answer::{self, Answer, Content, Line, LoggedContent};
 use super::failure::Failure;
-use super::files::Files;
-use super::page::{self, About};
+use super::files::StaticFiles;
+use super::page::{self, RequestInfo};
 use super::upstream::Upstream;
 use super::watcher::Watcher;
 use crate::cgi::path::{normalise, percent_decode};
 use crate::cgi::proxy::HttpRequest;
-use crate::gateway::Code;
 use crate::gateway::Load;
+use crate::gateway::NewestGeneration;
 use crate::log::rate_limit::LogRateLimiter;
 use crate::os::random;
 
@@ -45,13 +45,13 @@ pub(super) struct Front {
     root: watch::Receiver<PathBuf>,
     /// The gateway's FastCGI socket.
     socket: PathBuf,
-    code: watch::Receiver<Code>,
+    code: watch::Receiver<NewestGeneration>,
     watcher: Rc<Watcher>,
 }
 
 /// The addresses of a connection's two ends.
 #[derive(Clone, Copy, Debug)]
-struct Ends {
+struct SocketAddresses {
     server: SocketAddr,
     client: SocketAddr,
 }
@@ -60,7 +60,7 @@ impl Front {
     pub(super) fn new(
         root: watch::Receiver<PathBuf>,
         socket: PathBuf,
-        code: watch::Receiver<Code>,
+        code: watch::Receiver<NewestGeneration>,
         watcher: Rc<Watcher>,
     ) -> Rc<Self> {
         Rc::new(Self { root, socket, code, watcher })
@@ -104,7 +104,7 @@ impl Front {
         // Sends each chunk at once: Nagle's algorithm would hold it back.
         let _ = stream.set_nodelay(true);
         let Ok(server) = stream.local_addr() else { return };
-        let ends = Ends { server, client };
+        let ends = SocketAddresses { server, client };
         let service = service_fn(|request| Rc::clone(&self).request(request, ends));
         let connection =
             http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
@@ -124,8 +124,8 @@ impl Front {
     async fn request(
         self: Rc<Self>,
         request: Request<Incoming>,
-        ends: Ends,
-    ) -> Result<Response<Logged>, Infallible> {
+        ends: SocketAddresses,
+    ) -> Result<Response<LoggedContent>, Infallible> {
         let target = request.uri().path_and_query().map_or("", |target| target.as_str());
         let line = Line::new(request.method().as_str(), target, request_id());
         let head_request = request.method() == Method::HEAD;
@@ -134,7 +134,7 @@ impl Front {
         Ok(line.attach(answer, bodiless))
     }
 
-    async fn answer(&self, request: Request<Incoming>, ends: Ends, id: &str) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, ends: SocketAddresses, id: &str) -> Answer {
         let path = request.uri().path();
         let path = path.starts_with('/').then(|| normalise(&percent_decode(path))).flatten();
         let Some(path) = path else {
@@ -159,7 +159,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         path: &[u8],
-        ends: Ends,
+        ends: SocketAddresses,
         id: &str,
     ) -> std::io::Result<Answer> {
         let (head, body) = request.into_parts();
@@ -194,7 +194,7 @@ impl Front {
             upstream.finish().await?;
             if let Some(failure) = self.failure(upstream.stderr(), id) {
                 let about =
-                    About { status, method: head.method.as_str(), target, headers: &head.headers, id };
+                    RequestInfo { status, method: head.method.as_str(), target, headers: &head.headers, id };
                 return Ok(page::render(&failure, about, header(ACCEPT)));
             }
         }
@@ -205,8 +205,8 @@ impl Front {
         Ok(response.map(|()| Content::Stream { first, upstream: Box::new(upstream) }))
     }
 
-    fn files(&self) -> Files {
-        Files::new(&self.root.borrow())
+    fn files(&self) -> StaticFiles {
+        StaticFiles::new(&self.root.borrow())
     }
 
     /// The failure behind a 500 or 504; `None` where it is the application's own response.

@@ -35,10 +35,10 @@ use self::front::Front;
 use self::watcher::Watcher;
 use crate::config::{Config, Listen, Sendfile, SocketMode};
 use crate::gateway;
-use crate::gateway::Code;
 use crate::gateway::Command;
 use crate::gateway::Error;
 use crate::gateway::Mode;
+use crate::gateway::NewestGeneration;
 use crate::gateway::ReadConfig;
 
 pub use self::address::HttpAddress;
@@ -72,7 +72,7 @@ pub fn serve(config: Config, read_config: ReadConfig, http: &HttpAddress) -> Res
         announce(&config, &listener).map_err(Error::System)?;
 
         let (commands, received) = mpsc::unbounded_channel();
-        let code = watch::Sender::new(Code::default());
+        let code = watch::Sender::new(NewestGeneration::default());
         let watcher = Watcher::start(&config.root, directory.path(), &code, commands.clone());
         let (root, socket) = (watch::Sender::new(config.root.clone()), directory.path().join("gateway.sock"));
         let stopping = stop_on_signals(commands);

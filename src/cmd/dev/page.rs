@@ -20,7 +20,7 @@ const MAX_VALUE: usize = 1024;
 
 /// The request, as the page shows it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct About<'a> {
+pub(super) struct RequestInfo<'a> {
     /// The response's status: `500`, or `504` for a request that ran for too long.
     pub(super) status: StatusCode,
     pub(super) method: &'a str,
@@ -33,7 +33,7 @@ pub(super) struct About<'a> {
 
 /// The request without its secrets, not escaped yet.
 #[derive(Debug)]
-struct Shown<'a> {
+struct RedactedRequest<'a> {
     method: &'a str,
     target: String,
     /// The query's parameters: names and values, decoded.
@@ -42,8 +42,8 @@ struct Shown<'a> {
     id: &'a str,
 }
 
-impl<'a> Shown<'a> {
-    fn new(about: About<'a>) -> Self {
+impl<'a> RedactedRequest<'a> {
+    fn new(about: RequestInfo<'a>) -> Self {
         let query = about.target.split_once('?').map_or("", |(_, query)| query);
         let decode = |text: &str| escape::text(&percent_decode(text.replace('+', " "))).into_owned();
         let parameter = |pair: &str| {
@@ -67,8 +67,8 @@ impl<'a> Shown<'a> {
 }
 
 /// The page for `failure`, in the format that `accept`, the client's Accept header, prefers.
-pub(super) fn render(failure: &Failure, about: About<'_>, accept: &str) -> Answer {
-    let request = Shown::new(about);
+pub(super) fn render(failure: &Failure, about: RequestInfo<'_>, accept: &str) -> Answer {
+    let request = RedactedRequest::new(about);
     let (content_type, page) = match Format::negotiate(accept) {
         Format::Html => ("text/html; charset=utf-8", html(failure, &request)),
         Format::Json => ("application/json", json(failure, about.status, &request)),
@@ -119,7 +119,7 @@ fn kind(failure: &Failure) -> &'static str {
     if failure.load { "The application does not load" } else { "The application failed" }
 }
 
-fn text(failure: &Failure, request: &Shown<'_>) -> String {
+fn text(failure: &Failure, request: &RedactedRequest<'_>) -> String {
     let mut page = format!("{}: {}\n", kind(failure), failure.message);
     if !failure.traceback.is_empty() {
         page.push_str("stack traceback:\n");
@@ -134,7 +134,7 @@ fn text(failure: &Failure, request: &Shown<'_>) -> String {
     escape::text(page.as_bytes()).into_owned()
 }
 
-fn json(failure: &Failure, status: StatusCode, request: &Shown<'_>) -> String {
+fn json(failure: &Failure, status: StatusCode, request: &RedactedRequest<'_>) -> String {
     // A name that comes more than once has an array of values.
     let pairs = |pairs: &[(String, String)]| {
         let mut object: Map<String, Value> = Map::new();
@@ -170,7 +170,7 @@ fn json(failure: &Failure, status: StatusCode, request: &Shown<'_>) -> String {
     escape::json(&format!("{page:#}\n")).into_owned()
 }
 
-fn html(failure: &Failure, request: &Shown<'_>) -> String {
+fn html(failure: &Failure, request: &RedactedRequest<'_>) -> String {
     let (headline, kind) = (escape(&failure.headline), kind(failure));
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -289,8 +289,10 @@ mod tests {
         let target = format!("/?{evil}={evil}");
         let headers = HeaderMap::from_iter([(hyper::header::REFERER, HeaderValue::from_str(&evil).unwrap())]);
         let (status, method, id) = (StatusCode::INTERNAL_SERVER_ERROR, &evil, &evil);
-        let page =
-            html(&failure, &Shown::new(About { status, method, target: &target, headers: &headers, id }));
+        let page = html(
+            &failure,
+            &RedactedRequest::new(RequestInfo { status, method, target: &target, headers: &headers, id }),
+        );
         assert!(!page.contains("<script"), "{page}");
         // Four of them come from the target: two where it is shown, two as the name and the value of its parameter.
         assert_eq!(page.matches("&lt;script&gt;&quot;&#39;").count(), 17, "{page}");
@@ -313,14 +315,14 @@ mod tests {
         }
         headers.append("x-evil", HeaderValue::from_bytes(b"\xff\xc2\x9b").unwrap());
         let target = "/a?b=c+%C3%A9%1B&token=XYZZY&b=d&next=%2F%3Fcode%3DXYZZY";
-        let about = About {
+        let about = RequestInfo {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             method: "GET",
             target,
             headers: &headers,
             id: "ab",
         };
-        let (failure, request) = (Failure::default(), Shown::new(about));
+        let (failure, request) = (Failure::default(), RedactedRequest::new(about));
         let value: Value = serde_json::from_str(&json(&failure, about.status, &request)).unwrap();
         assert_eq!(
             value["request"]["query"],

@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::gateway::Code;
 use crate::gateway::Command;
 use crate::gateway::Load;
+use crate::gateway::NewestGeneration;
 use crate::log::rate_limit::LogRateLimiter;
 
 /// The time without a change after which a save or a checkout counts as complete.
@@ -43,7 +43,7 @@ pub(super) struct Watcher {
     next_marker: Cell<u64>,
     /// The number of the last marker whose event has come.
     seen: watch::Sender<u64>,
-    code: watch::Sender<Code>,
+    code: watch::Sender<NewestGeneration>,
     /// The first generation with every change that was reported; it may not be loaded yet.
     wanted: Cell<u32>,
     changed: mpsc::UnboundedSender<PathBuf>,
@@ -57,7 +57,7 @@ impl Watcher {
     pub(super) fn start(
         root: &Path,
         markers: &Path,
-        code: &watch::Sender<Code>,
+        code: &watch::Sender<NewestGeneration>,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Rc<Self> {
         let (sender, events) = mpsc::unbounded_channel();
@@ -115,7 +115,8 @@ impl Watcher {
             self.catch_up().await;
         }
         let mut code = self.code.subscribe();
-        let settled = |code: &Code| code.generation >= self.wanted.get() && code.load != Load::Running;
+        let settled =
+            |code: &NewestGeneration| code.generation >= self.wanted.get() && code.load != Load::Running;
         // Cannot fail: `self` holds the sender.
         let _ = code.wait_for(settled).await;
     }

@@ -13,10 +13,10 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use crate::gateway::Gateway;
+use crate::gateway::frontend::accept_log::AcceptErrorLog;
 use crate::gateway::frontend::admission::Admission;
 use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::frontend::listener::Listener;
-use crate::gateway::frontend::shortage::Shortage;
 use crate::gateway::frontend::sockets;
 
 /// Pause after a failure to accept (mostly since no descriptor is left), before the next try.
@@ -53,7 +53,7 @@ impl Acceptor {
         let mut look = tokio::time::interval(FILE_LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let has_file = listener.has_file();
-        let mut shortage = Shortage::new(Instant::now());
+        let mut accept_errors = AcceptErrorLog::new(Instant::now());
         loop {
             let socket = listener.socket();
             let accepted = tokio::select! {
@@ -69,7 +69,7 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, permit)) => {
-                    if shortage.is_over() {
+                    if accept_errors.succeeded() {
                         info!("connections are accepted again");
                     }
                     admission.admit(gateway, stream, permit);
@@ -80,7 +80,7 @@ impl Acceptor {
                 }
                 // No descriptor is left, or the socket itself is of no use: both last.
                 Err(error) => {
-                    if let Some(left_out) = shortage.lasts(Instant::now()) {
+                    if let Some(left_out) = accept_errors.failed(Instant::now()) {
                         warn!(cause = %crate::log::cause(&error), left_out, "cannot accept; new connections wait");
                     }
                     tokio::time::sleep(ERROR_PAUSE).await;

@@ -14,9 +14,9 @@ use tracing::warn;
 use crate::config::{Config, Peers};
 use crate::fastcgi;
 use crate::gateway::Gateway;
+use crate::gateway::frontend::accept_log::ConnectionLimitLog;
 use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::frontend::connection;
-use crate::gateway::frontend::shortage::Fullness;
 use crate::log::rate_limit::LogRateLimiter;
 
 /// The admission of all listeners together.
@@ -29,7 +29,7 @@ pub(crate) struct Admission {
     refused: RefCell<LogRateLimiter>,
     /// The most connections that there may be.
     connections: usize,
-    fullness: RefCell<Fullness>,
+    limit_log: RefCell<ConnectionLimitLog>,
 }
 
 impl Admission {
@@ -39,7 +39,7 @@ impl Admission {
             peers,
             refused: RefCell::new(LogRateLimiter::new(now)),
             connections,
-            fullness: RefCell::default(),
+            limit_log: RefCell::default(),
         }
     }
 
@@ -48,7 +48,7 @@ impl Admission {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
-        if self.fullness.borrow_mut().reached(Instant::now()) {
+        if self.limit_log.borrow_mut().reached(Instant::now()) {
             warn!(
                 connections = self.connections,
                 "as many connections as there may be; more wait to be accepted (--max-connections)"

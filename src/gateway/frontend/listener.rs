@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, Listen, SocketOwner};
 use crate::gateway::async_fd;
 use crate::gateway::frontend::client_socket::ClientSocket;
-use crate::gateway::frontend::socket_file::{self, Remaking, Report, SocketFile, SocketWatch, Step};
+use crate::gateway::frontend::socket_file::{self, RemakeResult, Report, SocketFile, SocketWatch, Step};
 use crate::gateway::frontend::sockets;
 
 /// A listening socket.
@@ -168,9 +168,9 @@ impl Listener {
                 let remade = socket_file::bind_again(known)
                     .and_then(|(socket, file)| Ok((async_fd::watch(socket)?, file)));
                 let remaking = match &remade {
-                    Ok(_) => Remaking::Done,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Remaking::InUse,
-                    Err(error) => Remaking::Failed(crate::log::cause(error)),
+                    Ok(_) => RemakeResult::Done,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => RemakeResult::InUse,
+                    Err(error) => RemakeResult::Failed(crate::log::cause(error)),
                 };
                 if let Some(report) = watch.remade(remaking) {
                     log(&report, &path);

@@ -9,12 +9,12 @@ use crate::config::{Config, Listen};
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::socket_file::{self, Permissions, SocketFile};
 use crate::gateway::frontend::sockets;
-use crate::gateway::frontend::takeover::Taken;
+use crate::gateway::frontend::takeover::RunningGateway;
 
 /// Opens every socket that the settings name, but for those that were taken over.
 pub(crate) async fn open_all(
     config: &Config,
-    mut taken: Option<&mut Taken>,
+    mut taken: Option<&mut RunningGateway>,
 ) -> Result<Vec<Rc<Listener>>, (Listen, io::Error)> {
     let mut listeners = Vec::new();
     for address in &config.listen {

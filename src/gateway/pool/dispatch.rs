@@ -14,12 +14,12 @@ use crate::fastcgi::Role;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
 use crate::gateway::events::SupervisorEvent;
-use crate::gateway::pool::worker::NotDispatched;
+use crate::gateway::pool::worker::DispatchError;
 use crate::gateway::request::Request;
 use crate::gateway::sleep_until;
 use crate::link::message::ToWorker;
 use crate::proto::connection::Assignment;
-use crate::proto::queue::{Place, Turned};
+use crate::proto::queue::{Place, Rejected};
 use crate::proto::request_end::{RejectReason, RequestIds};
 
 /// Takes a complete request: an idle worker gets it, or it waits in the queue, or it is refused.
@@ -55,10 +55,10 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     request_growth(gateway);
     match turned {
         None => {}
-        Some(Turned { item: request, overload: None }) => {
+        Some(Rejected { item: request, overload: None }) => {
             request.reject(RejectReason::QueueFull, 503, "the queue is full");
         }
-        Some(Turned { item, overload: Some(wait) }) => refuse_overloaded(item, wait),
+        Some(Rejected { item, overload: Some(wait) }) => refuse_overloaded(item, wait),
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) fn dispatch(gateway: &Gateway) {
 fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) {
     let dispatched = match gateway.workers.get(worker) {
         Some(handle) => handle.dispatch(request, &mut gateway.request_packet.borrow_mut()),
-        None => Err(NotDispatched::Ended(request)),
+        None => Err(DispatchError::Ended(request)),
     };
     match dispatched {
         Ok(()) => {
@@ -144,11 +144,11 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
             }
         }
         // The worker's relay will notice its end. The pool has it busy until then, so another worker is next.
-        Err(NotDispatched::Ended(request)) => {
+        Err(DispatchError::Ended(request)) => {
             put_back(gateway, place, request);
             dispatch(gateway);
         }
-        Err(NotDispatched::Refused(request, cause)) => {
+        Err(DispatchError::Refused(request, cause)) => {
             gateway.pool.borrow_mut().unassign(worker, Instant::now());
             let RequestIds { request: id, trace_id } = request.ids();
             let cause = crate::log::cause(&cause);

@@ -25,9 +25,9 @@ thread_local! {
 
 /// That a child of the gateway is waited for. Hold it until its status is known.
 #[derive(Debug)]
-pub(crate) struct WaitedFor(i32);
+pub(crate) struct AwaitedChild(i32);
 
-impl WaitedFor {
+impl AwaitedChild {
     pub(crate) fn new(child: Pid) -> Self {
         let pid = child.as_raw_nonzero().get();
         OWN.with_borrow_mut(|own| own.insert(pid));
@@ -35,7 +35,7 @@ impl WaitedFor {
     }
 }
 
-impl Drop for WaitedFor {
+impl Drop for AwaitedChild {
     fn drop(&mut self) {
         OWN.with_borrow_mut(|own| own.remove(&self.0));
     }

@@ -98,7 +98,7 @@ impl WorkerName {
 
 /// The reason why a worker did not get a request.
 #[derive(Debug)]
-pub(crate) enum NotDispatched {
+pub(crate) enum DispatchError {
     /// The worker has ended, or is about to; the request has not reached it.
     Ended(Box<Request>),
     /// The system did not take this request; the worker is as it was.
@@ -159,7 +159,7 @@ impl WorkerHandle {
         &self,
         mut request: Box<Request>,
         packet: &mut Vec<u8>,
-    ) -> Result<(), NotDispatched> {
+    ) -> Result<(), DispatchError> {
         packet.clear();
         let (body, file) = packed(&request.body);
         let (role, data_file) = match &request.data {
@@ -183,9 +183,9 @@ impl WorkerHandle {
         match sent.map_err(|error| (error.kind(), error)) {
             Ok(()) => {}
             Err((io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset, _)) => {
-                return Err(NotDispatched::Ended(request));
+                return Err(DispatchError::Ended(request));
             }
-            Err((_, error)) => return Err(NotDispatched::Refused(request, error)),
+            Err((_, error)) => return Err(DispatchError::Refused(request, error)),
         }
         request.response.assign(|assignment| assignment.worker = Some(self.name.worker));
         request.set_assigned(Assigned { at, worker: self.name.worker, generation: self.name.generation });

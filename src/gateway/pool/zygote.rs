@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use crate::gateway::async_fd;
 use crate::gateway::frontend::systemd;
 use crate::gateway::pool::log_pipe::{self, Line, LogPipeContext, Pipes, ProcessGuard};
-use crate::gateway::pool::orphans::WaitedFor;
+use crate::gateway::pool::orphans::AwaitedChild;
 use crate::gateway::pool::process_log::{LineMetadata, Process};
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
@@ -84,7 +84,7 @@ impl ZygoteLink {
             .spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let pid = pid.ok_or(io::ErrorKind::NotFound)?;
-        let waited_for = WaitedFor::new(pid);
+        let waited_for = AwaitedChild::new(pid);
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let pid = pid.as_raw_nonzero().get().cast_unsigned();
         let name = Process { name: "zygote", worker: None, generation: settings.generation, pid };
@@ -139,7 +139,7 @@ async fn listen(
     link: Rc<AsyncFd<Link>>,
     name: Process,
     mut child: Child,
-    _until_it_ends: (WaitedFor, ProcessGuard),
+    _until_it_ends: (AwaitedChild, ProcessGuard),
     context: Rc<LogPipeContext>,
     on_event: impl Fn(ZygoteEvent),
 ) {

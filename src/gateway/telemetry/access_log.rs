@@ -18,7 +18,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use crate::config::{self, AccessLogQuery};
 use crate::gateway::telemetry::request_line::RequestLine;
 use crate::log::escape::Word;
-use crate::log::file::{self, Complain, LogFile, Shared, WRITE_SIZE, count_lines};
+use crate::log::file::{self, LogFile, ReportLoss, Shared, WRITE_SIZE, count_lines};
 use crate::log::{Format, timestamp};
 use crate::proto::request_end::{RequestEnd, RequestIds};
 
@@ -72,10 +72,10 @@ impl AccessLog {
         format: Format,
         query: AccessLogQuery,
     ) -> io::Result<Self> {
-        let complain: Complain = |line, left_out| warn!(left_out, "{line}");
+        let report_loss: ReportLoss = |line, left_out| warn!(left_out, "{line}");
         let file = match target {
-            config::AccessLog::Stdout => LogFile::stream(NAME, io::stdout().as_fd(), complain)?,
-            config::AccessLog::File(path) => LogFile::open(NAME, path, complain)?,
+            config::AccessLog::Stdout => LogFile::stream(NAME, io::stdout().as_fd(), report_loss)?,
+            config::AccessLog::File(path) => LogFile::open(NAME, path, report_loss)?,
         };
         let shared = file.shared();
         let (writer, guard) = NonBlockingBuilder::default()

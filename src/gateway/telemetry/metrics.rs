@@ -12,7 +12,7 @@ use crate::gateway::telemetry::recent::Recent;
 use crate::gateway::telemetry::request_line::RequestLine;
 use crate::log::rate_limit::LogRateLimiter;
 use crate::proto::pool::State;
-use crate::proto::request_end::{Ended, RejectReason, RequestEnd};
+use crate::proto::request_end::{EndedRequest, RejectReason, RequestEnd};
 
 /// The end of a worker, by its cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,8 +171,8 @@ impl Metrics {
     }
 
     /// Counts a request that has ended: its client has the response or has gone.
-    pub(crate) fn ended(&self, ended: &Ended, now: Instant) {
-        let &Ended { came, complete, assigned, done, status, bytes, end, .. } = ended;
+    pub(crate) fn ended(&self, ended: &EndedRequest, now: Instant) {
+        let &EndedRequest { came, complete, assigned, done, status, bytes, end, .. } = ended;
         let wait = complete.then(|| assigned.map_or(now, |assigned| assigned.at) - came);
         let service = assigned.map(|assigned| done.unwrap_or(now) - assigned.at);
         {

@@ -19,11 +19,11 @@ pub(super) struct Hook {
     /// The hook's function, always through this one pointer, so that it compares.
     function: ffi::lua_Hook,
     /// The application's own hook (`debug.sethook`), while ours is in its place.
-    saved: Saved,
+    saved: SavedHook,
 }
 
 #[derive(Default)]
-struct Saved {
+struct SavedHook {
     hook: AtomicPtr<c_void>,
     mask: AtomicI32,
     count: AtomicI32,
@@ -40,7 +40,7 @@ impl Hook {
             running: AtomicPtr::new(main),
             pending: AtomicU8::new(0),
             function,
-            saved: Saved::default(),
+            saved: SavedHook::default(),
         }
     }
 

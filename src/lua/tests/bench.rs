@@ -8,18 +8,18 @@ use super::*;
 fn bench() {
     struct Sink(usize);
     impl Output for Sink {
-        fn head(&mut self, head: &[u8]) -> Result<(), Gone> {
+        fn head(&mut self, head: &[u8]) -> Result<(), ClientGone> {
             self.0 += head.len();
             Ok(())
         }
-        fn body(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        fn body(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
             self.0 += bytes.len();
             Ok(())
         }
-        fn flush(&mut self) -> Result<(), Gone> {
+        fn flush(&mut self) -> Result<(), ClientGone> {
             Ok(())
         }
-        fn wait(&mut self, _: Duration) -> Result<(), Gone> {
+        fn wait(&mut self, _: Duration) -> Result<(), ClientGone> {
             Ok(())
         }
         fn log(&mut self, _: Level, message: &[u8], _: &str) {
@@ -61,7 +61,7 @@ fn bench() {
             })
             .collect();
         runs.sort_by(f64::total_cmp);
-        let mut environs = super::environ::Environs::new(state.lua()).unwrap();
+        let mut environs = super::environ::EnvironBuilder::new(state.lua()).unwrap();
         let from = clock();
         for _ in 0..ROUNDS {
             environs.table(state.lua(), b"0123456789abcdef", &variables).unwrap();

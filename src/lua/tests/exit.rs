@@ -15,16 +15,16 @@ enum Event {
 struct Reporter(mpsc::Sender<Event>);
 
 impl Output for Reporter {
-    fn head(&mut self, head: &[u8]) -> Result<(), Gone> {
+    fn head(&mut self, head: &[u8]) -> Result<(), ClientGone> {
         self.body(head)
     }
-    fn body(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        self.0.send(Event::Out(String::from_utf8_lossy(bytes).into_owned())).map_err(|_| Gone)
+    fn body(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
+        self.0.send(Event::Out(String::from_utf8_lossy(bytes).into_owned())).map_err(|_| ClientGone)
     }
-    fn flush(&mut self) -> Result<(), Gone> {
+    fn flush(&mut self) -> Result<(), ClientGone> {
         Ok(())
     }
-    fn wait(&mut self, _: Duration) -> Result<(), Gone> {
+    fn wait(&mut self, _: Duration) -> Result<(), ClientGone> {
         Ok(())
     }
     fn log(&mut self, _: Level, message: &[u8], _: &str) {

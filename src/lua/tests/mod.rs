@@ -41,19 +41,19 @@ struct Record {
 struct Recorder(Rc<RefCell<Record>>);
 
 impl Output for Recorder {
-    fn head(&mut self, head: &[u8]) -> Result<(), Gone> {
+    fn head(&mut self, head: &[u8]) -> Result<(), ClientGone> {
         let mut record = self.0.borrow_mut();
         assert!(record.head.is_none(), "a second head");
         record.head = Some(String::from_utf8_lossy(head).into_owned());
         Ok(())
     }
 
-    fn body(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+    fn body(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
         let mut record = self.0.borrow_mut();
         assert!(record.head.is_some(), "a body before its head");
         assert!(!bytes.is_empty(), "an empty chunk");
         if let Some(patience) = &mut record.patience {
-            *patience = patience.checked_sub(bytes.len()).ok_or(Gone)?;
+            *patience = patience.checked_sub(bytes.len()).ok_or(ClientGone)?;
         }
         if !record.open {
             record.chunks.push(Vec::new());
@@ -63,13 +63,13 @@ impl Output for Recorder {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
+    fn flush(&mut self) -> Result<(), ClientGone> {
         self.0.borrow_mut().open = false;
         Ok(())
     }
 
-    fn wait(&mut self, _: Duration) -> Result<(), Gone> {
-        if self.0.borrow().patience == Some(0) { Err(Gone) } else { Ok(()) }
+    fn wait(&mut self, _: Duration) -> Result<(), ClientGone> {
+        if self.0.borrow().patience == Some(0) { Err(ClientGone) } else { Ok(()) }
     }
 
     fn log(&mut self, level: Level, message: &[u8], fields: &str) {

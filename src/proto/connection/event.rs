@@ -7,7 +7,7 @@ use super::stream::{Assignment, IncomingRequest, StreamKey};
 use crate::cgi::Variables;
 use crate::fastcgi::Role;
 use crate::proto::memory::Memory;
-use crate::proto::request_end::{Ended, RejectReason};
+use crate::proto::request_end::{EndedRequest, RejectReason};
 use crate::proto::space::{Buffers, Space};
 
 /// The time limits from the settings.
@@ -63,7 +63,7 @@ pub(crate) enum Event {
     /// The client makes no room for its response: a file is to take it, then [`Connection::start_spooling`].
     Slow,
     /// A request has ended whose response waited in a file.
-    Ended(Box<Ended>),
+    Ended(Box<EndedRequest>),
 }
 
 /// What the driver does with the socket when [`Connection::poll_close`] is asked.

@@ -18,16 +18,16 @@ use crate::proto::space::{Buffers, SpoolError};
 use crate::proto::turn::{PIECE, Turn};
 
 /// The reason why a request is rejected, with the status and the words of the response.
-pub(super) struct Cause(RejectReason, u16, String);
+pub(super) struct Rejection(RejectReason, u16, String);
 
-impl From<SpoolError> for Cause {
+impl From<SpoolError> for Rejection {
     fn from(error: SpoolError) -> Self {
         let why = if error == SpoolError::Memory { RejectReason::Memory } else { RejectReason::Spool };
         Self(why, error.status(), error.to_string())
     }
 }
 
-impl Cause {
+impl Rejection {
     fn no_memory(what: &str) -> Self {
         Self(RejectReason::Memory, 503, format!("no memory is left for {what}"))
     }
@@ -148,7 +148,7 @@ impl Connection {
         };
         let key = self.key_of(id);
         let key = key.unwrap_or_else(|| self.open_stream(id, StreamState::Submitted(Assignment::default())));
-        self.reject(key, Variables::new(), Cause(why, refusal.status(), refusal.to_string()));
+        self.reject(key, Variables::new(), Rejection(why, refusal.status(), refusal.to_string()));
         if refusal.closes() {
             self.close_when_written();
         }
@@ -168,7 +168,7 @@ impl Connection {
         let (mut head, data) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => {
-                let cause = Cause(RejectReason::Variables, error.status(), error.to_string());
+                let cause = Rejection(RejectReason::Variables, error.status(), error.to_string());
                 return self.reject(key, variables, cause);
             }
         };
@@ -178,7 +178,7 @@ impl Connection {
         }
         let exceeds = |promised| matches!(promised, ContentLength::Known(length) if length > policy.max_body);
         if let Some(data) = data.filter(|data| exceeds(*data)) {
-            let cause = Cause::too_large(Source::Data, data, policy.max_body);
+            let cause = Rejection::too_large(Source::Data, data, policy.max_body);
             return self.reject(key, head.variables, cause);
         }
         let too_large = exceeds(head.content_length);
@@ -221,7 +221,7 @@ impl Connection {
         // A promise within the limit has been let in. A reload may have lowered the limit since.
         if !arrival.is_promised() && body.len() + kept as u64 > limit {
             let message = format!("{source} has more than {limit} bytes (--max-body)");
-            return self.reject_arriving(key, |_| Cause(RejectReason::BodyTooLarge, 413, message));
+            return self.reject_arriving(key, |_| Rejection(RejectReason::BodyTooLarge, 413, message));
         }
         // In a file the bytes take less memory.
         let short = policy.space.relieves_memory() && !policy.memory.has_room(kept as u64, Purpose::Body);
@@ -270,7 +270,7 @@ impl Connection {
             }
         };
         let message = format!("{source} ended after {came} of {promised} bytes");
-        self.reject_arriving(key, |_| Cause(RejectReason::BodyTooShort, 400, message));
+        self.reject_arriving(key, |_| Rejection(RejectReason::BodyTooShort, 400, message));
     }
 
     /// All of a request is here.
@@ -325,15 +325,19 @@ impl Connection {
     // Requests that no worker gets.
 
     /// Has a request rejected. The rest of its body is dropped as it arrives.
-    fn reject(&mut self, key: StreamKey, variables: Variables, cause: Cause) {
+    fn reject(&mut self, key: StreamKey, variables: Variables, cause: Rejection) {
         let Some(stream) = self.stream(key) else { return };
         stream.state = StreamState::Submitted(Assignment::default());
-        let Cause(why, status, message) = cause;
+        let Rejection(why, status, message) = cause;
         self.events.push_back(Event::Rejected { key, variables, why, status, message });
     }
 
     /// Has a request rejected whose body is arriving.
-    pub(super) fn reject_arriving(&mut self, key: StreamKey, cause: impl FnOnce(&IncomingRequest) -> Cause) {
+    pub(super) fn reject_arriving(
+        &mut self,
+        key: StreamKey,
+        cause: impl FnOnce(&IncomingRequest) -> Rejection,
+    ) {
         let Some(stream) = self.stream(key) else { return };
         let submitted = StreamState::Submitted(Assignment::default());
         match std::mem::replace(&mut stream.state, submitted) {
@@ -348,7 +352,7 @@ impl Connection {
     /// Has a request rejected whose promised body is larger than `--max-body`.
     pub(super) fn reject_too_large(&mut self, key: StreamKey, limit: u64) {
         self.reject_arriving(key, |request| {
-            Cause::too_large(Source::Stdin, request.head.content_length, limit)
+            Rejection::too_large(Source::Stdin, request.head.content_length, limit)
         });
     }
 
@@ -357,7 +361,7 @@ impl Connection {
         self.reject_arriving(key, |request| {
             let came = request.len();
             let message = format!("the body came too slowly: {came} bytes so far (--body-timeout)");
-            Cause(RejectReason::BodyTimeout, 408, message)
+            Rejection(RejectReason::BodyTimeout, 408, message)
         });
         if self.timed_out {
             self.close_when_written();
@@ -382,7 +386,7 @@ impl Connection {
             let newest = self.streams.iter().rfind(|stream| stream.state.body_bytes() > 0);
             let newest = newest.map(|stream| stream.key).filter(|_| !self.has_full_body());
             match newest {
-                Some(key) => self.reject_arriving(key, |_| Cause::no_memory("its body")),
+                Some(key) => self.reject_arriving(key, |_| Rejection::no_memory("its body")),
                 None => return self.incoming.set(bytes),
             }
         }
@@ -398,7 +402,7 @@ impl Connection {
         let purpose = if small && policy.spooling { Purpose::Admitted } else { Purpose::NewRequest };
         let has_room = policy.memory.has_room(variables.held() as u64, purpose);
         if !has_room && !(policy.is_own)(variables, role) {
-            self.reject_arriving(key, |_| Cause::no_memory("it"));
+            self.reject_arriving(key, |_| Rejection::no_memory("it"));
         }
     }
 

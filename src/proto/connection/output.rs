@@ -9,7 +9,7 @@ use super::state::{Connection, Ending, Receiving, Undelivered};
 use super::stream::{Stream, StreamKey, StreamState};
 use crate::fastcgi::{AfterEnd, ProtocolStatus};
 use crate::proto::rate::MinRate;
-use crate::proto::request_end::Ended;
+use crate::proto::request_end::EndedRequest;
 use crate::proto::response_writer::Sink;
 use crate::proto::send_buffer::Piece;
 
@@ -153,7 +153,7 @@ impl Connection {
     }
 
     /// Counts the bytes that wait to be written. Gives the requests that are delivered by now.
-    pub(crate) fn flushed(&mut self) -> Vec<Ended> {
+    pub(crate) fn flushed(&mut self) -> Vec<EndedRequest> {
         self.account_for_responses();
         let sent = self.out.sent();
         // Mostly there are none, and nothing is allocated.
@@ -235,7 +235,7 @@ impl Connection {
     }
 
     /// Keeps a request that has ended until so many bytes are written. Gives it back where they are, or never will be.
-    pub(crate) fn keep_until_written(&mut self, end: u64, mut ended: Ended) -> Option<Ended> {
+    pub(crate) fn keep_until_written(&mut self, end: u64, mut ended: EndedRequest) -> Option<EndedRequest> {
         if self.out.sent() >= end {
             return Some(ended);
         }

@@ -10,7 +10,7 @@ use super::stream::{Assignment, Stream, StreamKey, StreamState};
 use crate::fastcgi::{self, Server};
 use crate::proto::memory::{Memory, Purpose, Share, UNCOUNTED_PER_CONNECTION};
 use crate::proto::rate::MinRate;
-use crate::proto::request_end::Ended;
+use crate::proto::request_end::EndedRequest;
 use crate::proto::send_buffer::{KEPT_BUFFER, SendBuffer};
 
 /// How long, while the gateway stops, a client that has just connected may take to send its first request. The client
@@ -56,7 +56,7 @@ pub(super) enum Receiving {
 pub(super) struct Undelivered {
     /// How many bytes the connection will have written by then.
     pub(super) end: u64,
-    pub(super) ended: Ended,
+    pub(super) ended: EndedRequest,
 }
 
 /// The state of a connection.

@@ -60,7 +60,7 @@ pub(super) struct Codel {
     /// [`Self::bounds`], raised for the recent service times.
     scaled: Bounds,
     /// The period in which every look has found a wait beyond the target.
-    standing: Option<Standing>,
+    standing: Option<StandingQueue>,
     /// Start of the period in which every look beyond the target has found workers starting.
     excused: Option<Instant>,
     /// Time at which the last request was taken.
@@ -71,7 +71,7 @@ pub(super) struct Codel {
 
 /// A period in which the queue does not shrink below the target.
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+struct StandingQueue {
     since: Instant,
     /// Wait of the oldest request at `since`.
     waited: Duration,
@@ -132,7 +132,7 @@ impl Codel {
                     return;
                 }
                 if standing.shrinks(waited) {
-                    self.standing = Some(Standing::new(now, waited));
+                    self.standing = Some(StandingQueue::new(now, waited));
                     return;
                 }
                 let remembered = self.impatient.is_some_and(|impatient| now - impatient < REMEMBERED);
@@ -140,7 +140,7 @@ impl Codel {
                     standing.overloaded = Some(now);
                 }
             }
-            _ => self.standing = Some(Standing::new(now, waited)),
+            _ => self.standing = Some(StandingQueue::new(now, waited)),
         }
     }
 
@@ -191,7 +191,7 @@ impl Codel {
     }
 }
 
-impl Standing {
+impl StandingQueue {
     fn new(now: Instant, waited: Duration) -> Self {
         Self { since: now, waited, counted_since: now, served: 1, refused: 0, gave_up: 0, overloaded: None }
     }

@@ -30,9 +30,9 @@ pub(crate) struct Place {
 const MARKED: usize = 0;
 const OTHERS: usize = 1;
 
-/// An item that found no room.
+/// An item that the full queue rejected.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Turned<T> {
+pub(crate) struct Rejected<T> {
     pub(crate) item: T,
     /// `Retry-After` of an item that leaves for a newer one because the line is overloaded.
     pub(crate) overload: Option<Duration>,
@@ -127,24 +127,24 @@ impl<T> Queue<T> {
         Place { number: self.number, came, started, line: if marked { MARKED } else { OTHERS } }
     }
 
-    /// Appends an item. A full queue turns one item away: the oldest of an overloaded line, the newest of the other line for a
+    /// Appends an item. A full queue rejects one item: the oldest of an overloaded line, the newest of the other line for a
     /// marked item, or else the item itself.
-    pub(crate) fn push(&mut self, place: Place, item: T, now: Instant) -> Option<Turned<T>> {
-        let mut turned = None;
+    pub(crate) fn push(&mut self, place: Place, item: T, now: Instant) -> Option<Rejected<T>> {
+        let mut rejected = None;
         if self.is_full() {
             let overloaded = self.lines[place.line..].iter_mut().rev().find(|line| line.is_overloaded());
             if let Some((item, retry)) = overloaded.and_then(|line| line.refuse_oldest(now)) {
-                turned = Some(Turned { item, overload: Some(retry) });
+                rejected = Some(Rejected { item, overload: Some(retry) });
             } else if place.line == MARKED
                 && let Some((_, item)) = self.lines[OTHERS].items.pop_back()
             {
-                turned = Some(Turned { item, overload: None });
+                rejected = Some(Rejected { item, overload: None });
             } else {
-                return Some(Turned { item, overload: None });
+                return Some(Rejected { item, overload: None });
             }
         }
         self.lines[place.line].items.push_back((place, item));
-        turned
+        rejected
     }
 
     /// Puts an item back in its place after a failed dispatch. Exempt from the capacity, because the item was admitted before.
@@ -294,7 +294,7 @@ mod tests {
         (Queue::new(capacity, Duration::from_secs(10), bounds), Instant::now())
     }
 
-    fn push(queue: &mut Queue<char>, now: Instant, item: char) -> (Place, Option<Turned<char>>) {
+    fn push(queue: &mut Queue<char>, now: Instant, item: char) -> (Place, Option<Rejected<char>>) {
         let place = queue.place(now, Duration::ZERO, item.is_ascii_uppercase());
         (place, queue.push(place, item, now))
     }
@@ -324,10 +324,10 @@ mod tests {
     #[test]
     fn the_queue_is_bounded_and_first_in_first_out() {
         let (mut queue, now) = queue(2, None);
-        let (first, turned) = push(&mut queue, now, 'a');
-        assert_eq!(turned, None);
+        let (first, rejected) = push(&mut queue, now, 'a');
+        assert_eq!(rejected, None);
         assert_eq!(push(&mut queue, now, 'b').1, None);
-        assert_eq!(push(&mut queue, now, 'c').1, Some(Turned { item: 'c', overload: None }));
+        assert_eq!(push(&mut queue, now, 'c').1, Some(Rejected { item: 'c', overload: None }));
         assert_eq!(take(&mut queue, now), Some('a'));
         push(&mut queue, now, 'd');
         queue.put_back(first, 'a');
@@ -373,8 +373,8 @@ mod tests {
         "abA".chars().for_each(|item| {
             push(&mut queue, now, item);
         });
-        assert_eq!(push(&mut queue, now, 'B').1, Some(Turned { item: 'b', overload: None }));
-        assert_eq!(push(&mut queue, now, 'c').1, Some(Turned { item: 'c', overload: None }));
+        assert_eq!(push(&mut queue, now, 'B').1, Some(Rejected { item: 'b', overload: None }));
+        assert_eq!(push(&mut queue, now, 'c').1, Some(Rejected { item: 'c', overload: None }));
         assert_eq!((queue.came_before(now), queue.oldest()), (3, Some(now)));
         assert_eq!((0..3).filter_map(|_| take(&mut queue, now)).collect::<String>(), "ABa");
     }
@@ -404,10 +404,10 @@ mod tests {
         while !queue.is_full() {
             push(&mut queue, now, 'x');
         }
-        let (_, turned) = push(&mut queue, now, 'n');
-        let turned = turned.expect("the oldest leaves");
-        assert_eq!(turned.item, 'x');
-        assert!(turned.overload.is_some());
+        let (_, rejected) = push(&mut queue, now, 'n');
+        let rejected = rejected.expect("the oldest leaves");
+        assert_eq!(rejected.item, 'x');
+        assert!(rejected.overload.is_some());
         assert_eq!(take(&mut queue, now), Some('n'));
     }
 

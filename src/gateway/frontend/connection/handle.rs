@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::telemetry::metrics::Metrics;
 use crate::proto::connection::{Connection, StreamKey, StreamSink};
-use crate::proto::request_end::Ended;
+use crate::proto::request_end::EndedRequest;
 
 /// A connection that is open.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Handle {
     }
 
     /// Gives the requests whose responses are written now.
-    fn write(&self) -> Vec<Ended> {
+    fn write(&self) -> Vec<EndedRequest> {
         let state = &mut *self.state.borrow_mut();
         while !state.transmit().is_empty() {
             match self.socket.try_write(state.transmit()) {
@@ -123,7 +123,7 @@ impl Handle {
     }
 
     /// Keeps a request that has ended until so many bytes are written.
-    pub(crate) fn keep_until_written(&self, end: u64, ended: Ended) -> Option<Ended> {
+    pub(crate) fn keep_until_written(&self, end: u64, ended: EndedRequest) -> Option<EndedRequest> {
         self.state.borrow_mut().keep_until_written(end, ended)
     }
 

@@ -49,7 +49,7 @@ struct Task {
 
 /// A client that has shut its writing side may hang up at any time: a second descriptor of the socket, by which that is seen, and
 /// its part of the budget of descriptors.
-type HangUp<'a> = (AsyncFd<OwnedFd>, SemaphorePermit<'a>);
+type HangUpWatch<'a> = (AsyncFd<OwnedFd>, SemaphorePermit<'a>);
 
 impl Task {
     async fn run(&mut self) {
@@ -371,7 +371,7 @@ impl Task {
     // The client.
 
     /// Watches a client that has shut its writing side, so that its hang-up is seen.
-    fn watch_for_hang_up<'a>(&self, room: &'a Semaphore) -> Option<HangUp<'a>> {
+    fn watch_for_hang_up<'a>(&self, room: &'a Semaphore) -> Option<HangUpWatch<'a>> {
         let part = room.try_acquire();
         let part =
             part.map_err(|_| io::Error::other("the limit of open files allows no more of them (ulimit -n)"));

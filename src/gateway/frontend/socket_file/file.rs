@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::AtFlags;
 
-use crate::gateway::frontend::socket_file::found::Found;
 use crate::gateway::frontend::socket_file::identity::{self, Identity};
+use crate::gateway::frontend::socket_file::path_state::PathState;
 use crate::gateway::frontend::socket_file::permissions::Permissions;
 use crate::os::safe_path::SafePath;
 
@@ -43,12 +43,12 @@ impl SocketFile {
     }
 
     /// The file that is at the path now.
-    pub(crate) fn look(&self) -> Found {
+    pub(crate) fn look(&self) -> PathState {
         match std::fs::symlink_metadata(&self.path) {
-            Ok(data) if identity::of_metadata(&data) == self.identity => Found::Ours,
-            Ok(data) => Found::Other(identity::of_metadata(&data)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
-            Err(error) => Found::Unknown(crate::log::cause(&error)),
+            Ok(data) if identity::of_metadata(&data) == self.identity => PathState::Ours,
+            Ok(data) => PathState::Other(identity::of_metadata(&data)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => PathState::Nothing,
+            Err(error) => PathState::Unknown(crate::log::cause(&error)),
         }
     }
 
@@ -65,7 +65,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.released || self.look() != Found::Ours {
+        if self.released || self.look() != PathState::Ours {
             return;
         }
         // By descriptor, since the path may lead elsewhere by now. A file that is gone already is as good.

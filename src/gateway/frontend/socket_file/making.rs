@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::gateway::frontend::socket_file::file::SocketFile;
 use crate::gateway::frontend::socket_file::identity;
-use crate::gateway::frontend::socket_file::occupant::{Over, new_socket, replaceable};
+use crate::gateway::frontend::socket_file::occupant::{Replaceable, new_socket, replaceable};
 use crate::gateway::frontend::socket_file::permissions::Permissions;
 use crate::gateway::frontend::socket_file::staging::{Sharing, Staging};
 use crate::gateway::frontend::sockets::BACKLOG;
@@ -25,59 +25,60 @@ const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// A socket that listens and that nobody can find yet.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct UnpublishedSocket {
     socket: OwnedFd,
     file: SocketFile,
-    over: Over,
+    replaces: Replaceable,
     staging: Staging,
 }
 
 /// Makes a socket at `path` that listens. Waits for other servers that make one in the same directory.
 pub(crate) async fn bind(path: &Path, permissions: &Permissions) -> io::Result<(OwnedFd, SocketFile)> {
-    Prepared::patiently(path, permissions, Over::Stale).await?.publish()
+    UnpublishedSocket::patiently(path, permissions, Replaceable::Stale).await?.publish()
 }
 
 /// Whether [`bind`] would succeed. Touches nothing that is at `path`.
 pub(crate) async fn try_out(path: &Path, permissions: &Permissions) -> io::Result<()> {
-    Prepared::patiently(path, permissions, Over::Stale).await.map(drop)
+    UnpublishedSocket::patiently(path, permissions, Replaceable::Stale).await.map(drop)
 }
 
 /// Makes a socket that can take the place of that of a server that still listens at `path`: a client that connects reaches one of
 /// the two.
-pub(crate) async fn prepare_over(path: &Path, permissions: &Permissions) -> io::Result<Prepared> {
-    Prepared::patiently(path, permissions, Over::Running).await
+pub(crate) async fn prepare_over(path: &Path, permissions: &Permissions) -> io::Result<UnpublishedSocket> {
+    UnpublishedSocket::patiently(path, permissions, Replaceable::Running).await
 }
 
 /// Makes a removed file anew, with another socket, under the same name and permissions. An error of
 /// [`io::ErrorKind::WouldBlock`] where another server makes a socket in the directory.
 pub(crate) fn bind_again(removed: &SocketFile) -> io::Result<(OwnedFd, SocketFile)> {
-    Prepared::new(removed.path(), removed.permissions(), Over::Stale, Sharing::Locked)?.publish()
+    UnpublishedSocket::new(removed.path(), removed.permissions(), Replaceable::Stale, Sharing::Locked)?
+        .publish()
 }
 
-impl Prepared {
-    async fn patiently(path: &Path, permissions: &Permissions, over: Over) -> io::Result<Self> {
+impl UnpublishedSocket {
+    async fn patiently(path: &Path, permissions: &Permissions, kind: Replaceable) -> io::Result<Self> {
         let polls = LOCK_PATIENCE.as_millis() / LOCK_POLL.as_millis();
         for _ in 0..polls {
-            match Self::new(path, permissions, over, Sharing::Locked) {
+            match Self::new(path, permissions, kind, Sharing::Locked) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return done,
             }
             tokio::time::sleep(LOCK_POLL).await;
         }
         warn!(path = %path.display(), "another server has been making a socket there for long; going on");
-        Self::new(path, permissions, over, Sharing::Alone)
+        Self::new(path, permissions, kind, Sharing::Alone)
     }
 
     pub(super) fn new(
         path: &Path,
         permissions: &Permissions,
-        over: Over,
+        kind: Replaceable,
         sharing: Sharing,
     ) -> io::Result<Self> {
         check_length(path)?;
         let target = SafePath::of(path)?;
         // First, since its error says more than those of the next steps.
-        replaceable(&target, permissions, over)?;
+        replaceable(&target, permissions, kind)?;
         let staging = Staging::beside(target, sharing).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => error,
             kind => {
@@ -98,7 +99,7 @@ impl Prepared {
         permissions.apply(&made)?;
         rustix::net::listen(&socket, BACKLOG)?;
         let identity = identity::of_stat(&rustix::fs::fstat(&made)?);
-        Ok(Self { socket, file: SocketFile::staged(path, permissions, identity), over, staging })
+        Ok(Self { socket, file: SocketFile::staged(path, permissions, identity), replaces: kind, staging })
     }
 
     /// Moves the socket to its place.
@@ -106,7 +107,7 @@ impl Prepared {
         let (staging, target) = (&self.staging, self.staging.target());
         let somebody_else = || io::Error::new(io::ErrorKind::AddrInUse, "somebody else makes a socket there");
         let (from, to) = (staging.socket(), target.name());
-        match replaceable(target, self.file.permissions(), self.over)? {
+        match replaceable(target, self.file.permissions(), self.replaces)? {
             // Other programs do not know the lock; a socket that one of them has made there meanwhile stays.
             Some(old) if identity::at(target).is_ok_and(|now| now == old) => {
                 rustix::fs::renameat(staging, from, target.directory(), to)?;

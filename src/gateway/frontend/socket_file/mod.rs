@@ -6,10 +6,10 @@
 //! one after the other, under a lock.
 
 mod file;
-mod found;
 mod identity;
 mod making;
 mod occupant;
+mod path_state;
 mod permissions;
 mod staging;
 #[cfg(test)]
@@ -17,6 +17,6 @@ mod tests;
 mod watch;
 
 pub(crate) use file::SocketFile;
-pub(crate) use making::{Prepared, bind, bind_again, prepare_over, try_out};
+pub(crate) use making::{UnpublishedSocket, bind, bind_again, prepare_over, try_out};
 pub(crate) use permissions::Permissions;
-pub(crate) use watch::{Remaking, Report, SocketWatch, Step};
+pub(crate) use watch::{RemakeResult, Report, SocketWatch, Step};

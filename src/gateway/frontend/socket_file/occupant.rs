@@ -11,9 +11,9 @@ use crate::gateway::frontend::socket_file::identity::{self, Identity};
 use crate::gateway::frontend::socket_file::permissions::{Permissions, by_descriptor};
 use crate::os::safe_path::SafePath;
 
-/// The sockets that a new one may take the place of.
+/// The kinds of sockets that a new one may replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum Replaceable {
     /// The socket of a server that is gone.
     Stale,
     /// Any socket, also that of a server that still listens there.
@@ -24,7 +24,7 @@ pub(super) enum Over {
 pub(super) fn replaceable(
     place: &SafePath,
     permissions: &Permissions,
-    over: Over,
+    kind: Replaceable,
 ) -> io::Result<Option<Identity>> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let there = match rustix::fs::openat(place.directory(), place.name(), flags, Mode::empty()) {
@@ -36,7 +36,7 @@ pub(super) fn replaceable(
     let occupant =
         Occupant { is_socket: FileType::from_raw_mode(stat.st_mode) == FileType::Socket, owner: stat.st_uid };
     let ours = rustix::process::geteuid().as_raw();
-    occupant.may_be_replaced(over, ours, permissions.user(), || {
+    occupant.may_be_replaced(kind, ours, permissions.user(), || {
         // Connects without waiting: the socket of a server that is stuck may have no place left.
         match rustix::net::connect(new_socket()?, &SocketAddrUnix::new(&*by_descriptor(&there))?) {
             Err(Errno::CONNREFUSED) => Ok(false),
@@ -60,7 +60,7 @@ impl Occupant {
     /// whether a server listens at the file; not asked where that makes no difference.
     fn may_be_replaced(
         self,
-        over: Over,
+        kind: Replaceable,
         ours: u32,
         configured: Option<u32>,
         listens: impl FnOnce() -> io::Result<bool>,
@@ -68,7 +68,7 @@ impl Occupant {
         if !self.is_socket {
             return Err(io::Error::other("the path exists and is not a socket"));
         }
-        if over == Over::Running {
+        if kind == Replaceable::Running {
             return Ok(());
         }
         if listens()? {
@@ -99,15 +99,15 @@ mod tests {
     fn only_a_socket_that_nobody_listens_at_and_that_is_ours_is_replaced() {
         let (socket, file) = (true, false);
         for (is_socket, over, owner, listens, configured, refused) in [
-            (socket, Over::Stale, 7, false, None, None),
-            (socket, Over::Stale, 8, false, Some(8), None),
-            (socket, Over::Stale, 7, true, None, Some("another server is listening there")),
-            (socket, Over::Stale, 8, true, None, Some("another server is listening there")),
-            (socket, Over::Stale, 8, false, None, Some("belongs to user 8")),
-            (socket, Over::Stale, 8, false, Some(9), Some("belongs to user 8")),
-            (socket, Over::Running, 8, true, None, None),
-            (file, Over::Stale, 7, false, None, Some("not a socket")),
-            (file, Over::Running, 7, false, None, Some("not a socket")),
+            (socket, Replaceable::Stale, 7, false, None, None),
+            (socket, Replaceable::Stale, 8, false, Some(8), None),
+            (socket, Replaceable::Stale, 7, true, None, Some("another server is listening there")),
+            (socket, Replaceable::Stale, 8, true, None, Some("another server is listening there")),
+            (socket, Replaceable::Stale, 8, false, None, Some("belongs to user 8")),
+            (socket, Replaceable::Stale, 8, false, Some(9), Some("belongs to user 8")),
+            (socket, Replaceable::Running, 8, true, None, None),
+            (file, Replaceable::Stale, 7, false, None, Some("not a socket")),
+            (file, Replaceable::Running, 7, false, None, Some("not a socket")),
         ] {
             let decided = Occupant { is_socket, owner }.may_be_replaced(over, 7, configured, || Ok(listens));
             match (decided, refused) {
@@ -122,13 +122,18 @@ mod tests {
     fn nobody_is_asked_at_the_place_of_a_server_that_is_to_be_replaced_or_of_a_file() {
         let asked = || -> io::Result<bool> { panic!("asked") };
         assert!(
-            Occupant { is_socket: true, owner: 1 }.may_be_replaced(Over::Running, 7, None, asked).is_ok()
+            Occupant { is_socket: true, owner: 1 }
+                .may_be_replaced(Replaceable::Running, 7, None, asked)
+                .is_ok()
         );
         assert!(
-            Occupant { is_socket: false, owner: 7 }.may_be_replaced(Over::Stale, 7, None, asked).is_err()
+            Occupant { is_socket: false, owner: 7 }
+                .may_be_replaced(Replaceable::Stale, 7, None, asked)
+                .is_err()
         );
-        let fails = Occupant { is_socket: true, owner: 7 }
-            .may_be_replaced(Over::Stale, 7, None, || Err(io::ErrorKind::PermissionDenied.into()));
+        let fails =
+            Occupant { is_socket: true, owner: 7 }
+                .may_be_replaced(Replaceable::Stale, 7, None, || Err(io::ErrorKind::PermissionDenied.into()));
         assert_eq!(fails.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }

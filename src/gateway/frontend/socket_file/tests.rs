@@ -11,9 +11,9 @@ use rustix::net::SocketAddrUnix;
 
 use crate::config::{SocketMode, SocketOwner};
 use crate::gateway::frontend::socket_file::file::SocketFile;
-use crate::gateway::frontend::socket_file::found::Found;
-use crate::gateway::frontend::socket_file::making::Prepared;
-use crate::gateway::frontend::socket_file::occupant::{Over, new_socket};
+use crate::gateway::frontend::socket_file::making::UnpublishedSocket;
+use crate::gateway::frontend::socket_file::occupant::{Replaceable, new_socket};
+use crate::gateway::frontend::socket_file::path_state::PathState;
 use crate::gateway::frontend::socket_file::permissions::Permissions;
 use crate::gateway::frontend::socket_file::staging::Sharing;
 
@@ -22,7 +22,7 @@ fn permissions() -> Permissions {
 }
 
 fn bind_as(path: &Path, permissions: &Permissions) -> io::Result<(OwnedFd, SocketFile)> {
-    Prepared::new(path, permissions, Over::Stale, Sharing::Locked)?.publish()
+    UnpublishedSocket::new(path, permissions, Replaceable::Stale, Sharing::Locked)?.publish()
 }
 
 fn bind(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
@@ -71,14 +71,14 @@ fn the_socket_has_its_mode_whatever_the_umask() {
 fn one_that_takes_the_place_of_a_running_servers_replaces_sockets_only() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.sock");
-    let over = || Prepared::new(&path, &permissions(), Over::Running, Sharing::Locked);
+    let over = || UnpublishedSocket::new(&path, &permissions(), Replaceable::Running, Sharing::Locked);
     let (_old_socket, old) = bind(&path).unwrap();
     let prepared = over().unwrap();
-    assert_eq!(old.look(), Found::Ours);
+    assert_eq!(old.look(), PathState::Ours);
     let (_socket, new) = prepared.publish().unwrap();
-    assert!(matches!(old.look(), Found::Other(_)));
+    assert!(matches!(old.look(), PathState::Other(_)));
     drop(old);
-    assert_eq!(new.look(), Found::Ours);
+    assert_eq!(new.look(), PathState::Ours);
     drop(new);
     std::fs::write(&path, "precious").unwrap();
     assert!(over().unwrap_err().to_string().contains("not a socket"));
@@ -125,11 +125,11 @@ fn a_file_that_is_not_ours_any_more_is_left_to_its_owner() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.sock");
     let (_socket, file) = bind(&path).unwrap();
-    assert_eq!(file.look(), Found::Ours);
+    assert_eq!(file.look(), PathState::Ours);
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(file.look(), Found::Nothing);
+    assert_eq!(file.look(), PathState::Nothing);
     std::fs::write(&path, "another's").unwrap();
-    assert!(matches!(file.look(), Found::Other(_)));
+    assert!(matches!(file.look(), PathState::Other(_)));
     drop(file);
     assert!(path.exists());
 }
@@ -148,10 +148,10 @@ fn a_name_as_long_as_one_can_be_is_bound() {
 fn two_servers_make_sockets_in_one_directory_one_after_the_other() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.sock");
-    let first = Prepared::new(&path, &permissions(), Over::Stale, Sharing::Locked).unwrap();
+    let first = UnpublishedSocket::new(&path, &permissions(), Replaceable::Stale, Sharing::Locked).unwrap();
     assert_eq!(bind(&directory.path().join("b.sock")).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     // A server that has waited for long enough goes on, and the first server finds the name taken.
-    let second = Prepared::new(&path, &permissions(), Over::Stale, Sharing::Alone).unwrap();
+    let second = UnpublishedSocket::new(&path, &permissions(), Replaceable::Stale, Sharing::Alone).unwrap();
     let (_socket, file) = second.publish().unwrap();
     assert_eq!(first.publish().unwrap_err().kind(), io::ErrorKind::AddrInUse);
     assert_eq!(names(directory.path()), ["a.sock"]);

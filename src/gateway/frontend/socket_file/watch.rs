@@ -1,12 +1,12 @@
 //! Decides about a socket file that is looked at again and again: what to say of it, and when to make it anew. Std only; does no I/O.
 
-use crate::gateway::frontend::socket_file::found::Found;
+use crate::gateway::frontend::socket_file::path_state::PathState;
 
 /// A fault of the socket file. Each is said once, until the fault changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Fault {
     /// Something else is in its place, or nobody can tell.
-    Found(Found),
+    State(PathState),
     /// The file is gone and could not be made anew, for this cause.
     NotRemade(String),
 }
@@ -28,7 +28,7 @@ pub(crate) enum Report {
 
 /// How an attempt to make the file anew went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Remaking {
+pub(crate) enum RemakeResult {
     Done,
     /// Another server makes a socket in that directory right now; the next look is soon.
     InUse,
@@ -54,24 +54,24 @@ pub(crate) struct SocketWatch {
 
 impl SocketWatch {
     /// Takes what a look has found.
-    pub(crate) fn looked(&mut self, found: Found) -> Step {
+    pub(crate) fn looked(&mut self, found: PathState) -> Step {
         let fault = match found {
-            Found::Nothing => return Step::Remake,
-            Found::Ours => None,
-            other => Some(Fault::Found(other)),
+            PathState::Nothing => return Step::Remake,
+            PathState::Ours => None,
+            other => Some(Fault::State(other)),
         };
         self.change(fault).map_or(Step::Wait, Step::Say)
     }
 
     /// Takes how it went to make the file anew.
-    pub(crate) fn remade(&mut self, remaking: Remaking) -> Option<Report> {
+    pub(crate) fn remade(&mut self, remaking: RemakeResult) -> Option<Report> {
         match remaking {
-            Remaking::Done => {
+            RemakeResult::Done => {
                 self.fault = None;
                 Some(Report::Remade)
             }
-            Remaking::InUse => None,
-            Remaking::Failed(cause) => self.change(Some(Fault::NotRemade(cause))),
+            RemakeResult::InUse => None,
+            RemakeResult::Failed(cause) => self.change(Some(Fault::NotRemade(cause))),
         }
     }
 
@@ -84,8 +84,8 @@ impl SocketWatch {
         Some(match fault {
             None => Report::Back,
             Some(Fault::NotRemade(cause)) => Report::NotRemade(cause),
-            Some(Fault::Found(Found::Unknown(cause))) => Report::Unknown(cause),
-            Some(Fault::Found(_)) => Report::Replaced,
+            Some(Fault::State(PathState::Unknown(cause))) => Report::Unknown(cause),
+            Some(Fault::State(_)) => Report::Replaced,
         })
     }
 }
@@ -102,16 +102,16 @@ mod tests {
     fn each_fault_is_said_once_until_it_changes() {
         let mut watch = SocketWatch::default();
         for (found, step) in [
-            (Found::Ours, Step::Wait),
-            (Found::Other((1, 2)), Step::Say(Report::Replaced)),
-            (Found::Other((1, 2)), Step::Wait),
+            (PathState::Ours, Step::Wait),
+            (PathState::Other((1, 2)), Step::Say(Report::Replaced)),
+            (PathState::Other((1, 2)), Step::Wait),
             // Another file in the same place is another fault.
-            (Found::Other((1, 3)), Step::Say(Report::Replaced)),
-            (Found::Unknown(cause("a")), Step::Say(Report::Unknown(cause("a")))),
-            (Found::Unknown(cause("a")), Step::Wait),
-            (Found::Unknown(cause("b")), Step::Say(Report::Unknown(cause("b")))),
-            (Found::Ours, Step::Say(Report::Back)),
-            (Found::Ours, Step::Wait),
+            (PathState::Other((1, 3)), Step::Say(Report::Replaced)),
+            (PathState::Unknown(cause("a")), Step::Say(Report::Unknown(cause("a")))),
+            (PathState::Unknown(cause("a")), Step::Wait),
+            (PathState::Unknown(cause("b")), Step::Say(Report::Unknown(cause("b")))),
+            (PathState::Ours, Step::Say(Report::Back)),
+            (PathState::Ours, Step::Wait),
         ] {
             assert_eq!(watch.looked(found.clone()), step, "{found:?}");
         }
@@ -120,20 +120,20 @@ mod tests {
     #[test]
     fn a_file_that_is_gone_is_made_anew_at_every_look_until_that_succeeds() {
         let mut watch = SocketWatch::default();
-        let failed = || Remaking::Failed(cause("full"));
+        let failed = || RemakeResult::Failed(cause("full"));
         for (remaking, report) in [
-            (Remaking::InUse, None),
+            (RemakeResult::InUse, None),
             (failed(), Some(Report::NotRemade(cause("full")))),
             (failed(), None),
-            (Remaking::InUse, None),
+            (RemakeResult::InUse, None),
             (failed(), None),
-            (Remaking::Done, Some(Report::Remade)),
+            (RemakeResult::Done, Some(Report::Remade)),
             (failed(), Some(Report::NotRemade(cause("full")))),
         ] {
-            assert_eq!(watch.looked(Found::Nothing), Step::Remake);
+            assert_eq!(watch.looked(PathState::Nothing), Step::Remake);
             assert_eq!(watch.remade(remaking.clone()), report, "{remaking:?}");
         }
         // The process that replaced the socket file has put this server's back.
-        assert_eq!(watch.looked(Found::Ours), Step::Say(Report::Back));
+        assert_eq!(watch.looked(PathState::Ours), Step::Say(Report::Back));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use crate::gateway::frontend::takeover::protocol::Heard;
+use crate::gateway::frontend::takeover::protocol::PeerEvent;
 
 /// The longest line, in bytes.
 pub(super) const MAX_LINE: usize = 16 * 1024;
@@ -36,11 +36,11 @@ pub(super) async fn read(
     }
 }
 
-/// The event that a read was.
-pub(super) fn heard<'a>(read: &io::Result<()>, line: &'a [u8]) -> Heard<'a> {
+/// The event of a read that has ended.
+pub(super) fn peer_event<'a>(read: &io::Result<()>, line: &'a [u8]) -> PeerEvent<'a> {
     match read {
-        Ok(()) => Heard::Line(line),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Heard::TimedOut,
-        Err(_) => Heard::Lost,
+        Ok(()) => PeerEvent::Line(line),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => PeerEvent::TimedOut,
+        Err(_) => PeerEvent::Lost,
     }
 }

@@ -10,5 +10,5 @@ mod old_gateway;
 mod protocol;
 
 pub(crate) use addresses::{is_among, names};
-pub(crate) use new_gateway::{Taken, addresses_of};
+pub(crate) use new_gateway::{RunningGateway, addresses_of};
 pub(crate) use old_gateway::serve;

@@ -12,26 +12,26 @@ use crate::config::Listen;
 use crate::gateway::frontend::takeover::addresses::name_of;
 use crate::gateway::frontend::takeover::line::{self, MAX_LINE};
 use crate::gateway::frontend::takeover::protocol::{
-    Answer, New, NewStep, PATIENCE, TAKEN, answer, ready, strings,
+    AnswerError, NewState, NewStep, PATIENCE, TAKEN, answer, ready, strings,
 };
 use crate::os::descriptors;
 
-/// The sockets of a gateway that still runs.
+/// The running gateway: the connection to it, and its sockets.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct RunningGateway {
     stream: UnixStream,
-    /// Sockets that nobody has claimed, with the names of their addresses.
+    /// Unclaimed sockets, with the names of their addresses.
     sockets: Vec<(String, OwnedFd)>,
-    /// Names of the addresses that were claimed.
+    /// Names of the claimed addresses.
     claimed: Vec<String>,
 }
 
-impl Taken {
+impl RunningGateway {
     /// Asks the gateway whose control socket is at `path`. `None` where no gateway listens there.
     pub(crate) async fn from(path: &Path) -> io::Result<Option<Self>> {
         let Some(mut stream) = connect(path).await? else { return Ok(None) };
         let Some((line, descriptors)) = ask(&mut stream, "take-over").await? else { return Ok(None) };
-        let sockets = match New::Asked.next(line::heard(&Ok(()), &line)) {
+        let sockets = match NewState::Asked.next(line::peer_event(&Ok(()), &line)) {
             NewStep::Start { sockets } => sockets,
             other => return Err(cause_of(other, Ok(()))),
         };
@@ -62,7 +62,7 @@ impl Taken {
         self.stream.write_all(format!("{}\n", ready(&self.claimed)).as_bytes()).await?;
         let mut line = Vec::new();
         let read = line::read(&mut self.stream, &mut line, Some(PATIENCE)).await;
-        match New::Ready.next(line::heard(&read, &line)) {
+        match NewState::Ready.next(line::peer_event(&read, &line)) {
             NewStep::Take => self.stream.write_all(format!("{TAKEN}\n").as_bytes()).await,
             other => Err(cause_of(other, read)),
         }
@@ -86,7 +86,7 @@ pub(crate) async fn addresses_of(path: &Path) -> io::Result<Option<Vec<String>>>
     let Some((line, _)) = ask(&mut stream, "addresses").await? else { return Ok(None) };
     match answer(&line) {
         Ok(answer) => Ok(Some(strings(&answer["addresses"]))),
-        Err(Answer::Refusal(error) | Answer::Malformed(error)) => Err(io::Error::other(error)),
+        Err(AnswerError::Refusal(error) | AnswerError::Malformed(error)) => Err(io::Error::other(error)),
     }
 }
 

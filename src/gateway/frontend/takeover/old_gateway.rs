@@ -13,16 +13,16 @@ use crate::gateway::Gateway;
 use crate::gateway::events::SupervisorEvent;
 use crate::gateway::frontend::takeover::addresses::{is_among, names};
 use crate::gateway::frontend::takeover::line;
-use crate::gateway::frontend::takeover::protocol::{AGREED, Old, OldStep, refusal};
+use crate::gateway::frontend::takeover::protocol::{AGREED, OldState, OldStep, refusal};
 use crate::os::descriptors;
 
 /// The most sockets that are handed over: far more than anybody listens on, and few enough for one message.
 const MAX_SOCKETS: usize = descriptors::MOST;
 
-/// The mark that a process is taking over, removed with its connection.
-struct Mark<'a>(&'a Gateway);
+/// The guard of the gateway that is taking over. Its drop lets another take over.
+struct TakerGuard<'a>(&'a Gateway);
 
-impl Drop for Mark<'_> {
+impl Drop for TakerGuard<'_> {
     fn drop(&mut self) {
         self.0.taker.set(None);
     }
@@ -37,17 +37,17 @@ pub(crate) async fn serve(stream: &mut UnixStream, gateway: &Gateway) -> io::Res
         return refuse(stream, &error).await;
     }
     gateway.taker.set(Some(stream.peer_cred()?.pid().unwrap_or_default()));
-    let _mark = Mark(gateway);
+    let _guard = TakerGuard(gateway);
     let sockets = listeners.iter().map(|listener| listener.descriptor()).collect::<io::Result<Vec<_>>>()?;
     let answer = json!({ "ok": true, "sockets": names });
     stream.writable().await?;
     stream.try_io(Interest::WRITABLE, || send(&*stream, &format!("{answer}\n"), &sockets))?;
 
-    let (mut state, mut line) = (Old::Offered, Vec::new());
+    let (mut state, mut line) = (OldState::Offered, Vec::new());
     loop {
         let read = line::read(stream, &mut line, state.patience()).await;
         let stopping = *gateway.stopping.borrow();
-        state = match state.next(line::heard(&read, &line), stopping) {
+        state = match state.next(line::peer_event(&read, &line), stopping) {
             OldStep::Agree(next) => {
                 stream.write_all(format!("{AGREED}\n").as_bytes()).await?;
                 line.clear();

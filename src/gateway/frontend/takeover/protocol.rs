@@ -25,7 +25,7 @@ const LOADING: Duration = Duration::from_secs(60 * 60);
 
 /// An event on the connection to the other gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard<'a> {
+pub(super) enum PeerEvent<'a> {
     /// A whole line, without its end.
     Line(&'a [u8]),
     /// No whole line within the patience of the state.
@@ -55,7 +55,7 @@ pub(super) fn refusal(
 
 /// The state of the old gateway's side, once its sockets are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Old {
+pub(super) enum OldState {
     /// The new gateway starts; its `ready` is awaited.
     Offered,
     /// The new gateway is ready; its `taken` is awaited.
@@ -68,9 +68,9 @@ pub(super) enum Old {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum OldStep {
     /// Send [`AGREED`], then go on from this state.
-    Agree(Old),
+    Agree(OldState),
     /// Shut the connection for reading, then go on from this state.
-    ShutReading(Old),
+    ShutReading(OldState),
     /// Send this refusal, and serve on.
     Refuse(&'static str),
     /// Leave the claimed addresses to the new gateway, and stop.
@@ -89,7 +89,7 @@ pub(super) const AGREED: &str = "{\"ok\":true}";
 /// The new gateway's last line.
 pub(super) const TAKEN: &str = "taken";
 
-impl Old {
+impl OldState {
     /// The longest wait for the next line; `None` where its end is certain.
     pub(super) fn patience(&self) -> Option<Duration> {
         match self {
@@ -100,16 +100,16 @@ impl Old {
     }
 
     /// Takes an event. `stopping`: whether the old gateway has begun to stop for another reason.
-    pub(super) fn next(self, heard: Heard<'_>, stopping: bool) -> OldStep {
-        match (self, heard) {
-            (Self::Offered, Heard::Line(line)) => match claims(line) {
+    pub(super) fn next(self, peer_event: PeerEvent<'_>, stopping: bool) -> OldStep {
+        match (self, peer_event) {
+            (Self::Offered, PeerEvent::Line(line)) => match claims(line) {
                 None => OldStep::Malformed,
                 Some(_) if stopping => OldStep::Refuse("the server is stopping"),
                 Some(claimed) => OldStep::Agree(Self::Agreed { claimed }),
             },
-            (Self::Offered, Heard::TimedOut | Heard::Lost) => OldStep::Gone,
-            (Self::Agreed { claimed }, Heard::TimedOut) => OldStep::ShutReading(Self::Shut { claimed }),
-            (Self::Agreed { claimed } | Self::Shut { claimed }, Heard::Line(line))
+            (Self::Offered, PeerEvent::TimedOut | PeerEvent::Lost) => OldStep::Gone,
+            (Self::Agreed { claimed }, PeerEvent::TimedOut) => OldStep::ShutReading(Self::Shut { claimed }),
+            (Self::Agreed { claimed } | Self::Shut { claimed }, PeerEvent::Line(line))
                 if line == TAKEN.as_bytes() =>
             {
                 OldStep::StepDown { claimed }
@@ -121,7 +121,7 @@ impl Old {
 
 /// The state of the new gateway's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum New {
+pub(super) enum NewState {
     /// `take-over` is sent; the sockets are awaited.
     Asked,
     /// `ready` is sent; the old gateway's agreement is awaited.
@@ -143,13 +143,13 @@ pub(super) enum NewStep {
     Gone,
 }
 
-impl New {
+impl NewState {
     /// Takes an event. Every state has [`PATIENCE`].
-    pub(super) fn next(self, heard: Heard<'_>) -> NewStep {
-        let Heard::Line(line) = heard else { return NewStep::Gone };
+    pub(super) fn next(self, peer_event: PeerEvent<'_>) -> NewStep {
+        let PeerEvent::Line(line) = peer_event else { return NewStep::Gone };
         match (self, answer(line)) {
-            (_, Err(Answer::Refusal(error))) => NewStep::Refused(error),
-            (_, Err(Answer::Malformed(error))) => NewStep::Malformed(error),
+            (_, Err(AnswerError::Refusal(error))) => NewStep::Refused(error),
+            (_, Err(AnswerError::Malformed(error))) => NewStep::Malformed(error),
             (Self::Asked, Ok(answer)) => NewStep::Start { sockets: strings(&answer["sockets"]) },
             (Self::Ready, Ok(_)) => NewStep::Take,
         }
@@ -158,16 +158,17 @@ impl New {
 
 /// An answer of a control socket that is no success.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum AnswerError {
     Refusal(String),
     Malformed(String),
 }
 
 /// Reads an answer of a control socket.
-pub(super) fn answer(line: &[u8]) -> Result<Value, Answer> {
-    let answer: Value = serde_json::from_slice(line).map_err(|error| Answer::Malformed(error.to_string()))?;
+pub(super) fn answer(line: &[u8]) -> Result<Value, AnswerError> {
+    let answer: Value =
+        serde_json::from_slice(line).map_err(|error| AnswerError::Malformed(error.to_string()))?;
     match answer["error"].as_str() {
-        Some(error) => Err(Answer::Refusal(error.to_owned())),
+        Some(error) => Err(AnswerError::Refusal(error.to_owned())),
         None => Ok(answer),
     }
 }
@@ -200,33 +201,33 @@ mod tests {
     /// Every line at every step of the old gateway, and the other's end at every step.
     #[test]
     fn the_old_gateway_steps_down_for_taken_and_for_nothing_else() {
-        let agreed = || Old::Agreed { claimed: a() };
-        let shut = || Old::Shut { claimed: a() };
+        let agreed = || OldState::Agreed { claimed: a() };
+        let shut = || OldState::Shut { claimed: a() };
         let down = || OldStep::StepDown { claimed: a() };
         let (ready, on) = (ready(&a()), || OldStep::ServeOn);
-        for (heard, offered, when_agreed, when_shut) in [
-            (Heard::Line(ready.as_bytes()), OldStep::Agree(agreed()), on(), on()),
-            (Heard::Line(b"taken"), OldStep::Malformed, down(), down()),
-            (Heard::Line(b"take-over"), OldStep::Malformed, on(), on()),
-            (Heard::Line(b"ready"), OldStep::Malformed, on(), on()),
-            (Heard::Line(b"ready ["), OldStep::Malformed, on(), on()),
-            (Heard::Line(b"taken "), OldStep::Malformed, on(), on()),
-            (Heard::Line(b""), OldStep::Malformed, on(), on()),
-            (Heard::Line(b"\xff"), OldStep::Malformed, on(), on()),
-            (Heard::TimedOut, OldStep::Gone, OldStep::ShutReading(shut()), on()),
-            (Heard::Lost, OldStep::Gone, on(), on()),
+        for (peer_event, offered, when_agreed, when_shut) in [
+            (PeerEvent::Line(ready.as_bytes()), OldStep::Agree(agreed()), on(), on()),
+            (PeerEvent::Line(b"taken"), OldStep::Malformed, down(), down()),
+            (PeerEvent::Line(b"take-over"), OldStep::Malformed, on(), on()),
+            (PeerEvent::Line(b"ready"), OldStep::Malformed, on(), on()),
+            (PeerEvent::Line(b"ready ["), OldStep::Malformed, on(), on()),
+            (PeerEvent::Line(b"taken "), OldStep::Malformed, on(), on()),
+            (PeerEvent::Line(b""), OldStep::Malformed, on(), on()),
+            (PeerEvent::Line(b"\xff"), OldStep::Malformed, on(), on()),
+            (PeerEvent::TimedOut, OldStep::Gone, OldStep::ShutReading(shut()), on()),
+            (PeerEvent::Lost, OldStep::Gone, on(), on()),
         ] {
-            assert_eq!(Old::Offered.next(heard, false), offered, "{heard:?}");
+            assert_eq!(OldState::Offered.next(peer_event, false), offered, "{peer_event:?}");
             for stopping in [false, true] {
-                assert_eq!(agreed().next(heard, stopping), when_agreed, "{heard:?}");
-                assert_eq!(shut().next(heard, stopping), when_shut, "{heard:?}");
+                assert_eq!(agreed().next(peer_event, stopping), when_agreed, "{peer_event:?}");
+                assert_eq!(shut().next(peer_event, stopping), when_shut, "{peer_event:?}");
             }
         }
-        let stopping = Old::Offered.next(Heard::Line(ready.as_bytes()), true);
+        let stopping = OldState::Offered.next(PeerEvent::Line(ready.as_bytes()), true);
         assert_eq!(stopping, OldStep::Refuse("the server is stopping"));
-        assert_eq!(Old::Offered.next(Heard::Line(b"taken"), true), OldStep::Malformed);
+        assert_eq!(OldState::Offered.next(PeerEvent::Line(b"taken"), true), OldStep::Malformed);
         // Nobody may be awaited for ever, but for the end of a connection that is shut.
-        assert_eq!(Old::Offered.patience(), Some(LOADING));
+        assert_eq!(OldState::Offered.patience(), Some(LOADING));
         assert_eq!((agreed().patience(), shut().patience()), (Some(PATIENCE), None));
     }
 
@@ -235,19 +236,19 @@ mod tests {
         let sockets = br#"{"ok":true,"sockets":["unix:/a"]}"#;
         let refused = || NewStep::Refused("no".to_owned());
         let start = |sockets| NewStep::Start { sockets };
-        for (heard, asked, when_ready) in [
-            (Heard::Line(sockets), start(a()), NewStep::Take),
-            (Heard::Line(AGREED.as_bytes()), start(Vec::new()), NewStep::Take),
-            (Heard::Line(br#"{"ok":false,"error":"no"}"#), refused(), refused()),
-            (Heard::TimedOut, NewStep::Gone, NewStep::Gone),
-            (Heard::Lost, NewStep::Gone, NewStep::Gone),
+        for (peer_event, asked, when_ready) in [
+            (PeerEvent::Line(sockets), start(a()), NewStep::Take),
+            (PeerEvent::Line(AGREED.as_bytes()), start(Vec::new()), NewStep::Take),
+            (PeerEvent::Line(br#"{"ok":false,"error":"no"}"#), refused(), refused()),
+            (PeerEvent::TimedOut, NewStep::Gone, NewStep::Gone),
+            (PeerEvent::Lost, NewStep::Gone, NewStep::Gone),
         ] {
-            assert_eq!(New::Asked.next(heard), asked, "{heard:?}");
-            assert_eq!(New::Ready.next(heard), when_ready, "{heard:?}");
+            assert_eq!(NewState::Asked.next(peer_event), asked, "{peer_event:?}");
+            assert_eq!(NewState::Ready.next(peer_event), when_ready, "{peer_event:?}");
         }
         for line in [&b""[..], b"taken", b"{", b"\x01\x09"] {
-            for state in [New::Asked, New::Ready] {
-                assert!(matches!(state.next(Heard::Line(line)), NewStep::Malformed(_)), "{line:?}");
+            for state in [NewState::Asked, NewState::Ready] {
+                assert!(matches!(state.next(PeerEvent::Line(line)), NewStep::Malformed(_)), "{line:?}");
             }
         }
     }
@@ -271,12 +272,12 @@ mod tests {
     #[derive(Clone, Debug)]
     struct World {
         /// `None` once its outcome is known.
-        old: Option<Old>,
+        old: Option<OldState>,
         has_stepped_down: bool,
         is_shut: bool,
         to_old: Vec<String>,
         /// `None` once its outcome is known.
-        new: Option<New>,
+        new: Option<NewState>,
         serves: bool,
         /// Whether the new gateway's end of the connection is closed.
         is_closed: bool,
@@ -296,11 +297,11 @@ mod tests {
     impl World {
         fn begin() -> Self {
             Self {
-                old: Some(Old::Offered),
+                old: Some(OldState::Offered),
                 has_stepped_down: false,
                 is_shut: false,
                 to_old: vec![ready(&a())],
-                new: Some(New::Ready),
+                new: Some(NewState::Ready),
                 serves: false,
                 is_closed: false,
                 to_new: Vec::new(),
@@ -318,13 +319,13 @@ mod tests {
                     } else {
                         None
                     };
-                    let heard = match &line {
-                        Some(line) => Heard::Line(line.as_bytes()),
-                        None if event == Event::OldTimesOut => old.patience().map(|_| Heard::TimedOut)?,
-                        None if world.is_closed || world.is_shut => Heard::Lost,
+                    let peer_event = match &line {
+                        Some(line) => PeerEvent::Line(line.as_bytes()),
+                        None if event == Event::OldTimesOut => old.patience().map(|_| PeerEvent::TimedOut)?,
+                        None if world.is_closed || world.is_shut => PeerEvent::Lost,
                         None => return None,
                     };
-                    match old.next(heard, false) {
+                    match old.next(peer_event, false) {
                         OldStep::Agree(next) => {
                             world.to_new.push(AGREED.to_owned());
                             world.old = Some(next);
@@ -344,14 +345,14 @@ mod tests {
                     } else {
                         None
                     };
-                    let heard = match &line {
-                        Some(line) => Heard::Line(line.as_bytes()),
-                        None if event == Event::NewTimesOut => Heard::TimedOut,
+                    let peer_event = match &line {
+                        Some(line) => PeerEvent::Line(line.as_bytes()),
+                        None if event == Event::NewTimesOut => PeerEvent::TimedOut,
                         // The old gateway closes the connection when its outcome is known.
-                        None if world.old.is_none() => Heard::Lost,
+                        None if world.old.is_none() => PeerEvent::Lost,
                         None => return None,
                     };
-                    match new.next(heard) {
+                    match new.next(peer_event) {
                         // A write fails where the other side is shut for reading, or closed.
                         NewStep::Take if world.old.is_some() && !world.is_shut => {
                             world.to_old.push(TAKEN.to_owned());

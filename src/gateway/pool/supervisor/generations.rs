@@ -6,9 +6,9 @@ use std::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
-use crate::gateway::Code;
 use crate::gateway::Error;
 use crate::gateway::Load;
+use crate::gateway::NewestGeneration;
 use crate::gateway::frontend::systemd;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::supervisor::Supervisor;
@@ -38,11 +38,15 @@ impl Supervisor {
         }
     }
 
-    /// Launches the zygote of the next generation. `needs_restart`: see [`Code`].
+    /// Launches the zygote of the next generation. `needs_restart`: see [`NewestGeneration`].
     pub(super) fn load_next(&mut self, reason: Reason, config: Rc<Config>, needs_restart: Vec<&'static str>) {
         self.discard_next();
         let (generation, reason) = self.reload.begin(reason, Rc::clone(&config));
-        self.gateway.mode.code.send_replace(Code { generation, load: Load::Running, needs_restart });
+        self.gateway.mode.code.send_replace(NewestGeneration {
+            generation,
+            load: Load::Running,
+            needs_restart,
+        });
         match reason {
             Reason::Start => {}
             Reason::Reload => {
@@ -149,7 +153,7 @@ impl Supervisor {
     fn publish(&self, generation: u32, load: Load) {
         self.gateway.mode.code.send_modify(|code| {
             if code.generation != generation {
-                *code = Code { generation, ..Code::default() };
+                *code = NewestGeneration { generation, ..NewestGeneration::default() };
             }
             code.load = load;
         });

@@ -32,7 +32,7 @@ pub(crate) struct Start {
 
 /// Everything that the status is built from, at one moment.
 #[derive(Debug)]
-pub(crate) struct Parts<'a, T> {
+pub(crate) struct Snapshot<'a, T> {
     pub(crate) now: Instant,
     pub(crate) start: Start,
     pub(crate) config: &'a Config,
@@ -68,8 +68,8 @@ pub(crate) struct Process {
 
 impl Status {
     /// The status that the parts show.
-    pub(crate) fn of<T>(parts: &Parts<'_, T>) -> Self {
-        let Parts { now, start, config, verdict: (verdict, reason), counts, queue, .. } = *parts;
+    pub(crate) fn of<T>(parts: &Snapshot<'_, T>) -> Self {
+        let Snapshot { now, start, config, verdict: (verdict, reason), counts, queue, .. } = *parts;
         let workers = workers(parts);
         let times = counts.times();
         let in_state = |state| workers.iter().filter(|worker| worker.state == state).count();
@@ -131,7 +131,7 @@ impl Status {
     }
 }
 
-fn workers<T>(parts: &Parts<'_, T>) -> Vec<Worker> {
+fn workers<T>(parts: &Snapshot<'_, T>) -> Vec<Worker> {
     let worker = |worker: pool::Worker| {
         let pool::Worker { number, generation, state, forked_at: born, requests, draining: leaving } = worker;
         // The books have the number before the process is there, and while the process before is still known.
@@ -262,7 +262,7 @@ mod tests {
         let came = now.checked_sub(Duration::from_secs(1)).unwrap();
         let place = queue.place(came, Duration::ZERO, false);
         assert!(queue.push(place, (), came).is_none());
-        Status::of(&Parts {
+        Status::of(&Snapshot {
             now,
             start: Start {
                 time: SystemTime::UNIX_EPOCH,

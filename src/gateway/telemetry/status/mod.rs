@@ -11,7 +11,7 @@ mod html;
 mod json;
 mod openmetrics;
 
-pub(crate) use assembly::{Parts, Process, Start};
+pub(crate) use assembly::{Process, Snapshot, Start};
 pub(crate) use endpoint::{Endpoint, Page};
 pub(crate) use format::Format;
 pub(crate) use health::Health;

@@ -18,7 +18,7 @@ use crate::fastcgi::{self, Role};
 use crate::proto::body::Place;
 use crate::proto::memory::{Memory, Share};
 use crate::proto::request_end::RequestEnd;
-use crate::proto::request_end::{Ended, RejectReason};
+use crate::proto::request_end::{EndedRequest, RejectReason};
 use crate::proto::response_writer::ResponseWriter;
 use crate::proto::space::SpoolError;
 use crate::proto::space::{Buffers, Space};
@@ -164,7 +164,7 @@ impl Pair {
     }
 
     /// Writes as much as the socket takes.
-    fn flush(&mut self) -> Vec<Ended> {
+    fn flush(&mut self) -> Vec<EndedRequest> {
         while !self.connection.transmit().is_empty() {
             let length = self.connection.transmit().len().min(self.room);
             if length == 0 {
@@ -278,8 +278,8 @@ fn abort(id: u16) -> Vec<u8> {
     bytes
 }
 
-fn ended(connection: &Connection) -> Ended {
-    Ended {
+fn ended(connection: &Connection) -> EndedRequest {
+    EndedRequest {
         request_id: "1".to_owned(),
         trace_id: None,
         variables: Variables::new(),

@@ -4,7 +4,7 @@ use crate::gateway::frontend::socket_file::identity::Identity;
 
 /// The state of a socket file's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum PathState {
     /// The file that this server made, or took over.
     Ours,
     Nothing,

@@ -5,9 +5,9 @@ use std::io;
 use std::path::PathBuf;
 
 /// The open descriptors of this process, each with the path of its target.
-pub(super) struct Descriptors(BTreeSet<(i32, PathBuf)>);
+pub(super) struct OpenDescriptors(BTreeSet<(i32, PathBuf)>);
 
-impl Descriptors {
+impl OpenDescriptors {
     /// The descriptors that are open now.
     pub(super) fn open() -> io::Result<Self> {
         let mut open = BTreeSet::new();
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn only_new_descriptors_with_a_state_of_their_own_are_shared_for_worse() {
         let open = |list: &[(i32, &str)]| {
-            Descriptors(list.iter().map(|(number, target)| (*number, PathBuf::from(target))).collect())
+            OpenDescriptors(list.iter().map(|(number, target)| (*number, PathBuf::from(target))).collect())
         };
         let before = open(&[(0, "socket:[1]"), (3, "/srv/a.db")]);
         let after = open(&[
