@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::gateway;
 use crate::gateway::Error;
 use crate::gateway::Trial;
-use crate::log;
+use crate::log::{self, Span};
 
 /// The settings with a log of warnings and errors alone, unless the log level asks for more than usual. The lines about a start
 /// and a stop do not belong in a check's output.
@@ -26,7 +26,7 @@ pub fn quietly(mut config: Config) -> Config {
 pub fn run(config: Config) -> Result<String, Error> {
     let app = config.app.clone();
     let Trial { addresses, took } = gateway::block_on(gateway::try_out(config))?;
-    let mut text = format!("{app}: loads, and a worker starts, in {:.1} ms\n", took.as_secs_f64() * 1000.0);
+    let mut text = format!("{app}: loads, and a worker starts, in {}\n", Span::from(took));
     for (address, tried) in addresses {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{address}: {tried}");

@@ -12,6 +12,7 @@ use crate::fastcgi::Role;
 use crate::gateway::response::Response;
 use crate::gateway::telemetry::metrics::Metrics;
 use crate::gateway::telemetry::request_line::RequestLine;
+use crate::log::Span;
 use crate::os::random;
 use crate::proto::body::Body;
 use crate::proto::memory::{Memory, Purpose, Share};
@@ -194,14 +195,14 @@ impl Request {
         if let Some(left_out) = self.metrics.as_ref().and_then(|metrics| metrics.may_log_refusal()) {
             let promised = self.variables.get(b"CONTENT_LENGTH").filter(|value| !value.is_empty());
             let promised = promised.map(|value| format!(" of {}", value.escape_ascii())).unwrap_or_default();
-            let seconds = after.as_secs_f32();
+            let after = Span::from(after);
             let RequestIds { request, trace_id } = self.ids();
             info!(
                 request,
                 trace_id,
                 line,
                 left_out,
-                "request aborted by the client after {seconds:.1} s with {came}{promised} bytes of its body here"
+                "request aborted by the client after {after} with {came}{promised} bytes of its body here"
             );
         }
     }

@@ -12,6 +12,8 @@ mod level;
 pub mod rate_limit;
 mod record;
 pub mod redact;
+mod size;
+mod span;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -32,6 +34,8 @@ pub use cause::cause;
 pub use level::Level;
 pub use record::Format;
 pub(crate) use record::timestamp;
+pub use size::ByteSize;
+pub use span::Span;
 
 use self::file::{LogFile, Shared};
 use self::record::Record;

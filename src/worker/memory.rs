@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit};
 
+use crate::log::ByteSize;
+
 /// The part of `--memory-limit` that is kept for memory that is not Lua's: an eighth.
 const HEADROOM: u64 = 8;
 
@@ -11,13 +13,12 @@ const HEADROOM: u64 = 8;
 /// `None` where it leaves enough. `status` is the text of `/proc/self/status`.
 pub(super) fn excess(status: &str, limit: u64) -> Option<String> {
     let taken = kilobytes(status, "VmData:")?;
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     (taken > lua_part(limit)).then(|| {
         format!(
-            "the application takes {} MiB once it is loaded, which leaves too little of the {} MiB that a worker may \
+            "the application takes {} once it is loaded, which leaves too little of the {} that a worker may \
              have (--memory-limit)",
-            mib(taken),
-            mib(limit)
+            ByteSize(taken),
+            ByteSize(limit)
         )
     })
 }
@@ -58,7 +59,7 @@ mod tests {
         assert_eq!(excess(&status(56 << 10), limit), None);
         let error = excess(&status((56 << 10) + 1), limit).unwrap();
         assert!(
-            error.starts_with("the application takes 57 MiB") && error.contains("of the 64 MiB"),
+            error.starts_with("the application takes 56.0 MiB") && error.contains("of the 64 MiB"),
             "{error}"
         );
         assert_eq!(excess("", limit), None);

@@ -31,7 +31,7 @@ fn a_zygote_that_hangs_in_fork_is_killed_after_start_timeout_and_replaced() {
     let zygote = server.zygote();
     replace_worker(&server);
     assert!(!runs(zygote));
-    server.logged(&["ERROR", "zygote has not forked a worker for 500ms", "--start-timeout"]);
+    server.logged(&["ERROR", "zygote has not forked a worker for 500 ms", "--start-timeout"]);
 }
 
 #[test]

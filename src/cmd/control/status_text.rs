@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use crate::link::status::{Running, Status, Worker};
-use crate::log::escape;
+use crate::log::{ByteSize, Span, escape};
 
 /// The most characters of a running request's line that are shown.
 const LINE_SHOWN: usize = 60;
@@ -58,7 +57,7 @@ pub fn status_text(status: &Status) -> String {
         let _ = writeln!(text, "{name:<12} {line}");
     }
     if !status.workers.is_empty() {
-        let _ = writeln!(text, "\n worker  gen      pid  state     requests      age    memory  runs");
+        let _ = writeln!(text, "\n worker  gen      pid  state     requests          age     memory  runs");
     }
     for worker in &status.workers {
         let _ = writeln!(text, "{}", row(worker).trim_end());
@@ -74,14 +73,14 @@ pub fn is_down(status: &Status) -> bool {
 /// The table's row of a worker.
 fn row(worker: &Worker) -> String {
     format!(
-        "{:>7} {:>4} {:>8}  {:<8} {:>9} {:>8} {:>9}  {}",
+        "{:>7} {:>4} {:>8}  {:<8} {:>9} {:>12} {:>10}  {}",
         worker.number,
         worker.generation,
         worker.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         shown(&worker.state),
         worker.requests,
         span(worker.age),
-        worker.pss.map_or_else(|| "-".to_owned(), size),
+        worker.pss.map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string()),
         worker.request.as_ref().map(running).unwrap_or_default(),
     )
 }
@@ -99,28 +98,10 @@ fn shown(word: &str) -> Cow<'_, str> {
     if word.is_empty() { Cow::Borrowed("?") } else { escape::line(word.as_bytes()) }
 }
 
-/// Seconds, with two units at most; `-` where they are not known or not a duration.
+/// A span, or `-` where the seconds are not known or not a duration.
 fn span(seconds: Option<f64>) -> String {
-    let Some(seconds) = seconds.filter(|seconds| (0.0..1e12).contains(seconds)) else {
-        return "-".to_owned();
-    };
-    let time = Duration::from_secs_f64(seconds);
-    match time.as_secs() {
-        0 if seconds < 0.001 => format!("{} µs", time.as_micros()),
-        0 => format!("{} ms", time.as_millis()),
-        1..60 => format!("{seconds:.1} s"),
-        whole @ 60..3600 => format!("{}m {}s", whole / 60, whole % 60),
-        whole @ 3600..86400 => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
-        whole => format!("{}d {}h", whole / 86400, whole % 86400 / 3600),
-    }
-}
-
-/// Bytes, in KiB or MiB.
-fn size(bytes: u64) -> String {
-    match bytes >> 10 {
-        kib @ 0..1024 => format!("{kib} KiB"),
-        kib => format!("{}.{} MiB", kib >> 10, ((kib & 1023) * 10) >> 10),
-    }
+    let seconds = seconds.filter(|seconds| (0.0..1e12).contains(seconds));
+    seconds.map_or_else(|| "-".to_owned(), |seconds| Span(seconds).to_string())
 }
 
 #[cfg(test)]
@@ -133,21 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn times_and_sizes_read_well() {
-        let spans = [
-            (Some(0.000_012), "12 µs"),
-            (Some(0.25), "250 ms"),
-            (Some(2.5), "2.5 s"),
-            (Some(75.0), "1m 15s"),
-            (Some(7265.0), "2h 1m"),
-            (Some(200_000.0), "2d 7h"),
-            (None, "-"),
-            (Some(-1.0), "-"),
-        ];
+    fn seconds_that_are_no_duration_are_a_dash() {
+        let spans = [(Some(7265.0), "2 h 1 min"), (None, "-"), (Some(-1.0), "-"), (Some(f64::NAN), "-")];
         for (seconds, text) in spans {
             assert_eq!(span(seconds), text);
         }
-        assert_eq!((size(2048), size((5 << 20) + (1 << 19))), ("2 KiB".to_owned(), "5.5 MiB".to_owned()));
     }
 
     #[test]
@@ -181,6 +152,6 @@ mod tests {
             json!({ "workers": [{ "number": 1, "request": { "line": "x".repeat(99), "time": 1 } }] }),
         );
         assert!(!text.contains("verdict") && !is_down(&Status::default()));
-        assert!(text.lines().last().unwrap().ends_with("… for 1.0 s"), "{text}");
+        assert!(text.lines().last().unwrap().ends_with("… for 1 s"), "{text}");
     }
 }

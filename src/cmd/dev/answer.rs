@@ -13,7 +13,7 @@ use tower_http::services::fs::ServeFileSystemResponseBody;
 use tracing::info;
 
 use super::upstream::Upstream;
-use crate::log::redact;
+use crate::log::{Span, redact};
 
 /// A response of the front.
 pub(super) type Answer = Response<Content>;
@@ -125,8 +125,8 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let (method, target, status, ms) =
-            (&self.method, &self.target, self.status, self.came.elapsed().as_millis());
+        let (method, target, status, time) =
+            (&self.method, &self.target, self.status, Span::from(self.came.elapsed()));
         let broken = match self.outcome {
             Outcome::Complete => "",
             // hyper asks for no more bytes than the Content-Length.
@@ -136,12 +136,12 @@ impl Drop for Line {
                 return info!(
                     process = "dev",
                     request = self.id,
-                    "{method} {target}: the client went away after {ms} ms"
+                    "{method} {target}: the client went away after {time}"
                 );
             }
             Outcome::Broken => ", broken off",
         };
-        info!(process = "dev", request = self.id, "{method} {target} {status} in {ms} ms{broken}");
+        info!(process = "dev", request = self.id, "{method} {target} {status} in {time}{broken}");
     }
 }
 

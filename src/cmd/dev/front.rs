@@ -29,6 +29,7 @@ use crate::cgi::path::{normalise, percent_decode};
 use crate::cgi::proxy::HttpRequest;
 use crate::gateway::Load;
 use crate::gateway::NewestGeneration;
+use crate::log::Span;
 use crate::log::rate_limit::LogRateLimiter;
 use crate::os::random;
 
@@ -144,8 +145,7 @@ impl Front {
             return file;
         }
         if tokio::time::timeout(LOAD_TIMEOUT, self.watcher.newest()).await.is_err() {
-            let seconds = LOAD_TIMEOUT.as_secs();
-            let message = format!("the application has not loaded within {seconds} seconds");
+            let message = format!("the application has not loaded within {}", Span::from(LOAD_TIMEOUT));
             return answer::text(StatusCode::SERVICE_UNAVAILABLE, message);
         }
         self.run(request, &path, ends, id).await.unwrap_or_else(|cause| {

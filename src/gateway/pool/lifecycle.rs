@@ -13,6 +13,7 @@ use crate::gateway::pool::dispatch;
 use crate::gateway::pool::worker::{TOO_LONG, WorkerHandle, WorkerMemory, WorkerName};
 use crate::gateway::telemetry::metrics::WorkerEnd;
 use crate::link::message::ToWorker;
+use crate::log::Span;
 use crate::proto::pool::{Ready, State};
 use crate::proto::request_end::RequestIds;
 use crate::proto::worker::ExitCause;
@@ -142,7 +143,8 @@ pub(super) fn worker_measured(gateway: &Gateway, worker: &WorkerHandle, memory: 
             lua_heap,
             max_memory,
             left_out,
-            "worker is too large before it has answered anything (--max-memory); it is replaced in {pause:?}"
+            "worker is too large before it has answered anything (--max-memory); it is replaced in {}",
+            Span::from(pause)
         ),
     });
     gateway.supervisor_events.send(SupervisorEvent::PoolChanged);

@@ -7,7 +7,7 @@
 //! deadline of those that run now. It never waits for a worker.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
@@ -15,7 +15,7 @@ use crate::gateway::pool::log_limits::LogKind;
 use crate::gateway::pool::worker::{TOO_LONG, WorkerHandle};
 use crate::link::interrupt::Kind;
 use crate::link::message::LogLevel;
-use crate::log::escape;
+use crate::log::{Span, escape};
 use crate::proto::run::{Run, RunAction, RunLimit, RunLimits};
 
 /// The reason why a worker sends no stack and does not stop.
@@ -65,7 +65,7 @@ fn act_on_deadlines(
         match action {
             RunAction::RequestStack => link.interrupt(Kind::Trace),
             RunAction::ReportWithoutStack => {
-                let age = seconds(now - run.dispatched_at());
+                let age = Span::from(now - run.dispatched_at());
                 let message = format!("{} has run for {age} (--slow-log); {DEAF}", link.request_line());
                 gateway.log_limits.log(LogKind::SlowRequests, now, |left_out| {
                     link.log(LogLevel::Warn, left_out, message.as_bytes());
@@ -80,10 +80,10 @@ fn act_on_deadlines(
 /// Acts on a request that has reached its time-out. Its client is answered whatever the worker does, but in development, where
 /// the client gets the stack as well.
 fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimit, now: Instant) {
-    let (line, still) = (link.request_line(), seconds(now - run.last_progress()));
+    let (line, still) = (link.request_line(), Span::from(now - run.last_progress()));
     let what = match (limit, run.streaming_since()) {
         (RunLimit::Stream, Some(since)) => {
-            format!("has streamed for {} (--stream-timeout)", seconds(now - since))
+            format!("has streamed for {} (--stream-timeout)", Span::from(now - since))
         }
         (_, None) => format!("has run for {still} (--request-timeout)"),
         (_, Some(_)) => {
@@ -110,7 +110,7 @@ fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimi
 
 /// Kills a worker that goes on with a request which was told to stop.
 fn kill(gateway: &Gateway, link: &WorkerHandle, limits: &RunLimits, now: Instant) {
-    let (line, late) = (link.request_line(), seconds(limits.kill_after));
+    let (line, late) = (link.request_line(), Span::from(limits.kill_after));
     gateway.log_limits.log(LogKind::Deadlines, now, |left_out| {
         let message = format!("{line} has not stopped {late} later (--kill-after): killed");
         link.log(LogLevel::Error, left_out, message.as_bytes());
@@ -131,7 +131,7 @@ pub(super) fn log_stack(gateway: &Gateway, link: &WorkerHandle, timeout: bool, t
         link.set_run(run);
         let now = Instant::now();
         gateway.log_limits.log(LogKind::SlowRequests, now, |left_out| {
-            let head = format!("{line} has run for {} (--slow-log)\n", seconds(now - run.dispatched_at()));
+            let head = format!("{line} has run for {} (--slow-log)\n", Span::from(now - run.dispatched_at()));
             link.log(LogLevel::Warn, left_out, &[head.as_bytes(), text].concat());
         });
         return;
@@ -143,8 +143,4 @@ pub(super) fn log_stack(gateway: &Gateway, link: &WorkerHandle, timeout: bool, t
         link.stderr(&format!("{line}: {}", escape::text(text)));
         link.give_up();
     }
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{:.1}s", duration.as_secs_f32())
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, warn};
 
-use crate::config::Time;
 use crate::gateway::pool::dispatch;
 use crate::gateway::pool::lifecycle;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::gateway::pool::zygote::PendingWorker;
 use crate::link::message::ToWorker;
+use crate::log::Span;
 use crate::os::random;
 use crate::proto::pool::{Replacement, State, Want, Worker};
 use crate::proto::supervisor::{Reason, Remedy, StartAction};
@@ -36,13 +36,14 @@ impl Supervisor {
         self.end_stuck_zygotes(settled);
         let (aged, replacement) = self.gateway.pool.borrow_mut().replace_aged(now);
         if let Some(Replacement { worker, pause: Some(pause) }) = replacement {
-            let max_age = self.gateway.config().max_age.map(|age| Time(age).to_string());
+            let max_age_s = self.gateway.config().max_age.map(|age| age.as_secs_f32());
             self.gateway.log_process_event(|left_out| {
                 warn!(
                     worker,
-                    max_age,
+                    max_age_s,
                     left_out,
-                    "worker is too old before it is ready (--max-age); it is replaced in {pause:?}"
+                    "worker is too old before it is ready (--max-age); it is replaced in {}",
+                    Span::from(pause)
                 );
             });
         }
@@ -177,7 +178,7 @@ impl Supervisor {
     /// Interrupts workers that take too long to start, and ends those that take no notice; gives when to look again.
     fn end_late_starts(&mut self, settled: Instant) -> Option<Instant> {
         let timeout = self.start_timeout()?;
-        let limit = Time(timeout);
+        let limit = Span::from(timeout);
         // One that its zygote has not announced yet is the zygote's affair.
         let starting = |worker: &Worker| {
             worker.state == State::Starting && self.gateway.workers.borrow().contains_key(&worker.number)

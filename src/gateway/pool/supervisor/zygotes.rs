@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use crate::config::Time;
 use crate::gateway::pool::supervisor::Supervisor;
+use crate::log::Span;
 use crate::proto::supervisor::{Role, StartAction};
 
 /// The time that a zygote has for a fork where `--start-timeout` is off. The fork of a large application takes some 100 ms.
@@ -32,7 +32,7 @@ impl Supervisor {
     /// Interrupts zygotes that take too long to load the application, and ends those that take no notice.
     pub(super) fn end_late_loads(&mut self, settled: Instant) {
         let Some(timeout) = self.start_timeout() else { return };
-        let limit = Time(timeout);
+        let limit = Span::from(timeout);
         let loading = format!("loading takes longer than {limit} (--start-timeout)");
         while let Some((action, role, launch, r#gen)) = self.zygotes.handle_load_timeout(settled, timeout) {
             match (action, role) {
@@ -70,7 +70,7 @@ impl Supervisor {
 
     /// Kills a zygote that hangs, and has another take its place.
     fn condemn(&mut self, launch: u64, timeout: Duration, now: Instant) {
-        let why = format!("has not forked a worker for {} (--start-timeout)", Time(timeout));
+        let why = format!("has not forked a worker for {} (--start-timeout)", Span::from(timeout));
         if self.zygotes.role(launch) == Role::Next {
             self.next_failed(format!("its zygote {why}"));
         } else if let Some((role, r#gen)) = self.zygotes.condemn(launch, !self.stop.is_draining(), now) {

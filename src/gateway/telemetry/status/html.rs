@@ -6,7 +6,7 @@
 use std::fmt::{self, Write};
 
 use crate::link::status::{Status, Worker};
-use crate::log::escape;
+use crate::log::{ByteSize, Span, escape};
 use crate::os::random;
 
 /// Placeholders are `{{NAME}}`.
@@ -102,7 +102,7 @@ fn row(page: &mut String, worker: &Worker) -> fmt::Result {
     span(page, worker.age)?;
     page.write_str("<td class=\"n\">")?;
     match worker.pss {
-        Some(bytes) => write!(page, "{}", Size(bytes))?,
+        Some(bytes) => write!(page, "{}", ByteSize(bytes))?,
         None => page.write_char('–')?,
     }
     write!(page, "<td class=\"n wide\">{}<td class=\"n wide\">", worker.generation)?;
@@ -112,58 +112,9 @@ fn row(page: &mut String, worker: &Worker) -> fmt::Result {
     }
 }
 
-/// Seconds, with two units at most: `740 µs`, `12 ms`, `1.5 s`, `3 min 20 s`, `2 h 5 min`, `12 d 3 h`.
-struct Span(f64);
-
-impl fmt::Display for Span {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates, which does")]
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0;
-        let whole = seconds as u64;
-        match whole {
-            _ if seconds <= 0.0 => f.write_str("0 s"),
-            _ if seconds < 0.000_999_5 => write!(f, "{:.0} µs", seconds * 1e6),
-            _ if seconds < 0.01 => write!(f, "{:.1} ms", seconds * 1e3),
-            _ if seconds < 0.999_5 => write!(f, "{:.0} ms", seconds * 1e3),
-            0..10 => write!(f, "{seconds:.1} s"),
-            10..60 => write!(f, "{whole} s"),
-            60..3600 => write!(f, "{} min {} s", whole / 60, whole % 60),
-            3600..86_400 => write!(f, "{} h {} min", whole / 3600, whole / 60 % 60),
-            _ => write!(f, "{} d {} h", whole / 86_400, whole / 3600 % 24),
-        }
-    }
-}
-
-/// Bytes, in MiB.
-struct Size(u64);
-
-impl fmt::Display for Size {
-    #[expect(clippy::cast_precision_loss, reason = "it is for people")]
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} MiB", self.0 as f64 / f64::from(1 << 20))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_read_well() {
-        for (seconds, text) in [
-            (0.0, "0 s"),
-            (0.000_25, "250 µs"),
-            (0.004_2, "4.2 ms"),
-            (0.25, "250 ms"),
-            (1.5, "1.5 s"),
-            (59.9, "59 s"),
-            (200.0, "3 min 20 s"),
-            (7_500.0, "2 h 5 min"),
-            (1e6, "11 d 13 h"),
-        ] {
-            assert_eq!(Span(seconds).to_string(), text);
-        }
-    }
 
     #[test]
     fn nonces_differ() {
