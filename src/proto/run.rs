@@ -296,6 +296,23 @@ mod tests {
         assert!(run.has_timed_out());
     }
 
+    /// The log's lines are made of these.
+    #[test]
+    fn a_run_tells_since_when_it_streams_when_it_last_moved_and_whether_its_time_out_is_logged() {
+        let start = Instant::now();
+        let [first, second] = [1, 2].map(|seconds| start + Duration::from_secs(seconds));
+        let mut run = Run::new(start);
+        assert_eq!((run.dispatched_at(), run.last_progress(), run.streaming_since()), (start, start, None));
+        run.record_progress(first);
+        run.record_progress(second);
+        assert_eq!((run.dispatched_at(), run.last_progress()), (start, second));
+        assert_eq!(run.streaming_since(), Some(first));
+        for written in [false, true, false] {
+            run.record_timeout_line(written);
+            assert_eq!(run.is_timeout_logged(), written);
+        }
+    }
+
     #[test]
     fn a_request_or_stream_that_starts_later_is_not_due_before_the_shortest_limit_has_passed() {
         let seconds = |seconds| Some(Duration::from_secs(seconds));

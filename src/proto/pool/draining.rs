@@ -173,6 +173,45 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_workers_those_that_await_a_successor_leave_first_then_idle_ones_then_busy_ones() {
+        let (mut pool, now) = pool(Policy { max_requests: Some(2), ..range(3, 3) });
+        assert_eq!(serve(&mut pool, now), (3, Ready::Work));
+        assert_eq!(serve(&mut pool, now), (3, Ready::Work));
+        assert_eq!(fill(&mut pool, now), [4]);
+        assert_eq!(pool.assign(now), Some(4));
+        pool.resize(2, 2);
+        assert_eq!(pool.drain_surplus(now).0, [3, 1]);
+        // Two are left, of which worker 4 is busy.
+        assert_eq!(pool.assign(now), Some(2));
+        pool.resize(1, 1);
+        assert_eq!(pool.drain_surplus(now).0, [0; 0], "busy ones finish their request");
+        pool.resize(0, 0);
+        assert_eq!(pool.drain_surplus(now).0, [0; 0]);
+        assert_eq!((pool.ready(2, now), pool.ready(4, now)), (Ready::Drain, Ready::Drain));
+    }
+
+    #[test]
+    fn a_stop_tells_the_idle_workers_to_exit_and_the_busy_ones_when_their_request_is_over() {
+        let (mut pool, now) = pool(range(3, 3));
+        assert_eq!(pool.assign(now), Some(3));
+        assert_eq!(pool.close(now), [1, 2]);
+        assert_eq!((pool.want(now), pool.assign(now)), (Want::Nothing, None));
+        assert_eq!(pool.take_overdue(now), (vec![], Some(now + EXIT_TIME)));
+        assert_eq!(pool.ready(3, now), Ready::Drain);
+        assert_eq!(pool.take_overdue(now + EXIT_TIME).0, [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_leaving_workers_are_told_apart_by_generation() {
+        let (mut pool, now) = pool(range(2, 2));
+        pool.starting(3, 2, 0, now);
+        pool.ready(3, now);
+        pool.switch(2, true, now);
+        pool.drain_generations(now, EXIT_TIME, |generation| generation < 2);
+        assert_eq!((pool.leaving(1), pool.leaving(2)), (vec![1, 2], vec![]));
+    }
+
+    #[test]
     fn a_worker_goes_on_after_its_last_request_until_its_successor_is_ready() {
         let (mut pool, now) = pool(Policy { max_requests: Some(2), ..range(1, 1) });
         assert_eq!(serve(&mut pool, now), (1, Ready::Work));

@@ -496,6 +496,57 @@ mod tests {
     }
 
     #[test]
+    fn the_pool_tells_its_bounds_its_generation_and_whether_it_is_empty() {
+        let mut pool = Pool::new(range(2, 4), 1);
+        let now = Instant::now();
+        assert_eq!((pool.bounds(), pool.generation()), ((2, 4), 1));
+        assert!(pool.is_empty() && pool.has_nobody());
+        fill(&mut pool, now);
+        assert!(!pool.is_empty() && !pool.has_nobody());
+        pool.switch(2, true, now);
+        assert_eq!(pool.generation(), 2);
+        assert!(!pool.is_empty() && pool.has_nobody(), "the workers are of the generation before");
+    }
+
+    #[test]
+    fn a_worker_counts_as_draining_while_it_awaits_its_successor_and_while_it_leaves() {
+        let (mut pool, now) = pool(Policy { max_requests: Some(2), ..range(2, 2) });
+        let draining = |pool: &Pool| pool.workers().map(|worker| worker.draining).collect::<Vec<_>>();
+        assert_eq!(draining(&pool), [false, false]);
+        serve(&mut pool, now);
+        assert_eq!(pool.assign(now), Some(2));
+        assert_eq!(draining(&pool), [false, true], "its last request");
+        pool.close(now);
+        assert_eq!(draining(&pool), [true, true], "the server stops");
+    }
+
+    /// A worker that could not be sent its request is as it was before.
+    #[test]
+    fn a_worker_that_is_given_back_has_had_no_request() {
+        let (mut pool, now) = pool(range(1, 1));
+        for _ in 0..3 {
+            assert_eq!(pool.assign(now), Some(1));
+            pool.unassign(1, now);
+            assert_eq!(pool.at_hand(), (1, 0));
+            assert_eq!(pool.workers().next().map(|worker| worker.requests), Some(0));
+        }
+        // One that is idle is not given back.
+        pool.unassign(1, now);
+        assert_eq!((pool.assign(now), pool.assign(now)), (Some(1), None));
+    }
+
+    #[test]
+    fn a_worker_that_dies_in_a_request_leaves_room_for_another_request() {
+        let (mut pool, now) = pool(range(1, 1));
+        for _ in 0..3 {
+            assert_eq!(pool.assign(now), Some(1));
+            pool.record_answer(1);
+            pool.ended(1, now);
+            assert_eq!(fill(&mut pool, now), [1]);
+        }
+    }
+
+    #[test]
     fn while_starts_fail_one_worker_tries_for_all() {
         let (mut pool, now) = pool(range(4, 4));
         (1..=4).for_each(|worker| assert!(pool.ended(worker, now).is_some()));
@@ -554,6 +605,62 @@ mod tests {
     }
 
     #[test]
+    fn starts_that_come_to_nothing_count_as_workers_that_die_do() {
+        let (mut pool, now) = (Pool::new(range(1, 1), 1), Instant::now());
+        for _ in 0..3 {
+            pool.start_failed(1, now);
+        }
+        let again = now + FIRST_BACKOFF * 2;
+        assert!(pool.is_failing());
+        assert_eq!((pool.want(now), pool.down_for(now)), (Want::Wait(again), Some(FIRST_BACKOFF * 2)));
+        assert_eq!((pool.want(again), pool.down_for(again)), (Want::Spawn(1), None));
+    }
+
+    #[test]
+    fn the_pool_is_not_down_while_a_worker_is_there() {
+        let (mut pool, now) = pool(range(2, 2));
+        for _ in 0..3 {
+            pool.start_failed(1, now);
+        }
+        assert_eq!(pool.down_for(now), None);
+        pool.ended(1, now);
+        assert_eq!(pool.down_for(now), None);
+        pool.ended(2, now);
+        assert!(pool.down_for(now).is_some());
+    }
+
+    #[test]
+    fn only_the_proved_workers_of_the_new_generation_take_requests_from_the_switch_on() {
+        let (mut pool, now) = pool(range(1, 2));
+        for (worker, generation) in [(2, 2), (3, 2), (4, 3)] {
+            pool.starting(worker, generation, 0, now);
+        }
+        assert_eq!((pool.ready(2, now), pool.ready(4, now)), (Ready::Proved, Ready::Proved));
+        pool.switch(2, true, now);
+        assert_eq!((pool.assign(now), pool.assign(now)), (Some(2), None));
+        assert_eq!(pool.ready(3, now), Ready::Work, "it was still starting");
+        assert_eq!(pool.assign(now), Some(3));
+    }
+
+    #[test]
+    fn a_worker_is_wanted_for_each_waiting_request_beside_those_at_work() {
+        let (mut pool, now) = pool(Policy { max_requests: Some(2), ..range(0, 4) });
+        assert!(pool.can_grow());
+        pool.grow_for(1);
+        assert_eq!(fill(&mut pool, now), [1]);
+        serve(&mut pool, now);
+        assert_eq!(pool.assign(now), Some(1), "its last request");
+        pool.grow_for(1);
+        assert_eq!(fill(&mut pool, now), [2], "its successor is for the one that waits");
+        assert_eq!(pool.assign(now), Some(2));
+        pool.grow_for(2);
+        assert_eq!(fill(&mut pool, now), [3, 4], "worker 2 goes on");
+        assert!(pool.can_grow());
+        pool.grow_for(9);
+        assert!(!pool.can_grow());
+    }
+
+    #[test]
     fn a_worker_that_starts_already_counts_for_one_that_waits() {
         let (mut pool, now) = pool(range(0, 4));
         pool.grow_for(1);
@@ -575,6 +682,21 @@ mod tests {
         pool.record_answer(1);
         assert_eq!(pool.ready(1, now), Ready::Drain);
         assert_eq!(pool.assign(now), Some(4));
+    }
+
+    #[test]
+    fn chance_adds_to_the_requests_of_a_worker_up_to_the_jitter() {
+        for (chance, more) in [(0, 0), (9, 9), (10, 0), (25, 5)] {
+            let policy = Policy { max_requests: Some(2), max_requests_jitter: 9, ..range(1, 1) };
+            let (mut pool, now) = (Pool::new(policy, 1), Instant::now());
+            pool.starting(1, 1, chance, now);
+            pool.ready(1, now);
+            let served = (1..).find(|_| {
+                serve(&mut pool, now);
+                pool.want(now) != Want::Nothing
+            });
+            assert_eq!(served, Some(2 + more), "by chance {chance}");
+        }
     }
 
     /// Chance only ever adds to the number of requests, so a worker that is due has answered one at least.

@@ -328,6 +328,7 @@ mod tests {
         let now = Instant::now();
         let (mut zygotes, first) = serving(now);
         assert_eq!((zygotes.role(first), zygotes.forking()), (Role::Current, Some((first, true))));
+        assert_eq!(zygotes.current(), Some(first));
         let second = next(&mut zygotes, 2, now);
         assert!(zygotes.is_next(2) && !zygotes.is_next(1));
         assert_eq!((zygotes.role(second), zygotes.next()), (Role::Next, Some((second, 2))));
@@ -335,6 +336,7 @@ mod tests {
         assert_eq!(zygotes.loaded(second, false), Some((Role::Next, 2)));
         assert_eq!(zygotes.switch(now + SECOND), Some(first));
         assert_eq!((zygotes.role(first), zygotes.role(second)), (Role::Retired, Role::Current));
+        assert_eq!(zygotes.current(), Some(second));
         assert_eq!(zygotes.forking(), Some((second, false)));
         assert_eq!(zygotes.loaded(first, true), None, "it says so late");
 
