@@ -17,9 +17,12 @@ fn sees_each_chunk(mut client: Http, gate: &Gate, end: &str) {
     client.sees(end);
 }
 
+/// So much of a response that its client does not read is kept before its worker waits: the least that is soon full.
+const SPOOLED: [&str; 2] = ["--spool-response", "1M"];
+
 /// One worker, which no deadline frees.
 fn patient() -> Server {
-    Server::builder().workers("1").arguments(["--request-timeout", "off"]).start()
+    Server::builder().workers("1").arguments(["--request-timeout", "off"]).arguments(SPOOLED).start()
 }
 
 /// The only worker is free again: it answers, and `close` has run once.
@@ -190,7 +193,8 @@ fn sleep_takes_its_time_where_nobody_goes() {
 
 /// A server with one worker, which is not killed, and these limits.
 fn limited(limits: [&str; 2]) -> Server {
-    Server::builder().workers("1").arguments(limits).arguments(["--kill-after", "10m"]).start()
+    let builder = Server::builder().workers("1").arguments(limits).arguments(SPOOLED);
+    builder.arguments(["--kill-after", "10m"]).start()
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn an_upload_that_is_not_spooled_within_body_timeout_is_503() {
     let Some(disk) = Disk::new() else { return };
     let app = App::new(SUMS);
     let directory = disk.directory().display().to_string();
-    let arguments = ["--spool-dir", &directory, "--body-timeout", "1s"];
+    let arguments = ["--spool-dir", &directory, "--body-timeout", "300ms"];
     let server = Server::builder().application(app.root(), "app").arguments(arguments).start();
     let frozen = disk.freeze();
     let mut connection = Connection::open(&server.socket());
