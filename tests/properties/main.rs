@@ -1,10 +1,7 @@
 //! The properties of `check/` on generated inputs: a short version of `fuzz/`, with the same inputs in every run. The
-//! generators make mostly valid inputs, because garbage alone is rejected early.
+//! generators make mostly valid inputs, because random bytes alone are rejected early.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that cannot unwrap has failed, and what they check is a test too"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed, and so has a property")]
 
 mod check;
 
@@ -16,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
 
-/// Configuration with fixed inputs and without files. A failure prints the input after shrinking.
+/// A configuration with fixed inputs and without files. A failure prints the input after shrinking.
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
@@ -26,7 +23,7 @@ fn config(cases: u32) -> ProptestConfig {
     }
 }
 
-/// Bytes followed by controls, which `check` takes off again.
+/// Bytes followed by controls, which `check` removes.
 fn controlled(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     (bytes, vec(any::<u8>(), 0..16)).prop_map(|(bytes, controls)| {
         let count = u8::try_from(controls.len()).unwrap();
@@ -57,7 +54,7 @@ fn pairs() -> impl Strategy<Value = Vec<u8>> {
     vec((length(), length(), any::<bool>()), 0..20).prop_map(|pairs| {
         let mut bytes = Vec::new();
         for (name, value, harmful) in pairs {
-            // Now and then a NUL.
+            // Some values contain NUL.
             let fill = if harmful && value % 16 == 7 { 0 } else { b'v' };
             params::encode(&vec![b'N'; name], &vec![fill; value], &mut bytes);
         }
@@ -71,7 +68,7 @@ fn record(kind: RecordType, id: u16, content: &[u8], padding: u8) -> Vec<u8> {
     [&header.encode()[..], content, &vec![0xee; padding.into()]].concat()
 }
 
-/// The records of one request, complete or abandoned by its client.
+/// The records of one request, complete or aborted by its client.
 fn request(id: u16) -> impl Strategy<Value = Vec<Vec<u8>>> {
     let role = select(vec![Role::Responder, Role::Authorizer, Role::Filter]);
     let body = prop_oneof![3 => vec(any::<u8>(), 0..100), 1 => vec(any::<u8>(), 0..3000)];
@@ -129,12 +126,12 @@ fn requests() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A server's output: answers of all kinds, as the product writes them.
-fn answers() -> impl Strategy<Value = Vec<u8>> {
+/// The output of the product's server: responses of all kinds.
+fn responses() -> impl Strategy<Value = Vec<u8>> {
     vec((vec(any::<u8>(), 0..200), vec(any::<u8>(), 0..20), any::<u32>(), 0..4_u8), 1..6).prop_map(
-        |answers| {
+        |responses| {
             let (mut server, mut out) = (Server::new(Limits::default()), Vec::new());
-            for (id, (stdout, stderr, app_status, kind)) in (1..).zip(answers) {
+            for (id, (stdout, stderr, app_status, kind)) in (1..).zip(responses) {
                 let mut request = Vec::new();
                 client::begin(id, Role::Responder, true, &mut request);
                 client::get_values(&["FCGI_MPXS_CONNS"], &mut request);
@@ -270,17 +267,17 @@ proptest! {
     #![proptest_config(config(256))]
 
     #[test]
-    fn requests_give_the_same_events_and_answers_in_any_split(data in controlled(requests())) {
+    fn requests_give_the_same_events_and_output_in_any_split(data in controlled(requests())) {
         check::connection(&data);
     }
 
     #[test]
-    fn damaged_requests_neither_panic_nor_grow_nor_hang(data in controlled(damaged(requests()))) {
+    fn damaged_requests_cause_no_panic_no_growth_and_no_hang(data in controlled(damaged(requests()))) {
         check::connection(&data);
     }
 
     #[test]
-    fn a_client_understands_answers_in_any_split(data in controlled(prop_oneof![answers(), damaged(answers()), garbage()])) {
+    fn a_client_decodes_responses_the_same_in_any_split(data in controlled(prop_oneof![responses(), damaged(responses()), garbage()])) {
         check::client(&data);
         check::records(&data);
     }
@@ -290,22 +287,22 @@ proptest! {
     #![proptest_config(config(2000))]
 
     #[test]
-    fn garbage_neither_panics_nor_grows_nor_hangs(data in controlled(garbage())) {
+    fn random_bytes_cause_no_panic_no_growth_and_no_hang(data in controlled(garbage())) {
         check::connection(&data);
     }
 
     #[test]
-    fn pairs_are_the_same_in_any_pieces(data in controlled(prop_oneof![pairs(), damaged(pairs()), garbage()])) {
+    fn pairs_are_decoded_the_same_in_any_split(data in controlled(prop_oneof![pairs(), damaged(pairs()), garbage()])) {
         check::params(&data);
     }
 
     #[test]
-    fn a_response_head_that_is_accepted_cannot_split_a_response(data in prop_oneof![response_heads(), damaged(response_heads())]) {
+    fn an_accepted_response_head_cannot_split_a_response(data in prop_oneof![response_heads(), damaged(response_heads())]) {
         check::response_head(&data);
     }
 
     #[test]
-    fn a_request_head_that_is_accepted_is_unambiguous(data in prop_oneof![request_heads(), damaged(request_heads())]) {
+    fn an_accepted_request_head_is_unambiguous(data in prop_oneof![request_heads(), damaged(request_heads())]) {
         check::request_head(&data);
     }
 }
@@ -314,7 +311,7 @@ proptest! {
     #![proptest_config(config(10_000))]
 
     #[test]
-    fn clients_of_a_hostile_worker_get_one_whole_response_or_see_that_it_is_not(data in worker_packets()) {
+    fn clients_of_a_hostile_worker_get_one_complete_response_or_a_visible_break(data in worker_packets()) {
         check::worker_messages(&data);
     }
 }

@@ -1,4 +1,4 @@
-//! Applications that a test writes, and the gate through which a test and its application tell each other how far they are.
+//! Applications that a test writes, and the gate by which a test and its application synchronize.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::wait::wait_for;
 
-/// An application in a scratch directory that can be rewritten while it is served: `app.lua`.
+/// An `app.lua` in a scratch directory, which can be rewritten while it is served.
 #[derive(Debug)]
 pub(crate) struct App(TempDir);
 
@@ -30,8 +30,8 @@ impl App {
     }
 }
 
-/// A directory in which a test and its application meet: the application announces names and waits for names, the test looks and
-/// opens. See `tests/apps/gate.lua`.
+/// A directory by which a test and its application synchronize: the application announces names and waits for names;
+/// the test waits for announcements and opens names. See `tests/apps/gate.lua`.
 #[derive(Debug)]
 pub(crate) struct Gate(TempDir);
 
@@ -40,7 +40,7 @@ impl Gate {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// The gate's directory, for an application that learns it by other means than [`Self::url`].
+    /// The gate's directory, for an application that does not get it by [`Self::url`].
     pub(crate) fn directory(&self) -> PathBuf {
         self.0.path().to_owned()
     }
@@ -55,7 +55,7 @@ impl Gate {
         fs::write(self.0.path().join(name), "").unwrap();
     }
 
-    /// Waits for the application to announce `name`; the announced text.
+    /// Waits until the application announces `name`, and returns the announced text.
     #[track_caller]
     pub(crate) fn announced(&self, name: &str) -> String {
         wait_for(&format!("the application announces {name}"), || self.said(name))

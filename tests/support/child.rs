@@ -1,4 +1,4 @@
-//! Child processes of a test: commands that end by themselves, and programs that run until their test is over.
+//! Child processes of a test: commands that end by themselves, and programs that run until the test ends.
 
 use std::fs;
 use std::io::{Read as _, Seek as _};
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 use super::proc::signal;
 use super::wait::{GIVE_UP, wait_for, wait_within};
 
-/// Bytes of a log's end that a failing test shows.
+/// The most bytes at the end of a log that a failing test shows.
 const SHOWN: usize = 4 << 20;
 
-/// Builds a `NAME.c` into a library that Lua loads: `NAME.so`, in a directory of its own.
+/// Builds `NAME.c` as the library `NAME.so`, which Lua can load, in a scratch directory.
 pub(crate) fn library_of(source: &Path, flags: &[&str]) -> TempDir {
     let scratch = tempfile::tempdir().unwrap();
     let mut compiler = Command::new("cc");
@@ -26,13 +26,13 @@ pub(crate) fn library_of(source: &Path, flags: &[&str]) -> TempDir {
     scratch
 }
 
-/// A command by a name that Debian keeps in `/usr/sbin`, which only root has on the PATH.
+/// A program that Debian installs in `/usr/sbin`, which only root has in PATH.
 pub(crate) fn system_program(name: &str) -> Command {
     let path = Path::new("/usr/sbin").join(name);
     Command::new(if path.exists() { path } else { name.into() })
 }
 
-/// The nibiru under test, for commands that end by themselves: see [`output`].
+/// A command of the nibiru under test, to be run with [`output`].
 pub(crate) fn nibiru() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nibiru"));
     command.stdin(Stdio::null());
@@ -45,7 +45,7 @@ pub(crate) fn ends(child: &mut Child) -> ExitStatus {
     end(child).expect("the child ends")
 }
 
-/// Exit status of a child; `None` where it does not end and is killed.
+/// Exit status of a child; `None` if it did not end and was killed.
 fn end(child: &mut Child) -> Option<ExitStatus> {
     let ended = wait_within(GIVE_UP, || child.try_wait().unwrap());
     if ended.is_none() {
@@ -69,12 +69,12 @@ pub(crate) fn output(command: &mut Command) -> Output {
         text
     });
     let Some(status) = ended else {
-        panic!("does not end: {command:?}\n{}", String::from_utf8_lossy(&stderr));
+        panic!("the command does not end: {command:?}\n{}", String::from_utf8_lossy(&stderr));
     };
     Output { status, stdout, stderr }
 }
 
-/// A child process with its scratch directory and its output in a file there.
+/// A child process whose output goes to a file.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: &'static str,
@@ -111,7 +111,7 @@ impl Process {
         self.status
     }
 
-    /// Waits until `ready`; panics with the log when the process ends first.
+    /// Waits until `ready` returns true. Panics with the log if the process ends before.
     #[track_caller]
     pub(crate) fn wait_ready(&mut self, mut ready: impl FnMut() -> bool) {
         let name = self.name;

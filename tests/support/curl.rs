@@ -1,11 +1,11 @@
-//! curl for single requests, and the response as curl saw it. For responses byte by byte: see [`super::http`].
+//! curl for single requests, and the response as curl saw it. For responses byte by byte, see [`super::http`].
 
 use std::process::{Command, Output, Stdio};
 
-/// curl for one request. It prints the head, then the body.
+/// A curl command for one request. It prints the head, then the body.
 pub(crate) fn curl<const N: usize>(arguments: [&str; N], url: &str) -> Command {
     let mut command = Command::new("curl");
-    // Globbing off: square brackets are themselves. `Expect` off: no `100 Continue` in the output.
+    // Without globbing, square brackets are literal. Without `Expect`, the output has no `100 Continue`.
     command.args(["--silent", "--show-error", "--include", "--no-buffer", "--path-as-is", "--globoff"]);
     command.args(["--noproxy", "*", "--header", "Expect:", "--max-time", "120"]);
     command.args(arguments).arg(url);
@@ -13,7 +13,7 @@ pub(crate) fn curl<const N: usize>(arguments: [&str; N], url: &str) -> Command {
     command
 }
 
-/// One response, as curl saw it.
+/// A response as curl saw it.
 #[derive(Debug)]
 pub(crate) struct Reply {
     /// 0 when no head arrived.
@@ -27,7 +27,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Runs a [`curl`].
+    /// Runs a command of [`curl`].
     pub(crate) fn of(curl: &mut Command) -> Self {
         Self::from_curl(curl.output().unwrap())
     }

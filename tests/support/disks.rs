@@ -1,4 +1,4 @@
-//! Disks that are full or that hang.
+//! Full disks and hanging disks.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 
 use super::{Need, Server, ServerBuilder, lacks, output, skip, system_program};
 
-/// nibiru in a mount namespace of its own, where `directory` is a disk of 1 MiB. `redirection` belongs to the shell.
+/// nibiru in its own mount namespace, where `directory` is a disk of 1 MiB. The shell that starts it applies
+/// `redirection`.
 pub(crate) fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilder {
     let directory = directory.display();
     let script = format!("mount -t tmpfs -o size=1m none '{directory}' && exec \"$0\" \"$@\" {redirection}");
     Server::builder().through(["unshare", "--mount", "sh", "-c", &script])
 }
 
-/// Path to a file in the mount namespace of `server`, as this process reaches it.
+/// The path by which this process reaches a file in the mount namespace of `server`.
 pub(crate) fn seen_by(server: &Server, path: &Path) -> PathBuf {
     let root = PathBuf::from(format!("/proc/{}/root", server.pid()));
     root.join(path.strip_prefix("/").unwrap())
 }
 
-/// Fills the disk that `file` is on.
+/// Fills the disk of `file`.
 pub(crate) fn fill(file: &Path) {
     let mut file = fs::File::create(file).unwrap();
     let full = std::iter::repeat_with(|| file.write_all(&[b'x'; 4096])).find_map(Result::err).unwrap();
@@ -34,7 +35,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// A fresh, empty disk; `None` where the machine cannot mount one, in which case the test is recorded as skipped.
+    /// An empty disk; `None` if the machine cannot mount one, in which case the test is recorded as skipped.
     #[track_caller]
     pub(crate) fn new() -> Option<Self> {
         if lacks(Need::LoopDisk) {
@@ -48,7 +49,7 @@ impl Disk {
         let mounted = output(system_program("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
         if !mounted.status.success() {
             let problem = String::from_utf8_lossy(&mounted.stderr).into_owned();
-            skip(Need::LoopDisk, &format!("cannot mount a file: {}", problem.trim()));
+            skip(Need::LoopDisk, &format!("cannot mount a file as a disk: {}", problem.trim()));
             return None;
         }
         Some(Self { directory, _scratch: scratch })
@@ -58,8 +59,8 @@ impl Disk {
         &self.directory
     }
 
-    /// Freezes the disk until the guard is dropped. A process that writes to the disk meanwhile cannot even be killed, so the guard
-    /// has to be gone before the server is.
+    /// Freezes the disk until the guard is dropped. A process that writes to a frozen disk cannot even be killed, so
+    /// the guard must be dropped before the server.
     pub(crate) fn freeze(&self) -> Frozen<'_> {
         let frozen = Frozen(&self.directory);
         assert!(output(system_program("fsfreeze").arg("-f").arg(&self.directory)).status.success());
@@ -69,7 +70,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a process that is just ending may still hold a file.
+        // Lazily, since a process that is just ending may still have a file open.
         let _ = output(system_program("umount").arg("--lazy").arg(&self.directory));
     }
 }

@@ -1,4 +1,5 @@
-//! Apache and lighttpd: their programs, and both in front of nibiru with the files of `deploy/` for its role Authorizer.
+//! Apache and lighttpd: their commands, and both in front of nibiru with the files of `deploy/` for the role
+//! Authorizer.
 
 use std::fs;
 use std::net::TcpStream;
@@ -12,7 +13,7 @@ use super::{
     Process, Reply, Server, ServerBuilder, curl, free_port, is_root, output, repository, system_program,
 };
 
-/// A front end with the role Authorizer.
+/// A front end that supports the role Authorizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Apache,
@@ -69,13 +70,13 @@ impl FrontEnd {
         })
     }
 
-    /// With another site than that of `deploy/`, which is given nibiru's socket.
+    /// With the configuration `site` in place of the file of `deploy/`. It gets nibiru's socket.
     #[track_caller]
     pub(crate) fn with_site(kind: Kind, builder: ServerBuilder, site: impl Fn(&str) -> String) -> Self {
         Self::serving(kind, builder, |socket, _| site(socket))
     }
 
-    /// Starts both. `site` takes nibiru's socket and the directory of protected files.
+    /// Starts nibiru and the front end. `site` gets nibiru's socket and the directory of protected files.
     #[track_caller]
     fn serving(kind: Kind, mut builder: ServerBuilder, site: impl Fn(&str, &str) -> String) -> Self {
         if is_root() && kind == Kind::Apache {
@@ -83,7 +84,7 @@ impl FrontEnd {
         }
         let server = builder.start();
         let scratch = tempfile::tempdir().unwrap();
-        // Started by root, Apache serves as another user.
+        // If root starts Apache, it serves as another user.
         for directory in [scratch.path(), server.socket().parent().unwrap()] {
             fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -105,9 +106,9 @@ impl FrontEnd {
         self.port
     }
 
-    /// Puts a protected file at this path of the site: only a client that the authorizer lets through gets it.
+    /// Writes a protected file for this path of the site, which only an authorized client gets.
     pub(crate) fn protect(&self, path: &str, text: &str) {
-        // Apache's Alias leaves the first segment out, lighttpd's docroot does not.
+        // Apache's Alias removes the first segment, lighttpd's docroot does not.
         let below = if self.kind == Kind::Apache { path.trim_start_matches("/files/") } else { &path[1..] };
         let file = self.private.join(below);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -124,7 +125,7 @@ impl FrontEnd {
     }
 }
 
-/// Opens `scratch` and the socket to Apache's user: started by root, Apache serves as another user.
+/// Gives Apache's user access to `scratch` and the socket: if root starts Apache, it serves as another user.
 pub(crate) fn let_apache_in(scratch: &Path, socket: &Path) {
     for directory in [scratch, &scratch.join("public"), socket.parent().unwrap()] {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
@@ -135,7 +136,7 @@ pub(crate) fn let_apache_in(scratch: &Path, socket: &Path) {
     }
 }
 
-/// Apache on a scratch directory, with the modules that Debian would have enabled and those that the files ask for.
+/// Apache on a scratch directory, with the modules that Debian enables and those that the files of `deploy/` need.
 pub(crate) fn apache(scratch: &Path, port: u16, site: &str) -> Command {
     let modules = [
         "mpm_event",

@@ -1,18 +1,18 @@
-//! A strict HTTP/1.1 client that reads from a socket: whether a response is whole, and whether bytes follow that belong to no
-//! request. curl forgives too much, and keeps too much to itself.
+//! A strict HTTP/1.1 client, which detects incomplete responses and bytes that belong to no request. curl tolerates too
+//! much and reports too little.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 
 use super::wait::GIVE_UP;
 
-/// One response, as far as it came.
+/// A response, as far as it has come.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     fields: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
-    /// Whether the body is as long as the head promised.
+    /// Whether the body is complete by the head.
     pub(crate) whole: bool,
 }
 
@@ -36,11 +36,11 @@ impl Answer {
     }
 }
 
-/// One connection to a proxy.
+/// A connection to a proxy.
 #[derive(Debug)]
 pub(crate) struct Http {
     stream: TcpStream,
-    /// Bytes that have come and are not taken yet.
+    /// Received bytes that are not parsed yet.
     buffer: Vec<u8>,
     closed: bool,
 }
@@ -58,14 +58,14 @@ impl Http {
         Self::from(TcpStream::connect(("127.0.0.1", port)).unwrap())
     }
 
-    /// A connection with a GET under way.
+    /// A connection on which a GET has been sent.
     pub(crate) fn begin(port: u16, path: &str) -> Self {
         let mut http = Self::connect(port);
         http.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         http
     }
 
-    /// The status of one GET, whose response must be whole.
+    /// The status of a GET, whose response must be complete.
     #[track_caller]
     pub(crate) fn get(&mut self, path: &str) -> u16 {
         self.try_send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
@@ -74,7 +74,7 @@ impl Http {
         answer.status
     }
 
-    /// Sends bytes; a server that listens no longer has answered already.
+    /// Sends bytes, and ignores errors: a server that closes early has answered already.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         let _ = self.try_send(bytes);
     }
@@ -83,19 +83,19 @@ impl Http {
         self.stream.write_all(bytes)
     }
 
-    /// Number of bytes that have come and are not read yet.
+    /// The number of bytes in the socket's receive buffer.
     pub(crate) fn unread(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.stream).unwrap()
     }
 
-    /// The next response, as far as it comes; `None` where the connection closes before a response begins. Bytes that do not begin
-    /// as a response have status 0.
+    /// The next response, as far as it comes; `None` if the connection closes before a response begins. Bytes that are
+    /// not a status line have status 0.
     #[track_caller]
     pub(crate) fn answer(&mut self, head_request: bool) -> Option<Answer> {
-        self.try_answer(head_request).unwrap_or_else(|error| panic!("no answer: {error}"))
+        self.try_answer(head_request).unwrap_or_else(|error| panic!("no response: {error}"))
     }
 
-    /// As [`Self::answer`]; a response that breaks HTTP's rules is an error.
+    /// As [`Self::answer`], with an error for a response that violates HTTP.
     #[track_caller]
     pub(crate) fn try_answer(&mut self, head_request: bool) -> io::Result<Option<Answer>> {
         let Some(status) = self.line()? else { return Ok(None) };
@@ -127,19 +127,19 @@ impl Http {
             let length = length.parse().map_err(io::Error::other)?;
             answer.whole = self.take(length, &mut answer.body)?;
         } else {
-            // Only the close ends it, which a broken transfer does as well: HTTP/1.0's way, and no proxy's here.
+            // Only the close ends this body, as in HTTP/1.0, so it cannot be told from a broken transfer.
             answer.body = self.try_rest()?;
         }
         Ok(Some(answer))
     }
 
-    /// All bytes until the server closes.
+    /// The bytes until the server closes.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         self.try_rest().unwrap_or_else(|error| panic!("the server does not close: {error}"))
     }
 
-    /// Reads until `text` has come, in the bytes of the connection as they are, heads and chunk sizes included.
+    /// Reads until `text` occurs in the raw bytes of the connection, including heads and chunk sizes.
     #[track_caller]
     pub(crate) fn sees(&mut self, text: &str) {
         while !self.buffer.windows(text.len()).any(|window| window == text.as_bytes()) {
@@ -173,7 +173,7 @@ impl Http {
         }
     }
 
-    /// Moves `length` bytes to `body`, or as many as come.
+    /// Moves `length` bytes to `body`, or as many as come. Returns whether all have come.
     fn take(&mut self, length: usize, body: &mut Vec<u8>) -> io::Result<bool> {
         while self.buffer.len() < length && self.more()? {}
         let there = length.min(self.buffer.len());
@@ -181,7 +181,7 @@ impl Http {
         Ok(there == length)
     }
 
-    /// The next line without its CRLF; `None` where it does not come whole.
+    /// The next line without its CRLF; `None` if the connection ends before.
     fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|window| window == b"\r\n") {
@@ -195,8 +195,8 @@ impl Http {
         }
     }
 
-    /// Waits for more bytes; false where the server has closed. Panics when nothing comes: silence is neither an answer nor a
-    /// close.
+    /// Waits for more bytes; false if the server has closed. Panics after [`GIVE_UP`]: a time-out is neither a response
+    /// nor a close.
     #[track_caller]
     fn more(&mut self) -> io::Result<bool> {
         let mut piece = [0; 16_384];
@@ -208,7 +208,7 @@ impl Http {
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.closed = true,
-                // A read with a timeout is not begun again after a stop of this process (signal(7)).
+                // A read with a time-out is not restarted after a stop of this process (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     panic!("the server neither answers nor closes")

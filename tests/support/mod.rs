@@ -1,5 +1,5 @@
-//! Helpers of the tests that start processes: nibiru, proxies and clients as child processes on scratch directories, and
-//! waiting for conditions.
+//! Helpers of the acceptance tests: nibiru, proxies and clients as child processes on scratch directories, and waits
+//! for conditions.
 
 pub(crate) mod disks;
 pub(crate) mod front_ends;

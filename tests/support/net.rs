@@ -7,11 +7,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::wait::wait_for;
 
-/// A connection with the small window of a slow network: the loopback's own is so large that
-/// the server's kernel takes whole responses.
+/// A connection with a small receive window, as over a slow network. With loopback's own window the kernel would take
+/// whole responses.
 pub(crate) fn across_a_network(port: u16) -> TcpStream {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_for("it listens", || {
+    wait_for("the server listens", || {
         let socket =
             rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .unwrap();
@@ -21,12 +21,13 @@ pub(crate) fn across_a_network(port: u16) -> TcpStream {
     })
 }
 
-/// A loopback port below the range that the kernel gives to clients, never handed out twice here.
+/// A free loopback port below the range of ephemeral ports. A process gets each port only once, as long as it asks for
+/// fewer than `COUNT`.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
-    // Where to begin differs between test processes that run side by side.
+    // Concurrent test processes begin at different ports.
     let offset = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).unwrap();
     loop {
         let port = FIRST + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;

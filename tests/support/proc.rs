@@ -1,4 +1,4 @@
-//! Processes as the kernel shows them in `/proc`, and signals to them.
+//! Processes as `/proc` shows them, and signals to them.
 
 use std::fs;
 use std::io;
@@ -42,15 +42,15 @@ fn pids() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// Processor time of a process so far.
+/// The processor time of a process.
 pub(crate) fn processor_time(pid: u32) -> Duration {
     let fields = stat_fields(pid).unwrap();
-    // utime and stime: fields 14 and 15 of proc_pid_stat(5), counted from the third.
+    // utime and stime are the fields 14 and 15 of proc_pid_stat(5).
     let ticks: u64 = fields[14 - 3..=15 - 3].iter().map(|field| field.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
 }
 
-/// The share of a processor that a process takes while `span` passes.
+/// The share of a processor that a process takes during `span`.
 pub(crate) fn processor_share(pid: u32, span: Duration) -> f64 {
     let (begun, before) = (Instant::now(), processor_time(pid));
     pace(span);
@@ -99,10 +99,10 @@ fn stat(pid: u32) -> Option<(String, u32)> {
     Some((fields[0].clone(), fields[1].parse().ok()?))
 }
 
-/// Fields of `/proc/PID/stat` from the third on.
+/// The fields of `/proc/PID/stat` from the third on, so that field n of proc_pid_stat(5) has the index n - 3.
 fn stat_fields(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything, so count from its end.
+    // The name in parentheses may contain any character, so the fields are counted from its end.
     Some(stat[stat.rfind(')')? + 2..].split(' ').map(str::to_owned).collect())
 }
 

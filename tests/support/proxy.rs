@@ -1,4 +1,4 @@
-//! The proxies in front of nibiru, each with its files of `deploy/` on a scratch directory.
+//! The proxies in front of nibiru, each with its files of `deploy/` in a scratch directory.
 
 use std::fs;
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     Nginx,
     /// Caddy 2.6 from the distribution.
     OldCaddy,
-    /// The Caddy that `tests/run` puts into `target/tools`.
+    /// The Caddy 2.11 that `tests/install` puts into `target/tools`.
     NewCaddy,
     /// HAProxy from the distribution.
     HaProxy,
@@ -42,12 +42,12 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Every kind in front of `server`.
+    /// nginx, both Caddys and HAProxy in front of `server`.
     pub(crate) fn each(server: &Server) -> [Self; 4] {
         [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy, Kind::HaProxy].map(|kind| Self::start(kind, server))
     }
 
-    /// A proxy of each kind, Apache and lighttpd included.
+    /// A proxy of every kind in front of `server`.
     pub(crate) fn every(server: &Server) -> impl Iterator<Item = Self> {
         let others = [Kind::Apache, Kind::Lighttpd].map(|kind| Self::start(kind, server));
         Self::each(server).into_iter().chain(others)
@@ -119,13 +119,13 @@ impl Proxy {
         self.process.pid()
     }
 
-    /// One request with curl; `arguments` come before the address.
+    /// Sends one request with curl; `arguments` come before the URL.
     #[track_caller]
     pub(crate) fn curl<const N: usize>(&self, arguments: [&str; N], path: &str) -> Reply {
         Reply::of(&mut self.curl_command(arguments, path))
     }
 
-    /// The curl command itself, for tests that watch it run. It prints the head, then the body.
+    /// The curl command itself, for tests that read its output while it runs.
     pub(crate) fn curl_command<const N: usize>(&self, arguments: [&str; N], path: &str) -> Command {
         curl(arguments, &self.url(path))
     }
@@ -136,7 +136,7 @@ impl Proxy {
     }
 }
 
-/// nginx on a scratch directory: only paths and the process model are the test's own.
+/// nginx in a scratch directory: the test sets only paths and the process model.
 fn nginx(scratch: &Path, site: &str) -> Command {
     let user = if is_root() { "user root;\n" } else { "" };
     let mut main = format!("{user}worker_processes 1;\npid nginx.pid;\nerror_log stderr;\n");
@@ -154,7 +154,7 @@ fn nginx(scratch: &Path, site: &str) -> Command {
     command
 }
 
-/// Caddy on a scratch directory: the test adds only the global options.
+/// Caddy in a scratch directory: the test adds only the global options.
 fn caddy(kind: Kind, scratch: &Path, site: &str) -> Command {
     fs::write(scratch.join("Caddyfile"), format!("{{\n\tadmin off\n}}\n\n{site}")).unwrap();
     fs::copy(repository("deploy/caddy/nibiru.caddy"), scratch.join("nibiru.caddy")).unwrap();
@@ -164,7 +164,7 @@ fn caddy(kind: Kind, scratch: &Path, site: &str) -> Command {
     command
 }
 
-/// HAProxy as the test's own user, who may use the socket.
+/// HAProxy as the test's user, who has access to the socket.
 fn haproxy(scratch: &Path, site: &str) -> Command {
     let user = "    user haproxy\n    group haproxy\n";
     assert!(site.contains(user), "haproxy.cfg has no user");
@@ -174,7 +174,7 @@ fn haproxy(scratch: &Path, site: &str) -> Command {
     command
 }
 
-/// The program of either Caddy.
+/// The program of Caddy 2.6 or 2.11.
 pub(crate) fn caddy_program(kind: Kind) -> PathBuf {
     assert!(matches!(kind, Kind::OldCaddy | Kind::NewCaddy));
     if kind == Kind::OldCaddy {

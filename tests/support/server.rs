@@ -1,4 +1,4 @@
-//! A running `nibiru serve`: how it is started, and its log, status, processes and sockets.
+//! A running `nibiru serve`: its start, log, status, processes and sockets.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -49,13 +49,13 @@ impl Server {
         self.scratch.path().join("app.sock")
     }
 
-    /// The response to a GET on a FastCGI connection of its own.
+    /// The response to a GET on a new FastCGI connection.
     #[track_caller]
     pub(crate) fn get(&self, url: &str) -> Response {
         Connection::open(&self.socket()).get(url)
     }
 
-    /// The body of the response to a GET, whose status must be 200.
+    /// The body of the response to a GET. Its status must be 200.
     #[track_caller]
     pub(crate) fn get_text(&self, url: &str) -> String {
         let response = self.get(url);
@@ -63,13 +63,13 @@ impl Server {
         response.text()
     }
 
-    /// The pid of the worker that answers `/pid` of `tests/apps`.
+    /// The pid of the worker that serves `/pid` of `tests/apps`.
     #[track_caller]
     pub(crate) fn answering_worker(&self) -> u32 {
         self.get_text("/pid").parse().unwrap()
     }
 
-    /// A request that holds a worker until the gate's `go` opens.
+    /// A request that holds a worker until the test opens `go` of the gate.
     #[track_caller]
     pub(crate) fn hold(&self) -> (Connection, Gate) {
         let gate = Gate::new();
@@ -79,19 +79,19 @@ impl Server {
         (connection, gate)
     }
 
-    /// Waits until the gateway takes no new client.
+    /// Waits until the gateway refuses new connections.
     #[track_caller]
     pub(crate) fn refuses(&self) {
         let socket = self.socket();
-        wait_for("no new client is taken", || UnixStream::connect(&socket).is_err().then_some(()));
+        wait_for("new connections are refused", || UnixStream::connect(&socket).is_err().then_some(()));
     }
 
-    /// Address of the control socket, as `--control` takes it.
+    /// The address of the control socket, as `--control` takes it.
     pub(crate) fn control(&self) -> String {
         format!("unix:{}.ctl", self.socket().display())
     }
 
-    /// A command of nibiru's for this server.
+    /// A control command for this server.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = nibiru();
         command.args(arguments).args(["--control", &self.control()]).env_remove("NIBIRU_CONTROL");
@@ -109,12 +109,12 @@ impl Server {
         self.process.pid()
     }
 
-    /// Everything nibiru has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Waits for a line of the log that contains all of `parts`.
+    /// Waits for a line of the log that contains all of `parts`, and returns it.
     #[track_caller]
     pub(crate) fn logged(&self, parts: &[&str]) -> String {
         wait_for(&format!("a line of the log has {parts:?}"), || {
@@ -124,8 +124,8 @@ impl Server {
         })
     }
 
-    /// Waits until as many lines of the log contain `part` as `times` begins with, and fails at its end. The log comes a moment
-    /// after its events: a thread of its own writes it.
+    /// Waits until `times.start` lines of the log contain `part`, and expects fewer than `times.end`. The log comes a
+    /// moment after its events, since another thread writes it.
     #[track_caller]
     pub(crate) fn logged_between(&self, part: &str, times: Range<usize>) {
         let lines = || self.log().lines().filter(|line| line.contains(part)).count();
@@ -135,7 +135,7 @@ impl Server {
         assert!(lines() < times.end, "{} lines have {part:?}:\n{}", lines(), self.log());
     }
 
-    /// Waits for the line about a reload. "reloaded" alone is in "preloaded", too, which is there from the start.
+    /// Waits for the line about a reload. "reloaded" alone would match "preloaded", which is logged at the start.
     #[track_caller]
     pub(crate) fn reloaded(&self) {
         self.logged(&["gateway reloaded"]);
@@ -151,7 +151,7 @@ impl Server {
         self.process.wait()
     }
 
-    /// The fork server: the gateway's only child.
+    /// The pid of the zygote, the gateway's only child.
     #[track_caller]
     pub(crate) fn zygote(&self) -> u32 {
         wait_for("the gateway has one child, the zygote", || match children(self.pid())[..] {
@@ -160,7 +160,7 @@ impl Server {
         })
     }
 
-    /// The pids of exactly `count` workers: children of the gateway's child.
+    /// Waits until there are exactly `count` workers, and returns their pids.
     #[track_caller]
     pub(crate) fn workers(&self, count: usize) -> BTreeSet<u32> {
         wait_for(&format!("there are {count} workers"), || {
@@ -169,7 +169,7 @@ impl Server {
         })
     }
 
-    /// Waits until the gateway knows `count` idle workers. A worker's process runs before the gateway has its first message.
+    /// Waits until the status has `count` idle workers. A worker's process runs before the gateway has its `Ready`.
     #[track_caller]
     pub(crate) fn idle(&self, count: usize) {
         wait_for(&format!("{count} workers are idle"), || {
@@ -179,20 +179,20 @@ impl Server {
         });
     }
 
-    /// The connections that proxies hold to the socket now, by inode.
+    /// The inodes of the open connections to the socket.
     pub(crate) fn connections(&self) -> BTreeSet<String> {
         self.sockets_in_state("03")
     }
 
-    /// Waits until neither the socket nor the control socket has a client.
+    /// Waits until neither the socket nor the control socket has a connection.
     #[track_caller]
     pub(crate) fn left_alone(&self) {
-        wait_for("nobody is connected", || {
+        wait_for("no connection is open", || {
             (self.connections().is_empty() && self.sockets("/app.sock.ctl", "03").is_empty()).then_some(())
         });
     }
 
-    /// The sockets that the gateway has to its clients, by inode: those that listen (state 01) or are connected (03). Needs
+    /// The inodes of the gateway's sockets for clients, listening (state 01) or connected (03). Needs
     /// [`ServerBuilder::looked_into`].
     pub(crate) fn sockets_in_state(&self, state: &str) -> BTreeSet<String> {
         self.sockets("/app.sock", state)
@@ -202,7 +202,8 @@ impl Server {
         let held: BTreeSet<String> = descriptors(self.pid()).into_iter().map(|(_, target)| target).collect();
         let table = fs::read_to_string("/proc/net/unix").unwrap();
         let found = table.lines().filter_map(|line| {
-            // Num RefCount Protocol Flags Type St Inode Path, which is that of the directory where the socket began.
+            // The columns: Num RefCount Protocol Flags Type St Inode Path. The path is that at which the socket was
+            // bound, before its rename.
             let fields: Vec<&str> = line.split_whitespace().collect();
             let of_clients = fields.len() == 8 && fields[7].ends_with(path) && fields[5] == state;
             (of_clients && held.contains(&format!("socket:[{}]", fields[6]))).then(|| fields[6].to_owned())
@@ -211,7 +212,7 @@ impl Server {
     }
 }
 
-/// How to start a [`Server`].
+/// The options for the start of a [`Server`].
 #[derive(Debug)]
 pub(crate) struct ServerBuilder {
     root: PathBuf,
@@ -227,7 +228,7 @@ pub(crate) struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Serves another application than that of `tests/apps`. An empty root stands for the working directory.
+    /// Serves another application than that of `tests/apps`. An empty root means the working directory.
     pub(crate) fn application(mut self, root: PathBuf, application: &'static str) -> Self {
         (self.root, self.application) = (root, application);
         self
@@ -243,13 +244,13 @@ impl ServerBuilder {
         self
     }
 
-    /// More arguments of `nibiru serve`, before the application.
+    /// Adds arguments of `nibiru serve`, before the application.
     pub(crate) fn arguments<const N: usize>(mut self, arguments: [&str; N]) -> Self {
         self.arguments.extend(arguments.map(OsString::from));
         self
     }
 
-    /// Starts nibiru from a shell that runs this first, such as `ulimit -n 100`. An empty text changes nothing.
+    /// Starts nibiru from a shell that first runs this command, such as `ulimit -n 100`. An empty text changes nothing.
     pub(crate) fn after(self, shell: &str) -> Self {
         if shell.is_empty() {
             return self;
@@ -257,14 +258,14 @@ impl ServerBuilder {
         self.through(["sh", "-c", &format!("{shell} && exec \"$0\" \"$@\"")])
     }
 
-    /// Starts nibiru through a program that executes the words behind its own arguments.
+    /// Starts nibiru by a program that executes the command after its own arguments, such as `nice`.
     pub(crate) fn through<const N: usize>(mut self, wrapper: [&str; N]) -> Self {
         self.wrapper = wrapper.map(OsString::from).into();
         self
     }
 
-    /// Starts nibiru as a user that owns nothing but the socket's directory, as docs/how-to/operate.md does. Changes nothing unless
-    /// the test runs as root.
+    /// Starts nibiru as a user that owns only the socket's directory, as in docs/how-to/operate.md. Changes nothing
+    /// unless the test runs as root.
     pub(crate) fn by_ordinary_user(self) -> Self {
         if !is_root() {
             return self;
@@ -275,18 +276,18 @@ impl ServerBuilder {
         self.through(["sh", "-c", script])
     }
 
-    /// Lets this test look at the descriptors of gateway and zygote, as otherwise only root may.
+    /// Lets the test read the descriptors of gateway and zygote, which otherwise only root may.
     pub(crate) fn looked_into(self) -> Self {
         if is_root() { self } else { self.arguments(["--dumpable", "on"]) }
     }
 
-    /// Listens on this inherited socket, too.
+    /// Also listens on this inherited socket.
     pub(crate) fn inherit(mut self, listener: UnixListener) -> Self {
         self.listener = Some(listener);
         self.arguments(["--listen", "fd:0"])
     }
 
-    /// Waits until every socket accepts.
+    /// Starts nibiru, and waits until every socket listens.
     #[track_caller]
     pub(crate) fn start(self) -> Server {
         let socket = self.scratch.path().join("app.sock");
@@ -294,12 +295,12 @@ impl ServerBuilder {
         addresses.extend(values(&self.arguments, "--listen"));
         let control = match values(&self.arguments, "--control").pop() {
             Some(control) => control.strip_prefix("unix:").map(PathBuf::from),
-            // The file may have another one.
+            // The configuration file may name another control socket.
             None if !values(&self.arguments, "--config").is_empty() => None,
             None => Some(socket.with_extension("sock.ctl")),
         };
         let mut words = self.wrapper.into_iter().chain([env!("CARGO_BIN_EXE_nibiru").into()]);
-        let mut command = Command::new(words.next().expect("nibiru at least"));
+        let mut command = Command::new(words.next().expect("at least nibiru itself"));
         command.args(words);
         command.arg("serve");
         if !self.root.as_os_str().is_empty() {
@@ -317,7 +318,7 @@ impl ServerBuilder {
     }
 }
 
-/// The values of a flag that may be given more than once.
+/// The values of a flag that may be repeated.
 fn values(arguments: &[OsString], flag: &str) -> Vec<String> {
     let given = arguments.windows(2).filter(|pair| pair[0] == flag);
     let values = given.map(|pair| pair[1].to_str().expect("text").split(','));
@@ -328,7 +329,7 @@ fn values(arguments: &[OsString], flag: &str) -> Vec<String> {
 fn listens(address: &str) -> bool {
     match address.split_once(':') {
         Some(("unix", path)) => UnixStream::connect(path).is_ok(),
-        // Not by connecting: the log would have a peer that is refused.
+        // A connect could add a refused peer to the log.
         Some(("tcp", address)) => {
             let (_, port) = address.rsplit_once(':').expect("a port");
             let local = format!(":{:04X}", port.parse::<u16>().unwrap());

@@ -1,27 +1,29 @@
-//! Waiting for conditions. A wait polls its condition and never sleeps for luck; its bound only says when to give up.
+//! Waits for conditions. A wait polls its condition and never sleeps for a fixed time; its bound only ends a failed
+//! test.
 
 use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bound of a wait. Far beyond the time that any condition here takes, even on a busy machine.
+/// The bound of a wait: far longer than any condition takes, even on a busy machine.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(5);
 
-/// Time after which a lost event is caused anew.
+/// The time after which a lost event is caused again.
 const RETRY: Duration = Duration::from_millis(300);
 
-/// Time without a change after which a value counts as still. A loaded machine may exceed it: a test must hold either way.
+/// The time without a change after which a value counts as still. A busy machine may exceed it, so a test must hold
+/// either way.
 const STILL: Duration = Duration::from_millis(300);
 
-/// A pause of a client or a fault that is slow on purpose: part of the input, never a wait for an outcome.
+/// Sets the rate of a client or a fault: a part of the input, never a wait for an outcome.
 pub(crate) fn pace(pause: Duration) {
     thread::sleep(pause);
 }
 
-/// Waits for a condition and causes its event anew in between, for events of which one may be lost (a rate-limited log line) or
-/// miss its moment.
+/// Waits for a condition and repeats its cause in between, for an event that may be lost, such as a log line with a
+/// rate limit.
 #[track_caller]
 pub(crate) fn wait_causing<T>(
     what: &str,
@@ -36,7 +38,7 @@ pub(crate) fn wait_causing<T>(
     })
 }
 
-/// Waits until a value has stayed the same for [`STILL`]: no event tells that the other side waits for room.
+/// Waits until a value has not changed for [`STILL`], for conditions without an event, such as full buffers.
 #[track_caller]
 pub(crate) fn wait_until_still<T: PartialEq>(what: &str, mut look: impl FnMut() -> T) {
     let mut last = look();
@@ -49,18 +51,18 @@ pub(crate) fn wait_until_still<T: PartialEq>(what: &str, mut look: impl FnMut() 
     });
 }
 
-/// Panics as soon as `event` gives a value within `span`.
+/// Panics if `event` gives a value within `span`.
 ///
-/// A span cannot show that the event never comes, and takes its time in every run. `tests/acceptance/waiting.rs` lists the
-/// tests that cannot do without, and why.
+/// A span cannot show that the event never comes, and it costs its time in every run. `tests/acceptance/waiting.rs`
+/// lists the tests that need one, with the reason.
 #[track_caller]
 pub(crate) fn nothing_happens_for<T: Debug>(span: Duration, what: &str, event: impl FnMut() -> Option<T>) {
     if let Some(value) = wait_within(span, event) {
-        panic!("it happened: {what}: {value:?}");
+        panic!("unexpected event: {what}: {value:?}");
     }
 }
 
-/// Polls until `condition` gives a value; panics with `what` when it never does.
+/// Polls until `condition` gives a value. Panics with `what` after [`GIVE_UP`].
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     wait_within(GIVE_UP, condition).unwrap_or_else(|| panic!("gave up waiting: {what}"))

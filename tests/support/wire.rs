@@ -1,5 +1,4 @@
-//! FastCGI as a proxy speaks it, independent of the product's codec on purpose: the tests must not share a mistake with the
-//! encoder.
+//! A FastCGI client, independent of the product's codec on purpose: the tests must not share a mistake with it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -24,7 +23,7 @@ pub(crate) const RESPONDER: u16 = 1;
 pub(crate) const AUTHORIZER: u16 = 2;
 pub(crate) const FILTER: u16 = 3;
 
-/// One record without padding.
+/// A record without padding.
 pub(crate) fn record(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len()).unwrap().to_be_bytes();
     let id = id.to_be_bytes();
@@ -38,7 +37,7 @@ pub(crate) fn begin(id: u16, role: u16, keep_connection: bool) -> Vec<u8> {
     record(BEGIN_REQUEST, id, &[role[0], role[1], u8::from(keep_connection), 0, 0, 0, 0, 0])
 }
 
-/// A name-value pair, with lengths in one byte where they fit.
+/// A name-value pair, with each length in the shortest form.
 pub(crate) fn pair(name: &[u8], value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in [name, value] {
@@ -52,7 +51,7 @@ pub(crate) fn pair(name: &[u8], value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A stream in records of at most 65535 bytes, and its end.
+/// A stream in records of at most 65,535 bytes, and its end.
 pub(crate) fn stream(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
     let mut bytes: Vec<u8> =
         content.chunks(usize::from(u16::MAX)).flat_map(|chunk| record(kind, id, chunk)).collect();
@@ -60,17 +59,17 @@ pub(crate) fn stream(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The parameters of a GET for `url` (path and query), as one PARAMS stream's content.
+/// The parameters of a GET for `url` (path and query), as the content of a PARAMS stream.
 pub(crate) fn get_params(url: &str) -> Vec<u8> {
     params("GET", url)
 }
 
-/// Pairs as the content of a PARAMS stream.
+/// Name-value pairs as the content of a PARAMS stream.
 pub(crate) fn pairs(pairs: &[(&str, &str)]) -> Vec<u8> {
     pairs.iter().flat_map(|(name, value)| pair(name.as_bytes(), value.as_bytes())).collect()
 }
 
-/// The parameters of any request for `url`.
+/// The parameters of a request for `url`.
 pub(crate) fn params(method: &str, url: &str) -> Vec<u8> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     pairs(&[
@@ -88,7 +87,7 @@ pub(crate) fn params(method: &str, url: &str) -> Vec<u8> {
     ])
 }
 
-/// A whole GET.
+/// A complete GET.
 pub(crate) fn get(id: u16, url: &str, keep_connection: bool) -> Vec<u8> {
     let mut bytes = begin(id, RESPONDER, keep_connection);
     bytes.extend(stream(PARAMS, id, &get_params(url)));
@@ -96,7 +95,7 @@ pub(crate) fn get(id: u16, url: &str, keep_connection: bool) -> Vec<u8> {
     bytes
 }
 
-/// A whole POST of `body`.
+/// A complete POST of `body`.
 pub(crate) fn post(id: u16, url: &str, body: &[u8], keep_connection: bool) -> Vec<u8> {
     let mut params = params("POST", url);
     params.extend(pair(b"CONTENT_LENGTH", body.len().to_string().as_bytes()));
@@ -106,7 +105,7 @@ pub(crate) fn post(id: u16, url: &str, body: &[u8], keep_connection: bool) -> Ve
     bytes
 }
 
-/// The records of a request, with those of its streams cut into smaller ones at random.
+/// The records of a request, with its streams split into random smaller records.
 pub(crate) fn in_pieces(mut request: &[u8], random: &mut fastrand::Rng) -> Vec<Vec<u8>> {
     let mut pieces = Vec::new();
     while let [_, kind, id1, id0, length1, length0, padding, ..] = *request {
@@ -126,7 +125,7 @@ pub(crate) fn in_pieces(mut request: &[u8], random: &mut fastrand::Rng) -> Vec<V
     pieces
 }
 
-/// All records of all scripts; those of one in their order.
+/// The records of all scripts, interleaved at random. Those of each script stay in order.
 pub(crate) fn interleaved(scripts: Vec<Vec<Vec<u8>>>, random: &mut fastrand::Rng) -> Vec<u8> {
     let mut scripts: Vec<_> = scripts.into_iter().map(|script| script.into_iter().peekable()).collect();
     let mut bytes = Vec::new();
@@ -140,7 +139,7 @@ pub(crate) fn interleaved(scripts: Vec<Vec<Vec<u8>>>, random: &mut fastrand::Rng
     bytes
 }
 
-/// A record that the server sent.
+/// A record from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) kind: u8,
@@ -148,7 +147,7 @@ pub(crate) struct Record {
     pub(crate) content: Vec<u8>,
 }
 
-/// A whole response, as far as FastCGI goes.
+/// A response that FastCGI marks as complete.
 #[derive(Debug, Default)]
 pub(crate) struct Response {
     pub(crate) stdout: Vec<u8>,
@@ -183,7 +182,7 @@ impl Response {
         String::from_utf8_lossy(self.body()).into_owned()
     }
 
-    /// From `Status`; 200 without one; 0 when there is no head at all.
+    /// The status: 200 without a `Status` header, and 0 without any output.
     pub(crate) fn status(&self) -> u16 {
         if self.stdout.is_empty() {
             return 0;
@@ -233,18 +232,18 @@ impl Connection {
         Self(self.0.try_clone().unwrap())
     }
 
-    /// Sends bytes; an error where the server closes before all are sent.
+    /// Sends bytes. An error means that the server closed before all were sent.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)
     }
 
-    /// Shuts the connection down for every holder of its descriptor. A drop alone does not: programs that other tests are just
-    /// starting may hold it for a moment.
+    /// Shuts the connection down for every holder of its descriptor. A drop alone does not: programs that other tests
+    /// are starting may hold a copy for a moment.
     pub(crate) fn hang_up(&self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 
-    /// Bytes that have come and are not read yet.
+    /// The number of bytes in the socket's receive buffer.
     pub(crate) fn unread(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.0).unwrap()
     }
@@ -259,7 +258,7 @@ impl Connection {
         self.0.read_exact(&mut vec![0; count]).unwrap();
     }
 
-    /// The next record; `None` when the server has closed the connection.
+    /// The next record; `None` if the server has closed the connection.
     #[track_caller]
     pub(crate) fn record(&mut self) -> Option<Record> {
         match self.try_record() {
@@ -269,8 +268,8 @@ impl Connection {
         }
     }
 
-    /// The next record, or why there is none. A header of another version, which breaks a transfer off, is `InvalidData`. Panics
-    /// when nothing comes: silence is neither an answer nor a close.
+    /// The next record, or the reason why there is none. A header of another version, which breaks a transfer off, is
+    /// `InvalidData`. Panics after [`GIVE_UP`]: a time-out is neither a response nor a close.
     #[track_caller]
     pub(crate) fn try_record(&mut self) -> io::Result<Record> {
         let mut header = [0; 8];
@@ -294,7 +293,7 @@ impl Connection {
         read
     }
 
-    /// The response to request `id`; `None` when the connection ended before it was whole.
+    /// The response to request `id`; `None` if the connection ended before it was complete.
     #[track_caller]
     pub(crate) fn response(&mut self, id: u16) -> Option<Response> {
         match self.try_response(id) {
@@ -304,7 +303,7 @@ impl Connection {
         }
     }
 
-    /// The response to request `id`, or why there is none.
+    /// The response to request `id`, or the reason why there is none.
     #[track_caller]
     pub(crate) fn try_response(&mut self, id: u16) -> io::Result<Response> {
         let mut response = Response::default();
@@ -317,7 +316,7 @@ impl Connection {
         }
     }
 
-    /// The next whole response of requests that share this connection; `open` keeps the partial ones.
+    /// The next complete response among the requests on this connection; `open` keeps the partial ones.
     #[track_caller]
     pub(crate) fn any_response(&mut self, open: &mut BTreeMap<u16, Response>) -> (u16, Response) {
         loop {
@@ -329,7 +328,7 @@ impl Connection {
         }
     }
 
-    /// One GET on this connection, which stays open.
+    /// Sends a GET on this connection, which stays open, and returns the response.
     #[track_caller]
     pub(crate) fn get(&mut self, url: &str) -> Response {
         self.send(&get(1, url, true));
@@ -344,7 +343,7 @@ impl Connection {
         assert_eq!((answer.kind, answer.id), (GET_VALUES_RESULT, 0), "{answer:?}");
     }
 
-    /// Whether the transfer breaks: a header with a bad version, or a close, before any end.
+    /// Whether the transfer breaks off: the connection ends without an END_REQUEST.
     #[track_caller]
     pub(crate) fn response_breaks(&mut self) -> bool {
         let mut rest = Vec::new();
@@ -354,7 +353,7 @@ impl Connection {
         !rest.windows(2).any(|header| header == [1, END_REQUEST])
     }
 
-    /// Whether the server closes the connection, whatever it sends before.
+    /// Whether the server closes the connection within [`GIVE_UP`], after any bytes.
     pub(crate) fn closes(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
@@ -364,7 +363,7 @@ impl Connection {
     }
 }
 
-/// A close with unread data of ours resets the connection; it is a close all the same.
+/// Whether an error means a close. A close with unread data of ours is a reset.
 fn closed(error: &io::Error) -> bool {
     matches!(
         error.kind(),

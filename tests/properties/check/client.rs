@@ -32,12 +32,12 @@ fn replies<'b>(reads: impl IntoIterator<Item = &'b [u8]>) -> Replies {
                 Err(fault) => return (lines, Some(fault), false),
             }
         }
-        assert!(input.is_empty(), "all input is used up");
+        assert!(input.is_empty(), "all input is consumed");
     }
     (lines, None, decoder.is_between_records())
 }
 
-/// The record reader finds the same records as a naive reader with the whole input; headers survive a round trip.
+/// The record reader finds the same records as a naive reader that has the whole input; headers survive a round trip.
 pub(crate) fn records(data: &[u8]) {
     let (bytes, lengths) = controls(data);
     let (mut decoder, mut streams) = (Decoder::new(), BTreeMap::<_, Vec<u8>>::new());
@@ -57,7 +57,7 @@ pub(crate) fn records(data: &[u8]) {
     for (id, stream) in streams {
         let expected = &naive[&id];
         assert!(expected.starts_with(&stream), "request {id}");
-        assert!(!whole || *expected == stream, "request {id} has lost something");
+        assert!(!whole || *expected == stream, "request {id} has lost bytes");
     }
 }
 
@@ -69,7 +69,7 @@ fn naive_stdout(mut bytes: &[u8]) -> (BTreeMap<u16, Vec<u8>>, bool) {
             Ok(decoded) => {
                 let mut again = decoded.encode();
                 again[7] = header[7];
-                assert_eq!(again, *header, "a round trip");
+                assert_eq!(again, *header, "a header changes in a round trip");
                 decoded
             }
             Err(BadVersion(version)) => {

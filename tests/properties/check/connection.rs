@@ -1,4 +1,4 @@
-//! Properties of one connection of the server. The input decides when and how the caller answers.
+//! Properties of a connection of the server. The input decides when and how the caller responds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,13 +44,13 @@ fn run<'b>(
 ) -> Outcome {
     let (mut server, mut order) = (Server::new(limits), Order::default());
     let (mut out, mut events, mut fault) = (Vec::new(), Vec::new(), None);
-    // The split of a body has no effect on answers, so its pieces take no decision from the input.
+    // The split of a body must not change the responses, so its pieces take no decision from the input.
     let mut decisions = decisions.iter().cycle();
     let (mut answered, mut calls) = (0, 0);
     'reads: for mut input in reads {
         loop {
             calls += 1;
-            assert!(calls < 3 * length + 10, "it hangs");
+            assert!(calls < 3 * length + 10, "the server makes no progress");
             match server.receive(&mut input, &mut out) {
                 Ok(Some(event)) => {
                     order.check(&event);
@@ -70,11 +70,15 @@ fn run<'b>(
                 }
             }
         }
-        assert!(input.is_empty(), "all input is used up");
+        assert!(input.is_empty(), "all input is consumed");
         assert!(server.active() <= limits.max_requests + MAX_REFUSED);
         assert_eq!(server.active(), order.active.len());
     }
-    assert!(out.len() - answered <= 3 * length, "{} bytes answer {length}", out.len() - answered);
+    assert!(
+        out.len() - answered <= 3 * length,
+        "{} unrequested bytes for {length} bytes of input",
+        out.len() - answered
+    );
     understood(&out);
     Outcome { events, out, fault }
 }
@@ -105,12 +109,12 @@ fn answer(decision: u8, server: &mut Server, event: &Event<'_>, order: &mut Orde
     }
 }
 
-/// Notes an event. Returns whether it is a piece of a stream.
+/// Adds an event to `events`. Returns whether it is a piece of a stream.
 fn note(event: &Event<'_>, events: &mut Vec<(String, Vec<u8>)>) -> bool {
     let (line, bytes) = match event {
         Event::Stdin { id, bytes } => (format!("stdin {id}"), *bytes),
         Event::Data { id, bytes } => (format!("data {id}"), *bytes),
-        // As bytes, because formatting a list of numbers takes longer than all the rest.
+        // As bytes, because formatting a list of numbers would take most of the time.
         Event::Params { id, variables } => (format!("params {id}"), variables.encoded()),
         other => (format!("{other:?}"), &b""[..]),
     };
@@ -189,7 +193,10 @@ impl Order {
                 let request = self.of(*id);
                 assert_eq!(request.stage, Stage::Params);
                 assert!(!request.stdin_begun && !std::mem::replace(&mut request.stdin_doubted, true));
-                assert!(self.unfinished.contains(id), "the last request with this id had sent its end");
+                assert!(
+                    self.unfinished.contains(id),
+                    "the last request with this id had not ended its STDIN"
+                );
             }
             Event::StdinEnd { id } => {
                 assert_eq!(std::mem::replace(&mut self.of(*id).stage, Stage::StdinEnded), Stage::Params);
@@ -211,7 +218,7 @@ impl Order {
 fn understood(out: &[u8]) {
     assert_eq!(out.len() % 8, 0, "output is aligned");
     let (mut decoder, mut input) = (Decoder::new(), out);
-    while let Some(reply) = decoder.receive(&mut input).expect("a client understands all output") {
+    while let Some(reply) = decoder.receive(&mut input).expect("a client accepts all output") {
         if let Reply::Values(values) = reply {
             assert!(values.iter().count() <= 3);
         }

@@ -14,7 +14,7 @@ pub(crate) fn response_head(data: &[u8]) {
     let end = match &found {
         Ok(Status::Complete { head, consumed }) => {
             harmless(head, &data[..*consumed]);
-            assert_eq!(Head::parse(&data[..*consumed]), found, "what follows a head changes it");
+            assert_eq!(Head::parse(&data[..*consumed]), found, "bytes after a head change it");
             *consumed
         }
         Ok(Status::Partial) | Err(_) => data.len(),
@@ -40,15 +40,15 @@ fn harmless(head: &Head<'_>, block: &[u8]) {
         again.extend([name, b": ", value, b"\r\n"].concat());
     }
     again.extend_from_slice(b"\r\n");
-    // One line end per field and a final one: no line hides in another.
+    // One line end for each field and a final one, so no line hides within another.
     assert_eq!(block.iter().filter(|byte| **byte == b'\n').count(), head.fields().count() + 1);
     let bare = |pair: &[u8]| pair[0] == b'\r' && pair[1] != b'\n';
-    assert!(!block.windows(2).any(bare), "a CR that ends no line");
+    assert!(!block.windows(2).any(bare), "a CR without LF");
     assert!(!block.ends_with(b"\r"));
-    // Written again, a head may exceed the longest one.
+    // The rewritten head may exceed the limit.
     if again.len() <= MAX_HEAD {
         let Ok(Status::Complete { head: parsed, consumed }) = Head::parse(&again) else {
-            panic!("not a head any more");
+            panic!("the rewritten head is not accepted");
         };
         assert_eq!(consumed, again.len());
         assert_eq!((parsed.status, parsed.reason), (head.status, head.reason));
@@ -57,8 +57,8 @@ fn harmless(head: &Head<'_>, block: &[u8]) {
     }
 }
 
-/// An accepted head is unambiguous: each name occurs once, header names whatever their case and `-` against `_`; the method is
-/// a token; the length is a number. A rejected head stays unchanged.
+/// An accepted head is unambiguous: each name occurs once, where header names are compared without case and with `-` as
+/// `_`; the method is a token; the length is a number. A rejected head is left unchanged.
 pub(crate) fn request_head(data: &[u8]) {
     let mut variables = Variables::new();
     for (name, value) in Pairs::new(data).map_while(Result::ok) {
@@ -70,11 +70,15 @@ pub(crate) fn request_head(data: &[u8]) {
             unambiguous(&head, &before);
             let mut again = head.variables.clone();
             let settled = request::Head { repeated: Vec::new(), ..head };
-            assert_eq!(request::Head::parse(&mut again), Ok(settled), "a second look");
+            assert_eq!(
+                request::Head::parse(&mut again),
+                Ok(settled),
+                "a parsed head changes when it is parsed again"
+            );
         }
         Err(error) => {
             assert_eq!(variables, before);
-            well_said(&error);
+            has_a_safe_message(&error);
         }
     }
     let mut variables = before.clone();
@@ -85,7 +89,7 @@ pub(crate) fn request_head(data: &[u8]) {
         }
         Err(error) => {
             assert_eq!(variables, before);
-            well_said(&error);
+            has_a_safe_message(&error);
         }
     }
 }
@@ -99,10 +103,10 @@ fn unambiguous(head: &request::Head, before: &Variables) {
         assert!(!name.is_empty());
         let same = one_name(name);
         assert_ne!(same, b"HTTP_PROXY");
-        assert!(names.insert(same.clone()), "{} is there twice", name.escape_ascii());
+        assert!(names.insert(same.clone()), "{} occurs twice", name.escape_ascii());
         let values: Vec<&[u8]> = before.iter().filter(|(n, _)| one_name(n) == same).map(|(_, v)| v).collect();
         let Some(last) = values.last() else {
-            assert!(ADDED.contains(&name) && value.is_empty(), "{} came from nowhere", name.escape_ascii());
+            assert!(ADDED.contains(&name) && value.is_empty(), "{} was not sent", name.escape_ascii());
             continue;
         };
         let parts: Vec<&[u8]> = values.iter().copied().filter(|value| !value.is_empty()).collect();
@@ -134,7 +138,7 @@ fn one_name(name: &[u8]) -> Vec<u8> {
 }
 
 /// Messages about a client's bytes are short, and safe for a log and a page.
-fn well_said(error: &BadRequest) {
+fn has_a_safe_message(error: &BadRequest) {
     let message = error.to_string();
     assert!(message.len() < 700 && message.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()));
     assert!((400..500).contains(&error.status()));

@@ -3,7 +3,7 @@
 //! Two generators call them: `tests/properties/main.rs` (proptest, in every run of the tests) and the targets in `fuzz/`
 //! (libFuzzer, for longer). Only the public API is used.
 
-#![allow(dead_code, unused_imports, reason = "each fuzz target uses one of them")]
+#![allow(dead_code, unused_imports, reason = "each fuzz target uses one of the properties")]
 
 mod client;
 mod connection;
@@ -17,7 +17,7 @@ pub(crate) use heads::{request_head, response_head};
 pub(crate) use params::params;
 pub(crate) use worker_messages::worker_messages;
 
-/// Most controls of an input: places to cut at, and decisions of the caller.
+/// The most controls of an input: lengths of pieces, and decisions of the caller.
 const MAX_CONTROLS: usize = 15;
 
 /// Splits an input into the data and the controls at its end, so that captured bytes are valid inputs: the last byte is the
@@ -28,7 +28,7 @@ fn controls(data: &[u8]) -> (&[u8], &[u8]) {
     rest.split_at(rest.len().saturating_sub(count))
 }
 
-/// Cuts an input into pieces of these lengths, which repeat; byte by byte without lengths.
+/// Splits an input into pieces of these lengths, which repeat. Without lengths, every piece is one byte.
 fn pieces<'a>(mut bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
     let mut lengths = lengths.iter().cycle();
     let mut pieces = Vec::new();
@@ -45,7 +45,7 @@ fn pieces<'a>(mut bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
     pieces
 }
 
-/// Adds a line about a stream. A piece joins the piece before it, because only the stream's bytes count.
+/// Adds a line about a stream. A piece is joined with the piece before it, because only the bytes of the stream count.
 fn push_joined(line: String, bytes: &[u8], lines: &mut Vec<(String, Vec<u8>)>) {
     match lines.last_mut() {
         Some((last, joined)) if !bytes.is_empty() && *last == line => joined.extend_from_slice(bytes),

@@ -6,7 +6,7 @@ use nibiru::fastcgi::params::{Decoder, Pairs, encode};
 
 use super::{controls, pieces};
 
-/// The pairs, or the error, are the same in any pieces and within the limits; they survive a round trip.
+/// The pairs, or the error, are the same in any split and within the limits. Accepted pairs survive a round trip.
 pub(crate) fn params(data: &[u8]) {
     let (bytes, lengths) = controls(data);
     for (max_bytes, max_pairs) in [(1 << 20, 1 << 20), (200, 1 << 20), (1 << 20, 3), (100, 2)] {
@@ -21,10 +21,10 @@ pub(crate) fn params(data: &[u8]) {
                 assert!(!name.contains(&0) && !value.contains(&0));
                 encode(name, value, &mut again);
             }
-            assert!(again.len() <= bytes.len(), "the shortest form is no longer");
+            assert!(again.len() <= bytes.len(), "the rewritten pairs are longer than the input");
             assert_eq!(decode(&mut [&again[..]].into_iter()).as_ref(), Ok(&variables));
             let pairs: Result<Vec<_>, _> = Pairs::new(bytes).collect();
-            assert!(pairs.expect("whole pairs").into_iter().eq(variables.iter()));
+            assert!(pairs.expect("complete pairs").into_iter().eq(variables.iter()));
             let flat = Variables::from_encoded(variables.encoded().to_vec());
             assert_eq!(flat, Some(variables));
         }
@@ -58,6 +58,6 @@ fn round_trip(mut bytes: &[u8]) {
     assert_eq!(decoded, Ok(pairs));
     if let Some(cut) = encoded.len().checked_sub(1) {
         let cut: Result<Vec<_>, _> = Pairs::new(&encoded[..cut]).collect();
-        assert!(cut.is_err(), "a cut pair is found out");
+        assert!(cut.is_err(), "a truncated pair is accepted");
     }
 }

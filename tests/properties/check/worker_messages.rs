@@ -1,7 +1,8 @@
 //! Properties of the responses that reach clients from a hostile worker.
 //!
-//! [`WorkerProtocol`] decides which messages are legal, and [`ResponseWriter`] what its client gets: the gateway's own state machines.
-//! Their driver stands in for `gateway::pool::relay`, on a connection without a socket.
+//! [`WorkerProtocol`] decides which messages are valid, and [`ResponseWriter`] writes the response: both are the
+//! gateway's own state machines. The driver here takes the place of `gateway::pool::relay`, on a connection without a
+//! socket.
 
 use std::time::Instant;
 
@@ -17,8 +18,8 @@ use nibiru::proto::worker::{
     ExitCause, LinkError, MAX_PACKETS_IN_LINK, RelayStep, WorkerEvent, WorkerProtocol,
 };
 
-/// A client gets one whole response, or sees that it is not whole, whatever the acts of the input: packets of the worker, and
-/// events in the gateway.
+/// A client gets one complete response or a visible break, for any acts of the input: packets of the worker, and events
+/// in the gateway.
 pub(crate) fn worker_messages(mut data: &[u8]) {
     vocabulary(data);
     let mut gateway = Gateway::new();
@@ -34,7 +35,7 @@ pub(crate) fn worker_messages(mut data: &[u8]) {
             }
             5 => {
                 let kind = take_byte(&mut data);
-                gateway.hand_over(kind & 1 == 1, kind & 2 == 2)
+                gateway.dispatch(kind & 1 == 1, kind & 2 == 2)
             }
             6 => {
                 gateway.protocol.measurement_requested();
@@ -144,7 +145,7 @@ fn composed(data: &mut &[u8], serial: u32) -> Vec<u8> {
     packet
 }
 
-/// One worker and one client after the other, with the gateway's own state machines between them.
+/// One worker and a sequence of clients, with the gateway's own state machines between them.
 struct Gateway {
     protocol: WorkerProtocol,
     /// The response to the running request.
@@ -164,12 +165,12 @@ struct Gateway {
     clients: Vec<Client>,
 }
 
-/// The response as one request's client sees it.
+/// A client, and the FastCGI output that it gets.
 struct Client {
     server: Server,
     out: Vec<u8>,
     head_request: bool,
-    /// Whether the client was told the end, by a complete response or by a break.
+    /// Whether the response has ended, completely or by a break.
     over: bool,
 }
 
@@ -191,7 +192,7 @@ impl Gateway {
         }
     }
 
-    fn hand_over(&mut self, head_request: bool, holds: bool) -> Result<(), ProtocolViolation> {
+    fn dispatch(&mut self, head_request: bool, holds: bool) -> Result<(), ProtocolViolation> {
         if !self.idle || self.exited {
             return Ok(());
         }
@@ -277,7 +278,7 @@ impl Gateway {
         cause.map_or(Ok(()), |cause| self.end(&cause))
     }
 
-    /// Does a step of the relay, with `room % 2` as the client's lack of room.
+    /// Makes a step of the relay. The client lacks room if `room % 2` is 1.
     fn step(&mut self, room: u8) -> Result<(), ProtocolViolation> {
         match self.protocol.next_step((room % 2 == 1).then_some(())) {
             RelayStep::AwaitRoom(()) => {
@@ -310,7 +311,7 @@ impl Gateway {
         Err(ProtocolViolation("the worker has ended"))
     }
 
-    /// Checks that the packet named the running request before this message.
+    /// Expects that the packet names the running request before this message.
     fn check_name(&self, packet: &[u8], rest: &[u8]) {
         let (mut before, mut named) = (&packet[..packet.len() - rest.len()], None);
         while let Ok(message) = FromWorker::decode(&mut before) {
@@ -333,7 +334,7 @@ impl Gateway {
     fn check(&self) {
         for (index, client) in self.clients.iter().enumerate() {
             // Only the last request may be unfinished, and only if its response has ended otherwise.
-            assert!(client.over, "request {index} has no end");
+            assert!(client.over, "the response to request {index} has not ended");
             client.check();
         }
     }
@@ -368,14 +369,14 @@ impl Sink for Client {
 }
 
 impl Client {
-    /// Checks for one head, a body within the announced length, and a clean end only after the whole body.
+    /// Expects one head, a body within the Content-Length, and END_REQUEST only after the complete body.
     fn check(&self) {
         let (mut decoder, mut input) = (Decoder::new(), &self.out[..]);
         let (mut stdout, mut ended) = (Vec::new(), None);
         let broken = loop {
             match decoder.receive(&mut input) {
                 Ok(Some(Reply::Stdout { bytes, .. })) => {
-                    assert_eq!(ended, None, "something follows the end");
+                    assert_eq!(ended, None, "STDOUT follows END_REQUEST");
                     stdout.extend_from_slice(bytes);
                 }
                 Ok(Some(Reply::End { app_status, .. })) => ended = Some(app_status),
@@ -389,7 +390,7 @@ impl Client {
         };
         assert_eq!(broken, ended.is_none());
         let Ok(Status::Complete { head, consumed }) = Head::parse(&stdout) else { panic!("no head") };
-        assert_eq!(head.field("X-Accel-Redirect"), None, "orders for the proxy");
+        assert_eq!(head.field("X-Accel-Redirect"), None, "a proxy control header passes");
         let body = (stdout.len() - consumed) as u64;
         let bodiless = self.head_request || !head.body_allowed();
         let promised = if bodiless { Some(0) } else { head.content_length };
