@@ -1,13 +1,13 @@
--- Lets a test say when an application goes on: both meet at files in a directory the test owns.
+-- The application's side of a gate: a test and its application synchronize by files in a directory of the test.
 
 local M = {}
 
---- The directory that the test gave as ?dir=PATH.
+--- The directory of the gate, which the test passes as ?dir=PATH.
 function M.directory(environ)
   return assert(environ.QUERY_STRING:match("dir=([^&]+)"), "no dir= in the query string")
 end
 
---- Makes the file `name`, complete from the moment it appears.
+--- Creates the file `name`, which is complete as soon as it exists.
 function M.announce(directory, name, text)
   local path = directory .. "/" .. name
   local file = assert(io.open(path .. ".new", "w"))
@@ -16,22 +16,22 @@ function M.announce(directory, name, text)
   assert(os.rename(path .. ".new", path))
 end
 
---- Whether a file, or a directory, is there.
+--- Whether a file or a directory exists.
 local function exists(path)
   local file = io.open(path)
   return file ~= nil and file:close()
 end
 
---- Returns once the file `name` is there. A test that ends first takes its directory away: then nothing is worth waiting for,
---- and a process that the application forked would outlive everybody.
+--- Waits until the file `name` exists. A test that ends before removes its directory: then the wait fails, or a process
+--- that the application forked would never end.
 function M.wait(directory, name)
   while not exists(directory .. "/" .. name) do
-    assert(exists(directory), "the test has gone")
+    assert(exists(directory), "the test has ended")
     os.execute("sleep 0.02")
   end
 end
 
---- The process that runs this Lua.
+--- The pid of this process, as a string.
 function M.pid()
   local file = assert(io.open("/proc/self/stat"))
   local pid = file:read("*l"):match("^%d+")
@@ -39,7 +39,7 @@ function M.pid()
   return pid
 end
 
---- Dies at once, as a crash in C would.
+--- Kills this process, as a crash in C would.
 function M.die()
   os.execute("kill -9 $PPID")
 end

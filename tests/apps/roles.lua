@@ -1,4 +1,4 @@
--- Answers in every role of FastCGI. An authorizer decides by the path; see `tests/acceptance/roles.rs`.
+-- Answers in each role of FastCGI. An authorizer decides by the path: see `tests/acceptance/roles.rs`.
 
 local gate = require("gate")
 
@@ -31,7 +31,7 @@ local decisions = {
     return 200, { ["Variable-REMOTE_USER"] = "alice" }, setmetatable({}, LATE)
   end,
   killed = gate.die,
-  -- The head has left the worker by then.
+  -- The worker dies in `close`, when it has sent the head.
   unfinished = function()
     return 200, { ["Variable-REMOTE_USER"] = "alice" }, { "", close = gate.die }
   end,
@@ -44,8 +44,8 @@ local decisions = {
 }
 
 local function authorize(environ)
-  -- What FastCGI leaves out for an authorizer is not there.
-  assert(not environ.CONTENT_LENGTH and environ["wsgi.input"]:read() == "", "there is a body")
+  -- FastCGI sends an authorizer no body.
+  assert(not environ.CONTENT_LENGTH and environ["wsgi.input"]:read() == "", "an authorizer has a body")
   local decide = decisions[(environ.REQUEST_URI or "/open"):match("^[^?]*/(%w+)")]
   if decide then
     return decide(environ)

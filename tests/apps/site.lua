@@ -1,4 +1,4 @@
--- The application of most acceptance tests: the first segment of the path names the small one that answers.
+-- The application of most acceptance tests: the first segment of the path names the file in parts/ that answers.
 
 local M = {}
 

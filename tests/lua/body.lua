@@ -1,4 +1,4 @@
--- Every form of a body, right and wrong, and who gets to see its `close`.
+-- Every form of a body, valid and invalid, and the calls of its `close`.
 
 local nibiru = require("nibiru")
 
@@ -57,7 +57,7 @@ local cases = {
   { name = "ipairs", app = starting(function() return ipairs({ "a", "b" }) end), head = text .. "|", chunks = { "a", "b" } },
   { name = "pairs", app = starting(function() return pairs({ key = "value" }) end), chunks = { "key" } },
   { name = "gmatch", app = starting(function() return ("a b"):gmatch("%a") end), chunks = { "a", "b" } },
-  { name = "a triple of the application's own", app = starting(function()
+  { name = "values of the application's own generic for", app = starting(function()
     return function(state, control)
       assert(state == "state")
       if control < 3 then
@@ -91,14 +91,14 @@ local cases = {
     status = "500 Internal Server Error", log = "status must be", after = closed_once },
   { name = "close for HEAD", method = "HEAD", app = starting(closing({}, { __call = giving("a", "b") })),
     head = text .. "|", chunks = {}, after = closed_once },
-  { name = "close after the client went away", patience = 1, outcome = "Aborted",
+  { name = "close after the client has left", patience = 1, outcome = "Aborted",
     app = starting(closing({}, { __call = giving("a", "b", "c") })), after = closed_once },
-  { name = "no chunk is asked for once the client is gone", patience = 0, outcome = "Aborted",
+  { name = "no chunk is requested after the client has left", patience = 0, outcome = "Aborted",
     app = starting(function()
       local calls = 0
       return function()
         calls = calls + 1
-        assert(calls == 1, "asked again")
+        assert(calls == 1, "a chunk is requested after the client has left")
         return "a"
       end
     end) },
@@ -135,25 +135,25 @@ local cases = {
       start_response(200, {})("a")
       return giving("b", "c")
     end, chunks = { "a", "b", "c" } },
-  { name = "write of no string", app = function(_, start_response)
+  { name = "write of a number", app = function(_, start_response)
       start_response(200, {})(5)
       return ""
     end, status = "500 Internal Server Error", log = "chunk must be a string, got number" },
-  { name = "write to a client that went away", patience = 0, outcome = "Aborted", app = function(_, start_response)
+  { name = "write to a client that has left", patience = 0, outcome = "Aborted", app = function(_, start_response)
       start_response(200, {})("a")
       error("must not get here")
     end },
 
   { name = "sleep", app = function() return 200, {}, tostring(nibiru.sleep(0)) end, body = "true" },
-  { name = "sleep ends when the client goes", patience = 0, app = function()
+  { name = "sleep ends when the client leaves", patience = 0, app = function()
       assert(nibiru.sleep(3600) == false)
       return 200, {}, ""
     end, status = "200 OK" },
-  { name = "sleep of no number", app = function() nibiru.sleep("1") end,
+  { name = "sleep of a string", app = function() nibiru.sleep("1") end,
     status = "500 Internal Server Error", log = "seconds must be a number, got string" },
   { name = "sleep of a negative number", app = function() nibiru.sleep(-1) end,
     status = "500 Internal Server Error", log = "seconds must not be negative, got -1" },
-  { name = "sleep of what is no time", app = function() nibiru.sleep(0 / 0) end,
+  { name = "sleep of NaN", app = function() nibiru.sleep(0 / 0) end,
     status = "500 Internal Server Error", log = "seconds must not be negative" },
 
   { name = "file_wrapper", app = function(environ, start_response)
@@ -178,7 +178,7 @@ local cases = {
         return nil, "disk on fire"
       end })
     end, body = "a", log = "cannot read the wrapped file: disk on fire" },
-  { name = "file_wrapper of no file", app = function(environ) environ["wsgi.file_wrapper"](5) end,
+  { name = "file_wrapper of a number", app = function(environ) environ["wsgi.file_wrapper"](5) end,
     log = "file must be a file handle or a path, got number" },
 
   { name = "HEAD with a known body keeps its length", method = "HEAD", app = starting(function() return "hello" end),
@@ -198,7 +198,7 @@ local cases = {
     end, head = "Content-Type: text/plain; charset=utf-8|Content-Length: 2||", chunks = {} },
   { name = "HEAD that fails", method = "HEAD", app = function() error("no") end, status = "500 Internal Server Error",
     head = "Content-Type: text/plain; charset=utf-8|Content-Length: 22||", chunks = {}, log = "HEAD /path?a=1" },
-  -- Of bodies that have no place, the first in a state is logged.
+  -- A body that the status does not allow is logged once for each Lua state.
   { name = "204 sends neither type nor length nor body", app = function() return 204, {}, "ignored" end,
     status = "204 No Content", head = "|", chunks = {}, log = "a response with status 204 has no body; the one given is dropped" },
   { name = "204 with a body, again", app = function() return 204, {}, "ignored" end, head = "|", chunks = {} },

@@ -1,11 +1,11 @@
--- What coroutines do, line by line: the same whether `coroutine` is Lua's own or nibiru's. See
+-- The behaviour of coroutines, as lines of text that must be the same for Lua's own `coroutine` and for nibiru's. See
 -- `coroutines_behave_as_luas_own` in src/lua/tests/interrupts.rs.
 local create, resume, wrap, yield, status = coroutine.create, coroutine.resume, coroutine.wrap, coroutine.yield, coroutine.status
 local unpack = table.unpack or unpack
 
 local lines = {}
 
--- Addresses differ.
+-- Adds a line, with addresses replaced.
 local function say(what, ...)
   local words = {}
   for position = 1, select("#", ...) do
@@ -121,7 +121,7 @@ end)
 say("through", resume(through))
 say("through", resume(through, "back"))
 
--- How deep they nest. LuaJIT sets no bound, and runs into the end of the process's stack.
+-- The depth of nesting. LuaJIT has no bound, and exhausts the process's stack.
 if not jit then
   local depth = 0
   local function dive()
@@ -140,7 +140,7 @@ if not jit then
   say("depth of resume", depth)
 end
 
--- What a traceback shows.
+-- Tracebacks.
 say("traceback", debug.traceback(create(fail("x"))))
 say("names", (debug.traceback("here"):gsub("%d+", "N")))
 local traced
@@ -149,7 +149,7 @@ wrap(function()
 end)()
 say("inside", traced)
 
--- Variables to be closed: 5.4 on.
+-- To-be-closed variables, from Lua 5.4 on.
 local closing = (loadstring or load)([[
   local say, create, resume, wrap, yield = ...
   local function closer(name, problem)

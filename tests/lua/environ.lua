@@ -1,4 +1,4 @@
--- What is in environ. An assertion that fails becomes a log line, which fails its case.
+-- The contents of environ. A failed assertion is logged, which fails its case.
 
 local function case(name, check, more)
   local fields = {
@@ -25,7 +25,7 @@ end
 local seen
 
 return {
-  case("variables as they came", function(environ)
+  case("variables are passed on unchanged", function(environ)
     equal(environ.REQUEST_METHOD, "GET")
     equal(environ.PATH_INFO, "/path")
     equal(environ.CONTENT_TYPE, "")
@@ -33,7 +33,7 @@ return {
     equal(environ.EXTRA, "\0\255")
     equal(environ["odd name"], "1")
   end, { variables = { EXTRA = "\0\255", ["odd name"] = "1" } }),
-  case("a body that the proxy keeps", function(environ)
+  case("a body that the proxy withholds", function(environ)
     equal(environ.CONTENT_LENGTH, "0")
     equal(environ["nibiru.promised_length"], "4000")
     equal(environ["wsgi.input"]:read("a"), "")
@@ -62,7 +62,7 @@ return {
     equal(type(environ["wsgi.file_wrapper"]), "function")
     equal(environ["nibiru.request_id"], "test-id")
   end),
-  case("variables do not displace the server's keys", function(environ)
+  case("variables do not replace the server's keys", function(environ)
     equal(environ["wsgi.multiprocess"], true)
     equal(type(environ["wsgi.input"]), "table")
     equal(environ["nibiru.request_id"], "test-id")

@@ -1,4 +1,4 @@
--- wsgi.errors, nibiru.log and after_response: what reaches the log, and when.
+-- wsgi.errors, nibiru.log and after_response: their log lines, in order.
 
 local nibiru = require("nibiru")
 
@@ -23,7 +23,7 @@ end
 return {
   case("a line", function(errors) errors:write("a line\n") end, { "a line" }),
   case("parts of a line", function(errors) errors:write("a ", 1):write(" line\nmore\n") end, { "a 1 line", "more" }),
-  case("an unfinished line comes out at the end", function(errors) errors:write("half") end, { "half" }),
+  case("an incomplete line is written at the end of the request", function(errors) errors:write("half") end, { "half" }),
   case("flush", function(errors) errors:write("a"):flush():write("b\n") end, { "a", "b" }),
   case("writelines", function(errors) errors:writelines({ "a\n", "b\n" }) end, { "a", "b" }),
   case("misuse of wsgi.errors", function(errors)
@@ -45,7 +45,7 @@ return {
     })
     nibiru.log.info("l", { int = 1, float = 1.5, yes = true, no = false, inf = 1 / 0, shown = shown, [3] = "\27\255" })
   end, { [[l {"3":"\\x1B\\xFF","float":1.5,"inf":"inf","int":1,"no":false,"shown":"shown","yes":true}]] }),
-  -- `warn` came with Lua 5.4; off until it is told otherwise, as in the program `lua`.
+  -- `warn` exists from Lua 5.4 on. It is off by default, as in the program `lua`.
   case("warn", function()
     if warn then
       warn("lost")
@@ -71,7 +71,7 @@ return {
     raises("fn must be a function, got string", nibiru.on_worker_stop, "x")
     raises("this worker has started", nibiru.on_worker_start, print)
   end),
-  case("after_response runs in order, also what it registers", function(_, environ)
+  case("after_response functions run in order, also those that they register", function(_, environ)
     local after = environ["nibiru.after_response"]
     after(function()
       nibiru.log.info("one")

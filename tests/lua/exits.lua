@@ -1,4 +1,4 @@
--- Every place from which an application may call os.exit.
+-- Applications that call os.exit from every possible place.
 
 local nibiru = require("nibiru")
 local M = {}

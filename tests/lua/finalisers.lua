@@ -1,4 +1,5 @@
--- Reads the request's body, while finalisers read it too: the collector may run at any allocation, that of what was read included.
+-- Reads the request body while finalisers read it, too: the collector may run at any allocation, including that of the
+-- result of a read.
 
 local function with_finaliser(finaliser)
   if newproxy then

@@ -1,5 +1,5 @@
--- Walks from some functions of nibiru's to all that they can reach: gives how many there are, and those that use a
--- global or, in Lua 5.1 and LuaJIT, have the application's globals for theirs.
+-- Walks from some functions of nibiru to all functions that they can reach. Returns the number of functions, and those
+-- that use a global or, in Lua 5.1 and LuaJIT, have the application's globals as their environment.
 
 local entries = ...
 

@@ -1,4 +1,4 @@
--- The application that the tables of cases start with; each case then puts its own in its place.
+-- The initial application of the tables of cases, which each case replaces by its own.
 --
 -- A table is a list of cases. A case has a `name` and an `app`, and any of:
 --   method, variables, input   the request (GET without a body unless they say otherwise)

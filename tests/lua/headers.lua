@@ -1,4 +1,4 @@
--- Every form of the headers, right and wrong. The default Content-Type is left in to be seen.
+-- Every form of the headers, valid and invalid. The expected heads include the default Content-Type.
 
 local text = "Content-Type: text/plain; charset=utf-8|"
 
@@ -52,7 +52,7 @@ local rows = {
 
   { "Status", { { "Status", "200 OK" } }, nil, "header Status is not allowed" },
   { "status in a map", { status = 200 }, nil, "header Status is not allowed" },
-  -- Left out, and logged by the first response of a state only.
+  -- Removed, and logged once for each Lua state.
   { "Transfer-Encoding", { { "transfer-encoding", "chunked" } }, text, "header transfer-encoding: chunked is left out" },
   { "Transfer-Encoding again, in a map", { ["Transfer-Encoding"] = "Chunked" }, text },
   { "Transfer-Encoding between blanks", { { "X-A", "1" }, { "Transfer-Encoding", " chunked\t" } }, "X-A: 1|" .. text },
@@ -79,7 +79,7 @@ local rows = {
   { "Date twice", { { "Date", "x" }, { "Date", "x" } }, nil, "header Date is given twice" },
   { "Server twice", { { "Server", "x" }, { "Server", "x" } }, nil, "header Server is given twice" },
   { "ETag twice", { { "ETag", '"a"' }, { "ETag", '"b"' } }, nil, "header ETag is given twice" },
-  { "what may come twice", { { "Vary", "A" }, { "Vary", "B" }, { "X-A", "1" }, { "X-A", "1" } }, "Vary: A|Vary: B|X-A: 1|X-A: 1|" .. text },
+  { "headers that may be repeated", { { "Vary", "A" }, { "Vary", "B" }, { "X-A", "1" }, { "X-A", "1" } }, "Vary: A|Vary: B|X-A: 1|X-A: 1|" .. text },
   { "Content-Length twice", { { "Content-Length", "1" }, { "content-length", "1" } }, nil, "headers[2]: header Content-Length is given twice" },
   { "Content-Length of words", { { "Content-Length", "one" } }, nil, 'must be a number of bytes, got "one"' },
   { "Content-Length with a sign", { { "Content-Length", "+1" } }, nil, 'must be a number of bytes, got "+1"' },
@@ -104,7 +104,7 @@ for _, row in ipairs(rows) do
   }
 end
 
--- What has been accepted once is remembered; that must not let the next one through unchecked.
+-- Accepted names and values are cached, which must not let invalid ones through unchecked.
 cases[#cases + 1] = {
   name = "a known name with a bad value",
   app = function(_, start_response)
@@ -142,7 +142,7 @@ cases[#cases + 1] = {
 }
 
 cases[#cases + 1] = {
-  name = "a head that no proxy would take",
+  name = "a head that exceeds the limit",
   app = function()
     return 200, { ["X-Large"] = ("x"):rep(65536) }, "x"
   end,
@@ -151,7 +151,7 @@ cases[#cases + 1] = {
 }
 
 cases[#cases + 1] = {
-  name = "a head that no proxy would take only with the lines that are added at the end",
+  name = "a head that exceeds the limit only with the added lines",
   app = function()
     return 200, { ["X-Large"] = ("x"):rep(65500) }, "x"
   end,
@@ -159,7 +159,7 @@ cases[#cases + 1] = {
   log = "bytes, and may have 65536",
 }
 
--- Heads that never end: they are refused as soon as they are too long.
+-- Endless heads, which are refused as soon as they exceed the limit.
 local looks
 local function endless(value)
   looks = 0

@@ -1,4 +1,4 @@
--- The applications that the benchmark and the memory test run.
+-- The applications of the benchmark and of the memory test.
 
 local M = {}
 

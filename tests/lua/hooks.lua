@@ -1,4 +1,4 @@
--- Registers hooks that log, so that the test sees when they ran.
+-- Registers hooks that log, so that the test can check their order.
 
 local nibiru = require("nibiru")
 

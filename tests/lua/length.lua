@@ -1,4 +1,4 @@
--- A body unlike its Content-Length never passes as complete.
+-- A body of another length than its Content-Length never passes as complete.
 
 local function giving(...)
   local values, position = { ... }, 0

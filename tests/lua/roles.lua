@@ -1,4 +1,4 @@
--- The roles of FastCGI: what each sees, and what an authorizer may answer.
+-- The roles of FastCGI: the environ of each, and the responses that an authorizer may give.
 
 local DENIED = "Content-Type: text/plain; charset=utf-8|Content-Length: 7||"
 
@@ -35,7 +35,7 @@ return {
     end,
   },
   {
-    name = "no variable can displace the role",
+    name = "no variable can replace the role",
     variables = { ["nibiru.role"] = "authorizer", ["nibiru.filter_data"] = "x" },
     body = "responder",
     app = function(environ)
@@ -44,7 +44,7 @@ return {
   },
   {
     -- nginx's auth_request reads such a header from a responder.
-    name = "to a responder Variable- is a header as any other",
+    name = "Variable- is an ordinary header of a responder",
     status = "200 OK",
     head = "Variable-USER: alice|Content-Type: text/plain; charset=utf-8|Content-Length: 0||",
     app = function()

@@ -1,5 +1,5 @@
--- `wsgi.file_wrapper` where the proxy sends what is in tests/ as /-/tests, but for tests/apps; and the headers that the
--- proxy takes orders by. Of those X-Sendfile and X-Accel-Limit-Rate are allowed here.
+-- `wsgi.file_wrapper` with a proxy that sends the files of tests/ as /-/tests, except tests/apps; and the headers that
+-- control the proxy, of which X-Sendfile and X-Accel-Limit-Rate are allowed here.
 
 local function wrapping(status, headers, path)
   return function(environ)
@@ -18,7 +18,7 @@ local function length_of(path)
 end
 local length = length_of("tests/lua/environ.lua")
 
---- Parts of the lines that are logged: 32 in all, of which the cases above have had their own.
+--- Parts of the log lines: 32 in all, some of which the cases above have caused.
 local function first_orders(count)
   local lines = {}
   for position = 1, count do

@@ -1,10 +1,10 @@
--- Writes into all that a request hands to its application, and looks in the next one for what is still there. Answers with where
--- that is. What leads to it is what plain Lua has: keys, values, and metatables that `getmetatable` gives.
+-- Writes into everything that a request passes to its application, and looks in the next request for the same objects.
+-- Answers with their paths. The walk uses plain Lua: keys, values, and metatables of `getmetatable`.
 
 local getmetatable, next, pcall, rawset, type = getmetatable, next, pcall, rawset, type
 local setfenv = setfenv
 
---- Calls `found` with each table and function that leads from a value, once, and with how.
+--- Calls `found` once for each table and function that can be reached from a value, with its path.
 local function walk(value, path, seen, found)
   local kind = type(value)
   if (kind ~= "table" and kind ~= "function" and kind ~= "userdata") or seen[value] then
@@ -23,7 +23,7 @@ local function walk(value, path, seen, found)
   end
 end
 
--- What is the application's anyway: its globals, the modules, and the metatables of Lua's own types.
+-- Values that belong to the application anyway: its globals, the modules, and the metatables of Lua's own types.
 local own = {}
 walk({ _G, package.loaded, getmetatable(""), getmetatable(io.stdout) }, "own", own, function() end)
 
@@ -44,7 +44,7 @@ local function application(environ, start_response)
   local input, errors = environ["wsgi.input"], environ["wsgi.errors"]
   local body = environ["wsgi.file_wrapper"]("environ.lua", 10)
   local things = { environ, start_response, start_response(200, {}), input:lines(), body }
-  -- All of it works, whatever the request before has done.
+  -- Everything works, whatever the last request has written.
   assert(input:read() == "posted" and errors:write("line\n") == errors and #body() == 10)
   body:close()
   assert(environ["wsgi.version"][1] == 1 and environ["wsgi.version"][2] == 0)

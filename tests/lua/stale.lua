@@ -1,4 +1,4 @@
--- Keeps everything of its first request and tries to use it in the second one.
+-- Keeps every object of its first request and tries to use it in the second one.
 
 local kept
 

@@ -1,4 +1,4 @@
--- Calling start_response twice, with and without exc_info, before and after the head.
+-- Repeated calls of start_response, with and without exc_info, before and after the head.
 
 local nibiru_error = "something failed"
 

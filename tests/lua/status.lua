@@ -1,4 +1,4 @@
--- Every form of a status, right and wrong, by start_response and in the short form.
+-- Every form of a status, valid and invalid, by start_response and in the short form.
 
 local rows = {
   { "200 OK", "200 OK" },

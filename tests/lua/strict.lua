@@ -1,5 +1,5 @@
--- Every form of the interface once, as harness.lua describes cases. The application has made the globals strict, or has
--- replaced Lua's functions, before these run: so what they need themselves is kept in locals.
+-- One case for each part of the interface, as harness.lua describes cases. The application has made the globals strict
+-- or replaced Lua's functions before the cases run, so they keep the functions that they need in locals.
 
 local kept = require("kept")
 local nibiru, text = require("nibiru"), require("nibiru.text")

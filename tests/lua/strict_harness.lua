@@ -1,5 +1,5 @@
--- Applications that spoil the globals as they load, for the cases in strict.lua. The hooks log, so that the test sees
--- that they have run.
+-- Applications that change the globals during the load, for the cases in strict.lua. The hooks log, so that the test
+-- can check that they have run.
 
 local nibiru = require("nibiru")
 local error, format, next, rawset, setmetatable, tostring, type = error, string.format, next, rawset, setmetatable, tostring, type
@@ -21,7 +21,7 @@ end)
 
 local M = {}
 
--- What strict.lua needs of the globals when it is loaded, which is later.
+-- The globals that strict.lua needs when it is loaded later.
 local kept = {}
 for name, library in next, _G do
   kept[name] = library
@@ -77,7 +77,7 @@ function M.replaced()
   return application
 end
 
--- The harness is asked for one of them by its name, and what that gives is served.
+-- The test names one of the two applications, and the result of its function is served.
 return setmetatable({}, {
   __index = function(_, name)
     return M[name]()

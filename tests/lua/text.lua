@@ -1,4 +1,4 @@
--- nibiru.text: what is UTF-8 and what is made of the rest.
+-- nibiru.text: the validation of UTF-8, and the replacement of invalid bytes.
 
 local text = require("nibiru.text")
 
@@ -23,7 +23,7 @@ for number, row in ipairs(rows) do
     app = function()
       local valid, position = text.valid_utf8(row[1])
       assert(valid == (row[2] == nil) and position == row[2], tostring(position))
-      assert(text.scrub(row[1]) == (row[3] or row[1]), "scrubbed otherwise")
+      assert(text.scrub(row[1]) == (row[3] or row[1]), "an unexpected result of scrub")
       return 200, {}, "ok"
     end,
   }

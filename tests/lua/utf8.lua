@@ -1,7 +1,7 @@
 -- The utf8 library as Lua 5.4 has it: built in, or nibiru's own under Lua 5.1, 5.2 and LuaJIT.
 --
--- Where the Lua is 5.4, nibiru's own is compared with the built-in one on every row, so the expectations
--- below cannot drift from it.
+-- With Lua 5.4, nibiru's own library is compared with the built-in one on every row, so the expectations below cannot
+-- differ from it.
 
 local built_in = utf8
 local root = debug.getinfo(1, "S").source:match("^@(.*)tests/lua/utf8%.lua$")
@@ -14,7 +14,7 @@ local strings = {
 }
 local positions = { -100, -3, -2, -1, 0, 1, 2, 3, 4, 7, 100 }
 
---- Everything a call gives, as text; of an error, what all versions agree on.
+--- The results of a call, as text; for an error, the part that is the same in all versions.
 local function outcome(fn, ...)
   local results = { pcall(fn, ...) }
   for index = 1, 6 do

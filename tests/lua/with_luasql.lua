@@ -1,4 +1,4 @@
--- Debian's luasql.sqlite3, a C module with userdata, finalisers and a library of its own behind it.
+-- Debian's luasql.sqlite3, a C module with userdata, finalisers and an external library.
 
 return {
   {

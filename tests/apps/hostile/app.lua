@@ -1,11 +1,11 @@
--- An application with C code that writes to its worker's link: /do/TRICK?dir=GATE, see hostile.c.
--- /wait waits at the gate; anything else says hello.
+-- An application with C code that writes to its worker's link: /do/TRICK?dir=GATE, see hostile.c. /wait waits at the
+-- gate; any other path answers hello.
 
 local M = {}
 
 local gate = require("gate")
 
--- Which request of this worker's life runs.
+-- The number of the running request over the worker's lifetime, from 1.
 local serial = 0
 
 function M.application(environ, start_response)

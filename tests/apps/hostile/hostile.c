@@ -1,8 +1,8 @@
 /*
- * Code inside a worker that means harm: it finds the worker's link to the gateway and writes to it what a worker
- * must not. `hostile(NAME, SERIAL)` for Lua: which trick, and which request of the worker's life this is.
+ * Hostile code inside a worker: it finds the worker's link to the gateway and writes invalid messages to it.
+ * `hostile(NAME, SERIAL)` for Lua: the name of the trick, and the number of the request over the worker's lifetime.
  *
- * Needs no header of Lua's: a C function gets the state as a pointer, and `lua_tolstring` is the same in every Lua.
+ * Needs no Lua header: a C function gets the state as a pointer, and `lua_tolstring` is the same in every Lua.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -82,7 +82,7 @@ static ssize_t post(int link)
     return sent;
 }
 
-static void whole_answer(const char *body)
+static void complete_response(const char *body)
 {
     answering(serial);
     text(HEAD, "Status: 200 OK\r\nContent-Type: text/plain\r\n\r\n");
@@ -116,7 +116,7 @@ static void with_descriptors(int link, int count)
         close(descriptors[i]);
 }
 
-/* Until the other side closes or this process is killed. */
+/* Sends messages until the other side closes or this process is killed. */
 static void flood(int link, int tag, size_t size)
 {
     static unsigned char filler[CHUNK];
@@ -131,7 +131,7 @@ static void flood(int link, int tag, size_t size)
             answering(serial);
         byte((unsigned char)tag);
         if (tag == LOG)
-            byte(0); /* of the level debug, which is not written unless it is asked for */
+            byte(0); /* the level debug, which is not written by default */
         number((uint32_t)size);
         bytes(filler, size);
         if (tag == LOG)
@@ -180,16 +180,16 @@ static void act(int link, const char *name)
         answering(serial);
         end();
     } else if (is(name, "end_twice")) {
-        whole_answer("honest\n");
+        complete_response("honest\n");
         end();
-    } else if (is(name, "late")) { /* one answer too many, for whoever is next */
-        whole_answer("honest\n");
+    } else if (is(name, "late")) { /* another response, for the next request */
+        complete_response("honest\n");
         byte(READY);
-        whole_answer("forged\n");
+        complete_response("forged\n");
         byte(READY);
     } else if (is(name, "early")) {
         serial++;
-        whole_answer("forged\n");
+        complete_response("forged\n");
     } else if (is(name, "nameless")) {
         text(HEAD, "Status: 200 OK\r\n\r\n");
     } else if (is(name, "measured")) {
@@ -238,12 +238,12 @@ static void act(int link, const char *name)
         flood(link, LOG, CHUNK);
     } else if (is(name, "bodies")) {
         flood(link, BODY, CHUNK);
-    } else if (is(name, "heir")) { /* a child goes on when the worker has gone */
+    } else if (is(name, "heir")) { /* a child that goes on after the worker's death */
         if (fork() == 0)
             flood(link, LOG, 20);
         _exit(0);
-    } else if (is(name, "thief")) { /* says that it is ready, and keeps what it is then given */
-        whole_answer("honest\n");
+    } else if (is(name, "thief")) { /* says that it is ready, and never answers the next request */
+        complete_response("honest\n");
         byte(READY);
         post(link);
         recv(link, packet, sizeof packet, 0);
@@ -254,7 +254,7 @@ static void act(int link, const char *name)
     }
     if (post(link) < 0)
         abort();
-    /* What follows is the gateway's to do. */
+    /* The gateway has to kill this process. */
     for (;;)
         pause();
 }

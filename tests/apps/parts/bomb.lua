@@ -1,4 +1,4 @@
--- Goes wrong in the way that the path names, /bomb/HOW, as far as one request can take its worker with it.
+-- Fails in the way that the path names, /bomb/HOW. Some ways end the worker.
 local ways = {}
 
 function ways.exit()
@@ -9,7 +9,7 @@ function ways.exit_closing_the_state()
   os.exit(0, true)
 end
 
--- Raised by the collector, at any allocation: here by the one below, or by a later request's.
+-- The collector raises the error at any allocation: here, or in a later request.
 function ways.error_in_gc()
   local finaliser = {
     __gc = function()
@@ -111,7 +111,7 @@ function ways.too_many_results()
   return (table.unpack or unpack)({}, 1, 1e7)
 end
 
---- Takes memory until there is no more; bounded, so that a server without a limit survives the test of it.
+--- Allocates up to 512 MiB, which is bounded in case the server has no limit.
 function ways.memory()
   local kept = {}
   for i = 1, 512 do
@@ -119,7 +119,7 @@ function ways.memory()
   end
 end
 
---- Exponential in the length of the subject: for longer than anybody waits, and never back in Lua.
+--- Exponential in the length of the subject: it runs in C longer than any test.
 function ways.stuck_in_c()
   local text = ("a"):rep(40)
   return text:find(("a*"):rep(40) .. "b")

@@ -1,4 +1,4 @@
--- What time it is.
+-- Answers with the time in seconds.
 return function()
   return 200, { ["Content-Type"] = "text/plain" }, tostring(os.time())
 end

@@ -1,4 +1,4 @@
--- Leaves one file per execution, so that a test can count how often a request ran.
+-- Appends a byte for each execution, so that a test can count the executions of a request.
 local gate = require("gate")
 
 return function(environ, start_response)

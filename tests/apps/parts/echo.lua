@@ -1,4 +1,4 @@
--- The request's body, unchanged.
+-- Answers with the request body, unchanged.
 return function(environ, start_response)
   local body = environ["wsgi.input"]:read("a")
   start_response("200 OK", {

@@ -1,4 +1,4 @@
--- Every string of the environ as a line NAME=value; with ?only=NAME that value alone, byte for byte.
+-- Answers with every string of the environ as a line NAME=value, or with ?only=NAME only that value, byte for byte.
 return function(environ, start_response)
   local only = environ.QUERY_STRING:match("^only=([%w_.]+)")
   if only then

@@ -9,7 +9,7 @@ local function plain(start_response, length)
   start_response("200 OK", headers)
 end
 
---- One chunk, then, when the test has seen it, the end of this worker.
+--- Sends one chunk, and kills the worker when the test has seen it.
 local function die_after_a_chunk(environ)
   local directory = gate.directory(environ)
   local chunks = 0

@@ -1,5 +1,5 @@
--- Answers in pieces, in the way that the path names: /flow/HOW?dir=PATH. Announces "started" with its pid first, and says
--- in "closed", "write" and "after" what became of it.
+-- Streams a response in the way that the path names: /flow/HOW?dir=PATH. Announces "started" with its pid first. The
+-- files "closed", "write" and "after" tell the rest.
 local gate = require("gate")
 local nibiru = require("nibiru")
 
@@ -22,7 +22,7 @@ local function nap()
   os.execute("sleep 0.02")
 end
 
---- A body that calls `next_chunk`, and says when it is closed.
+--- A body that calls `next_chunk`, and adds a line to "closed" when it is closed.
 local function body(directory, next_chunk)
   return setmetatable({
     close = function()
@@ -31,7 +31,7 @@ local function body(directory, next_chunk)
   }, { __call = next_chunk })
 end
 
---- Three chunks; all but the first are made only once the test has seen the one before.
+--- Three chunks; each but the first is made when the test has seen the one before.
 local function gated(directory, chunk)
   if chunk > 3 then
     return nil
@@ -88,7 +88,7 @@ function ways.events(directory)
   end
 end
 
---- Goes on for ever, a line every 20 ms.
+--- An endless body, with a line every 20 ms.
 local function ticks(headers)
   return function(directory)
     return 200, headers, body(directory, function()
@@ -114,7 +114,7 @@ function ways.tick_write(directory, _, start_response)
   return body(directory, function() end)
 end
 
---- As much as the client takes, and more. Says how many chunks it has made.
+--- An endless body without pauses. Announces the number of chunks that are made.
 local function flood(size)
   local text = ("x"):rep(size)
   return function(directory)
@@ -130,7 +130,7 @@ end
 ways.flood = flood(16 * 1024)
 ways.flood_large = flood(1024 * 1024)
 
---- Has begun to answer, then waits for "go", and asks meanwhile whether the client does, too.
+--- Sends a chunk, then empty chunks until "go", which fail when the client has left.
 function ways.poll(directory)
   local first = true
   return 200, UNBUFFERED, body(directory, function()
@@ -143,7 +143,7 @@ function ways.poll(directory)
   end)
 end
 
---- The same before it has anything to say.
+--- Sends only empty chunks.
 function ways.poll_first(directory)
   return 200, UNBUFFERED, body(directory, function()
     nap()
@@ -151,7 +151,7 @@ function ways.poll_first(directory)
   end)
 end
 
---- Says something, then sleeps for longer than any test runs.
+--- Sends a chunk, then sleeps for longer than any test runs.
 function ways.sleep(directory)
   local first = true
   return 200, UNBUFFERED, body(directory, function()
@@ -165,14 +165,14 @@ function ways.sleep(directory)
   end)
 end
 
---- Sleeps before it says anything.
+--- Sleeps before the response head.
 function ways.sleep_first(directory)
   gate.announce(directory, "asleep")
   add(directory, "slept", tostring(nibiru.sleep(3600)))
   return 200, {}, body(directory, function() end)
 end
 
---- Sleeps for a moment in all places that have nobody to go away.
+--- Sleeps for a moment before the response and after it.
 function ways.sleep_after(directory, environ)
   environ["nibiru.after_response"](function()
     gate.announce(directory, "after", tostring(nibiru.sleep(0.05)))
@@ -180,7 +180,7 @@ function ways.sleep_after(directory, environ)
   return 200, {}, tostring(nibiru.sleep(0.05)) .. "\n"
 end
 
---- Waits for "go" before it says anything.
+--- Waits for "go" before the response head.
 function ways.whole(directory, environ)
   environ["nibiru.after_response"](function()
     gate.announce(directory, "after")
@@ -197,7 +197,7 @@ function ways.write_late(directory, _, start_response)
   return body(directory, function() end)
 end
 
---- Announces the order of what it does after its response, and waits for "go" in the midst of it.
+--- Records the order of `close` and the `after_response` functions, the first of which waits for "go".
 local function after(answer)
   return function(directory, environ)
     local after_response = environ["nibiru.after_response"]

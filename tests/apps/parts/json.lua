@@ -1,4 +1,4 @@
--- Debian's lua-cjson: the body back, decoded and encoded.
+-- Debian's lua-cjson: answers with the body, decoded and encoded again.
 local cjson = require("cjson")
 
 return function(environ, start_response)

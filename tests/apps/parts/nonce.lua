@@ -1,6 +1,6 @@
--- Answers /nonce?dir=PATH&n=NONCE&k=TIMES&f=FORM with the nonce as a header, and as often as it was asked for as the body:
--- a client can tell any other answer, and any part of this one. Leaves a line for each execution in a file of its
--- worker's, so that a test finds a request that ran twice.
+-- Answers /nonce?dir=PATH&n=NONCE&k=TIMES&f=FORM with the nonce as a header and, repeated TIMES times, as the body, so
+-- that a client detects a foreign or partial response. Appends a line for each execution to a file of the worker, so
+-- that a test detects a request that ran twice.
 local gate = require("gate")
 
 local name
@@ -12,7 +12,7 @@ local function record(directory, nonce)
   file:close()
 end
 
---- Some microseconds of work, in which a worker can be killed whose request has had its effect.
+--- Some microseconds of work, during which the worker can be killed after the execution was recorded.
 local function work(rounds)
   local sum = 0
   for i = 1, rounds do
@@ -29,7 +29,7 @@ local bodies = {
     work(50000)
     return nonce:rep(times)
   end,
-  -- Without a Content-Length, a piece at a time.
+  -- Streamed, without a Content-Length.
   stream = function(_, nonce, times)
     local piece = nonce:rep(256)
     local left = math.floor(times / 256)
@@ -39,7 +39,7 @@ local bodies = {
       return left >= 0 and piece or nil
     end
   end,
-  -- What came is what goes.
+  -- The request body.
   upload = function(environ)
     return environ["wsgi.input"]:read("a")
   end,

@@ -1,10 +1,12 @@
--- Sends each header that the query names, ?X-Accel-Redirect=/path; with &stubborn=1 also those that nibiru leaves out.
+-- Sends each header that the query names, such as ?X-Accel-Redirect=/path. With &stubborn=1, it sends those that nibiru
+-- removes, too.
 
 local function no_order()
   return false, false, false
 end
 
---- Finds what knows orders behind a value, and makes it know none, as a C module could.
+--- Replaces the function `proxy_order` in the upvalues of nibiru's functions, as a C module could, so that no header is
+--- removed.
 local function disobey(from, seen)
   if seen[from] then
     return

@@ -1,4 +1,4 @@
--- The pid of the worker and eight numbers of its generator.
+-- Answers with the worker's pid and eight random numbers.
 local gate = require("gate")
 
 return function(_, start_response)

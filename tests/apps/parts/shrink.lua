@@ -1,4 +1,4 @@
--- A file of two blocks that is cut short between them; the second is read once the test has seen the first.
+-- Sends a file of two blocks, which is truncated after the first. The second is read when the test has seen the first.
 local gate = require("gate")
 
 return function(environ, start_response)

@@ -1,4 +1,4 @@
--- Announces "started" with its pid, then never returns and never calls anything.
+-- Announces "started" with its pid, then loops forever without a call.
 local gate = require("gate")
 
 return function(environ)

@@ -1,4 +1,4 @@
--- Debian's lua-sql-sqlite3: a table in memory, written and read.
+-- Debian's lua-sql-sqlite3: writes and reads a table in memory.
 local luasql = require("luasql.sqlite3")
 
 return function(_, start_response)

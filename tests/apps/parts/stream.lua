@@ -1,4 +1,4 @@
--- Three chunks; the second and third are made only after the test has seen the one before.
+-- Streams three chunks; each but the first is made when the test has seen the one before.
 local gate = require("gate")
 
 return function(environ, start_response)

@@ -1,7 +1,7 @@
--- Takes too long in the way that the path names: /stuck/HOW?dir=PATH. Announces "started" with its pid first.
+-- Runs too long in the way that the path names: /stuck/HOW?dir=PATH. Announces "started" with its pid first.
 local gate = require("gate")
 
---- Code that LuaJIT compiles takes no notice of anything.
+--- Keeps `f` from LuaJIT's compiler: compiled code does not see interrupts.
 local function interpreted(f)
   if jit then
     jit.off(f, true)
@@ -46,26 +46,26 @@ local ways = {
   c = function()
     os.execute("exec sleep 20")
   end,
-  -- Catches the error, and says so.
+  -- Catches the error, and announces it.
   caught = function(environ)
     local directory = gate.directory(environ)
     local ok, problem = pcall(spin)
     gate.announce(directory, "caught", tostring(ok) .. " " .. tostring(problem))
     error("second thoughts")
   end,
-  -- Runs Lua code until the file "go" is there.
+  -- Runs Lua code until the file "go" exists.
   busy = interpreted(function(environ)
     local go = gate.directory(environ) .. "/go"
     while not exists(go) do
     end
     return 200, {}, { "busy\n" }
   end),
-  -- Waits in C code until then.
+  -- Waits in C code until the file "go" exists.
   busy_in_c = function(environ)
     os.execute("until [ -e '" .. gate.directory(environ) .. "/go' ]; do sleep 0.05; done")
     return 200, {}, { "busy\n" }
   end,
-  -- A body that never ends after its first chunk.
+  -- A body that loops forever after its first chunk.
   body = function(environ)
     local directory, first = gate.directory(environ), true
     local body = {

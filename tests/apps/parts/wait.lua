@@ -1,4 +1,4 @@
--- Announces "started" with its pid, then answers once the test has made the file "go".
+-- Announces "started" with its pid, then answers when the test has created the file "go".
 local gate = require("gate")
 
 return function(environ, start_response)

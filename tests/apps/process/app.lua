@@ -1,5 +1,5 @@
--- An application that forks: /WHAT/HOW?dir=GATE, where HOW is a function of the module `process` (process.c) or
--- "posix" for that of Debian's lua-posix. What the child does is WHAT; what the parent does is below it.
+-- An application that forks: /WHAT/HOW?dir=GATE, where HOW is a function of the module `process` (process.c), or
+-- "posix" for Debian's lua-posix. WHAT is the child's behaviour.
 
 local gate = require("gate")
 local nibiru = require("nibiru")
@@ -12,14 +12,14 @@ local function fork(how)
   return process[how]()
 end
 
---- Adds to a file: how often something has run, in whatever process.
+--- Appends a byte to a file, which counts executions in all processes.
 local function note(directory, name)
   local file = assert(io.open(directory .. "/" .. name, "a"))
   file:write("x")
   file:close()
 end
 
--- What the child does, to whose end the parent waits. Gives what the child returns to the server, if it comes to that.
+-- The child's behaviour; the parent waits for its end. A function may return a response, as the child would.
 local children = {
   exit = function()
     os.exit(7)
@@ -80,7 +80,7 @@ for name, child in pairs(children) do
   end
 end
 
---- Forks in the middle of a stream.
+--- Forks between two chunks of a stream.
 local function streamed(inside)
   return function(directory, how)
     local chunks = 0
@@ -138,7 +138,7 @@ function whole.after_response(directory, how, environ)
   return 200, {}, "1"
 end
 
---- The child goes on after its parent has answered.
+--- The child goes on after its parent's response.
 function whole.goes_on(directory, how)
   local pid = fork(how)
   if pid == 0 then

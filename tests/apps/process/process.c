@@ -1,7 +1,7 @@
 /*
- * What C modules for POSIX give to Lua, as far as the tests need it: forks, working directory, umask, a fork that hangs.
+ * A C module for POSIX functions, as the tests need them: forks, working directory, umask, a fork that hangs.
  *
- * Needs no header of Lua's: the functions that it calls are the same in every Lua.
+ * Needs no Lua header: the functions that it calls are the same in every Lua.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -37,7 +37,7 @@ static int give(void *state, integer value)
 
 static int forked(void *state) { return give(state, fork()); }
 
-/* As fork(2), without the C library's knowledge. */
+/* The system call, without the C library's handlers. */
 static int cloned(void *state) { return give(state, syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)); }
 
 /* The exit status of a child, or the signal that ended it as a negative number. */
@@ -60,7 +60,7 @@ static void hang_unless_first(void)
         pause();
 }
 
-/* From now on this process forks once; the second fork never returns. What it has forked has had its first. */
+/* The second fork of this process from now on never returns. A child of the first fork hangs in its own first fork. */
 static int hang_in_second_fork(void *state)
 {
     return give(state, pthread_atfork(hang_unless_first, NULL, NULL));
