@@ -140,7 +140,7 @@ fn show_status(answer: &serde_json::Value, json: bool) -> ExitCode {
 /// The exit code of a gateway. Prints the final message after every line of the log, which may go to standard error as well.
 fn finish(result: Result<(), gateway::Error>, log: log::Guard) -> ExitCode {
     if let Err(error) = &result {
-        log.last_words(error);
+        log.log_fatal(error);
     }
     drop(log);
     match result {

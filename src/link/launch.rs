@@ -1,6 +1,19 @@
-//! The execution of the zygote by the gateway: the arguments of the hidden command `zygote`.
+//! The command line of a zygote: the hidden command `zygote`, which the gateway executes and nobody else.
 //!
-//! Standard input is the control link; standard output and error are a pipe into the gateway's log.
+//! | argument | set to | the zygote |
+//! | --- | --- | --- |
+//! | `--generation N` | the number of the load, from 1 | names itself and its workers by it, in titles and in the log |
+//! | `--preload auto\|on\|off` | `--preload` | loads the application before it forks, or leaves that to each worker |
+//! | `--root DIR` | `--root` | changes its working directory there before it loads |
+//! | `--sendfile FORM` | `--sendfile` | tells the application how to have the proxy send a file |
+//! | `--sendfile-map ENTRY`, repeated | `--sendfile-map` | translates paths of the application to paths of the proxy |
+//! | `--proxy-headers NAME`, repeated | `--proxy-headers` | lets the application send these headers |
+//! | `--dumpable on\|off` | `--dumpable` | closes its memory to other processes of its user, if off |
+//! | `--open-files N`, optional | the soft limit that the gateway was started with | restores that limit for the application; unlimited without it |
+//! | `--memory-limit BYTES`, optional | `--memory-limit` | limits the memory of each worker; no limit without it |
+//! | `APP`, after `--` | the application | loads this module |
+//!
+//! Standard input is the control link. Standard output and standard error are a pipe each into the gateway's log.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,11 +21,11 @@ use std::path::PathBuf;
 use crate::cgi::ProxyHeaders;
 use crate::config::{self, Config, Preload, ProxyHeader, Sendfile, SendfileMap, Switch};
 
-/// The name under which the zygote is executed. The spaces make room for its titles and its workers', which are written
-/// over its arguments: see [`crate::os::title`].
+/// The name (`argv[0]`) of a zygote. Its spaces reserve memory for the titles of the zygote and its workers, which overwrite the
+/// arguments: see [`crate::os::title`].
 pub const NAME: &str = "nibiru                                                          ";
 
-/// The settings of a zygote.
+/// The arguments of a zygote: see the table of the module.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Launch {
     /// The generation of the code
@@ -47,7 +60,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The launch for the application of `config`, with `open_files` as its soft limit.
+    /// The arguments for the application of `config`. `open_files` is the soft limit of open files for the application.
     pub fn new(config: &Config, generation: u32, open_files: Option<u64>) -> Self {
         Self {
             generation,
@@ -63,13 +76,13 @@ impl Launch {
         }
     }
 
-    /// The orders that the application may give the proxy.
+    /// The headers by which the application may control the proxy.
     pub fn proxy_headers(&self) -> ProxyHeaders {
         let map: Vec<_> = self.sendfile_map.iter().flat_map(SendfileMap::resolved).collect();
         config::proxy_headers(self.sendfile, &map, &self.proxy_headers)
     }
 
-    /// The arguments that parse back into this launch, the command's name first.
+    /// The command line, with the name of the command first. Parses back into this value.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut root = OsString::from("--root=");
         root.push(&self.root);

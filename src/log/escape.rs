@@ -2,7 +2,7 @@
 //!
 //! Control characters (C0, DEL, U+0080–9F), bytes that are not UTF-8, and characters that reorder or break lines in some
 //! viewers (U+2028, U+2029, the bidirectional overrides and isolates) become `\xNN`, one group for each byte, as in nginx's
-//! logs. Escaping is idempotent. The choice of the text that is shown is made in [`super::redact`].
+//! logs. Escaping is idempotent. [`super::redact`] removes secrets before.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};

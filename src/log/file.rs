@@ -48,13 +48,13 @@ impl Shared {
         self.lost.fetch_add(lines, Ordering::Relaxed);
     }
 
-    /// Lines that could not be written.
+    /// The number of lost lines.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 }
 
-/// A writer of log lines to a file. Write errors are not returned: the writing threads could only end.
+/// A writer of log lines to a file. It returns no write errors, because a writing thread could only end.
 #[derive(Debug)]
 pub struct LogFile {
     /// Name of the log in messages, such as `access log`.
@@ -62,17 +62,18 @@ pub struct LogFile {
     file: File,
     /// Path of the file; `None` for an inherited stream, which is never reopened.
     path: Option<PathBuf>,
-    /// Report of lost lines. Not a log line, because the log may be the file that fails.
+    /// The reporter of lost lines. Not always a log line, because the log may be the file that fails.
     report_loss: ReportLoss,
     /// Rate limit of `report_loss`: a nearly full disk may take some lines and not others.
     limiter: LogRateLimiter,
+    /// Lines that are not written yet.
     waiting: Vec<u8>,
     /// Whether the file ends in the middle of a line.
     torn: bool,
     /// Whether the last write failed.
     failing: bool,
-    /// Whether [`Self::report_loss`] has reported the failure.
-    said: bool,
+    /// Whether [`Self::report_loss`] was called for the failure.
+    loss_reported: bool,
     /// Time of the next attempt to open the file.
     retry: Option<Instant>,
     shared: Arc<Shared>,
@@ -85,7 +86,7 @@ impl LogFile {
         Ok(Self::new(name, append(path)?, Some(std::path::absolute(path)?), report_loss))
     }
 
-    /// A writer to a stream that this process inherited. The stream is never reopened.
+    /// A writer to an inherited stream, which is never reopened.
     pub fn stream(name: &'static str, stream: BorrowedFd<'_>, report_loss: ReportLoss) -> io::Result<Self> {
         Ok(Self::new(name, File::from(stream.try_clone_to_owned()?), None, report_loss))
     }
@@ -100,7 +101,7 @@ impl LogFile {
             waiting: Vec::new(),
             torn: false,
             failing: false,
-            said: false,
+            loss_reported: false,
             retry: None,
             shared: Arc::default(),
         }
@@ -158,7 +159,7 @@ impl LogFile {
         match written {
             Ok(()) if self.failing => {
                 self.failing = false;
-                if std::mem::take(&mut self.said) {
+                if std::mem::take(&mut self.loss_reported) {
                     info!("{name} is written again");
                 }
             }
@@ -170,7 +171,7 @@ impl LogFile {
                 if !std::mem::replace(&mut self.failing, true)
                     && let Some(left_out) = self.limiter.allow(Instant::now())
                 {
-                    self.said = true;
+                    self.loss_reported = true;
                     let cause = super::cause::cause(&error);
                     (self.report_loss)(
                         &format!("cannot write the {name}: {cause}; lines are dropped"),

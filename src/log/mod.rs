@@ -1,8 +1,8 @@
-//! Logging: sets tracing up with one record a line (text) or one object a line (JSON), on standard error or in a file.
+//! Logging: configures tracing to write one record a line (text) or one object a line (JSON), to standard error or a file.
 //!
 //! Only the gateway writes the log. Lines of the zygote and the workers reach it as messages or through their output pipes, and
-//! the gateway adds the process: `worker … worker=3 gen=2 pid=4711 request=…`. The module `escape` escapes text; `redact`
-//! leaves secrets of requests out.
+//! the gateway adds the process: `worker … worker=3 gen=2 pid=4711 request=…`. The module `escape` escapes text, `redact`
+//! removes secrets of requests, `span` and `size` show spans of time and sizes.
 
 mod cause;
 pub mod escape;
@@ -61,10 +61,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Logs the reason for the end of this process, unless the log is standard error, where the reason is printed anyway.
-    pub fn last_words(&self, words: &dyn fmt::Display) {
+    /// Logs the reason for the end of this process. Does nothing if the log is standard error, where the caller prints the
+    /// reason.
+    pub fn log_fatal(&self, reason: &dyn fmt::Display) {
         if self.in_file {
-            error!("{words}");
+            error!("{reason}");
         }
     }
 }
@@ -126,9 +127,9 @@ pub fn reopen() {
     }
 }
 
-/// The bytes of [`BUFFERED_BYTES`] that a waiting line counts as. Has a minimum, so that the byte limit is reached before the
-/// line limit.
-fn share(line: &[u8]) -> usize {
+/// The bytes of [`BUFFERED_BYTES`] that a waiting line takes. Has a minimum, so that the byte limit is reached before the line
+/// limit.
+fn weight(line: &[u8]) -> usize {
     line.len().max(BUFFERED_BYTES.div_ceil(BUFFERED_LINES))
 }
 
@@ -150,9 +151,9 @@ struct QueueSender {
 
 impl QueueSender {
     fn send(&mut self, line: &[u8]) -> io::Result<usize> {
-        let (share, state) = (share(line), &self.state);
-        if state.taken.fetch_add(share, Ordering::Relaxed) + share > BUFFERED_BYTES {
-            state.taken.fetch_sub(share, Ordering::Relaxed);
+        let (weight, state) = (weight(line), &self.state);
+        if state.taken.fetch_add(weight, Ordering::Relaxed) + weight > BUFFERED_BYTES {
+            state.taken.fetch_sub(weight, Ordering::Relaxed);
             state.left_out.fetch_add(u64::from(!line.is_empty()), Ordering::Relaxed);
             return Ok(line.len());
         }
@@ -207,7 +208,7 @@ impl<W: Write> Write for QueueWriter<W> {
     /// Called once for each line.
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
         let written = self.to.write_all(line);
-        self.state.taken.fetch_sub(share(line), Ordering::Relaxed);
+        self.state.taken.fetch_sub(weight(line), Ordering::Relaxed);
         self.written += 1;
         if self.written >= BUFFERED_LINES {
             self.write_left_out()?;
@@ -292,7 +293,7 @@ mod tests {
             let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
             let (lines, said): (Vec<&str>, Vec<&str>) =
                 written.lines().partition(|line| line.starts_with('x'));
-            assert_eq!(lines.len(), BUFFERED_BYTES / share(line.as_bytes()));
+            assert_eq!(lines.len(), BUFFERED_BYTES / weight(line.as_bytes()));
             let count = LINES - lines.len();
             let expected = match format {
                 Format::Text => format!(

@@ -25,7 +25,7 @@ pub enum MatchScope {
     Query,
 }
 
-/// Names of secrets in lower case, their place, and the reason. `-`, `_` and the like are ignored: `api-key` matches `apikey`.
+/// Names of secrets in lower case, their scope, and the reason. `-`, `_` and the like are ignored: `api-key` matches `apikey`.
 pub const NAMES: &[(&str, MatchScope, &str)] = &[
     (
         "authorization",
@@ -182,7 +182,7 @@ fn decode(name: &[u8]) -> String {
 fn matches(name: &str, query: bool) -> bool {
     let words = words(name);
     let whole = words.concat();
-    NAMES.iter().any(|(secret, place, _)| match place {
+    NAMES.iter().any(|(secret, scope, _)| match scope {
         MatchScope::Anywhere => whole.contains(secret),
         MatchScope::Word => words.iter().any(|word| word == secret),
         MatchScope::Query => query && whole == *secret,

@@ -16,8 +16,8 @@ use crate::lua;
 use crate::os::descriptors;
 use crate::worker;
 
-/// OpenDescriptors that the log names, of those that loading has opened.
-const DESCRIPTORS_TOLD: usize = 8;
+/// Most descriptors opened by loading that the log names.
+const DESCRIPTORS_LOGGED: usize = 8;
 
 /// A state with the application in it, or an empty state where workers load the application.
 pub(super) fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
@@ -48,13 +48,13 @@ pub(super) fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
 /// Starts over as a process that does not load: loading opened descriptors or started threads, which forked workers would share
 /// or lack. Gives the error where that is impossible.
 pub(super) fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) -> io::Error {
-    for (_, target) in &shared[..shared.len().min(DESCRIPTORS_TOLD)] {
+    for (_, target) in &shared[..shared.len().min(DESCRIPTORS_LOGGED)] {
         warn(
             &control,
             &format!("loading the application opened {}, which forked workers would share", target.display()),
         );
     }
-    if let Some(more) = shared.len().checked_sub(DESCRIPTORS_TOLD).filter(|more| *more > 0) {
+    if let Some(more) = shared.len().checked_sub(DESCRIPTORS_LOGGED).filter(|more| *more > 0) {
         warn(
             &control,
             &format!("loading the application opened {more} more, which forked workers would share"),

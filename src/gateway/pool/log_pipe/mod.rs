@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn last_words_are_logged_when_the_process_ends_though_its_child_keeps_the_pipe_open() {
+    fn all_output_is_logged_at_the_exit_even_if_a_child_keeps_the_pipe_open() {
         run(async {
             let mut printing = Printing::begin();
             printing.print("out\nno end").unwrap();
