@@ -1,6 +1,8 @@
 """nginx with one worker, in a scratch directory."""
 
+import contextlib
 import os
+import socket
 
 from common import PORT, REPOSITORY
 
@@ -19,6 +21,9 @@ def deployed(scratch, path):
 
 def command_with(scratch, site, main="", http=""):
     """nginx with this site; `main` is for nginx.conf outside of every block, `http` for its `http` block."""
+    # Another server's responses must not be taken for those of this one.
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", PORT), 1):
+        raise SystemExit(f"something else listens on port {PORT}")
     (scratch / "site.conf").write_text(site)
     temporary = "".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "fastcgi", "proxy", "scgi", "uwsgi"))
     user = "user root;" if os.geteuid() == 0 else ""

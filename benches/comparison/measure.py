@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 
 from common import PORT
@@ -15,6 +16,9 @@ from . import probe
 # Each response of the warm-up is compared with the right one.
 WARM_UP_SECONDS = 1
 WARM_UP_CONNECTIONS = 8
+
+# So much of a line of the log is told.
+LOGGED = 300
 
 # wrk connects once to see whether the address answers.
 WRK_PROBES = 1
@@ -62,7 +66,7 @@ def nginx_for(peer, setting):
         site = fill(FOLDER / "nginx.conf", setting, PORT=PORT, LOCATION=fill(peer.location, setting))
     else:
         site = deployed(setting.scratch, setting.socket)
-    # The counters of nginx: not a word of it is on the way of a request that is measured.
+    # nginx's counters. The requests that are measured do not pass this location.
     site = site.replace("location / {", f"location = {probe.STATUS} {{ stub_status; }}\n    location / {{", 1)
     return command_with(setting.scratch, site, peer.nginx_main, peer.nginx_http)
 
@@ -117,6 +121,7 @@ def cpu(started):
 
 
 def explained(reason, log):
-    """The reason, with the last line that server or nginx logged."""
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return Void(f"{reason}" + (f" (the last line of the log: {lines[-1]})" if lines else ""))
+    """The reason, with the last error that server or nginx logged."""
+    errors = [line for line in log.read_text(errors="replace").splitlines() if re.search("error|warn|crit", line, re.IGNORECASE)]
+    told = f" (logged: {errors[-1].replace(str(log.parent), '…')[:LOGGED]})" if errors else ""
+    return Void(f"{reason}{told}")

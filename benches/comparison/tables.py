@@ -26,12 +26,20 @@ def report(record):
     usual = record.usual_connections()
     parts = [circumstances(record)]
     for name in record.workloads:
-        parts.append(f"### {title(name)}, {usual} connections\n\n{record.workloads[name]}.\n\n{workload(record, name, usual)}")
+        parts.append(f"### {title(name)}, {usual} connections\n\n{sentence(record.workloads[name])}\n\n{workload(record, name, usual)}")
     if len(record.connections("hello")) > 1:
         parts.append("### Requests/s of `hello` by connections\n\n" + by_connections(record, lambda *cell: with_range(record.spread("rate", *cell))))
         parts.append("### p99 of `hello` by connections, ms\n\n" + by_connections(record, lambda *cell: median(record.spread("p99_ms", *cell), "{:,.2f}")))
     parts.append(notes(record))
     return "\n".join(part for part in parts if part)
+
+
+def counted(count, thing):
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def sentence(words):
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def title(name):
@@ -40,7 +48,7 @@ def title(name):
 
 def circumstances(record):
     told = record.circumstances
-    return f"{told['date']}; {told['machine']}; {', '.join(told['versions'])}. Command: `{told['command']}`. Median (range) of {told['rounds']} rounds.\n"
+    return f"{told['date']}; {told['machine']}; {', '.join(told['versions'])}. Command: `{told['command']}`. Median (range) of {counted(told['rounds'], 'round')}, {told['seconds']} s each.\n"
 
 
 def workload(record, name, connections):
@@ -71,6 +79,8 @@ def by_connections(record, cell):
 def notes(record):
     lines = [f"- {entry['label']} has no `{name}`: {reason}." for entry in record.peers.values()
              for name, reason in entry["without"].items() if name in record.workloads]
+    if any("void" not in row and row["pss"] is None for row in record.rows):
+        lines.append("- PSS: only root may read that of nibiru's gateway and zygote.")
     voids = {}
     for row in record.voids():
         voids.setdefault((row["peer"], row["workload"], row["void"]), []).append(f"{row['connections']:,} (round {row['round']})")

@@ -22,11 +22,13 @@ class Setting:
 
     scratch: pathlib.Path
     socket: pathlib.Path
-    database: pathlib.Path
     workers: int
-    nibiru: pathlib.Path
+    # Of the workload `sqlite`.
+    database: pathlib.Path | None = None
+    # The binary of nibiru.
+    nibiru: pathlib.Path | None = None
     # What an unchanging peer answers, as a CGI response in a file.
-    response: pathlib.Path
+    response: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,10 @@ from peers import FOLDER, Peer, is_root, write
 BINARY = max(glob.glob("/usr/sbin/php-fpm*"), default="php-fpm")
 
 
-def command(setting):
+def command(setting, limits=""):
+    """Starts the pool; `limits` are more lines of its configuration."""
     user = "user = root\ngroup = root" if is_root() else ""
-    configuration = write(setting, FOLDER / "php_fpm/php-fpm.conf", USER=user)
+    configuration = write(setting, FOLDER / "php_fpm/php-fpm.conf", USER=user, LIMITS=limits)
     return [BINARY, "--nodaemonize", "--allow-to-run-as-root", "--php-ini", FOLDER / "php_fpm/php.ini", "--fpm-config", configuration]
 
 
