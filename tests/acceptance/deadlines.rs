@@ -1,5 +1,5 @@
-//! Requests beyond their time limits: the soft deadline, the kill, the slow log, each with the code that the worker is stuck in. When
-//! which deadline is due is shown in memory (`src/proto/run.rs`).
+//! Requests beyond their time limits: the soft deadline, the kill and the slow log, for each kind of code in which a
+//! worker can be stuck. `src/proto/run.rs` has the tests of when each deadline is due.
 //!
 //! Tests in which the worker survives set a late kill.
 
@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use crate::support::wire::{Connection, Response, STDERR, STDOUT, get};
 use crate::support::{Gate, Kind, Proxy, Server, is_stopped, runs, signal, wait_for};
 
-/// `--request-timeout` of these tests: longer than a request takes that does nothing, also on a busy machine.
+/// `--request-timeout` of these tests: longer than an ordinary request takes, also on a busy machine.
 const LIMIT: Duration = Duration::from_millis(300);
 
 /// A server whose workers are not killed within any test.
@@ -32,7 +32,7 @@ fn expect_504(response: &Response, server: &Server) {
     assert_eq!(response.body(), b"504 Gateway Timeout: the request ran for too long\n");
 }
 
-/// `how` gets a `504` from a worker that then goes on serving. Gives the log's lines from the error on.
+/// Expects that `/stuck/HOW` is a 504 and that its worker serves on. Returns the log from the error line on.
 #[track_caller]
 fn fails_softly(how: &str) -> String {
     let (server, gate) = (soft("1"), Gate::new());
@@ -52,15 +52,15 @@ fn fails_softly(how: &str) -> String {
 }
 
 #[test]
-fn an_endless_loop_is_504_and_its_worker_goes_on() {
+fn an_endless_loop_is_504_and_its_worker_serves_on() {
     let log = fails_softly("loop");
     assert!(log.contains("stack traceback:\n"), "{log}");
-    // The gateway has logged it, with the stack; once is enough.
+    // The gateway logs the deadline with the stack, and the worker does not log it again.
     assert_eq!(log.matches("(--request-timeout)").count(), 1, "{log}");
 }
 
 #[test]
-fn an_endless_loop_in_a_coroutine_is_504_and_its_worker_goes_on() {
+fn an_endless_loop_in_a_coroutine_is_504_and_its_worker_serves_on() {
     for how in ["resume", "wrap", "nested"] {
         let log = fails_softly(how);
         assert!(log.contains("(a coroutine, resumed by)\n"), "{how}: {log}");
@@ -68,7 +68,7 @@ fn an_endless_loop_in_a_coroutine_is_504_and_its_worker_goes_on() {
 }
 
 #[test]
-fn the_application_can_catch_the_deadline_and_what_it_says_then_is_logged() {
+fn the_application_can_catch_the_deadlines_error_and_its_next_error_is_logged() {
     let (server, gate) = (soft("1"), Gate::new());
     let response = server.get(&gate.url("/stuck/caught"));
     expect_504(&response, &server);
@@ -90,7 +90,7 @@ fn a_loop_that_luajit_has_compiled_is_504_and_its_worker_is_replaced() {
 }
 
 #[test]
-fn a_request_stuck_in_c_is_504_its_worker_is_replaced_and_others_are_answered_meanwhile() {
+fn a_request_stuck_in_c_is_504_and_its_worker_is_replaced_while_others_serve() {
     let (server, gate) = (hard("2"), Gate::new());
     let mut stuck = Connection::open(&server.socket());
     stuck.send(&get(1, &gate.url("/stuck/c"), true));
@@ -98,8 +98,8 @@ fn a_request_stuck_in_c_is_504_its_worker_is_replaced_and_others_are_answered_me
     for _ in 0..20 {
         assert_ne!(server.answering_worker(), worker);
     }
-    expect_504(&stuck.response(1).expect("an answer"), &server);
-    // The connection is as good as new.
+    expect_504(&stuck.response(1).expect("a response"), &server);
+    // The connection can carry another request.
     assert_eq!(stuck.get("/hello").status(), 200);
     server.logged(&["ERROR", "GET /stuck/c", "(--kill-after): killed"]);
     wait_for("the worker is gone", || (!runs(worker)).then_some(()));
@@ -107,7 +107,7 @@ fn a_request_stuck_in_c_is_504_its_worker_is_replaced_and_others_are_answered_me
 }
 
 #[test]
-fn the_client_of_a_stuck_request_does_not_wait_for_the_kill() {
+fn a_504_is_sent_before_the_worker_is_killed() {
     let (server, gate) = (soft("1"), Gate::new());
     let start = Instant::now();
     let response = server.get(&gate.url("/stuck/c"));
@@ -119,11 +119,11 @@ fn the_client_of_a_stuck_request_does_not_wait_for_the_kill() {
 }
 
 #[test]
-fn a_request_that_a_stopped_worker_never_read_is_504_and_no_other_runs_it() {
+fn a_request_that_a_stopped_worker_never_read_is_504_and_never_runs() {
     let (server, gate) = (hard("1"), Gate::new());
     let worker = server.answering_worker();
     signal(worker, Signal::STOP);
-    wait_for("it is stopped", || is_stopped(worker).then_some(()));
+    wait_for("the worker is stopped", || is_stopped(worker).then_some(()));
     let response = server.get(&gate.url("/wait"));
     expect_504(&response, &server);
     wait_for("the worker is gone", || (!runs(worker)).then_some(()));
@@ -132,14 +132,14 @@ fn a_request_that_a_stopped_worker_never_read_is_504_and_no_other_runs_it() {
 }
 
 #[test]
-fn a_response_past_its_head_breaks_off_and_its_body_is_closed() {
+fn a_response_beyond_its_deadline_after_the_head_breaks_off_and_its_body_is_closed() {
     let (server, gate) = (soft("1"), Gate::new());
     let before = server.answering_worker();
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, &gate.url("/stuck/body"), true));
     let record = connection.record().unwrap();
     assert_eq!(record.kind, STDOUT, "{record:?}");
-    assert!(connection.closes(), "the transfer breaks");
+    assert!(connection.closes(), "the transfer breaks off");
     gate.announced("closed");
     assert_eq!(server.answering_worker(), before, "{}", server.log());
 }
@@ -155,7 +155,7 @@ fn a_worker_stuck_in_c_after_its_response_is_replaced() {
 }
 
 #[test]
-fn a_slow_request_is_logged_with_its_stack_and_goes_on() {
+fn a_slow_request_is_logged_with_its_stack_and_completes() {
     let server = Server::builder().workers("1").arguments(["--slow-log", "100ms"]).start();
     let gate = Gate::new();
     let mut slow = Connection::open(&server.socket());
@@ -170,20 +170,20 @@ fn a_slow_request_is_logged_with_its_stack_and_goes_on() {
     let log = server.log();
     assert!(log[log.find(&line).unwrap()..].contains("parts/stuck.lua:"), "{log}");
     gate.open("go");
-    let response = slow.response(1).expect("an answer");
+    let response = slow.response(1).expect("a response");
     assert_eq!((response.status(), response.body()), (200, &b"busy\n"[..]));
     assert_eq!(server.log().matches("(--slow-log)").count(), 1, "{}", server.log());
 }
 
 #[test]
-fn a_slow_request_in_c_is_logged_without_a_stack_and_goes_on() {
+fn a_slow_request_in_c_is_logged_without_a_stack_and_completes() {
     let server = Server::builder().workers("1").arguments(["--slow-log", "100ms"]).start();
     let gate = Gate::new();
     let mut slow = Connection::open(&server.socket());
     slow.send(&get(1, &gate.url("/stuck/busy_in_c"), true));
     server.logged(&["WARN", "GET /stuck/busy_in_c", "(--slow-log)", "in C code"]);
     gate.open("go");
-    assert_eq!(slow.response(1).expect("an answer").status(), 200);
+    assert_eq!(slow.response(1).expect("a response").status(), 200);
 }
 
 #[test]
@@ -204,10 +204,11 @@ fn a_late_interrupt_does_not_hit_the_next_request() {
     interrupt(Interruption::Timeout, first);
     interrupt(Interruption::Timeout, Serial::default());
     interrupt(Interruption::Timeout, first.next().next());
-    // Signals of one number come in their order, so these have been there when the gateway's own tells the stack.
+    // Signals of the same number are delivered in order, so these have been handled when the gateway's own signal has
+    // the stack logged.
     server.logged(&["GET /stuck/busy", "has run for"]);
     gate.open("go");
-    let response = busy.response(1).expect("an answer");
+    let response = busy.response(1).expect("a response");
     assert_eq!((response.status(), response.body()), (200, &b"busy\n"[..]), "{}", server.log());
     interrupt(Interruption::Timeout, first.next());
     assert_eq!(server.answering_worker(), worker, "{}", server.log());
@@ -215,7 +216,7 @@ fn a_late_interrupt_does_not_hit_the_next_request() {
 }
 
 #[test]
-fn behind_nginx_the_client_sees_504_and_nginx_keeps_its_connection() {
+fn behind_nginx_a_504_reaches_the_client_and_nginx_keeps_its_connection() {
     let (server, gate) = (hard("2"), Gate::new());
     let proxy = Proxy::start(Kind::Nginx, &server);
     proxy.curl([], "/hello").expect(200);
@@ -230,7 +231,7 @@ fn behind_nginx_the_client_sees_504_and_nginx_keeps_its_connection() {
 }
 
 #[test]
-fn without_limits_nobody_is_interrupted_and_nothing_goes_to_the_client_but_the_response() {
+fn without_limits_no_request_is_interrupted_and_no_stderr_record_is_sent() {
     let limits = ["--request-timeout", "off", "--slow-log", "off"];
     let server = Server::builder().workers("1").arguments(limits).start();
     let gate = Gate::new();

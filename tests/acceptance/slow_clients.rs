@@ -1,5 +1,5 @@
-//! Slow clients that send or read below the limits, one test for each option: the log's line, and other clients are unaffected. When
-//! which timer expires is shown in memory (`src/proto/connection/tests/timeouts.rs`, `src/proto/rate.rs`).
+//! Slow clients that send or read below the limits, one test for each option: the log line, and that other clients are
+//! unaffected. `src/proto/connection/tests/timeouts.rs` and `src/proto/rate.rs` have the tests of when each timer expires.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use crate::support::http::Http;
 use crate::support::wire::{self, Connection, END_REQUEST, RESPONDER, STDIN, begin};
 use crate::support::{App, Kind, Proxy, Server, pace, wait_for};
 
-/// The least that the options take.
+/// The smallest value of the timeouts.
 const LIMITS: [&str; 6] = ["--header-timeout", "100ms", "--body-timeout", "100ms", "--send-timeout", "100ms"];
 
 fn server() -> Server {
     Server::builder().arguments(LIMITS).start()
 }
 
-/// A POST whose body is still to come.
+/// A POST without its body.
 fn post_without_body(id: u16, length: usize, keep_connection: bool) -> Vec<u8> {
     let whole = wire::post(id, "/echo", &vec![b'x'; length], keep_connection);
     let body = wire::stream(STDIN, id, &vec![b'x'; length]);
@@ -30,14 +30,14 @@ fn a_connection_that_sends_no_request_is_closed() {
 }
 
 #[test]
-fn late_requests_end_alone_on_a_connection_that_carries_another_and_are_not_logged_as_aborted() {
+fn late_requests_on_a_shared_connection_fail_alone_and_are_not_logged_as_aborted() {
     let server = server();
     let (mut connection, gate) = server.hold();
     connection.send(&begin(2, RESPONDER, true));
     connection.send(&post_without_body(3, 10, true));
     let (mut ended, mut late) = (Vec::new(), Vec::new());
     while ended.len() < 2 {
-        let record = connection.record().expect("the connection lives");
+        let record = connection.record().expect("the connection is open");
         match record.kind {
             END_REQUEST => ended.push(record.id),
             _ => late.extend(record.content),
@@ -53,7 +53,7 @@ fn late_requests_end_alone_on_a_connection_that_carries_another_and_are_not_logg
     assert!(!server.log().contains("aborted"), "{}", server.log());
 }
 
-/// Answers with 16 MiB, or in short.
+/// An application with a response of 16 MiB, and with a short one.
 const LARGE: &str = r#"
 return { application = function(environ)
   if environ.PATH_INFO ~= "/large" then return 200, {}, "short" end
@@ -66,7 +66,7 @@ end }
 "#;
 
 #[test]
-fn a_client_that_takes_nothing_is_cut_and_its_worker_free() {
+fn a_client_that_reads_nothing_is_closed_and_its_worker_is_idle() {
     let app = App::new(LARGE);
     let builder = Server::builder().application(app.root(), "app").workers("1").arguments(LIMITS);
     let server = builder.start();
@@ -77,7 +77,7 @@ fn a_client_that_takes_nothing_is_cut_and_its_worker_free() {
     assert_eq!(server.get("/short").body(), b"short");
 }
 
-/// nginx passes the upload on as it comes.
+/// nginx does not buffer the request.
 #[test]
 fn a_trickling_upload_through_nginx_is_408() {
     let server = server();
@@ -86,11 +86,11 @@ fn a_trickling_upload_through_nginx_is_408() {
     });
     let mut client = Http::connect(proxy.port());
     client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n");
-    wait_for("nginx answers", || {
+    wait_for("nginx sends a response", || {
         client.send(b"x");
-        // Its pace: it is never silent for as long as the limit.
+        // The client is never silent for as long as --body-timeout.
         pace(Duration::from_millis(50));
         (client.unread() > 0).then_some(())
     });
-    assert_eq!(client.answer(false).expect("an answer").status, 408);
+    assert_eq!(client.answer(false).expect("a response").status, 408);
 }

@@ -69,7 +69,7 @@ impl Http {
     #[track_caller]
     pub(crate) fn get(&mut self, path: &str) -> u16 {
         self.try_send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
-        let answer = self.answer(false).expect("an answer");
+        let answer = self.answer(false).expect("a response");
         assert!(answer.whole, "{answer:?}");
         answer.status
     }
