@@ -328,6 +328,22 @@ mod tests {
             assert!(!story.goes_on(BOUNDS.interval, waited * MS), "{waited}");
         }
         assert!(story.goes_on(BOUNDS.interval * 3, 290 * MS), "one that no longer does is");
+
+        for (waited, overloaded) in [(299, false), (300, true)] {
+            let mut story = Story::new();
+            story.goes_on(BOUNDS.interval, 400 * MS);
+            assert_eq!(story.goes_on(STEP, waited * MS), overloaded, "from 400 ms to {waited} ms");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_impatience_ends_at_its_time() {
+        for (later, overloaded) in [(Duration::ZERO, false), (Duration::from_nanos(1), true)] {
+            let mut story = Story::with(Bounds { learns: true, ..BOUNDS });
+            story.goes_on(BOUNDS.interval, 500 * MS);
+            story.codel.impatient = Some(story.now + STEP - REMEMBERED + later);
+            assert_eq!(story.goes_on(STEP, 500 * MS), overloaded);
+        }
     }
 
     #[test]
@@ -348,6 +364,14 @@ mod tests {
         story.now += BOUNDS.interval * 5;
         assert!(!story.goes_on(BOUNDS.interval, 5000 * MS), "the interval begins when they go on");
         assert!(story.goes_on(STEP * 2, 5000 * MS));
+
+        // A look a whole interval after the one before is no pause yet.
+        for (pause, overloaded) in [(BOUNDS.interval, true), (BOUNDS.interval + MS, false)] {
+            let mut story = Story::new();
+            story.goes_on(BOUNDS.interval / 2, 200 * MS);
+            story.codel.look(story.now + pause, 200 * MS, story.median, || false);
+            assert_eq!(story.codel.is_overloaded(), overloaded, "after {pause:?}");
+        }
     }
 
     #[test]
@@ -364,13 +388,28 @@ mod tests {
         let mut story = Story::new();
         story.pool_grows = true;
         assert!(!story.goes_on(MAX_EXCUSE, 200 * MS));
-        assert!(story.goes_on(BOUNDS.interval * 2, 200 * MS));
+        assert!(story.codel.standing.is_none());
+        story.goes_on(STEP, 200 * MS);
+        assert!(story.codel.standing.is_some(), "the excuse ends at its time");
+        assert!(story.goes_on(BOUNDS.interval * 2 - STEP, 200 * MS));
         // A reload during an overload.
         story.pool_grows = false;
         assert!(story.goes_on(STEP, 200 * MS));
         assert!(!story.codel.may_refuse(story.now, || true));
         assert!(!story.codel.is_overloaded());
         assert!(!story.goes_on(BOUNDS.interval, 200 * MS), "an interval from its end");
+    }
+
+    #[test]
+    fn the_counts_are_halved_at_the_end_of_their_window() {
+        let start = Instant::now();
+        let new = StandingQueue::new(start, MS);
+        let mut standing = StandingQueue { served: 100, refused: 50, gave_up: 11, ..new };
+        let counts = |of: &StandingQueue| (of.served, of.refused, of.gave_up, of.counted_since - start);
+        standing.serve(start + WINDOW - MS);
+        assert_eq!(counts(&standing), (101, 50, 11, Duration::ZERO));
+        standing.serve(start + WINDOW);
+        assert_eq!(counts(&standing), (51, 25, 5, WINDOW / 2));
     }
 
     #[test]

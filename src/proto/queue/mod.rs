@@ -441,6 +441,68 @@ mod tests {
         assert_eq!(queue.pop_expired(now), None);
     }
 
+    /// Four items wait at each take, each for 200 ms; `leaves` is told of each that is taken. Whether the queue, which learns, is
+    /// overloaded within three intervals.
+    fn is_overloaded_where(mut leaves: impl FnMut(&mut Queue<char>, Place, Instant)) -> bool {
+        let (mut queue, start) = queue(64, Some(Bounds { learns: true, ..BOUNDS }));
+        (0..60).any(|step| {
+            let now = start + step * 50 * MS;
+            push(&mut queue, now, 'x');
+            if queue.len() > 4 {
+                let (place, _) = queue.take(now, MS, || false).expect("an item");
+                leaves(&mut queue, place, now);
+            }
+            queue.is_overloaded()
+        })
+    }
+
+    #[test]
+    fn clients_that_leave_or_expire_while_they_wait_make_an_overload_of_a_full_queue() {
+        assert!(!is_overloaded_where(|_, _, _| {}), "all of them wait");
+        assert!(is_overloaded_where(|queue, _, now| {
+            let (place, _) = push(queue, now, 'y');
+            assert_eq!(queue.give_up(place), Some('y'));
+        }));
+        assert!(is_overloaded_where(|queue, _, now| {
+            let old = queue.place(now - 10_000 * MS, Duration::ZERO, false);
+            queue.lines[OTHERS].items.push_front((old, 'y'));
+            assert_eq!(queue.pop_expired(now), Some('y'));
+        }));
+    }
+
+    #[test]
+    fn a_client_that_leaves_while_its_request_runs_counts_where_it_had_waited_for_longer() {
+        for (ran, overloaded) in [(199, true), (200, false), (201, false)] {
+            let leaves = |queue: &mut Queue<char>, place, now| {
+                queue.left_while_it_ran(place, now, now + ran * MS);
+            };
+            assert_eq!(is_overloaded_where(leaves), overloaded, "it ran for {ran} ms");
+        }
+    }
+
+    #[test]
+    fn the_queue_tells_its_length_and_capacity() {
+        let (mut queue, now) = queue(2, None);
+        assert!(queue.is_empty());
+        push(&mut queue, now, 'a');
+        assert!(!queue.is_empty() && !queue.is_full());
+        push(&mut queue, now, 'A');
+        assert_eq!((queue.len(), queue.capacity(), queue.is_full()), (2, 2, true));
+        queue.set_bounds(3, Duration::from_secs(20), None);
+        assert_eq!((queue.capacity(), queue.is_full()), (3, false));
+        assert_eq!(queue.next_expiry(), Some(now + Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn new_bounds_keep_an_overload_and_change_its_target() {
+        let (mut queue, now) = queue(64, Some(BOUNDS));
+        overload(&mut queue, now);
+        let target = 300 * MS;
+        queue.set_bounds(64, Duration::from_secs(10), Some(Bounds { target, ..BOUNDS }));
+        assert!(queue.is_overloaded());
+        assert_eq!(queue.next_refusal(), queue.oldest().map(|oldest| oldest + target));
+    }
+
     #[test]
     fn new_bounds_restore_first_come_first_served() {
         let (mut queue, now) = queue(64, Some(BOUNDS));
