@@ -410,7 +410,9 @@ mod tests {
     fn a_response_sent_ahead_is_not_taken_for_that_to_the_next_request() {
         let mut protocol = running();
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
+        assert_eq!(protocol.serial().number(), 1);
         protocol.dispatched();
+        assert_eq!(protocol.serial().number(), 2);
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), UNASKED);
     }
 
@@ -446,7 +448,9 @@ mod tests {
     fn reports_of_a_worker_that_is_gone_are_dropped_and_its_response_is_not() {
         let mut protocol = running();
         protocol.measurement_requested();
+        assert!(!protocol.has_exited());
         protocol.process_exited();
+        assert!(protocol.has_exited());
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, FIGURES, END, READY]), Ok(2));
     }
 
