@@ -4,7 +4,7 @@
 //! compared with the right one. Writes one line of JSON. One thread, so that a server on the same machine keeps the other cores.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,9 +18,9 @@ use tokio::net::UnixStream;
 
 #[derive(Parser)]
 struct Options {
-    /// The server's Unix socket
+    /// The server's Unix socket; without it nothing is loaded, as when `cargo bench` runs every benchmark
     #[arg(long)]
-    socket: PathBuf,
+    socket: Option<PathBuf>,
     /// Connections
     #[arg(long, default_value_t = 8)]
     connections: usize,
@@ -54,10 +54,16 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let options = Arc::new(Options::parse());
+    let options = Options::parse();
+    let Some(socket) = options.socket.clone() else {
+        let _ =
+            writeln!(io::stderr(), "fastcgi_load: no --socket; benches/fastcgi-load starts a server as well");
+        return ExitCode::SUCCESS;
+    };
+    let (options, socket) = (Arc::new(options), Arc::<Path>::from(socket));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let begun = Instant::now();
-    match runtime.block_on(load(&options, begun + Duration::from_secs(options.seconds))) {
+    match runtime.block_on(load(&options, &socket, begun + Duration::from_secs(options.seconds))) {
         Ok(latencies) => {
             let _ = writeln!(io::stdout(), "{}", summary(latencies, begun.elapsed()));
             ExitCode::SUCCESS
@@ -70,11 +76,11 @@ fn main() -> ExitCode {
 }
 
 /// Loads the server until `end`; the latency of every request.
-async fn load(options: &Arc<Options>, end: Instant) -> Result<Vec<Duration>, Failure> {
+async fn load(options: &Arc<Options>, socket: &Arc<Path>, end: Instant) -> Result<Vec<Duration>, Failure> {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..options.connections {
-        let options = Arc::clone(options);
-        tasks.spawn(async move { Connection::open(&options).await?.run(end).await });
+        let (options, socket) = (Arc::clone(options), Arc::clone(socket));
+        tasks.spawn(async move { Connection::open(&options, &socket).await?.run(end).await });
     }
     let mut latencies = Vec::new();
     while let Some(task) = tasks.join_next().await {
@@ -99,11 +105,11 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(options: &Options) -> Result<Self, Failure> {
+    async fn open(options: &Options, socket: &Path) -> Result<Self, Failure> {
         let in_flight =
             (0..options.in_flight).map(|_| InFlight { sent: Instant::now(), response: Vec::new() });
         Ok(Self {
-            stream: UnixStream::connect(&options.socket).await?,
+            stream: UnixStream::connect(socket).await?,
             decoder: Decoder::new(),
             request: variables(&options.path),
             body: options.body.clone().into_bytes(),
