@@ -1,7 +1,7 @@
 """The floor: a C loop that answers a constant.
 
 `peers/floor/floor.c`: one process, one thread, a constant answer, keep-alive connections from nginx with the
-files of `deploy/nginx`. No server behind this nginx can do less.
+files of `deploy/nginx`. No FastCGI server behind this nginx can do less work.
 """
 
 from common import run

@@ -1,7 +1,7 @@
 """Gunicorn with sync workers.
 
-`sync` workers, which its documentation advises behind a proxy that buffers; HTTP over a Unix socket,
-heartbeat in memory, no access log. Sync workers keep no connection open.
+`sync` workers, its default, made for a proxy that buffers; HTTP over a Unix socket, heartbeat in memory, no access
+log. Sync workers keep no connection open.
 """
 
 from peers import FOLDER, Peer, write

@@ -1,4 +1,4 @@
-# Sync workers, Gunicorn's default and its advice behind a proxy that buffers. @NAMES@ are filled in.
+# Sync workers: Gunicorn's default, made for a proxy that buffers. @NAMES@ are filled in.
 bind = "unix:@SOCKET@"
 workers = @WORKERS@
 worker_class = "sync"
