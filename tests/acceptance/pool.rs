@@ -251,7 +251,7 @@ fn a_reload_beyond_start_timeout_fails_and_the_old_code_serves() {
         app.write(hang);
         let failed = output(&mut server.command(&["reload"]));
         assert_eq!(failed.status.code(), Some(3), "{}", stderr(&failed));
-        assert!(stderr(&failed).contains("longer than 300ms"), "{}", stderr(&failed));
+        assert!(stderr(&failed).contains("longer than 300 ms"), "{}", stderr(&failed));
         assert_eq!(server.get("/").body(), b"one");
     }
 }
