@@ -85,18 +85,22 @@ pub(super) fn embed(lua: &Lua, host: &Rc<Host>, settings: &Settings) -> mlua::Re
     let own = &environment(lua)?;
     let host = &functions::table(lua, host, settings, interrupt::TIMED_OUT)?;
     let traceback = &run!(lua, own, "core/traceback.lua", Table, (host, lua.current_thread()))?;
-    let head = run!(lua, own, "core/head.lua", Table, host)?;
-    let response = run!(lua, own, "core/response.lua", Table, (host, &head))?;
+    let strings = &run!(lua, own, "core/strings.lua", Table, ())?;
+    let warnings = &run!(lua, own, "core/warnings.lua", Table, host)?;
+    let status_line = run!(lua, own, "core/status_line.lua", Table, (host, strings))?;
+    let header_rules = run!(lua, own, "core/header_rules.lua", Table, (host, strings, warnings))?;
+    let head = run!(lua, own, "core/head.lua", Table, (host, strings, status_line, header_rules))?;
+    let response = run!(lua, own, "core/response.lua", Table, (host, &head, warnings))?;
     let input = run!(lua, own, "core/input.lua", Table, host)?;
     let file = run!(lua, own, "core/file.lua", Table, host)?;
     let environ = run!(lua, own, "core/environ.lua", Table, (host, input, &file))?;
     let loader = &run!(lua, own, "core/loader.lua", Table, traceback)?;
-    let authorizer = run!(lua, own, "core/authorizer.lua", Table, &head)?;
+    let authorizer = run!(lua, own, "core/authorizer.lua", Table, (&head, strings))?;
     let after = run!(lua, own, "core/after_response.lua", Table, (host, loader, traceback))?;
     let request = run!(lua, own, "core/request.lua", Table, (host, traceback))?;
     let start_response = run!(lua, own, "core/start_response.lua", Table, &response)?;
     let body = run!(lua, own, "core/body.lua", Table, (host, &response, file, loader, &request, traceback))?;
-    let locale = run!(lua, own, "core/locale.lua", Table, &head)?;
+    let locale = run!(lua, own, "core/locale.lua", Table, warnings)?;
     let server = run!(
         lua,
         own,

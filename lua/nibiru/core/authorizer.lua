@@ -3,9 +3,9 @@
 ---
 --- Called in the place of `head.check` for requests in this role. Never sends anything.
 
-local head = ...
+local head, strings = ...
 
-local check, lower = head.check, head.lower
+local check, lower = head.check, strings.lower
 local concat, gmatch, sub = table.concat, string.gmatch, string.sub
 
 local PREFIX = "variable-"

@@ -3,9 +3,9 @@
 ---
 --- Called by `server` before and after each request.
 
-local head = ...
+local warnings = ...
 
-local setlocale, tell_once = os.setlocale, head.tell_once
+local setlocale, warn_once = os.setlocale, warnings.once
 
 -- The locale at the worker's first request, which loading and start hooks may have chosen.
 local original
@@ -22,7 +22,7 @@ function M.restore()
   local now = setlocale()
   if now ~= original then
     setlocale(original)
-    tell_once("locale", "the application has changed the locale to " .. now .. "; it is " .. original .. " again for the next request")
+    warn_once("locale", "the application has changed the locale to " .. now .. "; it is " .. original .. " again for the next request")
   end
 end
 

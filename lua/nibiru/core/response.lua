@@ -3,9 +3,9 @@
 ---
 --- Called by `body` and `start_response` with the application's values. `head` has checked the head.
 
-local host, head = ...
+local host, head, warnings = ...
 
-local bodiless, check_length, tell_once = head.bodiless, head.check_length, head.tell_once
+local bodiless, check_length, warn_once = head.bodiless, head.check_length, warnings.once
 local send = host.send
 local error, format = error, string.format
 
@@ -26,7 +26,7 @@ end
 ---@param request nibiru.Request
 local function drop_body(request)
   if request.method ~= "HEAD" then
-    tell_once("body", format("a response with status %d has no body; the one given is dropped", request.head.code))
+    warn_once("body", format("a response with status %d has no body; the one given is dropped", request.head.code))
   end
 end
 
