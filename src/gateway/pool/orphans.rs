@@ -1,8 +1,8 @@
-//! Reaps children that the gateway has not started. Where it is process 1, as in most containers, the kernel gives it the
-//! children of every process that ends before them; anywhere it has those of a script that started them and then executed
-//! nibiru (`helper & exec nibiru serve`). Each stays a zombie until its parent has asked how it ended.
+//! Reaps children that the gateway has not started, which would stay zombies.
 //!
-//! Leaves the gateway's own children, the zygotes, to the task that waits for them.
+//! As process 1, in most containers, the gateway inherits the children of every process that ends before them. Elsewhere it inherits
+//! the children of a script that executes nibiru (`helper & exec nibiru serve`). Its own children, the zygotes, are reaped by the
+//! tasks that wait for them.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,16 +14,16 @@ use tracing::warn;
 
 use crate::os::process;
 
-/// When to look again where one of our own children has ended and is not reaped yet. The kernel shows one ended child at
-/// a time, so others may stand behind it; its task reaps it as soon as it runs.
+/// Interval of checks while an ended child of the gateway's own is not reaped yet. The kernel shows one ended child at a time, so
+/// orphans may be behind it.
 const AGAIN: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// Children that have a task of their own which waits for them.
+    /// Children with a task that waits for them.
     static OWN: RefCell<BTreeSet<i32>> = const { RefCell::new(BTreeSet::new()) };
 }
 
-/// That a child of the gateway is waited for. Hold it until its status is known.
+/// Marks a child as awaited by a task of its own, until its drop.
 #[derive(Debug)]
 pub(crate) struct AwaitedChild(i32);
 
@@ -41,7 +41,7 @@ impl Drop for AwaitedChild {
     }
 }
 
-/// Reaps every orphan, for as long as the gateway lives.
+/// Reaps every orphan while the gateway runs.
 pub(crate) async fn reap() {
     let mut ended = match signal(SignalKind::child()) {
         Ok(ended) => ended,
@@ -50,7 +50,7 @@ pub(crate) async fn reap() {
         }
     };
     loop {
-        // Those that ended before this was heard of, too.
+        // Before the first signal, too: children may have ended earlier.
         if reap_all() {
             let _ = tokio::time::timeout(AGAIN, ended.recv()).await;
         } else {
@@ -59,13 +59,13 @@ pub(crate) async fn reap() {
     }
 }
 
-/// Reaps until no child has ended, or the next is one of our own; then this is true.
+/// Reaps ended orphans. Returns whether it stopped at an awaited child.
 fn reap_all() -> bool {
     while let Some(child) = process::ended_child() {
         if OWN.with_borrow(|own| own.contains(&child.as_raw_nonzero().get())) {
             return true;
         }
-        // It has ended and nobody else waits for it, so this neither waits nor fails.
+        // The child has ended, and no task waits for it, so this neither blocks nor fails.
         if waitpid(Some(child), WaitOptions::NOHANG).is_err() {
             return true;
         }

@@ -1,8 +1,8 @@
-//! The task that reads one worker: relays its response to the client, its lines to the log, and its end to the pool.
-//! [`WorkerProtocol`] decides; this is its driver.
+//! The driver of [`WorkerProtocol`]: a task that reads one worker, and relays its response to the client, its lines to the log, and
+//! its exit to the pool.
 //!
-//! Trusts nothing that the worker sends: a packet that breaks the vocabulary, the protocol or the rules of a response
-//! ([`crate::proto::response`]) costs the worker its life and its request a 502.
+//! Trusts no packet of the worker. A packet that breaks the message format, the protocol or the rules of a response
+//! ([`crate::proto::response`]) has the worker killed, and its request gets a 502.
 //!
 //! [`WorkerProtocol`]: crate::proto::worker::WorkerProtocol
 
@@ -27,13 +27,13 @@ use crate::proto::response::ProtocolViolation;
 use crate::proto::turn::Turn;
 use crate::proto::worker::{ExitCause, LinkError, RelayStep, WorkerEvent};
 
-/// Attends to one worker from its fork to its end.
+/// Serves one worker from its fork to its exit.
 pub(super) async fn attend(gateway: Rc<Gateway>, worker: Rc<WorkerHandle>) {
     let cause = relay(&gateway, &worker).await;
     if let ExitCause::Violation(what) = &cause {
         log_violation(&gateway, &worker, what);
     }
-    // A worker that closed its link has nothing left to do, whatever keeps it.
+    // A worker that closed its link is of no more use, even if it has not exited.
     worker.kill();
     lifecycle::worker_gone(&gateway, &worker);
     lifecycle::settle(&gateway, &worker, &cause);
@@ -46,7 +46,7 @@ pub(super) async fn attend(gateway: Rc<Gateway>, worker: Rc<WorkerHandle>) {
         .send(SupervisorEvent::WorkerEnded { generation: worker.name().generation, start_failed });
 }
 
-/// Relays until the worker has ended and everything that it sent is passed on.
+/// Relays until the worker has exited and all its packets are relayed. Returns the cause of the end.
 async fn relay(gateway: &Gateway, worker: &WorkerHandle) -> ExitCause {
     let mut turn = Turn::begin(Instant::now);
     loop {
@@ -96,7 +96,8 @@ async fn relay(gateway: &Gateway, worker: &WorkerHandle) -> ExitCause {
     }
 }
 
-/// The worker's place is free as soon as its process is gone: a successor need not wait for what the client has still to read.
+/// Handles the exit of the process. Frees the worker's place at once, because a successor need not wait for bytes that the client
+/// has still to read.
 fn process_exited(gateway: &Gateway, worker: &WorkerHandle) {
     worker.protocol().process_exited();
     lifecycle::worker_gone(gateway, worker);
@@ -110,7 +111,7 @@ fn link_error(error: &io::Error) -> LinkError {
     }
 }
 
-/// Receives and relays one packet. The cause of the relay's end, if it was the last.
+/// Receives and relays one packet. Returns the cause of the end if it was the last.
 fn receive(
     gateway: &Gateway,
     worker: &WorkerHandle,
@@ -128,7 +129,7 @@ fn receive(
     }
 }
 
-/// Relays one packet. The cause of the worker's end, if the worker announces it.
+/// Relays one packet. Returns the cause of the worker's exit if the packet announces it.
 fn relay_packet(
     gateway: &Gateway,
     worker: &WorkerHandle,
@@ -137,7 +138,7 @@ fn relay_packet(
     let mut progress = false;
     worker.protocol().begin_packet();
     loop {
-        // Not borrowed while the event is acted upon.
+        // Not borrowed while the event is handled.
         let event = worker.protocol().next_event(&mut packet)?;
         let Some(event) = event else { break };
         match event {
@@ -200,8 +201,8 @@ fn end_response(gateway: &Gateway, worker: &WorkerHandle, complete: bool) -> Res
     Ok(())
 }
 
-/// Records that the response has gone on. One that is whole in its first packet costs no look at the clock, and one that nobody
-/// waits for gains no time.
+/// Records progress of a response, which extends its deadline. Reads no clock for a response that is whole in its first packet. The
+/// response to a client that has left gets no extension.
 fn record_progress(worker: &WorkerHandle) {
     let running = worker.running();
     if let Some(mut run) = worker.run()
@@ -213,7 +214,7 @@ fn record_progress(worker: &WorkerHandle) {
     }
 }
 
-/// Logs a line of the worker's. In development the client gets its errors as well.
+/// Logs a line of the worker. In development the client gets errors, too.
 fn log_line(gateway: &Gateway, worker: &WorkerHandle, level: LogLevel, message: &[u8], fields: &[u8]) {
     let running = worker.running();
     if let Some(request) = &running

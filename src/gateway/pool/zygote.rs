@@ -1,4 +1,4 @@
-//! The gateway's side of one zygote: executes it, tells it to fork, hears what it has to say.
+//! The driver of one zygote process: executes it, sends it orders to fork, and turns its messages into events.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,7 +25,7 @@ use crate::os::interrupt;
 use crate::proto::turn::Turn;
 use crate::proto::worker::{MAX_LINES, MAX_PACKETS_IN_LINK};
 
-/// A zygote that runs.
+/// A running zygote.
 #[derive(Debug)]
 pub(crate) struct ZygoteLink {
     pub(crate) generation: u32,
@@ -33,7 +33,7 @@ pub(crate) struct ZygoteLink {
     pidfd: OwnedFd,
 }
 
-/// What a zygote says.
+/// An event of a zygote.
 #[derive(Debug)]
 pub(crate) enum ZygoteEvent {
     Loaded {
@@ -41,7 +41,7 @@ pub(crate) enum ZygoteEvent {
         took: Duration,
     },
     LoadFailed(String),
-    /// Without a pidfd where no descriptor was left for it.
+    /// `pidfd` is `None` if no descriptor was left for it.
     Spawned {
         worker: u32,
         pid: u32,
@@ -56,7 +56,7 @@ pub(crate) enum ZygoteEvent {
         pid: u32,
         exit: Exit,
     },
-    /// Its process is gone. The last event.
+    /// The process has exited. The last event.
     Gone(Option<ExitStatus>),
 }
 
@@ -103,27 +103,27 @@ impl ZygoteLink {
         Ok(Self { generation: settings.generation, link, pidfd })
     }
 
-    /// Asks for a worker. The descriptors: its link, its standard output and error, its lifeline.
+    /// Orders the fork of a worker. The descriptors are its link, its standard output, its standard error, its lifeline.
     pub(crate) fn spawn(&self, worker: u32, descriptors: &[BorrowedFd<'_>; 4]) -> io::Result<()> {
         self.send(ToZygote::Spawn { worker }, descriptors)
     }
 
     /// Lets a zygote exit once the last of its workers has.
     pub(crate) fn shut_down(&self) {
-        // One that cannot be told is gone, or kills itself when its parent does.
+        // After a failure the zygote has exited, or is killed at the exit of the gateway.
         let _ = self.send(ToZygote::Shutdown, &[]);
     }
 
-    /// Has a zygote that takes too long say where it is, as the reason why the application does not load.
+    /// Interrupts a load that takes too long. The zygote reports its Lua stack as the reason of the failure.
     pub(crate) fn interrupt(&self) {
         let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
-        // One that has ended needs none, and one that takes no notice is killed soon.
+        // A zygote that has exited needs no interrupt, and one that ignores it is killed soon.
         let _ = interrupt::send(self.pidfd.as_fd(), interrupt.encode());
     }
 
-    /// Ends a zygote that may be stuck in the application's code.
+    /// Kills a zygote that may be stuck in the application's code.
     pub(crate) fn kill(&self) {
-        // One that has ended already needs no killing.
+        // Fails if the zygote has exited.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
@@ -134,7 +134,7 @@ impl ZygoteLink {
     }
 }
 
-/// Hears a zygote out and waits for its end.
+/// Reads the messages of a zygote until it has exited and all its messages are read.
 async fn listen(
     link: Rc<AsyncFd<Link>>,
     name: Process,
@@ -163,7 +163,7 @@ async fn listen(
                     },
                     Err(error) => Err(error),
                 },
-                // A process that the application started may hold the link open, so its end is no end of ours.
+                // A process that the application started may keep the link open, so the end of the link is not awaited.
                 ended = child.wait() => {
                     status = Some(ended.ok());
                     continue;
@@ -177,20 +177,20 @@ async fn listen(
         };
         match received {
             Ok(true) => {}
-            // It ended with an unread `Spawn` in its link; what it said before still follows.
+            // It exited with an unread `Spawn` in its link. Its earlier messages still follow.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
             Ok(false) | Err(_) => break,
         }
     }
     if status.is_none() {
-        // Its link is closed, or it said what it must not: either way it is of no more use.
+        // Its link is closed, or it broke the protocol: either way it is of no more use.
         let _ = child.start_kill();
         status = Some(child.wait().await.ok());
     }
     on_event(ZygoteEvent::Gone(status.flatten()));
 }
 
-/// Receives one packet and tells what is in it. False at the end.
+/// Receives one packet, and passes its events to `on_event`. Returns false at the end of the link.
 fn receive(
     link: &Link,
     name: Process,
@@ -205,7 +205,7 @@ fn receive(
     while !packet.is_empty() {
         let message = FromZygote::decode(&mut packet).map_err(io::Error::other)?;
         if let FromZygote::Log { level, message, fields } = message {
-            // As a worker, it sends each as it comes.
+            // Like a worker, a zygote sends each line at once, so a packet holds few.
             lines += 1;
             if lines > MAX_LINES {
                 return Err(io::Error::other("too many log lines at once"));
@@ -218,7 +218,7 @@ fn receive(
     Ok(true)
 }
 
-/// The event of a message, for the supervisor; `None` for a line of the log.
+/// The event of a message; `None` for a log line.
 fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<ZygoteEvent> {
     Some(match message {
         FromZygote::Log { .. } => return None,
@@ -237,7 +237,7 @@ fn event_of(message: FromZygote<'_>, descriptors: &mut impl Iterator<Item = Owne
     })
 }
 
-/// A worker that was requested of a zygote and is not announced: the gateway's ends of its socket and pipes.
+/// A worker that was requested from a zygote and is not announced yet: the gateway's ends of its socket and pipes.
 #[derive(Debug)]
 pub(crate) struct PendingWorker {
     pub(crate) generation: u32,
@@ -247,7 +247,7 @@ pub(crate) struct PendingWorker {
 }
 
 impl PendingWorker {
-    /// Makes the socket and the pipes, and requests the worker of `zygote`.
+    /// Creates the socket and the pipes, and requests the worker from `zygote`.
     pub(crate) fn request(worker: u32, zygote: &ZygoteLink) -> io::Result<Self> {
         let (link, their_link) = Link::pair()?;
         let (output, theirs) = Pipes::open()?;

@@ -1,38 +1,38 @@
-//! The judgement of a client that makes no room for its response: merely held up, or slow.
+//! Detects a slow client: one that keeps the send buffer full for too long.
 
 use std::time::{Duration, Instant};
 
 use crate::proto::rate::MinRate;
 
-/// The span in which a client that takes less than [`SLOW_RATE`] of a response that waits is slow: from then on the response goes
-/// to a file. A proxy that is merely held up for a moment, as any process is on a busy machine, never makes the disk write.
+/// The span over which a rate below [`SLOW_RATE`] makes a client slow, so that its response goes to a file. Longer than the pauses
+/// of a proxy on a busy machine, so that these cause no writes to the disk.
 const SLOW_READER: Duration = Duration::from_millis(250);
 
-/// [`SLOW_READER`] while other requests wait for a worker. Clients that read nothing would else hold up all workers in turn, each for
-/// a quarter of a second.
+/// [`SLOW_READER`] while other requests wait for a worker. With the longer span, clients that read nothing would block each worker
+/// in turn for a quarter of a second.
 const SLOW_READER_WHILE_OTHERS_WAIT: Duration = Duration::from_millis(20);
 
-/// Bytes a second. A gigabit network's rate takes a worker along for a moment; a mobile phone's would hold it for minutes. A
-/// proxy that buffers the response takes ten times as much.
+/// The least rate of a client that is not slow, in bytes a second. At the rate of a gigabit network a response occupies its worker
+/// for a moment, at the rate of a mobile phone for minutes. A proxy that buffers the response reads at ten times this rate.
 const SLOW_RATE: u64 = 16 << 20;
 
-/// How fast a client makes room since a response had none.
+/// The rate of a client, measured since the send buffer was full.
 #[derive(Debug)]
 pub(super) struct Backpressure {
     pub(super) rate: MinRate,
-    /// When to look at the rate.
-    pub(super) look: Instant,
+    /// Time of the next check of the rate.
+    pub(super) next_check: Instant,
 }
 
 impl Backpressure {
     pub(super) fn new(now: Instant) -> Self {
-        Self { rate: MinRate::new(now), look: now + SLOW_READER_WHILE_OTHERS_WAIT }
+        Self { rate: MinRate::new(now), next_check: now + SLOW_READER_WHILE_OTHERS_WAIT }
     }
 
-    /// Judges whether the client is slow, and sets the time of the next look.
-    pub(super) fn judge(&mut self, others_wait: bool, now: Instant) -> bool {
-        self.look = now + SLOW_READER_WHILE_OTHERS_WAIT;
-        // A copy, since the longer span goes on.
+    /// Checks whether the client is slow, and sets the time of the next check.
+    pub(super) fn check(&mut self, others_wait: bool, now: Instant) -> bool {
+        self.next_check = now + SLOW_READER_WHILE_OTHERS_WAIT;
+        // A copy, because the measurement over the longer span goes on.
         let mut rate = self.rate;
         let in_the_way = others_wait && rate.is_slower_than(SLOW_RATE, SLOW_READER_WHILE_OTHERS_WAIT, now);
         if now < self.rate.deadline(SLOW_READER) {
@@ -48,7 +48,7 @@ impl Backpressure {
 mod tests {
     use super::*;
 
-    /// After how many milliseconds a client that takes so many bytes in each is found slow, within a second.
+    /// Milliseconds until a client that takes `bytes` in each is found slow; `None` after a second.
     fn found_slow(bytes: usize, others_wait: bool) -> Option<u32> {
         let start = Instant::now();
         let mut backpressure = Backpressure::new(start);
@@ -57,7 +57,7 @@ mod tests {
             if bytes > 0 {
                 backpressure.rate.moved(bytes, now);
             }
-            now >= backpressure.look && backpressure.judge(others_wait, now)
+            now >= backpressure.next_check && backpressure.check(others_wait, now)
         })
     }
 

@@ -1,4 +1,4 @@
-//! The words between a connection and its driver.
+//! The interface between a connection and its driver: settings in, events out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,57 +21,57 @@ pub(crate) struct Timeouts {
     pub(crate) send: Duration,
 }
 
-/// What a connection has to know of the rest of the server while it takes input.
+/// The limits and shared resources that a connection needs while it receives.
 #[derive(Clone, Copy)]
 pub(crate) struct Policy<'a> {
-    /// Bytes of one request body (`--max-body`).
+    /// Most bytes of one request body (`--max-body`).
     pub(crate) max_body: u64,
-    /// The memory of all clients.
+    /// The memory budget of all clients.
     pub(crate) memory: &'a Memory,
-    /// The room for files.
+    /// The budget of spool files.
     pub(crate) space: &'a Arc<Space>,
-    /// For bodies that go to files.
+    /// Spare buffers for bodies that go to files.
     pub(crate) buffers: &'a Buffers,
-    /// Bodies of some connection are on their way to files, so that memory is about to be free.
+    /// Whether the body of any connection is being written to a file, which will free memory.
     pub(crate) spooling: bool,
-    /// Whether the server itself answers a request with these variables: for its health or status.
+    /// Whether the gateway itself answers a request with these variables: for its health or status.
     pub(crate) is_own: &'a dyn Fn(&Variables, Role) -> bool,
 }
 
-/// What the driver is to do, in this order.
+/// An event for the driver. Events are handled in order.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A request is complete.
     Request { key: StreamKey, request: Box<IncomingRequest> },
-    /// A request is to be answered with `status`, since no worker will get it.
+    /// A request is rejected: the driver answers with `status`, and no worker gets it.
     Rejected { key: StreamKey, variables: Variables, why: RejectReason, status: u16, message: String },
     /// The proxy's configuration has faults: names that it repeats, and a missing PATH_INFO.
     Misconfigured { repeated: Vec<Vec<u8>>, lacks_path_info: bool },
-    /// The client does not wait any more for the answer to a request that was submitted. `lost`: since the server has lost a part
-    /// of it.
+    /// The client no longer waits for the response to a submitted request. `lost`: the reason is that the gateway lost a part of
+    /// the response.
     Abandoned { assignment: Assignment, lost: bool },
-    /// The client has left before the parameters of a request had come.
+    /// The client left before the parameters of a request were complete.
     AbortedBeforeParams,
-    /// The client has left before the bodies of a request had come.
+    /// The client left before the bodies of a request were complete.
     AbortedWhileArriving { key: StreamKey, request: Box<IncomingRequest> },
     /// The parameters of a request took too long; the connection goes on.
     ParamsLate,
-    /// The connection is closed: its client, or the disk, has had its time.
+    /// A timeout of the client or of the disk closes the connection.
     Late(&'static str),
-    /// Bytes that were spooled for the client are lost, and the connection is broken off.
+    /// Spooled bytes for the client are lost, and the connection is broken off.
     SpoolLost(String),
-    /// The client makes no room for its response: a file is to take it, then [`Connection::start_spooling`].
+    /// The client reads its response too slowly. The driver opens a file, then calls [`Connection::start_spooling`].
     Slow,
-    /// A request has ended whose response waited in a file.
+    /// The response of an ended request has been written from its file, or is lost.
     Ended(Box<EndedRequest>),
 }
 
-/// What the driver does with the socket when [`Connection::poll_close`] is asked.
+/// The result of [`Connection::poll_close`]: the next step of the driver with the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Close {
-    /// Nothing: the connection lives.
+    /// None: the connection stays open.
     No,
-    /// Shut the sending side; the connection lives on until its client closes it.
+    /// Shut the sending side. The connection stays open until its client closes it.
     ShutDownWrite,
     /// Close the socket.
     Now,

@@ -1,4 +1,5 @@
-//! Bytes from the client: what each event of the protocol means, and which requests are complete, rejected or abandoned.
+//! The receiving side of a connection: handles the events of the protocol, and decides which requests are complete, rejected or
+//! abandoned.
 
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::proto::request_end::RejectReason;
 use crate::proto::space::{Buffers, SpoolError};
 use crate::proto::turn::{PIECE, Turn};
 
-/// The reason why a request is rejected, with the status and the words of the response.
+/// The reason of a rejection, with the status and the message of the response.
 pub(super) struct Rejection(RejectReason, u16, String);
 
 impl From<SpoolError> for Rejection {
@@ -42,8 +43,8 @@ impl Rejection {
 }
 
 impl Connection {
-    /// Takes bytes from the front of `input` until there is an event for the driver, and says whether there is. Otherwise the rest
-    /// of the input, if any, has to wait: the turn is over, or the responses leave no room.
+    /// Takes bytes from the front of `input` until there is an event for the driver. Returns whether there is one. Otherwise the
+    /// rest of the input, if any, has to wait, because the turn is over or the send buffer is full.
     ///
     /// # Errors
     /// A [`Fault`] ends the connection.
@@ -61,11 +62,11 @@ impl Connection {
                 *input = &[];
                 return Ok(false);
             }
-            // An event that needs no more bytes is never left for later.
+            // An event that needs no more bytes is never postponed.
             if !input.is_empty() && (turn.is_over() || self.out.is_full()) {
                 return Ok(false);
             }
-            // Records that are answered or ignored without a decision make no event: these are bounded by their length.
+            // Records that are answered or ignored right away make no event, so they are bounded by their length.
             let mut piece = &input[..input.len().min(PIECE)];
             let length = piece.len();
             let event = self.server.receive(&mut piece, self.out.tail())?;
@@ -82,17 +83,17 @@ impl Connection {
         }
     }
 
-    /// Keeps the rest of what was read until its turn comes.
+    /// Keeps the rest of a read for the next turn.
     pub(crate) fn hold(&mut self, rest: &[u8]) {
         self.held = rest.to_vec();
     }
 
-    /// The bytes that were held, for their turn.
+    /// The bytes kept for this turn.
     pub(crate) fn take_held(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
 
-    /// Whether bytes wait for their turn.
+    /// Whether bytes are kept for the next turn.
     pub(crate) fn has_held(&self) -> bool {
         !self.held.is_empty()
     }
@@ -102,13 +103,13 @@ impl Connection {
         self.last_read = now;
         self.discarding_input &= self.server.has_unfinished();
         let stray = !self.is_arriving() && !self.server.is_between_records();
-        // A busy connection may end each of its reads within a record, so each record that has come whole starts the time anew.
+        // Each read of a busy connection may end within a record, so each complete record restarts the time.
         let finished = self.server.finished_records();
         let same = std::mem::replace(&mut self.finished_records, finished) == finished;
         self.stray_since = stray.then(|| self.stray_since.filter(|_| same).unwrap_or(now));
     }
 
-    /// Whether a request has come in part.
+    /// Whether a request is incomplete.
     fn is_arriving(&self) -> bool {
         let arriving =
             |state: &StreamState| matches!(state, StreamState::Begun { .. } | StreamState::Arriving(_));
@@ -118,7 +119,7 @@ impl Connection {
     fn handle(&mut self, event: fastcgi::Event<'_>, now: Instant, policy: &Policy<'_>) {
         match event {
             fastcgi::Event::Begin { id, role, .. } => {
-                // Clients send one request after the other, so the one that was refused has all come.
+                // Clients send requests in sequence, so the rejected one has arrived whole.
                 self.discarding_input = false;
                 self.used = true;
                 self.multiplexed |= !self.streams.is_empty();
@@ -213,17 +214,17 @@ impl Connection {
         request.rate.moved(bytes.len(), now);
         let Some(Incoming { arrival, body }) = request.from(source) else { return };
         if arrival.completeness() != Completeness::Incomplete {
-            // More than was promised, while the rest is on its way to its file.
+            // Bytes beyond the promised length, while the body is being written to its file.
             return;
         }
         let limit = policy.max_body;
         let kept = arrival.receive(bytes.len());
-        // A promise within the limit has been let in. A reload may have lowered the limit since.
+        // A promised length was checked against the limit before. A reload may have lowered the limit since.
         if !arrival.is_promised() && body.len() + kept as u64 > limit {
             let message = format!("{source} has more than {limit} bytes (--max-body)");
             return self.reject_arriving(key, |_| Rejection(RejectReason::BodyTooLarge, 413, message));
         }
-        // In a file the bytes take less memory.
+        // Bytes in a file take no memory.
         let short = policy.space.relieves_memory() && !policy.memory.has_room(kept as u64, Purpose::Body);
         match body.append(&bytes[..kept], short, now, policy.space, policy.buffers) {
             Ok(()) => self.progress(key, source, now, policy.buffers),
@@ -231,7 +232,7 @@ impl Connection {
         }
     }
 
-    /// A body's stream has ended, as `end` says.
+    /// Handles the end of a body's stream. `end` is the kind of end.
     fn handle_end(
         &mut self,
         id: u16,
@@ -245,14 +246,14 @@ impl Connection {
         else {
             return;
         };
-        // A body may have been complete without this end.
+        // The body may have been complete before this end.
         if arrival.completeness() == Completeness::Incomplete {
             end(arrival);
             self.progress(key, source, now, policy.buffers);
         }
     }
 
-    /// Submits the request where this was the last of it; rejects it where it can never be complete.
+    /// Submits the request if it is complete, and rejects it if it can never be.
     fn progress(&mut self, key: StreamKey, source: Source, now: Instant, buffers: &Buffers) {
         let Some(request) = self.arriving(key) else { return };
         let Some(Incoming { arrival, body }) = request.from(source) else { return };
@@ -273,14 +274,14 @@ impl Connection {
         self.reject_arriving(key, |_| Rejection(RejectReason::BodyTooShort, 400, message));
     }
 
-    /// All of a request is here.
+    /// Submits a complete request to the driver.
     fn submit(&mut self, key: StreamKey) {
         let Some(stream) = self.stream(key) else { return };
         let submitted = StreamState::Submitted(Assignment::default());
         let StreamState::Arriving(mut request) = std::mem::replace(&mut stream.state, submitted) else {
             return;
         };
-        // From now on the request's own share counts it.
+        // The request has a share of its own from now on.
         self.account_for_less();
         if let Completeness::Withheld { promised } = request.stdin.arrival.completeness() {
             request.head.withhold_body(promised);
@@ -288,9 +289,9 @@ impl Connection {
         self.events.push_back(Event::Request { key, request });
     }
 
-    // Bodies on their way to their files.
+    // Writes of bodies to files.
 
-    /// The next write of a body that the driver is to begin; each is given once.
+    /// The next write of a body for the driver to start. Each is returned once.
     pub(crate) fn next_body_write(&mut self) -> Option<(StreamKey, Source, Write)> {
         self.streams.iter_mut().find_map(|stream| {
             let StreamState::Arriving(request) = &mut stream.state else { return None };
@@ -302,7 +303,7 @@ impl Connection {
         })
     }
 
-    /// A write of a body has ended.
+    /// Handles the end of a write of a body.
     pub(crate) fn body_written(
         &mut self,
         (key, source): (StreamKey, Source),
@@ -322,9 +323,9 @@ impl Connection {
         }
     }
 
-    // Requests that no worker gets.
+    // Rejections.
 
-    /// Has a request rejected. The rest of its body is dropped as it arrives.
+    /// Rejects a request. The rest of its body is dropped as it arrives.
     fn reject(&mut self, key: StreamKey, variables: Variables, cause: Rejection) {
         let Some(stream) = self.stream(key) else { return };
         stream.state = StreamState::Submitted(Assignment::default());
@@ -332,7 +333,7 @@ impl Connection {
         self.events.push_back(Event::Rejected { key, variables, why, status, message });
     }
 
-    /// Has a request rejected whose body is arriving.
+    /// Rejects a request whose body is arriving.
     pub(super) fn reject_arriving(
         &mut self,
         key: StreamKey,
@@ -349,14 +350,14 @@ impl Connection {
         }
     }
 
-    /// Has a request rejected whose promised body is larger than `--max-body`.
+    /// Rejects a request whose promised body is larger than `--max-body`.
     pub(super) fn reject_too_large(&mut self, key: StreamKey, limit: u64) {
         self.reject_arriving(key, |request| {
             Rejection::too_large(Source::Stdin, request.head.content_length, limit)
         });
     }
 
-    /// Has a request rejected whose body came too slowly.
+    /// Rejects a request whose body came too slowly.
     pub(super) fn reject_slow_body(&mut self, key: StreamKey) {
         self.reject_arriving(key, |request| {
             let came = request.len();
@@ -370,9 +371,9 @@ impl Connection {
 
     // Memory.
 
-    /// Counts the bytes that have come. Where there is no room for them the newest parameters that are not complete go, which are
-    /// answered with 503 at their end, and then the newest bodies, which are answered at once; unless a body is on its way to a
-    /// file. Nothing more is read then until it is there, so the bound is exceeded by the bytes of one read.
+    /// Charges the received bytes to the memory budget. If the budget is used up, drops the newest incomplete parameters, whose
+    /// requests get a 503 at their end, and then rejects the requests with the newest bodies. Exempt are bodies that are being
+    /// written to a file: reading pauses until the write ends, so the budget is exceeded by the bytes of one read.
     pub(crate) fn account(&mut self) {
         loop {
             let purpose = if self.server.held() > 0 { Purpose::NewRequest } else { Purpose::Admitted };
@@ -392,12 +393,12 @@ impl Connection {
         }
     }
 
-    /// Rejects a request whose parameters have just come, and whose body is still to come, where others need the memory; but
-    /// for the server's own health and status.
+    /// Rejects a request with complete parameters and an incomplete body if new requests have no memory left. Exempt are requests
+    /// for the gateway's own health and status.
     fn admit(&mut self, key: StreamKey, policy: &Policy<'_>) {
         let Some(request) = self.arriving(key) else { return };
         let (variables, role) = (&request.head.variables, request.role);
-        // Where files make room, requests that were let in leave this much to new ones.
+        // While bodies are being written to files, admitted requests leave this much to new ones.
         let small = variables.held() <= UNCOUNTED_PER_CONNECTION;
         let purpose = if small && policy.spooling { Purpose::Admitted } else { Purpose::NewRequest };
         let has_room = policy.memory.has_room(variables.held() as u64, purpose);
@@ -406,10 +407,10 @@ impl Connection {
         }
     }
 
-    // Clients that leave.
+    // The end of the input.
 
-    /// The client sends nothing more. A client that has only shut its writing side (`half_closed`) still gets the responses to the
-    /// requests that are complete; incomplete ones are aborted.
+    /// Handles the end of the input. A client that has only shut its writing side (`half_closed`) still gets the responses to
+    /// complete requests. Incomplete requests are aborted.
     pub(crate) fn end_of_input(&mut self, half_closed: bool, now: Instant) {
         if half_closed && self.receiving == Receiving::Open {
             while let Some(key) = self.first_incomplete() {
@@ -420,7 +421,7 @@ impl Connection {
         match self.receiving {
             Receiving::Open if half_closed => self.half_closed = true,
             Receiving::Open => self.ending = Ending::Now,
-            // The end of the input is of our own doing; nobody waits for a response to half a request.
+            // The gateway ended the input itself. An incomplete request gets no response.
             Receiving::Shut | Receiving::Done if self.awaits_more() => self.ending = Ending::Now,
             Receiving::Shut | Receiving::Done => {}
         }
@@ -432,7 +433,7 @@ impl Connection {
         self.close_if_half_closed();
     }
 
-    /// Whether something has come in part that can never become whole.
+    /// Whether a request or a record is incomplete, and will stay so.
     fn awaits_more(&self) -> bool {
         self.first_incomplete().is_some() || (self.streams.is_empty() && !self.server.is_idle())
     }
@@ -441,7 +442,7 @@ impl Connection {
         self.streams.iter().find(|stream| stream.state.is_incomplete()).map(|stream| stream.key)
     }
 
-    /// The client does not wait for the response any more; the connection goes on.
+    /// Abandons a stream whose client no longer waits for the response. The connection goes on.
     fn abandon(&mut self, key: StreamKey, now: Instant) {
         let Some(state) = self.take_stream(key) else { return };
         self.abandoned(key, state, false);

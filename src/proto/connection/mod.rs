@@ -1,9 +1,9 @@
 //! One client's connection without its socket: bytes in, complete requests out; responses in, bytes out.
 //!
-//! The driver ([`crate::gateway::frontend::connection`]) hands over what it has read ([`Connection::receive`]), does what
-//! [`Connection::poll_event`] says, writes [`Connection::transmit`], and calls [`Connection::handle_timeout`] at
-//! [`Connection::next_timeout`]. `state` holds everything; `input` decides what bytes mean,
-//! `output` what goes to the client, `timers` when a client or a disk has had its time.
+//! The driver ([`crate::gateway::frontend::connection`]) passes the bytes it reads to [`Connection::receive`], handles the events of
+//! [`Connection::poll_event`], writes [`Connection::transmit`], and calls [`Connection::handle_timeout`] at
+//! [`Connection::next_timeout`]. `state` has the fields, `input` handles bytes from the client, `output` bytes to the client, and
+//! `timers` the timeouts of client and disk.
 
 mod backpressure;
 mod event;

@@ -1,4 +1,4 @@
-//! Bytes for the client: the framing of responses, their ends and breaks, and the file behind the send buffer of a slow client.
+//! The sending side of a connection: the framing of responses, their ends and breaks, and the spool file of a slow client.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::proto::request_end::EndedRequest;
 use crate::proto::response_writer::Sink;
 use crate::proto::send_buffer::Piece;
 
-/// The sending side of one stream. A stream that has gone takes nothing, also where its id is in use again.
+/// The sending side of one stream. Drops all bytes for a removed stream, even if its id is in use again.
 #[derive(Debug)]
 pub(crate) struct StreamSink<'c> {
     pub(crate) connection: &'c mut Connection,
@@ -58,7 +58,7 @@ impl Sink for StreamSink<'_> {
 }
 
 impl Connection {
-    /// Ends a stream, and says so to the client.
+    /// Ends a stream, and sends END_REQUEST.
     pub(super) fn end_stream(
         &mut self,
         key: StreamKey,
@@ -88,11 +88,11 @@ impl Connection {
         self.close_if_half_closed();
     }
 
-    /// Leaves a request whose head is sent and whose body cannot be completed.
+    /// Breaks off a response whose head is sent and whose body cannot be completed.
     ///
-    /// A header with a bad version and the close tell the client that the transfer broke; END_REQUEST, with whatever
-    /// status, or a clean close would look complete. Where requests share the connection, that waits until nothing else
-    /// happens on it, or for the client to lose patience.
+    /// A record header with a bad version and the close of the connection tell the client that the transfer broke. END_REQUEST
+    /// with any status, or a clean close, would look complete. On a connection that requests share, both wait until the connection
+    /// is quiet, or until the client gives up.
     fn break_off(&mut self, key: StreamKey, message: &str, now: Instant) {
         if self.multiplexed {
             self.server.stderr(key.id, message.as_bytes(), self.out.tail());
@@ -105,8 +105,8 @@ impl Connection {
         }
     }
 
-    /// Breaks the transfer off, and the connection with it. A client that has still to end its request, as Caddy has after its
-    /// GET, is read to that end: were its write to fail, it would not look at the response that came before.
+    /// Breaks off the transfer and the connection. A client that has not ended its request yet, such as Caddy after a GET, is read
+    /// until that end: a client whose write fails ignores the response that came before.
     pub(super) fn break_transfer(&mut self) {
         self.streams.clear();
         self.server.break_off(self.out.tail());
@@ -121,14 +121,15 @@ impl Connection {
         self.out.unwritten()
     }
 
-    /// The first `length` bytes of [`Self::transmit`] are written; where not all of them are, the client's time begins.
+    /// Records that the first `length` bytes of [`Self::transmit`] are written. A partial write starts the measurement of the
+    /// client's rate.
     pub(crate) fn transmitted(&mut self, length: usize, now: impl FnOnce() -> Instant) {
         self.out.wrote(length);
         if self.out.is_empty() {
             self.backpressure = None;
         }
         if self.out.unwritten().is_empty() {
-            // The client owes nothing while the disk gives nothing back.
+            // The client is not slow while the gateway waits for its own disk.
             self.send_rate = None;
         } else {
             let now = now();
@@ -139,39 +140,39 @@ impl Connection {
         }
     }
 
-    /// The client takes no byte now: its time begins.
+    /// Records that a write would block. Starts the measurement of the client's rate.
     pub(crate) fn blocked(&mut self, now: impl FnOnce() -> Instant) {
         if self.send_rate.is_none() {
             self.send_rate = Some(MinRate::new(now()));
         }
     }
 
-    /// The socket takes no byte any more.
+    /// Records that writes to the socket fail.
     pub(crate) fn transmit_failed(&mut self) {
         self.ending = Ending::Now;
         self.out.clear();
     }
 
-    /// Counts the bytes that wait to be written. Gives the requests that are delivered by now.
+    /// Updates the share of unwritten responses. Returns the requests whose responses are written by now.
     pub(crate) fn flushed(&mut self) -> Vec<EndedRequest> {
         self.account_for_responses();
         let sent = self.out.sent();
-        // Mostly there are none, and nothing is allocated.
+        // Mostly none, and then nothing is allocated.
         let delivered = self.undelivered.extract_if(.., |undelivered| undelivered.end <= sent);
         delivered.map(|undelivered| undelivered.ended).collect()
     }
 
-    /// Whether nothing waits for the client.
+    /// Whether all bytes for the client are written.
     pub(crate) fn is_written(&self) -> bool {
         self.out.is_empty()
     }
 
-    /// Whether so much waits for the client that no more of a response is taken.
+    /// Whether the send buffer is full, so that no more of a response is taken.
     pub(crate) fn is_full(&self) -> bool {
         self.out.is_full()
     }
 
-    /// A response has no room: from now on it counts how fast the client makes some. Says whether that is new.
+    /// Records that a response has no room, which starts the measurement of [`Backpressure`]. Returns whether it was not running.
     pub(crate) fn hold_up(&mut self, now: impl FnOnce() -> Instant) -> bool {
         let new = self.backpressure.is_none();
         if new {
@@ -180,40 +181,40 @@ impl Connection {
         new
     }
 
-    // The file behind the send buffer.
+    // The spool file.
 
-    /// From now on bytes for the client may go to a file.
+    /// Directs further bytes for the client to a file.
     pub(crate) fn start_spooling(&mut self) {
         self.out.start_spooling();
     }
 
-    /// Whether there is a file, or is to be one, for bytes that wait for the client.
+    /// Whether bytes for the client go to a file.
     pub(crate) fn is_spooling(&self) -> bool {
         self.out.is_spooling()
     }
 
-    /// The piece of the file that is to be read now.
+    /// The next piece of the file to read.
     pub(crate) fn next_spool_read(&mut self, now: impl FnOnce() -> Instant) -> Option<Piece> {
         self.out.next_read(now)
     }
 
-    /// The bytes that are to be written to the file now, and their place. `grow`: whether the file may have one place more.
+    /// The next write to the file, with its place. `grow` returns whether the file may have one more place.
     pub(crate) fn next_spool_write(&mut self, grow: impl FnOnce() -> bool) -> Option<(u32, Arc<Vec<u8>>)> {
         self.out.next_write(grow)
     }
 
-    /// The file has taken the bytes that it was given last, or has not.
+    /// Records the end of a write to the file. `kept`: it succeeded.
     pub(crate) fn spool_written(&mut self, kept: bool) {
         self.out.kept(kept);
     }
 
-    /// The piece that was to be read is here.
+    /// Takes the bytes of a finished read.
     pub(crate) fn spool_read(&mut self, bytes: Vec<u8>) {
         self.send_rate = None;
         self.out.read(bytes);
     }
 
-    /// The bytes in the file are lost. They may be of several requests, and nothing can follow: the transfer breaks.
+    /// Handles the loss of the file. Its bytes may belong to several requests, and no byte can follow, so the transfer breaks off.
     pub(crate) fn spool_failed(&mut self, cause: String) {
         self.events.push_back(Event::SpoolLost(cause));
         self.out.drop_spooled();
@@ -229,12 +230,12 @@ impl Connection {
         }
     }
 
-    /// Where a client is slow: how many bytes will have been written to it when it has all that is here.
+    /// The count of bytes written on the connection once all spooled bytes are; `None` without a file.
     fn end_in_file(&self) -> Option<u64> {
         self.out.is_spooling().then(|| self.out.appended())
     }
 
-    /// Keeps a request that has ended until so many bytes are written. Gives it back where they are, or never will be.
+    /// Keeps an ended request until `end` bytes are written on the connection. Returns it if they are already, or never will be.
     pub(crate) fn keep_until_written(&mut self, end: u64, mut ended: EndedRequest) -> Option<EndedRequest> {
         if self.out.sent() >= end {
             return Some(ended);

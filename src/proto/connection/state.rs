@@ -1,4 +1,4 @@
-//! The state of a connection: its streams, what waits to be written, whether and how it ends.
+//! The state of a connection: its streams, its send buffer, its end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,48 +13,48 @@ use crate::proto::rate::MinRate;
 use crate::proto::request_end::EndedRequest;
 use crate::proto::send_buffer::{KEPT_BUFFER, SendBuffer};
 
-/// How long, while the gateway stops, a client that has just connected may take to send its first request. The client
-/// was accepted, so it is served.
+/// Time for the first request of a client that has just connected while the gateway stops. The client was accepted, so it is
+/// served.
 pub(super) const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a client may be silent that goes on sending after its request was answered early.
+/// Longest silence of a client that still sends a request that was answered early.
 pub(super) const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
-/// Bytes that are read from a client at a time.
+/// Most bytes of one read from a client.
 pub(crate) const READ_SIZE: usize = 64 * 1024;
 
-/// How long, and for how many bytes, a client may go on sending after its request was answered early. Closing on unread bytes
-/// would make the kernel drop the answer. nginx's `lingering_time`.
+/// Limits, in time and bytes, for a client that still sends a request that was answered early. A close with unread bytes would
+/// make the kernel drop the response. nginx's `lingering_time`.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_BYTES: u64 = 256 << 20;
 
-/// Whether a connection ends, and how.
+/// The end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The connection lives.
+    /// The connection stays open.
     No,
     /// Close once everything is written.
     WhenWritten,
-    /// Everything is written; bytes that still come are read and dropped.
+    /// Everything is written. Bytes that still arrive are read and dropped.
     Lingering { until: Instant, bytes: u64 },
     /// Close now.
     Now,
 }
 
-/// Whether more is taken from the client.
+/// The receiving side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Receiving {
     Open,
-    /// The kernel takes nothing more; bytes that it took before are still to be read.
+    /// Shut. Bytes that the kernel received before are still to be read.
     Shut,
     /// The last byte has been read.
     Done,
 }
 
-/// A request whose response is complete, and not written yet.
+/// A request whose complete response is not written yet.
 #[derive(Debug)]
 pub(super) struct Undelivered {
-    /// How many bytes the connection will have written by then.
+    /// Count of bytes written on the connection at which the response is written.
     pub(super) end: u64,
     pub(super) ended: EndedRequest,
 }
@@ -64,30 +64,30 @@ pub(super) struct Undelivered {
 pub(crate) struct Connection {
     pub(super) server: Server,
     pub(super) out: SendBuffer,
-    /// Few, so a scan beats a map.
+    /// The open streams. Few, so a scan beats a map.
     pub(super) streams: Vec<Stream>,
-    /// Streams so far.
+    /// Number of streams so far.
     pub(super) serial: u64,
     pub(super) events: VecDeque<Event>,
     /// Requests whose responses wait in a file.
     pub(super) undelivered: Vec<Undelivered>,
-    /// How fast the client takes the bytes that wait for it, from the first write that was not taken whole.
+    /// Rate at which the client reads, measured from the first partial write.
     pub(super) send_rate: Option<MinRate>,
-    /// The same since a response had no room.
+    /// Rate at which the client reads, measured from the time at which the send buffer was full.
     pub(super) backpressure: Option<Backpressure>,
-    /// Bytes that were read and have not had their turn yet: less than a read.
+    /// Bytes that were read and wait for the next turn: less than one read.
     pub(super) held: Vec<u8>,
-    /// The part of the memory that incomplete requests take.
+    /// Share of incomplete requests in the memory budget.
     pub(super) incoming: Share,
-    /// The part of the memory that responses take which wait to be written.
+    /// Share of unwritten responses in the memory budget.
     pub(super) outgoing: Share,
     pub(super) ending: Ending,
     pub(super) opened: Instant,
-    /// When bytes were last read.
+    /// Time of the last read.
     pub(super) last_read: Instant,
-    /// Since when a record that belongs to no request has been arriving.
+    /// Start of an incomplete record that belongs to no request.
     pub(super) stray_since: Option<Instant>,
-    /// Records that had come whole with the last read.
+    /// Number of complete records at the last read.
     pub(super) finished_records: u64,
     /// Whether the client is read from.
     pub(super) reading: bool,
@@ -95,20 +95,20 @@ pub(crate) struct Connection {
     pub(super) used: bool,
     /// Whether a request has begun while another had not ended.
     pub(super) multiplexed: bool,
-    /// When a response last ended beside, or as, one that broke off.
+    /// Time at which a response last ended on a connection with a broken stream.
     pub(super) last_end: Instant,
-    /// Whether the client may still be sending a request that has ended: one that was refused, or complete before its end came.
+    /// Whether the client may still be sending an ended request, which was refused, or complete before its streams ended.
     pub(super) discarding_input: bool,
-    /// Whether the client was answered because its time was over.
+    /// Whether a request was answered because of a timeout.
     pub(super) timed_out: bool,
-    /// The connection is cut, and the log says why.
+    /// Whether the connection is cut for a logged reason.
     pub(super) cut: bool,
-    /// The gateway stops: the connection closes once nothing is left to answer.
+    /// Whether the gateway stops. The connection then closes when nothing is left to answer.
     pub(super) stopping: bool,
-    /// The client had the time for its first request while the gateway stops.
+    /// Whether [`FIRST_REQUEST_WAIT`] has passed.
     pub(super) waited: bool,
     pub(super) receiving: Receiving,
-    /// The client has shut its writing side and can still read.
+    /// Whether the client has shut its writing side and can still read.
     pub(super) half_closed: bool,
 }
 
@@ -146,7 +146,7 @@ impl Connection {
         }
     }
 
-    /// The next thing for the driver to do.
+    /// The next event for the driver.
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -157,7 +157,7 @@ impl Connection {
         self.streams.iter_mut().find(|stream| stream.key == key)
     }
 
-    /// The stream that has an id now.
+    /// The open stream with this id.
     pub(super) fn key_of(&self, id: u16) -> Option<StreamKey> {
         self.streams.iter().map(|stream| stream.key).find(|key| key.id == id)
     }
@@ -179,7 +179,7 @@ impl Connection {
         self.streams.iter().any(|stream| stream.key == key)
     }
 
-    /// Notes where a submitted request is, for [`Event::Abandoned`].
+    /// Updates the assignment of a submitted request, for [`Event::Abandoned`].
     pub(crate) fn assign(&mut self, key: StreamKey, change: impl FnOnce(&mut Assignment)) {
         if let Some(Stream { state: StreamState::Submitted(assignment), .. }) = self.stream(key) {
             change(assignment);
@@ -196,16 +196,16 @@ impl Connection {
         !self.streams.is_empty() && self.streams.iter().all(broken)
     }
 
-    // What to wait for.
+    // Readiness.
 
-    /// Whether to read from the client, unless [`Self::waits_for_room`]. A client that does not read its responses is not read from
-    /// either, nor is one that sends faster than its body can be kept.
+    /// Whether to read from the client, unless [`Self::waits_for_room`]. Reading pauses while the client does not read its
+    /// responses, and while its body arrives faster than it can be written to a file.
     pub(crate) fn is_readable(&self) -> bool {
         self.receiving != Receiving::Done && !self.has_full_body() && !self.out.is_behind()
     }
 
-    /// Whether a body is arriving that is not read before files have made room for more of it. `spooling`: bodies of some connection
-    /// are on their way to files, so that `memory` is about to be free. The growth of a buffer may double the bytes of a read.
+    /// Whether reading a body pauses until memory is free. `spooling`: the body of any connection is being written to a file, which
+    /// will free memory. The growth of a buffer may double the bytes of a read.
     pub(crate) fn waits_for_room(&self, memory: &Memory, spooling: bool) -> bool {
         let relieved = spooling && !memory.has_room(2 * READ_SIZE as u64, Purpose::NewRequest);
         relieved && self.streams.iter().any(|stream| matches!(stream.state, StreamState::Arriving(_)))
@@ -216,7 +216,8 @@ impl Connection {
         !self.out.unwritten().is_empty()
     }
 
-    /// Notes whether the client is read from. When it is again, its times begin anew: it was not the client that paused.
+    /// Records whether the client is read from. Its timeouts restart when reading resumes, because the gateway paused, and not the
+    /// client.
     pub(crate) fn set_reading(&mut self, reading: bool, now: impl FnOnce() -> Instant) {
         if reading == self.reading {
             return;
@@ -243,14 +244,14 @@ impl Connection {
         })
     }
 
-    /// Since when the client has owed the rest of a record that belongs to no request. It owes none while it is not read from.
+    /// Start of an incomplete record that belongs to no request. `None` while the client is not read from.
     pub(super) fn owes_since(&self) -> Option<Instant> {
         self.stray_since.filter(|_| self.reading)
     }
 
     // The end of the connection.
 
-    /// The gateway stops.
+    /// Notes that the gateway stops.
     pub(crate) fn stop(&mut self) {
         self.stopping = true;
     }
@@ -260,12 +261,12 @@ impl Connection {
         self.stopping
     }
 
-    /// Whether the gateway stops, and nothing is left to answer here. The driver then looks whether the socket has bytes that were
-    /// not read, and if not, calls [`Self::leave`].
+    /// Whether the gateway stops and nothing is left to answer here. If the socket has no unread bytes, the driver then calls
+    /// [`Self::leave`].
     ///
-    /// A kept connection can have its next request sent at any moment. So the client's side is shut first, which makes its next write
-    /// fail; what it wrote before that is here, and is answered. (A TCP client's kernel hears of it too late.) Closing at once
-    /// would lose a request that comes between the look and the close.
+    /// The client of a kept connection may send its next request at any moment. So the receiving side is shut first, and the next
+    /// write of the client fails. A request that was written before is read and answered. (On TCP the client learns of the
+    /// shutdown too late.) An immediate close would lose a request that arrives between the check and the close.
     pub(crate) fn may_leave(&self, now: Instant) -> bool {
         let expected = !self.used && now < self.opened + FIRST_REQUEST_WAIT;
         self.stopping
@@ -275,10 +276,10 @@ impl Connection {
             && !expected
     }
 
-    /// Whether the client's side of the socket is to be shut now, before [`Self::close_when_written`].
+    /// Whether the driver shuts the receiving side of the socket now, before [`Self::close_when_written`].
     pub(crate) fn leave(&mut self, now: Instant) -> bool {
-        // A client that still sends a refused body is to get its answer, not a write that fails. A client that has been silent
-        // since its last read sends no more of it: HAProxy leaves the end of an empty body out.
+        // A client that still sends a refused body should get the response, not a failed write. A silent client sends no more of it:
+        // HAProxy omits the end of an empty body.
         let sends = self.discarding_input && now < self.last_read + LINGER_SILENCE;
         let shuts = self.receiving == Receiving::Open && !sends;
         if shuts {
@@ -313,7 +314,7 @@ impl Connection {
         self.events.push_back(Event::Late(why));
     }
 
-    /// Whether the socket is to be closed now, or shut.
+    /// The next step with the socket.
     pub(crate) fn poll_close(&mut self, now: impl FnOnce() -> Instant) -> Close {
         if self.ending == Ending::WhenWritten && self.out.is_empty() {
             if self.discarding_input {
@@ -342,13 +343,13 @@ impl Connection {
         self.half_closed
     }
 
-    /// Whether the last response is written while the gateway stops. The socket's sending side is shut at once then, so that a
-    /// proxy does not take the connection for one that is kept.
-    pub(crate) fn has_said_goodbye(&self) -> bool {
+    /// Whether the last response is written while the gateway stops. The driver then shuts the sending side at once, so that a proxy
+    /// does not keep the connection.
+    pub(crate) fn has_written_last_response(&self) -> bool {
         self.stopping && self.ending == Ending::WhenWritten && self.out.is_empty()
     }
 
-    /// The connection has gone: everything that it has is dropped, and its requests are abandoned.
+    /// Drops all state of a connection that is gone, and abandons its requests.
     pub(crate) fn abandon_all(&mut self) {
         self.ending = Ending::Now;
         self.out.clear();
@@ -364,7 +365,7 @@ impl Connection {
         self.account_for_less();
     }
 
-    /// A stream has gone from the connection. `lost`: since the server has lost a part of its response.
+    /// Reports a removed stream to the driver. `lost`: the gateway lost a part of its response.
     pub(super) fn abandoned(&mut self, key: StreamKey, state: StreamState, lost: bool) {
         let event = match state {
             StreamState::Begun { .. } if !self.cut => Event::AbortedBeforeParams,
@@ -378,19 +379,19 @@ impl Connection {
 
     // Memory.
 
-    /// Counts the bytes of incomplete requests, after some have gone.
+    /// Updates the share of incomplete requests, after their bytes have shrunk.
     pub(super) fn account_for_less(&mut self) {
         let bytes = self.incoming_bytes();
         self.incoming.set(bytes);
     }
 
-    /// Bytes of memory that incomplete requests take, but for those that do not count.
+    /// Bytes of incomplete requests that count in the memory budget.
     pub(super) fn incoming_bytes(&self) -> usize {
         let arriving: usize = self.streams.iter().map(|stream| stream.state.bytes()).sum();
         (arriving + self.server.held() + self.held.capacity()).saturating_sub(UNCOUNTED_PER_CONNECTION)
     }
 
-    /// Counts the bytes that wait to be written.
+    /// Updates the share of unwritten responses.
     pub(super) fn account_for_responses(&mut self) {
         self.outgoing.set(self.out.held().saturating_sub(KEPT_BUFFER));
     }

@@ -1,4 +1,4 @@
-//! One FastCGI request on its connection: begun, arriving, submitted, then gone; or broken off.
+//! One FastCGI request on its connection. Its states: begun, arriving, submitted, removed; or broken off.
 
 use std::fmt;
 use std::time::Instant;
@@ -11,12 +11,12 @@ use crate::proto::body::Body;
 use crate::proto::queue::Place;
 use crate::proto::rate::MinRate;
 
-/// The name of a stream among all that its connection ever has: a client may use an id again at once.
+/// The key of a stream, unique over the life of its connection. A client may reuse an id at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamKey {
     /// The FastCGI request id.
     pub(crate) id: u16,
-    /// Streams of the connection before this one.
+    /// Number of streams of the connection before this one.
     pub(super) serial: u64,
 }
 
@@ -32,25 +32,25 @@ pub(super) struct Stream {
 pub(super) enum StreamState {
     /// The parameters are arriving.
     Begun { since: Instant, role: Role },
-    /// The bodies are arriving, or are on their way to their files.
+    /// The bodies are arriving, or are being written to files.
     Arriving(Box<IncomingRequest>),
     /// The request is in the queue, with a worker, or is being answered.
     Submitted(Assignment),
-    /// The response broke off, and its client must not take the part that came for the whole.
+    /// The response broke off. The client must not take the sent part for the whole.
     Broken { since: Instant },
 }
 
-/// The whereabouts of a submitted request.
+/// The assignment of a submitted request to the queue or a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Assignment {
-    /// The worker that has it.
+    /// The worker that runs it; `None` while it waits.
     pub(crate) worker: Option<u32>,
-    /// Its place in the queue, from when it is submitted.
+    /// Its place in the queue, from its submission on.
     pub(crate) place: Option<Place>,
 }
 
 impl StreamState {
-    /// Bytes of memory that an incomplete request takes.
+    /// Bytes that an incomplete request takes in memory.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Arriving(request) => request.head.variables.held() + request.held(),
@@ -58,7 +58,7 @@ impl StreamState {
         }
     }
 
-    /// Bytes of memory that its bodies take.
+    /// Bytes that its bodies take in memory.
     pub(super) fn body_bytes(&self) -> usize {
         match self {
             Self::Arriving(request) => request.held(),
@@ -66,7 +66,7 @@ impl StreamState {
         }
     }
 
-    /// Whether more of the request has to come.
+    /// Whether more of the request must arrive.
     pub(super) fn is_incomplete(&self) -> bool {
         match self {
             Self::Begun { .. } => true,
@@ -76,30 +76,30 @@ impl StreamState {
     }
 }
 
-/// A request whose parameters are complete and whose bodies are not, or not all in their files.
+/// A request with complete parameters whose bodies are incomplete, or not written to their files yet.
 #[derive(Debug)]
 pub(crate) struct IncomingRequest {
     pub(crate) head: Head,
     pub(crate) role: Role,
     pub(super) stdin: Incoming,
-    /// Of a Filter.
+    /// The data of a Filter; `None` in other roles.
     pub(super) data: Option<Box<Incoming>>,
-    /// When the parameters were complete.
+    /// Time at which the parameters were complete.
     pub(crate) since: Instant,
-    /// The promised body is larger than `--max-body`. It is refused with its first byte, or soon: the proxy may keep the body
-    /// to itself, as nginx does for the page of an `error_page`.
+    /// Whether the promised body is larger than `--max-body`. It is rejected with its first byte, or after [`super::timers`]'s short
+    /// wait: the proxy may withhold the body, as nginx does for the page of an `error_page`.
     pub(super) too_large: bool,
     pub(super) rate: MinRate,
 }
 
-/// STDIN or DATA.
+/// One body: STDIN or DATA.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) arrival: Arrival,
     pub(super) body: Body,
 }
 
-/// The name of a body.
+/// The stream of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Stdin,
@@ -127,34 +127,34 @@ impl IncomingRequest {
         std::iter::once(&self.stdin).chain(self.data.as_deref())
     }
 
-    /// Since when bytes have been on their way to a file.
+    /// Start of the oldest write to a file in progress.
     pub(super) fn writing_since(&self) -> Option<Instant> {
         self.all().filter_map(|incoming| incoming.body.writing_since()).min()
     }
 
-    /// Whether nothing more is read until bytes have been written.
+    /// Whether reading pauses until bytes are written to a file.
     pub(super) fn is_full(&self) -> bool {
         self.all().any(|incoming| incoming.body.is_full())
     }
 
-    /// Bytes of memory that the bodies take.
+    /// Bytes that the bodies take in memory.
     pub(super) fn held(&self) -> usize {
         self.all().map(|incoming| incoming.body.held()).sum()
     }
 
-    /// Bytes of the bodies so far.
+    /// Bytes of the bodies received so far.
     pub(crate) fn len(&self) -> u64 {
         self.all().map(|incoming| incoming.body.len()).sum()
     }
 
-    /// Whether the last byte has come; a part may still be on its way to its file.
+    /// Whether the last byte has arrived. A write to a file may still be in progress.
     pub(super) fn is_complete(&self) -> bool {
         self.all().all(|incoming| {
             matches!(incoming.arrival.completeness(), Completeness::Complete | Completeness::Withheld { .. })
         })
     }
 
-    /// Whether the last byte has come and all of them are where they stay.
+    /// Whether all bytes are in their final place, in memory or in a file.
     pub(super) fn is_kept(&self) -> bool {
         self.all().all(|incoming| incoming.body.is_kept())
     }

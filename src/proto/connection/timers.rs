@@ -1,4 +1,4 @@
-//! The timers of a connection: one table of when each expires, computed from the state, and so never out of step with it.
+//! The timers of a connection. Their expiries are computed from the state, so they are never out of step with it.
 
 use std::time::{Duration, Instant};
 
@@ -8,54 +8,54 @@ use super::stream::{StreamKey, StreamState};
 use crate::fastcgi::ProtocolStatus;
 use crate::proto::space::SpoolError;
 
-/// How long a kept connection may wait for its next request. Proxies close theirs after a minute (nginx's
-/// `keepalive_timeout`), or after an hour at most (`keepalive_time`); closing first could cost a request that is
-/// on its way, so this limit is for connections whose client is lost.
+/// Longest wait of a kept connection for its next request. Proxies close their connections after a minute (nginx's
+/// `keepalive_timeout`), or after an hour at most (`keepalive_time`). An earlier close by the gateway could lose a request, so this
+/// limit is for connections whose client is gone.
 const KEPT_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// How long a response that broke off beside others has no end, which would look complete. A proxy that reads nothing of a response
-/// for so long has given it up (60 s is the habit: nginx's `fastcgi_read_timeout`, HAProxy's `timeout server` in `deploy/`);
-/// the id must be free again one day.
+/// Time for which a response that broke off beside others gets no END_REQUEST, because that would look complete. A proxy that reads
+/// nothing of a response for so long has given up (60 s is usual: nginx's `fastcgi_read_timeout`, HAProxy's `timeout server` in
+/// `deploy/`). The id must become free at some time.
 const BROKEN_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long nothing else may have happened on a connection that requests have shared before it breaks with the responses that
-/// did: the close costs a request that its client is just sending, so the break waits for a client that sends none.
+/// Time without other events after which a connection that requests have shared is closed for its broken responses. The close
+/// loses a request that the client is sending, so it waits for a quiet client.
 const BROKEN_QUIET: Duration = Duration::from_secs(1);
 
-/// How long a request whose promised body is larger than `--max-body` waits for its first byte, or for the end of STDIN. A
-/// proxy that keeps the body to itself sends that end with the head, so this covers no more than a pause within one write.
+/// Longest wait for the first byte, or the end of STDIN, of a request whose promised body is larger than `--max-body`. A proxy that
+/// withholds the body sends that end with the head, so this only covers a pause within one write.
 const TOO_LARGE_WAIT: Duration = Duration::from_secs(1);
 
 /// A timer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timer {
-    /// The client has sent for long enough after its response.
+    /// The client still sends after its response.
     Linger,
-    /// The client is silent after its response, and neither closes nor ends its request.
+    /// The client neither closes nor ends its request after its response.
     LingerSilence,
-    /// The span in which the client must take its response at the least rate.
+    /// The client must read its response at the least rate.
     Send,
-    /// The disk must have given back what waits for the client.
+    /// A read of spooled bytes must end.
     SpoolRead,
-    /// A record that belongs to no request must be whole.
+    /// A record that belongs to no request must be complete.
     Record,
     /// The next request of a kept connection must begin.
     Kept,
     /// The first request must begin.
     FirstRequest,
-    /// While stopping: a client that has just connected has had the time for its first request.
+    /// While stopping: the first request of a client that has just connected must begin.
     FirstRequestWhileStopping,
-    /// Nothing has happened but that clients wait for responses that broke off.
+    /// The connection has only broken streams, and was quiet.
     BrokenQuiet,
     /// The parameters of a request must be complete.
     Params(StreamKey),
-    /// The span in which a body must come at the least rate.
+    /// A body must arrive at the least rate.
     Body(StreamKey),
-    /// A body that is too large must have begun.
+    /// A body that is too large must begin.
     TooLarge(StreamKey),
-    /// The disk must have taken a part of a body.
+    /// A write of a body to its file must end.
     SpoolWrite(StreamKey),
-    /// Nobody waits any more for a response that broke off.
+    /// A broken response gets its END_REQUEST.
     Broken(StreamKey),
 }
 
@@ -86,10 +86,10 @@ impl Connection {
     /// The timer of a connection without a request.
     fn silence(&self, timeouts: Timeouts) -> Option<(Instant, Timer)> {
         if self.used {
-            // A client that still takes its response has been silent for a reason.
+            // A client that still reads its response has a reason to be silent.
             return self.out.is_empty().then(|| (self.last_read + KEPT_TIMEOUT, Timer::Kept));
         }
-        // Set once, and not once bytes have arrived: the timer would expire again and again.
+        // Set once, and only before the first byte: otherwise the timer would expire again and again.
         let waits = self.stopping && !self.waited && self.ending == Ending::No && self.server.is_idle();
         Some(if waits {
             (self.opened + FIRST_REQUEST_WAIT, Timer::FirstRequestWhileStopping)
@@ -113,25 +113,26 @@ impl Connection {
         }
     }
 
-    /// When [`Self::handle_timeout`] is to be called next, if nothing happens before.
+    /// Time of the next call of [`Self::handle_timeout`], unless the state changes before.
     pub(crate) fn next_timeout(&self, timeouts: Timeouts) -> Option<Instant> {
         self.timers(timeouts).map(|(expiry, _)| expiry).min()
     }
 
-    /// When [`Self::handle_look`] is to be called next. A look costs nobody anything, so it waits for nothing.
-    pub(crate) fn next_look(&self) -> Option<Instant> {
-        self.backpressure.as_ref().map(|backpressure| backpressure.look)
+    /// Time of the next call of [`Self::check_client_rate`]. The check has no effect on others, so it need not wait for pending
+    /// input.
+    pub(crate) fn next_rate_check(&self) -> Option<Instant> {
+        self.backpressure.as_ref().map(|backpressure| backpressure.next_check)
     }
 
-    /// Judges a client that makes no room for its response; [`Event::Slow`] asks for a file. `others_wait`: requests wait for a
-    /// worker.
-    pub(crate) fn handle_look(&mut self, others_wait: bool, now: Instant) {
-        let Some(backpressure) = self.backpressure.as_mut().filter(|backpressure| now >= backpressure.look)
+    /// Checks whether the client is slow: if so, [`Event::Slow`] requests a file. `others_wait`: requests wait for a worker.
+    pub(crate) fn check_client_rate(&mut self, others_wait: bool, now: Instant) {
+        let Some(backpressure) =
+            self.backpressure.as_mut().filter(|backpressure| now >= backpressure.next_check)
         else {
             return;
         };
-        let slow = backpressure.judge(others_wait, now);
-        // Judged again later: the client may become slow, or there may be room in the spool by then.
+        let slow = backpressure.check(others_wait, now);
+        // Checked again later: the client may become slow, or the spool may have room by then.
         if !self.out.is_full() {
             self.backpressure = None;
         } else if slow && !self.out.is_spooling() {
@@ -139,8 +140,7 @@ impl Connection {
         }
     }
 
-    /// Does what the timers that have expired by `settled` ask for. `settled`: everything that had come by then has been handled.
-    /// `now`: the time.
+    /// Handles the timers that expired by `settled`, the time up to which all input has been processed.
     pub(crate) fn handle_timeout(
         &mut self,
         timeouts: Timeouts,
@@ -192,7 +192,7 @@ impl Connection {
         }
     }
 
-    /// The first timer that has expired. A span that was long enough begins anew.
+    /// The first expired timer. The span of a rate that was high enough restarts.
     fn expired(&mut self, timeouts: Timeouts, settled: Instant) -> Option<Timer> {
         loop {
             let timer = self.timers(timeouts).find(|(expiry, _)| *expiry <= settled)?.1;

@@ -1,4 +1,4 @@
-//! The socket of a connection beside its state: what the responses write to, while the connection's task reads.
+//! The handle of an open connection: its socket and its state. Responses write through it, while the task of the connection reads.
 //!
 //! Never waits for a worker, and no worker waits for the connection except through [`Handle::room`].
 
@@ -14,18 +14,18 @@ use crate::gateway::telemetry::metrics::Metrics;
 use crate::proto::connection::{Connection, StreamKey, StreamSink};
 use crate::proto::request_end::EndedRequest;
 
-/// A connection that is open.
+/// An open connection.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(super) socket: ClientSocket,
     pub(crate) state: RefCell<Connection>,
-    /// Bytes that were read are being looked at, and nothing is written meanwhile.
+    /// Whether a turn of the task is in progress, during which nothing is written.
     pub(super) in_turn: Cell<bool>,
-    /// The task has something to look at: bytes to write, or the end.
+    /// Wakes the task: there are bytes to write, or the connection ends.
     pub(super) changed: Notify,
-    /// There is room for responses again.
+    /// Signal that the send buffer has room again.
     pub(super) drained: Notify,
-    /// Held by the response that has the next room; the others wait in the order in which they came.
+    /// Permit of the response that gets the next room. The other responses wait in order of arrival.
     turn: Semaphore,
     metrics: Rc<Metrics>,
 }
@@ -43,7 +43,7 @@ impl Handle {
         })
     }
 
-    /// Has `act` send to one stream's client.
+    /// Calls `act` with the sending side of a stream.
     pub(crate) fn send<T>(&self, key: StreamKey, act: impl FnOnce(&mut Option<StreamSink<'_>>) -> T) -> T {
         let connection = &mut *self.state.borrow_mut();
         act(&mut Some(StreamSink { connection, key }))
@@ -54,21 +54,21 @@ impl Handle {
         self.state.borrow().is_open(key)
     }
 
-    /// Writes the end of a response, and what came before.
+    /// Writes all bytes up to the end of a response.
     pub(crate) fn flush_end(&self) {
-        // Before the client reads the end of its response, after which it may send the next request.
+        // Before the write, because a client that has read the end of a response may send the next request.
         self.leave_if_idle();
         if self.state.borrow().has_broken() {
-            // The end puts off the break.
+            // An end postpones the close for broken responses.
             self.changed.notify_one();
         }
         self.flush();
-        if self.state.borrow().has_said_goodbye() {
+        if self.state.borrow().has_written_last_response() {
             self.socket.shut_down_write();
         }
     }
 
-    /// Writes as much as the kernel takes; the task does the rest. Bytes that come of a turn are written at its end, all at once.
+    /// Writes as much as the kernel takes. The task writes the rest. During a turn, writes are postponed to its end.
     pub(crate) fn flush(&self) {
         if !self.in_turn.get() {
             self.flush_now();
@@ -82,7 +82,7 @@ impl Handle {
         }
     }
 
-    /// Gives the requests whose responses are written now.
+    /// Writes as much as the kernel takes. Returns the requests whose responses are written now.
     fn write(&self) -> Vec<EndedRequest> {
         let state = &mut *self.state.borrow_mut();
         while !state.transmit().is_empty() {
@@ -104,7 +104,7 @@ impl Handle {
         state.flushed()
     }
 
-    /// While the gateway stops: lets the client go where nothing is left to answer.
+    /// While the gateway stops: closes a connection with nothing left to answer.
     pub(super) fn leave_if_idle(&self) {
         if !self.state.borrow().is_stopping() || self.in_turn.get() {
             return;
@@ -122,14 +122,14 @@ impl Handle {
         }
     }
 
-    /// Keeps a request that has ended until so many bytes are written.
+    /// Keeps an ended request until `end` bytes are written on the connection. Returns it if they are already, or never will be.
     pub(crate) fn keep_until_written(&self, end: u64, ended: EndedRequest) -> Option<EndedRequest> {
         self.state.borrow_mut().keep_until_written(end, ended)
     }
 
-    /// Waits until there is room for more of a response; `None` where there is. Responses that share the connection take
-    /// turns, so that one which always has more to send does not keep the others from it. A client that makes a response wait
-    /// long is found slow.
+    /// A future that waits until the send buffer has room; `None` if it has room now. Responses that share the connection take
+    /// turns, so that one with unlimited data does not block the others. A client that makes a response wait for long counts as
+    /// slow.
     pub(crate) fn room(self: &Rc<Self>) -> Option<impl Future<Output = ()> + use<>> {
         let nobody_waits = self.turn.available_permits() > 0;
         if nobody_waits && !self.is_held_up() {
@@ -149,7 +149,7 @@ impl Handle {
         })
     }
 
-    /// Whether a response has no room; from then on it counts how fast the client makes some.
+    /// Whether the send buffer is full. Then the measurement of the client's rate starts.
     fn is_held_up(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
         let full = state.is_full();

@@ -1,5 +1,5 @@
-//! The task of one client's connection: reads the socket into the connection's state ([`crate::proto::connection`]), does what
-//! that asks for, and writes what the kernel did not take at once.
+//! The driver of one client's connection ([`crate::proto::connection`]): a task that reads the socket, handles the events of the
+//! connection, and writes the bytes that the kernel did not take at once.
 
 pub(crate) mod handle;
 
@@ -29,7 +29,7 @@ use crate::gateway::telemetry::status::Endpoint;
 use crate::proto::connection::{Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts};
 use crate::proto::turn::Turn;
 
-/// Serves a connection to its end. The requests that run for it then are abandoned.
+/// Serves a connection to its end. Requests that still run then are abandoned.
 pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway: Rc<Gateway>) {
     let state = Connection::new(limits, &gateway.memory, Instant::now());
     let handle = Handle::new(socket, state, &gateway.metrics);
@@ -37,18 +37,17 @@ pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway
     task.run().await;
 }
 
-/// A connection's task, with the jobs that it waits for.
+/// The task of a connection, with its jobs in progress.
 struct Task {
     handle: Rc<Handle>,
     gateway: Rc<Gateway>,
-    /// Bodies on their way to their files.
+    /// Writes of bodies in progress.
     writes: Vec<BodyWrite>,
-    /// The file behind the send buffer, while the client is slow.
+    /// The spool file, while the client is slow.
     response_file: Option<ResponseFile>,
 }
 
-/// A client that has shut its writing side may hang up at any time: a second descriptor of the socket, by which that is seen, and
-/// its part of the budget of descriptors.
+/// A watch for the hang-up of a client that has shut its writing side: a second descriptor of the socket, with its permit.
 type HangUpWatch<'a> = (AsyncFd<OwnedFd>, SemaphorePermit<'a>);
 
 impl Task {
@@ -85,7 +84,13 @@ impl Task {
                     (false, true) => Some(Interest::WRITABLE),
                 };
                 let held = reading && state.has_held();
-                (interest, held, state.next_timeout(timeouts(&gateway)), state.next_look(), waits_for_room)
+                (
+                    interest,
+                    held,
+                    state.next_timeout(timeouts(&gateway)),
+                    state.next_rate_check(),
+                    waits_for_room,
+                )
             };
             let has_jobs = !self.writes.is_empty() || self.response_file.is_some();
             let ready = tokio::select! {
@@ -110,7 +115,7 @@ impl Task {
                 handle.flush();
             }
             if (ready.is_readable() || ready.is_read_closed())
-                // Others may have taken the room meanwhile.
+                // Other connections may have taken the memory meanwhile.
                 && !self.waits_for_room()
                 && self.read()
             {
@@ -123,8 +128,8 @@ impl Task {
         self.handle.state.borrow().waits_for_room(&self.gateway.memory, self.gateway.spool.is_writing())
     }
 
-    /// Has its turn: takes the bytes that are held and those that can be read, as long as the responses leave room, and then writes
-    /// what has come of them. Says whether the turn was too short for all of them.
+    /// Takes a turn: processes held bytes and readable bytes while the send buffer has room, then writes the results. Returns
+    /// whether the turn ended before all bytes were processed.
     fn read(&mut self) -> bool {
         let mut turn = Turn::begin(Instant::now);
         self.handle.in_turn.set(true);
@@ -160,7 +165,7 @@ impl Task {
                     self.handle.state.borrow_mut().close(false);
                 }
             }
-            // Before more is taken, so that a client which never reads bounds what it can ask for.
+            // Before more is read, so that a client that never reads cannot request without bound.
             if self.handle.state.borrow().is_full() {
                 self.handle.flush_now();
             }
@@ -171,7 +176,7 @@ impl Task {
         }
     }
 
-    /// Takes bytes as long as the turn goes on.
+    /// Processes bytes until the turn is over.
     fn receive(&mut self, mut input: &[u8], now: Instant, turn: &mut Turn) {
         let gateway = Rc::clone(&self.gateway);
         let own = |variables: &Variables, role| is_own(&gateway, variables, role);
@@ -182,7 +187,7 @@ impl Task {
                 Ok(true) => self.handle_events(),
                 Ok(false) => break,
                 Err(fault) => {
-                    self.tell_of_fault(fault);
+                    self.log_fault(fault);
                     self.handle.state.borrow_mut().close(true);
                     input = &[];
                     break;
@@ -198,13 +203,13 @@ impl Task {
         self.handle_events();
     }
 
-    /// Does what the timers ask for.
+    /// Handles expired timers.
     fn time_out(&mut self) {
         {
             let others_wait = !self.gateway.queue.borrow().is_empty();
             let max_body = self.gateway.config().max_body;
             let (now, mut state) = (Instant::now(), self.handle.state.borrow_mut());
-            state.handle_look(others_wait, now);
+            state.check_client_rate(others_wait, now);
             state.handle_timeout(timeouts(&self.gateway), max_body, self.gateway.clock.settled(), now);
         }
         self.handle_events();
@@ -265,7 +270,7 @@ impl Task {
         }
     }
 
-    /// All of a request is here.
+    /// Submits a complete request.
     fn submit(&self, key: StreamKey, request: IncomingRequest) {
         let (role, since) = (request.role, request.since);
         let mut response = Response::new(&self.handle, key, request.head.head_request);
@@ -284,7 +289,7 @@ impl Task {
 
     // Files.
 
-    /// Begins the writes and reads that are due. Drops the file of a client that has caught up.
+    /// Starts due writes and reads. Drops the file of a client that has caught up.
     fn begin_jobs(&mut self) {
         let gateway = Rc::clone(&self.gateway);
         let state = &mut *self.handle.state.borrow_mut();
@@ -327,7 +332,7 @@ impl Task {
         Poll::Ready(())
     }
 
-    /// The client is slow. Where there is no room for a file the client merely holds up its worker, as before.
+    /// Opens a spool file for a slow client. Without room for a file the worker waits for the client.
     fn start_spooling(&mut self) {
         let limit = self.gateway.config().spool_response;
         match ResponseFile::new(limit, &self.gateway.spool) {
@@ -340,7 +345,7 @@ impl Task {
         self.handle.drained.notify_waiters();
     }
 
-    /// Ready when bytes were written to the file of a slow client, or read, or could not be.
+    /// Ready when a write to the spool file or a read from it has ended.
     fn poll_response_file(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(response_file) = &mut self.response_file else { return Poll::Pending };
         let Poll::Ready(done) = response_file.poll(context) else { return Poll::Pending };
@@ -370,14 +375,14 @@ impl Task {
 
     // The client.
 
-    /// Watches a client that has shut its writing side, so that its hang-up is seen.
+    /// Starts to watch a client that has shut its writing side for its hang-up.
     fn watch_for_hang_up<'a>(&self, room: &'a Semaphore) -> Option<HangUpWatch<'a>> {
         let part = room.try_acquire();
         let part =
             part.map_err(|_| io::Error::other("the limit of open files allows no more of them (ulimit -n)"));
         match part.and_then(|part| Ok((self.handle.socket.watch_for_hang_up()?, part))) {
             Ok(watched) => Some(watched),
-            // No descriptor is left. The client gets its responses all the same; its end is noticed when they are written.
+            // No descriptor is left. The client still gets its responses, and its hang-up is noticed when they are written.
             Err(error) => {
                 if let Some(left_out) = self.gateway.metrics.may_log_refusal() {
                     let cause = crate::log::cause(&error);
@@ -388,9 +393,9 @@ impl Task {
         }
     }
 
-    /// Counts a connection that ends for a fault, and logs why; where the peer speaks another protocol, as a warning with its
-    /// address, since the peer has to be configured anew.
-    fn tell_of_fault(&self, fault: Fault) {
+    /// Counts and logs a fault that ends the connection. Another protocol than FastCGI is a warning with the address of the peer,
+    /// because the peer must be configured differently.
+    fn log_fault(&self, fault: Fault) {
         self.gateway.metrics.connection_malformed();
         let Some(left_out) = self.gateway.metrics.may_log_refusal() else { return };
         if let Fault::OtherProtocol(protocol) = fault {
@@ -405,7 +410,7 @@ impl Task {
         }
     }
 
-    /// Logs why a request or a connection ended early, as often as refusals may be logged.
+    /// Logs the reason for the early end of a request or a connection, under the rate limit of refusals.
     fn log(&self, message: &str) {
         if let Some(left_out) = self.gateway.metrics.may_log_refusal() {
             info!(left_out, "{message}");
@@ -413,8 +418,8 @@ impl Task {
     }
 }
 
-/// The end of the connection, also where the task is dropped with the gateway: requests whose responses wait in a file would never
-/// be in the access log.
+/// Abandons all requests at the end of the connection, also when the task is dropped with the gateway. Otherwise requests whose
+/// responses wait in a file would be missing in the access log.
 impl Drop for Task {
     fn drop(&mut self) {
         self.handle.state.borrow_mut().abandon_all();

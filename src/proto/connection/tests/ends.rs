@@ -65,7 +65,7 @@ fn a_stop_lets_a_connection_go_once_nothing_is_left_to_answer() {
     pair.hello(again);
     assert!(pair.connection.may_leave(pair.now) && !leave(&mut pair), "the side is shut once");
     pair.connection.close_when_written();
-    assert!(pair.connection.has_said_goodbye() && pair.is_closed());
+    assert!(pair.connection.has_written_last_response() && pair.is_closed());
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Story {
     fn wait(&mut self) {
         self.pair.wait(Duration::from_millis(self.random.u64(..4_000)));
         let (others_wait, now) = (self.random.bool(), self.pair.now);
-        self.pair.connection.handle_look(others_wait, now);
+        self.pair.connection.check_client_rate(others_wait, now);
         let events = self.pair.time_out();
         self.take(events);
         if !self.pair.connection.is_closing() {

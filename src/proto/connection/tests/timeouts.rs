@@ -302,11 +302,11 @@ fn a_slow_reader_is_found_after_a_quarter_of_a_second_and_sooner_where_others_wa
         assert!(pair.connection.hold_up(|| pair.now) && !pair.connection.hold_up(|| pair.now));
         let start = pair.now;
         let events = loop {
-            let look = pair.connection.next_look().expect("a look");
-            pair.connection.handle_look(others_wait, look - Duration::from_nanos(1));
+            let look = pair.connection.next_rate_check().expect("a look");
+            pair.connection.check_client_rate(others_wait, look - Duration::from_nanos(1));
             assert!(pair.events().is_empty());
             pair.now = look;
-            pair.connection.handle_look(others_wait, look);
+            pair.connection.check_client_rate(others_wait, look);
             let events = pair.events();
             if !events.is_empty() {
                 break events;
@@ -316,6 +316,6 @@ fn a_slow_reader_is_found_after_a_quarter_of_a_second_and_sooner_where_others_wa
         // A client that makes room is not judged any more.
         pair.room = usize::MAX;
         pair.flush();
-        assert_eq!(pair.connection.next_look(), None);
+        assert_eq!(pair.connection.next_rate_check(), None);
     }
 }
