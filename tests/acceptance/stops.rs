@@ -31,7 +31,9 @@ fn zygote_and_workers_have_ended_after_a_stop() {
 
 #[test]
 fn a_second_signal_stops_at_once_despite_a_running_request() {
-    let mut server = Server::start();
+    // Neither limit ends the request within any test.
+    let limits = ["--grace", "10m", "--request-timeout", "off"];
+    let mut server = Server::builder().arguments(limits).start();
     let gate = Gate::new();
     let mut connection = Connection::open(&server.socket());
     connection.send(&get(1, &gate.url("/spin"), true));
@@ -39,7 +41,8 @@ fn a_second_signal_stops_at_once_despite_a_running_request() {
     server.signal(Signal::TERM);
     server.refuses();
     server.signal(Signal::TERM);
-    server.wait();
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    server.logged(&["stopping now"]);
 }
 
 /// Expects that the signal `number` stops a server gracefully: the running request is answered before the server ends.

@@ -1,4 +1,4 @@
--- Every way to fail: the client gets a plain 500 page, the log gets one line with all there is to know.
+-- Every way to fail: the client gets a plain 500 page, and the log one line with all details.
 
 local function overflow()
   return 1 + overflow()
@@ -109,7 +109,7 @@ for _, part in ipairs({ "GET /path?a=1 HTTP/1.1 (request test-id): ", "failing.l
 end
 
 cases[#cases + 1] = {
-  name = "an application that spoils its environ is still named right",
+  name = "an error after changes of environ is logged with the original request",
   app = function(environ)
     environ.REQUEST_METHOD, environ.REQUEST_URI, environ.SERVER_PROTOCOL = nil, {}, {}
     environ["nibiru.request_id"] = nil
@@ -132,7 +132,7 @@ cases[#cases + 1] = {
   log = "attempt to perform arithmetic",
 }
 
--- What is too long for the log is cut, and its stack is there all the same.
+-- A text that is too long for the log is truncated, and its stack is logged all the same.
 local long = ("e"):rep(100000)
 local many = {}
 for number = 1, 100000 do

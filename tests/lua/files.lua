@@ -1,8 +1,8 @@
--- `wsgi.file_wrapper` where no proxy sends files.
+-- `wsgi.file_wrapper` without a proxy that sends files.
 
 local closed, reads
 
---- A file with this text in it, at its beginning.
+--- A file that contains `text`, positioned at its beginning.
 local function file_of(text)
   local file = assert(io.tmpfile())
   file:write(text)
@@ -35,14 +35,14 @@ local function closed_once()
   assert(closed == 1, "closed " .. tostring(closed) .. " times")
 end
 
--- What Lua's file handles share; a test has its way with it.
+-- The methods of Lua's file handles, which some cases replace.
 local methods = debug.getmetatable(io.stdout).__index
 local originals = {}
 for name, method in pairs(methods) do
   originals[name] = method
 end
 
---- A file that has other contents from its second block on.
+--- A file whose contents change after the first block.
 local function changing(before, after)
   return function(environ, start_response)
     local path = os.tmpname()
@@ -88,7 +88,7 @@ end
 return {
   { name = "a file is sent in blocks, with its length", app = wrapping({}, function() return file_of("xxxxx") end, 2),
     head = text .. "Content-Length: 5||", chunks = { "xx", "xx", "x" } },
-  { name = "what was read before is not sent", app = wrapping({}, function()
+  { name = "a file is sent from its position on", app = wrapping({}, function()
       local file = file_of("head\nbody")
       file:read("*l")
       return file
@@ -99,7 +99,7 @@ return {
       assert(pipe:read("*l") == "first")
       return pipe
     end), head = text .. "|", body = "second" },
-  { name = "a file of the kernel's that says it is empty", app = wrapping({}, function() return assert(io.open("/proc/self/cmdline", "rb")) end),
+  { name = "a file of /proc, whose size is 0", app = wrapping({}, function() return assert(io.open("/proc/self/cmdline", "rb")) end),
     head = text .. "|" },
   { name = "the application's length ends a longer file", app = function(environ, start_response)
       local file = file_of("0123456789")
@@ -107,7 +107,7 @@ return {
       start_response(206, { { "Content-Range", "bytes 3-6/10" }, { "Content-Length", 4 } })
       return environ["wsgi.file_wrapper"](file, 3)
     end, status = "206 Partial Content", chunks = { "345", "6" } },
-  { name = "a shorter file than the application says", app = wrapping({ ["Content-Length"] = 6 }, function() return file_of("12345") end),
+  { name = "a file shorter than the application's length", app = wrapping({ ["Content-Length"] = 6 }, function() return file_of("12345") end),
     status = failed, log = "the wrapped file has 5 more bytes, but the Content-Length is 6" },
   { name = "a file that shrinks", outcome = "Broken", chunks = { "ab" }, app = changing("abcdef", "ab"), after = restore,
     head = text .. "Content-Length: 6||", log = "the body ended after 2 bytes, but its Content-Length is 6" },
@@ -123,15 +123,15 @@ return {
   { name = "304 reads nothing", app = function(environ)
       return 304, {}, environ["wsgi.file_wrapper"](object({ "a" }))
     end, status = "304 Not Modified", head = "|", chunks = {}, after = closed_once },
-  { name = "304 promises no length", app = function(environ)
+  { name = "304 has no length", app = function(environ)
       return 304, {}, environ["wsgi.file_wrapper"](this)
     end, status = "304 Not Modified", head = "|", chunks = {} },
   { name = "an object is read and closed once", app = wrapping({}, function() return object({ "a", "b" }) end),
     head = text .. "|", chunks = { "a", "b" }, after = closed_once },
   { name = "an object that ends with an empty string", app = wrapping({}, function() return object({ "a", "", "b" }) end), body = "a", after = closed_once },
-  { name = "an object that reads more than it is asked for", app = wrapping({ ["Content-Length"] = 3 }, function() return object({ "ab", "cd" }) end),
+  { name = "an object whose reads exceed the requested length", app = wrapping({ ["Content-Length"] = 3 }, function() return object({ "ab", "cd" }) end),
     chunks = { "ab", "c" }, after = closed_once },
-  { name = "an object that reads no strings", app = wrapping({}, function() return object({ 5 }) end), status = failed,
+  { name = "an object whose reads are not strings", app = wrapping({}, function() return object({ 5 }) end), status = failed,
     log = "must read strings, got number", after = closed_once },
   { name = "a failed read is not the end", outcome = "Broken", body = "a", log = "cannot read the wrapped file: disk on fire",
     app = wrapping({}, function()
@@ -142,7 +142,7 @@ return {
         return nil, "disk on fire"
       end }
     end) },
-  { name = "a client that goes away", patience = 3, outcome = "Aborted", after = closed_once,
+  { name = "a client that leaves", patience = 3, outcome = "Aborted", after = closed_once,
     app = wrapping({}, function() return object({ "ab", "cd", "ef" }) end) },
   { name = "closed by the application too", after = closed_once, body = "", app = function(environ)
       local body = environ["wsgi.file_wrapper"](object({}))
@@ -157,19 +157,19 @@ return {
         return part == 1 and "<" or part == 2 and body() or part == 3 and ">" or nil
       end
     end, head = text .. "|" },
-  { name = "after write nothing is promised", chunks = { "a", "12345" }, head = text .. "|", app = function(environ, start_response)
+  { name = "after write there is no length", chunks = { "a", "12345" }, head = text .. "|", app = function(environ, start_response)
       start_response(200, {})("a")
       return environ["wsgi.file_wrapper"](file_of("12345"))
     end },
-  -- The cause is Lua's, and 5.5 knows none.
+  -- The cause is from Lua, and Lua 5.5 gives none.
   { name = "a directory fails before anything is sent", status = failed, log = "cannot read the wrapped file: ",
     app = wrapping({}, function() return assert(io.open("/", "rb")) end) },
-  { name = "a number is no file", app = function(environ) environ["wsgi.file_wrapper"](5) end, status = failed,
+  { name = "a number is not a file", app = function(environ) environ["wsgi.file_wrapper"](5) end, status = failed,
     log = "file must be a file handle or a path, got number" },
   { name = "half a block", app = function(environ) environ["wsgi.file_wrapper"](io.stdin, 0.5) end, status = failed,
     log = "block_size must be a whole number of bytes" },
 
-  { name = "methods that the application has replaced are not asked", after = restore, body = "12345", app = function(environ)
+  { name = "methods that the application has replaced are not called", after = restore, body = "12345", app = function(environ)
       local body = environ["wsgi.file_wrapper"](file_of("12345"), 2)
       for name in pairs(originals) do
         methods[name] = function()
@@ -178,7 +178,7 @@ return {
       end
       return 200, {}, body
     end, head = text .. "Content-Length: 5||" },
-  { name = "what the application writes into a wrapped file is not the server's", app = function(environ)
+  { name = "fields that the application adds to a wrapped file are ignored", app = function(environ)
       local body = environ["wsgi.file_wrapper"](file_of("12345"))
       for name, value in pairs({ file = object({ "x" }), left = 1, order = "X-Evil: 1\r\n", block_size = 1, closed = true }) do
         rawset(body, name, value)
@@ -195,15 +195,15 @@ return {
 
   { name = "a path from the root is opened and sent", app = wrapping({}, function() return this end),
     head = text .. "Content-Length: " .. length_of(this) .. "||" },
-  { name = "a path that is not there", app = function(environ)
+  { name = "a missing path", app = function(environ)
       local body, problem, number = environ["wsgi.file_wrapper"]("none/such")
       assert(body == nil and number == 2)
       return 404, {}, (problem:gsub("/.*/tests/lua", "ROOT"))
     end, status = "404 Not Found", body = "cannot open ROOT/none/such: No such file or directory" },
-  { name = "a path that is not there and not looked at", app = function(environ)
+  { name = "a missing path whose error is not checked", app = function(environ)
       return 200, {}, environ["wsgi.file_wrapper"]("none/such")
     end, status = failed, log = "no body (nil): cannot open " },
-  { name = "paths that are no files", body = "ok", app = function(environ)
+  { name = "paths that are not files", body = "ok", app = function(environ)
       for path, what in pairs({
         ["."] = "Is a directory",
         [""] = "Is a directory",
