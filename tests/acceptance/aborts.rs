@@ -198,7 +198,7 @@ fn next_record_with_content(connection: &mut Connection) -> (u8, u16) {
 /// php-fpm 8.2 sends the response, too.
 #[test]
 fn a_unix_client_that_shuts_down_its_writing_side_gets_its_responses() {
-    let server = Server::builder().looked_into().workers("3").arguments(["--request-timeout", "off"]).start();
+    let server = Server::builder().inspectable().workers("3").arguments(["--request-timeout", "off"]).start();
     for keep in [true, false] {
         let gates = [Gate::new(), Gate::new()];
         let mut connection = Connection::open(&server.socket());
@@ -234,7 +234,7 @@ fn a_unix_client_that_shuts_down_its_writing_side_gets_its_responses() {
 
 #[test]
 fn a_unix_client_that_shuts_down_its_writing_side_and_then_closes_aborts_its_request() {
-    let server = Server::builder().looked_into().workers("2").arguments(["--request-timeout", "off"]).start();
+    let server = Server::builder().inspectable().workers("2").arguments(["--request-timeout", "off"]).start();
     for how in ["tick", "poll_first"] {
         let (gate, other) = (Gate::new(), Gate::new());
         let mut connection = Connection::open(&server.socket());

@@ -259,13 +259,13 @@ fn spool_files_are_in_var_tmp_by_default_and_in_tmpdir_if_it_is_set() {
         });
         server.log()
     };
-    let without = builder().looked_into().through(["env", "--unset", "TMPDIR"]).start();
+    let without = builder().inspectable().through(["env", "--unset", "TMPDIR"]).start();
     let log = on("/var/tmp", without);
     assert!(!log.contains("--spool-dir"), "{log}");
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let log = on(
         &directory.path().display().to_string(),
-        builder().looked_into().environment("TMPDIR", directory.path()).start(),
+        builder().inspectable().environment("TMPDIR", directory.path()).start(),
     );
     assert!(log.contains("--spool-dir is in memory"), "{log}");
 }

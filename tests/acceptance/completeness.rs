@@ -94,7 +94,7 @@ fn late_stdin_records_change_neither_their_own_request_nor_the_next() {
 fn late_data_is_read_before_the_close_so_that_no_reset_discards_the_response() {
     let address = format!("127.0.0.1:{}", free_port());
     let listen = format!("tcp:{address}");
-    let server = Server::builder().arguments(["--listen", &listen]).looked_into().start();
+    let server = Server::builder().arguments(["--listen", &listen]).inspectable().start();
     let early = [head(1, "/echo", "5", false), record(STDIN, 1, b"hello")].concat();
     // More data beyond CONTENT_LENGTH than a socket's buffer holds, and the end of STDIN.
     let mut late: Vec<u8> = (0..20).flat_map(|_| record(STDIN, 1, &[b'x'; 60_000])).collect();

@@ -23,7 +23,7 @@ fn soft(workers: &'static str) -> Server {
 /// A server that kills workers soon.
 fn hard(workers: &'static str) -> Server {
     let limits = ["--request-timeout", "300ms", "--kill-after", "50ms"];
-    Server::builder().looked_into().workers(workers).arguments(limits).start()
+    Server::builder().inspectable().workers(workers).arguments(limits).start()
 }
 
 #[track_caller]

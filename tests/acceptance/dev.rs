@@ -177,7 +177,7 @@ fn the_first_request_after_a_save_runs_the_new_code() {
         let mut connection = Http::from(TcpStream::connect(&dev.address).unwrap());
         app.write("app.lua", &says(&text));
         connection.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let reply = connection.answer(false).expect("a response");
+        let reply = connection.response(false).expect("a response");
         assert!(reply.whole && reply.body == text.as_bytes(), "{text}: {reply:?}");
     }
     app.write("app.lua", "return require('lib.part')\n");

@@ -44,7 +44,7 @@ fn reply(child: Child) -> Reply {
 
 #[test]
 fn concurrent_requests_share_one_connection() {
-    let server = Server::builder().workers("8").looked_into().start();
+    let server = Server::builder().workers("8").inspectable().start();
     let relay = Relay::start(&server.socket());
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
         shared(site).replace(&server.socket().display().to_string(), &relay.path.display().to_string())
@@ -77,7 +77,7 @@ fn uploads_of_all_sizes_on_one_connection_are_echoed_unchanged() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let server = Server::builder().workers("4").looked_into().start();
+    let server = Server::builder().workers("4").inspectable().start();
     let proxy = multiplexing(&server);
     let (gate, scratch) = (Gate::new(), tempfile::tempdir().unwrap());
     let held = wait_at(&proxy, &gate);
@@ -110,7 +110,7 @@ fn uploads_of_all_sizes_on_one_connection_are_echoed_unchanged() {
 
 #[test]
 fn a_client_that_leaves_during_its_upload_is_aborted_and_other_requests_on_the_connection_go_on() {
-    let server = Server::builder().workers("2").looked_into().start();
+    let server = Server::builder().workers("2").inspectable().start();
     let relay = Relay::start(&server.socket());
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
         shared(site).replace(&server.socket().display().to_string(), &relay.path.display().to_string())
@@ -158,7 +158,7 @@ fn a_client_that_leaves_during_its_request_aborts_it_only_without_keep_conn() {
 
 #[test]
 fn a_killed_worker_fails_only_its_own_request_on_a_shared_connection() {
-    let server = Server::builder().workers("3").looked_into().start();
+    let server = Server::builder().workers("3").inspectable().start();
     let proxy = multiplexing(&server);
     let gate = Gate::new();
     let neighbour = wait_at(&proxy, &gate);
@@ -174,13 +174,13 @@ fn a_killed_worker_fails_only_its_own_request_on_a_shared_connection() {
 /// HAProxy passes a NUL in a header on.
 #[test]
 fn a_nul_in_a_header_fails_only_its_own_request_on_a_shared_connection() {
-    let server = Server::builder().workers("2").looked_into().start();
+    let server = Server::builder().workers("2").inspectable().start();
     let proxy = multiplexing(&server);
     let gate = Gate::new();
     let neighbour = wait_at(&proxy, &gate);
     let mut client = Http::connect(proxy.port());
     client.send(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nX-A: a\0b\r\nConnection: close\r\n\r\n");
-    let answer = client.answer(false).expect("a response");
+    let answer = client.response(false).expect("a response");
     assert!(answer.status == 400 && answer.text().contains("NUL"), "{answer:?}");
     assert_eq!(server.connections().len(), 1);
     gate.open("go");
@@ -190,7 +190,7 @@ fn a_nul_in_a_header_fails_only_its_own_request_on_a_shared_connection() {
 /// END_REQUEST would make the response complete for HAProxy, so none is sent: see `docs/explanation/truth.md`.
 #[test]
 fn a_response_that_breaks_off_on_a_shared_connection_breaks_it_after_the_other_responses() {
-    let server = Server::builder().workers("2").looked_into().start();
+    let server = Server::builder().workers("2").inspectable().start();
     let proxy = multiplexing(&server);
     let (held, broken) = (Gate::new(), Gate::new());
     let neighbour = wait_at(&proxy, &held);
@@ -208,7 +208,7 @@ fn a_response_that_breaks_off_on_a_shared_connection_breaks_it_after_the_other_r
 
 #[test]
 fn haproxy_opens_another_connection_at_the_limit_of_requests_per_connection() {
-    let server = Server::builder().workers("1").looked_into().start();
+    let server = Server::builder().workers("1").inspectable().start();
     let proxy = multiplexing(&server);
     let statuses = crowd(&server, &proxy, MOST + 30, MOST + 30);
     assert_eq!(statuses, vec![200; MOST + 30]);
@@ -217,7 +217,7 @@ fn haproxy_opens_another_connection_at_the_limit_of_requests_per_connection() {
 
 #[test]
 fn requests_beyond_the_limit_of_a_connection_are_503_without_get_values() {
-    let server = Server::builder().workers("1").looked_into().start();
+    let server = Server::builder().workers("1").inspectable().start();
     let proxy = Proxy::with_edits(Kind::HaProxy, &server, |site| {
         shared(site).replace("option max-reqs 64", "option max-reqs 200").replace("option get-values", "")
     });

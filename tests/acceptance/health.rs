@@ -299,7 +299,7 @@ fn the_stop_begins_after_drain_delay() {
     health_is(&server, 200, "ok");
     let (mut running, gate) = server.hold();
     server.signal(Signal::TERM);
-    server.refuses();
+    server.wait_for_refusal();
     gate.open("go");
     assert_eq!(running.response(1).expect("a response").status(), 200);
     drop(running);

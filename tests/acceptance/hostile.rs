@@ -96,11 +96,11 @@ fn each_invalid_message_fails_only_its_own_request_and_replaces_only_its_own_wor
 }
 
 fn play(tricks: &[(&str, Gets, &str)]) {
-    let server = server().looked_into().start();
+    let server = server().inspectable().start();
     assert_eq!(server.get("/").status(), 200);
     let mut workers = server.workers(2);
-    server.idle(2);
-    server.left_alone();
+    server.wait_for_idle(2);
+    server.wait_for_no_client();
     let fresh = descriptors(server.pid()).len();
     for (trick, gets, line) in tricks {
         let gate = Gate::new();

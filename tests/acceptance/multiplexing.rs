@@ -19,7 +19,7 @@ fn interleaved_bodies_of_64_requests_reach_their_own_requests() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let server = Server::builder().looked_into().workers("4").start();
+    let server = Server::builder().inspectable().workers("4").start();
     let bodies: BTreeMap<u16, Vec<u8>> = (1..=MOST).map(|id| (id, body(&mut random, id))).collect();
     let posts = bodies.iter().map(|(id, body)| in_pieces(&post(*id, "/echo", body, true), &mut random));
     let bytes = interleaved(posts.collect(), &mut random);
@@ -127,7 +127,7 @@ fn bytes_before_response_3(connection: &mut Connection, pause: Duration) -> usiz
 /// Waits for three idle workers: a server is ready with its first one, and a request without a worker has no share.
 #[track_caller]
 fn wait_for_three_idle_workers(server: &Server) {
-    server.idle(3);
+    server.wait_for_idle(3);
     wait_for("the process titles of three workers say idle", || {
         server.workers(3).into_iter().all(is_idle).then_some(())
     });

@@ -4,7 +4,7 @@ use crate::support::{Kind, Proxy, Server};
 
 #[test]
 fn a_thousand_requests_share_one_kept_connection() {
-    let server = Server::builder().looked_into().start();
+    let server = Server::builder().inspectable().start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     proxy.curl([], "/hello").expect(200);
     let before = server.connections();
@@ -22,7 +22,7 @@ fn a_thousand_requests_share_one_kept_connection() {
 
 #[test]
 fn uploads_redirects_and_errors_keep_the_connection() {
-    let server = Server::builder().looked_into().start();
+    let server = Server::builder().inspectable().start();
     let proxy = Proxy::start(Kind::Nginx, &server);
     proxy.curl([], "/hello").expect(200);
     let before = server.connections();

@@ -47,7 +47,7 @@ impl Leaving {
 
     /// A server with one worker for this application.
     fn server(&self) -> ServerBuilder {
-        Server::builder().application(self.app.root(), "app").workers("1").looked_into()
+        Server::builder().application(self.app.root(), "app").workers("1").inspectable()
     }
 }
 

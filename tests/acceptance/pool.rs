@@ -9,7 +9,7 @@ use rustix::fs::{FileType, Mode};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, PARAMS, RESPONDER, STDIN, begin, get, get_params, pair, stream};
-use crate::support::{App, Gate, Server, ends, nibiru, output, runs, signal, wait_for};
+use crate::support::{App, Gate, Server, nibiru, output, runs, signal, wait_for, wait_for_exit};
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -378,7 +378,7 @@ fn stop_returns_when_the_server_has_ended() {
     gate.open("go");
     assert_eq!(running.response(1).expect("a response").status(), 200);
     drop(running);
-    assert!(ends(&mut stop).success());
+    assert!(wait_for_exit(&mut stop).success());
     assert_eq!(stdout(&stop.wait_with_output().unwrap()), "stopped\n");
     assert_eq!(server.wait().code(), Some(0));
     let again = output(&mut server.command(&["stop"]));

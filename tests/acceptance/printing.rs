@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{App, Server, ends, free_port, nibiru, signal, wait_for};
+use crate::support::{App, Server, free_port, nibiru, signal, wait_for, wait_for_exit};
 
 /// A sink whose writes fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ struct Ended(Child);
 impl Ended {
     #[track_caller]
     fn wait(&mut self) -> ExitStatus {
-        ends(&mut self.0)
+        wait_for_exit(&mut self.0)
     }
 }
 

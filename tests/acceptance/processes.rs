@@ -59,7 +59,7 @@ fn a_worker_holds_no_descriptor_of_its_sibling() {
 
 #[test]
 fn a_worker_holds_neither_the_listening_socket_nor_a_connection_of_a_client() {
-    let server = Server::builder().looked_into().start();
+    let server = Server::builder().inspectable().start();
     let mut held = Connection::open(&server.socket());
     assert_eq!(held.get("/hello").status(), 200);
     let mut listening = server.sockets_in_state("01");

@@ -10,7 +10,7 @@ use crate::support::{Gate, Kind, Proxy, Server};
 #[track_caller]
 fn through_each(test: impl Fn(&Proxy)) {
     let server = Server::start();
-    for proxy in Proxy::every(&server) {
+    for proxy in Proxy::all_kinds(&server) {
         eprintln!("through {:?}", proxy.kind);
         test(&proxy);
     }
@@ -316,7 +316,7 @@ fn a_slow_upload_holds_no_worker() {
         upload.send(b"first ");
         assert_eq!(proxy.curl([], "/hello").expect(200).text(), "Hello, World!\n");
         upload.send(b"second");
-        let reply = upload.answer(false).expect("a response");
+        let reply = upload.response(false).expect("a response");
         assert!(reply.whole && reply.body == b"first second", "{kind:?}: {reply:?}");
     }
 }

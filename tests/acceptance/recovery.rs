@@ -13,8 +13,8 @@ use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    App, Gate, Server, across_a_network, descriptors, ends, free_port, is_stopped, nibiru, pace, peak_memory,
-    runs, signal, title, wait_for,
+    App, Gate, Server, across_a_network, descriptors, free_port, is_stopped, nibiru, pace, peak_memory, runs,
+    signal, title, wait_for, wait_for_exit,
 };
 
 /// An application that answers every request with `text`.
@@ -51,7 +51,7 @@ fn a_full_disk_under_standard_error_fails_no_request() {
         assert_eq!(response_text(&socket), "fine");
     }
     signal(child.id(), Signal::TERM);
-    let status = ends(&mut child);
+    let status = wait_for_exit(&mut child);
     assert_eq!(status.code(), Some(0));
 }
 
@@ -231,7 +231,7 @@ fn a_file_that_the_load_keeps_open_disables_preloading_and_is_named() {
     server.logged(&["loaded", "preloaded=true"]);
 
     let app = App::new(&format!("kept = io.open('app.lua')\n{}", says("loaded")));
-    let server = Server::builder().application(app.root(), "app").workers("2").looked_into().start();
+    let server = Server::builder().application(app.root(), "app").workers("2").inspectable().start();
     assert_eq!(response_text(&server.socket()), "loaded");
     server.logged(&["app.lua", "which forked workers would share"]);
     server.logged(&["loaded", "preloaded=false"]);
@@ -241,13 +241,13 @@ fn a_file_that_the_load_keeps_open_disables_preloading_and_is_named() {
 
 #[test]
 fn reloads_and_kills_leave_no_descriptor_behind() {
-    let server = Server::builder().workers("2").looked_into().start();
+    let server = Server::builder().workers("2").inspectable().start();
     let settled = || {
         server.workers(2);
         wait_for("the workers serve", || (server.get("/hello").status() == 200).then_some(()));
         descriptors(server.pid()).len()
     };
-    server.idle(2);
+    server.wait_for_idle(2);
     let before = settled();
     for round in 0..20 {
         let workers = server.workers(2);

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 
 use crate::support::wire;
-use crate::support::{App, Gate, Server, ends, nibiru, output, peak_memory};
+use crate::support::{App, Gate, Server, nibiru, output, peak_memory, wait_for_exit};
 
 fn request(server: &Server, arguments: &[&str]) -> Command {
     let mut command = nibiru();
@@ -100,7 +100,7 @@ fn a_large_response_takes_little_memory_and_ends_with_its_reader() {
     let peak = peak_memory(child.id());
     assert!(peak < 32 << 10, "{peak} KiB for a response of 50 MiB");
     drop(stdout);
-    let status = ends(&mut child);
+    let status = wait_for_exit(&mut child);
     let mut complaint = String::new();
     child.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
     assert_eq!((status.code(), complaint.as_str()), (Some(0), ""));

@@ -92,5 +92,5 @@ fn a_trickling_upload_through_nginx_is_408() {
         pace(Duration::from_millis(50));
         (client.unread() > 0).then_some(())
     });
-    assert_eq!(client.answer(false).expect("a response").status, 408);
+    assert_eq!(client.response(false).expect("a response").status, 408);
 }

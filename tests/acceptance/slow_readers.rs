@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::disks::{Disk, fill, on_small_disk, seen_by};
+use crate::support::disks::{Disk, fill, on_small_disk, path_within};
 use crate::support::http::Http;
 use crate::support::wire::{Connection, END_REQUEST, Record, STDERR, STDOUT, get, post};
 use crate::support::{
@@ -61,7 +61,7 @@ fn serving(app: &App, builder: ServerBuilder, workers: &'static str) -> ServerBu
 
 fn start(workers: &'static str, arguments: &[&str]) -> (App, Server) {
     let app = App::new(APP);
-    let mut builder = serving(&app, Server::builder().looked_into(), workers);
+    let mut builder = serving(&app, Server::builder().inspectable(), workers);
     for argument in arguments {
         builder = builder.arguments([argument]);
     }
@@ -147,7 +147,7 @@ fn slow_readers_behind_both_caddys_hold_no_worker() {
             wait_for("the response is spooled", || (spooled(&server) > 0).then_some(()));
             assert_eq!(proxy.curl([], "/").expect(200).text(), "fine");
             wait_for("the worker is idle", || (busy(&server) == 0).then_some(()));
-            let response = client.answer(false).expect("a response");
+            let response = client.response(false).expect("a response");
             assert!(response.body == expected, "{kind:?}, {path}: the response changed on its way");
             wait_for_an_empty_spool(&server);
         }
@@ -318,7 +318,7 @@ fn a_slow_reader_holds_its_worker_on_a_full_disk() {
     let spool = directory.path().display().to_string();
     let builder = on_small_disk(directory.path(), "").arguments(["--spool-dir", &spool]);
     let server = serving(&app, builder, "2").start();
-    let filler = seen_by(&server, &directory.path().join("fill"));
+    let filler = path_within(&server, &directory.path().join("fill"));
     fill(&filler);
     let mut one = reader(&server, &url("/unknown", PIECES));
     server.logged(&["cannot spool the answer of a slow client"]);

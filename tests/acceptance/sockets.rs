@@ -41,7 +41,7 @@ fn is_idle(server: &Server, time: Duration) {
 
 #[test]
 fn a_server_full_of_connections_under_a_low_nofile_limit_serves_replaces_and_reloads() {
-    let server = Server::builder().after("ulimit -n 160").looked_into().start();
+    let server = Server::builder().after("ulimit -n 160").inspectable().start();
     server.logged(&["the limit of open files", "--max-connections 4096", "limit=160"]);
     let mut held = Connection::open(&server.socket());
     assert_eq!(held.get("/hello").status(), 200);
@@ -102,7 +102,7 @@ fn spool_files_take_no_descriptor_that_the_pool_needs() {
 /// The gateway watches such a client for a close with a second descriptor.
 #[test]
 fn clients_that_shut_down_their_writing_side_take_no_descriptor_that_the_pool_needs() {
-    let server = Server::builder().workers("1").after("ulimit -n 160").looked_into().start();
+    let server = Server::builder().workers("1").after("ulimit -n 160").inspectable().start();
     let (gate, mut busy) = (Gate::new(), Connection::open(&server.socket()));
     busy.send(&get(1, &gate.url("/wait"), false));
     gate.announced("started");
@@ -143,7 +143,7 @@ fn a_nofile_limit_too_low_for_the_workers_refuses_the_start() {
 
 #[test]
 fn without_a_free_descriptor_accepting_pauses_and_recovers() {
-    let server = Server::builder().workers("1").looked_into().start();
+    let server = Server::builder().workers("1").inspectable().start();
     let mut held = Connection::open(&server.socket());
     assert_eq!(held.get("/hello").status(), 200);
     server.workers(1);

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{App, Gate, Server, ends, nibiru, runs, signal, wait_for};
+use crate::support::{App, Gate, Server, nibiru, runs, signal, wait_for, wait_for_exit};
 
 #[test]
 fn an_idle_kept_connection_does_not_delay_a_stop() {
@@ -39,7 +39,7 @@ fn a_second_signal_stops_at_once_despite_a_running_request() {
     connection.send(&get(1, &gate.url("/spin"), true));
     gate.announced("started");
     server.signal(Signal::TERM);
-    server.refuses();
+    server.wait_for_refusal();
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     server.logged(&["stopping now"]);
@@ -50,7 +50,7 @@ fn ends_gracefully(number: Signal) {
     let mut server = Server::start();
     let (mut connection, gate) = server.hold();
     server.signal(number);
-    server.refuses();
+    server.wait_for_refusal();
     gate.open("go");
     let response = connection.response(1).expect("the response of the running request");
     assert_eq!((response.status(), response.body()), (200, &b"waited\n"[..]));
@@ -115,7 +115,7 @@ fn every_end_of_the_gateway_removes_its_socket_files() {
         command.arg("--root").arg(app.root()).arg("app").stderr(Stdio::null());
         let mut server = command.spawn().unwrap();
         trigger(&app, &mut server);
-        let status = ends(&mut server);
+        let status = wait_for_exit(&mut server);
         assert_eq!(status.code(), Some(code), "{case}");
         let left: Vec<_> =
             fs::read_dir(app.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -35,7 +35,7 @@ fn expect_stopped_and_closed_once(server: &Server, gate: &Gate, what: &str) {
 #[test]
 fn each_chunk_reaches_the_client_before_the_next_is_made() {
     let server = Server::start();
-    for proxy in Proxy::each(&server) {
+    for proxy in Proxy::main_kinds(&server) {
         for how in ["function", "write", "for", "events"] {
             eprintln!("{how} through {:?}", proxy.kind);
             let gate = Gate::new();
@@ -51,7 +51,7 @@ fn each_chunk_reaches_the_client_before_the_next_is_made() {
 #[test]
 fn a_stream_is_stopped_and_closed_once_when_its_client_leaves_the_proxy() {
     let server = one_worker_without_a_deadline();
-    for proxy in Proxy::each(&server) {
+    for proxy in Proxy::main_kinds(&server) {
         for how in ["tick", "tick_buffered", "tick_sized", "tick_write"] {
             eprintln!("{how} through {:?}", proxy.kind);
             let gate = Gate::new();
@@ -127,7 +127,7 @@ fn wait_until_blocked(gate: &Gate) {
 #[test]
 fn a_worker_blocked_by_a_client_that_does_not_read_is_idle_when_the_client_leaves() {
     let server = one_worker_without_a_deadline();
-    for proxy in Proxy::each(&server) {
+    for proxy in Proxy::main_kinds(&server) {
         for how in ["flood", "flood_large"] {
             eprintln!("{how} through {:?}", proxy.kind);
             let gate = Gate::new();
@@ -279,7 +279,7 @@ fn request_timeout_applies_to_each_chunk_and_again_after_the_response() {
 #[test]
 fn the_client_has_the_complete_response_while_after_response_still_runs() {
     let server = one_worker_without_a_deadline();
-    for proxy in Proxy::each(&server) {
+    for proxy in Proxy::main_kinds(&server) {
         for (how, length) in [("small", 6), ("large", 6_000_000), ("stream", 24)] {
             eprintln!("{how} through {:?}", proxy.kind);
             let gate = Gate::new();

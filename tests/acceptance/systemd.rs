@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    GIVE_UP, Server, ends, nibiru, nothing_happens_for, pace, repository, signal, wait_for,
+    GIVE_UP, Server, nibiru, nothing_happens_for, pace, repository, signal, wait_for, wait_for_exit,
 };
 
 /// The socket of NOTIFY_SOCKET.
@@ -166,7 +166,7 @@ fn restarts_under_load_with_a_kept_socket_fail_no_request() {
                 (served.load(Ordering::Relaxed) > before + 200).then_some(())
             });
             signal(server.id(), Signal::TERM);
-            assert_eq!(ends(&mut server).code(), Some(0));
+            assert_eq!(wait_for_exit(&mut server).code(), Some(0));
             server = start(&socket, &[]);
         }
         let before = served.load(Ordering::Relaxed);
@@ -176,12 +176,12 @@ fn restarts_under_load_with_a_kept_socket_fail_no_request() {
         over.store(true, Ordering::Relaxed);
     });
     signal(server.id(), Signal::TERM);
-    assert_eq!(ends(&mut server).code(), Some(0));
+    assert_eq!(wait_for_exit(&mut server).code(), Some(0));
     // No server has shut the kept socket down.
     let mut again = start(&socket, &[]);
     is_answered(&path);
     signal(again.id(), Signal::TERM);
-    ends(&mut again);
+    wait_for_exit(&mut again);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn idle_exits_with_a_kept_socket_fail_no_request() {
                 let mut polled = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
                 let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
                 if rustix::event::poll(&mut polled, Some(&time)).unwrap() > 0 {
-                    assert_eq!(ends(&mut start(&socket, &arguments)).code(), Some(0));
+                    assert_eq!(wait_for_exit(&mut start(&socket, &arguments)).code(), Some(0));
                     ends_seen.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -234,7 +234,7 @@ fn a_connected_client_or_a_running_request_prevents_the_idle_exit() {
     drop(connection);
     nothing_happens_for(SPAN, "the server exits while a request runs", begins_to_end);
     gate.open("go");
-    assert_eq!(ends(&mut server).code(), Some(0));
+    assert_eq!(wait_for_exit(&mut server).code(), Some(0));
     assert!(begins_to_end().is_some());
 }
 
@@ -250,7 +250,7 @@ fn a_server_activated_by_systemd_exits_when_idle() {
     let mut server = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_for("systemd listens", || UnixStream::connect(&path).ok().map(drop));
     is_answered(&path);
-    assert_eq!(ends(&mut server).code(), Some(0));
+    assert_eq!(wait_for_exit(&mut server).code(), Some(0));
 }
 
 #[test]
@@ -342,5 +342,5 @@ fn the_services_command_serves_without_privileges() {
     let mut server = shell.stdout(Stdio::null()).spawn().unwrap();
     is_answered(&root.join("app.sock"));
     signal(server.id(), Signal::TERM);
-    assert_eq!(ends(&mut server).code(), Some(0));
+    assert_eq!(wait_for_exit(&mut server).code(), Some(0));
 }

@@ -134,7 +134,7 @@ fn server_timing_of_the_application_is_kept() {
     let app = App::new("return function() return 200, { ['Server-Timing'] = 'db;dur=53' }, 'fine' end");
     let server =
         Server::builder().application(app.root(), "app").arguments(["--server-timing", "on"]).start();
-    for proxy in Proxy::every(&server) {
+    for proxy in Proxy::all_kinds(&server) {
         let reply = proxy.curl([], "/").expect(200);
         let mut metrics: Vec<_> =
             reply.headers("Server-Timing").into_iter().flat_map(|value| value.split(", ")).collect();

@@ -12,7 +12,7 @@ fn is_nibirus_error_page(path: &str, status: u16) {
     let server = Server::start();
     let direct = server.get(path);
     assert_eq!(direct.status(), status, "{direct:?}\n{}", server.log());
-    for proxy in Proxy::every(&server) {
+    for proxy in Proxy::all_kinds(&server) {
         let reply = proxy.curl([], path).expect(status);
         assert_eq!(reply.body, direct.body(), "{:?} replaces the error page", proxy.kind);
         assert!(!reply.body.is_empty());
@@ -58,7 +58,7 @@ fn a_header_with_a_line_break_is_a_500_page_without_the_header() {
 #[test]
 fn a_worker_killed_in_a_body_with_a_length_breaks_the_transfer() {
     let server = Server::start();
-    for proxy in Proxy::every(&server) {
+    for proxy in Proxy::all_kinds(&server) {
         // Workers that die before their first response would count as failing.
         proxy.curl([], "/hello").expect(200);
         let reply = killed_in_body(&proxy, "/fail/killed_in_body_with_length");

@@ -41,7 +41,7 @@ pub(crate) fn nibiru() -> Command {
 
 /// Waits for a child to end. A child that does not end is killed and fails the test.
 #[track_caller]
-pub(crate) fn ends(child: &mut Child) -> ExitStatus {
+pub(crate) fn wait_for_exit(child: &mut Child) -> ExitStatus {
     end(child).expect("the child ends")
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Reply {
     /// curl's exit code: 0 only when the transfer was complete.
     pub(crate) exit: i32,
     /// curl's standard error.
-    pub(crate) complaint: String,
+    pub(crate) stderr: String,
 }
 
 impl Reply {
@@ -42,7 +42,7 @@ impl Reply {
             head,
             body: body.to_vec(),
             exit: output.status.code().unwrap_or(-1),
-            complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
 
@@ -64,7 +64,7 @@ impl Reply {
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         let complete = self.exit == 0 && self.status == status;
-        assert!(complete, "expected a complete {status}: {}{self:?}", self.complaint);
+        assert!(complete, "expected a complete {status}: {}{self:?}", self.stderr);
         self
     }
 }

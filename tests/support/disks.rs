@@ -15,7 +15,7 @@ pub(crate) fn on_small_disk(directory: &Path, redirection: &str) -> ServerBuilde
 }
 
 /// The path by which this process reaches a file in the mount namespace of `server`.
-pub(crate) fn seen_by(server: &Server, path: &Path) -> PathBuf {
+pub(crate) fn path_within(server: &Server, path: &Path) -> PathBuf {
     let root = PathBuf::from(format!("/proc/{}/root", server.pid()));
     root.join(path.strip_prefix("/").unwrap())
 }

@@ -126,7 +126,7 @@ impl FrontEnd {
 }
 
 /// Gives Apache's user access to `scratch` and the socket: if root starts Apache, it serves as another user.
-pub(crate) fn let_apache_in(scratch: &Path, socket: &Path) {
+pub(crate) fn give_apache_access(scratch: &Path, socket: &Path) {
     for directory in [scratch, &scratch.join("public"), socket.parent().unwrap()] {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
     }

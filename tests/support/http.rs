@@ -8,7 +8,7 @@ use super::wait::GIVE_UP;
 
 /// A response, as far as it has come.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: u16,
     fields: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
@@ -16,7 +16,7 @@ pub(crate) struct Answer {
     pub(crate) whole: bool,
 }
 
-impl Answer {
+impl HttpResponse {
     /// Every value of the field `name`, in order.
     pub(crate) fn fields<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let same = move |(key, _): &&(String, Vec<u8>)| key.eq_ignore_ascii_case(name);
@@ -69,9 +69,9 @@ impl Http {
     #[track_caller]
     pub(crate) fn get(&mut self, path: &str) -> u16 {
         self.try_send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
-        let answer = self.answer(false).expect("a response");
-        assert!(answer.whole, "{answer:?}");
-        answer.status
+        let response = self.response(false).expect("a response");
+        assert!(response.whole, "{response:?}");
+        response.status
     }
 
     /// Sends bytes, and ignores errors: a server that closes early has answered already.
@@ -91,46 +91,46 @@ impl Http {
     /// The next response, as far as it comes; `None` if the connection closes before a response begins. Bytes that are
     /// not a status line have status 0.
     #[track_caller]
-    pub(crate) fn answer(&mut self, head_request: bool) -> Option<Answer> {
-        self.try_answer(head_request).unwrap_or_else(|error| panic!("no response: {error}"))
+    pub(crate) fn response(&mut self, head_request: bool) -> Option<HttpResponse> {
+        self.try_response(head_request).unwrap_or_else(|error| panic!("no response: {error}"))
     }
 
-    /// As [`Self::answer`], with an error for a response that violates HTTP.
+    /// As [`Self::response`], with an error for a response that violates HTTP.
     #[track_caller]
-    pub(crate) fn try_answer(&mut self, head_request: bool) -> io::Result<Option<Answer>> {
+    pub(crate) fn try_response(&mut self, head_request: bool) -> io::Result<Option<HttpResponse>> {
         let Some(status) = self.line()? else { return Ok(None) };
-        let mut answer = Answer { status: 0, fields: Vec::new(), body: Vec::new(), whole: false };
+        let mut response = HttpResponse { status: 0, fields: Vec::new(), body: Vec::new(), whole: false };
         let code = status
             .strip_prefix(b"HTTP/1.")
             .and_then(|rest| str::from_utf8(rest.get(2..5)?).ok()?.parse().ok());
         let Some(code) = code else {
-            answer.body = status;
-            return Ok(Some(answer));
+            response.body = status;
+            return Ok(Some(response));
         };
-        answer.status = code;
+        response.status = code;
         loop {
-            let Some(line) = self.line()? else { return Ok(Some(answer)) };
+            let Some(line) = self.line()? else { return Ok(Some(response)) };
             if line.is_empty() {
                 break;
             }
             let colon = line.iter().position(|byte| *byte == b':');
             let colon = colon.ok_or_else(|| io::Error::other("a field without a colon"))?;
             let name = String::from_utf8_lossy(&line[..colon]).into_owned();
-            answer.fields.push((name, line[colon + 1..].to_vec()));
+            response.fields.push((name, line[colon + 1..].to_vec()));
         }
         // RFC 9112 §6.3, in its order.
-        if head_request || matches!(answer.status, 100..=199 | 204 | 304) {
-            answer.whole = true;
-        } else if answer.is_chunked() {
-            answer.whole = self.chunks(&mut answer.body)?;
-        } else if let Some(length) = answer.value("Content-Length") {
+        if head_request || matches!(response.status, 100..=199 | 204 | 304) {
+            response.whole = true;
+        } else if response.is_chunked() {
+            response.whole = self.chunks(&mut response.body)?;
+        } else if let Some(length) = response.value("Content-Length") {
             let length = length.parse().map_err(io::Error::other)?;
-            answer.whole = self.take(length, &mut answer.body)?;
+            response.whole = self.take(length, &mut response.body)?;
         } else {
             // Only the close ends this body, as in HTTP/1.0, so it cannot be told from a broken transfer.
-            answer.body = self.try_rest()?;
+            response.body = self.try_rest()?;
         }
-        Ok(Some(answer))
+        Ok(Some(response))
     }
 
     /// The bytes until the server closes.

@@ -19,7 +19,7 @@ mod wait;
 use std::path::{Path, PathBuf};
 
 pub(crate) use app::{App, Gate};
-pub(crate) use child::{Process, ends, library_of, nibiru, output, system_program};
+pub(crate) use child::{Process, library_of, nibiru, output, system_program, wait_for_exit};
 pub(crate) use curl::{Reply, curl};
 pub(crate) use needs::{Need, is_root, lacks, skip};
 pub(crate) use net::{across_a_network, free_port};

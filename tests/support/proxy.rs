@@ -43,14 +43,14 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// nginx, both Caddys and HAProxy in front of `server`.
-    pub(crate) fn each(server: &Server) -> [Self; 4] {
+    pub(crate) fn main_kinds(server: &Server) -> [Self; 4] {
         [Kind::Nginx, Kind::OldCaddy, Kind::NewCaddy, Kind::HaProxy].map(|kind| Self::start(kind, server))
     }
 
     /// A proxy of every kind in front of `server`.
-    pub(crate) fn every(server: &Server) -> impl Iterator<Item = Self> {
+    pub(crate) fn all_kinds(server: &Server) -> impl Iterator<Item = Self> {
         let others = [Kind::Apache, Kind::Lighttpd].map(|kind| Self::start(kind, server));
-        Self::each(server).into_iter().chain(others)
+        Self::main_kinds(server).into_iter().chain(others)
     }
 
     #[track_caller]
@@ -93,7 +93,7 @@ impl Proxy {
             }
             Kind::Apache => {
                 let site = fill_in("deploy/apache/nibiru.conf", ("*:80", format!("127.0.0.1:{port}")));
-                front_ends::let_apache_in(scratch.path(), &server.socket());
+                front_ends::give_apache_access(scratch.path(), &server.socket());
                 front_ends::apache(scratch.path(), port, &site)
             }
             Kind::Lighttpd => {

@@ -81,7 +81,7 @@ impl Server {
 
     /// Waits until the gateway refuses new connections.
     #[track_caller]
-    pub(crate) fn refuses(&self) {
+    pub(crate) fn wait_for_refusal(&self) {
         let socket = self.socket();
         wait_for("new connections are refused", || UnixStream::connect(&socket).is_err().then_some(()));
     }
@@ -171,7 +171,7 @@ impl Server {
 
     /// Waits until the status has `count` idle workers. A worker's process runs before the gateway has its `Ready`.
     #[track_caller]
-    pub(crate) fn idle(&self, count: usize) {
+    pub(crate) fn wait_for_idle(&self, count: usize) {
         wait_for(&format!("{count} workers are idle"), || {
             let status = self.status();
             let workers = status["workers"].as_array()?;
@@ -186,14 +186,14 @@ impl Server {
 
     /// Waits until neither the socket nor the control socket has a connection.
     #[track_caller]
-    pub(crate) fn left_alone(&self) {
+    pub(crate) fn wait_for_no_client(&self) {
         wait_for("no connection is open", || {
             (self.connections().is_empty() && self.sockets("/app.sock.ctl", "03").is_empty()).then_some(())
         });
     }
 
     /// The inodes of the gateway's sockets for clients, listening (state 01) or connected (03). Needs
-    /// [`ServerBuilder::looked_into`].
+    /// [`ServerBuilder::inspectable`].
     pub(crate) fn sockets_in_state(&self, state: &str) -> BTreeSet<String> {
         self.sockets("/app.sock", state)
     }
@@ -277,7 +277,7 @@ impl ServerBuilder {
     }
 
     /// Lets the test read the descriptors of gateway and zygote, which otherwise only root may.
-    pub(crate) fn looked_into(self) -> Self {
+    pub(crate) fn inspectable(self) -> Self {
         if is_root() { self } else { self.arguments(["--dumpable", "on"]) }
     }
 

@@ -78,7 +78,7 @@ fn check(configuration: &str, server: &Server, gate: &Gate, leave: impl Fn(), ne
 fn serving() -> (crate::support::App, Gate, ServerBuilder) {
     let (app, gate) = application();
     let builder =
-        Server::builder().looked_into().application(app.root(), "app").environment("GATE", gate.directory());
+        Server::builder().inspectable().application(app.root(), "app").environment("GATE", gate.directory());
     (app, gate, builder)
 }
 

@@ -47,7 +47,7 @@ fn a_health_check_by_cgi_fcgi() {
         check.env_clear().envs([("PATH", "/usr/bin:/bin"), ("HOME", "/root"), ("LANG", "C.UTF-8")]);
         check.envs([("REQUEST_METHOD", "GET"), ("SCRIPT_NAME", "/ping"), ("SCRIPT_FILENAME", "/ping")]);
         let reply = Reply::from_curl(output(check.envs(more.iter().copied())));
-        assert!(reply.complaint.is_empty(), "{}", reply.complaint);
+        assert!(reply.stderr.is_empty(), "{}", reply.stderr);
         reply.text()
     };
     let proxies = [("no_proxy", "localhost"), ("NO_PROXY", "localhost"), ("http_proxy", "http://proxy:3128")];

@@ -10,7 +10,7 @@ mod rows;
 use std::fmt::Write as _;
 use std::fs;
 
-use crate::support::http::{Answer, Http};
+use crate::support::http::{Http, HttpResponse};
 use crate::support::{App, Kind, Proxy, Server, repository, wait_causing};
 
 use rows::SECTIONS;
@@ -185,14 +185,14 @@ fn outcome(proxy: &Proxy, row: &Row, path: &str) -> String {
     let next = b"GET /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut http = Http::connect(proxy.port());
     http.send(format!("{} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n", row.method).as_bytes());
-    let answer = http.answer(row.method == "HEAD");
+    let answer = http.response(row.method == "HEAD");
     let mut seen = describe(row, answer.as_ref());
     http.send(next);
     // A response that broke off, or that the proxy refused, was the last on its connection.
-    let following = http.answer(false).or_else(|| {
+    let following = http.response(false).or_else(|| {
         http = Http::connect(proxy.port());
         http.send(next);
-        http.answer(false)
+        http.response(false)
     });
     let stray = http.rest();
     match following {
@@ -204,7 +204,7 @@ fn outcome(proxy: &Proxy, row: &Row, path: &str) -> String {
     seen
 }
 
-fn describe(row: &Row, answer: Option<&Answer>) -> String {
+fn describe(row: &Row, answer: Option<&HttpResponse>) -> String {
     let Some(answer) = answer.filter(|answer| answer.whole) else { return "breaks".to_owned() };
     let mut text = answer.status.to_string();
     let own = [&b"Internal Server Error\n"[..], b"502 Bad Gateway: "];

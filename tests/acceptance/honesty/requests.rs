@@ -254,7 +254,7 @@ fn contradictory_lengths_of_an_http_client_smuggle_no_request_past_any_proxy() {
     let app = App::new(APPLICATION);
     let server = Server::builder().application(app.root(), "app.lua").workers("1").start();
     let (mut wrong, mut answered) = (Vec::new(), 0);
-    for (position, proxy) in Proxy::each(&server).iter().enumerate() {
+    for (position, proxy) in Proxy::main_kinds(&server).iter().enumerate() {
         for (what, request, expected) in FROM_CLIENT {
             let mut seen = outcome(proxy, request);
             if proxy.kind == Kind::HaProxy && seen == "400, and more" {
@@ -282,14 +282,14 @@ fn outcome(proxy: &Proxy, request: &str) -> String {
     let mut http = Http::connect(proxy.port());
     let next = "GET /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     http.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\n{request}{next}").as_bytes());
-    let Some(answer) = http.answer(false) else { return "breaks".to_owned() };
+    let Some(answer) = http.response(false) else { return "breaks".to_owned() };
     if answer.status != 200 {
         let stray = http.rest();
         let after = if stray.is_empty() { "" } else { ", and more" };
         return format!("{}{after}", answer.status);
     }
     let mut seen = String::from_utf8_lossy(&answer.body).into_owned();
-    match http.answer(false) {
+    match http.response(false) {
         Some(next) if next.status == 200 && next.fields("X-Path").eq([&b"/next"[..]]) => {}
         Some(next) => {
             let _ = write!(seen, ", then {}", next.status);

@@ -58,7 +58,7 @@ impl Asked {
 
 /// A response, as far as a client has it.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct Observed {
     /// 0 without a head.
     pub(super) status: u16,
     pub(super) nonce: Option<String>,
@@ -85,7 +85,7 @@ pub(super) enum Outcome {
 /// The response, or a part of it, belongs to another request.
 pub(super) const FOREIGN: Outcome = Outcome::Lost("bytes of another response");
 
-impl Answer {
+impl Observed {
     pub(super) fn outcome(&self, asked: Asked) -> Outcome {
         if self.status == 0 {
             return Outcome::Lost("no response");

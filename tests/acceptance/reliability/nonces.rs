@@ -97,7 +97,7 @@ fn reload(server: &Server) {
 
 /// After requests, kills and reloads, every process has the same descriptors as at the start.
 pub(super) fn descriptors(scale: Scale) -> Row {
-    let server = Server::builder().looked_into().start();
+    let server = Server::builder().inspectable().start();
     let audit = || {
         server.workers(2);
         let mut held = vec![("gateway", kinds(server.pid())), ("zygote", kinds(server.zygote()))];
@@ -110,8 +110,8 @@ pub(super) fn descriptors(scale: Scale) -> Row {
         assert_eq!(pair.get("/hello").status(), 200);
     }
     drop(pair);
-    server.idle(2);
-    server.left_alone();
+    server.wait_for_idle(2);
+    server.wait_for_no_client();
     let fresh = audit();
 
     let books = Books::new();

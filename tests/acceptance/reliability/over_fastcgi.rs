@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use super::books::{Answer, Asked, FOREIGN, Outcome};
+use super::books::{Asked, FOREIGN, Observed, Outcome};
 use super::clients::Client;
 use crate::support::wire::{
     ABORT_REQUEST, Connection, END_REQUEST, Response, STDOUT, get, in_pieces, interleaved as interleave,
@@ -162,16 +162,16 @@ impl Batch {
 
 /// The outcome of a request, which may be `given_up`. Even a partial response must be its own.
 fn outcome(response: &Response, complete: bool, asked: Asked, given_up: bool) -> Outcome {
-    match answer_of(response, complete).outcome(asked) {
+    match observed(response, complete).outcome(asked) {
         outcome if !given_up || outcome == FOREIGN => outcome,
         _ => Outcome::Aborted,
     }
 }
 
-fn answer_of(response: &Response, complete: bool) -> Answer {
+fn observed(response: &Response, complete: bool) -> Observed {
     let has_head = response.stdout.windows(4).any(|window| window == b"\r\n\r\n");
     let length = response.header("Content-Length").and_then(|length| length.parse::<usize>().ok());
-    Answer {
+    Observed {
         status: if has_head { response.status() } else { 0 },
         nonce: response.header("X-Nonce"),
         body: response.body().to_vec(),

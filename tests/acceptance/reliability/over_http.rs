@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::books::{Answer, Asked, Form, Outcome};
+use super::books::{Asked, Form, Observed, Outcome};
 use super::clients::Client;
 use crate::support::http::Http;
 
@@ -45,12 +45,12 @@ fn send(http: &mut Http, asked: Asked, url: &str) -> io::Result<()> {
 }
 
 /// Sends a request and returns its response; and the connection if it can carry another request.
-fn exchange(mut http: Http, asked: Asked, url: &str) -> (Answer, Option<Http>) {
-    let received = send(&mut http, asked, url).and_then(|()| http.try_answer(false));
-    let Ok(Some(received)) = received else { return (Answer::default(), None) };
+fn exchange(mut http: Http, asked: Asked, url: &str) -> (Observed, Option<Http>) {
+    let received = send(&mut http, asked, url).and_then(|()| http.try_response(false));
+    let Ok(Some(received)) = received else { return (Observed::default(), None) };
     let value = |name| received.fields(name).next().map(|value| String::from_utf8_lossy(value).into_owned());
     let kept = received.whole && value("Connection").as_deref() != Some("close");
-    let answer = Answer {
+    let answer = Observed {
         status: received.status,
         nonce: value("X-Nonce"),
         complete: received.whole,

@@ -25,7 +25,7 @@ pub(super) fn half_requests(scale: Scale) -> Row {
     let limit = Duration::from_secs(scale.of(5, 30).into());
     let arguments =
         ["--max-connections", &most.to_string(), "--header-timeout", &format!("{}s", limit.as_secs())];
-    let server = Server::builder().arguments(arguments).looked_into().start();
+    let server = Server::builder().arguments(arguments).inspectable().start();
     let mut healthy = Connection::open(&server.socket());
     let before = latencies(&mut healthy, 200);
     let memory_before = resident_memory(server.pid());

@@ -25,9 +25,9 @@ pub(super) fn stop_hooks(scale: Scale) -> Row {
          return function() return 200, {}, 'served' end",
     );
     let server = Server::builder().application(app.root(), "app").workers("4");
-    let server = server.arguments(["--max-requests", "1"]).looked_into().start();
-    server.idle(4);
-    server.left_alone();
+    let server = server.arguments(["--max-requests", "1"]).inspectable().start();
+    server.wait_for_idle(4);
+    server.wait_for_no_client();
     let held = || (server.workers(4).len(), kinds(server.pid()));
     let fresh = held();
     let count = scale.of(10, 300);

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::books::Books;
 use super::clients::{Load, Mix};
 use super::{Row, Scale};
-use crate::support::disks::{fill, on_small_disk, seen_by};
+use crate::support::disks::{fill, on_small_disk, path_within};
 use crate::support::wire::{Connection, get, post};
 use crate::support::{
     Gate, Need, Server, descriptors, lacks, processor_share, runs, signal, wait_for, wait_within,
@@ -28,7 +28,7 @@ pub(super) fn full_log(scale: Scale) -> Row {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
     let server = on_small_disk(directory.path(), &format!("2>>'{}'", log.display())).start();
-    let [log, filler] = [log, directory.path().join("fill")].map(|path| seen_by(&server, &path));
+    let [log, filler] = [log, directory.path().join("fill")].map(|path| path_within(&server, &path));
     let books = Books::new();
     let mut row = Row::default();
     fill(&filler);
@@ -62,7 +62,7 @@ pub(super) fn full_spool(scale: Scale) -> Row {
     let server = on_small_disk(directory.path(), "")
         .arguments(["--spool-dir", &directory.path().display().to_string()])
         .start();
-    let filler = seen_by(&server, &directory.path().join("fill"));
+    let filler = path_within(&server, &directory.path().join("fill"));
     let body = vec![b'x'; SPOOLED];
     let upload = || {
         let mut connection = Connection::open(&server.socket());
@@ -105,7 +105,7 @@ pub(super) fn full_spool(scale: Scale) -> Row {
 pub(super) fn no_descriptors(scale: Scale) -> Row {
     let limit = scale.of(150, 500);
     let server =
-        Server::builder().through(["prlimit", &format!("--nofile={limit}:{limit}")]).looked_into().start();
+        Server::builder().through(["prlimit", &format!("--nofile={limit}:{limit}")]).inspectable().start();
     let mut first = Connection::open(&server.socket());
     assert_eq!(first.get("/hello").status(), 200);
     let mut row = Row::default();
