@@ -4,14 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use crate::support::{Need, Server, lacks, nibiru, output, repository};
-
-/// A scratch directory with `source` as its `app.lua`.
-fn application(source: &str) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    fs::write(root.path().join("app.lua"), source).unwrap();
-    root
-}
+use crate::support::{App, Need, Server, lacks, nibiru, output, repository};
 
 fn check(root: &Path, name: &str) -> Output {
     output(nibiru().arg("check").arg("--root").arg(root).arg(name))
@@ -25,8 +18,8 @@ fn serve(root: &Path, name: &str) -> Output {
 /// Expects that `check` and `serve` refuse `source` with exit code 3 and a message that contains all of `parts`.
 #[track_caller]
 fn does_not_load(source: &str, parts: &[&str]) {
-    let root = application(source);
-    for (command, output) in [("check", check(root.path(), "app")), ("serve", serve(root.path(), "app"))] {
+    let app = App::new(source);
+    for (command, output) in [("check", check(&app.root(), "app")), ("serve", serve(&app.root(), "app"))] {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{command}: {message}");
         for part in parts {
@@ -178,14 +171,14 @@ fn dev_refuses_each_flag_that_only_serve_uses() {
 
 #[test]
 fn app_lua_in_the_working_directory_is_the_default_application() {
-    let root = application("return function() return 200, {}, 'unnamed' end\n");
-    fs::write(root.path().join("other.lua"), "return function() return 200, {}, 'named' end\n").unwrap();
+    let app = App::new("return function() return 200, {}, 'unnamed' end\n");
+    fs::write(app.root().join("other.lua"), "return function() return 200, {}, 'named' end\n").unwrap();
     let checked = |arguments: &[&str], variable: Option<&str>| {
         let mut command = nibiru();
         command
             .arg("check")
             .args(arguments)
-            .current_dir(root.path())
+            .current_dir(app.root())
             .envs(variable.map(|app| ("NIBIRU_APP", app)));
         let output = output(&mut command);
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -195,7 +188,7 @@ fn app_lua_in_the_working_directory_is_the_default_application() {
     assert_eq!(checked(&["--root", "."], None), "app");
     assert_eq!(checked(&["other"], None), "other");
     assert_eq!(checked(&[], Some("other")), "other");
-    fs::write(root.path().join("nibiru.toml"), "app = 'other'").unwrap();
+    fs::write(app.root().join("nibiru.toml"), "app = 'other'").unwrap();
     assert_eq!(checked(&[], None), "other");
 
     let empty = tempfile::tempdir().unwrap();
@@ -212,9 +205,9 @@ fn app_lua_in_the_working_directory_is_the_default_application() {
 
 #[test]
 fn an_unknown_key_of_nibiru_toml_gets_a_similar_key() {
-    let root = application("return print");
-    fs::write(root.path().join("nibiru.toml"), "app = 'app'\nmax_bodi = '2M'\n").unwrap();
-    let output = output(nibiru().arg("check").current_dir(root.path()));
+    let app = App::new("return print");
+    fs::write(app.root().join("nibiru.toml"), "app = 'app'\nmax_bodi = '2M'\n").unwrap();
+    let output = output(nibiru().arg("check").current_dir(app.root()));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert_eq!(message, "nibiru: nibiru.toml:2: max_bodi: unknown key; did you mean max-body?\n");
@@ -228,12 +221,12 @@ fn the_http_address_of_dev_needs_a_port() {
 
 #[test]
 fn a_world_writable_socket_is_refused() {
-    let root = application("return function() return 200, {}, '' end\n");
-    let listen = format!("unix:{}", root.path().join("app.sock").display());
+    let app = App::new("return function() return 200, {}, '' end\n");
+    let listen = format!("unix:{}", app.root().join("app.sock").display());
     let output = output(
         nibiru()
             .args(["serve", "--socket-mode", "0666", "--listen", &listen, "--root"])
-            .arg(root.path())
+            .arg(app.root())
             .arg("app"),
     );
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
@@ -241,11 +234,11 @@ fn a_world_writable_socket_is_refused() {
 
 #[test]
 fn a_socket_that_cannot_be_bound_is_exit_code_1_and_is_named() {
-    let root = application("return function() return 200, {}, '' end\n");
+    let app = App::new("return function() return 200, {}, '' end\n");
     let output = output(
         nibiru()
             .args(["serve", "--listen", "unix:/nonexistent/directory/app.sock", "--root"])
-            .arg(root.path())
+            .arg(app.root())
             .arg("app"),
     );
     let message = String::from_utf8_lossy(&output.stderr).into_owned();

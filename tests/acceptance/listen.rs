@@ -4,29 +4,19 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Stdio};
-
-use rustix::process::Signal;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::support::wire::{Connection, get};
-use crate::support::{Need, Server, free_port, lacks, nibiru, repository, signal, wait_for};
+use crate::support::{Need, Process, Server, free_port, lacks, nibiru, repository, wait_for};
 
-/// A child process that gets SIGTERM at the end of the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        signal(self.0.id(), Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
-
-fn serve(mut command: Command, listen: &str) -> Running {
+/// Starts nibiru by `command` with the hello example. Its log is in `scratch`, and `stdin` is its descriptor 0.
+fn serve(scratch: &Path, mut command: Command, listen: &str, stdin: Stdio) -> Process {
     command
         .args(["--workers", "1", "--listen", listen, "--root"])
         .arg(repository("examples/hello"))
         .arg("app");
-    Running(command.stdout(Stdio::null()).spawn().unwrap())
+    Process::with_stdin("nibiru", scratch, command, stdin)
 }
 
 fn serves_hello(mut connection: Connection) {
@@ -42,8 +32,9 @@ fn a_listening_socket_on_descriptor_0_is_served() {
     let socket = UnixListener::bind(&path).unwrap();
     for _ in 0..2 {
         let mut command = nibiru();
-        command.arg("serve").stdin(OwnedFd::from(socket.try_clone().unwrap()));
-        let server = serve(command, "fd:0");
+        command.arg("serve");
+        let inherited = OwnedFd::from(socket.try_clone().unwrap());
+        let server = serve(scratch.path(), command, "fd:0", inherited.into());
         serves_hello(Connection::open(&path));
         drop(server);
         assert!(path.exists(), "an inherited socket's file is not removed");
@@ -56,8 +47,8 @@ fn a_socket_that_systemd_passes_is_served() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("app.sock");
     let mut command = Command::new("systemd-socket-activate");
-    command.arg("--listen").arg(&path).arg(nibiru().get_program()).arg("serve").stdin(Stdio::null());
-    let _server = serve(command, "systemd");
+    command.arg("--listen").arg(&path).arg(nibiru().get_program()).arg("serve");
+    let _server = serve(scratch.path(), command, "systemd", Stdio::null());
     // The socket's file exists a moment before the socket listens.
     let stream = wait_for("systemd listens", || UnixStream::connect(&path).ok());
     serves_hello(Connection::from(stream));
@@ -210,9 +201,9 @@ fn a_public_tcp_address_without_allow_from_is_refused() {
     assert!(refused.contains("whoever can connect there can claim to be any user"), "{refused}");
 
     let port = socket.local_addr().unwrap().port();
-    let mut command = nibiru();
-    command.arg("serve").stdin(OwnedFd::from(socket)).args(["--allow-from", "127.0.0.1"]);
-    let _server = serve(command, "fd:0");
+    let (scratch, mut command) = (tempfile::tempdir().unwrap(), nibiru());
+    command.args(["serve", "--allow-from", "127.0.0.1"]);
+    let _server = serve(scratch.path(), command, "fd:0", OwnedFd::from(socket).into());
     assert!(is_answered("127.0.0.1", port));
 }
 

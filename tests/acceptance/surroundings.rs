@@ -4,10 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use rustix::process::{Resource, Signal, getrlimit};
-use tempfile::TempDir;
 
 use crate::support::wire::Connection;
-use crate::support::{Need, Server, children, lacks, library_of, title, wait_for};
+use crate::support::{App, Need, Process, Server, children, lacks, library_of, title, wait_for};
 
 #[track_caller]
 fn has_title(pid: u32, expected: &str) {
@@ -44,28 +43,30 @@ fn process_titles_name_kind_generation_application_and_state() {
 
 #[test]
 fn process_titles_of_a_loading_zygote_and_a_starting_worker_say_so() {
-    let app = app("local function wait(gate)\n\
+    let app = App::new(
+        "local function wait(gate)\n\
          \x20 while not io.open(gate) do os.execute('sleep 0.02') end\n\
          end\n\
          wait(os.getenv('GATE') .. '-of-the-zygote')\n\
          require('nibiru').on_worker_start(function() wait(os.getenv('GATE')) end)\n\
-         return function() return 200, {}, 'fine' end");
-    let gate = app.path().join("gate");
+         return function() return 200, {}, 'fine' end",
+    );
+    let gate = app.root().join("gate");
     let mut command = crate::support::nibiru();
-    command.args(["serve", "--workers", "1", "--root"]).arg(app.path()).arg("--listen");
-    command.arg(format!("unix:{}", app.path().join("app.sock").display())).arg("app").env("GATE", &gate);
-    let mut server = command.spawn().unwrap();
+    command.args(["serve", "--workers", "1", "--root"]).arg(app.root()).arg("--listen");
+    command.arg(format!("unix:{}", app.root().join("app.sock").display())).arg("app").env("GATE", &gate);
+    let mut server = Process::start("nibiru", &app.root(), command);
     wait_for("the zygote's title says loading", || {
-        let titles: Vec<String> = children(server.id()).into_iter().map(title).collect();
+        let titles: Vec<String> = children(server.pid()).into_iter().map(title).collect();
         (titles == ["nibiru: zygote gen 1 loading app"]).then_some(())
     });
-    fs::write(app.path().join("gate-of-the-zygote"), "").unwrap();
+    fs::write(app.root().join("gate-of-the-zygote"), "").unwrap();
     wait_for("the worker's title says starting", || {
-        let workers: Vec<u32> = children(server.id()).into_iter().flat_map(children).collect();
+        let workers: Vec<u32> = children(server.pid()).into_iter().flat_map(children).collect();
         workers.into_iter().find(|worker| title(*worker) == "nibiru: worker 1 gen 1 starting")
     });
-    crate::support::signal(server.id(), Signal::TERM);
-    server.wait().unwrap();
+    server.terminate();
+    server.wait();
 }
 
 /// The file name of the application is longer than the memory of the arguments.
@@ -79,25 +80,20 @@ fn a_process_title_that_does_not_fit_is_truncated() {
     let mut command = crate::support::nibiru();
     // Without `--dumpable on`, only root may read the environment.
     command.current_dir(root.path()).args(["serve", "--dumpable", "on", "--workers", "1", "--listen"]);
-    let mut server = command.arg(format!("unix:{}", socket.display())).spawn().unwrap();
+    command.arg(format!("unix:{}", socket.display()));
+    let mut server = Process::start("nibiru", root.path(), command);
     wait_for("the server listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
     assert_eq!(Connection::open(&socket).get("/").status(), 200);
-    assert!(title(server.id()).starts_with("nibiru: gateway xxx"), "{}", title(server.id()));
-    let environment = fs::read_to_string(format!("/proc/{}/environ", server.id())).unwrap();
+    assert!(title(server.pid()).starts_with("nibiru: gateway xxx"), "{}", title(server.pid()));
+    let environment = fs::read_to_string(format!("/proc/{}/environ", server.pid())).unwrap();
     assert!(environment.contains("PATH="), "the environment is not overwritten");
-    crate::support::signal(server.id(), Signal::TERM);
-    server.wait().unwrap();
-}
-
-fn app(text: &str) -> TempDir {
-    let root = tempfile::tempdir().unwrap();
-    fs::write(root.path().join("app.lua"), text).unwrap();
-    root
+    server.terminate();
+    server.wait();
 }
 
 /// A server of the application in `app`, started after the shell command `shell`, and its response.
-fn start_and_get(app: &TempDir, shell: &'static str, preload: &str) -> (Server, String) {
-    let root: PathBuf = app.path().to_owned();
+fn start_and_get(app: &App, shell: &'static str, preload: &str) -> (Server, String) {
+    let root: PathBuf = app.root();
     let server = Server::builder().application(root, "app").workers("1").after(shell);
     let server = server.arguments(["--preload", preload]).start();
     let response = server.get("/");
@@ -108,11 +104,13 @@ fn start_and_get(app: &TempDir, shell: &'static str, preload: &str) -> (Server, 
 
 #[test]
 fn the_gateway_raises_its_nofile_limit_and_the_application_keeps_the_inherited_one() {
-    let app = app("local function limit()\n\
+    let app = App::new(
+        "local function limit()\n\
          \x20 return io.open('/proc/self/limits'):read('a'):match('Max open files%s+(%S+)')\n\
          end\n\
          local loaded = limit()\n\
-         return function() return 200, {}, loaded .. ' ' .. limit() end");
+         return function() return 200, {}, loaded .. ' ' .. limit() end",
+    );
     let hard = getrlimit(Resource::Nofile).maximum.map_or("unlimited".to_owned(), |limit| limit.to_string());
     for preload in ["on", "off", "auto"] {
         let (server, limits) = start_and_get(&app, "ulimit -Sn 300", preload);
@@ -125,7 +123,8 @@ fn the_gateway_raises_its_nofile_limit_and_the_application_keeps_the_inherited_o
 
 #[test]
 fn sigpipe_ends_programs_of_the_application_but_not_the_worker() {
-    let app = app("local function ignored()\n\
+    let app = App::new(
+        "local function ignored()\n\
          \x20 local pipe = io.popen('cat /proc/self/status')\n\
          \x20 local text = pipe:read('*a')\n\
          \x20 pipe:close()\n\
@@ -138,7 +137,8 @@ fn sigpipe_ends_programs_of_the_application_but_not_the_worker() {
          \x20 local written = pipe:write(('x'):rep(1000000)) and pipe:flush()\n\
          \x20 pipe:close()\n\
          \x20 return 200, {}, loaded .. ' ' .. ignored() .. ' ' .. tostring(written)\n\
-         end");
+         end",
+    );
     let (server, text) = start_and_get(&app, "", "on");
     let words: Vec<&str> = text.split(' ').collect();
     for mask in &words[..2] {
@@ -177,12 +177,12 @@ fn programs_start_with_default_signals_whatever_nibiru_inherited() {
         \x20   signal.signal(number, signal.SIG_IGN)\n\
         signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))\n\
         os.execvp(sys.argv[1], sys.argv[1:])";
-    let app = app(SIGNALS);
+    let app = App::new(SIGNALS);
     for wrapper in
         [&["sh", "-c", "trap '' CHLD; exec \"$0\" \"$@\""][..], &["nohup"], &["python3", "-c", all]]
     {
         for preload in ["on", "off"] {
-            let builder = Server::builder().application(app.path().to_owned(), "app").workers("1");
+            let builder = Server::builder().application(app.root(), "app").workers("1");
             let builder = builder.arguments(["--preload", preload]);
             let mut server = match wrapper {
                 [one] => builder.through([one]),
@@ -224,13 +224,15 @@ fn programs_start_with_default_signals_whatever_nibiru_inherited() {
 
 #[test]
 fn an_application_that_ignores_sigchld_does_not_end_the_zygote() {
-    let app = app("assert(package.loadlib('./ignore.so', 'ignore_sigchld'))()\n\
-         return function() return 200, {}, 'fine' end");
+    let app = App::new(
+        "assert(package.loadlib('./ignore.so', 'ignore_sigchld'))()\n\
+         return function() return 200, {}, 'fine' end",
+    );
     let source =
         "#include <signal.h>\nint ignore_sigchld(void *state) { signal(SIGCHLD, SIG_IGN); return 0; }\n";
-    fs::write(app.path().join("ignore.c"), source).unwrap();
-    let built = library_of(&app.path().join("ignore.c"), &[]);
-    fs::copy(built.path().join("ignore.so"), app.path().join("ignore.so")).unwrap();
+    fs::write(app.root().join("ignore.c"), source).unwrap();
+    let built = library_of(&app.root().join("ignore.c"), &[]);
+    fs::copy(built.path().join("ignore.so"), app.root().join("ignore.so")).unwrap();
     let (server, _) = start_and_get(&app, "", "on");
     let (zygote, worker) = (server.zygote(), *server.workers(1).first().unwrap());
     crate::support::signal(worker, Signal::KILL);
