@@ -5,7 +5,9 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import subprocess
+import sys
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PORT = 18081
@@ -24,6 +26,17 @@ def machine():
 
 def version(*command):
     return output(*command).splitlines()[0].split(" Copyright")[0].strip()
+
+
+def circumstances(*versions):
+    """Date, machine and versions, as a report of figures has them."""
+    told = dict.fromkeys(version(*command) for command in versions)
+    return "; ".join([str(datetime.date.today()), machine(), *([", ".join(told)] if told else [])]) + "."
+
+
+def command_line():
+    """This command, as it is typed in the repository."""
+    return shlex.join([f"benches/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def print_circumstances(load, *versions):

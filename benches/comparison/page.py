@@ -1,4 +1,4 @@
-"""The documentation's page: the part between its marks is a run's tables and plots."""
+"""The documentation's page: the part between a command's marks is what its last run for the record printed."""
 
 import shutil
 
@@ -8,33 +8,36 @@ from . import plots, tables
 
 FOLDER = REPOSITORY / "docs/benchmarks"
 PAGE = FOLDER / "README.md"
-BEGIN, END = "<!-- benches/compare --write-docs: begin -->\n", "<!-- benches/compare --write-docs: end -->\n"
 
 
 def write_results(record, directory):
     """The files of a run: the record, its tables and its plots."""
     directory.mkdir(parents=True, exist_ok=True)
-    record.write(directory / "compare.json")
     (directory / "compare.md").write_text(tables.report(record))
+    write_record(record, directory)
+
+
+def write_record(record, directory):
+    record.write(directory / "compare.json")
     for name, drawing in plots.all_plots(record).items():
         (directory / name).write_text(drawing)
 
 
-def write_docs(record, directory):
-    """Puts the run into the documentation."""
+def write_docs(record):
+    """Puts the run into the documentation, in the place of the last one."""
     results = FOLDER / "results"
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir()
-    for file in sorted(directory.glob("*.svg")) + [directory / "compare.json"]:
-        shutil.copy(file, results)
-    PAGE.write_text(filled(PAGE.read_text(), body(record)))
+    write_record(record, results)
+    fill("benches/compare", body(record))
 
 
-def filled(page, text):
-    """The page with another text between its marks."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + "\n" + text + "\n" + END + after
+def fill(command, text):
+    """Puts a text between the command's marks in the page."""
+    begin, end = (f"<!-- {command} --write-docs: {mark} -->\n" for mark in ("begin", "end"))
+    before, rest = PAGE.read_text().split(begin)
+    _, after = rest.split(end)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def body(record):

@@ -29,11 +29,11 @@ def all_plots(record):
     usual = record.usual_connections()
     plots = {}
     for name, description in record.workloads.items():
-        caption = f"{name}, {usual} connections: requests/s, median and range"
+        caption = f"{name}, {usual:,} connections: requests/s, median and range"
         plots[f"rate-{name}.svg"] = bars(caption, [
             (entry["label"], spread, peer == "nibiru") for peer, entry in record.peers.items()
             if (spread := record.spread("rate", peer, name, usual))])
-        plots[f"cpu-{name}.svg"] = stacks(f"{name}, {usual} connections: CPU time of a request, µs", (
+        plots[f"cpu-{name}.svg"] = stacks(f"{name}, {usual:,} connections: CPU time of a request, µs", (
             "server, user", "server, system", "nginx, user", "nginx, system"), [
             (entry["label"], [record.spread(part, peer, name, usual).median
                               for part in ("server_user_us", "server_system_us", "nginx_user_us", "nginx_system_us")])

@@ -4,6 +4,8 @@ import collections
 import json
 import statistics
 
+DECIMALS = 3
+
 # Spread of a figure over the rounds.
 Spread = collections.namedtuple("Spread", "median least most")
 
@@ -25,12 +27,15 @@ class Record:
         return cls(**json.loads(path.read_text()))
 
     def write(self, path):
-        path.write_text(json.dumps(vars(self), indent=1, ensure_ascii=False) + "\n")
+        """JSON with a line for each measurement."""
+        head = {name: value for name, value in vars(self).items() if name != "rows"}
+        rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in self.rows)
+        path.write_text(f'{json.dumps(head, indent=1, ensure_ascii=False).removesuffix("}").rstrip()},\n "rows": [\n{rows}\n]}}\n')
 
     def add(self, number, peer, workload, connections, outcome):
         """Notes a measurement: its figures, or the exception that says why there are none."""
         row = {"round": number, "peer": peer, "workload": workload, "connections": connections}
-        self.rows.append(row | (outcome if isinstance(outcome, dict) else {"void": str(outcome)}))
+        self.rows.append(row | (rounded(outcome) if isinstance(outcome, dict) else {"void": str(outcome)}))
 
     def values(self, figure, peer, workload, connections):
         """A figure in each round that is not void. `figure` is a name, or a function of a row."""
@@ -52,6 +57,11 @@ class Record:
         each = [set(self.connections(workload)) for workload in self.workloads]
         shared = sorted(set.intersection(*each) or each[0])
         return shared[len(shared) // 2]
+
+
+def rounded(figures):
+    """Figures with no more decimals than their measurement bears."""
+    return {name: round(figure, DECIMALS) if isinstance(figure, float) else figure for name, figure in figures.items()}
 
 
 def memory(row):

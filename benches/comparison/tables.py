@@ -26,7 +26,7 @@ def report(record):
     usual = record.usual_connections()
     parts = [circumstances(record)]
     for name in record.workloads:
-        parts.append(f"### {title(name)}, {usual} connections\n\n{sentence(record.workloads[name])}\n\n{workload(record, name, usual)}")
+        parts.append(f"### {title(name)}, {usual:,} connections\n\n{sentence(record.workloads[name])}\n\n{workload(record, name, usual)}")
     if len(record.connections("hello")) > 1:
         parts.append("### Requests/s of `hello` by connections\n\n" + by_connections(record, lambda *cell: with_range(record.spread("rate", *cell))))
         parts.append("### p99 of `hello` by connections, ms\n\n" + by_connections(record, lambda *cell: median(record.spread("p99_ms", *cell), "{:,.2f}")))
@@ -48,7 +48,7 @@ def title(name):
 
 def circumstances(record):
     told = record.circumstances
-    return f"{told['date']}; {told['machine']}; {', '.join(told['versions'])}. Command: `{told['command']}`. Median (range) of {counted(told['rounds'], 'round')}, {told['seconds']} s each.\n"
+    return f"{told['told']} Command: `{told['command']}`. Median (range) of {counted(told['rounds'], 'round')}, {told['seconds']} s each.\n"
 
 
 def workload(record, name, connections):
