@@ -234,7 +234,7 @@ impl Request {
         } = *self;
         std::mem::forget(end);
         let Some(metrics) = metrics else { return };
-        let end = match (response.writer.how_it_ended(), rejected) {
+        let end = match (response.writer.request_end(), rejected) {
             (RequestEnd::Complete, Some(why)) => RequestEnd::Rejected(why),
             (end, _) => end,
         };

@@ -107,10 +107,10 @@ impl Response {
 
     /// Like [`Self::send`], for the end of a response: flushes at once.
     fn finish<T>(&mut self, act: impl FnOnce(&mut ResponseWriter, &mut Option<StreamSink<'_>>) -> T) -> T {
-        let told = self.writer.is_told();
+        let was_sent = self.writer.is_end_sent();
         let outcome = self.send(act);
-        if self.writer.is_told()
-            && !told
+        if self.writer.is_end_sent()
+            && !was_sent
             && let Some(connection) = self.connection.upgrade()
         {
             connection.flush_end();

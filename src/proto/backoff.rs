@@ -1,34 +1,34 @@
-//! Tries that are put off ever longer while they fail: forks, launches, replacements. Std only; told the time.
+//! Exponential backoff, for forks, launches and replacements. Reads no clock.
 
 use std::time::{Duration, Instant};
 
 /// Doublings beyond this one change no delay: each has a bound below.
 const MAX_DOUBLINGS: u32 = 16;
 
-/// How often something has failed in a row, and when it may be tried again.
+/// The count of failures in a row, and the time of the next attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
-    /// The first delay; it doubles with each further failure.
+    /// The first delay. It doubles with each further failure.
     first: Duration,
     longest: Duration,
-    /// Failures in a row that put nothing off.
+    /// Number of failures in a row without a delay.
     free: u32,
     failures: u32,
     until: Option<Instant>,
 }
 
 impl Backoff {
-    /// Nothing has failed yet, and the first failure counts.
+    /// A backoff without failures, which delays from the first failure on.
     pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, free: 0, failures: 0, until: None }
     }
 
-    /// The first `free` failures put nothing off.
+    /// Exempts the first `free` failures from a delay.
     pub(crate) const fn after(self, free: u32) -> Self {
         Self { free, ..self }
     }
 
-    /// It has failed once more. Gives how long the next try waits.
+    /// Records a failure. Returns the delay of the next attempt.
     pub(crate) fn failed(&mut self, now: Instant) -> Duration {
         let delay = self.failures.checked_sub(self.free).map_or(Duration::ZERO, |doublings| {
             (self.first * 2u32.pow(doublings.min(MAX_DOUBLINGS))).min(self.longest)
@@ -38,22 +38,22 @@ impl Backoff {
         delay
     }
 
-    /// It has succeeded, or what failed before says nothing about the next try.
+    /// Resets the count, after a success, or when earlier failures no longer matter.
     pub(crate) fn reset(&mut self) {
         (self.failures, self.until) = (0, None);
     }
 
-    /// The next try need not wait; where it fails, the one after it waits as long as it would have anyway.
+    /// Lifts the current delay. The count of failures stays, and with it the delay after the next failure.
     pub(crate) fn lift(&mut self) {
         self.until = None;
     }
 
-    /// Failures in a row.
+    /// The number of failures in a row.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// When the next try may be made, where it is put off.
+    /// The time of the next attempt; `None` without a delay.
     pub(crate) fn until(&self) -> Option<Instant> {
         self.until
     }

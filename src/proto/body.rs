@@ -1,7 +1,7 @@
-//! Request bodies: in memory while they are small and there is room, in a file without a name from then on.
+//! Request bodies: in memory while they are small and memory is left, in an unnamed file otherwise.
 //!
-//! The body decides what is written when; the driver makes and writes the file ([`Body::next_write`], [`Body::wrote`]). A client
-//! that sends faster than the disk takes is not read from: [`Body::is_full`].
+//! The body decides the order of writes, and the driver creates and writes the file ([`Body::next_write`], [`Body::wrote`]). Reading
+//! from a client pauses while it sends faster than the disk writes: [`Body::is_full`].
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,49 +10,50 @@ use std::time::Instant;
 use crate::link::message::MAX_INLINE_BODY;
 use crate::proto::space::{Buffers, Claim, Space, SpoolError, WRITE};
 
-/// A shorter body stays in memory also where memory is short: it takes less than its request, and a file takes a descriptor.
+/// Least length, in bytes, of a body that goes to a file early because memory is short. A shorter body takes less memory than its
+/// request, and a file takes a descriptor.
 const LEAST_EARLY: u64 = 4096;
 
 /// A body that is arriving or has arrived.
 #[derive(Debug)]
 pub(crate) struct Body {
-    /// The bytes that are neither in the file nor on their way there.
+    /// The bytes that are neither in the file nor being written to it.
     memory: Vec<u8>,
     /// Bytes in the file.
     written: u64,
     length: u64,
     /// The most bytes that stay in memory.
     in_memory: usize,
-    /// The last byte has come.
+    /// Whether the last byte has arrived.
     finished: bool,
-    /// The file, while no write has it.
+    /// The file; `None` before the first write, and during a write.
     file: Option<Arc<File>>,
-    /// The write that is on its way.
+    /// The write in progress.
     writing: Option<Writing>,
-    /// The file's part of the space: of a body that is too large for the memory, or came when memory was short.
+    /// The claim on the spool; `None` for a body in memory.
     claim: Option<Arc<Claim>>,
-    /// Memory was short when the last bytes came, so that they are written at once.
+    /// Whether memory was short when the last bytes arrived, so that they are written at once.
     hasty: bool,
 }
 
-/// Bytes on their way to the file.
+/// A write to the file in progress.
 #[derive(Debug)]
 struct Writing {
     bytes: Arc<Vec<u8>>,
     since: Instant,
-    /// The driver has been given the write.
+    /// Whether the driver has started the write.
     begun: bool,
 }
 
-/// A write for the driver to do.
+/// A write for the driver.
 #[derive(Debug)]
 pub(crate) struct Write {
-    /// The file; one is to be made where there is none.
+    /// The file; `None` for a file to be created.
     pub(crate) file: Option<Arc<File>>,
-    /// Where the bytes go.
+    /// The offset in the file.
     pub(crate) at: u64,
     pub(crate) bytes: Arc<Vec<u8>>,
-    /// To be held until the write has ended.
+    /// The claim, held until the write has ended.
     pub(crate) claim: Arc<Claim>,
 }
 
@@ -69,7 +70,7 @@ impl Body {
         Self::within(MAX_INLINE_BODY)
     }
 
-    /// An empty body that moves into a file beyond so many bytes, at most [`MAX_INLINE_BODY`].
+    /// An empty body that moves to a file beyond `in_memory` bytes, at most [`MAX_INLINE_BODY`].
     pub(crate) fn within(in_memory: usize) -> Self {
         Self {
             memory: Vec::new(),
@@ -84,23 +85,23 @@ impl Body {
         }
     }
 
-    /// Bytes so far.
+    /// The bytes received so far.
     pub(crate) fn len(&self) -> u64 {
         self.length
     }
 
-    /// Whether the body is in a file, or on its way there.
+    /// Whether the body is in a file, or being written to one.
     pub(crate) fn is_spooled(&self) -> bool {
         self.claim.is_some()
     }
 
-    /// Bytes of memory that the body takes.
+    /// Bytes that the body takes in memory.
     pub(crate) fn held(&self) -> usize {
         self.memory.capacity() + self.writing.as_ref().map_or(0, |writing| writing.bytes.capacity())
     }
 
-    /// Appends a piece. The first byte over 64 KiB, or over the limit of [`Self::within`], moves the body into a file; where
-    /// memory is `short`, the first of [`LEAST_EARLY`], as long as there may be one more file.
+    /// Appends a piece. The first byte over 64 KiB, or over the limit of [`Self::within`], moves the body to a file. If memory is
+    /// `short`, byte [`LEAST_EARLY`] does, as long as the spool has room for one more file.
     pub(crate) fn append(
         &mut self,
         bytes: &[u8],
@@ -116,7 +117,7 @@ impl Body {
                 self.claim = Some(Claim::of_body(self.length + more, space)?);
             }
             None if short && self.length + more >= LEAST_EARLY => {
-                // There may be room in memory all the same.
+                // Without a claim the body stays in memory.
                 // The file has room for all that could have stayed in memory: there is no way back.
                 self.claim = Claim::of_body(self.in_memory as u64, space).ok();
             }
@@ -129,23 +130,23 @@ impl Body {
         Ok(())
     }
 
-    /// The last byte has come.
+    /// Records that the last byte has arrived.
     pub(crate) fn finish(&mut self, now: Instant, buffers: &Buffers) {
         self.finished = true;
         self.begin_write(now, buffers);
     }
 
-    /// Whether the client is not read from until bytes have been written.
+    /// Whether reading from the client pauses until bytes are written.
     pub(crate) fn is_full(&self) -> bool {
         self.writing.is_some() && (self.hasty || self.memory.len() >= WRITE)
     }
 
-    /// Since when bytes have been on their way to the file.
+    /// Start of the write in progress.
     pub(crate) fn writing_since(&self) -> Option<Instant> {
         self.writing.as_ref().map(|writing| writing.since)
     }
 
-    /// The write that the driver is to begin; each is given once.
+    /// The next write for the driver to start. Each is returned once.
     pub(crate) fn next_write(&mut self) -> Option<Write> {
         let writing = self.writing.as_mut().filter(|writing| !writing.begun)?;
         let claim = Arc::clone(self.claim.as_ref()?);
@@ -154,7 +155,7 @@ impl Body {
         Some(Write { file, at: self.written, bytes, claim })
     }
 
-    /// The write has ended, well with the file.
+    /// Records the end of the write. `file` is the written file, or the error.
     pub(crate) fn wrote(
         &mut self,
         file: Result<Arc<File>, SpoolError>,
@@ -164,7 +165,7 @@ impl Body {
         let Some(Writing { bytes, .. }) = self.writing.take() else { return Ok(()) };
         self.file = Some(file?);
         self.written += bytes.len() as u64;
-        // The job that shared the bytes is over.
+        // The job that shared the bytes has ended.
         buffers.give_back(Arc::try_unwrap(bytes).unwrap_or_default());
         self.begin_write(now, buffers);
         Ok(())
@@ -175,12 +176,12 @@ impl Body {
         self.file.as_deref().map_or(Place::Memory(&self.memory), Place::File)
     }
 
-    /// Whether the last byte has come and all of them are where they stay.
+    /// Whether all bytes are in their final place, in memory or in the file.
     pub(crate) fn is_kept(&self) -> bool {
         self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing.is_none())
     }
 
-    /// Begins to write the bytes that wait, where there are enough of them, where memory is short, or where they are the last.
+    /// Starts a write of the waiting bytes, if there are enough, if memory is short, or if they are the last.
     fn begin_write(&mut self, now: Instant, buffers: &Buffers) {
         let at_once = self.finished || self.hasty;
         let due = self.memory.len() >= WRITE || (at_once && !self.memory.is_empty());

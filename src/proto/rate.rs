@@ -1,13 +1,13 @@
-//! The least rate at which a client has to send or take bytes. Std only; time comes in as an argument.
+//! The least rate at which a client must send or read. Reads no clock.
 
 use std::time::{Duration, Instant};
 
-/// Bytes a second that a client has to move on average; Apache's mod_reqtimeout asks for as much. A mobile
-/// phone in the worst reception sends ten times as fast, and a client that sends a byte now and then only holds its connection.
+/// The least average rate of a client, in bytes a second, as in Apache's mod_reqtimeout. A mobile phone in the worst reception sends
+/// ten times as fast. A client that sends a byte now and then only occupies its connection.
 pub(crate) const MIN_RATE: u64 = 500;
 
-/// The bytes that move between a client and the gateway, judged in spans of a time limit: in each span the client has to keep
-/// [`MIN_RATE`], and to move at least one byte.
+/// A measurement of the rate over spans of a time limit. In each span the client must reach [`MIN_RATE`], and move at least one
+/// byte.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MinRate {
     /// Start of the span.
@@ -19,31 +19,31 @@ pub(crate) struct MinRate {
 }
 
 impl MinRate {
-    /// A span that begins now.
+    /// A measurement with a span that begins now.
     pub(crate) fn new(now: Instant) -> Self {
         Self { since: now, bytes: 0, last: now }
     }
 
-    /// So many bytes have moved.
+    /// Counts moved bytes.
     pub(crate) fn moved(&mut self, bytes: usize, now: Instant) {
         self.bytes += bytes as u64;
         self.last = now;
     }
 
-    /// End of the span, at which [`Self::is_too_slow`] is to be asked.
+    /// End of the span, and time of the next call of [`Self::is_too_slow`].
     pub(crate) fn deadline(&self, limit: Duration) -> Instant {
         self.since + limit
     }
 
-    /// Whether the span is over and too few bytes have moved in it. A span with enough bytes is followed by another that begins with
-    /// the last byte, so that a client which falls silent has the whole limit from then on.
+    /// Whether the span is over with too few bytes. After a span with enough bytes the next one begins at the last byte, so that a
+    /// client that falls silent has the whole limit from then on.
     pub(crate) fn is_too_slow(&mut self, limit: Duration, now: Instant) -> bool {
         self.is_slower_than(MIN_RATE, limit, now)
     }
 
     /// [`Self::is_too_slow`] with another rate than [`MIN_RATE`], in bytes a second.
     pub(crate) fn is_slower_than(&mut self, rate: u64, limit: Duration, now: Instant) -> bool {
-        // Rounded up in favour of the client: less than a second's worth is asked for in part of a second.
+        // Rounded in favour of the client: part of a second requires less than a second's bytes.
         let least = u128::from(rate) * limit.as_millis() / 1000;
         while now >= self.deadline(limit) {
             let silent = self.last == self.since;

@@ -1,32 +1,32 @@
-//! The rules of one response: which part may come when, and how much of it. Std only, no I/O, holds no bytes.
+//! The rules of one response: the order of its parts, and the length of its body. Does no I/O, and holds no bytes.
 //!
-//! [`super::response_writer`] asks before it sends anything, so a client's response follows these rules whatever a worker
-//! says: one head, a body within its promise, a clean end only of a complete response, nothing after the end.
+//! [`super::response_writer`] asks before it sends, so the response to a client follows these rules for every worker: one head, a
+//! body within the promised length, a clean end only of a complete response, nothing after the end.
 
 use crate::cgi::ProxyHeaders;
 use crate::cgi::response::{Head, Status};
 
-/// The rule that a worker has broken, in words for the log.
+/// A violation of the protocol by a worker, as text for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProtocolViolation(pub &'static str);
 
 /// The progress of the response to one request.
 #[derive(Clone, Debug)]
 pub struct ResponseState {
-    /// The request's method is HEAD: the head may promise a body, and no body follows.
+    /// Whether the method is HEAD: the head may promise a body, and no body follows.
     head_request: bool,
     progress: Progress,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Nothing has come.
+    /// No part has arrived.
     Nothing,
-    /// The head has come; this many bytes of body are still promised, where a number was.
+    /// The head has arrived. Holds the bytes of body still promised; `None` without a Content-Length.
     Head(Option<u64>),
-    /// The response has ended, as the worker said.
+    /// The worker has ended the response.
     Ended,
-    /// The response has failed, and its client was told; the worker may not know.
+    /// The response has failed, and its client knows. The worker may not.
     Failed,
 }
 
@@ -40,33 +40,33 @@ pub enum Part<T> {
     Drop,
 }
 
-/// How a failure is made visible.
+/// The way in which a failure is made visible to the client.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// By a whole response with a 5xx status: no byte of another has been sent. A HEAD request gets its head alone.
+    /// A whole response with a 5xx status, because no byte has been sent. A HEAD request gets the head alone.
     Whole {
-        /// Whether the response has its body.
+        /// Whether the response has a body.
         body: bool,
     },
-    /// By breaking off: the head has been sent, and the client waits for more.
+    /// A break, because the head has been sent and the client waits for more.
     BreakOff,
-    /// By the end alone: the client has every byte that the head promised.
+    /// An ordinary end, because the client has every promised byte.
     Stands,
-    /// Not at all: the response was over.
+    /// None, because the response was over.
     None,
 }
 
 impl ResponseState {
-    /// Of a request that nothing has come for; `head_request` where its method is HEAD.
+    /// The state before the first part. `head_request`: the method is HEAD.
     pub fn new(head_request: bool) -> Self {
         Self { head_request, progress: Progress::Nothing }
     }
 
-    /// Takes the head, a CGI header block with its empty line and nothing behind it. Gives its status.
+    /// Takes the head: a CGI header block with its empty line, and nothing after it. Returns the status.
     ///
     /// # Errors
-    /// When it is not the first, or no head, or has `orders` for the proxy that are not allowed.
+    /// If there was a head before, if the block is no head, or if it controls the proxy with headers that are not allowed.
     pub fn head(&mut self, block: &[u8], orders: &ProxyHeaders) -> Result<Part<u16>, ProtocolViolation> {
         match self.progress {
             Progress::Nothing => {}
@@ -89,7 +89,7 @@ impl ResponseState {
     /// Takes `length` bytes of body.
     ///
     /// # Errors
-    /// When there is no head before them, or they are more than it promised.
+    /// If there was no head, or if the bytes exceed the promised length.
     pub fn body(&mut self, length: usize) -> Result<Part<()>, ProtocolViolation> {
         match &mut self.progress {
             Progress::Head(None) => {}
@@ -106,10 +106,10 @@ impl ResponseState {
         Ok(Part::Send(()))
     }
 
-    /// Takes the end of an answer that is complete.
+    /// Takes the end of a complete response.
     ///
     /// # Errors
-    /// When it is not.
+    /// If the response is not complete.
     pub fn end(&mut self) -> Result<Part<()>, ProtocolViolation> {
         match self.progress {
             Progress::Head(None | Some(0)) => {
@@ -124,8 +124,8 @@ impl ResponseState {
         }
     }
 
-    /// It cannot be completed: because the worker says so or is gone, broke the rules, took too long, or never got it.
-    /// `unsent`: the head was taken, and nothing has been sent all the same.
+    /// Records that the response cannot be completed: the worker reported so, exited, broke the rules, took too long, or never got
+    /// the request. `unsent`: the head was taken, and no byte has been sent yet.
     pub fn fail(&mut self, unsent: bool) -> Failure {
         match std::mem::replace(&mut self.progress, Progress::Failed) {
             Progress::Head(Some(0)) if !unsent => Failure::Stands,
@@ -138,7 +138,7 @@ impl ResponseState {
         }
     }
 
-    /// Whether nothing more of it is sent.
+    /// Whether the response has ended or failed.
     pub fn is_over(&self) -> bool {
         matches!(self.progress, Progress::Ended | Progress::Failed)
     }

@@ -1,7 +1,7 @@
-//! The response to one request on its way to its client: [`super::response`] says what may be sent, [`Sink`] frames it.
+//! The writer of the response to one request: [`super::response`] checks its parts, [`Sink`] frames them.
 //!
-//! Every failure before the head is a whole response with a 5xx status; every failure after it leaves a response that no
-//! client takes for complete. The writer remembers what it has sent, for the metrics.
+//! A failure before the head becomes a whole response with a 5xx status. A failure after it leaves a response that no client takes
+//! for complete. The writer counts the sent bytes, for the metrics.
 
 use std::time::Instant;
 
@@ -18,10 +18,10 @@ pub trait Sink {
     fn stdout(&mut self, bytes: &[u8]);
     /// Sends bytes for the client's error log.
     fn stderr(&mut self, bytes: &[u8]);
-    /// Ends the response, which is complete. Gives how many bytes the connection will have written when the client has the end,
-    /// where that waits in a file.
+    /// Ends a complete response. If its end waits in a file, returns the count of bytes written on the connection at which it is
+    /// sent.
     fn end(&mut self, now: Instant) -> Option<u64>;
-    /// Leaves the response without an end that looks complete.
+    /// Breaks off the response, so that it does not look complete.
     fn break_off(&mut self, message: &str, now: Instant);
 }
 
@@ -29,19 +29,19 @@ pub trait Sink {
 #[derive(Debug)]
 pub struct ResponseWriter {
     state: ResponseState,
-    /// A head that waits for the bytes that follow it, where [`Self::hold_head`] asked for that.
+    /// A held head, which is sent with the bytes after it: see [`Self::hold_head`].
     held: Option<Vec<u8>>,
-    /// For a head that is to say where the time went.
+    /// The times for the Server-Timing header.
     timing: Option<ServerTiming>,
-    /// The status of the head that was sent.
+    /// The status that was sent.
     status: Option<u16>,
     /// Bytes of body that were sent.
     sent: u64,
-    /// Where the end of a complete response waits in a file: see [`Sink::end`].
+    /// The position of an end that waits in a file: see [`Sink::end`].
     end_in_file: Option<u64>,
     broken: bool,
-    /// The client was told the end, or the break.
-    told: bool,
+    /// Whether the end or the break was sent.
+    end_sent: bool,
 }
 
 /// The sending side of a request whose connection may be gone.
@@ -74,7 +74,7 @@ impl<S: Sink> Sink for Option<S> {
 }
 
 impl ResponseWriter {
-    /// A response of which nothing is sent. `head_request`: its head may promise a body, and no body follows.
+    /// A response without a sent byte. `head_request`: its head may promise a body, and no body follows.
     pub fn new(head_request: bool) -> Self {
         Self {
             state: ResponseState::new(head_request),
@@ -84,32 +84,32 @@ impl ResponseWriter {
             sent: 0,
             end_in_file: None,
             broken: false,
-            told: false,
+            end_sent: false,
         }
     }
 
-    /// Sends no head before the body or the end that follows it; for an Authorizer. Its consent is no head that something
-    /// can go wrong after, and Apache takes of a denial's body only the bytes that are in one record with the head.
+    /// Holds the head until body or end follow, for an Authorizer. A grant must not be followed by a failure, and Apache takes only
+    /// those bytes of a denial's body that are in one record with the head.
     pub fn hold_head(&mut self) {
         self.held = Some(Vec::new());
     }
 
-    /// Has the head tell where the time of the request, complete since `came`, went.
+    /// Adds a Server-Timing header for a request that was complete at `came`.
     pub(crate) fn tell_timing(&mut self, came: Instant) {
         self.timing = Some(ServerTiming::new(came));
     }
 
-    /// A worker has the request since `at`, or does not have it any more.
+    /// Sets the time of the dispatch to a worker; `None` after a failed one.
     pub(crate) fn set_assigned(&mut self, at: Option<Instant>) {
         if let Some(timing) = &mut self.timing {
             timing.set_assigned(at);
         }
     }
 
-    /// Sends the head: a CGI header block, as the worker wrote it.
+    /// Sends the head: a CGI header block as written by the worker.
     ///
     /// # Errors
-    /// When the rules of a response forbid it.
+    /// If the rules of a response forbid it.
     pub fn head(
         &mut self,
         block: &[u8],
@@ -126,7 +126,7 @@ impl ResponseWriter {
     /// Sends a piece of the body.
     ///
     /// # Errors
-    /// When the rules of a response forbid it.
+    /// If the rules of a response forbid it.
     pub fn body(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), ProtocolViolation> {
         if let Part::Send(()) = self.state.body(bytes.len())? {
             self.put_body(bytes, sink);
@@ -137,20 +137,20 @@ impl ResponseWriter {
     /// Ends a complete response.
     ///
     /// # Errors
-    /// When it falls short of its promise, and is to be broken off.
+    /// If the body is shorter than promised. The caller then fails the response.
     pub fn end(&mut self, sink: &mut impl Sink, now: Instant) -> Result<(), ProtocolViolation> {
         if let Part::Send(()) = self.state.end()? {
-            self.let_go(sink);
+            self.release(sink);
             if sink.is_open() {
                 self.end_in_file = sink.end(now);
-                self.told = true;
+                self.end_sent = true;
             }
         }
         Ok(())
     }
 
-    /// Ends the response as a failure: with a whole `status` response where nothing is sent yet, by breaking it off where the
-    /// client still waits for bytes. A response that has kept its promise stands. What the worker still says is dropped.
+    /// Ends the response as a failure: with a whole `status` response if no byte is sent, with a break if the client waits for more
+    /// bytes. A response with all promised bytes ends as usual. Further parts from the worker are dropped.
     pub fn fail(
         &mut self,
         status: u16,
@@ -159,13 +159,13 @@ impl ResponseWriter {
         sink: &mut impl Sink,
         now: Instant,
     ) {
-        // A head that is held has not been sent.
+        // A held head has not been sent.
         let unsent = self.held.as_mut().is_some_and(|held| !std::mem::take(held).is_empty());
         let failure = self.state.fail(unsent);
         if !sink.is_open() {
             return;
         }
-        self.told |= failure != Failure::None;
+        self.end_sent |= failure != Failure::None;
         match failure {
             Failure::Whole { body } => {
                 let response = response::failure(status, message, retry_after);
@@ -174,10 +174,10 @@ impl ResponseWriter {
                 if body {
                     self.put_body(bytes, sink);
                 }
-                self.let_go(sink);
+                self.release(sink);
                 sink.end(now);
             }
-            // Breaking the transfer now would reach some clients and not others.
+            // A break now would be noticed by some clients and not by others.
             Failure::Stands => self.end_in_file = sink.end(now),
             Failure::BreakOff => {
                 self.broken = true;
@@ -212,15 +212,15 @@ impl ResponseWriter {
             match &mut self.held {
                 Some(held) if !held.is_empty() => {
                     held.extend_from_slice(bytes);
-                    self.let_go(sink);
+                    self.release(sink);
                 }
                 _ => sink.stdout(bytes),
             }
         }
     }
 
-    /// Sends the bytes that were held.
-    fn let_go(&mut self, sink: &mut impl Sink) {
+    /// Sends the held bytes.
+    fn release(&mut self, sink: &mut impl Sink) {
         if let Some(held) = &mut self.held
             && sink.is_open()
         {
@@ -229,12 +229,12 @@ impl ResponseWriter {
         }
     }
 
-    /// A part of the response that was handed to the connection is lost.
+    /// Records that the connection has lost a part of the response.
     pub(crate) fn lose(&mut self) {
         self.broken = true;
     }
 
-    // How it ended.
+    // The end.
 
     /// Where the end of the complete response waits in a file: see [`Sink::end`].
     pub(crate) fn end_in_file(&self) -> Option<u64> {
@@ -251,19 +251,19 @@ impl ResponseWriter {
         self.sent
     }
 
-    /// Whether the client was told the end, or the break.
-    pub(crate) fn is_told(&self) -> bool {
-        self.told
+    /// Whether the end or the break was sent.
+    pub(crate) fn is_end_sent(&self) -> bool {
+        self.end_sent
     }
 
-    /// Whether the response has ended, well or not.
+    /// Whether the response has ended or failed.
     pub fn is_over(&self) -> bool {
         self.state.is_over()
     }
 
-    /// How the request ended. A client that leaves once it has everything aborts nothing.
-    pub(crate) fn how_it_ended(&self) -> RequestEnd {
-        match (self.broken, self.told) {
+    /// The end of the request. A client that leaves after the last byte aborts nothing.
+    pub(crate) fn request_end(&self) -> RequestEnd {
+        match (self.broken, self.end_sent) {
             (true, _) => RequestEnd::Broken,
             (false, false) => RequestEnd::Aborted,
             (false, true) => RequestEnd::Complete,

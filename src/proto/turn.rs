@@ -1,28 +1,28 @@
-//! The rule of turns: how much one source may cost the event loop before the others are looked at.
+//! The rule of turns: a bound on the work for one source before the event loop serves the others.
 //!
 //! Everything that the gateway reads follows it: client connections, links of workers and zygotes, their output, the control
 //! socket. A turn is counted in pieces of work, not in bytes: 64 KiB can be one body or thousands of requests.
 
 use std::time::{Duration, Instant};
 
-/// How long a turn may take. 64 sources that all take theirs, twice in the way of a request (to its worker and back), are
-/// 26 ms: half of what a healthy client may notice of them.
+/// Longest turn. If 64 sources take full turns twice in the way of a request (to its worker and back), the request is delayed by
+/// 26 ms: half of the delay that a healthy client may see.
 const LENGTH: Duration = Duration::from_micros(200);
 
-/// Pieces of work between two looks at the clock. Each takes ten microseconds at most: an event of the protocol, a line of the log. A
-/// small request that comes alone has five of them, and its answer too, so that neither costs a look.
-const LOOK: u32 = 8;
+/// Pieces of work between two readings of the clock. A piece takes ten microseconds at most: an event of the protocol, a line of the
+/// log. A small request that comes alone has five pieces, and so has its response, so neither reads the clock.
+const CLOCK_INTERVAL: u32 = 8;
 
-/// Bytes that are a piece of work, whatever is in them.
+/// Most bytes of one piece of work.
 pub(crate) const PIECE: usize = 8 * 1024;
 
 /// One source's turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
     clock: fn() -> Instant,
-    /// Pieces since the last look at the clock.
+    /// Pieces since the last reading of the clock.
     pieces: u32,
-    /// The first look, which is what the turn's length is counted from: so one that ends before costs none.
+    /// The first reading of the clock, from which the length counts; `None` for a turn that is still short.
     began: Option<Instant>,
     over: bool,
 }
@@ -32,10 +32,10 @@ impl Turn {
         Self { clock, pieces: 0, began: None, over: false }
     }
 
-    /// A piece of work is done. Says whether the turn goes on.
+    /// Counts a piece of work. Returns whether the turn goes on.
     pub(crate) fn goes_on(&mut self) -> bool {
         self.pieces += 1;
-        if self.pieces >= LOOK {
+        if self.pieces >= CLOCK_INTERVAL {
             self.pieces = 0;
             let now = (self.clock)();
             self.over |= now >= *self.began.get_or_insert(now) + LENGTH;
@@ -43,7 +43,7 @@ impl Turn {
         !self.over
     }
 
-    /// [`Self::goes_on`] for so many bytes.
+    /// Counts the pieces of `bytes` bytes. Returns whether the turn goes on.
     pub(crate) fn goes_on_after(&mut self, bytes: usize) -> bool {
         for _ in 0..bytes.div_ceil(PIECE) {
             self.goes_on();
@@ -51,7 +51,7 @@ impl Turn {
         !self.over
     }
 
-    /// Whether the source has had its turn.
+    /// Whether the turn is over.
     pub(crate) fn is_over(&self) -> bool {
         self.over
     }
@@ -92,20 +92,20 @@ mod tests {
         for micros in [1, 3, 10] {
             let each = Duration::from_micros(micros);
             let taken = each * pieces(each);
-            let overrun = each * (2 * LOOK);
+            let overrun = each * (2 * CLOCK_INTERVAL);
             assert!((LENGTH..=LENGTH + overrun).contains(&taken), "{micros} µs each: {taken:?}");
         }
         // One piece that takes very long is one too many, and the last.
-        assert_eq!(pieces(Duration::from_secs(1)), 2 * LOOK);
+        assert_eq!(pieces(Duration::from_secs(1)), 2 * CLOCK_INTERVAL);
     }
 
     #[test]
     fn a_small_turn_costs_no_look_at_the_clock_and_a_large_one_few() {
         LOOKS.set(0);
         let mut turn = Turn::begin(clock);
-        assert!((1..LOOK).all(|_| turn.goes_on()));
+        assert!((1..CLOCK_INTERVAL).all(|_| turn.goes_on()));
         assert_eq!(LOOKS.get(), 0);
-        assert!((0..100 * LOOK).all(|_| turn.goes_on()));
+        assert!((0..100 * CLOCK_INTERVAL).all(|_| turn.goes_on()));
         assert_eq!(LOOKS.get(), 100);
     }
 
@@ -113,7 +113,7 @@ mod tests {
     fn bytes_are_work_whatever_is_in_them() {
         LOOKS.set(0);
         let mut turn = Turn::begin(clock);
-        assert!(turn.goes_on_after(PIECE * LOOK as usize - 1));
+        assert!(turn.goes_on_after(PIECE * CLOCK_INTERVAL as usize - 1));
         assert_eq!(LOOKS.get(), 1);
         NOW.set(NOW.get() + LENGTH);
         assert!(turn.goes_on_after(0) && turn.goes_on_after(1));

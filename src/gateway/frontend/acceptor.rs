@@ -1,6 +1,6 @@
-//! Accepts connections on the listening sockets, as many as there is room for, until the gateway stops.
+//! Accepts connections on the listening sockets, up to the limit, until the gateway stops.
 //!
-//! A task for each listener. Looks after its socket file too.
+//! One task for each listener, which also checks its socket file.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,10 +19,10 @@ use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::sockets;
 
-/// Pause after a failure to accept (mostly since no descriptor is left), before the next try.
+/// Pause after a failed accept, mostly for want of a descriptor.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Interval at which a socket file is looked at: one `lstat`.
+/// Interval of the checks of a socket file, one `lstat` each.
 const FILE_LOOK: Duration = Duration::from_secs(2);
 
 /// Accepts on every listener until the gateway stops.
@@ -74,11 +74,11 @@ impl Acceptor {
                     }
                     admission.admit(gateway, stream, permit);
                 }
-                // The client was gone before it was accepted.
+                // The client left before it was accepted.
                 Err(error) if is_of_client(&error) => {
                     debug!(cause = %crate::log::cause(&error), "cannot accept");
                 }
-                // No descriptor is left, or the socket itself is of no use: both last.
+                // No descriptor is left, or the socket itself has failed: both last.
                 Err(error) => {
                     if let Some(left_out) = accept_errors.failed(Instant::now()) {
                         warn!(cause = %crate::log::cause(&error), left_out, "cannot accept; new connections wait");
@@ -86,20 +86,20 @@ impl Acceptor {
                     tokio::time::sleep(ERROR_PAUSE).await;
                 }
             }
-            // Other tasks have their turn, however many clients come.
+            // Lets other tasks run, even if many clients connect.
             tokio::task::consume_budget().await;
         }
-        // No new client finds the way in; clients that have found it are served.
+        // Refuses new clients, and serves those in the backlog.
         listener.remove_file();
         if !listener.is_kept() {
             self.empty(listener.socket()).await;
         }
-        // The last use of the socket: a connect is refused from now on, where no other process has it.
+        // Closes the socket: a connect is refused from now on, unless another process shares the socket.
         gateway.listeners.borrow_mut().retain(|other| !Rc::ptr_eq(other, listener));
         gateway.accepting_ended();
     }
 
-    /// Waits for a connection, and for room for it.
+    /// Waits for a connection, and for a permit for it.
     async fn accept_one(
         &self,
         socket: &AsyncFd<OwnedFd>,
@@ -111,20 +111,20 @@ impl Acceptor {
             let shut = ready.ready().is_read_closed();
             match ready.try_io(|socket| self.listener.accept_waiting(socket.get_ref())) {
                 Ok(stream) => return Ok((stream?, permit)),
-                // The socket stays ready, and no connection will ever come.
+                // The socket stays ready without a connection.
                 Err(_would_block) if shut => {
                     return Err(io::Error::other("somebody else has shut the socket down"));
                 }
-                // Another process that has the socket was faster.
+                // Another process that shares the socket was faster.
                 Err(_would_block) => {}
             }
         }
     }
 
-    /// Admits the clients that wait in a socket that is about to be closed.
+    /// Admits the clients in the backlog of a socket that is about to be closed.
     async fn empty(&self, socket: Rc<AsyncFd<OwnedFd>>) {
         self.listener.shut(&socket);
-        // Bounded, since clients may go on coming to an inherited socket.
+        // Bounded, because clients may go on connecting to an inherited socket.
         for _ in 0..sockets::BACKLOG {
             let Ok(permit) = self.admission.permit().await else { return };
             let Ok(stream) = self.listener.accept_waiting(socket.get_ref()) else { return };
@@ -133,7 +133,7 @@ impl Acceptor {
     }
 }
 
-/// Whether an error of `accept` is about the one connection that the call would have given: accept(2) names these errors.
+/// Whether an error of `accept` concerns only the connection that it would have returned: see accept(2).
 fn is_of_client(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let of_client = [

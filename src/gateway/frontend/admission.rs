@@ -1,6 +1,6 @@
-//! The admission of clients: as many connections as there is room for, from peers that may connect.
+//! The admission of clients: the limit of connections, and the check of peers.
 //!
-//! Called by the acceptors. A connection that is admitted becomes a task of its own.
+//! Called by the acceptors. An admitted connection gets a task of its own.
 
 use std::cell::RefCell;
 use std::io;
@@ -22,12 +22,12 @@ use crate::log::rate_limit::LogRateLimiter;
 /// The admission of all listeners together.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// One permit for each connection that there may be.
+    /// One permit for each connection up to the limit.
     permits: Arc<Semaphore>,
     peers: Peers,
-    /// For lines about peers that may not connect.
+    /// Rate limit of lines about refused peers.
     refused: RefCell<LogRateLimiter>,
-    /// The most connections that there may be.
+    /// The limit of connections.
     connections: usize,
     limit_log: RefCell<ConnectionLimitLog>,
 }
@@ -43,7 +43,7 @@ impl Admission {
         }
     }
 
-    /// Waits for room for one more connection.
+    /// Waits for a permit for one more connection.
     pub(crate) async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
@@ -76,7 +76,7 @@ impl Admission {
     /// Whether the peer may connect. Logs a peer that may not.
     fn is_allowed(&self, stream: &ClientSocket, gateway: &Gateway) -> bool {
         let ClientSocket::Tcp(stream) = stream else { return true };
-        // A peer that has left already has no address any more.
+        // The address of a peer that has left is unknown.
         let Ok(peer) = stream.peer_addr() else { return false };
         let allowed = self.peers.allow(peer.ip());
         if !allowed {

@@ -1,6 +1,6 @@
-//! A listening socket: its address, its file, and the connections that wait in it.
+//! A listening socket, with its address, its file and its backlog.
 //!
-//! `opening` makes it, `acceptor` accepts from it. A socket file that is removed is made anew, with another socket.
+//! `opening` creates it, `acceptor` accepts from it. A removed socket file is recreated, with another socket.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -24,15 +24,15 @@ use crate::gateway::frontend::sockets;
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// The socket; another one once its file was removed and made anew.
+    /// The socket. Replaced when its file is recreated.
     socket: RefCell<Rc<AsyncFd<OwnedFd>>>,
     family: AddressFamily,
     /// The address in the settings.
     address: Listen,
-    /// The file to remove at the end, where this server made it.
+    /// The file to remove at the end; `None` unless this server created it.
     file: RefCell<Option<SocketFile>>,
     watch: RefCell<SocketWatch>,
-    /// Whether another process has the socket too, and accepts from it when this one no longer does.
+    /// Whether another process shares the socket, and may accept from it later.
     kept: Cell<bool>,
 }
 
@@ -79,8 +79,8 @@ impl Listener {
         Some(format!("tcp:{}", SocketAddr::try_from(local).ok()?))
     }
 
-    /// Refuses a TCP socket that other machines reach where the settings name no peers, also an inherited socket: its clients can
-    /// claim anything. Refuses a socket that is neither Unix nor TCP, since its peers have no address to check.
+    /// Refuses a TCP socket that other machines reach if the settings name no peers, even an inherited one: its clients could claim
+    /// anything. Refuses a socket that is neither Unix nor TCP, because its peers have no address to check.
     pub(super) fn may_be_listened_on(&self, config: &Config) -> io::Result<()> {
         if self.family == AddressFamily::UNIX {
             return Ok(());
@@ -100,7 +100,7 @@ impl Listener {
         Ok(rustix::io::fcntl_dupfd_cloexec(self.socket().get_ref(), 3)?)
     }
 
-    /// Leaves the file, and clients that wait to be accepted, to another process that has the socket now.
+    /// Leaves the file and the backlog to another process that has the socket now.
     pub(crate) fn release_file(&self) {
         self.kept.set(true);
         if let Some(file) = &mut *self.file.borrow_mut() {
@@ -108,31 +108,31 @@ impl Listener {
         }
     }
 
-    /// Takes the file over from the process that had the socket before.
+    /// Takes the file over from the previous process.
     pub(crate) fn keep_file(&self) {
         if let Some(file) = &mut *self.file.borrow_mut() {
             file.keep();
         }
     }
 
-    /// The socket; another one once its file was made anew.
+    /// The socket. Replaced when its file is recreated.
     pub(super) fn socket(&self) -> Rc<AsyncFd<OwnedFd>> {
         Rc::clone(&self.socket.borrow())
     }
 
-    /// Accepts a connection that waits in the kernel, whether or not tokio has been told of it.
+    /// Accepts a connection from the backlog, by the kernel rather than by tokio's readiness.
     pub(super) fn accept_waiting(&self, socket: &OwnedFd) -> io::Result<ClientSocket> {
         let accepted = rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         if self.family == AddressFamily::UNIX {
             return Ok(ClientSocket::Unix(UnixStream::from_std(accepted.into())?));
         }
         let stream = TcpStream::from_std(accepted.into())?;
-        // Answers are written whole; waiting for more to send only delays them.
+        // Responses are written whole, so a wait for more bytes would only delay them.
         stream.set_nodelay(true)?;
         Ok(ClientSocket::Tcp(stream))
     }
 
-    /// Whether the listener made its file, and looks after it.
+    /// Whether the listener created its file, and watches it.
     pub(super) fn has_file(&self) -> bool {
         self.file.borrow().is_some()
     }
@@ -142,20 +142,20 @@ impl Listener {
         *self.file.borrow_mut() = None;
     }
 
-    /// Whether another process has the socket too, and accepts from it when this one no longer does.
+    /// Whether another process shares the socket, and may accept from it later.
     pub(super) fn is_kept(&self) -> bool {
         self.kept.get()
     }
 
-    /// Refuses clients that come from now on, and keeps those that wait, where the kernel can: nobody falls between the last accept
-    /// and the close. A TCP socket would drop clients that wait, and an inherited socket may be another process's too.
+    /// Refuses new clients and keeps the backlog, so that no client is lost between the last accept and the close. Not for a TCP
+    /// socket, whose backlog the kernel would drop, and not for an inherited one, which another process may share.
     pub(super) fn shut(&self, socket: &AsyncFd<OwnedFd>) {
         if self.family == AddressFamily::UNIX && !self.address.is_inherited() {
             let _ = rustix::net::shutdown(socket.get_ref(), rustix::net::Shutdown::Read);
         }
     }
 
-    /// Looks after the socket file. Where it was removed and is made anew, gives the socket that it led to before.
+    /// Checks the socket file, and recreates a removed one. Returns the replaced socket, if any.
     pub(super) fn look_after_file(&self) -> Option<Rc<AsyncFd<OwnedFd>>> {
         let mut file = self.file.borrow_mut();
         let known = file.as_mut()?;

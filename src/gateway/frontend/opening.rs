@@ -1,4 +1,4 @@
-//! Opens the listening sockets that the settings name, each by the way of its kind.
+//! Opens the listening sockets of the settings.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ use crate::gateway::frontend::socket_file::{self, Permissions, SocketFile};
 use crate::gateway::frontend::sockets;
 use crate::gateway::frontend::takeover::RunningGateway;
 
-/// Opens every socket that the settings name, but for those that were taken over.
+/// Opens every socket of the settings that was not taken over.
 pub(crate) async fn open_all(
     config: &Config,
     mut taken: Option<&mut RunningGateway>,
@@ -29,7 +29,7 @@ pub(crate) async fn open_all(
     Ok(listeners)
 }
 
-/// Opens the sockets of one address. `claimed`: its sockets that were taken over.
+/// Opens the sockets of one address. `claimed` are those that were taken over.
 async fn open(config: &Config, address: &Listen, claimed: Vec<OwnedFd>) -> io::Result<Vec<Listener>> {
     let made = |socket, file| Listener::new(address, socket, file);
     let known = |path: &Path| SocketFile::known(path, &Permissions::of(config));
@@ -50,7 +50,7 @@ async fn open(config: &Config, address: &Listen, claimed: Vec<OwnedFd>) -> io::R
     }
 }
 
-/// The error of a TCP port that an address `before` has in use already: names, and 0.0.0.0, lead to other addresses.
+/// The error of a TCP port that an earlier address (`before`) uses already. Names and 0.0.0.0 stand for other addresses.
 fn in_use_by_us(error: io::Error, address: &Listen, before: &[Rc<Listener>]) -> io::Error {
     let Listen::Tcp(name) = address else { return error };
     let port = name.rsplit_once(':').map(|(_, port)| format!(":{port}"));

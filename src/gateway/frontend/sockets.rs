@@ -1,4 +1,4 @@
-//! The listening sockets without a file of this process: TCP sockets, and sockets that the process was started with.
+//! Listening sockets without a file of this process: TCP sockets and inherited sockets.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -9,12 +9,10 @@ use tokio::net::TcpSocket;
 use crate::config::Peers;
 use crate::os::descriptors;
 
-/// The most connections that wait in the kernel to be accepted. The kernel takes `net.core.somaxconn` (4096 by default) where that
-/// is less.
+/// The backlog of a listening socket. The kernel limits it to `net.core.somaxconn` (4096 by default).
 pub(crate) const BACKLOG: i32 = 4096;
 
-/// A TCP socket that listens at `address`.
-/// A TCP socket that listens at `address`.
+/// Creates a TCP socket that listens at `address`.
 pub(crate) fn bind_tcp(address: &str, peers: &Peers) -> io::Result<OwnedFd> {
     Ok(bound_tcp(address, peers)?.listen(BACKLOG.unsigned_abs())?.into_std()?.into())
 }
@@ -34,13 +32,13 @@ fn bound_tcp(address: &str, peers: &Peers) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Refuses an address that other machines reach where the settings name no peers. A literal address was checked with the settings;
-/// a name is checked only here.
+/// Refuses an address that other machines reach if the settings name no peers. Literal addresses were checked with the settings,
+/// names are checked here.
 pub(crate) fn allow_listening(address: SocketAddr, peers: &Peers) -> io::Result<()> {
     peers.allow_listening(address).map_err(|cause| io::Error::other(format!("{address}: {cause}")))
 }
 
-/// The listening socket that this process was started with under this number.
+/// The inherited listening socket with this descriptor number.
 pub(crate) fn inherited(number: u32) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{number}");
     let target = std::fs::read_link(&path)

@@ -1,7 +1,7 @@
 //! The dispatch of complete requests: to an idle worker at once, from the queue, or with a refusal.
 //!
-//! Connections submit requests, and the pool dispatches them whenever a worker may have become idle. Never waits; calls no part of the
-//! pool but the handles of workers.
+//! Connections submit requests, and the pool dispatches them whenever a worker may have become idle. Never waits. Of the pool, calls
+//! only the handles of workers.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ use crate::proto::connection::Assignment;
 use crate::proto::queue::{Place, Rejected};
 use crate::proto::request_end::{RejectReason, RequestIds};
 
-/// Takes a complete request: an idle worker gets it, or it waits in the queue, or it is refused.
+/// Submits a complete request: an idle worker gets it, or it is queued, or refused.
 pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     if !request.take_share() {
         return request.reject(RejectReason::Memory, 503, "no memory is left for it");
@@ -62,7 +62,7 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     }
 }
 
-/// Whether the proxy has marked a request to go before the others (`--queue-priority`).
+/// Whether the proxy has marked a request for priority (`--queue-priority`).
 fn is_marked(gateway: &Gateway, request: &Request) -> bool {
     let config = gateway.config.borrow();
     let Some(PriorityParam(name)) = &config.queue_priority else { return false };
@@ -79,19 +79,19 @@ pub(crate) fn head_start(gateway: &Gateway, variables: &Variables, since: Instan
     request_start::time_before(value, now.saturating_sub(since.elapsed()))
 }
 
-/// Whether workers are being started that have not been there since the code was loaded.
+/// Whether a generation is loading or the pool is growing, so that more workers will be ready soon.
 fn pool_grows(gateway: &Gateway) -> bool {
     gateway.reloading.get() || gateway.pool.borrow().is_growing()
 }
 
-/// Notes, where the queue is empty, that no request waits for a worker any more. To be called when a worker is free.
+/// Records that no request waits for a worker any more, if the queue is empty. Called when a worker is free.
 pub(super) fn clear_wanting(gateway: &Gateway) {
     if gateway.queue.borrow().is_empty() && gateway.server_state.get().wanting_since.is_some() {
         gateway.update_server_state(|state| state.wanting_since = None);
     }
 }
 
-/// Refuses the requests in the queue and all later ones, for this reason: no request gets a worker any more.
+/// Refuses the requests in the queue and all later ones for this reason. No request gets a worker any more.
 pub(crate) fn refuse_for_good(gateway: &Gateway, why: &'static str) {
     gateway.given_up.set(Some(why));
     while let Some(request) = pop(gateway) {
@@ -99,7 +99,7 @@ pub(crate) fn refuse_for_good(gateway: &Gateway, why: &'static str) {
     }
 }
 
-/// Has the supervisor look whether more workers would help the requests that wait; once for all of them.
+/// Notifies the supervisor of waiting requests, once for all of them.
 fn request_growth(gateway: &Gateway) {
     let helps = {
         let pool = gateway.pool.borrow();
@@ -110,7 +110,7 @@ fn request_growth(gateway: &Gateway) {
     }
 }
 
-/// Refuses every request in the queue while there is no worker and none may be started yet.
+/// Refuses every request in the queue while there is no worker and the next fork is delayed.
 pub(super) fn refuse_while_down(gateway: &Gateway) {
     while let Some(wait) = gateway.pool.borrow().down_for(Instant::now())
         && let Some(request) = pop(gateway)
@@ -119,7 +119,7 @@ pub(super) fn refuse_while_down(gateway: &Gateway) {
     }
 }
 
-/// Dispatches waiting requests to idle workers, as long as there are both.
+/// Dispatches waiting requests to idle workers until one of them runs out.
 pub(super) fn dispatch(gateway: &Gateway) {
     while !gateway.queue.borrow().is_empty() {
         let now = Instant::now();
@@ -131,7 +131,7 @@ pub(super) fn dispatch(gateway: &Gateway) {
     }
 }
 
-/// Sends a request to the worker that is assigned to it.
+/// Sends a request to its assigned worker.
 fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) {
     let dispatched = match gateway.workers.get(worker) {
         Some(handle) => handle.dispatch(request, &mut gateway.request_packet.borrow_mut()),
@@ -143,7 +143,7 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
                 gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
             }
         }
-        // The worker's relay will notice its end. The pool has it busy until then, so another worker is next.
+        // The relay will notice the exit. The worker counts as busy until then, so another worker is next.
         Err(DispatchError::Ended(request)) => {
             put_back(gateway, place, request);
             dispatch(gateway);
@@ -160,21 +160,21 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
     }
 }
 
-/// Puts a request that no worker has read back into the queue, at its old place.
+/// Puts an unread request back into the queue, at its old place.
 pub(super) fn put_back(gateway: &Gateway, place: Place, mut request: Box<Request>) {
     request.take_back();
     gateway.queue.borrow_mut().put_back(place, request);
     gateway.queued.notify_one();
 }
 
-/// The request in the queue whose turn it is, for a worker.
+/// The next request of the queue, for a worker.
 fn next_request(gateway: &Gateway, now: Instant) -> Option<(Place, Box<Request>)> {
     let was_overloaded = gateway.queue.borrow().is_overloaded();
     let median = gateway.metrics.median_service();
     let next = loop {
         let next = gateway.queue.borrow_mut().take(now, median, || pool_grows(gateway));
         match next {
-            // The connection has taken the request out when its client left; this is the last check before it would run.
+            // A connection removes the request of a client that leaves. This is the last check before the request runs.
             Some((_, request)) if request.response.is_abandoned() => request.finish(),
             next => break next,
         }
@@ -191,13 +191,13 @@ fn next_request(gateway: &Gateway, now: Instant) -> Option<(Place, Box<Request>)
     next
 }
 
-/// The next request of the queue, to be refused.
+/// Removes the next request of the queue, to be refused.
 fn pop(gateway: &Gateway) -> Option<Box<Request>> {
     gateway.queue.borrow_mut().pop()
 }
 
-/// Gives up a request that was submitted and that its client does not wait for any more: it leaves the queue, or its worker is told.
-/// `lost`: a part of its response is lost here.
+/// Gives up a submitted request whose client no longer waits: removes it from the queue, or sends an abort to its worker. `lost`:
+/// the gateway lost a part of its response.
 pub(crate) fn abandoned(gateway: &Gateway, Assignment { worker, place }: Assignment, lost: bool) {
     let handle = worker.and_then(|number| gateway.workers.get(number));
     if let (Some(handle), Some(place)) = (&handle, place)
@@ -208,7 +208,7 @@ pub(crate) fn abandoned(gateway: &Gateway, Assignment { worker, place }: Assignm
     if worker.is_none()
         && let Some(place) = place
     {
-        // Finished once the queue is not borrowed any more.
+        // Finished after the borrow of the queue.
         let gone = gateway.queue.borrow_mut().give_up(place);
         if let Some(mut gone) = gone {
             if lost {
@@ -225,19 +225,19 @@ pub(crate) fn abandoned(gateway: &Gateway, Assignment { worker, place }: Assignm
     }
 }
 
-/// Submits the waiting requests anew. In development each is then answered with the failure of the newest code to load.
+/// Submits the waiting requests again. In development each then gets the failure of the newest load as its response.
 pub(super) fn resubmit_all(gateway: &Gateway) {
     while let Some(request) = pop(gateway) {
         submit(gateway, request);
     }
 }
 
-/// Refuses a request of an overloaded queue. `wait`: the time after which its client may try again.
+/// Refuses a request of an overloaded queue. `wait` is the `Retry-After`.
 fn refuse_overloaded(request: Box<Request>, wait: Duration) {
     request.reject_for(RejectReason::Overloaded, 503, "more requests come than can be answered", wait);
 }
 
-/// Answers requests that have waited too long.
+/// Refuses requests that have waited too long.
 pub(crate) async fn expire(gateway: Rc<Gateway>) {
     loop {
         let (expiry, refusal) = {
@@ -247,7 +247,8 @@ pub(crate) async fn expire(gateway: Rc<Gateway>) {
         tokio::select! {
             () = gateway.queued.notified() => {}
             () = gateway.clock.passed(expiry) => {}
-            // Long due when an overload begins, which the deadlines' clock would take for a pause.
+            // Not the clock for deadlines: this deadline is long past when an overload begins, which that clock would take for a
+            // pause.
             () = sleep_until(refusal) => {}
         }
         let now = Instant::now();

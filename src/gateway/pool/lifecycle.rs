@@ -1,7 +1,6 @@
-//! A worker's life in the books: what becomes of the pool and of the requests when a worker is ready, is measured, or ends.
+//! The lifecycle of a worker: updates the pool and the requests when a worker is ready, is measured, or exits.
 //!
-//! Called by the workers' relays and by the supervisor; calls the dispatch. The books are the pool's, and forking is the
-//! supervisor's.
+//! Called by the relays and by the supervisor, calls the dispatch. The supervisor alone forks workers.
 
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ use crate::proto::pool::{Ready, State};
 use crate::proto::request_end::RequestIds;
 use crate::proto::worker::ExitCause;
 
-/// A worker is ready for a request.
+/// Handles a worker that is ready for a request.
 pub(super) fn worker_ready(gateway: &Gateway, worker: &WorkerHandle) {
     let WorkerName { worker: number, generation, .. } = worker.name();
     let now = Instant::now();
@@ -38,18 +37,17 @@ pub(super) fn worker_ready(gateway: &Gateway, worker: &WorkerHandle) {
         Ready::Proved => gateway.supervisor_events.send(SupervisorEvent::FirstReady { generation }),
         Ready::Drain => {
             worker.send(ToWorker::Drain);
-            // The worker has a deadline.
+            // The worker has a deadline now, which the supervisor keeps.
             gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
-            // The worker may have been the one too many.
+            // The worker no longer counts, so another may take a request.
             dispatch::dispatch(gateway);
         }
-        // `WorkerProtocol` has ruled this out.
+        // `WorkerProtocol` rules this out.
         Ready::Unexpected => {}
     }
 }
 
-/// A worker's process is gone: its place is free. What it sent before may still be on its way to its
-/// client. Harmless the second time.
+/// Handles the exit of a worker's process, and frees its place. Its last packets may still be in relay. A second call does nothing.
 pub(super) fn worker_gone(gateway: &Gateway, worker: &WorkerHandle) {
     let WorkerName { worker: number, generation: r#gen, pid } = worker.name();
     worker.release_output();
@@ -65,12 +63,12 @@ pub(super) fn worker_gone(gateway: &Gateway, worker: &WorkerHandle) {
         });
     }
     gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
-    // Another may take a request now, where as many ran as may.
+    // Another worker may take a request now, if the limit of running requests was reached.
     dispatch::dispatch(gateway);
 }
 
-/// Settles the request that a worker leaves, if any, once everything that the worker sent is passed on: it is answered or goes
-/// back to the queue.
+/// Settles the request of an exited worker, if it had one, after all its packets are relayed: answers it, or puts it back into the
+/// queue.
 pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause) {
     let WorkerName { worker: number, generation: r#gen, pid } = worker.name();
     if let Some(request) = worker.take_finishing() {
@@ -86,7 +84,7 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
         return request.finish();
     }
     if worker.run().is_some_and(|run| run.has_timed_out()) {
-        // Also where it was never read: it has had its time. The log knows.
+        // Even if the worker never read it, because its time is over. The time-out is logged already.
         return request.fail(504, TOO_LONG, None);
     }
     if worker.protocol().never_reached_lua(cause) {
@@ -108,7 +106,7 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
         }
         return dispatch::dispatch(gateway);
     }
-    // A violation of the protocol has its line already.
+    // A violation of the protocol is logged already.
     if !matches!(cause, ExitCause::Violation(_)) {
         gateway.log_process_event(|left_out| {
             let RequestIds { request, trace_id } = request.ids();
@@ -121,7 +119,7 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
     request.fail(502, "the worker ended before it had answered", None);
 }
 
-/// A worker's memory was measured.
+/// Handles a measurement of a worker's memory.
 pub(super) fn worker_measured(gateway: &Gateway, worker: &WorkerHandle, memory: WorkerMemory) {
     worker.set_memory(memory);
     let WorkerName { worker: number, generation: r#gen, pid } = worker.name();
@@ -150,7 +148,7 @@ pub(super) fn worker_measured(gateway: &Gateway, worker: &WorkerHandle, memory: 
     gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
 }
 
-/// Forgets the times of generations that have no worker and get none any more.
+/// Drops the times of generations without workers that will get none.
 fn forget_generations(gateway: &Gateway) {
     let pool = gateway.pool.borrow();
     let current = pool.generation();
@@ -159,7 +157,7 @@ fn forget_generations(gateway: &Gateway) {
     });
 }
 
-/// Kills a worker that should be gone by now, with its process group. Nothing where there is no such process.
+/// Kills a worker whose deadline has passed, with its process group. Does nothing if the process has exited.
 pub(super) fn kill_overdue(gateway: &Gateway, number: u32) {
     let Some(worker) = gateway.workers.get(number) else { return };
     let WorkerName { generation: r#gen, pid, .. } = worker.name();

@@ -1,10 +1,10 @@
-//! The deadlines of running requests, by the clock: has a slow request's stack logged, answers a request that has run for too
-//! long, kills a worker that does not stop. [`Run`] decides; this is its driver.
+//! The driver of the deadlines of running requests ([`Run`]): logs the stack of a slow request, answers a request that has run for
+//! too long, kills a worker that does not stop.
 //!
-//! One task serves all workers, on the monotonic clock. A request costs a time stamp in its [`Run`], a stream another for
-//! each packet, and neither costs a timer: a request or stream that starts later cannot be due before the shortest limit has
-//! passed from now, and a part of a response only puts deadlines off. So the task sleeps for that long, or until the first
-//! deadline of those that run now. It never waits for a worker.
+//! One task serves all workers. A request costs a time stamp in its [`Run`], a stream one more for each packet, and neither costs a
+//! timer. A request or stream that starts later cannot be due before the shortest limit has passed, and progress of a response only
+//! postpones deadlines. So the task sleeps for the shortest limit, or until the first deadline of a running request. It never waits
+//! for a worker.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::link::message::LogLevel;
 use crate::log::{Span, escape};
 use crate::proto::run::{Run, RunAction, RunLimit, RunLimits};
 
-/// The reason why a worker sends no stack and does not stop.
+/// The reason for which a worker sends no stack and does not stop.
 const DEAF: &str = "it is in C code, or in Lua code that LuaJIT has compiled";
 
 fn limits_of(config: &Config) -> RunLimits {
@@ -30,15 +30,15 @@ fn limits_of(config: &Config) -> RunLimits {
     }
 }
 
-/// Keeps the deadlines of all workers, for as long as the gateway lives.
+/// Handles the deadlines of all workers while the gateway runs.
 pub(crate) async fn keep(gateway: Rc<Gateway>) {
-    // A load of the application may have come with other settings.
+    // A reload may have changed the limits.
     let mut reloads = gateway.mode.code.subscribe();
     loop {
         let (now, settled) = (Instant::now(), gateway.clock.settled());
         let limits = limits_of(&gateway.config());
         let first = {
-            // Dropped before the wait: a worker's link must not outlive the worker here.
+            // Dropped before the wait, so that no handle outlives its worker here.
             let links: Vec<_> = gateway.workers.borrow().values().map(Rc::clone).collect();
             links.iter().filter_map(|link| act_on_deadlines(&gateway, link, &limits, settled, now)).min()
         };
@@ -50,7 +50,7 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
     }
 }
 
-/// Does everything that was due for a worker by `settled`. The time of its next deadline, if it has one.
+/// Handles all deadlines of a worker that passed by `settled`. Returns its next deadline.
 fn act_on_deadlines(
     gateway: &Gateway,
     link: &WorkerHandle,
@@ -77,8 +77,7 @@ fn act_on_deadlines(
     }
 }
 
-/// Acts on a request that has reached its time-out. Its client is answered whatever the worker does, but in development, where
-/// the client gets the stack as well.
+/// Handles the time-out of a request. Answers the client at once; in development only with the stack from the worker.
 fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimit, now: Instant) {
     let (line, still) = (link.request_line(), Span::from(now - run.last_progress()));
     let what = match (limit, run.streaming_since()) {
@@ -100,7 +99,7 @@ fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimi
     });
     run.record_timeout_line(written);
     link.set_run(run);
-    // Its start was good, whatever becomes of it now.
+    // The worker has started well, even if it is killed now.
     gateway.pool.borrow_mut().record_answer(link.name().worker);
     if !gateway.mode.development {
         link.give_up();
@@ -108,7 +107,7 @@ fn time_out(gateway: &Gateway, link: &WorkerHandle, mut run: Run, limit: RunLimi
     link.interrupt(Kind::Timeout);
 }
 
-/// Kills a worker that goes on with a request which was told to stop.
+/// Kills a worker whose request did not stop after its time-out.
 fn kill(gateway: &Gateway, link: &WorkerHandle, limits: &RunLimits, now: Instant) {
     let (line, late) = (link.request_line(), Span::from(limits.kill_after));
     gateway.log_limits.log(LogKind::Deadlines, now, |left_out| {
@@ -122,7 +121,7 @@ fn kill(gateway: &Gateway, link: &WorkerHandle, limits: &RunLimits, now: Instant
     link.kill_group();
 }
 
-/// Logs the stack of a running request, which its worker was interrupted to send.
+/// Logs the stack of a running request, as requested from its worker.
 pub(super) fn log_stack(gateway: &Gateway, link: &WorkerHandle, timeout: bool, text: &[u8]) {
     let Some(mut run) = link.run() else { return };
     let line = link.request_line();

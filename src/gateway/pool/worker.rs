@@ -1,7 +1,6 @@
-//! The handle of one worker's process: dispatches requests to it, sends it messages, interrupts and kills it. Holds the request
-//! that it runs.
+//! The handle of one worker process: sends requests and messages to it, interrupts it, kills it. Holds its running request.
 //!
-//! Calls no other part of the pool. What the worker sends is read by [`crate::gateway::pool::relay`].
+//! Calls no other part of the pool. [`crate::gateway::pool::relay`] reads the messages of the worker.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::HashMap;
@@ -34,27 +33,27 @@ use crate::proto::worker::WorkerProtocol;
 /// The message to the client of a request that has reached its time-out.
 pub(crate) const TOO_LONG: &str = "the request ran for too long";
 
-/// A worker whose process runs, or has just ended.
+/// The handle of a worker process that runs or has just exited.
 #[derive(Debug)]
 pub(crate) struct WorkerHandle {
     name: WorkerName,
     link: AsyncFd<Link>,
     pidfd: AsyncFd<OwnedFd>,
-    /// The pipe whose closing kills the worker, by the kernel, so it lives exactly as long as this.
+    /// The lifeline: a pipe whose close makes the kernel kill the worker.
     _lifeline: OwnedFd,
     running: RefCell<Option<Box<Request>>>,
-    /// The request whose response has ended, while the worker is not ready for the next.
+    /// The request whose response has ended, until the worker is ready again.
     finishing: RefCell<Option<Box<Request>>>,
-    /// When the worker must have started.
+    /// The deadline of the start.
     start_deadline: Cell<StartDeadline>,
     /// The deadlines of the request, from its dispatch until the worker is ready again.
     run: Cell<Option<Run>>,
     protocol: RefCell<WorkerProtocol>,
-    /// Whether the running request is answered without its worker. What the worker says of it is dropped.
+    /// Whether the gateway has answered the running request. Its parts from the worker are dropped.
     given_up: Cell<bool>,
-    /// Wakes the relay, which may wait for a client that nothing more is sent to.
+    /// Wakes a relay that waits for the client of a given-up request.
     give_up_notify: Notify,
-    /// Dropped when the process has ended, for the readers of its output.
+    /// The guard for the readers of its output, dropped when the process has exited.
     output: RefCell<Option<ProcessGuard>>,
     was_ready: Cell<bool>,
     memory: Cell<Option<WorkerMemory>>,
@@ -64,7 +63,7 @@ pub(crate) struct WorkerHandle {
 /// The memory of a worker, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WorkerMemory {
-    /// The proportional share of the pages that it maps: its own, and its part of those that are shared.
+    /// The proportional share of mapped pages: its own pages, and its part of shared ones.
     pub(crate) pss: u64,
     /// The heap that Lua's collector counts.
     pub(crate) lua_heap: u64,
@@ -96,12 +95,12 @@ impl WorkerName {
     }
 }
 
-/// The reason why a worker did not get a request.
+/// The reason for which a worker did not get a request.
 #[derive(Debug)]
 pub(crate) enum DispatchError {
-    /// The worker has ended, or is about to; the request has not reached it.
+    /// The worker has exited or is about to, and the request has not reached it.
     Ended(Box<Request>),
-    /// The system did not take this request; the worker is as it was.
+    /// The system did not deliver this request. The worker is unchanged.
     Refused(Box<Request>, io::Error),
 }
 
@@ -137,24 +136,24 @@ impl WorkerHandle {
         self.name
     }
 
-    /// The protocol's state. To be borrowed for one call.
+    /// The state of the protocol, borrowed for one call.
     pub(super) fn protocol(&self) -> RefMut<'_, WorkerProtocol> {
         self.protocol.borrow_mut()
     }
 
-    /// The socket that the worker's messages come from.
+    /// The link to the worker.
     pub(super) fn link(&self) -> &AsyncFd<Link> {
         &self.link
     }
 
-    /// Waits for the end of the worker's process.
+    /// Waits for the exit of the process.
     pub(super) async fn exited(&self) {
         let _ = self.pidfd.readable().await;
     }
 
     // To the worker.
 
-    /// Sends the worker, which is idle, a request.
+    /// Sends a request to the idle worker.
     pub(crate) fn dispatch(
         &self,
         mut request: Box<Request>,
@@ -196,16 +195,16 @@ impl WorkerHandle {
         Ok(())
     }
 
-    /// Sends the worker a message beside requests.
+    /// Sends a message other than a request.
     pub(crate) fn send(&self, message: ToWorker<'_>) {
         self.protocol().message_sent();
         let mut packet = Vec::with_capacity(1);
         message.encode(&mut packet);
-        // A worker that takes no message has ended, or is stuck and will meet its deadline.
+        // A worker that takes no message has exited, or is stuck and has a deadline.
         let _ = self.link.get_ref().send(&packet, &[]);
     }
 
-    /// Requests a measurement of the worker's memory, if one is due. The time of the next try, where that was too early.
+    /// Requests a measurement of the worker's memory, if one is due. Returns the time of the next attempt if it is too early.
     pub(crate) fn request_measurement(&self, now: Instant, is_idle: bool) -> Option<Instant> {
         let mut measurements = self.measurements.get();
         let measure = measurements.poll(now, is_idle);
@@ -221,19 +220,19 @@ impl WorkerHandle {
         }
     }
 
-    /// When the start of this worker is due, where starts have a limit.
+    /// The deadline of the start of this worker.
     pub(crate) fn start_due(&self, timeout: Duration) -> Option<Instant> {
         self.start_deadline.get().next_deadline(timeout)
     }
 
-    /// The action for a worker that takes too long to start, by `settled`; a worker that is to be interrupted is.
+    /// Handles the deadline of the start, if it passed by `settled`. Returns the action; an interrupt is sent already.
     pub(crate) fn start_timed_out(&self, settled: Instant, timeout: Duration) -> Option<StartAction> {
         let mut deadline = self.start_deadline.get();
         let action = deadline.handle_timeout(settled, timeout);
         self.start_deadline.set(deadline);
         if action == Some(StartAction::Interrupt) {
             let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
-            // As for `interrupt`.
+            // A failure is harmless, as in `interrupt`.
             let _ = interrupt::send(self.pidfd.get_ref().as_fd(), interrupt.encode());
         }
         action
@@ -244,35 +243,35 @@ impl WorkerHandle {
         let mut protocol = self.protocol();
         protocol.stack_requested(kind);
         let interrupt = Interrupt { kind, serial: protocol.serial() };
-        // A worker that has ended needs none, and one that cannot be sent any is killed soon.
+        // A failure is harmless: the worker has exited, or is killed soon.
         let _ = interrupt::send(self.pidfd.get_ref().as_fd(), interrupt.encode());
     }
 
     pub(crate) fn kill(&self) {
-        // A worker that has ended already needs no killing.
+        // Fails if the worker has exited.
         let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
     }
 
-    /// Kills the worker with its process group: a command that it waits for would go on without it.
+    /// Kills the worker with its process group, because a command that it waits for would go on.
     pub(crate) fn kill_group(&self) {
-        // Its group first: the members of a group whose leader has ended are harder to find.
+        // The group first: the members of a group whose leader has exited are harder to find.
         let _ = process::kill_group(self.pidfd.get_ref().as_fd(), self.name.pid);
         self.kill();
     }
 
-    // The process's life.
+    // The process.
 
-    /// Keeps the guard whose drop tells the output's readers that the process has ended.
+    /// Keeps the guard for the readers of its output.
     pub(crate) fn keep_output(&self, guard: ProcessGuard) {
         *self.output.borrow_mut() = Some(guard);
     }
 
-    /// Lets the output's readers know that the process has ended: everything that it wrote can be read.
+    /// Drops the guard: the process has exited, and all its output can be read.
     pub(super) fn release_output(&self) {
         *self.output.borrow_mut() = None;
     }
 
-    /// Records that the worker is ready for a request. Whether for the first time.
+    /// Records that the worker is ready for a request. Returns whether for the first time.
     pub(super) fn record_ready(&self) -> bool {
         let mut measurements = self.measurements.get();
         measurements.mark_due();
@@ -306,19 +305,19 @@ impl WorkerHandle {
         *self.finishing.borrow_mut() = self.running.borrow_mut().take();
     }
 
-    /// Records that a part of the running request's response is lost before its client has it.
+    /// Records that the gateway lost a part of the running request's response.
     pub(super) fn lose_response(&self) {
         if let Some(request) = &mut *self.running.borrow_mut() {
             request.response.writer.lose();
         }
     }
 
-    /// The request whose response has ended, of a worker that was not ready again.
+    /// Takes the request whose response has ended, from a worker that was not ready again.
     pub(super) fn take_finishing(&self) -> Option<Box<Request>> {
         self.finishing.borrow_mut().take()
     }
 
-    /// Ends the run: the worker is ready again. The request that it was, if its response has ended.
+    /// Ends the run of a worker that is ready again. Returns the request if its response has ended.
     pub(super) fn end_run(&self) -> Option<Box<Request>> {
         self.run.set(None);
         self.finishing.borrow_mut().take()
@@ -336,7 +335,8 @@ impl WorkerHandle {
         self.run.set(Some(run));
     }
 
-    /// The wait for the running request's client to have room, where it has none and the request is not given up.
+    /// A future that waits for room in the send buffer of the running request's client; `None` if there is room, or if the request
+    /// is given up.
     pub(super) fn backpressure(&self) -> Option<impl Future<Output = ()> + use<>> {
         let room = self.running.borrow().as_ref().and_then(|request| request.response.room());
         room.filter(|_| !self.given_up.get())
@@ -360,7 +360,7 @@ impl WorkerHandle {
         self.give_up_notify.notified().await;
     }
 
-    /// The name in the log of the request that the worker is busy with.
+    /// The request line of the worker's request, for the log.
     pub(crate) fn request_line(&self) -> String {
         let (running, finishing) = (self.running.borrow(), self.finishing.borrow());
         running
@@ -376,7 +376,7 @@ impl WorkerHandle {
         self.name.log(level, request, LineMetadata { left_out, ..LineMetadata::default() }, line);
     }
 
-    /// Sends the client of the running request a message beside the response.
+    /// Sends a message as FastCGI STDERR to the client of the running request.
     pub(crate) fn stderr(&self, message: &str) {
         if let Some(request) = &*self.running.borrow() {
             request.response.stderr(message.as_bytes());
@@ -384,7 +384,7 @@ impl WorkerHandle {
     }
 }
 
-/// The workers whose processes run, by number.
+/// The handles of running workers, by number.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerTable(RefCell<HashMap<u32, Rc<WorkerHandle>>>);
 
@@ -401,7 +401,7 @@ impl WorkerTable {
         self.0.borrow_mut().insert(worker.name.worker, worker);
     }
 
-    /// Removes this worker. False where its number is another's by now, or nobody's.
+    /// Removes this worker. Returns false if it is not in the table any more.
     pub(super) fn remove(&self, worker: &WorkerHandle) -> bool {
         let WorkerName { worker: number, pid, .. } = worker.name;
         let mut workers = self.0.borrow_mut();
@@ -412,7 +412,7 @@ impl WorkerTable {
         known
     }
 
-    /// Sends a worker a message beside requests, if its process runs.
+    /// Sends a message other than a request to a worker, if its process runs.
     pub(crate) fn send(&self, worker: u32, message: ToWorker<'_>) {
         if let Some(worker) = self.0.borrow().get(&worker) {
             worker.send(message);
@@ -430,7 +430,7 @@ impl WorkerTable {
     }
 }
 
-/// The form in which a body travels to a worker, and its descriptor where that goes along.
+/// The form of a body in the message to a worker, and its file's descriptor, if it has one.
 fn packed(body: &Body) -> (RequestBody<'_>, Option<BorrowedFd<'_>>) {
     match body.place() {
         Place::Memory(bytes) => (RequestBody::Inline(bytes), None),

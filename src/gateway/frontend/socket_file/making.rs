@@ -1,4 +1,4 @@
-//! Makes socket files: the socket begins beside its place, is complete there, and is then moved.
+//! Creates socket files: prepares the socket in a directory beside its path, then moves it there.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,12 +18,12 @@ use crate::gateway::frontend::socket_file::staging::{Sharing, Staging};
 use crate::gateway::frontend::sockets::BACKLOG;
 use crate::os::safe_path::SafePath;
 
-/// Time that a start waits for another server that makes a socket in the same directory, which takes a millisecond. Then it goes on
-/// without the lock.
+/// Longest wait of a start for another server that is creating a socket in the same directory, which takes a millisecond. Then the
+/// start goes on without the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
-/// A socket that listens and that nobody can find yet.
+/// A listening socket that has no public path yet.
 #[derive(Debug)]
 pub(crate) struct UnpublishedSocket {
     socket: OwnedFd,
@@ -32,24 +32,23 @@ pub(crate) struct UnpublishedSocket {
     staging: Staging,
 }
 
-/// Makes a socket at `path` that listens. Waits for other servers that make one in the same directory.
+/// Creates a listening socket at `path`. Waits for other servers that are creating one in the same directory.
 pub(crate) async fn bind(path: &Path, permissions: &Permissions) -> io::Result<(OwnedFd, SocketFile)> {
     UnpublishedSocket::patiently(path, permissions, Replaceable::Stale).await?.publish()
 }
 
-/// Whether [`bind`] would succeed. Touches nothing that is at `path`.
+/// Whether [`bind`] would succeed. Leaves a file at `path` unchanged.
 pub(crate) async fn try_out(path: &Path, permissions: &Permissions) -> io::Result<()> {
     UnpublishedSocket::patiently(path, permissions, Replaceable::Stale).await.map(drop)
 }
 
-/// Makes a socket that can take the place of that of a server that still listens at `path`: a client that connects reaches one of
-/// the two.
+/// Creates a socket to replace that of a server that still listens at `path`. A client that connects reaches one of the two.
 pub(crate) async fn prepare_over(path: &Path, permissions: &Permissions) -> io::Result<UnpublishedSocket> {
     UnpublishedSocket::patiently(path, permissions, Replaceable::Running).await
 }
 
-/// Makes a removed file anew, with another socket, under the same name and permissions. An error of
-/// [`io::ErrorKind::WouldBlock`] where another server makes a socket in the directory.
+/// Recreates a removed file, with another socket, under the same name and permissions. Fails with [`io::ErrorKind::WouldBlock`]
+/// while another server is creating a socket in the directory.
 pub(crate) fn bind_again(removed: &SocketFile) -> io::Result<(OwnedFd, SocketFile)> {
     UnpublishedSocket::new(removed.path(), removed.permissions(), Replaceable::Stale, Sharing::Locked)?
         .publish()
@@ -77,7 +76,7 @@ impl UnpublishedSocket {
     ) -> io::Result<Self> {
         check_length(path)?;
         let target = SafePath::of(path)?;
-        // First, since its error says more than those of the next steps.
+        // First, because its error is more precise than those of the next steps.
         replaceable(&target, permissions, kind)?;
         let staging = Staging::beside(target, sharing).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => error,
@@ -102,13 +101,13 @@ impl UnpublishedSocket {
         Ok(Self { socket, file: SocketFile::staged(path, permissions, identity), replaces: kind, staging })
     }
 
-    /// Moves the socket to its place.
+    /// Moves the socket to its path.
     pub(crate) fn publish(mut self) -> io::Result<(OwnedFd, SocketFile)> {
         let (staging, target) = (&self.staging, self.staging.target());
         let somebody_else = || io::Error::new(io::ErrorKind::AddrInUse, "somebody else makes a socket there");
         let (from, to) = (staging.socket(), target.name());
         match replaceable(target, self.file.permissions(), self.replaces)? {
-            // Other programs do not know the lock; a socket that one of them has made there meanwhile stays.
+            // Other programs ignore the lock. A socket that one of them has created there meanwhile stays.
             Some(old) if identity::at(target).is_ok_and(|now| now == old) => {
                 rustix::fs::renameat(staging, from, target.directory(), to)?;
             }
@@ -132,7 +131,7 @@ impl UnpublishedSocket {
     }
 }
 
-/// Refuses a path by which no client could connect.
+/// Refuses a path that is too long for a client to connect to.
 fn check_length(path: &Path) -> io::Result<()> {
     let too_long = |_| io::Error::other("the path is too long for a Unix socket (at most 107 bytes)");
     SocketAddrUnix::new(path).map(drop).map_err(too_long)

@@ -1,9 +1,9 @@
-//! The file of a Unix socket: made here, watched while the gateway runs, removed at the end.
+//! The file of a Unix socket: created at the start, watched while the gateway runs, removed at the end.
 //!
-//! The socket begins in a directory that only this user can enter (`staging`), gets its mode and owner there (`permissions`), listens,
-//! and is then renamed into its place (`making`): no other user can exchange it meanwhile, and nobody finds a socket that is not
-//! ready. Only the socket of a server that is gone is replaced (`occupant`). Two gateways that start at the same moment look and replace
-//! one after the other, under a lock.
+//! The socket is created in a directory that only this user can enter (`staging`), gets its mode and owner there (`permissions`),
+//! listens, and is then renamed to its path (`making`). So no other user can exchange it meanwhile, and no client finds a socket
+//! that is not ready. Only the socket of a server that is gone is replaced (`occupant`). Gateways that start at the same time
+//! check and replace in turn, under a lock.
 
 mod file;
 mod identity;

@@ -1,4 +1,4 @@
-//! The file at the place of a new socket: which one may be replaced.
+//! The file at the path of a new socket, and whether the socket may replace it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ pub(super) enum Replaceable {
     Running,
 }
 
-/// The identity of the socket at a place that a new one may replace; `None` where nothing is there. Refuses every other file.
+/// The identity of the socket that a new one may replace; `None` if no file is at the path. Refuses every other file.
 pub(super) fn replaceable(
     place: &SafePath,
     permissions: &Permissions,
@@ -37,7 +37,7 @@ pub(super) fn replaceable(
         Occupant { is_socket: FileType::from_raw_mode(stat.st_mode) == FileType::Socket, owner: stat.st_uid };
     let ours = rustix::process::geteuid().as_raw();
     occupant.may_be_replaced(kind, ours, permissions.user(), || {
-        // Connects without waiting: the socket of a server that is stuck may have no place left.
+        // Connects without waiting, because the backlog of a stuck server may be full.
         match rustix::net::connect(new_socket()?, &SocketAddrUnix::new(&*by_descriptor(&there))?) {
             Err(Errno::CONNREFUSED) => Ok(false),
             Ok(()) | Err(Errno::WOULDBLOCK) => Ok(true),
@@ -47,7 +47,7 @@ pub(super) fn replaceable(
     Ok(Some(identity::of_stat(&stat)))
 }
 
-/// A file at the place of a new socket.
+/// The file at the path of a new socket.
 #[derive(Clone, Copy, Debug)]
 struct Occupant {
     is_socket: bool,
@@ -56,8 +56,8 @@ struct Occupant {
 }
 
 impl Occupant {
-    /// Decides whether a socket of user `ours` may take the file's place. `configured`: the user of `--socket-owner`. `listens`: asks
-    /// whether a server listens at the file; not asked where that makes no difference.
+    /// Decides whether a socket of user `ours` may replace the file. `configured` is the user of `--socket-owner`. `listens` checks
+    /// whether a server listens at the file, and is called only if that matters.
     fn may_be_replaced(
         self,
         kind: Replaceable,

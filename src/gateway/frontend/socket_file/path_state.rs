@@ -1,15 +1,15 @@
-//! The result of a look at the path of a socket file. Std only.
+//! The result of a check of the path of a socket file.
 
 use crate::gateway::frontend::socket_file::identity::Identity;
 
 /// The state of a socket file's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PathState {
-    /// The file that this server made, or took over.
+    /// The file that this server created or took over.
     Ours,
     Nothing,
     /// Another file.
     Other(Identity),
-    /// The path cannot be looked at, for this cause.
+    /// The path cannot be checked, for this cause.
     Unknown(String),
 }

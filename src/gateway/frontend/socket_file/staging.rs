@@ -1,8 +1,9 @@
-//! A directory beside the place of a socket file, in which the socket gets its mode and owner before anybody can reach it.
+//! The staging directory of a socket file, beside its path. The socket gets its mode and owner there, before any client can reach
+//! it.
 //!
-//! Only this user can enter it, so a socket in it cannot be exchanged for something else, and the kernel's permissions of the
-//! directory around it do not matter. It lives for a millisecond. Its lock keeps two servers of one user from replacing the
-//! same stale socket. Called by `making`. Never removes anything but a socket of the name that it was opened for.
+//! Only this user can enter the directory, so no other user can exchange the socket, whatever the permissions of the directory
+//! around it. It exists for a millisecond. Its lock keeps two servers of one user from replacing the same stale socket. Called by
+//! `making`. Removes only a socket of its own name.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,22 +16,23 @@ use rustix::io::Errno;
 use crate::os::random;
 use crate::os::safe_path::SafePath;
 
-/// The longest name that a socket keeps within the directory, in bytes: `/proc/self/fd/NUMBER/` before it has to fit into 107 bytes as well.
+/// The longest name that a socket keeps within the directory, in bytes: `/proc/self/fd/NUMBER/` before it has to fit into 107
+/// bytes as well.
 const MAX_NAME: usize = 80;
 
-/// Tries to open and lock the directory. It is gone as soon as it is locked where another server has just removed it.
+/// Most attempts to open and lock the directory. An attempt fails if another server removes the directory in between.
 const TRIES: u32 = 8;
 
-/// Whether a directory is shared with other servers of this user, by its lock.
+/// Whether the directory is shared with other servers of this user, under a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Shared. An error of [`io::ErrorKind::WouldBlock`] says that another server has the lock.
+    /// Shared. Fails with [`io::ErrorKind::WouldBlock`] while another server has the lock.
     Locked,
-    /// Not shared: the directory has a name that no other process knows.
+    /// Not shared: the directory has a random name.
     Alone,
 }
 
-/// The directory; removed when this is dropped, with the socket in it where that has not been moved.
+/// The directory. Its drop removes it, with the socket in it if that has not been moved.
 #[derive(Debug)]
 pub(crate) struct Staging {
     target: SafePath,
@@ -40,7 +42,7 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Makes the directory beside `target`.
+    /// Creates the directory beside `target`.
     pub(crate) fn beside(target: SafePath, sharing: Sharing) -> io::Result<Self> {
         let user = rustix::process::geteuid().as_raw();
         let (mut name, mut sharing) = (format!(".nibiru-{user}"), sharing);
@@ -50,7 +52,7 @@ impl Staging {
             }
             let directory = match open(&target, &name) {
                 Ok(Some(directory)) => directory,
-                // Every user that may write here can have made it, and must not keep this server out.
+                // Any user that may write here can have created it, and must not keep this server out.
                 Ok(None) => {
                     sharing = Sharing::Alone;
                     continue;
@@ -80,7 +82,7 @@ impl Staging {
         Err(io::Error::other("another process renames what is made in the directory"))
     }
 
-    /// The place of the finished file.
+    /// The path of the finished file.
     pub(crate) fn target(&self) -> &SafePath {
         &self.target
     }
@@ -90,7 +92,7 @@ impl Staging {
         &self.socket
     }
 
-    /// A path of the socket that no renaming leads elsewhere, and that is short however long the target's path is.
+    /// A path of the socket that no rename redirects, and that is short even for a long target path.
     pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd())).join(&self.socket)
     }
@@ -98,7 +100,7 @@ impl Staging {
     fn remove_socket(&self) {
         let found = rustix::fs::statat(&self.directory, &self.socket, AtFlags::SYMLINK_NOFOLLOW);
         if found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket) {
-            // What cannot be removed is in the way of the next bind, which says so.
+            // A file that cannot be removed fails the next bind, which reports it.
             let _ = rustix::fs::unlinkat(&self.directory, &self.socket, AtFlags::empty());
         }
     }
@@ -113,12 +115,12 @@ impl AsFd for Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         self.remove_socket();
-        // An empty directory only, whoever has put it there; while the lock is still held.
+        // Removes only an empty directory, while the lock is still held.
         let _ = rustix::fs::unlinkat(self.target.directory(), &self.name, AtFlags::REMOVEDIR);
     }
 }
 
-/// Opens the directory, and makes it where there is none. `None` where it is not this user's alone.
+/// Opens the directory, or creates it. `None` if others than this user may enter it.
 fn open(target: &SafePath, name: &str) -> io::Result<Option<OwnedFd>> {
     match rustix::fs::mkdirat(target.directory(), name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}

@@ -1,59 +1,59 @@
-//! Decides about a socket file that is looked at again and again: what to say of it, and when to make it anew. Std only; does no I/O.
+//! The decisions of the watch over a socket file: when to log a fault, and when to recreate the file. Does no I/O.
 
 use crate::gateway::frontend::socket_file::path_state::PathState;
 
-/// A fault of the socket file. Each is said once, until the fault changes.
+/// A fault of the socket file. Logged once, until the fault changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Fault {
-    /// Something else is in its place, or nobody can tell.
+    /// Another file is at the path, or the path cannot be checked.
     State(PathState),
-    /// The file is gone and could not be made anew, for this cause.
+    /// The file is gone and could not be recreated, for this cause.
     NotRemade(String),
 }
 
-/// What the log has to say.
+/// A line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The file is there again after a fault.
+    /// The file is back after a fault.
     Back,
-    /// The file was removed and made anew.
+    /// The file was removed and has been recreated.
     Remade,
-    /// The file was removed, and could not be made anew for this cause.
+    /// The file was removed and could not be recreated, for this cause.
     NotRemade(String),
-    /// The path cannot be looked at, for this cause.
+    /// The path cannot be checked, for this cause.
     Unknown(String),
-    /// Something else is in the file's place.
+    /// Another file is at the path.
     Replaced,
 }
 
-/// How an attempt to make the file anew went.
+/// The result of an attempt to recreate the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RemakeResult {
     Done,
-    /// Another server makes a socket in that directory right now; the next look is soon.
+    /// Another server is creating a socket in that directory. The next check is soon.
     InUse,
-    /// It failed for this cause.
+    /// The attempt failed for this cause.
     Failed(String),
 }
 
-/// The next step after a look.
+/// The next step after a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing is to be done.
+    /// None.
     Wait,
-    /// The file is to be made anew, and [`SocketWatch::remade`] is to be told.
+    /// Recreate the file, then call [`SocketWatch::remade`].
     Remake,
     Say(Report),
 }
 
-/// The memory of the looks at one socket file.
+/// The state of the watch over one socket file.
 #[derive(Debug, Default)]
 pub(crate) struct SocketWatch {
     fault: Option<Fault>,
 }
 
 impl SocketWatch {
-    /// Takes what a look has found.
+    /// Takes the result of a check.
     pub(crate) fn looked(&mut self, found: PathState) -> Step {
         let fault = match found {
             PathState::Nothing => return Step::Remake,
@@ -63,7 +63,7 @@ impl SocketWatch {
         self.change(fault).map_or(Step::Wait, Step::Say)
     }
 
-    /// Takes how it went to make the file anew.
+    /// Takes the result of an attempt to recreate the file.
     pub(crate) fn remade(&mut self, remaking: RemakeResult) -> Option<Report> {
         match remaking {
             RemakeResult::Done => {
@@ -75,7 +75,7 @@ impl SocketWatch {
         }
     }
 
-    /// Keeps the fault; gives a report where it has changed.
+    /// Sets the fault. Returns a line for the log if it has changed.
     fn change(&mut self, fault: Option<Fault>) -> Option<Report> {
         if self.fault == fault {
             return None;

@@ -1,5 +1,5 @@
-//! The take-over: a running gateway hands its listening sockets to a new one, so that the program can be replaced and nobody is
-//! refused.
+//! The take-over: a running gateway passes its listening sockets to a new one, so that the program is replaced without a refused
+//! connection.
 //!
 //! `protocol` decides for both sides, without I/O. `old_gateway` and `new_gateway` drive it over the control socket.
 

@@ -1,4 +1,4 @@
-//! The take-over as two state machines without I/O: the old gateway's side and the new one's.
+//! The protocol of a take-over: two state machines, for the old gateway and the new one. Does no I/O.
 //!
 //! ```text
 //! new → old   take-over                   on the control socket; refused while another process is taking over
@@ -8,19 +8,19 @@
 //! new → old   taken                       the new gateway accepts once this is written; the old one stops as on TERM
 //! ```
 //!
-//! Exactly one of the two serves at every step. Until it has read `taken`, the old gateway goes on, whatever becomes of the new one.
-//! An old gateway that waits for `taken` too long shuts its side for reading and then reads what has come: the new gateway's write
-//! has either been read, or it fails. A new gateway whose `ready` is not answered, or whose `taken` cannot be written, ends.
+//! Exactly one of the two serves at every step. Until it has read `taken`, the old gateway serves. If `taken` does not arrive in
+//! time, the old gateway shuts its receiving side and then reads the rest, so the write of the new gateway has either been read or
+//! fails. A new gateway exits if its `ready` is not answered or its `taken` cannot be written.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Time in which either gateway answers the other: both only look at what they have.
+/// Longest wait of either gateway for a line of the other, which only needs to read its state.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time in which the new gateway loads its application, whatever its `--start-timeout`. A new gateway that is stopped meanwhile
-/// keeps others from taking over for no longer.
+/// Longest load of the new gateway's application, beyond any `--start-timeout`. Bounds the time for which a suspended new gateway
+/// blocks other take-overs.
 const LOADING: Duration = Duration::from_secs(60 * 60);
 
 /// An event on the connection to the other gateway.
@@ -28,13 +28,13 @@ const LOADING: Duration = Duration::from_secs(60 * 60);
 pub(super) enum PeerEvent<'a> {
     /// A whole line, without its end.
     Line(&'a [u8]),
-    /// No whole line within the patience of the state.
+    /// No whole line within the state's time.
     TimedOut,
     /// The end of the connection, an error of it, or a line without end.
     Lost,
 }
 
-/// The reason why nobody may take over now; `None` where somebody may. `taker` is the process that is taking over already.
+/// The reason for which a take-over is refused now; `None` if it is allowed. `taker` is a process that is taking over already.
 pub(super) fn refusal(
     taker: Option<i32>,
     stopping: bool,
@@ -53,14 +53,14 @@ pub(super) fn refusal(
     why.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why.to_owned())
 }
 
-/// The state of the old gateway's side, once its sockets are sent.
+/// The state of the old gateway, after its sockets are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum OldState {
     /// The new gateway starts; its `ready` is awaited.
     Offered,
     /// The new gateway is ready; its `taken` is awaited.
     Agreed { claimed: Vec<String> },
-    /// `taken` has not come in time. The connection is shut for reading, and what came before is read.
+    /// `taken` has not arrived in time. The receiving side is shut, and earlier bytes are read.
     Shut { claimed: Vec<String> },
 }
 
@@ -77,20 +77,20 @@ pub(super) enum OldStep {
     StepDown { claimed: Vec<String> },
     /// Serve on: the new gateway was ready and has not taken over.
     ServeOn,
-    /// Serve on: the new gateway has gone before it was ready.
+    /// Serve on: the new gateway was gone before it was ready.
     Gone,
     /// Serve on: the new gateway does not speak this protocol.
     Malformed,
 }
 
-/// The old gateway's answer to `ready`.
+/// The answer of the old gateway to `ready`.
 pub(super) const AGREED: &str = "{\"ok\":true}";
 
-/// The new gateway's last line.
+/// The last line of the new gateway.
 pub(super) const TAKEN: &str = "taken";
 
 impl OldState {
-    /// The longest wait for the next line; `None` where its end is certain.
+    /// The longest wait for the next line; `None` if the connection is sure to end.
     pub(super) fn patience(&self) -> Option<Duration> {
         match self {
             Self::Offered => Some(LOADING),
@@ -119,7 +119,7 @@ impl OldState {
     }
 }
 
-/// The state of the new gateway's side.
+/// The state of the new gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NewState {
     /// `take-over` is sent; the sockets are awaited.
@@ -131,9 +131,9 @@ pub(super) enum NewState {
 /// The next step of the new gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NewStep {
-    /// Start with these sockets, and send [`ready`] when that is done.
+    /// Start with these sockets, then send [`ready`].
     Start { sockets: Vec<String> },
-    /// Send [`TAKEN`], and serve once that is written.
+    /// Send [`TAKEN`], then serve.
     Take,
     /// End: the old gateway refuses.
     Refused(String),
@@ -156,7 +156,7 @@ impl NewState {
     }
 }
 
-/// An answer of a control socket that is no success.
+/// An answer of a control socket other than success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AnswerError {
     Refusal(String),
@@ -173,7 +173,7 @@ pub(super) fn answer(line: &[u8]) -> Result<Value, AnswerError> {
     }
 }
 
-/// The line by which the new gateway says that it can serve, and at which addresses.
+/// The `ready` line of the new gateway, with the names of its addresses.
 pub(super) fn ready(claimed: &[String]) -> String {
     format!("ready {}", json!(claimed))
 }

@@ -149,7 +149,7 @@ fn an_abort_ends_its_request_wherever_that_is() {
         writer.body(HELLO[1], sink).unwrap();
         writer.end(sink, now).unwrap();
     });
-    assert_eq!((late.how_it_ended(), late.status(), late.sent()), (RequestEnd::Aborted, None, 0));
+    assert_eq!((late.request_end(), late.status(), late.sent()), (RequestEnd::Aborted, None, 0));
     assert!(pair.received.is_empty());
     // Nor does the sink itself let anything through.
     let now = pair.now;

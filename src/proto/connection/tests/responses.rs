@@ -21,7 +21,7 @@ fn a_response_is_framed_and_its_connection_kept_or_closed_as_the_client_asked() 
             writer.end(sink, now).unwrap();
         });
         assert_eq!(
-            (writer.status(), writer.sent(), writer.how_it_ended()),
+            (writer.status(), writer.sent(), writer.request_end()),
             (Some(200), 5, RequestEnd::Complete)
         );
         let got = pair.got(1).unwrap();
@@ -61,7 +61,7 @@ fn a_failure_before_the_head_is_whole_and_after_it_never_looks_complete() {
             writer.body(b"more", sink).ok();
             writer.fail(502, "again", None, sink, now);
         });
-        assert_eq!(writer.how_it_ended(), end, "{before:?}");
+        assert_eq!(writer.request_end(), end, "{before:?}");
         if end == RequestEnd::Broken {
             assert!(pair.got(1).is_err() && pair.is_closed());
         } else {
@@ -143,7 +143,7 @@ fn a_connection_that_has_gone_takes_nothing() {
     writer.body(HELLO[1], &mut gone).unwrap();
     writer.stderr(b"x", &mut gone);
     writer.end(&mut gone, now).unwrap();
-    assert_eq!((writer.how_it_ended(), writer.sent(), writer.status()), (RequestEnd::Aborted, 0, None));
+    assert_eq!((writer.request_end(), writer.sent(), writer.status()), (RequestEnd::Aborted, 0, None));
 }
 
 #[test]
