@@ -62,6 +62,15 @@ mod tests {
     }
 
     #[test]
+    fn a_span_is_over_at_its_end() {
+        for (span, others_wait) in [(SLOW_READER, false), (SLOW_READER_WHILE_OTHERS_WAIT, true)] {
+            let start = Instant::now();
+            assert!(!Backpressure::new(start).check(others_wait, start + span - Duration::from_nanos(1)));
+            assert!(Backpressure::new(start).check(others_wait, start + span));
+        }
+    }
+
+    #[test]
     fn a_client_that_takes_little_is_slow_and_sooner_where_others_wait() {
         for bytes in [0, 1, 10_000] {
             assert_eq!(found_slow(bytes, true), Some(20), "{bytes} bytes");

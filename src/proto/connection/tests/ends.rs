@@ -105,6 +105,17 @@ fn a_client_that_sends_a_refused_body_is_read_before_a_stop_shuts_its_side() {
 }
 
 #[test]
+fn a_client_that_ends_its_request_after_the_response_is_let_go_by_a_stop_then() {
+    let mut pair = Pair::new();
+    let key = request_of(pair.send(&[post(1, "5"), stdin(1, b"hello")].concat()));
+    pair.hello(key);
+    pair.connection.stop();
+    assert!(!pair.connection.leave(pair.now), "the end of its request is still to come");
+    assert!(pair.send(&stdin_end(1)).is_empty());
+    assert!(pair.connection.leave(pair.now));
+}
+
+#[test]
 fn a_fault_cuts_the_connection_and_its_requests_are_not_logged_again() {
     let mut pair = Pair::new();
     assert!(pair.send(&get(1, true)[..20]).is_empty());

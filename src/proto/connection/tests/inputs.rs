@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proto::response_writer::Sink as _;
+use crate::proto::turn::PIECE;
 
 #[test]
 fn a_request_is_complete_however_its_bytes_are_cut() {
@@ -182,6 +183,15 @@ fn one_request_too_many_on_a_connection_is_rejected_and_the_others_stay() {
 fn bytes_that_are_no_fastcgi_are_a_fault() {
     let mut pair = Pair::new();
     assert!(matches!(pair.read(b"GET / HTTP/1.1\r\n"), Err(Fault::OtherProtocol(_))));
+}
+
+#[test]
+fn records_of_no_request_do_not_delay_the_request_that_is_read_with_them() {
+    let mut pair = Pair::new();
+    let mut bytes = stdin(7, &[0; 60_000]).repeat(1 + PIECE / 60_000);
+    bytes.extend(get(1, true));
+    request_of(pair.send(&bytes));
+    assert!(!pair.connection.has_held());
 }
 
 #[test]

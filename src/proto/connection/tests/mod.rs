@@ -112,7 +112,9 @@ impl Pair {
             is_own: &|variables, _| variables.get(b"SCRIPT_NAME") == Some(b"/health"),
         };
         while self.connection.receive(&mut input, self.now, &mut turn, &policy)? {
+            let before = events.len();
             events.extend(std::iter::from_fn(|| self.connection.poll_event()));
+            assert!(events.len() > before, "the driver is told of an event that is not there");
         }
         self.connection.hold(input);
         self.connection.note_read(self.now);
