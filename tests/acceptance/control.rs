@@ -292,11 +292,3 @@ fn a_read_only_null_device_refuses_the_start() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("nibiru: cannot start: /dev/null cannot be read and written: read-only"), "{said}");
 }
-
-#[test]
-fn a_server_without_standard_descriptors_serves() {
-    let server = Server::builder().workers("1").after("exec <&- >&- 2>&-").start();
-    assert_eq!(server.get("/hello").status(), 200);
-    let control = server.control();
-    assert_eq!(run(Path::new("/"), &["status", "--control", &control]).0, Some(0));
-}

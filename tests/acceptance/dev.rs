@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::http::Http;
-use crate::support::{Gate, Process, Reply, curl, nibiru, output, repository, signal, wait_for};
+use crate::support::{Gate, Process, Reply, curl, nibiru, output, repository, says, signal, wait_for};
 
 /// The Accept header of a browser.
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
@@ -103,10 +103,6 @@ impl App {
     fn dev(&self) -> Dev {
         Dev::start(&self.path(), "app")
     }
-}
-
-fn says(text: &str) -> String {
-    format!("return function() return 200, {{}}, '{text}' end\n")
 }
 
 #[test]

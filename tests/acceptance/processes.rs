@@ -7,7 +7,8 @@ use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    Gate, Kind, Proxy, Reply, Server, children, descriptors, is_stopped, runs, signal, wait_for, wait_within,
+    Gate, Kind, Proxy, Reply, Server, children, descriptors, is_stopped, output, runs, signal, wait_for,
+    wait_within,
 };
 
 /// The most time until all processes of a killed gateway are gone. The documented bound is one second; the rest allows
@@ -173,12 +174,13 @@ fn a_killed_zygote_is_replaced_and_fails_no_request() {
 }
 
 #[test]
-fn a_server_without_standard_descriptors_serves_and_handles_failures() {
+fn a_server_without_standard_descriptors_serves_and_handles_failures_and_commands() {
     let server = Server::builder().after("exec <&- >&- 2>&-").start();
     assert_eq!(server.get("/hello").body(), b"Hello, World!\n");
     assert_eq!(server.get("/fail/error").status(), 500);
     assert_eq!(server.get("/fail/killed_before_head").status(), 502);
     assert_eq!(server.get("/hello").body(), b"Hello, World!\n");
+    assert_eq!(output(&mut server.command(&["status"])).status.code(), Some(0));
 }
 
 /// Starts `count` requests that wait at gates, so that each of `count` workers runs one.

@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,20 +12,9 @@ use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    App, Gate, Server, across_a_network, descriptors, free_port, is_stopped, nibiru, pace, peak_memory, runs,
-    signal, title, wait_for, wait_for_exit,
+    App, Gate, Server, across_a_network, descriptors, free_port, is_stopped, nibiru, pace, peak_memory,
+    response_text, runs, says, signal, title, wait_for, wait_for_exit,
 };
-
-/// An application that answers every request with `text`.
-fn says(text: &str) -> String {
-    format!("return function() return 200, {{}}, '{text}' end\n")
-}
-
-fn response_text(socket: &Path) -> String {
-    let response = Connection::open(socket).get("/");
-    assert_eq!(response.status(), 200, "{response:?}");
-    response.text()
-}
 
 #[test]
 fn a_full_disk_under_standard_error_fails_no_request() {

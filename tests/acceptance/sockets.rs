@@ -16,7 +16,7 @@ use crate::support::http::Http;
 use crate::support::wire::{Connection, get};
 use crate::support::{
     Gate, Kind, Proxy, Server, descriptors, nibiru, processor_share, repository, runs, signal, wait_for,
-    wait_within,
+    wait_for_exit, wait_within,
 };
 
 /// The most time until a removed socket file is noticed. The documented bound is five seconds; the rest allows for a
@@ -285,8 +285,8 @@ fn of_three_servers_that_start_at_one_path_exactly_one_serves() {
         };
         let mut servers: Vec<_> = (0..3).map(|_| start()).collect();
         wait_for("all but one have ended", || {
-            let running = servers.iter_mut().filter_map(|server| server.try_wait().unwrap()).count();
-            (running >= servers.len() - 1).then_some(())
+            let ended = servers.iter_mut().filter_map(|server| server.try_wait().unwrap()).count();
+            (ended >= servers.len() - 1).then_some(())
         });
         let (ended, mut running): (Vec<_>, Vec<_>) =
             servers.into_iter().partition(|server| !runs(server.id()));
@@ -294,7 +294,7 @@ fn of_three_servers_that_start_at_one_path_exactly_one_serves() {
         let answered = wait_within(Duration::from_secs(20), || UnixStream::connect(&socket).ok());
         let status = answered.map(|stream| Connection::from(stream).get("/").status());
         signal(running[0].id(), Signal::TERM);
-        running[0].wait().unwrap();
+        wait_for_exit(&mut running[0]);
         for server in ended {
             let output = server.wait_with_output().unwrap();
             let message = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{App, Gate, Kind, Process, Proxy, Reply, Server, nibiru, output, signal, wait_for};
+use crate::support::{
+    App, Gate, Kind, Process, Proxy, Reply, Server, nibiru, output, response_text, says, signal, wait_for,
+};
 
 /// `nibiru serve --take-over` on the socket of `server`.
 fn take_over(server: &Server, app: &App) -> Command {
@@ -22,15 +24,6 @@ fn take_over_at(socket: &Path, app: &App) -> Command {
     command.args(["serve", "--take-over", "--workers", "2", "--root"]).arg(app.root());
     command.arg("--listen").arg(format!("unix:{}", socket.display())).arg("app");
     command
-}
-
-fn says(text: &str) -> String {
-    format!("return function() return 200, {{}}, '{text}' end")
-}
-
-fn response_text(socket: &Path) -> String {
-    let response = Connection::open(socket).get("/");
-    response.text()
 }
 
 /// The pid of the gateway behind the control socket.

@@ -1,11 +1,12 @@
 //! Applications that a test writes, and the gate by which a test and its application synchronize.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use super::wait::wait_for;
+use super::wire::Connection;
 
 /// An `app.lua` in a scratch directory, which can be rewritten while it is served.
 #[derive(Debug)]
@@ -28,6 +29,19 @@ impl App {
     pub(crate) fn root(&self) -> PathBuf {
         self.0.path().to_owned()
     }
+}
+
+/// The source of an application that answers every request with `text`.
+pub(crate) fn says(text: &str) -> String {
+    format!("return function() return 200, {{}}, '{text}' end\n")
+}
+
+/// The body of the response to `GET /`, whose status has to be 200.
+#[track_caller]
+pub(crate) fn response_text(socket: &Path) -> String {
+    let response = Connection::open(socket).get("/");
+    assert_eq!(response.status(), 200, "{response:?}");
+    response.text()
 }
 
 /// A directory by which a test and its application synchronize: the application announces names and waits for names;

@@ -18,7 +18,7 @@ mod wait;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use app::{App, Gate};
+pub(crate) use app::{App, Gate, response_text, says};
 pub(crate) use child::{Process, library_of, nibiru, output, system_program, wait_for_exit};
 pub(crate) use curl::{Reply, curl};
 pub(crate) use needs::{Need, is_root, lacks, skip};
