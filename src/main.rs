@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         },
         // The fork server: loads the application, then forks the workers. Executed by the gateway.
         Command::Zygote(launch) => zygote::run(&launch),
-        // A gateway that starts and serves nobody. Logs to standard error, never to the server's log.
+        // A gateway that starts and serves no client. Logs to standard error, never to the server's log.
         Command::Check(serve) => match check_config(serve) {
             Ok((config, log)) => match check::run(config) {
                 Ok(summary) => print(&summary),

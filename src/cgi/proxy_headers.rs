@@ -68,7 +68,7 @@ impl ProxyHeaders {
         self.sendfile.as_ref()
     }
 
-    /// Whether the head holds no order but those that are allowed.
+    /// Whether all orders for the proxy in the head are allowed.
     pub fn permit(&self, head: &Head<'_>) -> bool {
         // Most heads have no such header, and need no second pass.
         !head.has_extensions() || head.fields().all(|(name, value)| self.permit_field(name, value))

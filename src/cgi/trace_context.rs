@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_trace_id_of_each_valid_traceparent_is_found() {
-        // Level 2 has a second flag ("random"); flags that nobody knows are no reason to refuse.
+        // Level 2 has a second flag ("random"); unknown flags are no reason to refuse.
         for flags in ["00", "01", "02", "03", "ff"] {
             assert_eq!(of(&format!("00-{TRACE}-{PARENT}-{flags}")).as_deref(), Some(TRACE), "{flags}");
         }

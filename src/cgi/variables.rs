@@ -1,6 +1,6 @@
 //! The meta-variables of one request, in one flat form that every process uses.
 //!
-//! Never decides what a variable means: the rest of [`crate::cgi`] does.
+//! Does not interpret variables: the rest of [`crate::cgi`] does.
 
 /// Names and values as raw bytes, in order, in one allocation.
 ///

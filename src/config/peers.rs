@@ -18,8 +18,8 @@ pub(super) const WEB_SERVER_ADDRS: &str = "FCGI_WEB_SERVER_ADDRS";
 pub struct Peers(Option<Vec<Network>>);
 
 impl Peers {
-    /// The peers of `--allow-from` or of [`WEB_SERVER_ADDRS`]. With both given a peer has to be in both, so that neither list
-    /// opens what the other closes.
+    /// The peers of `--allow-from` or of [`WEB_SERVER_ADDRS`]. If both are given, a peer must be in both, so that neither list
+    /// widens the other.
     ///
     /// # Errors
     /// The variable holds anything but addresses, or no peer is in both lists.

@@ -30,7 +30,7 @@ const PART_FOR_BUFFERS: u64 = 8;
 /// large.
 const LEAST_BUFFERS: u64 = 16 << 20;
 
-/// The decided settings: a field for each setting, and what follows from several.
+/// The checked settings: a field for each setting, and fields derived from several.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The path of the configuration file, whether or not the file exists: commands find the server by it. `None` for a server that

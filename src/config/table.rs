@@ -193,7 +193,7 @@ macro_rules! settings {
         )+];
 
         impl $crate::config::Config {
-            /// Takes from `old` every setting that a running server cannot change; gives the keys of those that would differ.
+            /// Takes from `old` every setting that needs a restart. Returns the keys of those that would differ.
             pub fn keep_what_needs_a_restart(&mut self, old: &Self) -> Vec<&'static str> {
                 let mut differ = Vec::new();
                 $(keep!($change, $field, self, old, differ);)+

@@ -102,7 +102,7 @@ impl Header {
     /// Reads a header; the reserved byte may hold anything.
     ///
     /// # Errors
-    /// When the version is not 1: what follows cannot be understood then.
+    /// If the version is not 1, because the format of other versions is unknown.
     pub fn decode(bytes: &[u8; HEADER_LENGTH]) -> Result<Self, BadVersion> {
         let [version, record_type, id1, id0, length1, length0, padding_length, _reserved] = *bytes;
         if version != VERSION {

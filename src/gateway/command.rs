@@ -46,7 +46,7 @@ pub struct Mode {
     pub code: watch::Sender<NewestGeneration>,
     /// Reads the settings again for a reload; `None` where they cannot change.
     pub read_config: Option<ReadConfig>,
-    /// Whether the start is a trial: nobody is served, and systemd is told nothing.
+    /// Whether the start is a trial: no client is served, and systemd gets no notifications.
     pub trial: bool,
     /// Whether to replace the running gateway with these settings, if there is one.
     pub take_over: bool,

@@ -1,6 +1,6 @@
 //! The worker's side of a response: a weak handle of the client's connection, and the key of the stream on it.
 //!
-//! [`crate::proto::response_writer`] decides what is sent. A closed connection discards all data, and keeps no request.
+//! [`crate::proto::response_writer`] decides about the bytes to send. A closed connection discards all data, and keeps no request.
 
 use std::rc::{Rc, Weak};
 use std::time::Instant;

@@ -1,6 +1,6 @@
-//! The state of the gateway at one moment, as values: the facts of the verdict, and the parts of the status.
+//! Snapshots of the gateway's state: the facts of the verdict, and the snapshot for the status.
 //!
-//! Called where somebody asks how the server does. Borrows from the gateway, changes nothing, asks no worker and never waits.
+//! Called for each status, metrics and health request. Borrows from the gateway, changes nothing, asks no worker and never waits.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The command line of a zygote: the hidden command `zygote`, which the gateway executes and nobody else.
+//! The command line of a zygote: the hidden command `zygote`, for the gateway only.
 //!
 //! | argument | set to | the zygote |
 //! | --- | --- | --- |

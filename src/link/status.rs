@@ -46,7 +46,7 @@ pub struct Status {
     pub spool: SpoolStatus,
     /// Requests that have ended since the start.
     pub requests: Requests,
-    /// Time that requests waited for a worker, of those that got one.
+    /// Time that requests waited for a worker, for requests that got one.
     pub queue_wait: Latency,
     /// Time that workers took for requests.
     pub service_time: Latency,

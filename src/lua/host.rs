@@ -29,7 +29,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// application's, which may call any of these functions again.
 #[derive(Default)]
 pub(super) struct Host {
-    /// The worker's. None until the worker starts: the zygote has nobody to send to.
+    /// The output of the worker; `None` in the zygote, and until the worker starts.
     output: RefCell<Option<Box<dyn Output>>>,
     /// The receiver of log lines until then.
     loading_log: RefCell<Option<LoadingLog>>,

@@ -66,7 +66,7 @@ pub trait Output {
 
     /// The application called `os.exit(code)`. The request that was running has been answered and
     /// closed, and ended as `outcome` says; it is `None` between requests and once
-    /// [`State::serve`](super::State::serve) has returned. Must send the bytes that it keeps back and end the process: to
-    /// return into the application is what `os.exit` never does.
+    /// [`State::serve`](super::State::serve) has returned. Must send buffered bytes and end the process, because
+    /// `os.exit` never returns into the application.
     fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> !;
 }

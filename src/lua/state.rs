@@ -78,8 +78,8 @@ impl State {
     /// Loads the application and finds its callable.
     ///
     /// # Errors
-    /// A syntax error, a missing module, an error raised while loading, no callable: the message says
-    /// where, and what was found and tried.
+    /// A syntax error, a missing module, an error raised while loading, no callable. The message names the place, the value that was
+    /// found, and the names that were tried.
     pub fn load(&mut self) -> Result<(), LoadError> {
         self.interrupts.begin_start();
         let loaded = self.load_application();

@@ -41,7 +41,7 @@ pub fn send(pidfd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
         uid: rustix::process::getuid().as_raw(),
         value,
     };
-    // SAFETY: a siginfo_t is integers and pointers that nobody follows, all of which may be zero.
+    // SAFETY: a siginfo_t is integers and pointers that are not followed, all of which may be zero.
     let mut info = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
     const { assert!(size_of::<QueuedSiginfo>() <= size_of::<libc::siginfo_t>()) };
     const { assert!(align_of::<QueuedSiginfo>() <= align_of::<libc::siginfo_t>()) };
@@ -70,7 +70,7 @@ pub fn send(pidfd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
 /// Those of sigaction(2) and pthread_sigmask(3).
 ///
 /// # Safety
-/// `act` does only what is async-signal-safe (signal-safety(7)): it takes no lock, allocates no memory and does not panic.
+/// `act` must be async-signal-safe (signal-safety(7)): it takes no lock, allocates no memory and does not panic.
 pub unsafe fn handle(act: fn(u32)) -> io::Result<()> {
     extern "C" fn received(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
         // SAFETY: the kernel hands a handler with SA_SIGINFO a valid siginfo_t, and one of SI_QUEUE has a value.

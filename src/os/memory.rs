@@ -35,8 +35,8 @@ fn machine() -> u64 {
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
-/// The files that bound the memory of the groups in `/proc/self/cgroup`, and of the groups around them. Those that do not
-/// exist are among them: in a container the path is the host's, and the mount begins at the container's own group.
+/// The files with the memory limits of the groups in `/proc/self/cgroup`, and of the groups around them. Some may not exist: in a
+/// container the path is the host's, and the mount begins at the container's own group.
 fn limit_files(groups: &str, mounted: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {

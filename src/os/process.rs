@@ -13,7 +13,7 @@ use rustix::process::Pid;
 /// A child of this process that has ended and was not reaped; `None` where there is none. The call does not reap the child: the
 /// kernel gives the same one until [`rustix::process::waitpid`] does.
 pub fn ended_child() -> Option<Pid> {
-    // SAFETY: a siginfo_t is integers and pointers that nobody follows, all of which may be zero.
+    // SAFETY: a siginfo_t is integers and pointers that are not followed, all of which may be zero.
     let mut info = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: the call writes a siginfo_t, which `info` is. rustix's wrapper keeps the pid to itself.

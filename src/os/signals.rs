@@ -1,12 +1,12 @@
-//! Signal actions of this process, in place of inherited ones that would harm it or the programs that it executes.
+//! Signal actions of this process, in place of harmful inherited ones.
 #![allow(unsafe_code, reason = "sigaction has no safe wrapper")]
 
 /// Resets inherited signal states: afterwards no signal is blocked, and none but SIGPIPE is ignored. Programs that the application
 /// starts inherit the new states.
 ///
-/// Parents leave much behind: `nohup` ignores HUP, a shell's background job INT and QUIT, Python PIPE and XFSZ. With CHLD
-/// ignored the kernel reaps children itself, so that nobody learns how one ended: neither the zygote of its workers nor
-/// `os.execute` of a command. A blocked TERM is never received.
+/// Parents leave much behind: `nohup` ignores HUP, a shell's background job INT and QUIT, Python PIPE and XFSZ. With CHLD ignored
+/// the kernel reaps children itself, and their exit status is lost to the zygote (for workers) and to `os.execute`. A blocked TERM
+/// is never received.
 ///
 /// SIGPIPE stays ignored, as Rust has it: see [`restore_sigpipe_for_programs`]. So do signals that have a handler.
 pub fn restore_defaults() {

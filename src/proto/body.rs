@@ -198,7 +198,7 @@ impl Body {
 mod tests {
     use super::*;
 
-    /// A disk that takes what it is given at once, into memory; the file handle is a real one, and unused.
+    /// A disk that writes to memory, at once. The file handle is real and unused.
     struct Disk {
         space: Arc<Space>,
         buffers: Buffers,

@@ -1,6 +1,6 @@
 //! The gateway's decisions without I/O: no event loop, no descriptor, no clock. Time comes in as an argument.
 //!
-//! The drivers in [`crate::gateway`] feed these state machines and do what they say.
+//! The drivers in [`crate::gateway`] pass input to these state machines and execute their actions.
 
 pub(crate) mod backoff;
 pub(crate) mod body;

@@ -1,9 +1,9 @@
-//! The gateway's protocol with one worker: a packet in, events out, and what its relay waits for next. Std only, no I/O; the
-//! driver is [`crate::gateway`]'s relay.
+//! The protocol of the gateway with one worker: packets in, events out, and the next wait of its relay. Does no I/O. The driver is
+//! [`crate::gateway`]'s relay.
 //!
-//! Decides whether a message is the worker's to send now; what a response may hold is [`crate::proto::response`]'s. An honest
-//! worker breaks no rule. A worker that breaks one has somebody else writing for it, a C module or a child of its own that goes
-//! on as if it were the worker, and is killed.
+//! Decides which messages the worker may send now. [`crate::proto::response`] decides about the content of a response. An intact
+//! worker breaks no rule. A worker that breaks one is killed: a C module writes to its link, or a forked child that goes on as if
+//! it were the worker.
 //!
 //! ```text
 //! turn       Ready       Head, Body     End            StartFailed   dispatched
@@ -17,13 +17,13 @@ use crate::link::interrupt::{Kind, Serial};
 use crate::link::message::{FromWorker, LogLevel};
 use crate::proto::response::ProtocolViolation;
 
-/// The most log lines in one packet. A worker sends each line as it comes, so an honest packet has one; each costs the
-/// gateway microseconds, and a packet could hold tens of thousands.
+/// Most log lines in one packet. An intact worker sends each line at once, so a packet has one. A line costs the gateway
+/// microseconds, and a packet could hold tens of thousands.
 pub const MAX_LINES: u32 = 8;
 
-/// The most packets that can wait in a link. The kernel counts no packet below 512 bytes, and lets at most two of
-/// [`MAX_PACKET`](crate::link::message::MAX_PACKET) wait. Packets beyond so many were sent by a process that has outlived the
-/// link's owner.
+/// Most packets that can wait in a link. The kernel counts each packet as 512 bytes or more, and lets at most two of
+/// [`MAX_PACKET`](crate::link::message::MAX_PACKET) wait. Further packets come from a process that has outlived the owner of the
+/// link.
 pub const MAX_PACKETS_IN_LINK: u32 = 1024;
 
 /// The state of the protocol with one worker.
@@ -32,7 +32,7 @@ pub struct WorkerProtocol {
     turn: Turn,
     /// The number of the request that was dispatched last.
     serial: Serial,
-    /// The number of the request that this packet's response data belongs to, as far as the packet has said so.
+    /// The number of the request that the response data of this packet belongs to; `None` before the packet names it.
     named: Option<u32>,
     /// The log lines in this packet so far.
     lines: u32,
@@ -41,15 +41,15 @@ pub struct WorkerProtocol {
     sent_since_dispatch: bool,
     /// Whether the worker ended with something unread in its link.
     link_unread: bool,
-    /// Whether the worker's process is gone, and its number may be another's.
+    /// Whether the process has exited, so that its number may be in use again.
     exited: bool,
     /// The packets that were received since the process was gone.
     received_after_exit: u32,
-    /// Whether the client had room when the relay waited for that: one packet may follow, whoever takes the room meanwhile.
+    /// Whether the relay's wait for room has ended. One packet may follow, even if another response takes the room meanwhile.
     room_granted: bool,
 }
 
-/// The worker's part of the protocol that comes next.
+/// The state of the worker in the protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Turn {
     /// The worker runs its start hooks.
@@ -63,7 +63,7 @@ enum Turn {
     Answered,
 }
 
-/// The reports that were requested of the worker and have not come.
+/// The requested reports that have not arrived.
 #[derive(Clone, Debug, Default)]
 struct PendingReports {
     measurement: bool,
@@ -111,7 +111,7 @@ pub enum RelayStep<R> {
 pub enum LinkError {
     /// The other end is closed, and everything it sent has been received.
     Closed,
-    /// The other end was closed with something unread. What it sent before can still be received.
+    /// The other end was closed with unread data. Its earlier packets can still be received.
     Reset,
     /// The packet carried a descriptor.
     Descriptor,
@@ -232,8 +232,7 @@ impl WorkerProtocol {
     /// The next event of a packet; none at its end.
     ///
     /// # Errors
-    /// The worker is at fault: the packet holds no message, or one that the worker must not send now. Nothing more is to be
-    /// taken from it.
+    /// If the packet is malformed, or has a message that the worker must not send now. The rest of the packet is not read.
     pub fn next_event<'p>(
         &mut self,
         packet: &mut &'p [u8],

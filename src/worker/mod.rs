@@ -67,7 +67,7 @@ pub fn run(spawn: Spawn, mut state: lua::State, title: WorkerTitle) -> ! {
     let status = match live(spawn, &mut state, title) {
         Ok(status) => status,
         Err(error) => {
-            // Standard error is a pipe into the gateway's log; without a gateway nobody reads it.
+            // Standard error is a pipe into the gateway's log. The error is ignored: without a gateway it has no reader.
             let _ = writeln!(io::stderr(), "worker failed: {}", crate::log::cause(&error));
             1
         }

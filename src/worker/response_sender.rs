@@ -64,7 +64,7 @@ impl Output for ResponseSender {
         if let Some(outcome) = outcome {
             self.link.end(outcome == Outcome::Complete);
         }
-        // Without a gateway nobody waits for the answer.
+        // The error is ignored: without a gateway the response has no reader.
         let _ = self.link.flush();
         std::process::exit(code)
     }

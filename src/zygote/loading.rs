@@ -1,4 +1,4 @@
-//! The application's loading: in the zygote, or in each worker where forks would share what it opened.
+//! The load of the application: in the zygote, or in each worker if forks would share opened descriptors or lack threads.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use crate::worker;
 /// Most descriptors opened by loading that the log names.
 const DESCRIPTORS_LOGGED: usize = 8;
 
-/// A state with the application in it, or an empty state where workers load the application.
+/// A state with the loaded application, or an empty state if workers load the application.
 pub(super) fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
     let target = launch.app.parse::<lua::Target>().map_err(|error| error.to_string())?;
     let settings = lua::Settings {
@@ -31,7 +31,7 @@ pub(super) fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
     let mut state = lua::State::new(&settings).map_err(|error| error.to_string())?;
     state.log_while_loading(Some(Box::new(move |level: Level, message: &[u8], fields: &str| {
         let (message, fields) = (&*shortened(message), fields.as_bytes());
-        // Without a gateway nobody reads it.
+        // The error is ignored: without a gateway the line has no reader.
         let _ = send(&log, &FromZygote::Log { level: level.into(), message, fields }, None);
     })));
     if launch.preload != Preload::Off {
@@ -45,8 +45,8 @@ pub(super) fn load(launch: &Launch, log: Link) -> Result<lua::State, String> {
     Ok(state)
 }
 
-/// Starts over as a process that does not load: loading opened descriptors or started threads, which forked workers would share
-/// or lack. Gives the error where that is impossible.
+/// Executes the zygote again without a load, because loading opened descriptors or started threads, which forked workers would share
+/// or lack. Returns the error if the execution fails.
 pub(super) fn load_in_workers(launch: &Launch, control: Link, shared: &[(i32, PathBuf)]) -> io::Error {
     for (_, target) in &shared[..shared.len().min(DESCRIPTORS_LOGGED)] {
         warn(

@@ -104,7 +104,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     zygote.serve(state, title)
 }
 
-/// Writes a line on standard error, which is a pipe into the gateway's log. Without a gateway nobody reads it.
+/// Writes a line to standard error, a pipe into the gateway's log. Errors are ignored: without a gateway it has no reader.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

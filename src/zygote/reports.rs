@@ -9,7 +9,7 @@ use crate::link::message::{FromZygote, LogLevel, shortened};
 /// Sends a warning of the zygote's own for the log.
 pub(super) fn warn(control: &Link, line: &str) {
     let message = &*shortened(line.as_bytes());
-    // Without a gateway nobody reads the line.
+    // The error is ignored: without a gateway the line has no reader.
     let _ = send(control, &FromZygote::Log { level: LogLevel::Warn, message, fields: b"" }, None);
 }
 

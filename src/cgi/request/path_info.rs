@@ -10,7 +10,7 @@ pub(super) fn is_lacking(script_name: &[u8], path_info: Option<&[u8]>, document_
         return false;
     }
     match path_info {
-        // nginx sends no PATH_INFO only where nobody has configured it.
+        // nginx sends no PATH_INFO only if it is not configured.
         None => true,
         // A place at which an application is mounted does not end with a slash.
         Some(b"") => script_name.is_empty() || script_name == document_uri && script_name.ends_with(b"/"),

@@ -8,7 +8,7 @@ use crate::log::rate_limit::LogRateLimiter;
 /// The kind of a log line. Each kind has a limit of its own, so that a flood of one hides no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogKind {
-    /// Workers and zygotes that end, do not start, or cannot be given what they need.
+    /// Workers and zygotes that exit, do not start, or lack a resource.
     Processes,
     /// Workers that break the rules of their protocol.
     ProtocolViolations,

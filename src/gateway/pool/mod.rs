@@ -1,4 +1,4 @@
-//! The processes' side: the zygotes and workers that run, and what each is told to do.
+//! The process side of the gateway: supervises zygotes and workers, and sends them orders.
 
 pub(crate) mod dispatch;
 pub(crate) mod lifecycle;

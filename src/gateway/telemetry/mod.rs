@@ -1,4 +1,4 @@
-//! What is known of the server: its metrics, the access log, the status in its forms, and the verdict.
+//! Telemetry: the metrics, the access log, the status in its formats, and the verdict.
 
 pub(crate) mod access_log;
 pub(crate) mod histogram;

@@ -1,7 +1,7 @@
-//! The hook of one Lua: set from a signal handler on the state that runs, taken away by the hook itself.
+//! The hook of one Lua: set by a signal handler on the running state, removed by the hook itself.
 //!
-//! Called by [`super::Interrupts`] and, for the state that runs, by [`super::coroutine`]. Never decides what an interrupt is
-//! for: it carries the bits of the pending interrupts.
+//! Called by [`super::Interrupts`] and, for the state that runs, by [`super::coroutine`]. Only carries the bits of the
+//! pending interrupts, and does not interpret them.
 
 use std::ffi::c_void;
 use std::ptr;

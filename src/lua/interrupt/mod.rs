@@ -1,10 +1,10 @@
 //! Interrupts of the running request from outside: for its stack, or to make it fail at its deadline. An application that takes
 //! too long to load, or to start in a worker, is interrupted the same way.
 //!
-//! The handler that [`handle_interrupts`] registers calls [`interrupt`]. That sets a [`hook`] on the Lua state that runs, as `lua.c` does for
-//! Ctrl-C, and the hook does the work from within Lua, before its next instruction. No hook is set otherwise: a hook that
-//! only counts doubles the time of Lua 5.4. Code without a Lua instruction (C code, a trace that LuaJIT compiled) takes no
-//! notice; the gateway kills its worker.
+//! The handler that [`handle_interrupts`] registers calls [`interrupt`]. That sets a [`hook`] on the Lua state that runs, as
+//! `lua.c` does for Ctrl-C, and the hook does the work from within Lua, before its next instruction. No hook is set otherwise: a
+//! hook that only counts doubles the time of Lua 5.4. Code without a Lua instruction (C code, a trace that LuaJIT compiled) takes
+//! no notice; the gateway kills its worker.
 #![allow(unsafe_code, reason = "hooks, and what a signal handler may call, exist only in Lua's C interface")]
 
 #[cfg(not(feature = "luajit"))]
@@ -132,7 +132,7 @@ impl Interrupts {
         Ok(interrupts)
     }
 
-    /// Makes this the one that [`interrupt`] is about.
+    /// Makes this the target of [`interrupt`].
     pub(super) fn accept(&self) {
         INTERRUPTIBLE.store(ptr::from_ref(self).cast_mut(), Ordering::Release);
     }

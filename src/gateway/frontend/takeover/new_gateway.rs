@@ -90,7 +90,7 @@ pub(crate) async fn addresses_of(path: &Path) -> io::Result<Option<Vec<String>>>
     }
 }
 
-/// Connects to the control socket at `path`. `None` where nobody listens there.
+/// Connects to the control socket at `path`. `None` if no process listens there.
 async fn connect(path: &Path) -> io::Result<Option<UnixStream>> {
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(Some(stream)),

@@ -16,7 +16,7 @@ use crate::gateway::frontend::takeover::line;
 use crate::gateway::frontend::takeover::protocol::{AGREED, OldState, OldStep, refusal};
 use crate::os::descriptors;
 
-/// The most sockets that are handed over: far more than anybody listens on, and few enough for one message.
+/// Most sockets of a take-over: far more than servers listen on, and few enough for one message.
 const MAX_SOCKETS: usize = descriptors::MOST;
 
 /// The guard of the gateway that is taking over. Its drop lets another take over.
@@ -54,7 +54,7 @@ pub(crate) async fn serve(stream: &mut UnixStream, gateway: &Gateway) -> io::Res
                 next
             }
             OldStep::ShutReading(next) => {
-                // From here on a write of the new gateway's fails; what it wrote before is still read.
+                // From here on a write of the new gateway fails. Its earlier bytes are still read.
                 rustix::net::shutdown(&*stream, rustix::net::Shutdown::Read)?;
                 next
             }

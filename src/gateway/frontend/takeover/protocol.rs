@@ -226,7 +226,7 @@ mod tests {
         let stopping = OldState::Offered.next(PeerEvent::Line(ready.as_bytes()), true);
         assert_eq!(stopping, OldStep::Refuse("the server is stopping"));
         assert_eq!(OldState::Offered.next(PeerEvent::Line(b"taken"), true), OldStep::Malformed);
-        // Nobody may be awaited for ever, but for the end of a connection that is shut.
+        // Every wait is bounded, except for the end of a connection that is shut.
         assert_eq!(OldState::Offered.patience(), Some(LOADING));
         assert_eq!((agreed().patience(), shut().patience()), (Some(PATIENCE), None));
     }

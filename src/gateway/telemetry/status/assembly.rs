@@ -1,4 +1,4 @@
-//! Builds the status from its parts: the books of pool and queue, what was counted, and the worker processes.
+//! Builds the status from a snapshot: pool, queue, counts, and worker processes.
 //!
 //! Called by `gateway/snapshot`, which borrows the parts from the gateway. Reads no clock.
 
@@ -30,7 +30,7 @@ pub(crate) struct Start {
     pub(crate) instant: Instant,
 }
 
-/// Everything that the status is built from, at one moment.
+/// A snapshot of the gateway, from which the status is built.
 #[derive(Debug)]
 pub(crate) struct Snapshot<'a, T> {
     pub(crate) now: Instant,
@@ -155,7 +155,7 @@ fn workers<T>(parts: &Snapshot<'_, T>) -> Vec<Worker> {
     parts.pool.workers().map(worker).collect()
 }
 
-/// The generations that have workers, and the one that `answers`.
+/// The generations with workers, and the serving one (`answers`).
 fn generations(answers: u32, workers: &[Worker], counts: &Counts) -> Vec<Generation> {
     let mut numbers: BTreeSet<u32> = workers.iter().map(|worker| worker.generation).collect();
     numbers.insert(answers);

@@ -17,7 +17,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that the query names, or else the first one that Accept names; JSON where neither names one. Weights are
+    /// The format in the query, or else the first known one in Accept, or else JSON. Weights are
     /// not looked at: browsers and Prometheus both name the format first that they like best.
     pub(crate) fn wanted(query: &[u8], accept: &[u8]) -> Self {
         for part in query.split(|byte| *byte == b'&') {

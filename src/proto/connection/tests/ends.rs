@@ -29,7 +29,7 @@ fn a_client_that_shuts_its_side_gets_the_responses_to_what_is_complete() {
     assert!(pair.connection.is_half_closed() && !pair.is_closed() && !pair.connection.is_readable());
     pair.hello(key);
     assert!(pair.got(1).unwrap().end.is_some() && pair.is_closed());
-    // One that has sent nothing is closed at once.
+    // A client that has sent nothing is closed at once.
     let mut pair = Pair::new();
     pair.connection.end_of_input(true, pair.now);
     assert!(pair.is_closed());
@@ -58,7 +58,7 @@ fn a_stop_lets_a_connection_go_once_nothing_is_left_to_answer() {
     pair.room = 0;
     pair.hello(key);
     assert!(leave(&mut pair) && pair.connection.may_leave(pair.now));
-    // What was written before the shut is still answered.
+    // A request written before the shutdown is still answered.
     let again = pair.get(1);
     assert!(!pair.connection.may_leave(pair.now));
     pair.room = usize::MAX;

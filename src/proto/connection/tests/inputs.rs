@@ -230,7 +230,7 @@ fn a_large_body_goes_to_a_file_and_its_client_waits_while_the_disk_does() {
     assert!(file.iter().all(|byte| *byte == 7));
 }
 
-/// The disk takes what there is for it.
+/// Performs all due writes of bodies.
 pub(super) fn write_bodies(pair: &mut Pair, file: &mut Vec<u8>) -> Vec<Event> {
     while let Some((key, source, write)) = pair.connection.next_body_write() {
         file.extend_from_slice(&write.bytes);

@@ -65,7 +65,7 @@ fn fast() -> Instant {
     NOW.get()
 }
 
-/// What a client has, of one request.
+/// The response to one request, as received by the client.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Got {
     stdout: String,
@@ -180,7 +180,7 @@ impl Pair {
         self.connection.flushed()
     }
 
-    /// The time passes until the next timer, which is handled; what it asked for.
+    /// Advances the time to the next timer, and handles it. Returns the events.
     fn next_timer(&mut self) -> Option<(Duration, Vec<Event>)> {
         let due = self.connection.next_timeout(TIMEOUTS)?;
         let span = due.saturating_duration_since(self.now);
@@ -200,7 +200,7 @@ impl Pair {
         self.connection.poll_close(|| self.now) == Close::Now
     }
 
-    /// What the client has of a request; an error where the transfer broke.
+    /// The received response to a request; an error if the transfer broke.
     fn got(&self, id: u16) -> Result<Got, ClientFault> {
         let (mut decoder, mut input, mut got) = (Decoder::new(), &self.received[..], Got::default());
         while let Some(reply) = decoder.receive(&mut input)? {

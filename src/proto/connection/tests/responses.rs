@@ -57,7 +57,7 @@ fn a_failure_before_the_head_is_whole_and_after_it_never_looks_complete() {
                 writer.body(piece, sink).unwrap();
             }
             writer.fail(500, "failed", None, sink, now);
-            // What comes after is dropped.
+            // Later bytes are dropped.
             writer.body(b"more", sink).ok();
             writer.fail(502, "again", None, sink, now);
         });
@@ -166,7 +166,7 @@ fn a_break_beside_others_waits_for_quiet_or_for_patience() {
     assert!(span == SECOND && events.is_empty(), "a second after the last end: {span:?} {events:?}");
     assert!(pair.got(1).is_err() && pair.is_closed());
 
-    // Beside one that goes on, for as long as a proxy waits.
+    // A broken response beside a running one, for as long as a proxy waits.
     let mut pair = Pair::new();
     let (broken, other) = (pair.get(1), pair.get(2));
     fail(&mut pair, broken);
@@ -233,7 +233,7 @@ fn a_slow_client_gets_its_response_from_the_file_and_its_request_ends_then() {
     let got = pair.got(1).unwrap();
     assert!(got.stdout.len() == 1_000_018 && got.end == Some(0));
     assert!(pair.connection.is_readable() && !pair.connection.is_spooling());
-    // One that ends when all is written is not kept.
+    // A request that ends after the last write is not kept.
     let kept = ended(&pair.connection);
     assert!(pair.connection.keep_until_written(end, kept).is_some());
 }
@@ -290,7 +290,7 @@ fn a_client_that_leaves_aborts_a_request_whose_response_waits_in_the_file() {
     let events = pair.events();
     let [Event::Ended(left)] = &events[..] else { panic!("{events:?}") };
     assert_eq!(left.end, RequestEnd::Aborted);
-    // And one that is only handed over when the connection has gone.
+    // A request that ends after the connection is gone.
     let late = ended(&pair.connection);
     let late = pair.connection.keep_until_written(writer.end_in_file().unwrap(), late).unwrap();
     assert_eq!(late.end, RequestEnd::Aborted);

@@ -114,7 +114,7 @@ impl Story {
         }
     }
 
-    /// Time passes; what is due is done, and not due again.
+    /// Advances the time. Each due timer is handled once.
     fn wait(&mut self) {
         self.pair.wait(Duration::from_millis(self.random.u64(..4_000)));
         let (others_wait, now) = (self.random.bool(), self.pair.now);

@@ -1,4 +1,4 @@
-//! Every timer: when it is set, when it expires, what it asks for.
+//! Every timer: its start, its expiry, its action.
 
 use super::inputs::write_bodies;
 use super::*;
@@ -168,7 +168,7 @@ fn a_client_that_takes_its_response_too_slowly_is_cut() {
     let key = pair.get(1);
     pair.room = 0;
     pair.hello(key);
-    // One that takes enough in a span has another.
+    // A client that reads enough in a span gets another span.
     pair.wait(SECOND);
     assert_eq!(late(&mut pair), (59, "the client took its answer too slowly (--send-timeout)"));
 
@@ -187,7 +187,7 @@ fn a_client_that_takes_its_response_too_slowly_is_cut() {
     assert!(span == 30 * SECOND && events.is_empty(), "{events:?}");
     assert_eq!(late(&mut pair).0, 30);
 
-    // One that takes a byte now and then.
+    // A client that reads a byte now and then.
     let mut pair = Pair::new();
     let key = pair.get(1);
     pair.room = 0;
