@@ -30,8 +30,8 @@ def version(*command):
 
 def circumstances(*versions):
     """Date, machine and versions, as a report of figures has them."""
-    told = dict.fromkeys(version(*command) for command in versions)
-    return "; ".join([str(datetime.date.today()), machine(), *([", ".join(told)] if told else [])]) + "."
+    programs = ", ".join(dict.fromkeys(version(*command) for command in versions))
+    return "; ".join(part for part in (str(datetime.date.today()), machine(), programs) if part) + "."
 
 
 def command_line():

@@ -17,7 +17,7 @@ from . import probe
 WARM_UP_SECONDS = 1
 WARM_UP_CONNECTIONS = 8
 
-# So much of a line of the log is told.
+# Characters of a log line that a void measurement quotes.
 LOGGED = 300
 
 # wrk connects once to see whether the address answers.
@@ -123,5 +123,5 @@ def cpu(started):
 def explained(reason, log):
     """The reason, with the last error that server or nginx logged."""
     errors = [line for line in log.read_text(errors="replace").splitlines() if re.search("error|warn|crit", line, re.IGNORECASE)]
-    told = f" (logged: {errors[-1].replace(str(log.parent), '…')[:LOGGED]})" if errors else ""
-    return Void(f"{reason}{told}")
+    logged = f" (logged: {errors[-1].replace(str(log.parent), '…')[:LOGGED]})" if errors else ""
+    return Void(f"{reason}{logged}")

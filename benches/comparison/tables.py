@@ -47,8 +47,8 @@ def title(name):
 
 
 def circumstances(record):
-    told = record.circumstances
-    return f"{told['told']} Command: `{told['command']}`. Median (range) of {counted(told['rounds'], 'round')}, {told['seconds']} s each.\n"
+    run = record.circumstances
+    return f"{run['environment']} Command: `{run['command']}`. Median (range) of {counted(run['rounds'], 'round')}, {run['seconds']} s each.\n"
 
 
 def workload(record, name, connections):
