@@ -17,6 +17,7 @@ const FEW: &[(&str, &[&str])] = &[
             "not reloaded: the server is stopping",
             "scaled",
             "cannot reload: {message}",
+            "the start goes on, with the settings before",
             "reloading",
             "reloaded",
             "{name} reopened",
