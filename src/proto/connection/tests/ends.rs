@@ -10,7 +10,8 @@ fn a_client_that_closes_aborts_everything() {
     assert!(pair.send(&post(2, "5")).is_empty());
     assert!(pair.send(&get(3, true)[..20]).is_empty());
     pair.connection.end_of_input(false, pair.now);
-    assert!(pair.is_closed());
+    assert!(pair.is_closed() && !pair.connection.is_cut());
+    assert!(pair.events().is_empty(), "nothing is said of them before all are");
     pair.connection.abandon_all();
     let events = format!("{:?}", pair.events());
     for part in ["Abandoned", "AbortedWhileArriving", "AbortedBeforeParams"] {
@@ -78,6 +79,23 @@ fn a_stop_that_meets_half_a_request_closes_at_the_end_of_the_input() {
     assert!(pair.send(&get(2, true)[..20]).is_empty());
     pair.connection.end_of_input(false, pair.now);
     assert!(pair.is_closed());
+    // Of which no more than a part of the first record has come.
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.connection.stop();
+    pair.hello(key);
+    assert!(pair.connection.leave(pair.now));
+    assert!(pair.send(&get(2, true)[..10]).is_empty());
+    pair.connection.end_of_input(false, pair.now);
+    assert!(pair.is_closed());
+    // Nothing has come: the driver closes.
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.connection.stop();
+    pair.hello(key);
+    assert!(pair.connection.leave(pair.now));
+    pair.connection.end_of_input(false, pair.now);
+    assert!(!pair.is_closed());
     // Where everything is complete the responses are waited for.
     let mut pair = Pair::new();
     let key = pair.get(1);

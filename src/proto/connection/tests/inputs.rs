@@ -116,6 +116,16 @@ fn faults_of_the_proxys_configuration_are_told_and_the_request_goes_on() {
         panic!("{events:?}")
     };
     assert_eq!(repeated, &[b"SCRIPT_NAME".to_vec()]);
+
+    // Each by itself.
+    let twice = head(1, true, Role::Responder, &[("SCRIPT_NAME", "/a"), ("SCRIPT_NAME", "")]);
+    let without = [("DOCUMENT_URI", "/a"), ("PATH_INFO", "")];
+    let without = head(1, true, Role::Responder, &without);
+    for (bytes, names, lacks) in [(twice, 1, false), (without, 0, true)] {
+        let events = Pair::new().send(&bytes);
+        let [Event::Misconfigured { repeated, lacks_path_info }] = &events[..1] else { panic!("{events:?}") };
+        assert_eq!((repeated.len(), *lacks_path_info), (names, lacks));
+    }
 }
 
 #[test]
@@ -283,12 +293,82 @@ fn where_there_is_no_room_the_newest_goes_and_the_servers_own_requests_are_answe
     request_of(pair.send(&stdin_end(2)));
 }
 
+/// A connection beside others that take all of the memory but 110,000 bytes: 10,000 are left to new requests, and no file.
+fn beside_others() -> Pair {
+    let mut pair = Pair::with_memory(800_000);
+    pair.space = Space::new(0, 0, None);
+    pair.memory.take(690_000);
+    pair
+}
+
+#[test]
+fn parameters_have_less_of_the_memory_than_the_body_of_a_request_that_was_let_in() {
+    let mut pair = beside_others();
+    let large = head(1, true, Role::Responder, &[("HTTP_COOKIE", &"c".repeat(50_000))]);
+    assert!(pair.send(&large[..40_000]).is_empty());
+    let events = pair.send(&large[40_000..]);
+    let (_, status, why, message) = rejection(&events);
+    assert_eq!((status, *why), (503, RejectReason::Memory));
+    assert_eq!(message, Refusal::NoMemory.to_string(), "they go while they arrive");
+
+    let mut pair = beside_others();
+    assert!(pair.send(&[post(1, "40000"), stdin(1, &[1; 30_000])].concat()).is_empty());
+    request_of(pair.send(&stdin(1, &[1; 10_000])));
+}
+
+#[test]
+fn where_files_make_room_a_small_new_request_has_as_much_of_the_memory_as_those_that_were_let_in() {
+    let small = post(1, "5");
+    let large = head(1, true, Role::Responder, &[("HTTP_COOKIE", &"c".repeat(6000))]);
+    for (bytes, spooling, admitted) in
+        [(&small, true, true), (&small, false, false), (&large, true, false), (&large, false, false)]
+    {
+        let mut pair = beside_others();
+        pair.memory.take(9_999);
+        pair.spooling = spooling;
+        let events = pair.send(bytes);
+        assert_eq!(events.is_empty(), admitted, "{} bytes, spooling: {spooling}: {events:?}", bytes.len());
+    }
+}
+
+#[test]
+fn where_there_is_no_room_the_newest_body_goes_and_no_request_without_one() {
+    let mut pair = Pair::with_memory(100_000);
+    pair.space = Space::new(0, 0, None);
+    assert!(pair.send(&[post(1, "60000"), stdin(1, &[1; 30_000])].concat()).is_empty());
+    assert!(pair.send(&[post(2, "60000"), get(3, true)[..16].to_vec()].concat()).is_empty());
+    pair.memory.take(100_000);
+    let events = pair.send(&stdin(1, &[1; 20_000]));
+    assert_eq!((rejection(&events).0.id, rejection(&events).1), (1, 503));
+}
+
+#[test]
+fn a_body_without_a_promise_has_max_body_and_no_byte_more() {
+    for (last, complete) in [(20_000, true), (20_001, false)] {
+        let mut pair = Pair::new();
+        pair.max_body = 50_000;
+        assert!(pair.send(&[post(1, ""), stdin(1, &[1; 30_000])].concat()).is_empty());
+        let events = pair.send(&[stdin(1, &vec![1; last]), stdin_end(1)].concat());
+        match &events[..] {
+            [Event::Request { request, .. }] if complete => assert_eq!(request.len(), 50_000),
+            _ => assert_eq!((rejection(&events).1, complete), (413, false)),
+        }
+    }
+}
+
 #[test]
 fn a_body_waits_where_files_are_about_to_make_room() {
-    let mut pair = Pair::with_memory(1 << 20);
-    assert!(pair.send(&post(1, "60000")).is_empty());
-    pair.memory.take(1 << 20);
-    for spooling in [false, true] {
-        assert_eq!(pair.connection.waits_for_room(&pair.memory, spooling), spooling);
+    // Two reads of 64 KiB have to fit.
+    for (left, spooling, waits) in
+        [(0, false, false), (0, true, true), (131_071, true, true), (131_072, true, false)]
+    {
+        let mut pair = Pair::with_memory(1 << 20);
+        // New requests have seven eighths.
+        pair.memory.take((7 << 17) - left);
+        assert!(!pair.connection.waits_for_room(&pair.memory, spooling), "no body is arriving");
+        pair.memory.give_back((7 << 17) - left);
+        assert!(pair.send(&post(1, "60000")).is_empty());
+        pair.memory.take((7 << 17) - left);
+        assert_eq!(pair.connection.waits_for_room(&pair.memory, spooling), waits, "{left} bytes are left");
     }
 }

@@ -185,6 +185,21 @@ fn a_break_beside_others_waits_for_quiet_or_for_patience() {
     assert_eq!(pair.got(1).unwrap().end, Some(0));
 }
 
+#[test]
+fn a_client_that_has_still_to_end_its_request_can_do_so_after_a_break() {
+    let mut pair = Pair::new();
+    let key = request_of(pair.send(&[post(1, "5"), stdin(1, b"hello")].concat()));
+    pair.respond(key, |writer, sink, now| {
+        head_of(writer, sink, now, HELLO[0]);
+        writer.fail(502, "gone", None, sink, now);
+    });
+    assert!(pair.got(1).is_err());
+    assert_eq!(pair.connection.poll_close(|| pair.now), Close::ShutDownWrite);
+    assert!(pair.send(&stdin_end(1)).is_empty() && !pair.is_closed());
+    pair.connection.end_of_input(false, pair.now);
+    assert!(pair.is_closed());
+}
+
 /// A client that reads nothing, whose response of so many bytes goes to a file; the file, and the request that waits for it.
 fn spooled(bytes: usize) -> (Pair, VecDeque<(u32, Vec<u8>)>, ResponseWriter) {
     let mut pair = Pair::new();
@@ -214,6 +229,7 @@ fn spooled(bytes: usize) -> (Pair, VecDeque<(u32, Vec<u8>)>, ResponseWriter) {
 #[test]
 fn a_slow_client_gets_its_response_from_the_file_and_its_request_ends_then() {
     let (mut pair, mut file, writer) = spooled(1_000_000);
+    assert!(pair.connection.is_spooling());
     assert!(file.len() > 3 && !pair.connection.is_readable(), "nothing more is taken from it");
     let end = writer.end_in_file().expect("the end waits in the file");
     let kept = ended(&pair.connection);
@@ -232,7 +248,7 @@ fn a_slow_client_gets_its_response_from_the_file_and_its_request_ends_then() {
     assert!(matches!(&delivered[..], [ended] if ended.end == RequestEnd::Complete), "{delivered:?}");
     let got = pair.got(1).unwrap();
     assert!(got.stdout.len() == 1_000_018 && got.end == Some(0));
-    assert!(pair.connection.is_readable() && !pair.connection.is_spooling());
+    assert!(pair.connection.is_readable() && !pair.connection.is_spooling() && !pair.connection.is_full());
     // A request that ends after the last write is not kept.
     let kept = ended(&pair.connection);
     assert!(pair.connection.keep_until_written(end, kept).is_some());
