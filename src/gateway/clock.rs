@@ -19,7 +19,7 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 /// The clock for deadlines. Behind the time, except in the moment after a deadline.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    settling: Cell<Settling>,
+    state: Cell<ClockState>,
     /// Wakes the keeper when a deadline has passed.
     wanted: Notify,
     /// Wakes the waiting tasks when [`Self::settled`] has advanced.
@@ -28,16 +28,16 @@ pub(crate) struct Clock {
 
 /// The clock's state. Reads no clock: the time is an argument.
 #[derive(Clone, Copy, Debug)]
-struct Settling {
+struct ClockState {
     /// Time up to which all input has been processed.
     settled: Instant,
     /// The earliest passed deadline that may not be acted upon yet.
     passed: Option<Instant>,
 }
 
-/// The way to process pending input before a deadline is acted upon.
+/// The wait in which pending input is processed before a deadline is acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
+enum InputWait {
     /// Two turns of the event loop: one for ready sources, one for the tasks they wake.
     Turns,
     /// A pause as long as the gateway was stopped: input in the sockets needs some milliseconds, and a worker that was stopped
@@ -45,28 +45,32 @@ enum Look {
     Pause(Duration),
 }
 
-impl Settling {
+impl ClockState {
     /// Notes a passed deadline that may not be acted upon yet.
     fn pass(&mut self, deadline: Instant) {
         self.passed = Some(self.passed.map_or(deadline, |passed| passed.min(deadline)));
     }
 
-    /// The look due at `now`; `None` where no deadline has passed.
-    fn look(&mut self, now: Instant) -> Option<Look> {
+    /// The wait due at `now`; `None` if no deadline has passed.
+    fn next_wait(&mut self, now: Instant) -> Option<InputWait> {
         let timed_out = now.saturating_duration_since(self.passed.take()?);
-        Some(if timed_out < PAUSE { Look::Turns } else { Look::Pause(timed_out.min(LONGEST_PATIENCE)) })
+        Some(if timed_out < PAUSE {
+            InputWait::Turns
+        } else {
+            InputWait::Pause(timed_out.min(LONGEST_PATIENCE))
+        })
     }
 }
 
 impl Clock {
     pub(crate) fn new(now: Instant) -> Self {
-        let settling = Cell::new(Settling { settled: now, passed: None });
-        Self { settling, wanted: Notify::new(), moved: Notify::new() }
+        let state = Cell::new(ClockState { settled: now, passed: None });
+        Self { state, wanted: Notify::new(), moved: Notify::new() }
     }
 
     /// Time up to which all input has been processed.
     pub(crate) fn settled(&self) -> Instant {
-        self.settling.get().settled
+        self.state.get().settled
     }
 
     /// Waits until `deadline` may be acted upon; forever without one. Ready at once if the deadline may be acted upon already,
@@ -79,7 +83,7 @@ impl Clock {
         tokio::time::sleep_until(deadline.into()).await;
         while self.settled() < deadline {
             let moved = self.moved.notified();
-            self.change(|settling| settling.pass(deadline));
+            self.change(|state| state.pass(deadline));
             self.wanted.notify_one();
             moved.await;
         }
@@ -91,23 +95,23 @@ impl Clock {
         loop {
             self.wanted.notified().await;
             let now = Instant::now();
-            match self.change(|settling| settling.look(now)) {
+            match self.change(|state| state.next_wait(now)) {
                 None => continue,
-                Some(Look::Pause(pause)) => tokio::time::sleep(pause).await,
-                Some(Look::Turns) => {
+                Some(InputWait::Pause(pause)) => tokio::time::sleep(pause).await,
+                Some(InputWait::Turns) => {
                     tokio::task::yield_now().await;
                     tokio::task::yield_now().await;
                 }
             }
-            self.change(|settling| settling.settled = now);
+            self.change(|state| state.settled = now);
             self.moved.notify_waiters();
         }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Settling) -> T) -> T {
-        let mut settling = self.settling.get();
-        let changed = change(&mut settling);
-        self.settling.set(settling);
+    fn change<T>(&self, change: impl FnOnce(&mut ClockState) -> T) -> T {
+        let mut state = self.state.get();
+        let changed = change(&mut state);
+        self.state.set(state);
         changed
     }
 }
@@ -123,18 +127,18 @@ mod tests {
         let ms = Duration::from_millis;
         let start = Instant::now();
         for (delay, expected) in [
-            (0, Look::Turns),
-            (99, Look::Turns),
-            (100, Look::Pause(ms(100))),
-            (700, Look::Pause(ms(700))),
-            (60_000, Look::Pause(ms(1000))),
+            (0, InputWait::Turns),
+            (99, InputWait::Turns),
+            (100, InputWait::Pause(ms(100))),
+            (700, InputWait::Pause(ms(700))),
+            (60_000, InputWait::Pause(ms(1000))),
         ] {
-            let mut settling = Settling { settled: start, passed: None };
-            assert_eq!(settling.look(start + ms(delay)), None, "no deadline has passed");
+            let mut state = ClockState { settled: start, passed: None };
+            assert_eq!(state.next_wait(start + ms(delay)), None, "no deadline has passed");
             // The earliest deadline counts, whatever the order.
-            [5, 0, 9].into_iter().for_each(|deadline| settling.pass(start + ms(deadline)));
-            assert_eq!(settling.look(start + ms(delay)), Some(expected), "{delay} ms");
-            assert_eq!(settling.look(start + ms(delay)), None, "each deadline is looked at once");
+            [5, 0, 9].into_iter().for_each(|deadline| state.pass(start + ms(deadline)));
+            assert_eq!(state.next_wait(start + ms(delay)), Some(expected), "{delay} ms");
+            assert_eq!(state.next_wait(start + ms(delay)), None, "each deadline causes one wait");
         }
     }
 
