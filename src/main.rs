@@ -49,11 +49,11 @@ fn main() -> ExitCode {
             Err(failed) => failed,
         },
         // Clients of a running gateway.
-        Command::Status(status) => match tell(&status.control, "status") {
+        Command::Status(status) => match send_command(&status.control, "status") {
             Ok((answer, _)) => show_status(&answer, status.json),
             Err(error) => fail(error.exit_code(FAILED), error),
         },
-        Command::Reload(control) => match tell(&control, "reload") {
+        Command::Reload(control) => match send_command(&control, "reload") {
             Ok((answer, _)) => print(&control::reloaded(&answer)),
             Err(error) => {
                 let (code, outcome) = (error.exit_code(NOT_LOADED), error.outcome());
@@ -61,14 +61,14 @@ fn main() -> ExitCode {
                 outcome.map_or(failed, |outcome| print_and_end(&outcome, failed))
             }
         },
-        Command::Stop(control) => match tell(&control, "stop") {
+        Command::Stop(control) => match send_command(&control, "stop") {
             Ok((_, mut call)) => {
                 call.wait_for_the_end();
                 print(&control::stopped())
             }
             Err(error) => fail(error.exit_code(FAILED), error),
         },
-        Command::Scale(scale) => match tell(&scale.control, &format!("scale {}", scale.workers)) {
+        Command::Scale(scale) => match send_command(&scale.control, &format!("scale {}", scale.workers)) {
             Ok((answer, _)) => print(&control::scaled(&answer)),
             Err(error) => fail(error.exit_code(FAILED), error),
         },
@@ -114,7 +114,7 @@ fn read_config(serve: Serve, directory: &Path) -> Result<Config, ConfigError> {
     Ok(Config { file: Some(serve.config.unwrap_or_else(|| FILE.into())), ..config })
 }
 
-fn tell(
+fn send_command(
     server: &cli::Control,
     command: &str,
 ) -> Result<(serde_json::Value, CommandConnection), control::Error> {

@@ -111,7 +111,7 @@ pub(crate) fn announce(gateway: &Rc<Gateway>) {
         Ok(listeners) => {
             let answer: Rc<[u8]> = discovery::answer(config.control.as_deref()).into();
             for listener in listeners {
-                tokio::task::spawn_local(tell_where(listener, Rc::clone(&answer)));
+                tokio::task::spawn_local(answer_discovery(listener, Rc::clone(&answer)));
             }
         }
         // Commands then look at the place that the file names.
@@ -119,7 +119,7 @@ pub(crate) fn announce(gateway: &Rc<Gateway>) {
     }
 }
 
-async fn tell_where(listener: UnixListener, answer: Rc<[u8]>) {
+async fn answer_discovery(listener: UnixListener, answer: Rc<[u8]>) {
     let own = rustix::process::geteuid().as_raw();
     loop {
         if let Ok((mut stream, _)) = listener.accept().await

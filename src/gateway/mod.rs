@@ -163,8 +163,8 @@ impl Gateway {
         Ok((Rc::new(new), fixed))
     }
 
-    /// Puts new settings in force.
-    fn put_in_force(&self, config: Rc<Config>) {
+    /// Applies new settings.
+    fn apply_config(&self, config: Rc<Config>) {
         self.queue.borrow_mut().set_bounds(
             config.queue,
             config.queue_timeout,

@@ -95,7 +95,7 @@ impl ResponseWriter {
     }
 
     /// Adds a Server-Timing header for a request that was complete at `came`.
-    pub(crate) fn tell_timing(&mut self, came: Instant) {
+    pub(crate) fn add_server_timing(&mut self, came: Instant) {
         self.timing = Some(ServerTiming::new(came));
     }
 

@@ -60,7 +60,7 @@ impl Acceptor {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => break,
                 _ = look.tick(), if has_file => {
-                    if let Some(old) = listener.look_after_file() {
+                    if let Some(old) = listener.check_file() {
                         self.empty(old).await;
                     }
                     continue;

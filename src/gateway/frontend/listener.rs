@@ -156,12 +156,12 @@ impl Listener {
     }
 
     /// Checks the socket file, and recreates a removed one. Returns the replaced socket, if any.
-    pub(super) fn look_after_file(&self) -> Option<Rc<AsyncFd<OwnedFd>>> {
+    pub(super) fn check_file(&self) -> Option<Rc<AsyncFd<OwnedFd>>> {
         let mut file = self.file.borrow_mut();
         let known = file.as_mut()?;
         let path = known.path().display().to_string();
         let mut watch = self.watch.borrow_mut();
-        match watch.looked(known.look()) {
+        match watch.checked(known.path_state()) {
             Step::Wait => {}
             Step::Say(report) => log(&report, &path),
             Step::Remake => {

@@ -35,7 +35,7 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     }
     let came = request.came;
     if gateway.config.borrow().server_timing && request.role != Role::Authorizer {
-        request.response.writer.tell_timing(came);
+        request.response.writer.add_server_timing(came);
     }
     let place = gateway.queue.borrow_mut().place(came, request.head_start, is_marked(gateway, &request));
     request.response.assign(|assignment| assignment.place = Some(place));
@@ -145,7 +145,7 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
         }
         // The relay will notice the exit. The worker counts as busy until then, so another worker is next.
         Err(DispatchError::Ended(request)) => {
-            put_back(gateway, place, request);
+            requeue(gateway, place, request);
             dispatch(gateway);
         }
         Err(DispatchError::Refused(request, cause)) => {
@@ -161,9 +161,9 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
 }
 
 /// Puts an unread request back into the queue, at its old place.
-pub(super) fn put_back(gateway: &Gateway, place: Place, mut request: Box<Request>) {
+pub(super) fn requeue(gateway: &Gateway, place: Place, mut request: Box<Request>) {
     request.take_back();
-    gateway.queue.borrow_mut().put_back(place, request);
+    gateway.queue.borrow_mut().requeue(place, request);
     gateway.queued.notify_one();
 }
 

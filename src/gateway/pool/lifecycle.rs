@@ -101,7 +101,7 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
             );
         });
         match place {
-            Some(place) => dispatch::put_back(gateway, place, request),
+            Some(place) => dispatch::requeue(gateway, place, request),
             None => request.finish(),
         }
         return dispatch::dispatch(gateway);

@@ -100,7 +100,7 @@ impl Codel {
 
     /// Notes that a worker takes a request, from any line, while the oldest of this one has waited for `waited`. `pool_grows`
     /// returns whether additional workers are starting.
-    pub(super) fn look(
+    pub(super) fn update(
         &mut self,
         now: Instant,
         waited: Duration,
@@ -251,7 +251,7 @@ mod tests {
             let end = self.now + long;
             while self.now < end {
                 self.now += STEP;
-                self.codel.look(self.now, waited, self.median, || self.pool_grows);
+                self.codel.update(self.now, waited, self.median, || self.pool_grows);
             }
             self.codel.is_overloaded()
         }
@@ -369,7 +369,7 @@ mod tests {
         for (pause, overloaded) in [(BOUNDS.interval, true), (BOUNDS.interval + MS, false)] {
             let mut story = Story::new();
             story.goes_on(BOUNDS.interval / 2, 200 * MS);
-            story.codel.look(story.now + pause, 200 * MS, story.median, || false);
+            story.codel.update(story.now + pause, 200 * MS, story.median, || false);
             assert_eq!(story.codel.is_overloaded(), overloaded, "after {pause:?}");
         }
     }

@@ -148,7 +148,7 @@ impl<T> Queue<T> {
     }
 
     /// Puts an item back in its place after a failed dispatch. Exempt from the capacity, because the item was admitted before.
-    pub(crate) fn put_back(&mut self, place: Place, item: T) {
+    pub(crate) fn requeue(&mut self, place: Place, item: T) {
         let line = &mut self.lines[place.line];
         let index = line.index_of(place.number);
         line.items.insert(index, (place, item));
@@ -187,7 +187,7 @@ impl<T> Queue<T> {
         for line in &mut self.lines {
             if let (Some(codel), Some((place, _))) = (&mut line.codel, line.items.front()) {
                 let since = opened.map_or(place.started, |opened| place.started.max(opened));
-                codel.look(now, now.saturating_duration_since(since), median, &pool_grows);
+                codel.update(now, now.saturating_duration_since(since), median, &pool_grows);
             }
         }
         let line = self.lines.iter_mut().find(|line| !line.items.is_empty())?;
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(push(&mut queue, now, 'c').1, Some(Rejected { item: 'c', overload: None }));
         assert_eq!(take(&mut queue, now), Some('a'));
         push(&mut queue, now, 'd');
-        queue.put_back(first, 'a');
+        queue.requeue(first, 'a');
         assert_eq!(rest(&mut queue), "abd");
     }
 
@@ -390,7 +390,7 @@ mod tests {
         let (newest, _) = push(&mut queue, now, 'n');
         assert_eq!(take(&mut queue, now), Some('n'));
         // An item put back by a worker is the newest again.
-        queue.put_back(newest, 'n');
+        queue.requeue(newest, 'n');
         assert_eq!(take(&mut queue, now), Some('n'));
         while queue.pop_refused(now, || false).is_some() {}
         assert_eq!(queue.pop_refused(now, || false), None);

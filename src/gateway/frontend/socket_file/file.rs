@@ -43,7 +43,7 @@ impl SocketFile {
     }
 
     /// The file that is at the path now.
-    pub(crate) fn look(&self) -> PathState {
+    pub(crate) fn path_state(&self) -> PathState {
         match std::fs::symlink_metadata(&self.path) {
             Ok(data) if identity::of_metadata(&data) == self.identity => PathState::Ours,
             Ok(data) => PathState::Other(identity::of_metadata(&data)),
@@ -65,7 +65,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.released || self.look() != PathState::Ours {
+        if self.released || self.path_state() != PathState::Ours {
             return;
         }
         // By descriptor, since the path may lead elsewhere by now. A file that is gone already is as good.

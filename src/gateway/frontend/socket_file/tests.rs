@@ -74,11 +74,11 @@ fn one_that_takes_the_place_of_a_running_servers_replaces_sockets_only() {
     let over = || UnpublishedSocket::new(&path, &permissions(), Replaceable::Running, Sharing::Locked);
     let (_old_socket, old) = bind(&path).unwrap();
     let prepared = over().unwrap();
-    assert_eq!(old.look(), PathState::Ours);
+    assert_eq!(old.path_state(), PathState::Ours);
     let (_socket, new) = prepared.publish().unwrap();
-    assert!(matches!(old.look(), PathState::Other(_)));
+    assert!(matches!(old.path_state(), PathState::Other(_)));
     drop(old);
-    assert_eq!(new.look(), PathState::Ours);
+    assert_eq!(new.path_state(), PathState::Ours);
     drop(new);
     std::fs::write(&path, "precious").unwrap();
     assert!(over().unwrap_err().to_string().contains("not a socket"));
@@ -125,11 +125,11 @@ fn a_file_that_is_not_ours_any_more_is_left_to_its_owner() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.sock");
     let (_socket, file) = bind(&path).unwrap();
-    assert_eq!(file.look(), PathState::Ours);
+    assert_eq!(file.path_state(), PathState::Ours);
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(file.look(), PathState::Nothing);
+    assert_eq!(file.path_state(), PathState::Nothing);
     std::fs::write(&path, "another's").unwrap();
-    assert!(matches!(file.look(), PathState::Other(_)));
+    assert!(matches!(file.path_state(), PathState::Other(_)));
     drop(file);
     assert!(path.exists());
 }

@@ -54,7 +54,7 @@ pub(crate) struct SocketWatch {
 
 impl SocketWatch {
     /// Takes the result of a check.
-    pub(crate) fn looked(&mut self, found: PathState) -> Step {
+    pub(crate) fn checked(&mut self, found: PathState) -> Step {
         let fault = match found {
             PathState::Nothing => return Step::Remake,
             PathState::Ours => None,
@@ -113,7 +113,7 @@ mod tests {
             (PathState::Ours, Step::Say(Report::Back)),
             (PathState::Ours, Step::Wait),
         ] {
-            assert_eq!(watch.looked(found.clone()), step, "{found:?}");
+            assert_eq!(watch.checked(found.clone()), step, "{found:?}");
         }
     }
 
@@ -130,10 +130,10 @@ mod tests {
             (RemakeResult::Done, Some(Report::Remade)),
             (failed(), Some(Report::NotRemade(cause("full")))),
         ] {
-            assert_eq!(watch.looked(PathState::Nothing), Step::Remake);
+            assert_eq!(watch.checked(PathState::Nothing), Step::Remake);
             assert_eq!(watch.remade(remaking.clone()), report, "{remaking:?}");
         }
         // The process that replaced the socket file has put this server's back.
-        assert_eq!(watch.looked(PathState::Ours), Step::Say(Report::Back));
+        assert_eq!(watch.checked(PathState::Ours), Step::Say(Report::Back));
     }
 }

@@ -83,7 +83,7 @@ impl Supervisor {
             return;
         }
         let Some((reason, config)) = self.reload.succeeded() else { return };
-        self.gateway.put_in_force(config);
+        self.gateway.apply_config(config);
         let (now, patience) = (Instant::now(), self.gateway.config().grace + EXIT_TIME);
         let idle = {
             let mut pool = self.gateway.pool.borrow_mut();

@@ -113,7 +113,7 @@ fn the_head_tells_where_the_time_went() {
     let mut pair = Pair::new();
     let key = pair.get(1);
     let mut writer = ResponseWriter::new(false);
-    writer.tell_timing(pair.now);
+    writer.add_server_timing(pair.now);
     writer.set_assigned(Some(pair.now + Duration::from_millis(2)));
     pair.wait(Duration::from_millis(5));
     pair.respond_with(&mut writer, key, |writer, sink, now| head_of(writer, sink, now, HELLO[0]));
