@@ -1,5 +1,6 @@
 //! How connections end: by the client, by a stop, by a fault.
 
+use super::inputs::write_bodies;
 use super::*;
 
 #[test]
@@ -37,10 +38,21 @@ fn a_client_that_shuts_its_side_gets_the_responses_to_what_is_complete() {
 }
 
 #[test]
+fn a_request_whose_body_is_on_its_way_to_its_file_is_complete_when_its_client_shuts_its_side() {
+    let mut pair = Pair::new();
+    let body = [stdin(1, &[7; 60_000]), stdin(1, &[7; 10_000])].concat();
+    assert!(pair.send(&[post(1, "70000"), body].concat()).is_empty());
+    pair.connection.end_of_input(true, pair.now);
+    assert!(pair.events().is_empty());
+    request_of(write_bodies(&mut pair, &mut Vec::new()));
+}
+
+#[test]
 fn a_stop_lets_a_connection_go_once_nothing_is_left_to_answer() {
     let leave = |pair: &mut Pair| pair.connection.may_leave(pair.now) && pair.connection.leave(pair.now);
     let mut pair = Pair::new();
     assert!(!pair.connection.may_leave(pair.now), "nobody stops");
+    assert!(!pair.connection.is_stopping());
     pair.connection.stop();
     assert!(pair.connection.is_stopping());
     // A client that has just connected has a second.
@@ -144,14 +156,63 @@ fn a_fault_cuts_the_connection_and_its_requests_are_not_logged_again() {
 }
 
 #[test]
+fn the_socket_is_shut_early_only_when_the_last_response_of_a_stop_is_written() {
+    let mut pair = Pair::new();
+    let connection = &pair.connection;
+    assert!(!connection.is_ending() && !connection.is_closing() && !connection.is_half_closed());
+    assert!(!connection.has_written_last_response());
+    pair.connection.stop();
+    assert!(!pair.connection.has_written_last_response(), "it is still to end");
+
+    for stops in [false, true] {
+        let mut pair = Pair::new();
+        let key = pair.get(1);
+        if stops {
+            pair.connection.stop();
+        }
+        pair.room = 0;
+        pair.hello(key);
+        pair.connection.close_when_written();
+        assert!(pair.connection.is_ending() && !pair.connection.is_closing());
+        assert!(!pair.connection.has_written_last_response(), "a response is to be written");
+        pair.room = usize::MAX;
+        pair.flush();
+        assert_eq!(pair.connection.has_written_last_response(), stops);
+    }
+}
+
+#[test]
+fn the_bytes_of_requests_and_responses_count_until_they_are_gone() {
+    let mut pair = Pair::new();
+    assert!(pair.send(&[post(1, "60000"), stdin(1, &[7; 30_000])].concat()).is_empty());
+    let counted = pair.memory.used();
+    assert!(counted > 25_000, "{counted}");
+    pair.connection.abandon_all();
+    assert_eq!(pair.memory.used(), 0);
+
+    let mut pair = Pair::new();
+    let key = pair.get(1);
+    pair.room = 0;
+    pair.respond(key, |writer, sink, now| {
+        writer.head(b"Status: 200 OK\r\n\r\n", &ProxyHeaders::default(), sink, || now).unwrap();
+        writer.body(&[b'x'; 200_000], sink).unwrap();
+    });
+    let counted = pair.memory.used();
+    assert!(counted > 100_000, "{counted}");
+    pair.room = usize::MAX;
+    pair.flush();
+    assert_eq!(pair.memory.used(), 0);
+}
+
+#[test]
 fn a_socket_that_takes_nothing_any_more_ends_the_connection() {
     let mut pair = Pair::new();
     let key = pair.get(1);
     pair.room = 0;
     pair.hello(key);
-    assert!(!pair.connection.is_written());
+    assert!(!pair.connection.is_written() && pair.connection.wants_write());
     pair.connection.transmit_failed();
-    assert!(pair.connection.is_written() && pair.is_closed());
+    assert!(pair.connection.is_written() && !pair.connection.wants_write() && pair.is_closed());
 }
 
 #[test]
