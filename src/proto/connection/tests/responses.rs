@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::proto::response_writer::Sink as _;
 
 fn head_of(writer: &mut ResponseWriter, sink: &mut StreamSink<'_>, now: Instant, block: &[u8]) {
     writer.head(block, &ProxyHeaders::default(), sink, || now).unwrap();
@@ -144,6 +145,34 @@ fn a_connection_that_has_gone_takes_nothing() {
     writer.stderr(b"x", &mut gone);
     writer.end(&mut gone, now).unwrap();
     assert_eq!((writer.request_end(), writer.sent(), writer.status()), (RequestEnd::Aborted, 0, None));
+}
+
+#[test]
+fn a_connection_that_may_go_takes_everything_while_it_is_there() {
+    for spools in [false, true] {
+        let mut pair = Pair::new();
+        let (key, now) = (pair.get(1), pair.now);
+        if spools {
+            pair.connection.start_spooling();
+        }
+        let mut sink = Some(StreamSink { connection: &mut pair.connection, key });
+        assert!(sink.is_open());
+        sink.stdout(b"Status: 200 OK\r\n\r\n");
+        sink.stderr(b"look");
+        assert_eq!(sink.end(now).is_some_and(|end| end > 20), spools);
+        assert!(!sink.is_open() && sink.end(now).is_none());
+        if !spools {
+            pair.flush();
+            let got = pair.got(1).unwrap();
+            assert_eq!((&got.stdout[..], &got.stderr[..]), ("Status: 200 OK\r\n\r\n", "look"));
+            assert_eq!(got.end, Some(0));
+        }
+    }
+    let mut pair = Pair::new();
+    let (key, now) = (pair.get(1), pair.now);
+    Some(StreamSink { connection: &mut pair.connection, key }).break_off("gone", now);
+    pair.flush();
+    assert!(pair.got(1).is_err());
 }
 
 #[test]
