@@ -18,8 +18,9 @@ fn a_response_is_framed_and_its_connection_kept_or_closed_as_the_client_asked() 
         pair.respond_with(&mut writer, key, |writer, sink, now| {
             head_of(writer, sink, now, HELLO[0]);
             writer.body(HELLO[1], sink).unwrap();
-            assert!(!writer.is_over());
+            assert!(!writer.is_over() && !writer.is_end_sent());
             writer.end(sink, now).unwrap();
+            assert!(writer.is_over() && writer.is_end_sent());
         });
         assert_eq!(
             (writer.status(), writer.sent(), writer.request_end()),
@@ -71,6 +72,14 @@ fn a_failure_before_the_head_is_whole_and_after_it_never_looks_complete() {
             assert!(!pair.is_closed());
         }
     }
+}
+
+#[test]
+fn a_response_of_which_the_connection_has_lost_a_part_is_broken() {
+    let mut writer = ResponseWriter::new(false);
+    assert_eq!(writer.request_end(), RequestEnd::Aborted);
+    writer.lose();
+    assert_eq!(writer.request_end(), RequestEnd::Broken);
 }
 
 #[test]
