@@ -2,9 +2,19 @@
 
 /// Whether `bytes` is a token (RFC 9110 §5.6.2), as methods and field names are.
 pub fn is_token(bytes: &[u8]) -> bool {
-    let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !bytes.is_empty() && bytes.iter().all(is_tchar)
+    !bytes.is_empty() && bytes.iter().all(|byte| IS_TCHAR[usize::from(*byte)])
 }
+
+/// For each byte, whether it may be a part of a token.
+const IS_TCHAR: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0_u8);
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 /// A length in bytes: the number that `value` is, where it is digits and nothing else and fits (RFC 9110 §8.6).
 pub(super) fn parse_length(value: &[u8]) -> Option<u64> {

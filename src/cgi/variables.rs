@@ -54,6 +54,24 @@ impl Variables {
         self.encoded.extend_from_slice(value);
     }
 
+    /// Appends a pair whose name, of this length, and value stand one after the other.
+    ///
+    /// # Panics
+    /// As [`Self::push`], and where `pair` is shorter than the name.
+    pub fn push_joined(&mut self, pair: &[u8], name_length: usize) {
+        let length =
+            |length| u32::try_from(length).expect("variables are bounded far below 4 GiB").to_le_bytes();
+        let lengths = [length(name_length), length(pair.len() - name_length)];
+        self.encoded.reserve(lengths.as_flattened().len() + pair.len());
+        self.encoded.extend_from_slice(lengths.as_flattened());
+        self.encoded.extend_from_slice(pair);
+    }
+
+    /// Whether there is a variable called `name`.
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.iter().any(|(other, _)| other == name)
+    }
+
     /// The value of the last variable called `name`.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.iter().filter(|(n, _)| *n == name).last().map(|(_, value)| value)
@@ -114,12 +132,13 @@ mod tests {
         let mut variables = Variables::new();
         variables.push(b"A", b"1");
         variables.push(b"", b"\0\xff");
-        variables.push(b"A", b"2");
+        variables.push_joined(b"A2", 1);
         let again = Variables::from_encoded(variables.encoded().to_vec()).unwrap();
         assert_eq!(again.iter().count(), 3);
         assert_eq!(again.get(b"A"), Some(&b"2"[..]));
         assert_eq!(again.get(b""), Some(&b"\0\xff"[..]));
         assert_eq!(again.get(b"B"), None);
+        assert!(again.contains(b"A") && again.contains(b"") && !again.contains(b"B"));
     }
 
     #[test]

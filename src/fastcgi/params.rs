@@ -66,7 +66,8 @@ impl Decoder {
         let within = bytes.len().min(self.max_bytes - self.bytes);
         let (bytes, beyond) = bytes.split_at(within);
         self.bytes += within;
-        self.variables.reserve(bytes.len() + bytes.len() / 4);
+        // A short pair grows by six bytes, and most are short.
+        self.variables.reserve(bytes.len() + bytes.len() / 2);
         if self.partial.is_empty() {
             let rest = self.take_pairs(bytes)?;
             self.partial.extend_from_slice(rest);
@@ -90,17 +91,17 @@ impl Decoder {
 
     /// Keeps the complete pairs at the front of `bytes`, gives back the rest.
     fn take_pairs<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
-        while let Some(((name, value), rest)) = split_pair(bytes) {
+        while let Some((Pair { joined, name_length }, rest)) = split_pair(bytes) {
             bytes = rest;
             // A NUL would end the string early for every C library below Lua.
-            if name.contains(&0) || value.contains(&0) {
+            if memchr::memchr(0, joined).is_some() {
                 return Err(Refusal::Nul);
             }
             if self.pairs == self.max_pairs {
                 return Err(Refusal::TooManyPairs { limit: self.max_pairs });
             }
             self.pairs += 1;
-            self.variables.push(name, value);
+            self.variables.push_joined(joined, name_length);
         }
         Ok(bytes)
     }
@@ -133,7 +134,7 @@ impl<'a> Iterator for Pairs<'a> {
         match split_pair(self.rest) {
             Some((pair, rest)) => {
                 self.rest = rest;
-                Some(Ok(pair))
+                Some(Ok(pair.joined.split_at(pair.name_length)))
             }
             None => {
                 self.rest = &[];
@@ -143,17 +144,21 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
-type Pair<'a> = (&'a [u8], &'a [u8]);
+/// A pair as it was sent: the name, of this length, and behind it the value.
+struct Pair<'a> {
+    joined: &'a [u8],
+    name_length: usize,
+}
 
 /// The pair at the front of `bytes` and the bytes after it; `None` when more bytes are needed.
 fn split_pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     let (name_length, rest) = split_length(bytes)?;
     let (value_length, rest) = split_length(rest)?;
-    // Taken off one after the other: the sum of two lengths, which overflows 32 bits (CVE-2025-23016), is
-    // never formed.
-    let (name, rest) = rest.split_at_checked(usize::try_from(name_length).ok()?)?;
-    let (value, rest) = rest.split_at_checked(usize::try_from(value_length).ok()?)?;
-    Some(((name, value), rest))
+    // The sum of two lengths overflows 32 bits (CVE-2025-23016).
+    let name_length = usize::try_from(name_length).ok()?;
+    let length = name_length.checked_add(usize::try_from(value_length).ok()?)?;
+    let (joined, rest) = rest.split_at_checked(length)?;
+    Some((Pair { joined, name_length }, rest))
 }
 
 /// "Lengths of 127 bytes and less can be encoded in one byte, while longer lengths are always encoded in

@@ -31,12 +31,12 @@ impl Head {
     /// # Errors
     /// When the request is ambiguous or lacks a variable that RFC 3875 requires: answer with 400.
     pub fn parse(variables: &mut Variables) -> Result<Self, BadRequest> {
-        if variables.get(REQUEST_METHOD).is_none() {
+        if !variables.contains(REQUEST_METHOD) {
             return Err(BadRequest::MissingMethod);
         }
         let mut head = Self::parse_any(variables)?;
         for name in EMPTY_WHERE_ABSENT {
-            if head.variables.get(name).is_none() {
+            if !head.variables.contains(name) {
                 head.variables.push(name, b"");
             }
         }
@@ -50,7 +50,7 @@ impl Head {
     /// As [`parse`](Self::parse).
     pub fn parse_authorizer(variables: &mut Variables) -> Result<Self, BadRequest> {
         let mut head = Self::parse_any(variables)?;
-        if head.variables.get(CONTENT_LENGTH).is_some() {
+        if head.variables.contains(CONTENT_LENGTH) {
             let kept = head.variables.iter().filter(|(name, _)| *name != CONTENT_LENGTH);
             head.variables = kept.fold(Variables::new(), pushed);
         }

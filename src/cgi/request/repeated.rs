@@ -123,6 +123,31 @@ pub(super) struct Deduplicated {
 /// When a name is empty, values contradict each other, or two `HTTP_*` names cannot be told apart: nginx writes the client's
 /// headers behind the configured parameters, so there any order would let a client win.
 pub(super) fn settle(variables: &Variables) -> Result<Option<Deduplicated>, BadRequest> {
+    if may_need_settling(variables) { settle_sorted(variables) } else { Ok(None) }
+}
+
+/// Bits of the set of names that [`may_need_settling`] has seen. The names of an ordinary request, some 30, meet by chance once
+/// in forty lists of names.
+const SEEN_BITS: usize = 1 << 14;
+
+/// Whether a name may be empty, repeated or `HTTP_PROXY`. One pass, since that is true of hardly any request; a false alarm costs the
+/// sort.
+fn may_need_settling(variables: &Variables) -> bool {
+    let mut seen = [0_u64; SEEN_BITS / 64];
+    variables.iter().any(|(name, _)| {
+        // Fibonacci hashing: the upper bits of the product depend on all bits of the key.
+        let [first, second, ..] = key(name).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+        let hash = usize::from(u16::from_be_bytes([first, second])) % SEEN_BITS;
+        let word = &mut seen[hash / 64];
+        let bit = 1 << (hash % 64);
+        let is_known = *word & bit != 0;
+        *word |= bit;
+        is_known || name.is_empty() || is_same(name, HTTPOXY)
+    })
+}
+
+/// [`settle`] for any variables.
+fn settle_sorted(variables: &Variables) -> Result<Option<Deduplicated>, BadRequest> {
     let named = |(at, (name, value))| Name::new(name, value, at);
     let mut names: Vec<Name<'_>> = variables.iter().enumerate().map(named).collect();
     // Keeps the cost of many names, all sent by a stranger, at n log n.
@@ -188,11 +213,29 @@ fn fold(byte: u8) -> u8 {
     if byte == b'-' { b'_' } else { byte.to_ascii_uppercase() }
 }
 
+/// A number that is the same for all names that [`is_same`]: the folded end of the name, with its length. Names differ at the end.
+fn key(name: &[u8]) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const LOW_BITS: u64 = ONES * 0x7F;
+    let mut end = [0; 8];
+    match name.last_chunk::<8>() {
+        Some(chunk) => end = *chunk,
+        None => end[..name.len()].copy_from_slice(name),
+    }
+    let word = u64::from_le_bytes(end);
+    // 1 in each byte that is `-`: the difference to `-` is zero in these bytes alone.
+    let difference = word ^ (ONES * u64::from(b'-'));
+    let dashes = !(((difference & LOW_BITS) + LOW_BITS) | difference | LOW_BITS) >> 7;
+    // Bits instead of letters: this also folds some other characters, which only costs a comparison.
+    let folded = (word ^ (dashes * u64::from(b'-' ^ b'_'))) & !(ONES * 0x20);
+    folded ^ (name.len() as u64).rotate_right(8)
+}
+
 /// A variable in an order that puts equal names together. The names of headers compare without regard to case and to `-`
 /// against `_`: the variable of a header `X-Foo` must not be confused with a header that came as `X_Foo`. Other names compare byte
 /// by byte: a health check that sends its environment has `no_proxy` and `NO_PROXY`.
 struct Name<'a> {
-    /// The name's length and folded end. Decides nearly every comparison, since names differ at the end.
+    /// The [`key`] of the name, which decides nearly every comparison.
     key: u64,
     bytes: &'a [u8],
     value: &'a [u8],
@@ -202,12 +245,7 @@ struct Name<'a> {
 
 impl<'a> Name<'a> {
     fn new(bytes: &'a [u8], value: &'a [u8], at: usize) -> Self {
-        let [length, ..] = bytes.len().to_le_bytes();
-        let mut key = u64::from(length);
-        for &byte in bytes.iter().rev().take(7) {
-            key = key << 8 | u64::from(fold(byte));
-        }
-        Self { key, bytes, value, at }
+        Self { key: key(bytes), bytes, value, at }
     }
 
     /// The order that puts equal names beside each other, and those in the order in which they came.
@@ -281,6 +319,53 @@ mod tests {
             let one = one_of(name.as_bytes(), &values);
             let one = one.as_deref().map(|bytes| str::from_utf8(bytes).unwrap());
             assert_eq!(one, expected, "{name} {values:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_the_same_have_one_key() {
+        for (name, others) in [
+            ("HTTP_X_FOO", &["HTTP_X-Foo", "http-x-foo", "hTTP_x_fOO"][..]),
+            ("A-", &["a_", "A_", "a-"]),
+            ("---", &["___", "-_-"]),
+            ("", &[]),
+        ] {
+            for other in others {
+                assert!(is_same(name.as_bytes(), other.as_bytes()));
+                assert_eq!(key(name.as_bytes()), key(other.as_bytes()), "{name} {other}");
+            }
+        }
+        let distinct = ["A", "B", "AA", "", "SERVER_NAME", "SCRIPT_NAME", "SERVER_PORT", "REMOTE_PORT", "\0"];
+        let keys: std::collections::BTreeSet<u64> =
+            distinct.iter().map(|name| key(name.as_bytes())).collect();
+        assert_eq!(keys.len(), distinct.len());
+    }
+
+    #[test]
+    fn the_names_of_an_ordinary_request_need_no_sort() {
+        let mut variables = Variables::new();
+        let lines = include_str!("../../../deploy/nginx/nibiru_params").lines();
+        let configured =
+            lines.filter_map(|line| line.strip_prefix("fastcgi_param")?.split_whitespace().next());
+        // An empty HTTP_PROXY is not sent.
+        let configured = configured.filter(|name| *name != "HTTP_PROXY");
+        let headers = ["CONNECTION", "USER_AGENT", "ACCEPT", "ACCEPT_ENCODING", "ACCEPT_LANGUAGE", "COOKIE"];
+        let headers = headers.map(|name| [HEADER, name.as_bytes()].concat());
+        let names = configured.map(|name| name.as_bytes().to_vec()).chain(headers);
+        names.for_each(|name| variables.push(&name, b""));
+        assert!(variables.iter().count() > 25);
+        assert!(!may_need_settling(&variables));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn one_pass_misses_nothing_that_the_sort_finds(
+            names in proptest::collection::vec("(HTTP_|http-)?(PROXY|proxy|[A-Ca-c_-]{0,3})", 0..12)
+        ) {
+            let mut variables = Variables::new();
+            names.iter().for_each(|name| variables.push(name.as_bytes(), b"v"));
+            let (found, expected) = (settle(&variables), settle_sorted(&variables));
+            proptest::prop_assert_eq!(format!("{found:?}"), format!("{expected:?}"));
         }
     }
 
