@@ -1,23 +1,23 @@
-//! The workers that leave the pool: which are told to exit, and until when they have to be gone. Std only; time is an argument.
+//! Draining: which workers are told to exit, and their deadlines. Std only; time is an argument.
 //!
-//! Every worker that is told to exit has a deadline, and there are never many of them.
+//! Every worker that is told to exit has a deadline, and their number is bounded by [`max_exiting`].
 
 use std::time::{Duration, Instant};
 
 use crate::proto::pool::slot::{DrainReason, EXIT_TIME, Slot};
 use crate::proto::pool::{Pool, State};
 
-/// The most workers that may be about to exit at a time in a pool of at most `max`: where their stop hooks take long, the next
-/// ones wait.
+/// The greatest number of workers that exit at the same time in a pool of at most `max`. With long stop hooks, further workers
+/// wait.
 pub(crate) fn max_exiting(max: u32) -> usize {
-    // A small pool whose workers serve one request each needs some all the same.
+    // With `max_requests` 1 a small pool needs several.
     max.max(4) as usize
 }
 
 impl Pool {
-    /// Has workers leave that are no longer needed: those whose successors are ready, those beyond the most there may be, those
-    /// above the least that have been idle for too long. Gives those to tell to exit now, and the time of the next call. Busy
-    /// ones among the first two follow when their request is over.
+    /// Drains surplus workers: workers whose successor is ready, workers above `max`, workers above `min` that were idle for
+    /// `idle_timeout`. Returns the workers to tell to exit now, and the time of the next call. Busy workers of the first two kinds
+    /// follow when their request is over.
     pub(crate) fn drain_surplus(&mut self, now: Instant) -> (Vec<u32>, Option<Instant>) {
         let mut exiting = Vec::new();
         loop {
@@ -42,8 +42,8 @@ impl Pool {
         (exiting, again)
     }
 
-    /// The worker that may leave first, of more than are wanted: one that awaits its successor, or any where there are more
-    /// than there may be; an idle one before a busy one.
+    /// The first surplus worker to drain: a worker that awaits its successor, or any worker of a pool above `max`; idle workers before
+    /// busy ones.
     fn least_needed(&self) -> Option<u32> {
         let over = self.current().count()
             > self.policy.max as usize + self.current().filter(|slot| slot.awaits_successor()).count();
@@ -56,7 +56,7 @@ impl Pool {
             .map(|(number, _)| *number)
     }
 
-    /// Has a worker of this generation leave; gives it back where it is to be told to exit now.
+    /// Drains a worker of this generation. Returns its number if it is to be told to exit now.
     fn leave(&mut self, worker: u32, reason: DrainReason, now: Instant) -> Option<u32> {
         let slot = self.slots.get_mut(&worker)?;
         slot.leave(reason);
@@ -68,15 +68,15 @@ impl Pool {
         Some(worker)
     }
 
-    /// Has every worker leave, since the server stops; gives the idle ones, to tell to exit now.
+    /// Drains every worker, for a stop. Returns the idle ones, to tell to exit now.
     pub(crate) fn close(&mut self, now: Instant) -> Vec<u32> {
         self.resize(0, 0);
         self.drain(DrainReason::Stop, now, EXIT_TIME, |_| true)
     }
 
-    /// Has the workers of generations leave that `which` picks; gives the idle ones, to tell to exit now. The busy ones follow
-    /// when their request is over. All have to be gone after `patience`; a worker that was told to exit before, and so has
-    /// nothing left but its stop hooks, after [`EXIT_TIME`].
+    /// Drains the workers of the generations that `which` selects. Returns the idle ones, to tell to exit now; busy ones follow when
+    /// their request is over. The deadline is `patience`, or [`EXIT_TIME`] for a worker that was told to exit before and only runs its
+    /// stop hooks.
     pub(crate) fn drain_generations(
         &mut self,
         now: Instant,
@@ -97,7 +97,7 @@ impl Pool {
         for (worker, slot) in self.slots.iter_mut().filter(|(_, slot)| which(slot.generation)) {
             let until = now + if slot.state == State::Draining { EXIT_TIME } else { patience };
             if slot.is_leaving() && slot.state != State::Draining {
-                // It has a request. A worker that an earlier generation's end has already met keeps its deadline.
+                // It has a request. A deadline that an earlier drain has set stays.
                 slot.exit_by.get_or_insert(until);
                 continue;
             }
@@ -112,13 +112,13 @@ impl Pool {
         exiting
     }
 
-    /// The numbers of a generation's workers that leave.
+    /// The numbers of a generation's draining workers.
     pub(crate) fn leaving(&self, generation: u32) -> Vec<u32> {
         let leaves = |slot: &Slot| slot.generation == generation && slot.is_leaving();
         self.slots.iter().filter(|(_, slot)| leaves(slot)).map(|(worker, _)| *worker).collect()
     }
 
-    /// Takes the workers that should be gone by now, to be killed, each once. Also gives the time of the next call.
+    /// The workers whose exit is overdue, to be killed, each once; and the time of the next call.
     pub(crate) fn take_overdue(&mut self, now: Instant) -> (Vec<u32>, Option<Instant>) {
         let mut overdue = Vec::new();
         for (worker, slot) in &mut self.slots {
@@ -129,7 +129,7 @@ impl Pool {
         (overdue, self.slots.values().filter_map(|slot| slot.exit_by).min())
     }
 
-    /// The workers of the generation that answers which were told to exit.
+    /// The workers of the serving generation that were told to exit.
     pub(super) fn exiting(&self) -> impl Iterator<Item = &Slot> {
         let told = |slot: &&Slot| slot.generation == self.generation && slot.state == State::Draining;
         self.slots.values().filter(told)
@@ -140,12 +140,12 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::proto::pool::tests::{POLICY, fill, pool, range, serve};
-    use crate::proto::pool::{Policy, Ready, Want};
+    use crate::proto::pool::{NextFork, Policy, Ready};
 
     #[test]
     fn waiting_requests_raise_the_number_of_workers_and_idleness_lowers_it() {
         let (mut pool, now) = pool(range(0, 4));
-        assert_eq!(pool.want(now), Want::Nothing, "nothing to do, nobody there");
+        assert_eq!(pool.next_fork(now), NextFork::NotNeeded, "nothing to do, nobody there");
         pool.grow_for(3);
         assert_eq!(fill(&mut pool, now), [1, 2, 3]);
         pool.grow_for(9);
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(pool.drain_surplus(later - Duration::from_nanos(1)), (vec![], Some(later)));
         serve(&mut pool, later);
         assert_eq!(pool.drain_surplus(later), (vec![1, 2, 3], Some(later + POLICY.idle_timeout)));
-        assert_eq!(pool.want(later), Want::Nothing);
+        assert_eq!(pool.next_fork(later), NextFork::NotNeeded);
         assert_eq!(pool.drain_surplus(later + POLICY.idle_timeout), (vec![4], None));
     }
 
@@ -166,9 +166,9 @@ mod tests {
         assert_eq!(pool.assign(now), Some(3));
         pool.resize(1, 1);
         assert_eq!(pool.drain_surplus(now).0, [1, 2]);
-        assert_eq!(pool.want(now), Want::Nothing);
+        assert_eq!(pool.next_fork(now), NextFork::NotNeeded);
         pool.resize(2, 2);
-        assert_eq!(pool.want(now), Want::Spawn(4));
+        assert_eq!(pool.next_fork(now), NextFork::Fork(4));
         assert_eq!(pool.ready(3, now), Ready::Work);
     }
 
@@ -195,7 +195,7 @@ mod tests {
         let (mut pool, now) = pool(range(3, 3));
         assert_eq!(pool.assign(now), Some(3));
         assert_eq!(pool.close(now), [1, 2]);
-        assert_eq!((pool.want(now), pool.assign(now)), (Want::Nothing, None));
+        assert_eq!((pool.next_fork(now), pool.assign(now)), (NextFork::NotNeeded, None));
         assert_eq!(pool.take_overdue(now), (vec![], Some(now + EXIT_TIME)));
         assert_eq!(pool.ready(3, now), Ready::Drain);
         assert_eq!(pool.take_overdue(now + EXIT_TIME).0, [1, 2, 3]);
@@ -215,10 +215,10 @@ mod tests {
     fn a_worker_goes_on_after_its_last_request_until_its_successor_is_ready() {
         let (mut pool, now) = pool(Policy { max_requests: Some(2), ..range(1, 1) });
         assert_eq!(serve(&mut pool, now), (1, Ready::Work));
-        assert_eq!(pool.want(now), Want::Nothing);
+        assert_eq!(pool.next_fork(now), NextFork::NotNeeded);
         assert_eq!(pool.assign(now), Some(1));
         assert!(pool.take_changed() && !pool.take_changed());
-        assert_eq!(pool.want(now), Want::Spawn(2), "while the last request runs");
+        assert_eq!(pool.next_fork(now), NextFork::Fork(2), "while the last request runs");
         pool.starting(2, 1, 0, now);
         assert_eq!(pool.ready(1, now), Ready::Work);
         assert_eq!(serve(&mut pool, now), (1, Ready::Work), "its successor is not ready");
@@ -239,16 +239,16 @@ mod tests {
         }
         assert_eq!(pool.workers().count(), 4 + 1);
         let worker = pool.assign(now).expect("the last one");
-        assert_eq!(pool.want(now), Want::Wait(now + EXIT_TIME), "four leave");
+        assert_eq!(pool.next_fork(now), NextFork::WaitUntil(now + EXIT_TIME), "four leave");
         assert_eq!(pool.take_overdue(now), (vec![], Some(now + EXIT_TIME)));
         let later = now + EXIT_TIME;
         assert_eq!(pool.ready(worker, later), Ready::Drain);
         let (overdue, again) = pool.take_overdue(later);
         assert_eq!((overdue.len(), again), (4, Some(later + EXIT_TIME)));
         assert_eq!(pool.take_overdue(later).0, [0; 0], "once");
-        assert_eq!(pool.want(later), Want::Wait(later + EXIT_TIME), "not before they are gone");
+        assert_eq!(pool.next_fork(later), NextFork::WaitUntil(later + EXIT_TIME), "not before they are gone");
         overdue.into_iter().for_each(|worker| assert_eq!(pool.ended(worker, later), Some(State::Draining)));
-        assert!(matches!(pool.want(later), Want::Spawn(_)));
+        assert!(matches!(pool.next_fork(later), NextFork::Fork(_)));
     }
 
     /// Processes that even SIGKILL does not end, such as those that wait for a file system.
@@ -262,9 +262,9 @@ mod tests {
         }
         let overdue = pool.take_overdue(now + EXIT_TIME).0;
         assert!(pool.assign(now).is_some());
-        assert_eq!(pool.want(now + EXIT_TIME), Want::Nothing);
+        assert_eq!(pool.next_fork(now + EXIT_TIME), NextFork::NotNeeded);
         pool.ended(overdue[0], now);
-        assert!(matches!(pool.want(now + EXIT_TIME), Want::Spawn(_)));
+        assert!(matches!(pool.next_fork(now + EXIT_TIME), NextFork::Fork(_)));
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(pool.assign(now), Some(2));
         assert_eq!(reload(&mut pool, 2, now), [1]);
         assert_eq!(pool.take_overdue(now), (vec![], Some(now + grace)));
-        assert!(matches!(pool.want(now), Want::Spawn(_)), "older generations do not count");
+        assert!(matches!(pool.next_fork(now), NextFork::Fork(_)), "older generations do not count");
         // The idle one has nothing left but its stop hooks; the busy one has its request.
         let later = now + Duration::from_secs(1);
         assert_eq!(reload(&mut pool, 3, later), [3]);
@@ -303,8 +303,8 @@ mod tests {
         let (mut pool, now) = pool(range(1, 1));
         pool.ended(1, now);
         pool.starting(1, 1, 0, now);
-        assert_eq!(pool.want(now), Want::Nothing);
+        assert_eq!(pool.next_fork(now), NextFork::NotNeeded);
         assert_eq!((pool.never_announced(1), pool.never_announced(1)), (Some(1), None));
-        assert_eq!(pool.want(now), Want::Spawn(1));
+        assert_eq!(pool.next_fork(now), NextFork::Fork(1));
     }
 }

@@ -1,12 +1,11 @@
-//! The size that the pool is to have, and whether it has had it. Std only.
+//! The target size of the pool, and whether the pool has reached it. Std only.
 
-/// The number of workers that are wanted now.
+/// The target number of workers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Growth {
-    /// Workers that are wanted: raised by waiting requests, lowered by idleness.
+    /// The target, raised by waiting requests and lowered by idleness.
     target: u32,
-    /// Whether as many workers have been there at a time, since the target changed, the generation was new, or the last worker
-    /// died.
+    /// Whether the pool has had that many workers since the target or the generation changed, or the last worker died.
     reached: bool,
 }
 
@@ -24,7 +23,7 @@ impl Growth {
         self.reached
     }
 
-    /// Sets the target. `present`: the workers of the generation that answers, idle and busy.
+    /// Sets the target. `present`: the number of idle and busy workers of the serving generation.
     pub(super) fn set_target(&mut self, target: u32, present: u32) {
         if target != self.target {
             self.target = target;
@@ -47,7 +46,7 @@ impl Growth {
         self.reached = self.reached || present >= self.target;
     }
 
-    /// Counts anew whether the target is reached: with a new target or a new generation.
+    /// Starts anew after a change of target or generation.
     pub(super) fn restart(&mut self, present: u32) {
         self.reached = present >= self.target;
     }

@@ -1,5 +1,5 @@
-//! The worker pool: the workers that exist, the one that gets a request, the one to fork and those to let go, and when.
-//! Std only, no I/O; time and chance are arguments.
+//! The worker pool: which worker gets a request, which is forked next, which are told to exit, and when. Std only, no I/O; time and
+//! random numbers are arguments.
 //!
 //! Decides; never forks, kills or sends. The transitions of a worker:
 //!
@@ -11,9 +11,9 @@
 //!                └──────────────► Proved ─┘        Idle ──► Draining ──► (exit)
 //! ```
 //!
-//! A worker may end in every state. [`slot`] has the state of one, [`growth`] how many are wanted, [`starts`] the failures of
-//! starts, [`replacement`] the limits of a worker's life, [`measurement`] when its memory is measured, [`draining`] who is told to
-//! exit and until when.
+//! A worker may end in every state. [`slot`] has the state of one worker, [`growth`] the target size of the pool, [`starts`] the
+//! failures of starts, [`replacement`] the limits of a worker's life, [`measurement`] the schedule of memory measurements,
+//! [`draining`] the workers that are told to exit, with their deadlines.
 
 mod draining;
 mod growth;
@@ -35,20 +35,20 @@ pub(crate) use crate::proto::pool::measurement::{Measure, Measurements};
 pub(crate) use crate::proto::pool::slot::{EXIT_TIME, State, Worker};
 pub(crate) use crate::proto::pool::starts::Replacement;
 
-/// The wait after a fork that the system refused, for want of descriptors or processes. It does not grow: these may be back any
-/// moment, and an attempt is cheap.
+/// The delay after a fork that the system refused for want of descriptors or processes. The delay does not grow: an attempt is
+/// cheap, and descriptors may be free again at any time.
 const REFUSED_FORK_PAUSE: Duration = Duration::from_millis(500);
 
 /// The pool's settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
-    /// Workers that are kept also when there is nothing to do.
+    /// Least number of workers, also without requests.
     pub(crate) min: u32,
-    /// Workers at most, and so requests that run at the same time.
+    /// Greatest number of workers, and of requests that run at the same time.
     pub(crate) max: u32,
     /// The idle time after which a worker above `min` ends.
     pub(crate) idle_timeout: Duration,
-    /// Requests after which a worker is replaced, and the most that chance may add.
+    /// Requests after which a worker is replaced, and the greatest random addition to them.
     pub(crate) max_requests: Option<u32>,
     pub(crate) max_requests_jitter: u32,
     /// Age at which a worker is replaced.
@@ -57,12 +57,12 @@ pub(crate) struct Policy {
     pub(crate) max_memory: Option<u64>,
 }
 
-/// The outcome for a worker that says it is ready.
+/// The answer to a worker's message `Ready`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
-    /// It may have a request.
+    /// It is idle, and may get a request.
     Work,
-    /// It is the first of a generation that does not answer yet.
+    /// It is the first worker of a generation that does not serve yet.
     Proved,
     /// It is to be told to exit.
     Drain,
@@ -72,13 +72,13 @@ pub(crate) enum Ready {
 
 /// The next fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// Fork this worker now. [`Pool::starting`] confirms.
-    Spawn(u32),
-    /// Ask again at this time.
-    Wait(Instant),
-    /// No worker is missing.
-    Nothing,
+pub(crate) enum NextFork {
+    /// Fork the worker with this number now, and call [`Pool::starting`].
+    Fork(u32),
+    /// No fork before this time.
+    WaitUntil(Instant),
+    /// No worker is missing, or the next step follows the start or the exit of one.
+    NotNeeded,
 }
 
 /// The pool of workers.
@@ -86,21 +86,21 @@ pub(crate) enum Want {
 pub(crate) struct Pool {
     policy: Policy,
     growth: Growth,
-    /// The generation that is forked and that answers.
+    /// The serving generation, of which workers are forked.
     generation: u32,
-    /// Slots by worker number; numbers are as small as can be and are used again.
+    /// Slots by worker number. A new worker gets the lowest free number.
     slots: BTreeMap<u32, Slot>,
-    /// The idle workers. The one that became idle last is used first: its caches are warm, and the others can be let go.
+    /// The idle workers, as a stack: the worker that became idle last has warm caches, and the others may be told to exit.
     idle: Vec<u32>,
-    /// Workers of this generation that run a request, those that leave included.
+    /// Workers of this generation that run a request, including those that drain.
     busy: u32,
-    /// Whether a worker has reached its requests since [`Self::take_changed`].
+    /// Whether a worker has reached `max_requests` since [`Self::take_changed`].
     changed: bool,
     starts: Starts,
     /// Forks in a row that the system refused.
     refused_forks: Backoff,
     replacements: Replacements,
-    /// The time at which a worker last became ready, or a busy one ended.
+    /// The time at which a worker last became ready, or ended while busy.
     freed_at: Option<Instant>,
 }
 
@@ -122,7 +122,7 @@ impl Pool {
         }
     }
 
-    /// The generation that is forked and that answers.
+    /// The serving generation, of which workers are forked.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
@@ -142,7 +142,7 @@ impl Pool {
         self.freed_at
     }
 
-    /// The idle and the busy workers of the generation that answers.
+    /// The numbers of idle and of busy workers of the serving generation.
     pub(crate) fn at_hand(&self) -> (u32, u32) {
         self.current().fold((0, 0), |(idle, busy), slot| match slot.state {
             State::Idle => (idle + 1, busy),
@@ -165,8 +165,8 @@ impl Pool {
 
     // Growth.
 
-    /// The worker to fork, if one is missing.
-    pub(crate) fn want(&self, now: Instant) -> Want {
+    /// The next fork: now, later, or none.
+    pub(crate) fn next_fork(&self, now: Instant) -> NextFork {
         let (mut present, mut lasting, mut starting) = (0, 0, false);
         for slot in self.current() {
             present += 1;
@@ -175,9 +175,9 @@ impl Pool {
         }
         let target = self.growth.target() as usize;
         if lasting >= target {
-            return Want::Nothing;
+            return NextFork::NotNeeded;
         }
-        // Nobody is missing: it is about the successors of workers that await them.
+        // No worker is missing; the successors of draining workers are.
         let replaces = present >= target;
         let retries = [
             self.starts.retry_at(),
@@ -185,18 +185,20 @@ impl Pool {
             self.replacements.retry_at().filter(|_| replaces),
         ];
         match retries.into_iter().flatten().max() {
-            Some(time) if time > now => Want::Wait(time),
-            // Each of these has a deadline, or is being killed.
-            _ if self.exiting().count() >= max_exiting(self.policy.max) => {
-                self.exiting().filter_map(|slot| slot.exit_by).min().map_or(Want::Nothing, Want::Wait)
-            }
-            // One tries for all.
-            _ if self.starts.are_single() && starting => Want::Nothing,
-            _ => Want::Spawn(self.free_number()),
+            Some(time) if time > now => NextFork::WaitUntil(time),
+            // Every exiting worker has a deadline, or is being killed.
+            _ if self.exiting().count() >= max_exiting(self.policy.max) => self
+                .exiting()
+                .filter_map(|slot| slot.exit_by)
+                .min()
+                .map_or(NextFork::NotNeeded, NextFork::WaitUntil),
+            // While starts fail, one worker starts at a time.
+            _ if self.starts.are_single() && starting => NextFork::NotNeeded,
+            _ => NextFork::Fork(self.free_number()),
         }
     }
 
-    /// Wants a worker for each of so many requests that wait, beside those at work. Those that start already count.
+    /// Raises the target by one worker for each waiting request. Workers that are starting already count.
     pub(crate) fn grow_for(&mut self, waiting: usize) {
         let at_work =
             self.current().filter(|slot| !slot.awaits_successor() && slot.state != State::Starting).count();
@@ -209,34 +211,34 @@ impl Pool {
         self.growth.target() < self.policy.max
     }
 
-    /// Whether workers are being started that have not been there yet: after a start, a reload, growth, the death of all.
-    /// Not where starts fail again and again; and successors of workers that leave take their places.
+    /// Whether the pool has not reached its target yet: after a start, a reload, growth, the death of all workers. False while starts
+    /// fail. Successors of draining workers do not count.
     pub(crate) fn is_growing(&self) -> bool {
         !self.growth.is_reached() && !self.is_failing()
     }
 
-    /// The idle and busy workers of the generation that answers, for [`Growth`].
+    /// The number of idle and busy workers of the serving generation, for [`Growth`].
     fn present(&self) -> u32 {
         let (idle, busy) = self.at_hand();
         idle + busy
     }
 
-    /// Whether the generation that answers has no worker, so that a request need not wait to see whether one becomes free.
+    /// Whether the serving generation has no worker at all, so that waiting for a free one is in vain.
     pub(crate) fn has_nobody(&self) -> bool {
         self.current().next().is_none()
     }
 
-    /// The lowest number that no worker has.
+    /// The lowest free worker number.
     pub(crate) fn free_number(&self) -> u32 {
         (1..).find(|number| !self.slots.contains_key(number)).expect("fewer workers than numbers")
     }
 
-    /// Sets another policy. Workers that exist keep the number of requests they were born with.
+    /// Replaces the policy. Existing workers keep the `max_requests` that they were forked with.
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         let target = self.growth.target().clamp(policy.min, policy.max);
         self.growth.set_target(target, self.present());
         self.policy = policy;
-        // Limits that could not be kept before may be kept now.
+        // The new limits may be ones that workers can keep.
         self.replacements.reset();
     }
 
@@ -247,16 +249,16 @@ impl Pool {
 
     // A worker's life.
 
-    /// Records that the system refused to fork a worker, which does not exist then.
+    /// Records that the system refused a fork. No worker was added.
     pub(crate) fn fork_refused(&mut self, now: Instant) {
         self.refused_forks.failed(now);
     }
 
-    /// Records that a worker is being forked. `chance` is any random number.
+    /// Adds a worker that is being forked. `chance` is a random number, for `max_requests_jitter`.
     pub(crate) fn starting(&mut self, worker: u32, generation: u32, chance: u32, now: Instant) {
         self.refused_forks.reset();
         let limit = match self.policy.max_requests {
-            // Chance has no place in "a fresh state for each request".
+            // 1 means a fresh state for each request, so nothing is added.
             Some(1) => Some(1),
             limit => limit.map(|limit| {
                 let jitter = u64::from(chance) % (u64::from(self.policy.max_requests_jitter) + 1);
@@ -276,7 +278,7 @@ impl Pool {
         self.freed_at = Some(now);
         let was_busy = slot.state == State::Busy && slot.generation == generation;
         slot.ready_at.get_or_insert(now);
-        // A worker that is to serve one request never gets a second, whether or not a successor is there.
+        // With `max_requests` 1 a worker never gets a second request, also without a successor.
         if slot.max_requests == Some(1) && slot.requests >= 1 {
             slot.leave(DrainReason::Requests);
         }
@@ -298,8 +300,7 @@ impl Pool {
         ready
     }
 
-    /// Takes an idle worker for a request. No more requests run at a time than there may be workers, also while
-    /// some are being replaced.
+    /// Assigns a request to an idle worker. At most `max` requests run at a time, also while workers are being replaced.
     pub(crate) fn assign(&mut self, now: Instant) -> Option<u32> {
         if self.busy >= self.policy.max {
             return None;
@@ -308,7 +309,7 @@ impl Pool {
         let slot = self.slots.get_mut(&worker)?;
         slot.enter(State::Busy, now);
         slot.requests = slot.requests.saturating_add(1);
-        // Already now, so that its successor is forked while it runs what may be its last request.
+        // Now and not at its end, so that the successor is forked while the last request runs.
         if slot.max_requests.is_some_and(|limit| slot.requests >= limit) {
             self.changed |= slot.replace(DrainReason::Requests);
         }
@@ -316,7 +317,7 @@ impl Pool {
         Some(worker)
     }
 
-    /// Gives back a worker that was assigned and got no request after all.
+    /// Undoes an assignment whose request was not sent.
     pub(crate) fn unassign(&mut self, worker: u32, now: Instant) {
         if let Some(slot) = self.slots.get_mut(&worker)
             && slot.state == State::Busy
@@ -328,7 +329,7 @@ impl Pool {
         }
     }
 
-    /// Records that a worker has answered a request: starts succeed.
+    /// Records that a worker has answered a request, which ends a row of failed starts.
     pub(crate) fn record_answer(&mut self, worker: u32) {
         if let Some(slot) = self.slots.get_mut(&worker) {
             slot.has_answered = true;
@@ -339,8 +340,8 @@ impl Pool {
         self.starts.reset();
     }
 
-    /// Removes a worker that has ended; gives its state before. One that ends before it answered a request counts as a failed
-    /// start, and from the second in a row on the next fork is put off, longer each time.
+    /// Removes a worker that has ended, and returns its last state. An end before the first answer counts as a failed start; from
+    /// the second failure in a row on, the next fork is delayed, longer each time.
     pub(crate) fn ended(&mut self, worker: u32, now: Instant) -> Option<State> {
         let slot = self.slots.remove(&worker)?;
         self.idle.retain(|idle| *idle != worker);
@@ -351,44 +352,44 @@ impl Pool {
         if !slot.has_answered && !slot.is_leaving() {
             self.starts.record_failure(slot.generation, now);
         }
-        // Where a worker is told to exit after each request there may be none for a moment.
+        // With `max_requests` 1 the pool may be empty for a moment.
         if !slot.is_leaving() && self.present() == 0 {
             self.growth.record_loss_of_all();
         }
         Some(slot.state)
     }
 
-    /// Removes a worker that its zygote never announced, since that has ended or is killed. Gives its generation where it is
-    /// missed. The number of workers that one zygote was asked for says nothing about starts: see [`Self::start_failed`].
+    /// Removes a worker that its zygote never announced, because the zygote has ended or is killed. Returns the worker's generation,
+    /// unless it was to exit. Counts no failure: all workers of one zygote are one failed start, see [`Self::start_failed`].
     pub(crate) fn never_announced(&mut self, worker: u32) -> Option<u32> {
         let slot = self.slots.remove(&worker)?;
         (!slot.is_leaving()).then_some(slot.generation)
     }
 
-    /// Records that a start came to nothing.
+    /// Records a failed start.
     pub(crate) fn start_failed(&mut self, generation: u32, now: Instant) {
         self.starts.record_failure(generation, now);
     }
 
-    /// Whether workers of the generation that answers die again and again before they have answered anything.
+    /// Whether workers of the serving generation end again and again before their first answer.
     pub(crate) fn is_failing(&self) -> bool {
         self.starts.are_failing(self.generation)
     }
 
-    /// The time until the next start may be tried, where no worker is there nor about to be.
+    /// The time until the next start, if there is no worker and none is starting.
     pub(crate) fn down_for(&self, now: Instant) -> Option<Duration> {
         let attempt = self.starts.retry_at().filter(|time| *time > now && self.has_nobody())?;
         Some(attempt - now)
     }
 
-    /// Whether a worker has reached its requests since the last call.
+    /// Whether a worker has reached `max_requests` since the last call.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
     // Generations.
 
-    /// Moves to a generation whose first worker is ready. `afresh`: earlier failures say nothing about it.
+    /// Switches to a generation whose first worker is ready. `afresh`: earlier failures do not concern it, and are forgotten.
     pub(crate) fn switch(&mut self, generation: u32, afresh: bool, now: Instant) {
         self.generation = generation;
         if afresh {
@@ -407,7 +408,7 @@ impl Pool {
         self.growth.restart(self.present());
     }
 
-    /// The slots of the generation that answers, but for those that leave.
+    /// The slots of the serving generation that are not draining.
     fn current(&self) -> impl Iterator<Item = &Slot> {
         self.slots.values().filter(|slot| slot.generation == self.generation && !slot.is_leaving())
     }
@@ -441,7 +442,7 @@ mod tests {
     /// Forks whatever is wanted; each worker is ready at once. Gives their numbers.
     pub(crate) fn fill(pool: &mut Pool, now: Instant) -> Vec<u32> {
         let mut forked = Vec::new();
-        while let Want::Spawn(worker) = pool.want(now) {
+        while let NextFork::Fork(worker) = pool.next_fork(now) {
             pool.starting(worker, pool.generation(), 0, now);
             assert_eq!(pool.ready(worker, now), Ready::Work);
             forked.push(worker);
@@ -461,7 +462,7 @@ mod tests {
         let (mut pool, now) = pool(range(3, 3));
         assert_eq!(pool.workers().map(|worker| worker.number).collect::<Vec<_>>(), [1, 2, 3]);
         pool.ended(2, now);
-        assert_eq!(pool.want(now), Want::Spawn(2));
+        assert_eq!(pool.next_fork(now), NextFork::Fork(2));
     }
 
     #[test]
@@ -481,7 +482,7 @@ mod tests {
         for _ in 0..12 {
             pool.ended(1, now);
             delays.push(pool.down_for(now).unwrap_or_default());
-            assert_eq!(pool.want(now + MAX_BACKOFF), Want::Spawn(1));
+            assert_eq!(pool.next_fork(now + MAX_BACKOFF), NextFork::Fork(1));
             pool.starting(1, 1, 0, now);
         }
         assert_eq!(delays[..3], [Duration::ZERO, FIRST_BACKOFF, FIRST_BACKOFF * 2]);
@@ -491,7 +492,7 @@ mod tests {
         pool.ready(1, now);
         serve(&mut pool, now);
         pool.ended(1, now);
-        assert_eq!(pool.want(now), Want::Spawn(1));
+        assert_eq!(pool.next_fork(now), NextFork::Fork(1));
         assert!(!pool.is_failing(), "an end after an answer is no failed start");
     }
 
@@ -551,9 +552,9 @@ mod tests {
         let (mut pool, now) = pool(range(4, 4));
         (1..=4).for_each(|worker| assert!(pool.ended(worker, now).is_some()));
         let later = now + MAX_BACKOFF;
-        assert_eq!(pool.want(later), Want::Spawn(1));
+        assert_eq!(pool.next_fork(later), NextFork::Fork(1));
         pool.starting(1, 1, 0, later);
-        assert_eq!(pool.want(later), Want::Nothing);
+        assert_eq!(pool.next_fork(later), NextFork::NotNeeded);
         pool.ready(1, later);
         serve(&mut pool, later);
         assert_eq!(fill(&mut pool, later), [2, 3, 4]);
@@ -565,15 +566,15 @@ mod tests {
         pool.ended(1, now);
         for refusal in 0..3 {
             let now = now + refusal * REFUSED_FORK_PAUSE;
-            assert_eq!(pool.want(now), Want::Spawn(1));
+            assert_eq!(pool.next_fork(now), NextFork::Fork(1));
             pool.fork_refused(now);
-            assert_eq!(pool.want(now), Want::Wait(now + REFUSED_FORK_PAUSE));
+            assert_eq!(pool.next_fork(now), NextFork::WaitUntil(now + REFUSED_FORK_PAUSE));
             assert!(!pool.is_failing(), "it says nothing about the application");
         }
         pool.starting(1, 1, 0, now);
         pool.record_answer(1);
         pool.ended(1, now);
-        assert_eq!(pool.want(now), Want::Spawn(1), "the system has forked one since");
+        assert_eq!(pool.next_fork(now), NextFork::Fork(1), "the system has forked one since");
     }
 
     #[test]
@@ -596,11 +597,11 @@ mod tests {
         pool.unassign(1, now);
         pool.switch(2, true, now);
         assert_eq!(pool.drain_generations(now, EXIT_TIME, |generation| generation < 2), [1]);
-        assert_eq!(pool.want(now), Want::Spawn(4));
+        assert_eq!(pool.next_fork(now), NextFork::Fork(4));
         assert_eq!(pool.leaving(1), [1, 2]);
         assert_eq!(pool.ready(2, now), Ready::Drain, "the busy one is told to exit when it is done");
         assert_eq!(pool.ended(2, now), Some(State::Draining));
-        assert_eq!(pool.want(now), Want::Spawn(2), "an exit that was asked for is no failure");
+        assert_eq!(pool.next_fork(now), NextFork::Fork(2), "an exit that was asked for is no failure");
         assert_eq!(pool.assign(now), Some(3));
     }
 
@@ -612,8 +613,11 @@ mod tests {
         }
         let again = now + FIRST_BACKOFF * 2;
         assert!(pool.is_failing());
-        assert_eq!((pool.want(now), pool.down_for(now)), (Want::Wait(again), Some(FIRST_BACKOFF * 2)));
-        assert_eq!((pool.want(again), pool.down_for(again)), (Want::Spawn(1), None));
+        assert_eq!(
+            (pool.next_fork(now), pool.down_for(now)),
+            (NextFork::WaitUntil(again), Some(FIRST_BACKOFF * 2))
+        );
+        assert_eq!((pool.next_fork(again), pool.down_for(again)), (NextFork::Fork(1), None));
     }
 
     #[test]
@@ -666,9 +670,9 @@ mod tests {
         pool.grow_for(1);
         pool.starting(1, 1, 0, now);
         pool.grow_for(1);
-        assert_eq!(pool.want(now), Want::Nothing);
+        assert_eq!(pool.next_fork(now), NextFork::NotNeeded);
         pool.grow_for(2);
-        assert_eq!(pool.want(now), Want::Spawn(2));
+        assert_eq!(pool.next_fork(now), NextFork::Fork(2));
     }
 
     #[test]
@@ -693,7 +697,7 @@ mod tests {
             pool.ready(1, now);
             let served = (1..).find(|_| {
                 serve(&mut pool, now);
-                pool.want(now) != Want::Nothing
+                pool.next_fork(now) != NextFork::NotNeeded
             });
             assert_eq!(served, Some(2 + more), "by chance {chance}");
         }
@@ -707,9 +711,9 @@ mod tests {
             let (mut pool, now) = (Pool::new(policy, 1), Instant::now());
             pool.starting(1, 1, chance, now);
             pool.ready(1, now);
-            assert_eq!(pool.want(now), Want::Nothing);
+            assert_eq!(pool.next_fork(now), NextFork::NotNeeded);
             assert_eq!(serve(&mut pool, now), (1, Ready::Work));
-            assert_eq!(pool.want(now), Want::Nothing, "two at least");
+            assert_eq!(pool.next_fork(now), NextFork::NotNeeded, "two at least");
         }
     }
 

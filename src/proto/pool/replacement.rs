@@ -1,6 +1,6 @@
-//! The limits of a worker's life by memory and age, and when its successor may be forked. Std only; time is an argument.
+//! Replacement of workers that reach their limit of memory or age. Std only; time is an argument.
 //!
-//! A worker that reaches a limit goes on until its successor is ready.
+//! A worker that reaches a limit continues until its successor is ready.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::proto::pool::slot::{Drain, DrainReason, Slot};
 use crate::proto::pool::{Pool, Replacement};
 
 impl Pool {
-    /// Records the memory of a worker, in bytes. The replacement, if the worker is too large.
+    /// Records the memory of a worker, in bytes. Returns its replacement if that is above `max_memory`.
     pub(crate) fn record_memory(&mut self, worker: u32, memory: u64, now: Instant) -> Option<Replacement> {
         let limit = self.policy.max_memory?;
         let slot = self.slots.get_mut(&worker).filter(|slot| slot.drain == Drain::No)?;
@@ -19,8 +19,8 @@ impl Pool {
         Some(self.replacements.begin(worker, !slot.has_answered, now))
     }
 
-    /// Has the oldest worker replaced, if it has reached its age. One at a time: workers that were forked together are not
-    /// all replaced together. Gives the time of the next call, and the replacement.
+    /// Begins the replacement of the oldest worker if it has reached `max_age`. One at a time, since workers may have been forked
+    /// together. Returns the time of the next call, and the replacement.
     pub(crate) fn replace_aged(&mut self, now: Instant) -> (Option<Instant>, Option<Replacement>) {
         let Some(max_age) = self.policy.max_age else { return (None, None) };
         let generation = self.generation;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use crate::proto::pool::starts::FIRST_PAUSE;
     use crate::proto::pool::tests::{fill, pool, range, serve};
-    use crate::proto::pool::{Policy, Want};
+    use crate::proto::pool::{NextFork, Policy};
 
     #[test]
     fn workers_of_one_age_are_replaced_one_after_the_other() {
@@ -86,10 +86,10 @@ mod tests {
         for _ in 0..8 {
             let replacement = pool.record_memory(worker, 1001, now).expect("it is too large");
             let pause = replacement.pause.expect("it has answered nothing");
-            assert_eq!(pool.want(now), Want::Wait(now + pause));
+            assert_eq!(pool.next_fork(now), NextFork::WaitUntil(now + pause));
             // It answers until its successor is ready, and that says nothing about its successors.
             assert_eq!(serve(&mut pool, now).0, worker);
-            assert_eq!(pool.want(now), Want::Wait(now + pause));
+            assert_eq!(pool.next_fork(now), NextFork::WaitUntil(now + pause));
             now += pause;
             let [next] = fill(&mut pool, now)[..] else { panic!("one successor") };
             assert_eq!(pool.drain_surplus(now).0, [worker]);
@@ -101,7 +101,10 @@ mod tests {
         // One that is not too large ends it, and so does another policy.
         serve(&mut pool, now);
         assert_eq!(pool.record_memory(worker, 1001, now), Some(Replacement { worker, pause: None }));
-        assert!(matches!(pool.want(now), Want::Spawn(_)), "it has grown: its successor need not wait");
+        assert!(
+            matches!(pool.next_fork(now), NextFork::Fork(_)),
+            "it has grown: its successor need not wait"
+        );
     }
 
     #[test]
@@ -109,10 +112,10 @@ mod tests {
         let (mut pool, now) = pool(Policy { max_memory: Some(1000), ..range(2, 2) });
         assert_eq!(pool.record_memory(1, 1001, now).unwrap().pause, Some(FIRST_PAUSE));
         assert_eq!(pool.record_memory(2, 1001, now).unwrap().pause, Some(FIRST_PAUSE * 2));
-        assert_eq!(pool.want(now), Want::Wait(now + FIRST_PAUSE * 2));
+        assert_eq!(pool.next_fork(now), NextFork::WaitUntil(now + FIRST_PAUSE * 2));
         serve(&mut pool, now);
         pool.ended(2, now);
-        assert_eq!(pool.want(now), Want::Spawn(2));
+        assert_eq!(pool.next_fork(now), NextFork::Fork(2));
         pool.set_policy(Policy { max_memory: None, ..range(2, 2) });
         assert_eq!(pool.replacements.retry_at(), None);
     }
@@ -130,14 +133,14 @@ mod tests {
         );
         let mut pauses = Vec::new();
         for _ in 0..3 {
-            let Want::Spawn(worker) = pool.want(now) else { panic!("a successor") };
+            let NextFork::Fork(worker) = pool.next_fork(now) else { panic!("a successor") };
             pool.starting(worker, 1, 0, now);
             now += 2 * max_age;
             pool.ready(worker, now);
             pool.drain_surplus(now).0.into_iter().for_each(|gone| assert!(pool.ended(gone, now).is_some()));
             let pause =
                 pool.replace_aged(now).1.expect("it is too old").pause.expect("before it has answered");
-            assert_eq!(pool.want(now), Want::Wait(now + pause));
+            assert_eq!(pool.next_fork(now), NextFork::WaitUntil(now + pause));
             pauses.push(pause.as_secs());
             now += pause;
         }

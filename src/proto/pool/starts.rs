@@ -1,5 +1,4 @@
-//! Starts of workers, and replacements, that fail in a row: when the next may be tried, and whether that is an accident. Std only;
-//! time is an argument.
+//! Failed starts of workers, and early replacements, in a row: the time of the next attempt. Std only; time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -8,21 +7,21 @@ use crate::proto::backoff::Backoff;
 /// The delay after the second worker in a row that failed to start; it doubles with each further one.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// The longest delay between two attempts: short enough that a mended application is back soon.
+/// The longest delay between two attempts: short enough that a repaired application is back soon.
 pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// The number of failures in a row from which workers are forked one at a time and the code may be loaded afresh: one
-/// failure is an accident, and two may be.
+/// The number of failures in a row from which workers are forked one at a time and the code may be loaded again. One or two
+/// failures may be accidents.
 const FAILING: u32 = 3;
 
-/// The wait of the successor of a worker that reached a limit before it could have answered anything, as its successor will:
-/// settings that no worker can keep must not fork without end. It doubles with each further one in a row.
+/// The delay of a successor if the worker reached a limit before it had served a request: settings that no worker can keep must not
+/// cause endless forks. The delay doubles with each further one in a row.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest such wait. The worker goes on meanwhile, so nothing is urgent.
+/// The longest such delay. The worker continues meanwhile, so its replacement is not urgent.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// Starts in a row that ended before the worker had answered a request.
+/// The row of starts that ended before the worker's first answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Starts {
     backoff: Backoff,
@@ -32,7 +31,7 @@ pub(super) struct Starts {
 
 impl Starts {
     pub(super) fn new() -> Self {
-        // One failure is an accident.
+        // The first failure may be an accident, and delays nothing.
         Self { backoff: Backoff::new(FIRST_BACKOFF, MAX_BACKOFF).after(1), failed_generation: 0 }
     }
 
@@ -42,41 +41,41 @@ impl Starts {
         self.backoff.failed(now);
     }
 
-    /// Forgets the failures: a worker has answered a request, or a new generation has nothing to do with them.
+    /// Forgets the failures, after a worker's answer or a new generation.
     pub(super) fn reset(&mut self) {
         self.backoff.reset();
     }
 
-    /// Lets the next start be tried at once; where it fails, the one after it waits as long as it would have anyway.
+    /// Lifts the current delay. If the next start fails, the delay after it is as long as without this call.
     pub(super) fn lift_delay(&mut self) {
         self.backoff.lift();
     }
 
-    /// The time before which no start is tried.
+    /// The time of the next attempt, if it is delayed.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.backoff.until()
     }
 
-    /// Whether one worker is to be started at a time.
+    /// Whether workers are started one at a time.
     pub(super) fn are_single(&self) -> bool {
         self.backoff.failures() >= FAILING
     }
 
-    /// Whether the starts of this generation fail again and again.
+    /// Whether the starts of this generation are failing: at least [`FAILING`] in a row.
     pub(super) fn are_failing(&self, generation: u32) -> bool {
         self.are_single() && self.failed_generation == generation
     }
 }
 
-/// A worker that is to be replaced, since it has reached its age or memory.
+/// A worker that is to be replaced, because it has reached its age or memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Replacement {
     pub(crate) worker: u32,
-    /// The wait of its successor, where it reached the limit before it could have answered anything.
+    /// The delay of its successor, if the worker reached the limit before it had served a request.
     pub(crate) pause: Option<Duration>,
 }
 
-/// Replacements in a row of workers that could not have answered anything before.
+/// The row of replacements of workers that reached a limit before they had served a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replacements(Backoff);
 
@@ -85,17 +84,17 @@ impl Replacements {
         Self(Backoff::new(FIRST_PAUSE, MAX_PAUSE))
     }
 
-    /// Forgets those before: a worker has answered within its limits, or the limits are others.
+    /// Forgets the row, after an answer within the limits or a change of the limits.
     pub(super) fn reset(&mut self) {
         self.0.reset();
     }
 
-    /// The time before which no successor is forked.
+    /// The time of the next fork of a successor, if it is delayed.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.0.until()
     }
 
-    /// Has a worker replaced. `at_birth`: it could not have answered anything before it reached the limit.
+    /// Begins the replacement of a worker. `at_birth`: the worker reached the limit before it had served a request.
     pub(super) fn begin(&mut self, worker: u32, at_birth: bool, now: Instant) -> Replacement {
         Replacement { worker, pause: at_birth.then(|| self.0.failed(now)) }
     }

@@ -20,8 +20,8 @@ pub(crate) enum StopEvent {
     /// A stop is requested. The first time accepted requests are finished, after `--drain-delay`; the second time they are
     /// broken off.
     Requested,
-    /// A stop is requested that needs no announcement: another server has taken over, or nobody is connected. It never breaks
-    /// requests off.
+    /// A stop without announcement is requested: another server has taken over, or no client is connected. It never breaks requests
+    /// off.
     RequestedSoon,
     /// The last connection has closed.
     ConnectionsGone,
@@ -34,9 +34,9 @@ pub(crate) enum StopAction {
     Announce(Duration),
     /// No client is let in any more.
     Begin,
-    /// No request is left: the workers are let go.
+    /// No request is left: the workers are told to exit.
     Drain,
-    /// The grace is over: the workers are killed and let go.
+    /// The grace is over: the workers are killed.
     EndGrace,
     /// A second stop is requested: the workers are killed.
     BreakOff,
@@ -60,7 +60,7 @@ pub(crate) struct Stop(Stage);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Serving,
-    /// Everything is served as before, until then; only the health says otherwise.
+    /// Requests are served as before, until then; only the health path announces the stop.
     Announced(Instant),
     /// Accepted requests are finished, until then.
     Finishing(Instant),
@@ -84,7 +84,7 @@ impl Stop {
         matches!(self.0, Stage::Serving | Stage::Announced(_))
     }
 
-    /// Whether no worker is wanted any more.
+    /// Whether no worker is forked any more.
     pub(crate) fn is_draining(&self) -> bool {
         matches!(self.0, Stage::Draining(_))
     }
@@ -102,7 +102,7 @@ impl Stop {
         matches!(self.0, Stage::Draining(until) if empty || until <= settled)
     }
 
-    /// The action for an event. `has_served`: a generation has answered, so an announcement has somebody to serve meanwhile.
+    /// The action for an event. `has_served`: a generation has served; otherwise the stop is not announced, and begins at once.
     pub(crate) fn handle_event(
         &mut self,
         event: StopEvent,

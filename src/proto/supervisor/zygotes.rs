@@ -1,7 +1,7 @@
-//! The zygotes: which one forks, which one is to follow, which are to exit, and which hang. Std only; time is an argument.
+//! The zygotes: the current one, the next one, those that have to exit, and the deadlines of each. Std only; time is an argument.
 //!
-//! A zygote that hangs shows by what it does not do: a worker that was requested and is not announced, an exit that is due. A
-//! zygote is named by its launch, which tells it from its predecessors of the same generation.
+//! A zygote hangs if it does not announce a requested worker in time, or does not exit in time. The number of its launch identifies a
+//! zygote, since one generation may have several in succession.
 //!
 //! ```text
 //!                 loaded, first worker ready              successor's first worker ready
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use crate::proto::backoff::Backoff;
 use crate::proto::supervisor::start_deadline::{StartAction, StartDeadline};
 
-/// The wait after a launch in the place of a zygote that ended by itself came to nothing; it doubles with each further one.
+/// The delay after a failed relaunch. It doubles with each further failure.
 const FIRST_RELAUNCH: Duration = Duration::from_millis(500);
 
-/// The longest such wait.
+/// The longest such delay.
 const MAX_RELAUNCH: Duration = Duration::from_secs(10);
 
 /// The time that a retired zygote may outlive the last of its workers, which it reaps.
@@ -29,13 +29,13 @@ const REAP: Duration = Duration::from_secs(1);
 /// The role of a zygote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// It is of the generation that is to follow.
+    /// The zygote of the generation that is loading.
     Next,
-    /// It is of the generation that answers.
+    /// The zygote of the serving generation.
     Current,
     /// Its generation has been replaced; it reaps its last workers.
     Retired,
-    /// It is not known any more.
+    /// The launch is unknown: the zygote has ended, or was killed.
     Gone,
 }
 
@@ -75,11 +75,11 @@ pub(crate) struct Zygotes {
     current: Option<Zygote>,
     next: Option<Zygote>,
     retired: Vec<Retired>,
-    /// The times at which workers were requested that are not announced, by launch and by number.
+    /// The times of fork requests without an announcement yet, by launch and worker number.
     pending: BTreeMap<(u64, u32), Instant>,
-    /// The time at which a zygote is launched in the place of one that has ended.
+    /// The time of the relaunch after the current zygote's end.
     relaunch_at: Option<Instant>,
-    /// Launches in a row, in the place of one that has ended, that came to nothing.
+    /// Failed relaunches in a row.
     failed_launches: Backoff,
 }
 
@@ -97,33 +97,33 @@ impl Zygotes {
         }
     }
 
-    /// The name of the next launch.
+    /// The number of the next launch.
     pub(crate) fn begin_launch(&mut self) -> u64 {
         self.launches += 1;
         self.launches
     }
 
-    /// Records that the zygote of the generation that is to follow was launched.
+    /// Records the launch of the next generation's zygote.
     pub(crate) fn launched_next(&mut self, launch: u64, generation: u32, now: Instant) {
         self.next = Some(Zygote::new(launch, generation, now));
     }
 
-    /// Records that a zygote was launched in the place of the current one, which has ended.
+    /// Records the relaunch of the current generation's zygote.
     pub(crate) fn launched_current(&mut self, launch: u64, generation: u32, now: Instant) {
         self.current = Some(Zygote::new(launch, generation, now));
     }
 
-    /// Records that the launch of a current zygote, or its load, came to nothing: the next try is put off.
+    /// Records that a relaunch, or its load, has failed. The next attempt is delayed.
     pub(crate) fn put_off_relaunch(&mut self, now: Instant) {
         self.relaunch_at = Some(now + self.failed_launches.failed(now));
     }
 
-    /// Whether a zygote is to be launched in the place of the current one, by now. Once.
+    /// Whether the relaunch is due. Returns true once.
     pub(crate) fn take_relaunch(&mut self, now: Instant) -> bool {
         self.relaunch_at.take_if(|time| *time <= now).is_some()
     }
 
-    /// The time of the next launch in the place of the current one.
+    /// The time of the relaunch.
     pub(crate) fn relaunch_at(&self) -> Option<Instant> {
         self.relaunch_at
     }
@@ -147,7 +147,7 @@ impl Zygotes {
         self.next.map(|zygote| (zygote.launch, zygote.generation))
     }
 
-    /// Whether this generation is the one to follow.
+    /// Whether this generation is loading.
     pub(crate) fn is_next(&self, generation: u32) -> bool {
         self.next.is_some_and(|next| next.generation == generation)
     }
@@ -178,13 +178,13 @@ impl Zygotes {
         Some((role, zygote.generation))
     }
 
-    /// Drops the next zygote, which is not to follow. Gives its launch and its generation.
+    /// Discards the next zygote. Returns its launch and its generation.
     pub(crate) fn discard_next(&mut self) -> Option<(u64, u32)> {
         self.next.take().map(|zygote| (zygote.launch, zygote.generation))
     }
 
-    /// Puts the next zygote in the place of the current one, which is retired: its last worker is to be gone at `workers_until`.
-    /// Gives the launch of the retired one.
+    /// Makes the next zygote the current one. Retires the old one, whose last worker has to exit by `workers_until`, and returns its
+    /// launch.
     pub(crate) fn switch(&mut self, workers_until: Instant) -> Option<u64> {
         let before = std::mem::replace(&mut self.current, self.next.take());
         self.relaunch_at = None;
@@ -194,7 +194,7 @@ impl Zygotes {
         Some(launch)
     }
 
-    /// Records that the current zygote's process has ended by itself; its workers go on. `replace`: another is wanted.
+    /// Records that the current zygote's process has ended by itself; its workers continue. `replace`: it is relaunched.
     pub(crate) fn current_ended(&mut self, replace: bool, now: Instant) -> Option<Ended> {
         let ended = if self.current.take()?.loaded { Ended::Loaded } else { Ended::Loading };
         if !replace {
@@ -212,7 +212,7 @@ impl Zygotes {
         self.retired.retain(|zygote| zygote.launch != launch);
     }
 
-    // Workers that were requested.
+    // Fork requests.
 
     /// Records that a worker was requested of a zygote.
     pub(crate) fn requested(&mut self, launch: u64, worker: u32, now: Instant) {
@@ -224,7 +224,7 @@ impl Zygotes {
         self.pending.remove(&(launch, worker));
     }
 
-    /// Forgets the workers that were requested of a zygote and will not be announced. Gives their numbers.
+    /// Forgets the workers that a zygote has not announced. Returns their numbers.
     pub(crate) fn forget_pending(&mut self, launch: u64) -> Vec<u32> {
         let lost: Vec<_> =
             self.pending.range((launch, 0)..=(launch, u32::MAX)).map(|(key, _)| key.1).collect();
@@ -236,14 +236,14 @@ impl Zygotes {
 
     // Deadlines.
 
-    /// A zygote that has not announced a worker in the time that it has. It is to be condemned.
+    /// A zygote that has not announced a worker within `timeout`, to be condemned.
     pub(crate) fn stuck(&self, settled: Instant, timeout: Duration) -> Option<u64> {
         let stuck = |requested: Instant| requested + timeout <= settled;
         self.pending.iter().find(|(_, requested)| stuck(**requested)).map(|((launch, _), _)| *launch)
     }
 
-    /// Removes the current or a retired zygote, which hangs; gives its generation. `replace`: another is wanted in the place of
-    /// the current one, at once.
+    /// Removes the current or a retired zygote, which hangs. Returns its role and generation. `replace`: the current one is relaunched
+    /// at once.
     pub(crate) fn condemn(&mut self, launch: u64, replace: bool, now: Instant) -> Option<(Role, u32)> {
         if let Some(zygote) = self.current.take_if(|zygote| zygote.launch == launch) {
             if replace {

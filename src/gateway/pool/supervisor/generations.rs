@@ -1,4 +1,5 @@
-//! Generations of the code: each is loaded, proves itself with one worker, and takes over, or is given up.
+//! Generations of the code: a generation is loaded, forks one worker, and takes over once that worker is ready.
+//! [`crate::proto::supervisor::Reload`] has the order; this acts on it.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -63,7 +64,7 @@ impl Supervisor {
         }
     }
 
-    /// Drops a generation that is not to answer, with its zygote and the worker it may have.
+    /// Discards the generation that is loading, with its zygote and its first worker.
     pub(super) fn discard_next(&mut self) {
         self.reload.discard();
         let Some((launch, generation)) = self.zygotes.discard_next() else { return };
@@ -77,7 +78,7 @@ impl Supervisor {
         self.forget_pending(launch);
     }
 
-    /// The first worker of a generation is ready: it answers from now on, and the one before it leaves.
+    /// Switches to the generation whose first worker is ready. The old generation drains.
     pub(super) fn swap(&mut self, generation: u32) {
         if !self.zygotes.is_next(generation) {
             return;
@@ -112,7 +113,7 @@ impl Supervisor {
         dispatch::clear_wanting(&self.gateway);
     }
 
-    /// The next generation does not load, or its first worker does not start.
+    /// Handles a failed load, or a failed start of the next generation's first worker.
     pub(super) fn next_failed(&mut self, message: String) {
         let Some((generation, consequence)) = self.reload.failed() else { return };
         self.discard_next();
@@ -142,7 +143,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells the outcome of the start, once.
+    /// Sends the outcome of the start, once.
     fn start_is_over(&mut self, outcome: Result<(), Error>) {
         if let Some(started) = self.started.take() {
             let _ = started.send(outcome);

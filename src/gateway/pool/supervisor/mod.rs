@@ -31,19 +31,19 @@ use crate::link::launch::Launch;
 use crate::link::message::Exit;
 use crate::proto::supervisor::{Ended, Reason, Reload, Role, Stop, StopEvent, Zygotes};
 
-/// The outcome of the very first load.
+/// The receiver of the first load's outcome.
 pub(crate) type Started = oneshot::Sender<Result<(), Error>>;
 
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     gateway: Rc<Gateway>,
     supervisor_events: mpsc::UnboundedReceiver<SupervisorEvent>,
-    /// Until the first generation has loaded, or has not.
+    /// `None` once the outcome of the first load is sent.
     started: Option<Started>,
     zygotes: Zygotes,
     /// The links of the zygotes, by launch.
     links: HashMap<u64, ZygoteLink>,
-    /// The workers that were requested of zygotes and are not announced, by launch and by number.
+    /// The workers that zygotes were told to fork and have not announced, by launch and worker number.
     pending: HashMap<(u64, u32), PendingWorker>,
     reload: Reload<Rc<Config>>,
     stop: Stop,
@@ -123,7 +123,7 @@ impl Supervisor {
         }
     }
 
-    /// More or fewer workers, until the next reload.
+    /// Changes the bounds of the pool, until the next reload.
     fn scale(&mut self, change: Scale) {
         let (min, max) = {
             let mut pool = self.gateway.pool.borrow_mut();
@@ -131,7 +131,7 @@ impl Supervisor {
             let (min, max) = match change {
                 Scale::To(workers) => (workers.min, workers.max),
                 Scale::Up => (min + 1, max + 1),
-                // One worker stays.
+                // A fixed pool keeps one worker.
                 Scale::Down => {
                     (min.saturating_sub(1).max(u32::from(min == max)), max.saturating_sub(1).max(1))
                 }
@@ -145,7 +145,7 @@ impl Supervisor {
 
     // Zygotes.
 
-    /// Executes a zygote. Gives its launch, where that was possible.
+    /// Executes a zygote. Returns its launch number, or `None` where the system refused.
     fn launch(&mut self, generation: u32, config: &Config) -> Option<u64> {
         let (launch, supervisor_events) =
             (self.zygotes.begin_launch(), self.gateway.supervisor_events.clone());
@@ -173,7 +173,7 @@ impl Supervisor {
                 if self.reload.reason() == Some(Reason::Recovery) {
                     debug!(r#gen, preloaded, took_ms, "loaded");
                 } else if !is_next {
-                    // This zygote takes the place of one that has ended, which may happen again and again.
+                    // The successor of a zygote that ended, which may repeat.
                     self.gateway.log_process_event(|left_out| {
                         info!(r#gen, preloaded, took_ms, left_out, "loaded again")
                     });
@@ -234,7 +234,7 @@ impl Supervisor {
         }
     }
 
-    /// The next generation proves itself with one worker before it gets traffic.
+    /// Forks the first worker of the next generation, which gets traffic only when that worker is ready.
     fn spawn_first_of_next(&mut self, launch: u64) {
         let worker = self.gateway.pool.borrow().free_number();
         if let Err(cause) = self.spawn(launch, worker) {
@@ -242,7 +242,7 @@ impl Supervisor {
         }
     }
 
-    /// The zygote of the generation that answers has ended. Its workers go on.
+    /// Handles the end of the serving generation's zygote. The workers continue.
     fn current_gone(&mut self, status: &str) {
         let r#gen = self.gateway.pool.borrow().generation();
         match self.zygotes.current_ended(!self.stop.is_draining(), Instant::now()) {
@@ -259,15 +259,15 @@ impl Supervisor {
         self.zygotes.put_off_relaunch(Instant::now());
     }
 
-    /// A zygote has forked a worker: attend to it.
+    /// Handles the announcement of a forked worker: starts its relay.
     fn forked(&mut self, launch: u64, worker: u32, pid: u32, pidfd: Option<OwnedFd>) {
-        // Where its generation was given up meanwhile, its lifeline is closed and it dies.
+        // If its generation was discarded meanwhile, the worker is not pending any more; its lifeline is closed, so it dies.
         self.zygotes.settled(launch, worker);
         let Some(pending) = self.pending.remove(&(launch, worker)) else { return };
         let PendingWorker { generation, link, output, lifeline } = pending;
         let forked_at = self.gateway.pool.borrow().workers().find(|known| known.number == worker);
         let forked_at = forked_at.map_or_else(Instant::now, |known| known.forked_at);
-        // Without a descriptor to spare there is no pidfd, and without a pidfd no attending to it.
+        // Without a free descriptor there is no pidfd, and a worker without a pidfd cannot be supervised.
         let attended = pidfd
             .ok_or_else(|| std::io::Error::other("no descriptor is left for its pidfd"))
             .and_then(|pidfd| WorkerHandle::new((worker, generation, pid), link, pidfd, lifeline, forked_at));
@@ -288,7 +288,7 @@ impl Supervisor {
         debug!(worker, r#gen = generation, pid, "worker forked");
         self.gateway.metrics.worker_started();
         self.gateway.workers.insert(Rc::clone(&link));
-        // Weak: what the worker has started may keep the pipe open long after it.
+        // Weak: a child of the worker may keep the pipe open long after the worker's end.
         let (name, link_of) = (link.name(), Rc::downgrade(&link));
         link.keep_output(output.log(
             &self.gateway.log_pipes,

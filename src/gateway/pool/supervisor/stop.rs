@@ -1,5 +1,5 @@
-//! A stop: nobody is let in, what is accepted is finished, then workers have a moment for their stop hooks. [`Stop`] has the
-//! order; this acts on it.
+//! The driver of a stop: no client is let in, accepted requests are finished, then workers have a moment for their stop hooks.
+//! [`Stop`] has the order.
 //!
 //! [`Stop`]: crate::proto::supervisor::Stop
 
@@ -22,7 +22,7 @@ impl Supervisor {
         }
     }
 
-    /// Does what is due of a stop. Whether it is complete.
+    /// Takes the action of the stop that is due. Returns whether the stop is complete.
     pub(super) fn advance_stop(&mut self) -> bool {
         let (settled, times) = (self.gateway.clock.settled(), self.stop_times());
         if let Some(action) = self.stop.handle_timeout(settled, Instant::now(), &times) {
@@ -73,7 +73,7 @@ impl Supervisor {
         self.gateway.begin_to_stop();
     }
 
-    /// No request is left: the workers are let go.
+    /// Tells all workers to exit, once no request is left.
     fn drain(&mut self) {
         let idle = self.gateway.pool.borrow_mut().close(Instant::now());
         for worker in idle {

@@ -1,7 +1,5 @@
-//! What the pool needs from time to time: workers forked for those that are missing or asked for, let go, measured,
-//! ended where they do not start.
-//!
-//! The books say what; this does it, and says when to look again.
+//! Periodic work of the pool: forks missing workers, grows and shrinks the pool, measures idle workers, kills overdue ones.
+//! [`crate::proto::pool`] decides; this acts, and returns the time of the next call.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,18 +13,18 @@ use crate::gateway::pool::zygote::PendingWorker;
 use crate::link::message::ToWorker;
 use crate::log::Span;
 use crate::os::random;
-use crate::proto::pool::{Replacement, State, Want, Worker};
+use crate::proto::pool::{NextFork, Replacement, State, Worker};
 use crate::proto::supervisor::{Reason, Remedy, StartAction};
 
 /// How long a request waits before another worker is forked for it. A fork takes about 2 ms, so a request that waits
 /// no longer than that gains nothing; and a burst of short requests is over by then.
 const SCALE_WAIT: Duration = Duration::from_millis(5);
 
-/// How often it is looked again while requests wait for longer than that.
+/// Interval of the checks while requests wait for longer than [`SCALE_WAIT`].
 const SCALE_CHECK: Duration = Duration::from_millis(1);
 
 impl Supervisor {
-    /// Does what is due; gives when to look again if nothing happens before, and when the next deadline of others is.
+    /// Takes the actions that are due. Returns the time of the next call, and the next deadline of a zygote, worker or stop.
     pub(super) fn act(&mut self) -> (Option<Instant>, Option<Instant>) {
         let (now, settled) = (Instant::now(), self.gateway.clock.settled());
         self.gateway.reloading.set(self.zygotes.next().is_some());
@@ -53,28 +51,28 @@ impl Supervisor {
         let late = self.end_late_starts(settled);
         dispatch::refuse_while_down(&self.gateway);
         let (let_go, measured) = (self.let_go(now), self.measure(now));
-        // Last: whoever is let go has a deadline by now.
+        // Last: a worker that was told to exit above has a deadline now.
         let overdue = self.end_overdue(settled);
         let looks = [aged, demanded, filled, let_go, measured, self.zygotes.relaunch_at()];
         let deadlines = [late, overdue, self.zygote_deadline(), self.stop.next_deadline()];
         (looks.into_iter().flatten().min(), deadlines.into_iter().flatten().min())
     }
 
-    /// Kills workers that should be gone by now; gives when to look again.
+    /// Kills the workers whose exit is overdue. Returns the time of the next call.
     fn end_overdue(&self, now: Instant) -> Option<Instant> {
         let (overdue, again) = self.gateway.pool.borrow_mut().take_overdue(now);
         for worker in overdue {
-            // One that was never born goes with its zygote.
+            // A worker that its zygote has not announced ends with the zygote.
             lifecycle::kill_overdue(&self.gateway, worker);
         }
         again
     }
 
-    /// Launches a zygote in the place of one that has ended.
+    /// Launches the successor of a zygote that has ended.
     fn launch_again(&mut self) {
         let config = self.gateway.config();
         if self.stop.is_serving() && !config.root.is_dir() {
-            // Its code cannot be loaded again. The link to the current release may lead elsewhere by now.
+            // The old code is gone. The link to the current release may lead to another directory now.
             self.put_off_relaunch();
             if self.zygotes.next().is_none() {
                 warn!(root = %config.root.display(), "the root has been removed; reloading");
@@ -89,18 +87,18 @@ impl Supervisor {
         }
     }
 
-    /// Loads the code afresh, since the workers of the serving generation fail.
+    /// Loads the code again, because the workers of the serving generation fail.
     fn recover(&mut self) {
         let mut config = self.gateway.config();
         if !config.root.is_dir() {
             warn!(root = %config.root.display(), "the root has been removed; looking where it is now");
-            // Where the settings are wrong by now, the failure to load says so.
+            // If the settings are wrong now, the load fails, and its error names the missing root.
             config = self.gateway.read_config_again().map_or(config, |(config, _)| config);
         }
         self.load_next(Reason::Recovery, config, Vec::new());
     }
 
-    /// Raises the number of workers wanted, where requests have waited for long enough; gives when that may be.
+    /// Grows the pool for requests that have waited for [`SCALE_WAIT`]. Returns the time of the next call.
     fn meet_demand(&self, now: Instant) -> Option<Instant> {
         let queue = self.gateway.queue.borrow();
         let mut pool = self.gateway.pool.borrow_mut();
@@ -112,23 +110,23 @@ impl Supervisor {
         }
         let again = oldest.filter(|_| pool.can_grow() && !pool.has_nobody());
         let again = again.map(|oldest| (oldest + SCALE_WAIT).max(now + SCALE_CHECK));
-        // Whoever comes until then need not ask.
+        // A request that comes before then sends no notice.
         self.gateway.demand.set(again.is_some());
         again
     }
 
-    /// Has every missing worker forked; gives when the next one may be.
+    /// Forks the missing workers. Returns the time at which the next fork is allowed.
     fn fill(&mut self, now: Instant) -> Option<Instant> {
         loop {
             let (launch, preloaded) = self.zygotes.forking()?;
-            let want = self.gateway.pool.borrow().want(now);
-            match want {
-                Want::Nothing => return None,
-                Want::Wait(time) => return Some(time),
-                Want::Spawn(_) if !self.stop.is_serving() && self.gateway.queue.borrow().is_empty() => {
+            let next = self.gateway.pool.borrow().next_fork(now);
+            match next {
+                NextFork::NotNeeded => return None,
+                NextFork::WaitUntil(time) => return Some(time),
+                NextFork::Fork(_) if !self.stop.is_serving() && self.gateway.queue.borrow().is_empty() => {
                     return None;
                 }
-                Want::Spawn(worker) => {
+                NextFork::Fork(worker) => {
                     let is_failing = self.gateway.pool.borrow().is_failing();
                     let is_copy = preloaded || (is_failing && !self.gateway.config().root.is_dir());
                     match self.reload.remedy(is_failing, is_copy, self.stop.is_serving()) {
@@ -144,7 +142,7 @@ impl Supervisor {
         }
     }
 
-    /// Has a worker forked, or puts it off where the system refuses.
+    /// Forks a worker, or delays the fork if the system refuses.
     fn fork(&mut self, launch: u64, worker: u32, now: Instant) {
         if let Err(cause) = self.spawn(launch, worker) {
             let cause = crate::log::cause(&cause);
@@ -153,7 +151,7 @@ impl Supervisor {
         }
     }
 
-    /// Lets workers go that are not needed any more; gives when to look again.
+    /// Tells surplus workers to exit. Returns the time of the next call.
     fn let_go(&self, now: Instant) -> Option<Instant> {
         let (leaving, again) = self.gateway.pool.borrow_mut().drain_surplus(now);
         for worker in leaving {
@@ -163,23 +161,23 @@ impl Supervisor {
         again
     }
 
-    /// Asks idle workers what they take; gives when to look again. Busy ones are asked when they are ready.
+    /// Requests measurements of idle workers' memory. A busy worker is measured when it is ready. Returns the time of the next call.
     fn measure(&self, now: Instant) -> Option<Instant> {
         let (pool, workers) = (self.gateway.pool.borrow(), self.gateway.workers.borrow());
         let ask = |worker: Worker| {
             workers.get(&worker.number)?.request_measurement(now, worker.state == State::Idle)
         };
         let again = pool.workers().filter_map(ask).min();
-        // Whoever is ready until then need not ask.
+        // A worker that is ready before then sends no notice.
         self.gateway.measuring.set(again.is_some());
         again
     }
 
-    /// Interrupts workers that take too long to start, and ends those that take no notice; gives when to look again.
+    /// Interrupts workers whose start has timed out, and kills them if they go on. Returns the time of the next call.
     fn end_late_starts(&mut self, settled: Instant) -> Option<Instant> {
         let timeout = self.start_timeout()?;
         let limit = Span::from(timeout);
-        // One that its zygote has not announced yet is the zygote's affair.
+        // The deadline of a fork covers a worker that its zygote has not announced.
         let starting = |worker: &Worker| {
             worker.state == State::Starting && self.gateway.workers.borrow().contains_key(&worker.number)
         };
@@ -208,12 +206,12 @@ impl Supervisor {
         next
     }
 
-    /// Requests a worker of a zygote.
+    /// Sends a zygote the request to fork a worker.
     pub(super) fn spawn(&mut self, launch: u64, worker: u32) -> std::io::Result<()> {
         let link = self.links.get(&launch).ok_or(std::io::ErrorKind::NotFound)?;
         let (pending, now) = (PendingWorker::request(worker, link)?, Instant::now());
-        // So that workers which were forked together are not replaced together. Early at boot, without the kernel's pool of
-        // randomness, they are.
+        // Workers that were forked together are to be replaced one after the other. Early at boot, before the kernel has random
+        // numbers, they are replaced together.
         let chance = u32::from_ne_bytes(random::bytes_or_zeros());
         self.gateway.pool.borrow_mut().starting(worker, link.generation, chance, now);
         self.zygotes.requested(launch, worker, now);

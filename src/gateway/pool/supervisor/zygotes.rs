@@ -1,5 +1,4 @@
-//! The deadlines of zygotes: loads that take too long, workers that are requested and never announced, exits that are due.
-//! [`Zygotes`] decides; this kills, and says so in the log.
+//! The deadlines of zygotes: of loads, of forks that are not announced, of exits. [`Zygotes`] decides; this kills, and logs it.
 //!
 //! [`Zygotes`]: crate::proto::supervisor::Zygotes
 
@@ -11,11 +10,11 @@ use crate::gateway::pool::supervisor::Supervisor;
 use crate::log::Span;
 use crate::proto::supervisor::{Role, StartAction};
 
-/// The time that a zygote has for a fork where `--start-timeout` is off. The fork of a large application takes some 100 ms.
+/// The timeout of a fork where `--start-timeout` is off. The fork of a large application takes some 100 ms.
 const FORK_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Supervisor {
-    /// The limit of loads and starts, by the newest settings.
+    /// The timeout of loads and starts, by the newest settings.
     pub(super) fn start_timeout(&self) -> Option<Duration> {
         match self.reload.config() {
             Some(config) => config.start_timeout,
@@ -23,13 +22,13 @@ impl Supervisor {
         }
     }
 
-    /// The time of the next deadline of a zygote.
+    /// The next deadline of a zygote.
     pub(super) fn zygote_deadline(&self) -> Option<Instant> {
         let timeout = self.start_timeout();
         self.zygotes.next_deadline(timeout, timeout.unwrap_or(FORK_TIMEOUT))
     }
 
-    /// Interrupts zygotes that take too long to load the application, and ends those that take no notice.
+    /// Interrupts zygotes whose load has timed out, and kills them if they go on.
     pub(super) fn end_late_loads(&mut self, settled: Instant) {
         let Some(timeout) = self.start_timeout() else { return };
         let limit = Span::from(timeout);
@@ -56,7 +55,7 @@ impl Supervisor {
         }
     }
 
-    /// Kills zygotes that were asked for a worker and have not said that they forked it, and retired ones that do not exit.
+    /// Kills zygotes that have not announced a requested worker in time, and retired zygotes whose exit is overdue.
     pub(super) fn end_stuck_zygotes(&mut self, now: Instant) {
         let timeout = self.start_timeout().unwrap_or(FORK_TIMEOUT);
         while let Some(launch) = self.zygotes.stuck(now, timeout) {
@@ -68,7 +67,7 @@ impl Supervisor {
         }
     }
 
-    /// Kills a zygote that hangs, and has another take its place.
+    /// Kills a hanging zygote. Another replaces the current one.
     fn condemn(&mut self, launch: u64, timeout: Duration, now: Instant) {
         let why = format!("has not forked a worker for {} (--start-timeout)", Span::from(timeout));
         if self.zygotes.role(launch) == Role::Next {
@@ -84,15 +83,15 @@ impl Supervisor {
         self.forget_pending(launch);
     }
 
-    /// Kills a zygote that is not needed any more.
+    /// Kills a zygote, and forgets its link.
     pub(super) fn kill_zygote(&mut self, launch: u64) {
         if let Some(link) = self.links.remove(&launch) {
             link.kill();
         }
     }
 
-    /// Forgets the workers that a zygote was asked for and did not announce: the gateway's ends of their lifelines close, so one
-    /// that exists all the same dies. However many they are, it is one start that failed.
+    /// Forgets the workers that a zygote has not announced. The gateway's ends of their lifelines close, so a worker that was forked
+    /// all the same dies. All of them together count as one failed start.
     pub(super) fn forget_pending(&mut self, launch: u64) {
         let mut pool = self.gateway.pool.borrow_mut();
         let mut missed = None;
