@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Output;
 
 use crate::support::wire::Connection;
-use crate::support::{App, Server, is_root, nibiru, output};
+use crate::support::{App, Server, is_root, make_stale_socket, nibiru, output};
 
 const FINE: &str = "return function() return 200, {}, 'fine' end";
 
@@ -165,7 +165,7 @@ fn a_check_runs_the_hooks_of_one_worker_and_changes_no_file() {
     );
     let root = app.root();
     fs::write(root.join("said"), "").unwrap();
-    drop(UnixListener::bind(root.join("stale")).unwrap());
+    make_stale_socket(&root.join("stale"));
     fs::write(root.join("old.log"), "a line\n").unwrap();
     std::os::unix::fs::symlink("not-yet.log", root.join("link.log")).unwrap();
     let before: Vec<_> = listing(&root).into_keys().collect();

@@ -10,7 +10,9 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::listen::is_answered;
-use crate::support::{Need, Process, free_port, lacks, nibiru, repository, runs, signal, wait_for};
+use crate::support::{
+    Need, Process, free_port, lacks, make_stale_socket, nibiru, repository, runs, signal, wait_for,
+};
 
 /// Rounds of a start, a reload, a reopening of the log, and a stop.
 const ROUNDS: usize = 8;
@@ -147,8 +149,7 @@ fn a_hostile_owner_of_the_socket_directory_cannot_make_root_change_other_files()
     }
     fs::write(path("precious/shadow"), "root's").unwrap();
     fs::set_permissions(path("precious/shadow"), fs::Permissions::from_mode(0o600)).unwrap();
-    // A stale socket, on which no server listens.
-    drop(std::os::unix::net::UnixListener::bind(path("precious/socket")).unwrap());
+    make_stale_socket(&path("precious/socket"));
     let before = state(&path("precious"));
 
     let mut command = Command::new("python3");

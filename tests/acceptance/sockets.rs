@@ -15,8 +15,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use crate::support::http::Http;
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    Gate, Kind, Proxy, Server, descriptors, nibiru, processor_share, repository, runs, signal, wait_for,
-    wait_for_exit, wait_within,
+    Gate, Kind, Proxy, Server, descriptors, make_stale_socket, nibiru, processor_share, repository, runs,
+    signal, wait_for, wait_for_exit, wait_within,
 };
 
 /// The most time until a removed socket file is noticed. The documented bound is five seconds; the rest allows for a
@@ -274,8 +274,8 @@ fn of_three_servers_that_start_at_one_path_exactly_one_serves() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("app.sock");
     for round in 0..12 {
-        // A stale socket of a killed server, which each server may try to remove.
-        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        // Each server may try to remove it.
+        make_stale_socket(&socket);
         let start = || {
             let mut command = nibiru();
             command.args(["serve", "--workers", "1", "--control", "off", "--root"]);

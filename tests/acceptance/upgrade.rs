@@ -11,7 +11,8 @@ use rustix::process::Signal;
 
 use crate::support::wire::{Connection, get};
 use crate::support::{
-    App, Gate, Kind, Process, Proxy, Reply, Server, nibiru, output, response_text, says, signal, wait_for,
+    App, Gate, Kind, Process, Proxy, Reply, Server, close, nibiru, output, response_text, says, signal,
+    wait_for,
 };
 
 /// `nibiru serve --take-over` on the socket of `server`.
@@ -197,7 +198,8 @@ fn take_over_from_a_server_that_ends_before_it_answers_is_an_ordinary_start() {
                 (rustix::io::ioctl_fionread(&asker).unwrap() > 0).then_some(())
             });
         }
-        drop((control, asker));
+        close(control);
+        drop(asker);
         wait_for("the new server listens", || UnixStream::connect(&socket).ok());
         assert_eq!(response_text(&socket), "one", "{}", new.log());
     }

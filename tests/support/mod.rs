@@ -22,7 +22,7 @@ pub(crate) use app::{App, Gate, response_text, says};
 pub(crate) use child::{Process, library_of, nibiru, output, system_program, wait_for_exit};
 pub(crate) use curl::{Reply, curl};
 pub(crate) use needs::{Need, is_root, lacks, skip};
-pub(crate) use net::{across_a_network, free_port};
+pub(crate) use net::{across_a_network, close, free_port, make_stale_socket};
 pub(crate) use proc::{
     children, descriptors, is_stopped, niceness, peak_memory, process_group, processor_share, processor_time,
     resident_memory, runs, signal, status_field, title, zombies,

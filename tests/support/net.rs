@@ -1,9 +1,11 @@
-//! TCP ports and connections of a test.
+//! TCP ports, listening Unix sockets and connections of a test.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::wait::wait_for;
 
@@ -19,6 +21,18 @@ pub(crate) fn across_a_network(port: u16) -> TcpStream {
         rustix::net::connect(&socket, &address).ok()?;
         Some(TcpStream::from(socket))
     })
+}
+
+/// Closes a listening socket, so that connections to its path are refused from now on. A plain close is not enough: another test may
+/// have forked a child at this moment, which has the descriptor until it executes its program.
+pub(crate) fn close(listener: UnixListener) {
+    rustix::net::shutdown(&listener, Shutdown::Both).unwrap();
+    drop(listener);
+}
+
+/// Makes the socket file of a server that has been killed: no process listens on it.
+pub(crate) fn make_stale_socket(path: &Path) {
+    close(UnixListener::bind(path).unwrap());
 }
 
 /// A free loopback port below the range of ephemeral ports. A process gets each port only once, as long as it asks for
