@@ -37,6 +37,8 @@ pub struct WorkerProtocol {
     /// The log lines in this packet so far.
     lines: u32,
     requested: PendingReports,
+    /// Whether a packet was received after the last dispatch.
+    received_since_dispatch: bool,
     /// Whether anything was sent to the worker after the request that was dispatched last.
     sent_since_dispatch: bool,
     /// Whether the worker ended with something unread in its link.
@@ -138,7 +140,7 @@ impl WorkerProtocol {
         self.serial = self.serial.next();
         self.turn = Turn::Running;
         (self.requested.trace_stack, self.requested.timeout_stack) = (false, false);
-        self.sent_since_dispatch = false;
+        (self.sent_since_dispatch, self.received_since_dispatch) = (false, false);
     }
 
     /// Records that something beside a request was sent to the worker.
@@ -181,6 +183,12 @@ impl WorkerProtocol {
         }
         self.received_after_exit += 1;
         RelayStep::ReceiveRest
+    }
+
+    /// Whether the worker has a request and no packet has come since: an honest worker has sent nothing that is not received yet, so
+    /// the next packet announces itself.
+    pub fn awaits_first_packet(&self) -> bool {
+        self.turn == Turn::Running && !self.received_since_dispatch
     }
 
     /// Records that the client has room.
@@ -227,6 +235,7 @@ impl WorkerProtocol {
     /// Begins a packet. To be called before the first [`Self::next_event`] of each.
     pub fn begin_packet(&mut self) {
         (self.named, self.lines) = (None, 0);
+        self.received_since_dispatch = true;
     }
 
     /// The next event of a packet; none at its end.
@@ -365,6 +374,16 @@ mod tests {
         let mut protocol = running();
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END]), Ok(2));
         protocol
+    }
+
+    #[test]
+    fn only_a_worker_that_was_just_dispatched_to_has_an_empty_link() {
+        assert!(!starting().awaits_first_packet() && !ready().awaits_first_packet());
+        assert!(!answered().awaits_first_packet(), "Ready follows");
+        let mut protocol = running();
+        assert!(protocol.awaits_first_packet());
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD]), Ok(1));
+        assert!(!protocol.awaits_first_packet(), "the body may be in the link");
     }
 
     /// Every message in every turn.

@@ -70,7 +70,15 @@ async fn relay(gateway: &Gateway, worker: &WorkerHandle) -> ExitCause {
                 biased;
                 ready = worker.link().readable() => match ready {
                     Ok(mut ready) => match ready.try_io(|link| receive(gateway, worker, link.get_ref(), &mut turn)) {
-                        Ok(received) => received,
+                        Ok(received) => {
+                            // Saves the receive that would find the link empty. A packet that is there all the same is received
+                            // with the next one.
+                            if worker.protocol().awaits_first_packet() {
+                                ready.clear_ready();
+                                turn = Turn::begin(Instant::now);
+                            }
+                            received
+                        }
                         Err(_would_block) => {
                             turn = Turn::begin(Instant::now);
                             continue;
