@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use rustix::fs::{FileType, Mode};
@@ -256,17 +257,19 @@ fn a_reload_beyond_start_timeout_fails_and_the_old_code_serves() {
     }
 }
 
+/// A server with one worker and a configuration file, whose path is the second part.
+fn configured(app: &App, settings: &str) -> (Server, PathBuf) {
+    let file = app.root().join("settings.toml");
+    fs::write(&file, settings).unwrap();
+    let config = file.display().to_string();
+    let builder = Server::builder().application(app.root(), "app").workers("1");
+    (builder.arguments(["--config", &config]).start(), file)
+}
+
 #[test]
 fn a_reload_reads_the_settings_again_and_names_those_that_need_a_restart() {
     let app = App::new("return function() return 200, {}, 'fine' end");
-    let file = app.root().join("settings.toml");
-    fs::write(&file, "max-body = '10'\nlog-level = 'info'").unwrap();
-    let config = file.display().to_string();
-    let server = Server::builder()
-        .application(app.root(), "app")
-        .workers("1")
-        .arguments(["--config", &config])
-        .start();
+    let (server, file) = configured(&app, "max-body = '10'\nlog-level = 'info'");
     let post = || {
         let mut connection = Connection::open(&server.socket());
         let params = [get_params("/"), pair(b"CONTENT_LENGTH", b"12")].concat();
@@ -297,15 +300,8 @@ fn a_reload_with_wrong_settings_during_the_start_does_not_stop_it() {
     let app = App::new("io.open('gate'):read(1) return function() return 200, {}, 'fine' end");
     let gate = app.root().join("gate");
     rustix::fs::mknodat(rustix::fs::CWD, &gate, FileType::Fifo, Mode::RWXU, 0).unwrap();
-    let file = app.root().join("settings.toml");
-    fs::write(&file, "").unwrap();
-    let config = file.display().to_string();
     // The server listens before it has loaded the application.
-    let server = Server::builder()
-        .application(app.root(), "app")
-        .workers("1")
-        .arguments(["--config", &config])
-        .start();
+    let (server, file) = configured(&app, "");
     wait_for("the control socket", || {
         output(&mut server.command(&["status"])).status.success().then_some(())
     });
