@@ -21,11 +21,12 @@ def build():
 
 def machine():
     model = re.search(r"model name\s*:\s*(.+)", pathlib.Path("/proc/cpuinfo").read_text())
-    return f"{os.cpu_count()} × {model.group(1) if model else platform.machine()}, Linux {platform.release()}"
+    kernel = ".".join(platform.release().split(".")[:2])
+    return f"{os.cpu_count()} × {model.group(1) if model else platform.machine()}, Linux {kernel}"
 
 
 def version(*command):
-    return output(*command).splitlines()[0].split(" Copyright")[0].strip()
+    return output(*command).splitlines()[0].split(" Copyright")[0].removeprefix("nginx version: ").strip()
 
 
 def circumstances(*versions):
