@@ -117,7 +117,7 @@ impl ZygoteLink {
     /// Interrupts a load that takes too long. The zygote reports its Lua stack as the reason of the failure.
     pub(crate) fn interrupt(&self) {
         let interrupt = Interrupt { kind: Kind::Timeout, serial: Serial::default() };
-        // A zygote that has exited needs no interrupt, and one that ignores it is killed soon.
+        // A zygote that has exited needs no interrupt. A zygote that ignores the interrupt is killed soon.
         let _ = interrupt::send(self.pidfd.as_fd(), interrupt.encode());
     }
 

@@ -1,4 +1,4 @@
-//! Detects a slow client: one that keeps the send buffer full for too long.
+//! Detects a slow client: a client that keeps the send buffer full for too long.
 
 use std::time::{Duration, Instant};
 

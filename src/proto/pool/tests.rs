@@ -115,7 +115,7 @@ fn a_worker_that_is_given_back_has_had_no_request() {
         assert_eq!(pool.at_hand(), (1, 0));
         assert_eq!(pool.workers().next().map(|worker| worker.requests), Some(0));
     }
-    // One that is idle is not given back.
+    // An idle worker is not given back.
     pool.unassign(1, now);
     assert_eq!((pool.assign(now), pool.assign(now)), (Some(1), None));
 }
