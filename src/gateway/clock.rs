@@ -121,6 +121,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::gateway::runtime;
 
     #[test]
     fn deadlines_wait_after_a_pause_for_its_length_but_not_for_ever() {
@@ -144,8 +145,7 @@ mod tests {
 
     /// Runs `test` beside a clock with a keeper.
     fn with_clock<F: Future<Output = ()>>(test: impl FnOnce(Rc<Clock>) -> F) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async {
+        runtime::new().unwrap().block_on(async {
             let clock = Rc::new(Clock::new(Instant::now()));
             let kept = Rc::clone(&clock);
             tokio::task::spawn_local(async move { kept.keep().await });

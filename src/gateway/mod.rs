@@ -19,6 +19,7 @@ mod own_paths;
 mod pool;
 mod request;
 mod response;
+mod runtime;
 mod snapshot;
 mod spool;
 mod start;

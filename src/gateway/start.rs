@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
-use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config};
@@ -39,6 +38,7 @@ use crate::gateway::pool::orphans;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::WorkerTable;
+use crate::gateway::runtime;
 use crate::gateway::spool::{self, Spool};
 use crate::gateway::telemetry::access_log::AccessLog;
 use crate::gateway::telemetry::metrics::Metrics;
@@ -80,13 +80,8 @@ pub fn serve(config: Config, read_config: ReadConfig, take_over: bool) -> Result
 pub fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     crate::os::signals::restore_defaults();
     crate::os::signals::ignore_file_size_limit();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(spool::THREADS)
-        .thread_name("spool")
-        .build()
-        .map_err(Error::System)?;
-    let output = LocalSet::new().block_on(&runtime, future);
+    let runtime = runtime::new().map_err(Error::System)?;
+    let output = runtime.block_on(future);
     // A write to a hanging disk is not awaited.
     runtime.shutdown_background();
     output

@@ -29,12 +29,12 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::gateway::runtime;
 
     /// Many busy sources beside a quiet one, on the gateway's event loop.
     #[test]
     fn sources_pass_one_at_a_time_and_in_order() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let turns = tokio::task::LocalSet::new().block_on(&runtime, async {
+        let turns = runtime::new().unwrap().block_on(async {
             let (yield_queue, turns) = (Rc::new(YieldQueue::new()), Rc::new(RefCell::new(Vec::new())));
             for greedy in 0..20 {
                 let (yield_queue, turns) = (Rc::clone(&yield_queue), Rc::clone(&turns));

@@ -241,6 +241,8 @@ mod tests {
     use std::fs::File;
     use std::io::Write;
 
+    use crate::gateway::runtime;
+
     const PROCESS: Process = Process { name: "worker", worker: Some(1), generation: 1, pid: 1 };
 
     /// The pipes of a process, and the lines read from them.
@@ -282,8 +284,7 @@ mod tests {
     }
 
     fn run(test: impl Future) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, test);
+        runtime::new().unwrap().block_on(test);
     }
 
     fn line(level: LogLevel, text: &str) -> (LogLevel, String) {
