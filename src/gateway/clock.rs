@@ -81,6 +81,11 @@ impl Clock {
             return;
         }
         tokio::time::sleep_until(deadline.into()).await;
+        self.settles(deadline).await;
+    }
+
+    /// Waits until a deadline that has passed may be acted upon.
+    pub(crate) async fn settles(&self, deadline: Instant) {
         while self.settled() < deadline {
             let moved = self.moved.notified();
             self.change(|state| state.pass(deadline));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
@@ -19,10 +20,36 @@ pub(crate) enum ClientSocket {
 }
 
 impl ClientSocket {
-    pub(crate) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+    /// Ready when the socket can be read, where `reading`, or written, where `writing`. Registers one task for each.
+    pub(crate) fn poll_ready(
+        &self,
+        reading: bool,
+        writing: bool,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Ready>> {
+        let mut ready = Ready::EMPTY;
+        if reading && let Poll::Ready(read) = self.poll_read_ready(context) {
+            read?;
+            ready |= Ready::READABLE;
+        }
+        if writing && let Poll::Ready(written) = self.poll_write_ready(context) {
+            written?;
+            ready |= Ready::WRITABLE;
+        }
+        if ready.is_empty() { Poll::Pending } else { Poll::Ready(Ok(ready)) }
+    }
+
+    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Unix(stream) => stream.ready(interest).await,
-            Self::Tcp(stream) => stream.ready(interest).await,
+            Self::Unix(stream) => stream.poll_read_ready(context),
+            Self::Tcp(stream) => stream.poll_read_ready(context),
+        }
+    }
+
+    fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Unix(stream) => stream.poll_write_ready(context),
+            Self::Tcp(stream) => stream.poll_write_ready(context),
         }
     }
 

@@ -60,27 +60,35 @@ enum Timer {
 }
 
 impl Connection {
-    /// The timers that are set, each with its expiry.
-    fn timers(&self, timeouts: Timeouts) -> impl Iterator<Item = (Instant, Timer)> {
-        let lingering = match self.ending {
-            Ending::Lingering { until, .. } => {
-                Some([(until, Timer::Linger), (self.last_read + LINGER_SILENCE, Timer::LingerSilence)])
+    /// Calls `visit` with each timer that is set, and its expiry.
+    fn for_each_timer(&self, timeouts: Timeouts, mut visit: impl FnMut(Instant, Timer)) {
+        if let Ending::Lingering { until, .. } = self.ending {
+            visit(until, Timer::Linger);
+            visit(self.last_read + LINGER_SILENCE, Timer::LingerSilence);
+            return;
+        }
+        if let Some(rate) = self.send_rate.as_ref().filter(|_| !self.out.unwritten().is_empty()) {
+            visit(rate.deadline(timeouts.send), Timer::Send);
+        }
+        if let Some(since) = self.out.reading_since() {
+            visit(since + timeouts.send, Timer::SpoolRead);
+        }
+        if let Some(since) = self.owes_since() {
+            visit(since + timeouts.header, Timer::Record);
+        }
+        if self.streams.is_empty()
+            && let Some((expiry, timer)) = self.silence(timeouts)
+        {
+            visit(expiry, timer);
+        }
+        if self.has_only_broken() {
+            visit(self.last_read.max(self.last_end) + BROKEN_QUIET, Timer::BrokenQuiet);
+        }
+        for stream in &self.streams {
+            if let Some((expiry, timer)) = self.timer_of(stream.key, &stream.state, timeouts) {
+                visit(expiry, timer);
             }
-            _ => None,
-        };
-        let lives = lingering.is_none();
-        let send = self.send_rate.as_ref().filter(|_| !self.out.unwritten().is_empty());
-        let send = send.map(|rate| (rate.deadline(timeouts.send), Timer::Send));
-        let read = self.out.reading_since().map(|since| (since + timeouts.send, Timer::SpoolRead));
-        let record = self.owes_since().map(|since| (since + timeouts.header, Timer::Record));
-        let silent = self.streams.is_empty().then(|| self.silence(timeouts)).flatten();
-        let quiet = self.has_only_broken();
-        let quiet = quiet.then(|| (self.last_read.max(self.last_end) + BROKEN_QUIET, Timer::BrokenQuiet));
-        let of_connection = [send, read, record, silent, quiet].into_iter().flatten();
-        let of_streams =
-            self.streams.iter().filter_map(move |stream| self.timer_of(stream.key, &stream.state, timeouts));
-        let living = of_connection.chain(of_streams).filter(move |_| lives);
-        lingering.into_iter().flatten().chain(living)
+        }
     }
 
     /// The timer of a connection without a request.
@@ -115,7 +123,11 @@ impl Connection {
 
     /// Time of the next call of [`Self::handle_timeout`], unless the state changes before.
     pub(crate) fn next_timeout(&self, timeouts: Timeouts) -> Option<Instant> {
-        self.timers(timeouts).map(|(expiry, _)| expiry).min()
+        let mut next = None;
+        self.for_each_timer(timeouts, |expiry, _| {
+            next = Some(next.map_or(expiry, |next: Instant| next.min(expiry)));
+        });
+        next
     }
 
     /// Time of the next call of [`Self::check_client_rate`]. The check has no effect on others, so it need not wait for pending
@@ -195,7 +207,13 @@ impl Connection {
     /// The first expired timer. The span of a rate that was high enough restarts.
     fn expired(&mut self, timeouts: Timeouts, settled: Instant) -> Option<Timer> {
         loop {
-            let timer = self.timers(timeouts).find(|(expiry, _)| *expiry <= settled)?.1;
+            let mut first = None;
+            self.for_each_timer(timeouts, |expiry, timer| {
+                if expiry <= settled {
+                    first.get_or_insert(timer);
+                }
+            });
+            let timer = first?;
             let too_slow = match timer {
                 Timer::Send => {
                     let rate = self.send_rate.as_mut();

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::wait::Signal;
 use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::telemetry::metrics::Metrics;
 use crate::proto::connection::{Connection, StreamKey, StreamSink};
@@ -22,7 +23,7 @@ pub(crate) struct Handle {
     /// Whether a turn of the task is in progress, during which nothing is written.
     pub(super) in_turn: Cell<bool>,
     /// Wakes the task: there are bytes to write, or the connection ends.
-    pub(super) changed: Notify,
+    pub(super) changed: Signal,
     /// Signal that the send buffer has room again.
     pub(super) drained: Notify,
     /// Permit of the response that gets the next room. The other responses wait in order of arrival.
@@ -36,7 +37,7 @@ impl Handle {
             socket,
             state: RefCell::new(state),
             in_turn: Cell::new(false),
-            changed: Notify::new(),
+            changed: Signal::default(),
             drained: Notify::new(),
             turn: Semaphore::new(1),
             metrics: Rc::clone(metrics),
@@ -60,7 +61,7 @@ impl Handle {
         self.leave_if_idle();
         if self.state.borrow().has_broken() {
             // An end postpones the close for broken responses.
-            self.changed.notify_one();
+            self.changed.give();
         }
         self.flush();
         if self.state.borrow().has_written_last_response() {
@@ -95,11 +96,12 @@ impl Handle {
                 Err(_) => state.transmit_failed(),
             }
         }
-        if !state.is_full() {
+        // Only the response with the permit waits for room.
+        if self.turn.available_permits() == 0 && !state.is_full() {
             self.drained.notify_waiters();
         }
         if !state.is_written() || state.is_ending() {
-            self.changed.notify_one();
+            self.changed.give();
         }
         state.flushed()
     }
@@ -154,7 +156,7 @@ impl Handle {
         let state = &mut *self.state.borrow_mut();
         let full = state.is_full();
         if full && state.hold_up(Instant::now) {
-            self.changed.notify_one();
+            self.changed.give();
         }
         full
     }

@@ -2,20 +2,23 @@
 //! connection, and writes the bytes that the kernel did not take at once.
 
 pub(crate) mod handle;
+mod wait;
 
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use tokio::io::Ready;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{Interest, Ready};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, info, warn};
 
 use self::handle::Handle;
+use self::wait::{Timers, Wait, Wake};
 use crate::cgi::Variables;
 use crate::fastcgi::{self, Fault, Role};
 use crate::gateway::Gateway;
@@ -54,7 +57,7 @@ impl Task {
     async fn run(&mut self) {
         let gateway = Rc::clone(&self.gateway);
         let handle = Rc::clone(&self.handle);
-        let mut stopping = gateway.stopping();
+        let mut wait = Wait::new(gateway.stopping());
         let (mut hang_up, mut half_closed) = (None, false);
         loop {
             if !half_closed && handle.state.borrow().is_half_closed() {
@@ -62,8 +65,8 @@ impl Task {
                 hang_up = self.watch_for_hang_up(&gateway.half_closed);
             }
             self.begin_jobs();
-            let written = gateway.spool.written();
-            if *stopping.borrow() {
+            let stopping = wait.is_stopping();
+            if stopping {
                 handle.state.borrow_mut().stop();
                 handle.leave_if_idle();
             }
@@ -72,49 +75,60 @@ impl Task {
                 Close::ShutDownWrite => handle.socket.shut_down_write(),
                 Close::No => {}
             }
-            let (interest, held, deadline, look, waits_for_room) = {
-                let waits_for_room = self.waits_for_room();
+            let waits_for_room = self.waits_for_room();
+            let (reading, writing, held, timers) = {
                 let mut state = handle.state.borrow_mut();
                 let reading = state.is_readable() && !waits_for_room;
                 state.set_reading(reading, Instant::now);
-                let interest = match (reading, state.wants_write()) {
-                    (false, false) => None,
-                    (true, false) => Some(Interest::READABLE),
-                    (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
-                    (false, true) => Some(Interest::WRITABLE),
+                let timers = Timers {
+                    deadline: state.next_timeout(timeouts(&gateway)),
+                    rate_check: state.next_rate_check(),
                 };
-                let held = reading && state.has_held();
-                (
-                    interest,
-                    held,
-                    state.next_timeout(timeouts(&gateway)),
-                    state.next_rate_check(),
-                    waits_for_room,
-                )
+                (reading, state.wants_write(), reading && state.has_held(), timers)
             };
             let has_jobs = !self.writes.is_empty() || self.response_file.is_some();
-            let ready = tokio::select! {
-                ready = handle.socket.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => ready,
-                () = std::future::ready(()), if held => Ok(Ready::READABLE),
-                () = handle.changed.notified() => Ok(Ready::EMPTY),
-                () = poll_fn(|context| self.poll_jobs(context)), if has_jobs => Ok(Ready::EMPTY),
-                () = written, if waits_for_room => Ok(Ready::EMPTY),
-                () = hung_up(hang_up.as_ref().map(|(watched, _)| watched)), if hang_up.is_some() => break,
-                () = gateway.clock.passed(deadline) => {
-                    self.time_out();
-                    Ok(Ready::EMPTY)
+            let mut settles = pin!(timers.deadline.map(|deadline| gateway.clock.settles(deadline)));
+            let mut written = pin!(waits_for_room.then(|| gateway.spool.written()));
+            let mut hung_up = pin!(hang_up.as_ref().map(|(watched, _)| hung_up(watched)));
+            // What can be ready again and again comes last.
+            let wake = poll_fn(|context| {
+                if wait.poll_stop(context).is_ready() && !stopping || handle.changed.poll(context).is_ready()
+                {
+                    return Poll::Ready(Wake::Changed);
                 }
-                () = crate::gateway::sleep_until(look) => {
-                    self.time_out();
-                    Ok(Ready::EMPTY)
+                if hung_up.as_mut().as_pin_mut().is_some_and(|hung_up| hung_up.poll(context).is_ready()) {
+                    return Poll::Ready(Wake::Lost);
                 }
-                _ = stopping.wait_for(|stopping| *stopping), if !*stopping.borrow() => Ok(Ready::EMPTY),
+                if let Poll::Ready(wake) = wait.poll_timers(timers, &gateway.clock, settles.as_mut(), context)
+                {
+                    return Poll::Ready(wake);
+                }
+                let room = written.as_mut().as_pin_mut();
+                if has_jobs && self.poll_jobs(context).is_ready()
+                    || room.is_some_and(|room| room.poll(context).is_ready())
+                {
+                    return Poll::Ready(Wake::Changed);
+                }
+                if held {
+                    return Poll::Ready(Wake::Socket(Ready::READABLE));
+                }
+                let ready = ready!(handle.socket.poll_ready(reading, writing, context));
+                Poll::Ready(ready.map_or(Wake::Lost, Wake::Socket))
+            })
+            .await;
+            let ready = match wake {
+                Wake::Socket(ready) => ready,
+                Wake::TimedOut => {
+                    self.time_out();
+                    continue;
+                }
+                Wake::Changed => continue,
+                Wake::Lost => break,
             };
-            let Ok(ready) = ready else { break };
             if ready.is_writable() {
                 handle.flush();
             }
-            if (ready.is_readable() || ready.is_read_closed())
+            if ready.is_readable()
                 // Other connections may have taken the memory meanwhile.
                 && !self.waits_for_room()
                 && self.read()
@@ -466,8 +480,7 @@ fn log_proxy_faults(repeated: &[Vec<u8>], lacks_path_info: bool, gateway: &Gatew
 }
 
 /// Waits until a client that has shut its writing side closes its socket.
-async fn hung_up(watched: Option<&AsyncFd<OwnedFd>>) {
-    let Some(watched) = watched else { return };
+async fn hung_up(watched: &AsyncFd<OwnedFd>) {
     while let Ok(mut ready) = watched.writable().await {
         if ready.ready().is_write_closed() {
             return;
