@@ -9,7 +9,10 @@ local callable, describe = loader.callable, traceback.describe
 local end_if_forked, send = host.end_if_forked, host.send
 local error, type, xpcall = error, type, xpcall
 
-local functions, count, done = {}, 0, 0
+-- The functions, once there is one: a field and not an upvalue, as `running` in `server`.
+---@type { functions: table? }
+local list = { functions = nil }
+local count, done = 0, 0
 local open = false
 
 local M = {}
@@ -18,7 +21,7 @@ local M = {}
 --- interrupted twice has left behind are dropped.
 function M.begin()
   if count > 0 then
-    functions, count, done = {}, 0, 0
+    list.functions, count, done = nil, 0, 0
   end
   open = true
 end
@@ -31,8 +34,9 @@ function M.register(fn)
   elseif not open then
     error("after_response must be called while a request runs", 2)
   end
+  list.functions = list.functions or {}
   count = count + 1
-  functions[count] = fn
+  list.functions[count] = fn
 end
 
 --- Runs the functions in their order, also those that they register themselves.
@@ -44,14 +48,14 @@ function M.run(report)
   end
   while done < count do
     done = done + 1
-    local ok, problem = xpcall(functions[done], describe)
+    local ok, problem = xpcall(list.functions[done], describe)
     if not ok then
       report(problem)
     end
     end_if_forked()
   end
   if done > 0 then
-    functions, count, done = {}, 0, 0
+    list.functions, count, done = nil, 0, 0
   end
   open = false
 end

@@ -154,13 +154,14 @@ local function close_of(body)
   end
 end
 
--- The request whose body is being closed: the `xpcall` of Lua 5.1 passes no arguments on.
----@type nibiru.Request?
-local current
+-- The request whose body is being closed: the `xpcall` of Lua 5.1 passes no arguments on. A field and not an upvalue, as
+-- `running` in `server`.
+---@type { request: nibiru.Request? }
+local current = { request = nil }
 
 --- Calls the body's `close`, and the closing value of a generic `for`, at most once each.
 local function close_current()
-  local request = current --[[@as nibiru.Request]]
+  local request = current.request --[[@as nibiru.Request]]
   local body, closing = request.body, request.closing
   local close = close_of(body)
   -- The client need not wait for what the application tidies up. Sent before the body is forgotten: a deadline that passes
@@ -184,16 +185,19 @@ end
 --- Closes the body of a request. An error is logged: the client has its response, so the response stands.
 ---@param request nibiru.Request
 function M.close(request)
-  if request.body == nil and request.closing == nil then
+  local body = request.body
+  if request.closing == nil and (body == nil or type(body) == "string") then
+    -- Nothing to call.
+    request.body = nil
     return
   end
-  current = request
+  current.request = request
   local ok, problem = xpcall(close_current, describe)
   if not ok and (request.body ~= nil or request.closing ~= nil) then
     -- The deadline, which comes once, was met before `close` was called.
     ok, problem = xpcall(close_current, describe)
   end
-  current = nil
+  current.request = nil
   if not ok then
     report(request, ": error in close: ", problem)
   end

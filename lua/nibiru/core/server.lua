@@ -21,14 +21,16 @@ local COMPLETE, BROKEN, ABORTED = 0, 1, 2
 local ERROR_BODY = "Internal Server Error\n"
 local ERROR_HEAD = "Status: 500 Internal Server Error\r\n" .. response.default_type .. "Content-Length: " .. #ERROR_BODY .. "\r\n\r\n"
 
----@type nibiru.Request?
-local current
+-- The request that is running, as the field of a table. An upvalue would not do: the generational collector of Lua 5.4 makes
+-- a value old at once when it is assigned to an old upvalue, and would keep each request until the next full collection.
+---@type { request: nibiru.Request? }
+local running = { request = nil }
 local application
 
 --- Logs an error of a function that was registered with `nibiru.after_response`.
 ---@param problem string
 local function report_after(problem)
-  report(current --[[@as nibiru.Request]], ": error in after_response: ", problem)
+  report(running.request --[[@as nibiru.Request]], ": error in after_response: ", problem)
 end
 
 --- Ends a request that cannot end as its application wished: logged, and answered with `500` where no head has been sent.
@@ -58,7 +60,7 @@ local function outcome(request)
 end
 
 local function run()
-  local request = current --[[@as nibiru.Request]]
+  local request = running.request --[[@as nibiru.Request]]
   return deliver(request, application(request.environ, request.start_response))
 end
 
@@ -80,7 +82,7 @@ function M.serve(environ, ...)
   offer(request)
   environ["nibiru.after_response"] = after.register
   note_locale()
-  current = request
+  running.request = request
   after.begin()
   local ok, problem = xpcall(run, describe)
   if ok then
@@ -96,7 +98,7 @@ end
 
 --- Ends a request that `serve` did not end: an interrupt hit `serve` outside of every `xpcall`.
 function M.tidy()
-  local request = current
+  local request = running.request
   if request and not request.over then
     close(request)
     request.over = true
@@ -110,7 +112,7 @@ function M.after_response()
   after.run(report_after)
   flush_errors()
   restore_locale()
-  current = nil
+  running.request = nil
 end
 
 --- Ends a request whose application called `os.exit`: answered, logged, closed. The host then ends the process, so no `pcall`
@@ -118,7 +120,7 @@ end
 ---@param message string  with the stack
 ---@return integer? outcome  nil when the response was already over
 function M.abandon(message)
-  local request = current
+  local request = running.request
   if not request then
     log("error", message)
     return nil

@@ -70,3 +70,35 @@ fn memory_stays_flat_over_many_requests() {
     }
     assert!(used[2] <= used[1] + 4096, "{used:?}");
 }
+
+/// A request that became old with the first reference to it would stay until the next full collection, with all its objects.
+#[cfg(any(feature = "lua54", feature = "lua55"))]
+#[test]
+fn a_young_collection_frees_the_requests_that_are_over() {
+    let (mut state, recorder) = started("hello.lua");
+    for body in ["'text'", "{ 'text', close = function() end }", "function() end"] {
+        let code = format!(
+            "kept = setmetatable({{}}, {{ __mode = 'v' }})
+            return function(environ)
+              environ['nibiru.after_response'](function() return environ end)
+              kept[#kept + 1] = environ
+              collectgarbage('step')
+              return 200, {{}}, {body}
+            end"
+        );
+        state.set_application(state.lua().load(code).eval().unwrap());
+        state.settle();
+        for _ in 0..10 {
+            assert_eq!(serve(&mut state, "GET", Body::Memory(vec![])), Outcome::Complete);
+            recorder.take();
+        }
+        // A request that was marked while it ran takes a collection more.
+        state.lua().load("for _ = 1, 3 do collectgarbage('step') end").exec().unwrap();
+        let left: u32 = state
+            .lua()
+            .load("local left = 0 for _ in pairs(kept) do left = left + 1 end return left")
+            .eval()
+            .unwrap();
+        assert_eq!(left, 0, "{body}");
+    }
+}
