@@ -36,6 +36,8 @@ pub struct State {
     environs: EnvironBuilder,
     /// The limit of the heap, in bytes.
     heap_limit: Option<u64>,
+    /// The last request has left functions for [`Self::after_response`], or its Lua side did not come to its end.
+    unfinished: bool,
     /// The last field, so that it is dropped once the state is closed.
     interrupts: Rc<Interrupts>,
 }
@@ -66,6 +68,7 @@ impl State {
         Ok(Self {
             environs: EnvironBuilder::new(&lua)?,
             heap_limit: None,
+            unfinished: false,
             lua,
             host,
             root: settings.root.clone(),
@@ -165,10 +168,11 @@ impl State {
         let (length, data_length) = (request.body.length(), data.as_ref().map(Body::length));
         let serial = self.host.begin(request.body, data);
         let outcome = self.environs.table(&self.lua, request.id, request.variables).and_then(|environ| {
-            self.functions.serve.call::<i64>((environ, serial, length, role, data_length))
+            self.functions.serve.call::<(i64, bool)>((environ, serial, length, role, data_length))
         });
+        self.unfinished = !matches!(outcome, Ok((_, true)));
         match outcome {
-            Ok(number) => host::outcome(number),
+            Ok((number, _)) => host::outcome(number),
             Err(error) => {
                 // An interrupt hit the Lua side outside of every `xpcall`.
                 if let Err(error) = self.functions.tidy.call::<()>(()) {
@@ -183,7 +187,9 @@ impl State {
     /// Runs the functions registered with `nibiru.after_response`; call it once the response is out.
     pub fn after_response(&mut self) {
         self.host.answered();
-        if let Err(error) = self.functions.after_response.call::<()>(()) {
+        if self.unfinished
+            && let Err(error) = self.functions.after_response.call::<()>(())
+        {
             self.log_failure(&error);
             // Runs the rest of the functions. The interrupt that stopped the first call comes once.
             if let Err(error) = self.functions.after_response.call::<()>(()) {

@@ -39,6 +39,12 @@ function M.register(fn)
   list.functions[count] = fn
 end
 
+--- Whether no function is registered.
+---@return boolean
+function M.is_empty()
+  return count == 0
+end
+
 --- Runs the functions in their order, also those that they register themselves.
 ---@param report fun(problem: string)  is called with an error of a function
 function M.run(report)
@@ -57,6 +63,10 @@ function M.run(report)
   if done > 0 then
     list.functions, count, done = nil, 0, 0
   end
+end
+
+--- Ends the list of a request: no function can be registered.
+function M.close()
   open = false
 end
 

@@ -104,16 +104,20 @@ local M = {}
 
 --- Sends what the application returned: a body, or status, headers and a body.
 ---@param request nibiru.Request
----@param ... any  the values that the application returned
-function M.deliver(request, ...)
-  local body, state, control, closing = ...
+---@param body any  the first of the values that the application returned
+---@param state any
+---@param control any
+---@param closing any
+---@param fifth any
+---@param sixth any
+function M.deliver(request, body, state, control, closing, fifth, sixth)
+  local kind = type(body)
   if not request.head then
-    local kind = type(body)
     if kind == "number" or (kind == "string" and (type(state) == "table" or control ~= nil)) then
       -- The short form: status, headers, then any body.
       local given, problem = request.check(body, state)
-      local _
-      _, _, body, state, control, closing = ...
+      body, state, control, closing = control, closing, fifth, sixth
+      kind = type(body)
       request.body, request.closing = body, closing
       if not given then
         error(problem, 0)
@@ -122,7 +126,6 @@ function M.deliver(request, ...)
     end
   end
   request.body, request.closing = body, closing
-  local kind = type(body)
   if kind == "string" then
     send_whole(request, body)
   elseif kind == "table" and is_file(body) then

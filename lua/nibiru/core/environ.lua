@@ -114,6 +114,7 @@ end
 ---@param data_length integer?  of a Filter's data
 ---@return string role  its name
 function M.fill(environ, serial, length, role, data_length)
+  local name = roles[role]
   tell_length(environ, length)
   environ["wsgi.version"] = { 1, 0 }
   environ["wsgi.url_scheme"] = scheme(environ)
@@ -123,11 +124,11 @@ function M.fill(environ, serial, length, role, data_length)
   environ["wsgi.multiprocess"] = true
   environ["wsgi.run_once"] = false
   environ["wsgi.file_wrapper"] = file_wrapper
-  environ["nibiru.role"] = roles[role]
+  environ["nibiru.role"] = name
   if data_length then
     environ["nibiru.filter_data"] = new_input(serial + 1, data_length, "nibiru.filter_data")
   end
-  return roles[role]
+  return name
 end
 
 return M

@@ -24,18 +24,23 @@ local noted, rules, order, given_twice = header_rules.noted, header_rules.rules,
 
 local M = {}
 
--- Header names that have been checked, at most so many: applications use a few over and over. The bound keeps an application
--- that makes names up from filling the memory.
-local REMEMBERED = 512
-local lower_names, names_kept = {}, 0
+--- A header name that has been checked, with its last value: most headers have the same value in every response.
+---@class nibiru.KnownHeader
+---@field small string     the name in lower case
+---@field once boolean?    the name's entry in `header_rules.noted`
+---@field value string?
+---@field line string?     of that value; none for a Content-Length
+---@field length integer?  of that value, a Content-Length
 
--- The last value of each such name, and its line: most headers have the same value in every response.
-local last_values, last_lines = {}, {}
-local LONGEST_KEPT = 256
+-- At most so many: applications use a few names over and over. The bounds keep an application that makes names or values up from
+-- filling the memory.
+local REMEMBERED, LONGEST_KEPT = 512, 256
+---@type table<string, nibiru.KnownHeader>
+local known, names_kept = {}, 0
 
--- Bytes of a head, at most. A longer head is refused at once, since it may have no end.
+-- Bytes of a head, at most.
 local MAX_HEAD = host.max_head
-local TOO_LONG = format("the response head has more than %d bytes", MAX_HEAD)
+local TOO_LONG = status_line.too_long
 
 -- Headers of a head, at most: a line has a name of one byte at least, ": " and its end. Headers that are left out count as well.
 local MOST_HEADERS = MAX_HEAD / 4
@@ -57,9 +62,37 @@ local function check_name(name)
   -- An order for the proxy is looked at each time that it is given.
   if names_kept < REMEMBERED and not proxy_order(small) then
     names_kept = names_kept + 1
-    lower_names[name] = small
+    -- Every field is named, so that the table has its final size at once.
+    known[name] = { small = small, once = noted[small], value = nil, line = nil, length = nil }
   end
   return small
+end
+
+--- Adds a header to a head whose name has come with the same value before.
+---@param head nibiru.Head
+---@param name string
+---@param last nibiru.KnownHeader
+---@return string? problem
+local function add_again(head, name, last)
+  local length, once = last.length, last.once
+  if length then
+    if #head.block + #name + #last.value > MAX_HEAD then
+      return TOO_LONG
+    elseif head.length then
+      return given_twice("Content-Length")
+    end
+    head.length, head.length_text = length, last.value
+    return nil
+  elseif once ~= nil then
+    local small = last.small
+    if once and head[small] then
+      return given_twice(name)
+    end
+    head[small] = true
+  end
+  local block = head.block .. last.line
+  head.block = block
+  return #block > MAX_HEAD and TOO_LONG or nil
 end
 
 --- Adds one header to a head.
@@ -68,24 +101,18 @@ end
 ---@param value any
 ---@return string? problem
 local function add(head, name, value)
-  local small = lower_names[name]
-  if small and value ~= nil and last_values[name] == value then
-    local once = noted[small]
-    if once ~= nil then
-      if once and head[small] then
-        return given_twice(name)
-      end
-      head[small] = true
-    end
-    head.block = head.block .. last_lines[name]
-    return #head.block > MAX_HEAD and TOO_LONG or nil
+  local last = known[name]
+  if last and value ~= nil and last.value == value then
+    return add_again(head, name, last)
   end
+  local small = last and last.small
   if not small then
     local problem
     small, problem = check_name(name)
     if not small then
       return problem
     end
+    last = known[name]
   end
   if type(value) == "number" then
     if value ~= value or value == huge or value == -huge then
@@ -114,17 +141,20 @@ local function add(head, name, value)
   if rule then
     local problem, apart = rule(head, name, value)
     if problem or apart then
+      if last and not problem and small == "content-length" then
+        last.value, last.length = value, head.length
+      end
       return problem
     end
   end
   if once ~= nil then
     head[small] = true
-  elseif not lower_names[name] and order(head, name, small) then
+  elseif not last and order(head, name, small) then
     return nil
   end
   local line = name .. ": " .. value .. "\r\n"
-  if lower_names[name] and #value <= LONGEST_KEPT then
-    last_values[name], last_lines[name] = value, line
+  if last and #value <= LONGEST_KEPT then
+    last.value, last.line = value, line
   end
   head.block = head.block .. line
   return nil
@@ -175,7 +205,13 @@ end
 local function add_map(head, headers)
   local total = 0
   for name, value in next, headers do
-    if type(value) == "table" then
+    local last = known[name]
+    if last and last.value == value then
+      local problem = add_again(head, name, last)
+      if problem then
+        return problem
+      end
+    elseif type(value) == "table" then
       if value[1] == nil then
         return type(name) == "string" and "header " .. name .. " has an empty array of values"
           or "header name must be a string, got " .. show(name)
@@ -231,9 +267,6 @@ end
 ---@return nibiru.Head? head
 ---@return string? problem
 function M.check(status, headers)
-  if type(status) == "string" and #status > MAX_HEAD then
-    return nil, TOO_LONG
-  end
   local line, code = check_status(status)
   if not line then
     return nil, code --[[@as string]]

@@ -12,7 +12,7 @@ local unpack = table.unpack or unpack
 ---@field private serial integer  of the body; the host refuses one of another request
 ---@field private size integer
 ---@field private position integer
----@field private closed boolean
+---@field private closed? true
 ---@field private name? string  where it is not `wsgi.input`
 local methods = {}
 
@@ -214,7 +214,11 @@ local M = {}
 ---@param name? string
 ---@return nibiru.Input
 function M.new(serial, size, name)
-  return setmetatable({ serial = serial, size = size, position = 0, closed = false, name = name }, Input)
+  local self = { serial = serial, size = size, position = 0, closed = nil }
+  if name then
+    self.name = name
+  end
+  return setmetatable(self, Input)
 end
 
 return M

@@ -19,11 +19,11 @@ local TIMED_OUT = host.timed_out
 ---@field uri any               REQUEST_URI as the proxy sent it
 ---@field check fun(status: any, headers: any): nibiru.Head?, string?  the rules for a head in the request's role
 ---@field head nibiru.Head?     the head that start_response was given last
----@field head_sent boolean
+---@field head_sent true?
 ---@field sent integer          body bytes sent
----@field whole_sent boolean    the response is complete; nothing may follow
----@field gone boolean          the client went away
----@field over boolean          the request has ended; start_response and write may not be called any more
+---@field whole_sent true?      the response is complete; nothing may follow
+---@field gone boolean?         the client went away
+---@field over true?            the request has ended; start_response and write may not be called any more
 ---@field body any              the returned body, until its close was called
 ---@field closing any           the closing value of a generic `for`
 
@@ -34,22 +34,17 @@ local M = {}
 ---@param check fun(status: any, headers: any): nibiru.Head?, string?
 ---@return nibiru.Request
 function M.new(environ, check)
-  -- Every field is named, so that the table has its final size at once.
+  -- Nine fields and more give the table room for sixteen at once. Most of the other fields stay nil.
   return {
     environ = environ,
     id = environ["nibiru.request_id"],
     method = environ.REQUEST_METHOD,
     uri = environ.REQUEST_URI,
     check = check,
-    head = nil,
-    head_sent = false,
     sent = 0,
-    whole_sent = false,
-    gone = false,
-    over = false,
-    body = nil,
-    closing = nil,
-    start_response = nil,
+    head_sent = nil,
+    whole_sent = nil,
+    over = nil,
   }
 end
 

@@ -64,6 +64,13 @@ local function run()
   return deliver(request, application(request.environ, request.start_response))
 end
 
+--- Leaves the request behind: all of it is done.
+local function leave()
+  after.close()
+  restore_locale()
+  running.request = nil
+end
+
 local M = {}
 
 --- Sets the application that `serve` calls.
@@ -74,11 +81,15 @@ end
 
 --- Serves one request to its end.
 ---@param environ table    the request's variables and `nibiru.request_id`
----@param ... any          the other arguments of `fill`
+---@param serial integer   this and the others: the arguments of `fill`
+---@param length integer
+---@param role integer
+---@param data_length integer?
 ---@return integer outcome
-function M.serve(environ, ...)
-  local role = fill(environ, ...)
-  local request = new(environ, role == "authorizer" and authorizer.check or head.check)
+---@return boolean over    nothing is left for `after_response`
+function M.serve(environ, serial, length, role, data_length)
+  local name = fill(environ, serial, length, role, data_length)
+  local request = new(environ, name == "authorizer" and authorizer.check or head.check)
   offer(request)
   environ["nibiru.after_response"] = after.register
   note_locale()
@@ -93,7 +104,12 @@ function M.serve(environ, ...)
   close(request)
   request.over = true
   flush_errors()
-  return outcome(request)
+  local ended = outcome(request)
+  if after.is_empty() then
+    leave()
+    return ended, true
+  end
+  return ended, false
 end
 
 --- Ends a request that `serve` did not end: an interrupt hit `serve` outside of every `xpcall`.
@@ -106,13 +122,12 @@ function M.tidy()
   end
 end
 
---- Runs the functions that were registered with `nibiru.after_response`. A second call, after an interrupt between two
---- functions, runs the rest of them.
+--- Runs the functions that were registered with `nibiru.after_response`. A second call, after an interrupt between two functions,
+--- runs the rest of them. Not called where `serve` has left nothing to do.
 function M.after_response()
   after.run(report_after)
   flush_errors()
-  restore_locale()
-  running.request = nil
+  leave()
 end
 
 --- Ends a request whose application called `os.exit`: answered, logged, closed. The host then ends the process, so no `pcall`

@@ -1,6 +1,6 @@
 --- The status of a response, checked, as the first line of its head.
 ---
---- Called by `head.check`, which has bounded the length of the status.
+--- Called by `head.check`.
 
 local host, strings = ...
 
@@ -8,7 +8,13 @@ local find, format, match, sub = string.find, string.format, string.match, strin
 local tonumber, type = tonumber, type
 local reason_of, control_character, show = host.reason, strings.control_character, strings.show
 
+-- Bytes of a head, at most. A longer head is refused at once, since it may have no end.
+local MAX_HEAD = host.max_head
+
 local M = {}
+
+--- The problem of a head that is too long.
+M.too_long = format("the response head has more than %d bytes", MAX_HEAD)
 
 -- Statuses that have been checked, at most so many: applications use a few over and over. The bounds keep an application that
 -- makes statuses up from filling the memory.
@@ -25,7 +31,9 @@ function M.check(status)
     return line, codes[status]
   end
   local code, reason
-  if type(status) == "number" then
+  if type(status) == "string" and #status > MAX_HEAD then
+    return nil, M.too_long
+  elseif type(status) == "number" then
     code = status % 1 == 0 and status or nil
   elseif type(status) == "string" then
     local digits, rest = match(status, "^(%d%d%d)(.*)$")

@@ -76,11 +76,17 @@ fn memory_stays_flat_over_many_requests() {
 #[test]
 fn a_young_collection_frees_the_requests_that_are_over() {
     let (mut state, recorder) = started("hello.lua");
-    for body in ["'text'", "{ 'text', close = function() end }", "function() end"] {
+    let register = "environ['nibiru.after_response'](function() return environ end)";
+    for (before, body) in [
+        ("", "'text'"),
+        (register, "'text'"),
+        (register, "{ 'text', close = function() end }"),
+        ("", "function() end"),
+    ] {
         let code = format!(
             "kept = setmetatable({{}}, {{ __mode = 'v' }})
             return function(environ)
-              environ['nibiru.after_response'](function() return environ end)
+              {before}
               kept[#kept + 1] = environ
               collectgarbage('step')
               return 200, {{}}, {body}
@@ -99,6 +105,6 @@ fn a_young_collection_frees_the_requests_that_are_over() {
             .load("local left = 0 for _ in pairs(kept) do left = left + 1 end return left")
             .eval()
             .unwrap();
-        assert_eq!(left, 0, "{body}");
+        assert_eq!(left, 0, "{before} {body}");
     }
 }
