@@ -2,7 +2,12 @@
 
 /// Whether `bytes` is a token (RFC 9110 §5.6.2), as methods and field names are.
 pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| IS_TCHAR[usize::from(*byte)])
+    !bytes.is_empty() && token_length(bytes) == bytes.len()
+}
+
+/// The number of bytes at the front of `bytes` that may be a part of a token.
+pub(super) fn token_length(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| !IS_TCHAR[usize::from(*byte)]).unwrap_or(bytes.len())
 }
 
 /// For each byte, whether it may be a part of a token.

@@ -58,12 +58,12 @@ impl Variables {
     ///
     /// # Panics
     /// As [`Self::push`], and where `pair` is shorter than the name.
+    #[inline]
     pub fn push_joined(&mut self, pair: &[u8], name_length: usize) {
-        let length =
-            |length| u32::try_from(length).expect("variables are bounded far below 4 GiB").to_le_bytes();
-        let lengths = [length(name_length), length(pair.len() - name_length)];
-        self.encoded.reserve(lengths.as_flattened().len() + pair.len());
-        self.encoded.extend_from_slice(lengths.as_flattened());
+        let length = |length| u32::try_from(length).expect("variables are bounded far below 4 GiB");
+        let (name, value) = (length(name_length), length(pair.len() - name_length));
+        // Both lengths in one number, because one copy of eight bytes takes less than two of four.
+        self.encoded.extend_from_slice(&(u64::from(name) | u64::from(value) << u32::BITS).to_le_bytes());
         self.encoded.extend_from_slice(pair);
     }
 
@@ -111,17 +111,15 @@ impl<'a> Iterator for Iter<'a> {
 type Pair<'a> = (&'a [u8], &'a [u8]);
 
 fn split_pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
-    let (name_length, rest) = split_length(bytes)?;
-    let (value_length, rest) = split_length(rest)?;
-    let (name, rest) = rest.split_at_checked(name_length)?;
-    let (value, rest) = rest.split_at_checked(value_length)?;
+    let (lengths, rest) = bytes.split_first_chunk::<LENGTHS>()?;
+    let lengths = u64::from_le_bytes(*lengths);
+    let (name, rest) = rest.split_at_checked(usize::try_from(lengths & u64::from(u32::MAX)).ok()?)?;
+    let (value, rest) = rest.split_at_checked(usize::try_from(lengths >> u32::BITS).ok()?)?;
     Some(((name, value), rest))
 }
 
-fn split_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    Some((u32::from_le_bytes(*length) as usize, rest))
-}
+/// Bytes of the two lengths before each pair.
+const LENGTHS: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -90,20 +90,34 @@ impl Decoder {
     }
 
     /// Keeps the complete pairs at the front of `bytes`, gives back the rest.
-    fn take_pairs<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
-        while let Some((Pair { joined, name_length }, rest)) = split_pair(bytes) {
-            bytes = rest;
-            // A NUL would end the string early for every C library below Lua.
-            if memchr::memchr(0, joined).is_some() {
-                return Err(Refusal::Nul);
-            }
-            if self.pairs == self.max_pairs {
-                return Err(Refusal::TooManyPairs { limit: self.max_pairs });
+    fn take_pairs<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+        let (mut rest, mut zeros_of_lengths, mut too_many) = (bytes, 0, false);
+        while let Some((Pair { joined, name_length }, after)) = split_pair(rest) {
+            let lengths = &rest[..rest.len() - after.len() - joined.len()];
+            zeros_of_lengths += count_zeros(lengths);
+            rest = after;
+            too_many = self.pairs == self.max_pairs;
+            if too_many {
+                break;
             }
             self.pairs += 1;
             self.variables.push_joined(joined, name_length);
         }
-        Ok(bytes)
+        // A NUL would end the string early for every C library below Lua. A zero that is not of a length is one. All pairs are
+        // searched at once, because a search in each of many short pairs takes longer than the rest.
+        let taken = &bytes[..bytes.len() - rest.len()];
+        if memchr::memchr_iter(0, taken).count() > zeros_of_lengths {
+            return Err(Refusal::Nul);
+        }
+        if too_many { Err(Refusal::TooManyPairs { limit: self.max_pairs }) } else { Ok(rest) }
+    }
+}
+
+/// The number of zeros in the encoded lengths of a pair.
+fn count_zeros(lengths: &[u8]) -> usize {
+    match lengths {
+        [name, value] => usize::from(*name == 0) + usize::from(*value == 0),
+        _ => lengths.iter().filter(|byte| **byte == 0).count(),
     }
 }
 
@@ -243,6 +257,38 @@ mod tests {
             let mut decoder = Decoder::new(10, 100);
             let refusal = bytes.chunks(piece).find_map(|bytes| decoder.feed(bytes).err());
             assert_eq!(refusal, Some(Refusal::Nul), "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_nul_is_told_from_the_zeros_of_lengths() {
+        let long = vec![b'v'; 256];
+        for (name, value) in [("", ""), ("A", ""), ("", "b"), ("A", str::from_utf8(&long).unwrap())] {
+            let mut bytes = Vec::new();
+            encode(name.as_bytes(), value.as_bytes(), &mut bytes);
+            // The long form of a short length.
+            bytes.extend_from_slice(&[0x80, 0, 0, 1, 0, b'A']);
+            assert!(decode(&bytes, bytes.len()).is_ok(), "{name} {value}");
+            for (name, value) in [(&b"\0"[..], &b""[..]), (b"", b"\0"), (b"A", b"b\0"), (b"A", &[0; 300])] {
+                let mut bytes = bytes.clone();
+                encode(name, value, &mut bytes);
+                encode(b"", b"", &mut bytes);
+                for piece in [1, 7, bytes.len()] {
+                    assert_eq!(
+                        decode(&bytes, piece),
+                        Err(Refusal::Nul),
+                        "{name:?} {value:?} in pieces of {piece}"
+                    );
+                }
+            }
+        }
+        // The pair with the NUL comes first, or is the one too many.
+        for before in [0, 1] {
+            let mut bytes = Vec::new();
+            (0..before).for_each(|_| encode(b"A", b"1", &mut bytes));
+            encode(b"A", b"\0", &mut bytes);
+            encode(b"A", b"1", &mut bytes);
+            assert_eq!(Decoder::new(100, 1).feed(&bytes), Err(Refusal::Nul));
         }
     }
 

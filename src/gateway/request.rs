@@ -275,9 +275,21 @@ impl Request {
 /// Accepts an id that is harmless in a log line and in a header.
 fn sane(value: &[u8]) -> Option<&str> {
     let fits = (1..=MAX_REQUEST_ID).contains(&value.len());
-    let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(byte);
-    if fits && value.iter().all(harmless) { str::from_utf8(value).ok() } else { None }
+    // All bytes are looked at, because a loop without an exit is faster for the few there are.
+    let harmless = value.iter().fold(true, |all, byte| all & IS_HARMLESS[usize::from(*byte)]);
+    if fits && harmless { str::from_utf8(value).ok() } else { None }
 }
+
+/// For each byte, whether it is harmless in a log line and in a header.
+const IS_HARMLESS: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0_u8);
+    while byte < 128 {
+        table[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'=');
+        byte += 1;
+    }
+    table
+};
 
 /// A request id of sixteen hexadecimal digits: eight that are random per process, then a count. Unique, not secret.
 fn generate() -> String {

@@ -31,16 +31,11 @@ impl Head {
     /// # Errors
     /// When the request is ambiguous or lacks a variable that RFC 3875 requires: answer with 400.
     pub fn parse(variables: &mut Variables) -> Result<Self, BadRequest> {
-        if !variables.contains(REQUEST_METHOD) {
-            return Err(BadRequest::MissingMethod);
+        match Self::parse_any(variables, true) {
+            // A lack is reported before every other error.
+            Err(_) if !variables.contains(REQUEST_METHOD) => Err(BadRequest::MissingMethod),
+            parsed => parsed,
         }
-        let mut head = Self::parse_any(variables)?;
-        for name in EMPTY_WHERE_ABSENT {
-            if !head.variables.contains(name) {
-                head.variables.push(name, b"");
-            }
-        }
-        Ok(head)
     }
 
     /// Checks the variables of a request in the role Authorizer: there is no body, so a CONTENT_LENGTH
@@ -49,7 +44,7 @@ impl Head {
     /// # Errors
     /// As [`parse`](Self::parse).
     pub fn parse_authorizer(variables: &mut Variables) -> Result<Self, BadRequest> {
-        let mut head = Self::parse_any(variables)?;
+        let mut head = Self::parse_any(variables, false)?;
         if head.variables.contains(CONTENT_LENGTH) {
             let kept = head.variables.iter().filter(|(name, _)| *name != CONTENT_LENGTH);
             head.variables = kept.fold(Variables::new(), pushed);
@@ -82,27 +77,37 @@ impl Head {
         (self.variables, self.content_length) = (variables, ContentLength::Known(0));
     }
 
-    fn parse_any(variables: &mut Variables) -> Result<Self, BadRequest> {
+    /// Checks the variables. For `http`, a request with a method, adds those of [`EMPTY_WHERE_ABSENT`].
+    fn parse_any(variables: &mut Variables, http: bool) -> Result<Self, BadRequest> {
         let settled = repeated::settle(variables)?;
-        let (mut content_length, mut head_request) = (ContentLength::UntilEnd, false);
-        let (mut script_name, mut path_info, mut document_uri) = (&b""[..], None, &b""[..]);
+        let (mut content_length, mut method) = (ContentLength::UntilEnd, None);
+        let (mut script_name, mut path_info, mut query, mut document_uri) = (None, None, None, &b""[..]);
         for (name, value) in settled.as_ref().map_or(&*variables, |settled| &settled.variables) {
             match name {
                 CONTENT_LENGTH => content_length = ContentLength::parse(CONTENT_LENGTH, value)?,
                 REQUEST_METHOD if !is_token(value) => {
                     return Err(BadRequest::Method { value: value.to_vec() });
                 }
-                REQUEST_METHOD => head_request = value == b"HEAD",
-                SCRIPT_NAME => script_name = value,
+                REQUEST_METHOD => method = Some(value),
+                SCRIPT_NAME => script_name = Some(value),
                 PATH_INFO => path_info = Some(value),
+                QUERY_STRING => query = Some(value),
                 DOCUMENT_URI => document_uri = value,
                 _ => {}
             }
         }
-        let lacks_path_info = path_info::is_lacking(script_name, path_info, document_uri);
+        if http && method.is_none() {
+            return Err(BadRequest::MissingMethod);
+        }
+        let head_request = method == Some(&b"HEAD"[..]);
+        let lacks_path_info = path_info::is_lacking(script_name.unwrap_or_default(), path_info, document_uri);
+        let absent = [script_name, path_info, query].map(|value| http && value.is_none());
         let taken = std::mem::take(variables);
-        let (variables, repeated) =
+        let (mut variables, repeated) =
             settled.map_or((taken, Vec::new()), |settled| (settled.variables, settled.repeated));
+        for (name, _) in EMPTY_WHERE_ABSENT.into_iter().zip(absent).filter(|(_, absent)| *absent) {
+            variables.push(name, b"");
+        }
         Ok(Self { variables, content_length, head_request, repeated, lacks_path_info })
     }
 }
@@ -114,11 +119,12 @@ const FCGI_DATA_LENGTH: &[u8] = b"FCGI_DATA_LENGTH";
 const REQUEST_METHOD: &[u8] = b"REQUEST_METHOD";
 const SCRIPT_NAME: &[u8] = b"SCRIPT_NAME";
 const PATH_INFO: &[u8] = b"PATH_INFO";
+const QUERY_STRING: &[u8] = b"QUERY_STRING";
 const DOCUMENT_URI: &[u8] = b"DOCUMENT_URI";
 
 /// Variables that an application joins to paths without a check. RFC 3875 wants the query string defined in any case
 /// (§4.1.7); HAProxy sends no empty variable.
-const EMPTY_WHERE_ABSENT: [&[u8]; 3] = [SCRIPT_NAME, PATH_INFO, b"QUERY_STRING"];
+const EMPTY_WHERE_ABSENT: [&[u8]; 3] = [SCRIPT_NAME, PATH_INFO, QUERY_STRING];
 
 fn pushed(mut variables: Variables, (name, value): (&[u8], &[u8])) -> Variables {
     variables.push(name, value);
@@ -135,7 +141,7 @@ mod tests {
 
     /// A GET request with these variables too, before anything is added.
     fn parse(pairs: &[(&str, &str)]) -> Result<Head, BadRequest> {
-        Head::parse_any(&mut variables(&[&[("REQUEST_METHOD", "GET")], pairs].concat()))
+        Head::parse_any(&mut variables(&[&[("REQUEST_METHOD", "GET")], pairs].concat()), false)
     }
 
     fn message(pairs: &[(&str, &str)]) -> String {
@@ -281,7 +287,11 @@ mod tests {
 
     #[test]
     fn the_method_is_required_and_a_token() {
-        assert_eq!(Head::parse(&mut variables(&[("A", "")])), Err(BadRequest::MissingMethod));
+        for lacking in [("A", ""), ("CONTENT_LENGTH", "x"), ("", "")] {
+            let mut lacking = variables(&[lacking]);
+            assert_eq!(Head::parse(&mut lacking), Err(BadRequest::MissingMethod));
+            assert_eq!(lacking.iter().count(), 1, "the log names the request");
+        }
         for method in ["", "GE T", "GET\r\n", "G\u{e9}T", "GET/"] {
             let error = Head::parse(&mut variables(&[("REQUEST_METHOD", method)])).unwrap_err();
             assert_eq!(error, BadRequest::Method { value: method.into() });

@@ -3,7 +3,7 @@
 //! The gateway checks a worker's response with it; `nibiru dev` and `nibiru request` read the server's answer. Never holds
 //! bytes: a head borrows from the buffer it was found in.
 
-use super::super::syntax::{is_token, parse_length};
+use super::super::syntax::{parse_length, token_length};
 use super::bad_head::{BadHead, MAX_HEAD};
 
 /// The progress of a search for a head.
@@ -64,17 +64,17 @@ impl<'a> Head<'a> {
             rest = after;
             number += 1;
             let (name, value) = split_field(line, number)?;
-            if name.eq_ignore_ascii_case(b"Status") {
+            if is_named(name, b"Status") {
                 let parsed = parse_status(value).filter(|_| status.is_none());
                 status = Some(parsed.ok_or(BadHead::Status)?);
-            } else if name.eq_ignore_ascii_case(b"Content-Length") {
+            } else if is_named(name, b"Content-Length") {
                 let parsed = parse_length(value).filter(|_| content_length.is_none());
                 content_length = Some(parsed.ok_or(BadHead::ContentLength)?);
-            } else if name.eq_ignore_ascii_case(b"Location") {
+            } else if is_named(name, b"Location") {
                 once(&mut location, number)?;
-            } else if name.eq_ignore_ascii_case(b"Content-Type") {
+            } else if is_named(name, b"Content-Type") {
                 once(&mut content_type, number)?;
-            } else if name.eq_ignore_ascii_case(b"Transfer-Encoding") {
+            } else if is_named(name, b"Transfer-Encoding") {
                 // CGI has no transfer codings: a client that believed this would read other bytes as the body.
                 return Err(BadHead::TransferEncoding);
             } else {
@@ -133,17 +133,21 @@ fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Splits a line at its colon. A line that continues the one before begins with a space, which is no
 /// token: RFC 3875 §6.3 has no continuation lines.
 fn split_field(line: &[u8], number: usize) -> Result<(&[u8], &[u8]), BadHead> {
-    let colon = memchr::memchr(b':', line).ok_or(BadHead::Name { line: number })?;
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
-    if !is_token(name) {
+    let (name, rest) = line.split_at(token_length(line));
+    let Some((b':', value)) = rest.split_first().filter(|_| !name.is_empty()) else {
         return Err(BadHead::Name { line: number });
-    }
+    };
     // RFC 9110 §5.5 lets none but the tab pass. A bare CR ends a line for some proxies, and so lets one field grow into two.
     // All bytes are looked at, several at a time.
     if value.iter().fold(false, |found, byte| found | (byte.is_ascii_control() & (*byte != b'\t'))) {
         return Err(BadHead::Value { line: number });
     }
     Ok((name, trim(value)))
+}
+
+/// Whether a field has this name, in whatever case. Most have it in this very case, which is compared in words, not bytes.
+fn is_named(name: &[u8], known: &[u8]) -> bool {
+    name == known || name.eq_ignore_ascii_case(known)
 }
 
 /// RFC 9110 §5.5: spaces and tabs around a value do not belong to it.

@@ -11,28 +11,29 @@ const RENEWAL: usize = 8;
 /// The service times of the last requests.
 #[derive(Debug)]
 pub(crate) struct Recent {
-    /// Ring of times; the oldest is replaced first. Unused entries are zero.
-    times: [Duration; KEPT],
+    /// Ring of times in nanoseconds, which compare faster than a [`Duration`]; the oldest is replaced first. Unused entries are
+    /// zero.
+    times: [u64; KEPT],
     count: usize,
     median: Duration,
 }
 
 impl Default for Recent {
     fn default() -> Self {
-        Self { times: [Duration::ZERO; KEPT], count: 0, median: Duration::ZERO }
+        Self { times: [0; KEPT], count: 0, median: Duration::ZERO }
     }
 }
 
 impl Recent {
     /// Counts the service time of a request.
     pub(crate) fn observe(&mut self, service: Duration) {
-        self.times[self.count % KEPT] = service;
+        self.times[self.count % KEPT] = u64::try_from(service.as_nanos()).unwrap_or(u64::MAX);
         self.count += 1;
         if self.count <= RENEWAL || self.count.is_multiple_of(RENEWAL) {
             let mut times = self.times;
             let known = &mut times[..self.count.min(KEPT)];
             let middle = known.len() / 2;
-            self.median = *known.select_nth_unstable(middle).1;
+            self.median = Duration::from_nanos(*known.select_nth_unstable(middle).1);
         }
     }
 
