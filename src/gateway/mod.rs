@@ -42,6 +42,7 @@ use crate::gateway::clock::Clock;
 use crate::gateway::events::{SupervisorEvent, SupervisorEvents};
 use crate::gateway::frontend::listener::Listener;
 use crate::gateway::frontend::proxy_faults::LoggedProxyFaults;
+use crate::gateway::pool::lanes::Lanes;
 use crate::gateway::pool::log_limits::{LogKind, WorkerLogLimits};
 use crate::gateway::pool::log_pipe::LogPipeContext;
 use crate::gateway::pool::worker::WorkerTable;
@@ -53,7 +54,7 @@ use crate::gateway::telemetry::verdict::ServerState;
 use crate::gateway::yield_queue::YieldQueue;
 use crate::proto::memory::Memory;
 use crate::proto::pool::{Policy, Pool};
-use crate::proto::queue::{Bounds, Queue};
+use crate::proto::queue::{Bounds, Place, Queue};
 
 pub use crate::gateway::command::{Command, Error, Load, Mode, NewestGeneration, ReadConfig, Scale};
 pub use crate::gateway::start::{block_on, forward_signals, run, serve};
@@ -73,6 +74,9 @@ struct Gateway {
     queued: Notify,
     pool: RefCell<Pool>,
     workers: WorkerTable,
+    lanes: Lanes,
+    /// Signal that a request waits in a worker's lane.
+    looked_ahead: Notify,
     /// Buffer memory of the clients' connections.
     memory: Arc<Memory>,
     spool: Rc<Spool>,
@@ -174,6 +178,13 @@ impl Gateway {
         self.pool.borrow_mut().set_policy(policy_of(&config));
         self.memory.set_bound(config.buffer_memory);
         self.config.replace(config);
+    }
+
+    /// Puts a request that no worker has read back into the queue, at its old place.
+    fn requeue(&self, place: Place, mut request: Box<Request>) {
+        request.take_back();
+        self.queue.borrow_mut().requeue(place, request);
+        self.queued.notify_one();
     }
 
     // Stopping.

@@ -32,9 +32,12 @@ use crate::gateway::frontend::opening;
 use crate::gateway::frontend::systemd;
 use crate::gateway::frontend::takeover::RunningGateway;
 use crate::gateway::pool::dispatch;
+use crate::gateway::pool::lanes::Lanes;
 use crate::gateway::pool::log_limits::WorkerLogLimits;
 use crate::gateway::pool::log_pipe::{LogPipeContext, Readers, WeakDrainGuard};
+use crate::gateway::pool::loop_hooks::Hooks;
 use crate::gateway::pool::orphans;
+use crate::gateway::pool::stuck;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::WorkerTable;
@@ -171,6 +174,7 @@ pub async fn run(
         readers.drain_guard(),
     );
     let gateway = Rc::new(gateway);
+    let _hooks = runtime::set_hooks(Rc::new(Hooks(Rc::clone(&gateway))));
     tokio::task::spawn_local(async move {
         while let Some(command) = commands.recv().await {
             supervisor_events.send(SupervisorEvent::Command(command));
@@ -211,6 +215,7 @@ pub async fn run(
         gateway.queue.borrow_mut().open(Instant::now());
         tokio::task::spawn_local(dispatch::expire(Rc::clone(&gateway)));
         tokio::task::spawn_local(watchdog::keep(Rc::clone(&gateway)));
+        tokio::task::spawn_local(stuck::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(trim::keep(Rc::clone(&gateway)));
         tokio::task::spawn_local(gather_lines(Rc::clone(&gateway.metrics)));
         if let Some(taken) = taken
@@ -307,6 +312,8 @@ pub(crate) fn assemble(
         queued: Notify::new(),
         pool: RefCell::new(Pool::new(policy_of(&config), 0)),
         workers: WorkerTable::default(),
+        lanes: Lanes::new(),
+        looked_ahead: Notify::new(),
         memory,
         spool,
         proxy_headers: config::proxy_headers(config.sendfile, &config.sendfile_map, &config.proxy_headers),

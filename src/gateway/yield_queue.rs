@@ -2,6 +2,8 @@
 
 use tokio::sync::Semaphore;
 
+use crate::gateway::runtime;
+
 /// A queue of sources whose turns are over, first come, first served.
 ///
 /// One source passes each time the event loop has served everything else. So a client that asks for little does not notice how
@@ -20,6 +22,7 @@ impl YieldQueue {
         let _first = self.0.acquire().await;
         // Lets the event loop run the ready tasks and ask the kernel for more.
         tokio::task::yield_now().await;
+        runtime::turn_over();
     }
 }
 
@@ -29,7 +32,6 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::gateway::runtime;
 
     /// Many busy sources beside a quiet one, on the gateway's event loop.
     #[test]

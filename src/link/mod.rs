@@ -4,6 +4,7 @@
 
 pub mod discovery;
 pub mod interrupt;
+pub mod lane;
 pub mod launch;
 pub mod message;
 pub mod socket;

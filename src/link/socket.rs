@@ -15,7 +15,10 @@ use super::message::MAX_PACKET;
 use crate::os::{descriptors, fork};
 
 /// Descriptors in one packet, at most: those of `Spawn`.
-const MAX_DESCRIPTORS: usize = 4;
+pub const MAX_DESCRIPTORS: usize = 5;
+
+/// The packet that has no message, and only wakes a process that sleeps ([`super::lane`]).
+const WAKE_UP: [u8; 1] = [0];
 
 /// One end of a pair.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct Link {
 pub enum Received {
     /// A packet of this many bytes, at the front of the buffer.
     Packet(usize),
+    /// A wake-up: the lane has news, or had.
+    WakeUp,
     /// The other end is closed, and all its packets have been received.
     Closed,
 }
@@ -49,7 +54,15 @@ impl Link {
         Ok(rustix::io::ioctl_fionbio(&self.socket, true)?)
     }
 
-    /// Sends one packet, whole, with the descriptors `passed` (at most four).
+    /// Wakes the process at the other end.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn wake(&self) -> io::Result<()> {
+        self.send(&WAKE_UP, &[])
+    }
+
+    /// Sends one packet, whole, with the descriptors `passed` (at most [`MAX_DESCRIPTORS`]).
     ///
     /// # Errors
     /// `WouldBlock` on a non-blocking end whose peer does not read; `BrokenPipe` where the peer is closed.
@@ -111,8 +124,12 @@ impl Link {
         if message.truncated {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long"));
         }
-        // No packet is empty, so an empty one is the end.
-        let received = if message.length == 0 { Received::Closed } else { Received::Packet(message.length) };
+        let received = match message.length {
+            // No packet is empty, so an empty one is the end.
+            0 => Received::Closed,
+            1 if buffer[0] == WAKE_UP[0] => Received::WakeUp,
+            length => Received::Packet(length),
+        };
         Ok((received, message.refused))
     }
 }

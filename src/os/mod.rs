@@ -10,6 +10,7 @@ pub mod process;
 pub mod random;
 pub mod rlimit;
 pub mod safe_path;
+pub mod shared_memory;
 pub mod signals;
 pub mod title;
 pub mod users;

@@ -85,6 +85,33 @@ pub fn reset_scheduling_on_fork() -> io::Result<()> {
     }
 }
 
+/// Has this process scheduled in batches (`SCHED_BATCH`, sched(7)), or by the default policy: in batches, a process that becomes
+/// runnable does not interrupt the running one. Needs no privilege.
+///
+/// # Errors
+/// Those of sched_setscheduler(2): a filter that forbids the call, and a process that runs by a third policy, which is kept.
+pub fn set_batch(batch: bool) -> io::Result<()> {
+    // SAFETY: asks about the calling thread; touches no memory of this process. musl has no working wrappers for these.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) };
+    let (other, batches) = (libc::c_long::from(libc::SCHED_OTHER), libc::c_long::from(libc::SCHED_BATCH));
+    let flag = libc::c_long::from(libc::SCHED_RESET_ON_FORK);
+    if policy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if policy & !flag != other && policy & !flag != batches {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // Without privileges the flag cannot be dropped.
+    let policy = if batch { batches } else { other } | (policy & flag);
+    // SAFETY: an all-zero sched_param is the one that both policies take; the kernel only reads it.
+    let parameters = unsafe { std::mem::zeroed::<libc::sched_param>() };
+    // SAFETY: the pointer is this frame's own sched_param, for the time of the call.
+    match unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameters) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 mod tests {

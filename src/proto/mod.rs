@@ -3,8 +3,10 @@
 //! The drivers in [`crate::gateway`] pass input to these state machines and execute their actions.
 
 pub(crate) mod backoff;
+pub(crate) mod batching;
 pub(crate) mod body;
 pub(crate) mod connection;
+pub(crate) mod lookahead;
 pub(crate) mod memory;
 pub(crate) mod pool;
 pub(crate) mod queue;

@@ -32,6 +32,10 @@ pub struct WorkerProtocol {
     turn: Turn,
     /// The number of the request that was dispatched last.
     serial: Serial,
+    /// The way of that request.
+    way: Way,
+    /// Whether the worker had claimed that request before this packet.
+    claimed: bool,
     /// The number of the request that the response data of this packet belongs to; `None` before the packet names it.
     named: Option<u32>,
     /// The log lines in this packet so far.
@@ -65,6 +69,18 @@ enum Turn {
     Answered,
 }
 
+/// The way of a request to its worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// The socket. What the worker has not read of it when it exits never reached Lua.
+    #[default]
+    Socket,
+    /// The lane. The worker claims a request before it runs it.
+    Lane,
+    /// The lane, where the request waited behind the one before.
+    Ahead,
+}
+
 /// The requested reports that have not arrived.
 #[derive(Clone, Debug, Default)]
 struct PendingReports {
@@ -76,7 +92,7 @@ struct PendingReports {
 /// An event for the driver, in a packet that the protocol allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerEvent<'p> {
-    /// The worker is ready for its next request.
+    /// The worker is done with its request, and ready for the next one unless it has exited.
     Ready,
     /// The application or a start hook failed; nothing more is taken from this worker.
     StartFailed { message: &'p [u8] },
@@ -135,9 +151,10 @@ pub enum ExitCause {
 impl WorkerProtocol {
     // To the worker.
 
-    /// Records that a request was sent to the worker, which was idle.
-    pub fn dispatched(&mut self) {
+    /// Records that the worker's next request was sent to it on this way. It is the next one that the worker runs.
+    pub fn dispatched(&mut self, way: Way) {
         self.serial = self.serial.next();
+        (self.way, self.claimed) = (way, false);
         self.turn = Turn::Running;
         (self.requested.trace_stack, self.requested.timeout_stack) = (false, false);
         (self.sent_since_dispatch, self.received_since_dispatch) = (false, false);
@@ -166,6 +183,11 @@ impl WorkerProtocol {
         self.serial
     }
 
+    /// The way of the request that was dispatched last.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
     // The relay's waits.
 
     /// The next wait. `backpressure`: the room to wait for, where the client of the running request has none for more of its
@@ -185,10 +207,15 @@ impl WorkerProtocol {
         RelayStep::ReceiveRest
     }
 
-    /// Whether the worker has a request and no packet has come since: an honest worker has sent nothing that is not received yet, so
-    /// the next packet announces itself.
+    /// Whether the worker was idle when it got its request, and no packet has come since: an honest worker has sent nothing that is not
+    /// received yet, so the next packet announces itself.
     pub fn awaits_first_packet(&self) -> bool {
-        self.turn == Turn::Running && !self.received_since_dispatch
+        self.turn == Turn::Running && self.way != Way::Ahead && !self.received_since_dispatch
+    }
+
+    /// Records that a wake-up was received, which a packet may follow.
+    pub fn woken(&mut self) {
+        self.received_since_dispatch = true;
     }
 
     /// Records that the client has room.
@@ -196,7 +223,7 @@ impl WorkerProtocol {
         self.room_granted = true;
     }
 
-    /// Records that the worker's process is gone. Its response counts still; its reports about itself do not.
+    /// Records that the worker's process is gone. Its responses count still; its measurements do not.
     pub fn process_exited(&mut self) {
         self.exited = true;
     }
@@ -224,17 +251,23 @@ impl WorkerProtocol {
         ExitCause::Exited { link_unread: self.link_unread }
     }
 
-    /// Whether the request that was dispatched last provably never reached Lua: the worker exited with something unread in its
-    /// link, and nothing was sent after the request.
-    pub fn never_reached_lua(&self, cause: &ExitCause) -> bool {
-        *cause == ExitCause::Exited { link_unread: true } && !self.sent_since_dispatch
+    /// Whether the request that was dispatched last provably never reached Lua. On the socket: the worker exited with something unread in
+    /// its link, and nothing was sent after the request. In the lane: the worker exited and had not `claimed` it. A worker that breaks
+    /// the protocol proves nothing.
+    pub fn never_reached_lua(&self, cause: &ExitCause, claimed: bool) -> bool {
+        match (cause, self.way) {
+            (ExitCause::Exited { link_unread }, Way::Socket) => *link_unread && !self.sent_since_dispatch,
+            (ExitCause::Exited { .. }, Way::Lane | Way::Ahead) => !claimed,
+            (ExitCause::StartFailed(_) | ExitCause::Violation(_), _) => false,
+        }
     }
 
     // From the worker.
 
-    /// Begins a packet. To be called before the first [`Self::next_event`] of each.
-    pub fn begin_packet(&mut self) {
-        (self.named, self.lines) = (None, 0);
+    /// Begins a packet. To be called before the first [`Self::next_event`] of each. `claimed`: whether the worker has claimed the request
+    /// that was dispatched last, if it was sent through the lane.
+    pub fn begin_packet(&mut self, claimed: bool) {
+        (self.named, self.lines, self.claimed) = (None, 0, claimed);
         self.received_since_dispatch = true;
     }
 
@@ -285,7 +318,7 @@ impl WorkerProtocol {
                     Turn::Running => return Err(ProtocolViolation("ready in the middle of a request")),
                 };
                 (self.requested.trace_stack, self.requested.timeout_stack) = (false, false);
-                return Ok((!self.exited).then_some(WorkerEvent::Ready));
+                WorkerEvent::Ready
             }
             FromWorker::StartFailed { message } if self.turn == Turn::Starting => {
                 WorkerEvent::StartFailed { message }
@@ -319,7 +352,8 @@ impl WorkerProtocol {
 
     /// Checks that response data belongs to the request that runs, and says so in its packet.
     fn check_response(&self) -> Result<(), ProtocolViolation> {
-        if self.turn == Turn::Running && self.named == Some(self.serial.number()) {
+        let has_it = self.way == Way::Socket || self.claimed;
+        if self.turn == Turn::Running && has_it && self.named == Some(self.serial.number()) {
             Ok(())
         } else {
             Err(ProtocolViolation("an answer to a request that it does not have"))
@@ -346,7 +380,7 @@ mod tests {
     fn receive(protocol: &mut WorkerProtocol, messages: &[FromWorker<'_>]) -> Result<usize, &'static str> {
         let mut packet = Vec::new();
         messages.iter().for_each(|message| message.encode(&mut packet));
-        protocol.begin_packet();
+        protocol.begin_packet(true);
         let (mut rest, mut events) = (&packet[..], 0);
         while protocol.next_event(&mut rest).map_err(|ProtocolViolation(what)| what)?.is_some() {
             events += 1;
@@ -366,7 +400,7 @@ mod tests {
 
     fn running() -> WorkerProtocol {
         let mut protocol = ready();
-        protocol.dispatched();
+        protocol.dispatched(Way::Socket);
         protocol
     }
 
@@ -429,7 +463,7 @@ mod tests {
         let mut protocol = running();
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
         assert_eq!(protocol.serial().number(), 1);
-        protocol.dispatched();
+        protocol.dispatched(Way::Socket);
         assert_eq!(protocol.serial().number(), 2);
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), UNASKED);
     }
@@ -463,13 +497,13 @@ mod tests {
 
     /// Its number may be its successor's by then.
     #[test]
-    fn reports_of_a_worker_that_is_gone_are_dropped_and_its_response_is_not() {
+    fn measurements_of_a_worker_that_is_gone_are_dropped_and_its_response_is_not() {
         let mut protocol = running();
         protocol.measurement_requested();
         assert!(!protocol.has_exited());
         protocol.process_exited();
         assert!(protocol.has_exited());
-        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, FIGURES, END, READY]), Ok(2));
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, FIGURES, END, READY]), Ok(3));
     }
 
     #[test]
@@ -528,18 +562,53 @@ mod tests {
     fn a_request_never_reached_lua_only_where_nothing_else_can_be_the_unread_message() {
         let unread = ExitCause::Exited { link_unread: true };
         let mut protocol = running();
-        assert!(protocol.never_reached_lua(&unread));
+        assert!(protocol.never_reached_lua(&unread, true));
         for cause in [
             ExitCause::Exited { link_unread: false },
             ExitCause::Violation("a descriptor"),
             ExitCause::StartFailed(String::new()),
         ] {
-            assert!(!protocol.never_reached_lua(&cause), "{cause:?}");
+            assert!(!protocol.never_reached_lua(&cause, true), "{cause:?}");
         }
         protocol.message_sent();
-        assert!(!protocol.never_reached_lua(&unread));
+        assert!(!protocol.never_reached_lua(&unread, true));
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
-        protocol.dispatched();
-        assert!(protocol.never_reached_lua(&unread), "the message before this request was read");
+        protocol.dispatched(Way::Socket);
+        assert!(protocol.never_reached_lua(&unread, true), "the message before this request was read");
+    }
+
+    #[test]
+    fn a_request_in_the_lane_never_reached_lua_where_it_is_not_claimed() {
+        let mut protocol = ready();
+        protocol.dispatched(Way::Lane);
+        protocol.message_sent();
+        for link_unread in [false, true] {
+            let exited = ExitCause::Exited { link_unread };
+            assert!(protocol.never_reached_lua(&exited, false) && !protocol.never_reached_lua(&exited, true));
+        }
+        assert!(!protocol.never_reached_lua(&ExitCause::Violation("any"), false), "it proves nothing");
+    }
+
+    #[test]
+    fn only_a_claimed_request_of_the_lane_is_answered() {
+        let answer = [FIRST, HEAD, END, READY];
+        let mut packet = Vec::new();
+        answer.iter().for_each(|message| message.encode(&mut packet));
+        for claimed in [false, true] {
+            let mut protocol = ready();
+            protocol.dispatched(Way::Lane);
+            protocol.begin_packet(claimed);
+            assert_eq!(protocol.next_event(&mut &packet[..]).is_ok(), claimed);
+        }
+        // A claim is one of a single request.
+        let mut protocol = ready();
+        protocol.dispatched(Way::Lane);
+        protocol.begin_packet(true);
+        let mut rest = &packet[..];
+        while protocol.next_event(&mut rest).is_ok_and(|event| event.is_some()) {}
+        protocol.dispatched(Way::Lane);
+        let mut next = Vec::new();
+        [FromWorker::Answering { serial: 2 }, HEAD].iter().for_each(|message| message.encode(&mut next));
+        assert!(protocol.next_event(&mut &next[..]).is_err());
     }
 }

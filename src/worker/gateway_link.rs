@@ -1,4 +1,7 @@
 //! A worker's end of its link to the gateway: messages out in packets, requests and orders in.
+//!
+//! Small requests and packets go through the lane, which is memory. The socket takes what does not fit, the gateway's orders, and the
+//! wake-ups; the worker sleeps on it.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -8,47 +11,135 @@ use std::time::Duration;
 use super::packet::Packet;
 use crate::link::Link;
 use crate::link::interrupt::Serial;
-use crate::link::message::{FromWorker, LogLevel, MAX_FIELDS, ToWorker, shortened};
+use crate::link::lane::WorkerLane;
+use crate::link::message::{FromWorker, LogLevel, MAX_FIELDS, MAX_PACKET, ToWorker, shortened};
 use crate::link::socket::Received;
 use crate::lua::ClientGone;
+use crate::os::fork;
+use crate::os::process;
+use crate::os::shared_memory::SharedMemory;
 
 /// The link, with the messages that wait to be sent on it.
 #[derive(Debug)]
 pub(super) struct GatewayLink {
-    link: Link,
+    socket: Link,
+    lane: Option<RefCell<WorkerLane<SharedMemory>>>,
+    /// The orders in the socket that are received, as the lane counts them.
+    orders: Cell<u64>,
     packet: RefCell<Packet>,
+    /// The number of the request that was received last.
+    serial: Cell<Serial>,
     /// The client of the running request has gone.
     aborted: Cell<bool>,
     /// The gateway wants no more of this worker.
     draining: Cell<bool>,
+    /// The gateway wants to know the worker's memory.
+    measuring: Cell<bool>,
+    /// Whether this process is scheduled in batches; `None` where the kernel refuses a change.
+    batch: Cell<Option<bool>>,
+}
+
+/// Room for what the gateway sends. The application runs while a request is still read from it.
+pub(super) struct Buffers {
+    lane: Vec<u8>,
+    socket: Vec<u8>,
+}
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        Self { lane: Vec::new(), socket: vec![0; MAX_PACKET] }
+    }
 }
 
 impl GatewayLink {
-    pub(super) fn new(link: Link) -> Self {
-        Self { link, packet: RefCell::default(), aborted: Cell::new(false), draining: Cell::new(false) }
+    pub(super) fn new(socket: Link, lane: Option<SharedMemory>) -> Self {
+        Self {
+            socket,
+            lane: lane.map(|memory| RefCell::new(WorkerLane::new(memory))),
+            orders: Cell::new(0),
+            packet: RefCell::default(),
+            serial: Cell::default(),
+            aborted: Cell::new(false),
+            draining: Cell::new(false),
+            measuring: Cell::new(false),
+            batch: Cell::new(Some(false)),
+        }
     }
 
-    /// A new request runs.
-    pub(super) fn begin(&self, serial: Serial) {
+    /// A new request runs. Returns its number.
+    pub(super) fn begin(&self) -> Serial {
+        let serial = self.serial.get().next();
+        self.serial.set(serial);
         self.packet.borrow_mut().begin(serial);
         self.aborted.set(false);
+        serial
     }
 
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
-    /// Waits for a packet; `None` where the gateway has closed the link. `buffer` has room for
-    /// [`MAX_PACKET`](crate::link::message::MAX_PACKET), and is the caller's: the application runs while the packet is still read.
+    /// Whether the gateway has asked for the worker's memory while a request ran.
+    pub(super) fn take_measuring(&self) -> bool {
+        self.measuring.take()
+    }
+
+    /// Waits for a packet; `None` where the gateway has closed the link. Calls `before_sleep` once if there is none yet.
     pub(super) fn receive<'a>(
         &self,
-        buffer: &'a mut [u8],
+        buffers: &'a mut Buffers,
         descriptors: &mut Vec<OwnedFd>,
+        before_sleep: impl FnOnce(),
     ) -> io::Result<Option<&'a [u8]>> {
-        Ok(match self.link.receive(buffer, descriptors)? {
-            Received::Packet(length) => Some(&buffer[..length]),
-            Received::Closed => None,
-        })
+        let mut before_sleep = Some(before_sleep);
+        let length = loop {
+            // Before the lane is touched, which a forked process does not have.
+            fork::end_if_forked();
+            let mut received = None;
+            if let Some(lane) = &self.lane {
+                let lane = lane.borrow();
+                let orders = lane.orders();
+                if orders != self.orders.get() {
+                    match self.socket.try_receive(&mut buffers.socket, descriptors) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.orders.set(orders),
+                        other => received = Some(other?),
+                    }
+                }
+                if received.is_none() && lane.claim(&mut buffers.lane) {
+                    return Ok(Some(&buffers.lane));
+                }
+            }
+            if received.is_none() {
+                before_sleep.take().into_iter().for_each(|call| call());
+                received = self.sleep(&mut buffers.socket, descriptors)?;
+            }
+            match received {
+                Some(Received::Packet(length)) => break length,
+                Some(Received::Closed) => return Ok(None),
+                Some(Received::WakeUp) | None => {}
+            }
+        };
+        Ok(Some(&buffers.socket[..length]))
+    }
+
+    /// Sleeps until a packet comes over the socket; not if a request has come to the lane meanwhile.
+    fn sleep(&self, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<Received>> {
+        let Some(lane) = &self.lane else { return self.socket.receive(buffer, descriptors).map(Some) };
+        let lane = lane.borrow();
+        if !lane.sleep() {
+            return Ok(None);
+        }
+        self.set_batch(lane.wants_batch());
+        let received = self.socket.receive(buffer, descriptors);
+        lane.wake();
+        received.map(Some)
+    }
+
+    /// Has this process scheduled in batches, or as usual.
+    fn set_batch(&self, batch: bool) {
+        if self.batch.get().is_some_and(|now| now != batch) {
+            self.batch.set(process::set_batch(batch).is_ok().then_some(batch));
+        }
     }
 
     /// Ends the running request. Sent with the next message.
@@ -83,31 +174,61 @@ impl GatewayLink {
     pub(super) fn flush(&self) -> io::Result<()> {
         let mut packet = self.packet.borrow_mut();
         if !packet.bytes().is_empty() {
-            self.link.send(packet.bytes(), &[])?;
+            self.send_packet(packet.bytes())?;
             packet.clear();
         }
         Ok(())
     }
 
+    fn send_packet(&self, packet: &[u8]) -> io::Result<()> {
+        // Before the lane is touched, which a forked process does not have.
+        fork::end_if_forked();
+        if let Some(lane) = &self.lane {
+            let mut lane = lane.borrow_mut();
+            if lane.send(packet) {
+                return if lane.take_sleeper() { self.socket.wake() } else { Ok(()) };
+            }
+            lane.socket_packet_sent();
+        }
+        self.socket.send(packet, &[])
+    }
+
     /// Waits for a message of the gateway's: for this time, or until a signal comes.
     pub(super) fn wait(&self, time: Duration) -> io::Result<()> {
-        self.link.wait(time)
+        self.socket.wait(time)
     }
 
     /// Takes the gateway's orders to the running request, without waiting.
     pub(super) fn check_orders(&self) -> Result<(), ClientGone> {
+        let orders = self.lane.as_ref().map(|lane| lane.borrow().orders());
+        if orders.is_none_or(|orders| orders != self.orders.get()) {
+            self.receive_orders()?;
+            self.orders.set(orders.unwrap_or_default());
+        }
+        if self.aborted.get() { Err(ClientGone) } else { Ok(()) }
+    }
+
+    /// Receives everything that is in the socket.
+    fn receive_orders(&self) -> Result<(), ClientGone> {
         let mut buffer = [0; 16];
-        while let Ok(received) = self.link.try_receive(&mut buffer, &mut Vec::new()) {
-            let Received::Packet(length) = received else { return Err(ClientGone) };
+        while let Ok(received) = self.socket.try_receive(&mut buffer, &mut Vec::new()) {
+            let length = match received {
+                Received::Packet(length) => length,
+                Received::WakeUp => continue,
+                Received::Closed => return Err(ClientGone),
+            };
             match ToWorker::decode(&mut &buffer[..length]) {
-                Ok(ToWorker::Abort) => self.aborted.set(true),
+                Ok(ToWorker::Abort { serial }) if serial == self.serial.get().number() => {
+                    self.aborted.set(true)
+                }
+                // For a request that is over.
+                Ok(ToWorker::Abort { .. }) => {}
                 Ok(ToWorker::Drain) => self.draining.set(true),
-                // Sent between two requests, and answered there.
-                Ok(ToWorker::Measure) => {}
+                Ok(ToWorker::Measure) => self.measuring.set(true),
                 // The gateway sends no request to a worker that runs one.
                 Ok(ToWorker::Request { .. }) | Err(_) => return Err(ClientGone),
             }
         }
-        if self.aborted.get() { Err(ClientGone) } else { Ok(()) }
+        Ok(())
     }
 }

@@ -15,16 +15,17 @@ use std::rc::Rc;
 
 use crate::cgi::Variables;
 use crate::link::Link;
-use crate::link::interrupt::Serial;
-use crate::link::message::{FromWorker, LogLevel, MAX_PACKET, RequestBody, Role, ToWorker, shortened};
+use crate::link::lane;
+use crate::link::message::{FromWorker, LogLevel, RequestBody, Role, ToWorker, shortened};
 use crate::lua;
 use crate::os::dumpable;
 use crate::os::fork;
 use crate::os::lifeline;
 use crate::os::random;
+use crate::os::shared_memory::SharedMemory;
 use crate::os::title::WorkerTitle;
 
-use self::gateway_link::GatewayLink;
+use self::gateway_link::{Buffers, GatewayLink};
 use self::process_state::ProcessState;
 use self::response_sender::ResponseSender;
 
@@ -39,6 +40,8 @@ const OUT_OF_MEMORY: &str = "not enough memory";
 pub struct Spawn {
     worker: u32,
     link: Link,
+    /// The memory of the lane.
+    lane: Option<OwnedFd>,
     stdout: OwnedFd,
     stderr: OwnedFd,
     lifeline: OwnedFd,
@@ -49,16 +52,22 @@ pub struct Spawn {
 }
 
 impl Spawn {
-    /// Takes over the four descriptors of `Spawn`.
+    /// Takes over the descriptors of `Spawn`.
     pub fn new(
         worker: u32,
         descriptors: Vec<OwnedFd>,
         preloaded: bool,
         memory_limit: Option<u64>,
     ) -> io::Result<Self> {
-        let [link, stdout, stderr, lifeline] = <[OwnedFd; 4]>::try_from(descriptors)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "Spawn carries four descriptors"))?;
-        Ok(Self { worker, link: Link::from(link), stdout, stderr, lifeline, preloaded, memory_limit })
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || {
+            let missing =
+                || io::Error::new(io::ErrorKind::InvalidData, "Spawn carries four descriptors or five");
+            descriptors.next().ok_or_else(missing)
+        };
+        let (link, stdout, stderr, lifeline) = (Link::from(next()?), next()?, next()?, next()?);
+        let lane = next().ok();
+        Ok(Self { worker, link, lane, stdout, stderr, lifeline, preloaded, memory_limit })
     }
 }
 
@@ -89,7 +98,9 @@ fn live(spawn: Spawn, state: &mut lua::State, title: WorkerTitle) -> io::Result<
     // kill the worker.
     state.accept_interrupts();
     lua::handle_interrupts()?;
-    let link = Rc::new(GatewayLink::new(spawn.link));
+    let shared = spawn.lane.map(|memory| SharedMemory::map(memory, lane::WORDS)).transpose()?;
+    shared.as_ref().map_or(Ok(()), SharedMemory::keep_from_children)?;
+    let link = Rc::new(GatewayLink::new(spawn.link, shared));
     if let Err(error) = opened {
         let line = format!("{}: {}", dumpable::NOT_OPENED, crate::log::cause(&error));
         link.log(LogLevel::Warn, line.as_bytes(), "");
@@ -153,22 +164,21 @@ pub fn end_fork_of_load<E: std::fmt::Display>(loaded: &Result<(), E>) {
 
 /// Takes requests until the gateway has no more.
 fn serve(state: &mut lua::State, link: &GatewayLink, mut title: WorkerTitle) -> io::Result<()> {
-    let (mut descriptors, mut serial) = (Vec::new(), Serial::default());
-    let mut buffer = vec![0; MAX_PACKET];
+    let (mut descriptors, mut buffers) = (Vec::new(), Buffers::new());
     let mut process_state = ProcessState::capture();
     while !link.is_draining() {
-        title.set("idle");
+        if link.take_measuring() {
+            measure(state, link)?;
+        }
         descriptors.clear();
-        let Some(packet) = link.receive(&mut buffer, &mut descriptors)? else { return Ok(()) };
+        let Some(packet) = link.receive(&mut buffers, &mut descriptors, || title.set("idle"))? else {
+            return Ok(());
+        };
         match ToWorker::decode(&mut &*packet).map_err(io::Error::other)? {
             ToWorker::Drain => return Ok(()),
             // The order came after the end of its request.
-            ToWorker::Abort => {}
-            ToWorker::Measure => {
-                let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-                let pss = memory::proportional_share(&rollup);
-                link.send(&FromWorker::Measured { pss, lua_heap: state.heap() })?;
-            }
+            ToWorker::Abort { .. } => {}
+            ToWorker::Measure => measure(state, link)?,
             ToWorker::Request { request_id, variables, body, role } => {
                 let variables = Variables::from_encoded(variables.to_vec())
                     .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed variables"))?;
@@ -180,10 +190,8 @@ fn serve(state: &mut lua::State, link: &GatewayLink, mut title: WorkerTitle) -> 
                     Role::Filter { data } => lua::Role::Filter { data: take_body(data, &mut files)? },
                 };
                 drop(files);
-                serial = serial.next();
-                link.begin(serial);
+                let serial = link.begin().number();
                 title.set("busy");
-                let serial = serial.number();
                 let outcome =
                     state.serve(lua::Request { serial, id: request_id, variables: &variables, body, role });
                 link.end(outcome == lua::Outcome::Complete);
@@ -207,6 +215,13 @@ fn serve(state: &mut lua::State, link: &GatewayLink, mut title: WorkerTitle) -> 
         }
     }
     Ok(())
+}
+
+/// Sends the worker's memory.
+fn measure(state: &lua::State, link: &GatewayLink) -> io::Result<()> {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let pss = memory::proportional_share(&rollup);
+    link.send(&FromWorker::Measured { pss, lua_heap: state.heap() })
 }
 
 /// A body. A spooled body's file is the next of the packet's descriptors.

@@ -69,6 +69,8 @@ impl Zygote {
             let mut descriptors = Vec::new();
             let length = match self.control.receive(&mut buffer, &mut descriptors)? {
                 Received::Packet(length) => length,
+                // The gateway shares no memory with a zygote.
+                Received::WakeUp => continue,
                 Received::Closed => return Ok(ExitCode::SUCCESS),
             };
             match ToZygote::decode(&mut &buffer[..length]).map_err(io::Error::other)? {

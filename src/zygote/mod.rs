@@ -52,6 +52,7 @@ fn start(launch: &Launch) -> io::Result<ExitCode> {
     // A session of its own: Ctrl-C at the terminal is for the gateway, which stops the others in good order.
     let _ = rustix::process::setsid();
     // The gateway's priority is not the application's. Where it cannot be reset, workers have the zygote's.
+    let _ = process::set_batch(false);
     let _ = process::reset_scheduling_on_fork();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The gateway has restored all but SIGXFSZ, which it ignores for itself.

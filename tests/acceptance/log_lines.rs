@@ -34,6 +34,8 @@ const FEW: &[(&str, &[&str])] = &[
             "ready",
             "cannot watch {}",
             "the limit of open files",
+            "workers get no shared memory",
+            "processes are not scheduled in batches",
             "no control socket",
             "whoever reaches this address",
             "{}\", dumpable::NOT_CLOSED",

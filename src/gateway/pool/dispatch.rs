@@ -14,10 +14,10 @@ use crate::fastcgi::Role;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
 use crate::gateway::events::SupervisorEvent;
+use crate::gateway::pool::lookahead;
 use crate::gateway::pool::worker::DispatchError;
 use crate::gateway::request::Request;
 use crate::gateway::sleep_until;
-use crate::link::message::ToWorker;
 use crate::proto::connection::Assignment;
 use crate::proto::queue::{Place, Rejected};
 use crate::proto::request_end::{RejectReason, RequestIds};
@@ -41,8 +41,16 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     request.response.assign(|assignment| assignment.place = Some(place));
     let idle = if gateway.queue.borrow().is_empty() { gateway.pool.borrow_mut().assign(came) } else { None };
     if let Some(worker) = idle {
-        return send_to(gateway, worker, place, request);
+        return send_to(gateway, worker, place, request, came);
     }
+    let request = if gateway.queue.borrow().is_empty() {
+        match dispatch_ahead(gateway, place, request, came) {
+            None => return,
+            Some(request) => request,
+        }
+    } else {
+        request
+    };
     if let Some(wait) = gateway.pool.borrow().down_for(came) {
         return request.reject_for(RejectReason::Down, 503, "the application does not start", wait);
     }
@@ -123,18 +131,49 @@ pub(super) fn refuse_while_down(gateway: &Gateway) {
 pub(super) fn dispatch(gateway: &Gateway) {
     while !gateway.queue.borrow().is_empty() {
         let now = Instant::now();
-        let Some(worker) = gateway.pool.borrow_mut().assign(now) else { return };
-        let Some((place, request)) = next_request(gateway, now) else {
-            return gateway.pool.borrow_mut().unassign(worker, now);
-        };
-        send_to(gateway, worker, place, request);
+        let idle = gateway.pool.borrow_mut().assign(now);
+        if let Some(worker) = idle {
+            let Some((place, request)) = next_request(gateway, now) else {
+                return gateway.pool.borrow_mut().unassign(worker, now);
+            };
+            send_to(gateway, worker, place, request, now);
+            continue;
+        }
+        if !lookahead::is_possible(gateway, now) {
+            return;
+        }
+        let Some((place, request)) = next_request(gateway, now) else { return };
+        if let Some(request) = dispatch_ahead(gateway, place, request, now) {
+            return gateway.requeue(place, request);
+        }
     }
 }
 
+/// Sends a request to a busy worker, in whose lane it waits. Returns the request if no lane takes it.
+fn dispatch_ahead(
+    gateway: &Gateway,
+    place: Place,
+    request: Box<Request>,
+    now: Instant,
+) -> Option<Box<Request>> {
+    let Some(worker) = lookahead::assign(gateway, now) else { return Some(request) };
+    let refused = worker.dispatch_ahead(place, request, &mut gateway.request_packet.borrow_mut());
+    if refused.is_some() {
+        gateway.pool.borrow_mut().unassign_ahead(worker.name().worker);
+    } else {
+        gateway.looked_ahead.notify_one();
+    }
+    refused
+}
+
 /// Sends a request to its assigned worker.
-fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) {
+fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>, now: Instant) {
     let dispatched = match gateway.workers.get(worker) {
-        Some(handle) => handle.dispatch(request, &mut gateway.request_packet.borrow_mut()),
+        Some(handle) => {
+            let dispatched = handle.dispatch(request, &mut gateway.request_packet.borrow_mut(), now);
+            gateway.lanes.poll(&handle);
+            dispatched
+        }
         None => Err(DispatchError::Ended(request)),
     };
     match dispatched {
@@ -145,7 +184,7 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
         }
         // The relay will notice the exit. The worker counts as busy until then, so another worker is next.
         Err(DispatchError::Ended(request)) => {
-            requeue(gateway, place, request);
+            gateway.requeue(place, request);
             dispatch(gateway);
         }
         Err(DispatchError::Refused(request, cause)) => {
@@ -158,13 +197,6 @@ fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>) 
             request.reject(RejectReason::NotAssigned, 503, "no worker could take the request");
         }
     }
-}
-
-/// Puts an unread request back into the queue, at its old place.
-pub(super) fn requeue(gateway: &Gateway, place: Place, mut request: Box<Request>) {
-    request.take_back();
-    gateway.queue.borrow_mut().requeue(place, request);
-    gateway.queued.notify_one();
 }
 
 /// The next request of the queue, for a worker.
@@ -201,6 +233,16 @@ fn pop(gateway: &Gateway) -> Option<Box<Request>> {
 pub(crate) fn abandoned(gateway: &Gateway, Assignment { worker, place }: Assignment, lost: bool) {
     let handle = worker.and_then(|number| gateway.workers.get(number));
     if let (Some(handle), Some(place)) = (&handle, place)
+        && handle.has_ahead(place)
+    {
+        // A request that the worker has claimed meanwhile is aborted when it begins.
+        lookahead::take_back(gateway, handle);
+        if !handle.has_ahead(place) {
+            abandoned(gateway, Assignment { worker: None, place: Some(place) }, lost);
+        }
+        return dispatch(gateway);
+    }
+    if let (Some(handle), Some(place)) = (&handle, place)
         && let Some(run) = handle.run()
     {
         gateway.queue.borrow_mut().left_while_it_ran(place, run.dispatched_at(), Instant::now());
@@ -221,7 +263,7 @@ pub(crate) fn abandoned(gateway: &Gateway, Assignment { worker, place }: Assignm
         if lost {
             handle.lose_response();
         }
-        handle.send(ToWorker::Abort);
+        handle.abort();
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::gateway::Gateway;
 use crate::gateway::events::SupervisorEvent;
 use crate::gateway::pool::dispatch;
+use crate::gateway::pool::lookahead;
 use crate::gateway::pool::worker::{TOO_LONG, WorkerHandle, WorkerMemory, WorkerName};
 use crate::gateway::telemetry::metrics::WorkerEnd;
 use crate::link::message::ToWorker;
@@ -21,8 +22,18 @@ use crate::proto::worker::ExitCause;
 pub(super) fn worker_ready(gateway: &Gateway, worker: &WorkerHandle) {
     let WorkerName { worker: number, generation, .. } = worker.name();
     let now = Instant::now();
+    if worker.ahead() > 0 && gateway.pool.borrow().is_draining(number) {
+        lookahead::take_back(gateway, worker);
+    }
     let ready = gateway.pool.borrow_mut().ready(number, now);
     match ready {
+        Ready::Next => {
+            worker.record_ready();
+            // Between two requests the worker takes the order, too.
+            worker.request_measurement(now, true);
+            worker.begin_next(now);
+            dispatch::dispatch(gateway);
+        }
         Ready::Work => {
             let first = worker.record_ready();
             // Before the worker gets its next request, which may keep it busy for long.
@@ -54,6 +65,7 @@ pub(super) fn worker_gone(gateway: &Gateway, worker: &WorkerHandle) {
     if !gateway.workers.remove(worker) {
         return;
     }
+    lookahead::take_back(gateway, worker);
     let was = gateway.pool.borrow_mut().ended(number, Instant::now());
     gateway.metrics.worker_ended(was.map_or(WorkerEnd::Died, WorkerEnd::of));
     forget_generations(gateway);
@@ -74,6 +86,10 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
     if let Some(request) = worker.take_finishing() {
         request.finish();
     }
+    for (_, request) in worker.take_ahead() {
+        // The worker may have run them, or has made that impossible to tell.
+        request.fail(502, "the worker ended before it had answered", None);
+    }
     let Some(request) = worker.take_running() else { return };
     let mut place = None;
     request.response.assign(|assignment| {
@@ -87,7 +103,8 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
         // Even if the worker never read it, because its time is over. The time-out is logged already.
         return request.fail(504, TOO_LONG, None);
     }
-    if worker.protocol().never_reached_lua(cause) {
+    let claimed = worker.is_claimed();
+    if worker.protocol().never_reached_lua(cause, claimed) {
         gateway.log_process_event(|left_out| {
             let RequestIds { request, trace_id } = request.ids();
             warn!(
@@ -101,7 +118,7 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
             );
         });
         match place {
-            Some(place) => dispatch::requeue(gateway, place, request),
+            Some(place) => gateway.requeue(place, request),
             None => request.finish(),
         }
         return dispatch::dispatch(gateway);

@@ -19,7 +19,9 @@ use crate::gateway::pool::log_limits::LogKind;
 use crate::gateway::pool::process_log::LineMetadata;
 use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::{WorkerHandle, WorkerMemory, WorkerName};
+use crate::gateway::pool::worker_lane::WorkerLane;
 use crate::link::Link;
+use crate::link::lane::{Corrupt, MAX_LANE_PACKETS};
 use crate::link::message::LogLevel;
 use crate::link::socket::Received;
 use crate::log::{escape, fields};
@@ -30,7 +32,9 @@ use crate::proto::worker::{ExitCause, LinkError, RelayStep, WorkerEvent};
 /// Serves one worker from its fork to its exit.
 pub(super) async fn attend(gateway: Rc<Gateway>, worker: Rc<WorkerHandle>) {
     let cause = relay(&gateway, &worker).await;
+    gateway.lanes.forget(&worker);
     if let ExitCause::Violation(what) = &cause {
+        worker.distrust();
         log_violation(&gateway, &worker, what);
     }
     // A worker that closed its link is of no more use, even if it has not exited.
@@ -47,20 +51,40 @@ pub(super) async fn attend(gateway: Rc<Gateway>, worker: Rc<WorkerHandle>) {
 }
 
 /// Relays until the worker has exited and all its packets are relayed. Returns the cause of the end.
-async fn relay(gateway: &Gateway, worker: &WorkerHandle) -> ExitCause {
+async fn relay(gateway: &Gateway, worker: &Rc<WorkerHandle>) -> ExitCause {
     let mut turn = Turn::begin(Instant::now);
+    let mut granted = false;
     loop {
+        if let Some(cause) = worker.take_relay_end() {
+            return cause;
+        }
         if turn.is_over() {
             gateway.yield_queue.wait_turn().await;
             turn = Turn::begin(Instant::now);
+            // A child of the worker that floods its link must not hide its exit.
+            if !worker.protocol().has_exited() && worker.exited_by_now().await {
+                process_exited(gateway, worker);
+            }
         }
         let backpressure = worker.backpressure();
+        if let Some(lane) = worker.lane() {
+            if (backpressure.is_none() || granted) && lane.has_packet() {
+                match deliver(gateway, worker, &mut turn, std::mem::take(&mut granted)) {
+                    Delivery::Done | Delivery::HeldUp => continue,
+                    Delivery::End(cause) => return cause,
+                }
+            }
+            lane.hold_up(backpressure.is_some() && !granted);
+        }
         let step = worker.protocol().next_step(backpressure);
         let received = match step {
             RelayStep::AwaitRoom(room) => {
                 let exited = worker.protocol().has_exited();
                 tokio::select! {
-                    () = room => worker.protocol().room_granted(),
+                    () = room => {
+                        worker.protocol().room_granted();
+                        granted = true;
+                    }
                     () = worker.given_up() => {}
                     () = worker.exited(), if !exited => process_exited(gateway, worker),
                 }
@@ -93,6 +117,10 @@ async fn relay(gateway: &Gateway, worker: &WorkerHandle) -> ExitCause {
                     process_exited(gateway, worker);
                     continue;
                 }
+                () = worker.relay_called() => {
+                    turn = Turn::begin(Instant::now);
+                    continue;
+                }
             },
             RelayStep::ReceiveRest => receive(gateway, worker, worker.link().get_ref(), &mut turn),
             RelayStep::End(cause) => return cause,
@@ -101,6 +129,58 @@ async fn relay(gateway: &Gateway, worker: &WorkerHandle) -> ExitCause {
         if let Some(cause) = end {
             return cause;
         }
+    }
+}
+
+/// The result of [`deliver`].
+#[derive(Debug)]
+pub(super) enum Delivery {
+    /// No packet is in the lane now, or the turn is over.
+    Done,
+    /// The client has no room for more of its response.
+    HeldUp,
+    /// The worker's relay is to end.
+    End(ExitCause),
+}
+
+/// Relays the packets in a worker's lane, until the turn is over. With `granted`, the first one needs no room.
+pub(super) fn deliver(
+    gateway: &Gateway,
+    worker: &WorkerHandle,
+    turn: &mut Turn,
+    mut granted: bool,
+) -> Delivery {
+    let Some(lane) = worker.lane() else { return Delivery::Done };
+    while lane.has_packet() && !turn.is_over() {
+        if !std::mem::take(&mut granted) && worker.backpressure().is_some() {
+            return Delivery::HeldUp;
+        }
+        match relay_next(gateway, worker, lane, turn) {
+            Ok(None) => {}
+            Ok(Some(cause)) => return Delivery::End(cause),
+            Err(ProtocolViolation(what)) => return Delivery::End(ExitCause::Violation(what)),
+        }
+        if let Some(cause) = worker.take_relay_end() {
+            return Delivery::End(cause);
+        }
+    }
+    Delivery::Done
+}
+
+/// Relays the next packet in the lane, if there is one.
+fn relay_next(
+    gateway: &Gateway,
+    worker: &WorkerHandle,
+    lane: &WorkerLane,
+    turn: &mut Turn,
+) -> Result<Option<ExitCause>, ProtocolViolation> {
+    let mut buffer = gateway.lanes.packet.borrow_mut();
+    match lane.receive(&mut buffer).map_err(|Corrupt(what)| ProtocolViolation(what))? {
+        Some(length) => {
+            turn.goes_on_after(length);
+            relay_packet(gateway, worker, &buffer[..length])
+        }
+        None => Ok(None),
     }
 }
 
@@ -122,19 +202,43 @@ fn link_error(error: &io::Error) -> LinkError {
 /// Receives and relays one packet. Returns the cause of the end if it was the last.
 fn receive(
     gateway: &Gateway,
-    worker: &WorkerHandle,
+    worker: &Rc<WorkerHandle>,
     link: &Link,
     turn: &mut Turn,
 ) -> io::Result<Option<ExitCause>> {
     let mut buffer = gateway.packet.borrow_mut();
-    match link.receive_plain(&mut buffer)? {
-        Received::Closed => Ok(worker.protocol().handle_link_error(LinkError::Closed)),
-        Received::Packet(length) => {
-            turn.goes_on_after(length);
-            let relayed = relay_packet(gateway, worker, &buffer[..length]);
-            Ok(relayed.unwrap_or_else(|ProtocolViolation(what)| Some(ExitCause::Violation(what))))
+    let length = match link.receive_plain(&mut buffer)? {
+        Received::Closed => return Ok(worker.protocol().handle_link_error(LinkError::Closed)),
+        Received::WakeUp => {
+            turn.goes_on_after(1);
+            worker.protocol().woken();
+            // The lane is looked at before anything else.
+            gateway.lanes.poll(worker);
+            return Ok(None);
         }
+        Received::Packet(length) => length,
+    };
+    turn.goes_on_after(length);
+    let relayed = relay_in_order(gateway, worker, &buffer[..length], turn);
+    Ok(relayed.unwrap_or_else(|ProtocolViolation(what)| Some(ExitCause::Violation(what))))
+}
+
+/// Relays a packet of the socket, after those in the lane that were sent before it. These are few: the lane is small.
+fn relay_in_order(
+    gateway: &Gateway,
+    worker: &WorkerHandle,
+    packet: &[u8],
+    turn: &mut Turn,
+) -> Result<Option<ExitCause>, ProtocolViolation> {
+    if let Some(lane) = worker.lane() {
+        for _ in 0..MAX_LANE_PACKETS {
+            if let Some(cause) = relay_next(gateway, worker, lane, turn)? {
+                return Ok(Some(cause));
+            }
+        }
+        lane.socket_packet_received();
     }
+    relay_packet(gateway, worker, packet)
 }
 
 /// Relays one packet. Returns the cause of the worker's exit if the packet announces it.
@@ -144,7 +248,8 @@ fn relay_packet(
     mut packet: &[u8],
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
     let mut progress = false;
-    worker.protocol().begin_packet();
+    let claimed = worker.is_claimed();
+    worker.protocol().begin_packet(claimed);
     loop {
         // Not borrowed while the event is handled.
         let event = worker.protocol().next_event(&mut packet)?;
@@ -171,7 +276,11 @@ fn relay_packet(
                 if let Some(request) = worker.end_run() {
                     request.finish();
                 }
-                lifecycle::worker_ready(gateway, worker);
+                if worker.protocol().has_exited() {
+                    worker.begin_next(Instant::now());
+                } else {
+                    lifecycle::worker_ready(gateway, worker);
+                }
             }
             WorkerEvent::Measured { pss, lua_heap } => {
                 lifecycle::worker_measured(gateway, worker, WorkerMemory { pss, lua_heap });

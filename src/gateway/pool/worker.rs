@@ -3,7 +3,7 @@
 //! Calls no other part of the pool. [`crate::gateway::pool::relay`] reads the messages of the worker.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -17,18 +17,22 @@ use crate::fastcgi;
 use crate::gateway::async_fd;
 use crate::gateway::pool::log_pipe::ProcessGuard;
 use crate::gateway::pool::process_log::{LineMetadata, Process};
+use crate::gateway::pool::worker_lane::WorkerLane;
 use crate::gateway::request::Request;
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
+use crate::link::lane::{Corrupt, GatewayLane};
 use crate::link::message::{LogLevel, RequestBody, Role, ToWorker};
 use crate::os::interrupt;
 use crate::os::process;
+use crate::os::shared_memory::SharedMemory;
 use crate::proto::body::{Body, Place};
 use crate::proto::pool::{Measure, Measurements};
+use crate::proto::queue;
 use crate::proto::request_end::{Assigned, RequestIds};
 use crate::proto::run::Run;
 use crate::proto::supervisor::{StartAction, StartDeadline};
-use crate::proto::worker::WorkerProtocol;
+use crate::proto::worker::{ExitCause, Way, WorkerProtocol};
 
 /// The message to the client of a request that has reached its time-out.
 pub(crate) const TOO_LONG: &str = "the request ran for too long";
@@ -38,10 +42,14 @@ pub(crate) const TOO_LONG: &str = "the request ran for too long";
 pub(crate) struct WorkerHandle {
     name: WorkerName,
     link: AsyncFd<Link>,
+    /// The way for small requests and packets; `None` where the system refused it.
+    lane: Option<WorkerLane>,
     pidfd: AsyncFd<OwnedFd>,
     /// The lifeline: a pipe whose close makes the kernel kill the worker.
     _lifeline: OwnedFd,
     running: RefCell<Option<Box<Request>>>,
+    /// Requests that wait in the lane behind the running one, in order.
+    ahead: RefCell<VecDeque<(queue::Place, Box<Request>)>>,
     /// The request whose response has ended, until the worker is ready again.
     finishing: RefCell<Option<Box<Request>>>,
     /// The deadline of the start.
@@ -53,6 +61,12 @@ pub(crate) struct WorkerHandle {
     given_up: Cell<bool>,
     /// Wakes a relay that waits for the client of a given-up request.
     give_up_notify: Notify,
+    /// Wakes a relay that waits for a packet, although none is in the socket.
+    relay_call: Notify,
+    /// The reason for which the relay is to end.
+    relay_end: RefCell<Option<ExitCause>>,
+    /// Whether the worker has broken the protocol, so that nothing it wrote proves anything.
+    broken: Cell<bool>,
     /// The guard for the readers of its output, dropped when the process has exited.
     output: RefCell<Option<ProcessGuard>>,
     was_ready: Cell<bool>,
@@ -107,7 +121,7 @@ pub(crate) enum DispatchError {
 impl WorkerHandle {
     pub(crate) fn new(
         (worker, generation, pid): (u32, u32, u32),
-        link: Link,
+        (link, lane): (Link, Option<GatewayLane<SharedMemory>>),
         pidfd: OwnedFd,
         lifeline: OwnedFd,
         forked_at: Instant,
@@ -116,15 +130,20 @@ impl WorkerHandle {
         Ok(Rc::new(Self {
             name: WorkerName { worker, generation, pid },
             link: async_fd::watch(link)?,
+            lane: lane.map(WorkerLane::new),
             pidfd: async_fd::watch(pidfd)?,
             _lifeline: lifeline,
             running: RefCell::new(None),
+            ahead: RefCell::default(),
             finishing: RefCell::new(None),
             start_deadline: Cell::new(StartDeadline::new(forked_at)),
             run: Cell::new(None),
             protocol: RefCell::default(),
             given_up: Cell::new(false),
             give_up_notify: Notify::new(),
+            relay_call: Notify::new(),
+            relay_end: RefCell::new(None),
+            broken: Cell::new(false),
             output: RefCell::new(None),
             was_ready: Cell::new(false),
             memory: Cell::new(None),
@@ -146,9 +165,57 @@ impl WorkerHandle {
         &self.link
     }
 
+    /// The lane to the worker.
+    pub(super) fn lane(&self) -> Option<&WorkerLane> {
+        self.lane.as_ref()
+    }
+
+    // The relay.
+
+    /// Has the relay look at everything again.
+    pub(super) fn call_relay(&self) {
+        self.relay_call.notify_one();
+    }
+
+    /// Waits for [`Self::call_relay`].
+    pub(super) async fn relay_called(&self) {
+        self.relay_call.notified().await;
+    }
+
+    /// Has the relay end for this reason.
+    pub(super) fn end_relay(&self, cause: ExitCause) {
+        self.relay_end.borrow_mut().get_or_insert(cause);
+        self.call_relay();
+    }
+
+    /// The reason of [`Self::end_relay`].
+    pub(super) fn take_relay_end(&self) -> Option<ExitCause> {
+        self.relay_end.borrow_mut().take()
+    }
+
+    /// Records that the worker has broken the protocol.
+    pub(super) fn distrust(&self) {
+        self.broken.set(true);
+    }
+
+    /// Handles what an intact worker does not write into its lane.
+    fn corrupt(&self, Corrupt(what): Corrupt) {
+        self.distrust();
+        self.end_relay(ExitCause::Violation(what));
+    }
+
     /// Waits for the exit of the process.
     pub(super) async fn exited(&self) {
         let _ = self.pidfd.readable().await;
+    }
+
+    /// Whether the process has exited. Waits for nothing.
+    pub(super) async fn exited_by_now(&self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.exited() => true,
+            () = std::future::ready(()) => false,
+        }
     }
 
     // To the worker.
@@ -156,52 +223,155 @@ impl WorkerHandle {
     /// Sends a request to the idle worker.
     pub(crate) fn dispatch(
         &self,
-        mut request: Box<Request>,
+        request: Box<Request>,
         packet: &mut Vec<u8>,
+        now: Instant,
     ) -> Result<(), DispatchError> {
-        packet.clear();
-        let (body, file) = packed(&request.body);
-        let (role, data_file) = match &request.data {
-            Some(data) => {
-                let (data, file) = packed(data);
-                (Role::Filter { data }, file)
-            }
-            None if request.role == fastcgi::Role::Authorizer => (Role::Authorizer, None),
-            None => (Role::Responder, None),
-        };
-        let request_id = request.request_id.as_bytes();
-        let variables = request.variables.encoded();
-        ToWorker::Request { request_id, variables, body, role }.encode(packet);
-        let at = Instant::now();
-        let link = self.link.get_ref();
-        let sent = match (file, data_file) {
-            (None, None) => link.send(packet, &[]),
-            (Some(file), None) | (None, Some(file)) => link.send(packet, &[file]),
-            (Some(file), Some(data_file)) => link.send(packet, &[file, data_file]),
-        };
-        match sent.map_err(|error| (error.kind(), error)) {
-            Ok(()) => {}
-            Err((io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset, _)) => {
+        let files = encode(&request, packet);
+        let way = match self.push(packet, &files) {
+            Ok(true) => Way::Lane,
+            Ok(false) => match self.send_packet(packet, &files) {
+                Ok(()) => Way::Socket,
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+                {
+                    return Err(DispatchError::Ended(request));
+                }
+                Err(error) => return Err(DispatchError::Refused(request, error)),
+            },
+            Err(corrupt) => {
+                self.corrupt(corrupt);
                 return Err(DispatchError::Ended(request));
             }
-            Err((_, error)) => return Err(DispatchError::Refused(request, error)),
+        };
+        request.response.assign(|assignment| assignment.worker = Some(self.name.worker));
+        self.begin(request, way, now);
+        Ok(())
+    }
+
+    /// Sends a further request to a worker that runs one from its lane. Returns the request where the lane has no room for it.
+    pub(super) fn dispatch_ahead(
+        &self,
+        place: queue::Place,
+        request: Box<Request>,
+        packet: &mut Vec<u8>,
+    ) -> Option<Box<Request>> {
+        let files = encode(&request, packet);
+        if !self.push(packet, &files).unwrap_or_else(|corrupt| {
+            self.corrupt(corrupt);
+            false
+        }) {
+            return Some(request);
         }
         request.response.assign(|assignment| assignment.worker = Some(self.name.worker));
+        self.ahead.borrow_mut().push_back((place, request));
+        None
+    }
+
+    /// Pushes a request without files into the lane. False where it must go over the socket.
+    fn push(&self, packet: &[u8], files: &[BorrowedFd<'_>]) -> Result<bool, Corrupt> {
+        match &self.lane {
+            Some(lane) if files.is_empty() => lane.push(packet),
+            _ => Ok(false),
+        }
+    }
+
+    /// Sends a packet over the socket.
+    fn send_packet(&self, packet: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.link.get_ref().send(packet, files)?;
+        if let Some(lane) = &self.lane {
+            lane.order_sent();
+        }
+        Ok(())
+    }
+
+    /// Records that a request is the next one that the worker runs.
+    fn begin(&self, mut request: Box<Request>, way: Way, at: Instant) {
         request.set_assigned(Assigned { at, worker: self.name.worker, generation: self.name.generation });
         self.given_up.set(false);
-        self.protocol().dispatched();
-        self.run.set(Some(Run::new(Instant::now())));
+        self.protocol().dispatched(way);
+        self.run.set(Some(Run::new(at)));
         *self.running.borrow_mut() = Some(request);
-        Ok(())
+    }
+
+    /// Begins the run of the next request in the lane. An abandoned one is aborted. Returns whether there is one.
+    pub(super) fn begin_next(&self, now: Instant) -> bool {
+        let next = self.ahead.borrow_mut().pop_front();
+        let Some((_, request)) = next else { return false };
+        let abandoned = request.response.is_abandoned();
+        self.begin(request, Way::Ahead, now);
+        if abandoned {
+            self.abort();
+        }
+        true
+    }
+
+    /// Takes back the request that was sent last, if it waits behind the running one and the worker has not claimed it.
+    pub(super) fn take_back(&self) -> Option<(queue::Place, Box<Request>)> {
+        let lane = self.lane.as_ref().filter(|_| !self.broken.get())?;
+        let mut ahead = self.ahead.borrow_mut();
+        if ahead.is_empty() {
+            return None;
+        }
+        match lane.take_back() {
+            Ok(true) => ahead.pop_back(),
+            Ok(false) => None,
+            Err(corrupt) => {
+                self.corrupt(corrupt);
+                None
+            }
+        }
+    }
+
+    /// The number of requests that wait behind the running one.
+    pub(super) fn ahead(&self) -> usize {
+        self.ahead.borrow().len()
+    }
+
+    /// Whether the request at this place waits behind the running one.
+    pub(super) fn has_ahead(&self, place: queue::Place) -> bool {
+        self.ahead.borrow().iter().any(|(other, _)| *other == place)
+    }
+
+    /// Takes the requests that the worker has claimed besides the running one.
+    pub(super) fn take_ahead(&self) -> VecDeque<(queue::Place, Box<Request>)> {
+        self.ahead.take()
+    }
+
+    /// Whether the worker has claimed its running request, where that was sent through the lane. A corrupt lane ends the relay.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.lane.as_ref().is_some_and(|lane| {
+            lane.is_claimed().unwrap_or_else(|corrupt| {
+                self.corrupt(corrupt);
+                true
+            })
+        })
+    }
+
+    /// Whether the running request was sent through the lane, where further ones may wait.
+    pub(super) fn runs_from_lane(&self) -> bool {
+        self.protocol.borrow().way() != Way::Socket
+    }
+
+    /// Wakes the worker.
+    pub(super) fn wake(&self) {
+        // A worker that takes no packet has exited, or does not sleep.
+        let _ = self.link.get_ref().wake();
+    }
+
+    /// Tells the worker that the client of its running request has gone.
+    pub(super) fn abort(&self) {
+        let serial = self.protocol().serial().number();
+        self.send(ToWorker::Abort { serial });
     }
 
     /// Sends a message other than a request.
     pub(crate) fn send(&self, message: ToWorker<'_>) {
         self.protocol().message_sent();
-        let mut packet = Vec::with_capacity(1);
+        let mut packet = Vec::with_capacity(8);
         message.encode(&mut packet);
         // A worker that takes no message has exited, or is stuck and has a deadline.
-        let _ = self.link.get_ref().send(&packet, &[]);
+        let _ = self.send_packet(&packet, &[]);
     }
 
     /// Requests a measurement of the worker's memory, if one is due. Returns the time of the next attempt if it is too early.
@@ -319,7 +489,12 @@ impl WorkerHandle {
 
     /// Ends the run of a worker that is ready again. Returns the request if its response has ended.
     pub(super) fn end_run(&self) -> Option<Box<Request>> {
-        self.run.set(None);
+        if self.run.take().is_some()
+            && self.runs_from_lane()
+            && let Some(lane) = &self.lane
+        {
+            lane.finish();
+        }
         self.finishing.borrow_mut().take()
     }
 
@@ -428,6 +603,24 @@ impl WorkerTable {
     pub(super) fn kill_all(&self) {
         self.0.borrow().values().for_each(|worker| worker.kill_group());
     }
+}
+
+/// Encodes a request for the worker into `packet`. Returns the files of its bodies: the request's, then a Filter's data.
+fn encode<'a>(request: &'a Request, packet: &mut Vec<u8>) -> Vec<BorrowedFd<'a>> {
+    packet.clear();
+    let (body, file) = packed(&request.body);
+    let (role, data_file) = match &request.data {
+        Some(data) => {
+            let (data, file) = packed(data);
+            (Role::Filter { data }, file)
+        }
+        None if request.role == fastcgi::Role::Authorizer => (Role::Authorizer, None),
+        None => (Role::Responder, None),
+    };
+    let request_id = request.request_id.as_bytes();
+    let variables = request.variables.encoded();
+    ToWorker::Request { request_id, variables, body, role }.encode(packet);
+    file.into_iter().chain(data_file).collect()
 }
 
 /// The form of a body in the message to a worker, and its file's descriptor, if it has one.

@@ -17,11 +17,13 @@ use crate::gateway::pool::orphans::AwaitedChild;
 use crate::gateway::pool::process_log::{LineMetadata, Process};
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
+use crate::link::lane::{self, GatewayLane};
 use crate::link::launch::{Launch, NAME};
 use crate::link::message::{Exit, FromZygote, MAX_PACKET, ToZygote};
 use crate::link::socket::Received;
 use crate::log::escape;
 use crate::os::interrupt;
+use crate::os::shared_memory::SharedMemory;
 use crate::proto::turn::Turn;
 use crate::proto::worker::{MAX_LINES, MAX_PACKETS_IN_LINK};
 
@@ -103,8 +105,9 @@ impl ZygoteLink {
         Ok(Self { generation: settings.generation, link, pidfd })
     }
 
-    /// Orders the fork of a worker. The descriptors are its link, its standard output, its standard error, its lifeline.
-    pub(crate) fn spawn(&self, worker: u32, descriptors: &[BorrowedFd<'_>; 4]) -> io::Result<()> {
+    /// Orders the fork of a worker. The descriptors are its link, its standard output, its standard error, its lifeline, and the memory
+    /// of its lane if it has one.
+    pub(crate) fn spawn(&self, worker: u32, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.send(ToZygote::Spawn { worker }, descriptors)
     }
 
@@ -199,7 +202,11 @@ fn receive(
     on_event: &impl Fn(ZygoteEvent),
 ) -> io::Result<bool> {
     let mut descriptors = Vec::new();
-    let Received::Packet(length) = link.receive(buffer, &mut descriptors)? else { return Ok(false) };
+    let length = match link.receive(buffer, &mut descriptors)? {
+        Received::Packet(length) => length,
+        Received::WakeUp => return Err(io::Error::other("a wake-up")),
+        Received::Closed => return Ok(false),
+    };
     turn.goes_on_after(length);
     let (mut packet, mut descriptors, mut lines) = (&buffer[..length], descriptors.into_iter(), 0);
     while !packet.is_empty() {
@@ -244,18 +251,31 @@ pub(crate) struct PendingWorker {
     pub(crate) link: Link,
     pub(crate) output: Pipes,
     pub(crate) lifeline: OwnedFd,
+    pub(crate) lane: Option<GatewayLane<SharedMemory>>,
 }
 
 impl PendingWorker {
-    /// Creates the socket and the pipes, and requests the worker from `zygote`.
-    pub(crate) fn request(worker: u32, zygote: &ZygoteLink) -> io::Result<Self> {
+    /// Creates the socket, the pipes and the memory of the lane, and requests the worker from `zygote`. Without the memory the worker has
+    /// the socket alone; `refused` is then called with the cause.
+    pub(crate) fn request(
+        worker: u32,
+        zygote: &ZygoteLink,
+        refused: impl FnOnce(io::Error),
+    ) -> io::Result<Self> {
         let (link, their_link) = Link::pair()?;
         let (output, theirs) = Pipes::open()?;
         let (their_lifeline, lifeline) = io::pipe()?;
-        zygote.spawn(
-            worker,
-            &[their_link.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd(), their_lifeline.as_fd()],
-        )?;
-        Ok(Self { generation: zygote.generation, link, output, lifeline: lifeline.into() })
+        let (lane, memory) = match SharedMemory::create("nibiru-lane", lane::WORDS) {
+            Ok((lane, memory)) => (Some(GatewayLane::new(lane)), Some(memory)),
+            Err(error) => {
+                refused(error);
+                (None, None)
+            }
+        };
+        let theirs =
+            [their_link.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd(), their_lifeline.as_fd()];
+        let theirs: Vec<_> = theirs.into_iter().chain(memory.as_ref().map(AsFd::as_fd)).collect();
+        zygote.spawn(worker, &theirs)?;
+        Ok(Self { generation: zygote.generation, link, output, lifeline: lifeline.into(), lane })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | from → to | messages |
 //! | --- | --- |
-//! | gateway → zygote | `Spawn` (with four descriptors), `Shutdown` |
+//! | gateway → zygote | `Spawn` (with the worker's descriptors), `Shutdown` |
 //! | zygote → gateway | `Loaded`, `LoadFailed`, `Spawned` (with a pidfd), `SpawnFailed`, `Exited`; while it loads `Log` |
 //! | gateway → worker | `Request` (may carry its bodies' descriptors), `Abort`, `Measure`, `Drain` |
 //! | worker → gateway | `Ready`, `StartFailed`, `Answering`, `Head`, `Body`, `End`, `Measured`, `Log`, `Stack` |
@@ -56,7 +56,7 @@ mod tests {
         request(INLINE, Role::Filter { data: SPOOLED }),
         request(SPOOLED, Role::Filter { data: INLINE }),
         request(SPOOLED, Role::Filter { data: SPOOLED }),
-        ToWorker::Abort,
+        ToWorker::Abort { serial: u32::MAX },
         ToWorker::Drain,
         ToWorker::Measure,
     ];

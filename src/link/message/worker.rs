@@ -12,8 +12,9 @@ pub enum ToWorker<'a> {
     /// One complete request. `variables` is [`crate::cgi::Variables::encoded`]. Carries the descriptors of spooled
     /// bodies: the request's, then a Filter's data.
     Request { request_id: &'a [u8], variables: &'a [u8], body: RequestBody<'a>, role: Role<'a> },
-    /// The client of the running request has gone: stop producing output for it.
-    Abort,
+    /// The client of a request has gone: stop producing output for it. `serial` is the request's, as in [`FromWorker::Answering`]; a
+    /// worker that does not run it any more does nothing.
+    Abort { serial: u32 },
     /// Finish the running request, run the stop hooks, exit.
     Drain,
     /// Report the worker's memory, between requests.
@@ -89,7 +90,10 @@ impl<'a> ToWorker<'a> {
                     data.put(packet);
                 }
             }
-            Self::Abort => packet.push(2),
+            Self::Abort { serial } => {
+                packet.push(2);
+                put_u32(packet, serial);
+            }
             Self::Drain => packet.push(3),
             Self::Measure => packet.push(4),
         }
@@ -111,7 +115,7 @@ impl<'a> ToWorker<'a> {
                 };
                 Ok(Self::Request { request_id, variables, body, role })
             }
-            2 => Ok(Self::Abort),
+            2 => Ok(Self::Abort { serial: take_u32(packet)? }),
             3 => Ok(Self::Drain),
             4 => Ok(Self::Measure),
             _ => Err(Malformed),

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use crate::proto::backoff::Backoff;
 use crate::proto::pool::growth::Growth;
-use crate::proto::pool::slot::{DrainReason, Slot};
+use crate::proto::pool::slot::{Drain, DrainReason, Slot};
 use crate::proto::pool::starts::{Replacements, Starts};
 
 pub(crate) use crate::proto::pool::draining::max_exiting;
@@ -64,6 +64,8 @@ pub(crate) struct Policy {
 pub(crate) enum Ready {
     /// It is idle, and may get a request.
     Work,
+    /// It goes on with the next request in its lane.
+    Next,
     /// It is the first worker of a generation that does not serve yet.
     Proved,
     /// It is to be told to exit.
@@ -284,7 +286,13 @@ impl Pool {
         if slot.max_requests == Some(1) && slot.requests >= 1 {
             slot.leave(DrainReason::Requests);
         }
-        let ready = if slot.is_leaving() {
+        let ready = if slot.ahead > 0 && slot.state == State::Busy {
+            // Also where it leaves: it has claimed the request, or the gateway would have taken it back.
+            slot.ahead -= 1;
+            self.changed |= slot.count_request();
+            slot.enter(State::Busy, now);
+            return Ready::Next;
+        } else if slot.is_leaving() {
             slot.told_to_exit(now);
             Ready::Drain
         } else if slot.generation != generation {
@@ -310,13 +318,40 @@ impl Pool {
         let worker = self.idle.pop()?;
         let slot = self.slots.get_mut(&worker)?;
         slot.enter(State::Busy, now);
-        slot.requests = slot.requests.saturating_add(1);
-        // Now and not at its end, so that the successor is forked while the last request runs.
-        if slot.max_requests.is_some_and(|limit| slot.requests >= limit) {
-            self.changed |= slot.replace(DrainReason::Requests);
-        }
+        self.changed |= slot.count_request();
         self.busy += 1;
         Some(worker)
+    }
+
+    /// Whether a further request may be assigned to a worker that runs one: not to a worker that may end before.
+    pub(crate) fn may_assign_ahead(&self, worker: u32) -> bool {
+        self.slots.get(&worker).is_some_and(|slot| {
+            slot.state == State::Busy
+                && slot.generation == self.generation
+                && slot.drain == Drain::No
+                && slot.max_requests.is_none_or(|limit| slot.requests.saturating_add(slot.ahead) < limit)
+        })
+    }
+
+    /// Assigns a further request to a worker that runs one: the request waits in the worker's lane. Returns whether it may.
+    pub(crate) fn assign_ahead(&mut self, worker: u32) -> bool {
+        let may = self.may_assign_ahead(worker);
+        if let Some(slot) = self.slots.get_mut(&worker) {
+            slot.ahead += u32::from(may);
+        }
+        may
+    }
+
+    /// Undoes [`Self::assign_ahead`] for a request that was taken back.
+    pub(crate) fn unassign_ahead(&mut self, worker: u32) {
+        if let Some(slot) = self.slots.get_mut(&worker) {
+            slot.ahead = slot.ahead.saturating_sub(1);
+        }
+    }
+
+    /// Whether a worker is to be told to exit or replaced, so that no request should wait in its lane.
+    pub(crate) fn is_draining(&self, worker: u32) -> bool {
+        self.slots.get(&worker).is_none_or(|slot| slot.drain != Drain::No)
     }
 
     /// Undoes an assignment whose request was not sent.

@@ -69,6 +69,8 @@ pub(super) struct Slot {
     pub(super) ready_at: Option<Instant>,
     /// The requests that it was given.
     pub(super) requests: u32,
+    /// Further requests that wait in its lane.
+    pub(super) ahead: u32,
     /// The requests after which it is replaced.
     pub(super) max_requests: Option<u32>,
     pub(super) drain: Drain,
@@ -102,6 +104,7 @@ impl Slot {
             forked_at: now,
             ready_at: None,
             requests: 0,
+            ahead: 0,
             max_requests,
             drain: Drain::No,
             exit_by: None,
@@ -129,6 +132,13 @@ impl Slot {
 
     pub(super) fn enter(&mut self, state: State, now: Instant) {
         (self.state, self.since) = (state, now);
+    }
+
+    /// Counts a request that it is given. Whether the worker has reached its limit with it, and is replaced: now and not when the request
+    /// has ended, so that the successor is forked while it runs.
+    pub(super) fn count_request(&mut self) -> bool {
+        self.requests = self.requests.saturating_add(1);
+        self.max_requests.is_some_and(|limit| self.requests >= limit) && self.replace(DrainReason::Requests)
     }
 
     /// Has it replaced, unless it drains already. Whether it did not.

@@ -15,7 +15,7 @@ use nibiru::link::message::{FromWorker, FromZygote, ToWorker, ToZygote};
 use nibiru::proto::response::ProtocolViolation;
 use nibiru::proto::response_writer::{ResponseWriter, Sink};
 use nibiru::proto::worker::{
-    ExitCause, LinkError, MAX_PACKETS_IN_LINK, RelayStep, WorkerEvent, WorkerProtocol,
+    ExitCause, LinkError, MAX_PACKETS_IN_LINK, RelayStep, Way, WorkerEvent, WorkerProtocol,
 };
 
 /// A client gets one complete response or a visible break, for any acts of the input: packets of the worker, and events
@@ -208,7 +208,7 @@ impl Gateway {
             writer.hold_head();
         }
         self.running = Some(writer);
-        self.protocol.dispatched();
+        self.protocol.dispatched(Way::Socket);
         self.sent_since_dispatch = false;
         (self.idle, self.busy) = (false, true);
         (self.interrupts, self.stacks) = ([0; 2], [0; 2]);
@@ -224,7 +224,7 @@ impl Gateway {
     }
 
     fn packet(&mut self, packet: &[u8]) -> Result<(), ProtocolViolation> {
-        self.protocol.begin_packet();
+        self.protocol.begin_packet(true);
         let (mut rest, mut lines) = (packet, 0);
         while let Some(event) = self.protocol.next_event(&mut rest)? {
             if matches!(event, WorkerEvent::ResponseHead { .. } | WorkerEvent::ResponseBody { .. }) {
@@ -248,7 +248,7 @@ impl Gateway {
                     self.running = None;
                 }
                 WorkerEvent::Ready => {
-                    assert!(self.running.is_none() && !self.idle && !self.exited);
+                    assert!(self.running.is_none() && !self.idle);
                     (self.idle, self.busy) = (true, false);
                 }
                 WorkerEvent::StartFailed { .. } => {
@@ -307,7 +307,7 @@ impl Gateway {
             assert_eq!(link_unread, self.link_unread);
         }
         let unread = *cause == ExitCause::Exited { link_unread: true };
-        assert_eq!(self.protocol.never_reached_lua(cause), unread && !self.sent_since_dispatch);
+        assert_eq!(self.protocol.never_reached_lua(cause, true), unread && !self.sent_since_dispatch);
         Err(ProtocolViolation("the worker has ended"))
     }
 

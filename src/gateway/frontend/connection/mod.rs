@@ -27,6 +27,7 @@ use crate::gateway::own_paths;
 use crate::gateway::pool::dispatch;
 use crate::gateway::request::Request;
 use crate::gateway::response::Response;
+use crate::gateway::runtime;
 use crate::gateway::spool::{BodyWrite, Completion, ResponseFile};
 use crate::gateway::telemetry::status::Endpoint;
 use crate::proto::connection::{Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts};
@@ -135,6 +136,7 @@ impl Task {
             {
                 gateway.yield_queue.wait_turn().await;
             }
+            runtime::piece_done();
         }
     }
 

@@ -264,13 +264,15 @@ impl Supervisor {
         // If its generation was discarded meanwhile, the worker is not pending any more; its lifeline is closed, so it dies.
         self.zygotes.settled(launch, worker);
         let Some(pending) = self.pending.remove(&(launch, worker)) else { return };
-        let PendingWorker { generation, link, output, lifeline } = pending;
+        let PendingWorker { generation, link, output, lifeline, lane } = pending;
         let forked_at = self.gateway.pool.borrow().workers().find(|known| known.number == worker);
         let forked_at = forked_at.map_or_else(Instant::now, |known| known.forked_at);
         // Without a free descriptor there is no pidfd, and a worker without a pidfd cannot be supervised.
         let attended = pidfd
             .ok_or_else(|| std::io::Error::other("no descriptor is left for its pidfd"))
-            .and_then(|pidfd| WorkerHandle::new((worker, generation, pid), link, pidfd, lifeline, forked_at));
+            .and_then(|pidfd| {
+                WorkerHandle::new((worker, generation, pid), (link, lane), pidfd, lifeline, forked_at)
+            });
         let link = match attended {
             Ok(link) => link,
             Err(cause) => {
@@ -285,6 +287,9 @@ impl Supervisor {
                 return;
             }
         };
+        if let Some(lane) = link.lane() {
+            lane.set_batch(self.gateway.lanes.is_batch());
+        }
         debug!(worker, r#gen = generation, pid, "worker forked");
         self.gateway.metrics.worker_started();
         self.gateway.workers.insert(Rc::clone(&link));

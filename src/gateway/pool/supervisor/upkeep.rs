@@ -209,7 +209,10 @@ impl Supervisor {
     /// Sends a zygote the request to fork a worker.
     pub(super) fn spawn(&mut self, launch: u64, worker: u32) -> std::io::Result<()> {
         let link = self.links.get(&launch).ok_or(std::io::ErrorKind::NotFound)?;
-        let (pending, now) = (PendingWorker::request(worker, link)?, Instant::now());
+        let (pending, now) = (
+            PendingWorker::request(worker, link, |error| self.gateway.lanes.log_lacking(&error))?,
+            Instant::now(),
+        );
         // Workers that were forked together are to be replaced one after the other. Early at boot, before the kernel has random
         // numbers, they are replaced together.
         let chance = u32::from_ne_bytes(random::bytes_or_zeros());

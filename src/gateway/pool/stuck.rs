@@ -1,0 +1,31 @@
+//! Requests that are stuck in a lane behind one that runs for long: they are taken back, for other workers.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::gateway::Gateway;
+use crate::gateway::pool::dispatch;
+use crate::gateway::pool::lookahead;
+use crate::proto::lookahead::PATIENCE;
+
+/// Takes requests back from workers whose request runs for longer than others wait for, while the gateway runs.
+///
+/// One task and one timer for all lanes: while requests wait in lanes, it looks every [`PATIENCE`].
+pub(crate) async fn keep(gateway: Rc<Gateway>) {
+    loop {
+        gateway.looked_ahead.notified().await;
+        loop {
+            tokio::time::sleep(PATIENCE).await;
+            let waiting: Vec<_> =
+                gateway.lanes.busy().into_iter().filter(|worker| worker.ahead() > 0).collect();
+            if waiting.is_empty() {
+                break;
+            }
+            let now = Instant::now();
+            let slow = waiting.iter().filter(|worker| !lookahead::is_prompt(worker, now));
+            if slow.map(|worker| lookahead::take_back(&gateway, worker)).count() > 0 {
+                dispatch::dispatch(&gateway);
+            }
+        }
+    }
+}
