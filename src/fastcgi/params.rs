@@ -92,9 +92,8 @@ impl Decoder {
     /// Keeps the complete pairs at the front of `bytes`, gives back the rest.
     fn take_pairs<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
         let (mut rest, mut zeros_of_lengths, mut too_many) = (bytes, 0, false);
-        while let Some((Pair { joined, name_length }, after)) = split_pair(rest) {
-            let lengths = &rest[..rest.len() - after.len() - joined.len()];
-            zeros_of_lengths += count_zeros(lengths);
+        while let Some((Pair { joined, name_length, zeros }, after)) = split_pair(rest) {
+            zeros_of_lengths += zeros;
             rest = after;
             too_many = self.pairs == self.max_pairs;
             if too_many {
@@ -110,14 +109,6 @@ impl Decoder {
             return Err(Refusal::Nul);
         }
         if too_many { Err(Refusal::TooManyPairs { limit: self.max_pairs }) } else { Ok(rest) }
-    }
-}
-
-/// The number of zeros in the encoded lengths of a pair.
-fn count_zeros(lengths: &[u8]) -> usize {
-    match lengths {
-        [name, value] => usize::from(*name == 0) + usize::from(*value == 0),
-        _ => lengths.iter().filter(|byte| **byte == 0).count(),
     }
 }
 
@@ -162,28 +153,31 @@ impl<'a> Iterator for Pairs<'a> {
 struct Pair<'a> {
     joined: &'a [u8],
     name_length: usize,
+    /// Zeros among the bytes of the two lengths.
+    zeros: usize,
 }
 
 /// The pair at the front of `bytes` and the bytes after it; `None` when more bytes are needed.
 fn split_pair(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
-    let (name_length, rest) = split_length(bytes)?;
-    let (value_length, rest) = split_length(rest)?;
+    let (name_length, zeros, rest) = split_length(bytes)?;
+    let (value_length, more_zeros, rest) = split_length(rest)?;
     // The sum of two lengths overflows 32 bits (CVE-2025-23016).
     let name_length = usize::try_from(name_length).ok()?;
     let length = name_length.checked_add(usize::try_from(value_length).ok()?)?;
     let (joined, rest) = rest.split_at_checked(length)?;
-    Some((Pair { joined, name_length }, rest))
+    Some((Pair { joined, name_length, zeros: zeros + more_zeros }, rest))
 }
 
-/// "Lengths of 127 bytes and less can be encoded in one byte, while longer lengths are always encoded in
-/// four" (§3.4); short ones in four bytes are accepted, since some clients send them.
-fn split_length(bytes: &[u8]) -> Option<(u32, &[u8])> {
+/// A length, the zeros among its bytes, and the bytes after it. "Lengths of 127 bytes and less can be encoded in one byte, while
+/// longer lengths are always encoded in four" (§3.4); short ones in four bytes are accepted, since some clients send them.
+fn split_length(bytes: &[u8]) -> Option<(u32, usize, &[u8])> {
     let (&first, rest) = bytes.split_first()?;
     if first < LONG_FORM {
-        return Some((u32::from(first), rest));
+        return Some((u32::from(first), usize::from(first == 0), rest));
     }
     let (long, rest) = bytes.split_first_chunk::<4>()?;
-    Some((u32::from_be_bytes(*long) & !LONG_FORM_BIT, rest))
+    let zeros = long.iter().filter(|byte| **byte == 0).count();
+    Some((u32::from_be_bytes(*long) & !LONG_FORM_BIT, zeros, rest))
 }
 
 #[cfg(test)]

@@ -78,7 +78,9 @@ impl Server {
             return Err(fault);
         }
         let event = self.next_event(input, out);
-        self.fault = event.as_ref().err().copied();
+        if let Err(fault) = event {
+            self.fault = Some(fault);
+        }
         event
     }
 

@@ -17,12 +17,10 @@ use crate::os::random;
 use crate::proto::body::Body;
 use crate::proto::memory::{Memory, Purpose, Share};
 use crate::proto::request_end::{Assigned, EndedRequest, RejectReason, RequestEnd, RequestIds};
+use crate::proto::request_id::RequestId;
 
 /// Default of `Retry-After`, the time after a 503 at which a client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Longest `X-Request-Id` that is accepted, in bytes: a UUID has 36 characters, a W3C trace parent 55.
-const MAX_REQUEST_ID: usize = 64;
 
 /// Variable with the trace id, for the application.
 const TRACE_ID: &[u8] = b"nibiru.trace_id";
@@ -31,7 +29,7 @@ const TRACE_ID: &[u8] = b"nibiru.trace_id";
 #[derive(Debug)]
 pub(crate) struct Request {
     /// From the proxy where it is sane, else generated. In the logs, and `nibiru.request_id` for the application.
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
     /// From a valid `traceparent` of the client or the proxy. In the logs, and `nibiru.trace_id` for the application.
     pub(crate) trace_id: Option<TraceId>,
     pub(crate) variables: Variables,
@@ -78,12 +76,12 @@ impl Request {
         let (mut given, mut trace_id) = (None, None);
         for (name, value) in &variables {
             match name {
-                b"HTTP_X_REQUEST_ID" => given = sane(value),
+                b"HTTP_X_REQUEST_ID" => given = RequestId::of_proxy(value),
                 TRACEPARENT => trace_id = TraceId::of_traceparent(value),
                 _ => {}
             }
         }
-        let request_id = given.map_or_else(generate, str::to_owned);
+        let request_id = given.unwrap_or_else(generate);
         if let Some(trace_id) = &trace_id {
             variables.push(TRACE_ID, trace_id.as_str().as_bytes());
         }
@@ -272,47 +270,20 @@ impl Request {
     }
 }
 
-/// Accepts an id that is harmless in a log line and in a header.
-fn sane(value: &[u8]) -> Option<&str> {
-    let fits = (1..=MAX_REQUEST_ID).contains(&value.len());
-    // All bytes are looked at, because a loop without an exit is faster for the few there are.
-    let harmless = value.iter().fold(true, |all, byte| all & IS_HARMLESS[usize::from(*byte)]);
-    if fits && harmless { str::from_utf8(value).ok() } else { None }
-}
-
-/// For each byte, whether it is harmless in a log line and in a header.
-const IS_HARMLESS: [bool; 256] = {
-    let (mut table, mut byte) = ([false; 256], 0_u8);
-    while byte < 128 {
-        table[byte as usize] =
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'=');
-        byte += 1;
-    }
-    table
-};
-
 /// A request id of sixteen hexadecimal digits: eight that are random per process, then a count. Unique, not secret.
-fn generate() -> String {
+fn generate() -> RequestId {
     thread_local! {
         // At early boot, without randomness, a prefix of zeros suffices.
         static PREFIX: u32 = u32::from_ne_bytes(random::bytes_or_zeros());
         static COUNT: Cell<u32> = const { Cell::new(0) };
     }
     COUNT.set(COUNT.get().wrapping_add(1));
-    PREFIX.with(|prefix| format!("{prefix:08x}{:08x}", COUNT.get()))
+    PREFIX.with(|prefix| RequestId::of_number(u64::from(*prefix) << u32::BITS | u64::from(COUNT.get())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_request_id_of_the_proxy_is_kept_only_where_it_is_harmless() {
-        assert_eq!(sane(b"4bf92f35-77b3_4da6.1"), Some("4bf92f35-77b3_4da6.1"));
-        for bad in [&b""[..], b"a b", b"a\nb", b"\"", b"\xff", &[b'a'; 65]] {
-            assert_eq!(sane(bad), None, "{bad:?}");
-        }
-    }
 
     #[test]
     fn generated_ids_differ() {

@@ -12,6 +12,7 @@ pub(crate) mod pool;
 pub(crate) mod queue;
 pub(crate) mod rate;
 pub(crate) mod request_end;
+pub(crate) mod request_id;
 // Public for `fuzz/` alone: they hold no secret and do no harm, and a feature for it would be a second build to test.
 #[doc(hidden)]
 pub mod response;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::cgi::{TraceId, Variables};
 use crate::proto::memory::Share;
+use crate::proto::request_id::RequestId;
 
 /// Reason for which the gateway answered a request that no worker had read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +118,7 @@ pub(crate) struct RequestIds<'a> {
 /// A request that has ended, with all facts for the metrics and the access log.
 #[derive(Debug)]
 pub(crate) struct EndedRequest {
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
     pub(crate) trace_id: Option<TraceId>,
     pub(crate) variables: Variables,
     /// Time at which the request was complete, or refused.

@@ -7,7 +7,8 @@ use super::super::syntax::is_token;
 use super::super::variables::Variables;
 use super::bad_request::BadRequest;
 use super::content_length::ContentLength;
-use super::{path_info, repeated};
+use super::path_info;
+use super::repeated::{self, SeenNames};
 
 /// The checked head of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,29 +80,15 @@ impl Head {
 
     /// Checks the variables. For `http`, a request with a method, adds those of [`EMPTY_WHERE_ABSENT`].
     fn parse_any(variables: &mut Variables, http: bool) -> Result<Self, BadRequest> {
-        let settled = repeated::settle(variables)?;
-        let (mut content_length, mut method) = (ContentLength::UntilEnd, None);
-        let (mut script_name, mut path_info, mut query, mut document_uri) = (None, None, None, &b""[..]);
-        for (name, value) in settled.as_ref().map_or(&*variables, |settled| &settled.variables) {
-            match name {
-                CONTENT_LENGTH => content_length = ContentLength::parse(CONTENT_LENGTH, value)?,
-                REQUEST_METHOD if !is_token(value) => {
-                    return Err(BadRequest::Method { value: value.to_vec() });
-                }
-                REQUEST_METHOD => method = Some(value),
-                SCRIPT_NAME => script_name = Some(value),
-                PATH_INFO => path_info = Some(value),
-                QUERY_STRING => query = Some(value),
-                DOCUMENT_URI => document_uri = value,
-                _ => {}
-            }
-        }
-        if http && method.is_none() {
-            return Err(BadRequest::MissingMethod);
-        }
-        let head_request = method == Some(&b"HEAD"[..]);
-        let lacks_path_info = path_info::is_lacking(script_name.unwrap_or_default(), path_info, document_uri);
-        let absent = [script_name, path_info, query].map(|value| http && value.is_none());
+        let (known, may_need_settling) = Known::find_with_names(variables);
+        let settled = if may_need_settling { repeated::settle(variables)? } else { None };
+        let known = settled.as_ref().map_or(known, |settled| Known::find(&settled.variables));
+        let content_length = known.check(http)?;
+        let head_request = known.method == Some(&b"HEAD"[..]);
+        let script_name = known.script_name.unwrap_or_default();
+        let document_uri = known.document_uri.unwrap_or_default();
+        let lacks_path_info = path_info::is_lacking(script_name, known.path_info, document_uri);
+        let absent = [known.script_name, known.path_info, known.query].map(|value| http && value.is_none());
         let taken = std::mem::take(variables);
         let (mut variables, repeated) =
             settled.map_or((taken, Vec::new()), |settled| (settled.variables, settled.repeated));
@@ -109,6 +96,65 @@ impl Head {
             variables.push(name, b"");
         }
         Ok(Self { variables, content_length, head_request, repeated, lacks_path_info })
+    }
+}
+
+/// The variables that a head looks at: the last of each name.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known<'a> {
+    content_length: Option<&'a [u8]>,
+    method: Option<&'a [u8]>,
+    script_name: Option<&'a [u8]>,
+    path_info: Option<&'a [u8]>,
+    query: Option<&'a [u8]>,
+    document_uri: Option<&'a [u8]>,
+    /// Whether the method came before the content length.
+    method_first: bool,
+}
+
+impl<'a> Known<'a> {
+    fn find(variables: &'a Variables) -> Self {
+        let mut known = Self::default();
+        variables.iter().for_each(|(name, value)| known.take(name, value));
+        known
+    }
+
+    /// [`find`](Self::find), and whether the variables may need [`repeated::settle`], in one pass.
+    fn find_with_names(variables: &'a Variables) -> (Self, bool) {
+        let (mut known, mut names) = (Self::default(), SeenNames::new());
+        for (name, value) in variables {
+            names.see(name);
+            known.take(name, value);
+        }
+        (known, names.may_need_settling())
+    }
+
+    fn take(&mut self, name: &[u8], value: &'a [u8]) {
+        match name {
+            CONTENT_LENGTH => self.content_length = Some(value),
+            REQUEST_METHOD => {
+                (self.method, self.method_first) = (Some(value), self.content_length.is_none());
+            }
+            SCRIPT_NAME => self.script_name = Some(value),
+            PATH_INFO => self.path_info = Some(value),
+            QUERY_STRING => self.query = Some(value),
+            DOCUMENT_URI => self.document_uri = Some(value),
+            _ => {}
+        }
+    }
+
+    /// Checks the method and the content length, in the order in which they came. Returns the length.
+    fn check(&self, needs_method: bool) -> Result<ContentLength, BadRequest> {
+        let method = match self.method {
+            Some(method) if !is_token(method) => Err(BadRequest::Method { value: method.to_vec() }),
+            None if needs_method => Err(BadRequest::MissingMethod),
+            _ => Ok(()),
+        };
+        let length = match self.content_length {
+            Some(value) => ContentLength::parse(CONTENT_LENGTH, value),
+            None => Ok(ContentLength::UntilEnd),
+        };
+        if self.method_first { method.and(length) } else { length.and_then(|length| method.map(|()| length)) }
     }
 }
 
@@ -300,6 +346,16 @@ mod tests {
             let head = Head::parse(&mut variables(&[("REQUEST_METHOD", method)])).unwrap();
             assert_eq!(head.head_request, is_head, "{method}");
         }
+    }
+
+    #[test]
+    fn of_two_wrong_variables_the_first_is_told() {
+        let (method, length) = (("REQUEST_METHOD", "GE T"), ("CONTENT_LENGTH", "x"));
+        let errors = [method, length].map(|first| {
+            let second = if first == method { length } else { method };
+            Head::parse(&mut variables(&[first, second])).unwrap_err()
+        });
+        assert!(matches!(&errors, [BadRequest::Method { .. }, BadRequest::Length { .. }]), "{errors:?}");
     }
 
     #[test]

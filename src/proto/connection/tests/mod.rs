@@ -19,6 +19,7 @@ use crate::proto::body::Place;
 use crate::proto::memory::{Memory, Share};
 use crate::proto::request_end::RequestEnd;
 use crate::proto::request_end::{EndedRequest, RejectReason};
+use crate::proto::request_id::RequestId;
 use crate::proto::response_writer::ResponseWriter;
 use crate::proto::space::SpoolError;
 use crate::proto::space::{Buffers, Space};
@@ -282,7 +283,7 @@ fn abort(id: u16) -> Vec<u8> {
 
 fn ended(connection: &Connection) -> EndedRequest {
     EndedRequest {
-        request_id: "1".to_owned(),
+        request_id: RequestId::of_number(1),
         trace_id: None,
         variables: Variables::new(),
         came: connection.opened,
