@@ -19,7 +19,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -56,8 +56,20 @@ static LOG: OnceLock<(QueueSender, Arc<Shared>)> = OnceLock::new();
 #[must_use = "the log is written for as long as this lives"]
 #[derive(Debug)]
 pub struct Guard {
-    _writer: WorkerGuard,
+    writer: Option<WorkerGuard>,
+    state: Arc<QueueState>,
     in_file: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let writer = self.writer.take();
+        if !self.state.used.load(Ordering::Relaxed) {
+            // No line waits. The end of the thread is not awaited, because both sides of that meeting spin, on a busy machine
+            // for hundreds of system calls.
+            std::mem::forget(writer);
+        }
+    }
 }
 
 impl Guard {
@@ -97,13 +109,7 @@ pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, 
     let to =
         to.map_err(|error| OpenError(file.unwrap_or(Path::new("on standard error")).to_owned(), error))?;
     let shared = to.shared();
-    let state = Arc::new(QueueState::default());
-    let (queue, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(BUFFERED_LINES)
-        .lossy(true)
-        .thread_name("log")
-        .finish(QueueWriter { to, format, state: Arc::clone(&state), written: 0 });
-    let sender = QueueSender { queue, state };
+    let (sender, guard) = start(to, format, file.is_some());
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(sender.clone())
@@ -115,7 +121,19 @@ pub fn init(format: Format, level: Level, file: Option<&Path>) -> Result<Guard, 
     // Not `init`, which also collects the lines that libraries write through the `log` crate, which are not for operators.
     tracing::subscriber::set_global_default(subscriber).expect("the log is started once");
     let _ = LOG.set((sender, shared));
-    Ok(Guard { _writer: guard, in_file: file.is_some() })
+    Ok(guard)
+}
+
+/// Starts the thread that writes to `to`. `in_file`: that is a file.
+fn start(to: impl Write + Send + 'static, format: Format, in_file: bool) -> (QueueSender, Guard) {
+    let state = Arc::new(QueueState::default());
+    let (queue, writer) = NonBlockingBuilder::default()
+        .buffered_lines_limit(BUFFERED_LINES)
+        .lossy(true)
+        .thread_name("log")
+        .finish(QueueWriter { to, format, state: Arc::clone(&state), written: 0 });
+    let guard = Guard { writer: Some(writer), state: Arc::clone(&state), in_file };
+    (QueueSender { queue, state }, guard)
 }
 
 /// Reopens the log file after a rename.
@@ -140,6 +158,8 @@ struct QueueState {
     taken: AtomicUsize,
     /// Lines dropped since the last record about dropped lines.
     left_out: AtomicU64,
+    /// Whether anything was ever sent.
+    used: AtomicBool,
 }
 
 /// The sending end of the queue. Drops lines beyond [`BUFFERED_BYTES`].
@@ -152,6 +172,7 @@ struct QueueSender {
 impl QueueSender {
     fn send(&mut self, line: &[u8]) -> io::Result<usize> {
         let (weight, state) = (weight(line), &self.state);
+        state.used.store(true, Ordering::Relaxed);
         if state.taken.fetch_add(weight, Ordering::Relaxed) + weight > BUFFERED_BYTES {
             state.taken.fetch_sub(weight, Ordering::Relaxed);
             state.left_out.fetch_add(u64::from(!line.is_empty()), Ordering::Relaxed);
@@ -302,6 +323,31 @@ mod tests {
                 Format::Json => format!("\"left_out\":{count}"),
             };
             assert!(said.len() == 1 && said[0].contains(&expected), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_log_is_awaited_where_a_line_may_wait_and_only_there() {
+        for used in [true, false] {
+            let (go, stuck) = std::sync::mpsc::channel();
+            let written = Arc::default();
+            let (mut sender, guard) = start(Stuck(stuck, Arc::clone(&written)), Format::Text, false);
+            if used {
+                sender.write_all(b"line\n").unwrap();
+            }
+            // From here on the writer is not stuck.
+            drop(go);
+            drop(guard);
+            assert_eq!(written.lock().unwrap().is_empty(), !used);
+            // The thread has ended, or still waits for lines.
+            let line = b"later\n";
+            let _ = sender.queue.write(line);
+            let is_written = || written.lock().unwrap().ends_with(line);
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while !used && !is_written() && std::time::Instant::now() < until {
+                std::thread::yield_now();
+            }
+            assert_eq!(is_written(), !used);
         }
     }
 
