@@ -215,7 +215,12 @@ impl Request {
     /// response in a file when its last byte is written.
     pub(crate) fn finish(self: Box<Self>) {
         let now = Instant::now();
-        let done = self.assigned.map(|_| now);
+        self.finish_at(now, now);
+    }
+
+    /// Like [`Self::finish`], for a request that the worker was done with at `ended_at`.
+    pub(crate) fn finish_at(self: Box<Self>, ended_at: Instant, now: Instant) {
+        let done = self.assigned.map(|_| ended_at);
         let Self {
             request_id,
             trace_id,

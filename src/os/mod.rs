@@ -6,6 +6,7 @@ pub mod fork;
 pub mod interrupt;
 pub mod lifeline;
 pub mod memory;
+pub mod monotonic;
 pub mod process;
 pub mod random;
 pub mod rlimit;

@@ -16,6 +16,7 @@ use crate::link::message::{FromWorker, LogLevel, MAX_FIELDS, MAX_PACKET, ToWorke
 use crate::link::socket::Received;
 use crate::lua::ClientGone;
 use crate::os::fork;
+use crate::os::monotonic;
 use crate::os::process;
 use crate::os::shared_memory::SharedMemory;
 
@@ -185,7 +186,7 @@ impl GatewayLink {
         fork::end_if_forked();
         if let Some(lane) = &self.lane {
             let mut lane = lane.borrow_mut();
-            if lane.send(packet) {
+            if lane.send(packet, monotonic::now) {
                 return if lane.take_sleeper() { self.socket.wake() } else { Ok(()) };
             }
             lane.socket_packet_sent();

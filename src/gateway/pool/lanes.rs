@@ -2,12 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Instant;
 
 use tracing::warn;
 
 use crate::gateway::pool::worker::WorkerHandle;
 use crate::gateway::pool::worker_lane::WorkerLane;
 use crate::link::lane::{GatewayLane, MAX_LANE_PACKET};
+use crate::os::monotonic::Moment;
 use crate::os::shared_memory::SharedMemory;
 use crate::proto::batching::Batching;
 
@@ -18,6 +20,8 @@ pub(crate) struct Lanes {
     polled: RefCell<Vec<Rc<WorkerHandle>>>,
     /// Room for a packet.
     pub(super) packet: RefCell<Vec<u8>>,
+    /// Translates the times of packets.
+    moment: Moment,
     batching: RefCell<Batching>,
     /// Whether the kernel has refused to schedule a process in batches, which is logged once.
     refused: Cell<bool>,
@@ -30,6 +34,7 @@ impl Lanes {
         Self {
             polled: RefCell::default(),
             packet: RefCell::new(vec![0; MAX_LANE_PACKET]),
+            moment: Moment::now(),
             batching: RefCell::new(Batching::new()),
             refused: Cell::new(false),
             lacking: Cell::new(false),
@@ -65,6 +70,11 @@ impl Lanes {
             let cause = crate::log::cause(error);
             warn!(%cause, "workers get no shared memory, and every request goes over a socket, which is slower");
         }
+    }
+
+    /// The time at which a worker says that it sent a packet. Never later than `now`.
+    pub(super) fn sent_at(&self, nanos: u64, now: Instant) -> Instant {
+        self.moment.instant_of(nanos).map_or(now, |sent_at| sent_at.min(now))
     }
 
     /// Ends the polling of a worker that is gone.

@@ -18,10 +18,9 @@ use crate::proto::pool::{Ready, State};
 use crate::proto::request_end::RequestIds;
 use crate::proto::worker::ExitCause;
 
-/// Handles a worker that is ready for a request.
-pub(super) fn worker_ready(gateway: &Gateway, worker: &WorkerHandle) {
+/// Handles a worker that is ready for a request, since `ended_at`.
+pub(super) fn worker_ready(gateway: &Gateway, worker: &WorkerHandle, ended_at: Instant, now: Instant) {
     let WorkerName { worker: number, generation, .. } = worker.name();
-    let now = Instant::now();
     if worker.ahead() > 0 && gateway.pool.borrow().is_draining(number) {
         lookahead::take_back(gateway, worker);
     }
@@ -31,7 +30,7 @@ pub(super) fn worker_ready(gateway: &Gateway, worker: &WorkerHandle) {
             worker.record_ready();
             // Between two requests the worker takes the order, too.
             worker.request_measurement(now, true);
-            worker.begin_next(now);
+            worker.begin_next(ended_at);
             dispatch::dispatch(gateway);
         }
         Ready::Work => {

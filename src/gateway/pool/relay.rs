@@ -176,9 +176,9 @@ fn relay_next(
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
     let mut buffer = gateway.lanes.packet.borrow_mut();
     match lane.receive(&mut buffer).map_err(|Corrupt(what)| ProtocolViolation(what))? {
-        Some(length) => {
+        Some((length, sent_at)) => {
             turn.goes_on_after(length);
-            relay_packet(gateway, worker, &buffer[..length])
+            relay_packet(gateway, worker, &buffer[..length], Some(sent_at))
         }
         None => Ok(None),
     }
@@ -238,14 +238,16 @@ fn relay_in_order(
         }
         lane.socket_packet_received();
     }
-    relay_packet(gateway, worker, packet)
+    relay_packet(gateway, worker, packet, None)
 }
 
-/// Relays one packet. Returns the cause of the worker's exit if the packet announces it.
+/// Relays one packet. Returns the cause of the worker's exit if the packet announces it. `sent_at`: the time at which the worker says that
+/// it sent the packet, which may be some time ago.
 fn relay_packet(
     gateway: &Gateway,
     worker: &WorkerHandle,
     mut packet: &[u8],
+    sent_at: Option<u64>,
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
     let mut progress = false;
     let claimed = worker.is_claimed();
@@ -272,14 +274,17 @@ fn relay_packet(
                 end_response(gateway, worker, complete)?;
             }
             WorkerEvent::Ready => {
+                let now = Instant::now();
+                let sent_at = sent_at.map_or(now, |sent_at| gateway.lanes.sent_at(sent_at, now));
+                let ended_at = worker.run().map_or(sent_at, |run| sent_at.max(run.dispatched_at()));
                 // Not borrowed while the request ends.
                 if let Some(request) = worker.end_run() {
-                    request.finish();
+                    request.finish_at(ended_at, now);
                 }
                 if worker.protocol().has_exited() {
-                    worker.begin_next(Instant::now());
+                    worker.begin_next(ended_at);
                 } else {
-                    lifecycle::worker_ready(gateway, worker);
+                    lifecycle::worker_ready(gateway, worker, ended_at, now);
                 }
             }
             WorkerEvent::Measured { pss, lua_heap } => {

@@ -54,8 +54,8 @@ impl WorkerLane {
         self.lane.borrow().len()
     }
 
-    /// Receives the next packet.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<Option<usize>, Corrupt> {
+    /// Receives the next packet: its length, and the time at which it was sent.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<Option<(usize, u64)>, Corrupt> {
         self.lane.borrow_mut().receive(buffer)
     }
 

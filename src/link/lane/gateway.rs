@@ -5,7 +5,9 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
 use super::Corrupt;
-use super::layout::{MAX_LANE_PACKET, MAX_LANE_REQUEST, Parts, SIZES, Sizes, half, halves, split};
+use super::layout::{
+    MAX_LANE_PACKET, MAX_LANE_REQUEST, PACKET_HEAD, Parts, SIZES, Sizes, half, halves, split,
+};
 use super::window::Window;
 use super::word::{Word, position, read, words_for, write};
 
@@ -138,22 +140,24 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
 
     // Packets.
 
-    /// Receives the next packet into `buffer` ([`MAX_LANE_PACKET`] bytes), and returns its length. `None` without a packet, and where a
-    /// packet on the socket comes first.
+    /// Receives the next packet into `buffer` ([`MAX_LANE_PACKET`] bytes), and returns its length and the time at which the worker says that
+    /// it sent it. `None` without a packet, and where a packet on the socket comes first.
     ///
     /// # Errors
     /// If no intact worker writes what is there.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Corrupt> {
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<(usize, u64)>, Corrupt> {
         let Some((length, available)) = self.next_packet()? else { return Ok(None) };
-        let words = 1 + words_for(length);
+        let words = PACKET_HEAD as u64 + words_for(length);
         if length > MAX_LANE_PACKET || words > available {
             return Err(Corrupt("a packet that is longer than its lane"));
         }
         let parts = self.parts();
-        read(parts.responses, self.next_packet + 1, &mut buffer[..length]);
+        let sent_at =
+            parts.responses[position(parts.responses, self.next_packet + 1)].load(Ordering::Relaxed);
+        read(parts.responses, self.next_packet + PACKET_HEAD as u64, &mut buffer[..length]);
         parts.read.store(self.next_packet + words, Ordering::Release);
         self.next_packet += words;
-        Ok(Some(length))
+        Ok(Some((length, sent_at)))
     }
 
     /// Whether [`Self::receive`] would return a packet or an error.

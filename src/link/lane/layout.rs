@@ -9,8 +9,11 @@ pub const MAX_LANE_REQUEST: usize = 16 * 1024;
 /// Most bytes of a packet in a lane. A longer one goes over the socket.
 pub const MAX_LANE_PACKET: usize = 16 * 1024;
 
-/// Most packets in a lane: each has two words at least.
-pub const MAX_LANE_PACKETS: usize = SIZES.response_words / 2;
+/// Most packets in a lane.
+pub const MAX_LANE_PACKETS: usize = SIZES.response_words / (PACKET_HEAD + 1);
+
+/// The words before the bytes of a packet.
+pub(super) const PACKET_HEAD: usize = 2;
 
 /// The words of a lane's memory.
 pub const WORDS: usize = SIZES.words();
@@ -63,8 +66,8 @@ pub(super) struct Parts<'m, W> {
     pub(super) places: &'m [W],
     /// The ring of requests. Gateway.
     pub(super) requests: &'m [W],
-    /// The ring of packets, each led by a word: the number of packets that were sent over the socket before it in the upper half, its
-    /// length in bytes in the lower half. Worker.
+    /// The ring of packets, each led by two words: the number of packets that were sent over the socket before it in the upper half of the
+    /// first, its length in bytes in the lower half; the time at which it was sent. Worker.
     pub(super) responses: &'m [W],
 }
 
@@ -114,7 +117,7 @@ mod tests {
     #[test]
     fn the_largest_request_and_packet_fit_an_empty_lane_twice() {
         const { assert!(2 * MAX_LANE_REQUEST <= SIZES.request_words * 8) }
-        const { assert!(2 * (MAX_LANE_PACKET + 8) <= SIZES.response_words * 8) }
+        const { assert!(2 * (MAX_LANE_PACKET + 8 * PACKET_HEAD) <= SIZES.response_words * 8) }
         // The numbers of requests wrap around, and their places with them.
         const { assert!(MAX_REQUESTS.is_power_of_two()) }
         assert_eq!(split(halves(7, u32::MAX)), (7, u32::MAX));

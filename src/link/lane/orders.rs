@@ -11,7 +11,7 @@ use super::layout::Sizes;
 use super::word::Word;
 use super::{GatewayLane, WorkerLane};
 
-const SIZES: Sizes = Sizes { requests: 2, request_words: 2, response_words: 4 };
+const SIZES: Sizes = Sizes { requests: 2, request_words: 2, response_words: 6 };
 
 impl Word for AtomicU64 {
     fn load(&self, order: Ordering) -> u64 {
@@ -101,7 +101,7 @@ fn a_gateway_that_goes_to_sleep_sees_the_packet_or_is_woken() {
         let woken = Arc::new(AtomicBool::new(false));
         let seen_by_worker = Arc::clone(&woken);
         let sends = thread::spawn(move || {
-            assert!(worker.send(b"packet"));
+            assert!(worker.send(b"packet", || 7));
             seen_by_worker.store(worker.take_sleeper(), Ordering::Relaxed);
         });
         gateway.sleep();
@@ -110,7 +110,7 @@ fn a_gateway_that_goes_to_sleep_sees_the_packet_or_is_woken() {
         sends.join().unwrap();
         assert!(seen || woken.load(Ordering::Relaxed));
         let mut buffer = [0; 8];
-        assert_eq!(gateway.receive(&mut buffer), Ok(Some(6)));
+        assert_eq!(gateway.receive(&mut buffer), Ok(Some((6, 7))));
     });
 }
 
@@ -122,14 +122,14 @@ fn packets_come_whole_and_in_order_while_both_sides_run() {
         let sends = thread::spawn(move || {
             let mut sent = 0;
             for packet in [b"packet 1", b"packet 2", b"packet 3"] {
-                sent += u32::from(sent < 3 && worker.send(packet));
+                sent += u32::from(sent < 3 && worker.send(packet, || 7));
             }
             sent
         });
         let mut received = 0;
         let mut receive = |gateway: &mut GatewayLane<Memory>| {
             let mut buffer = [0; 8];
-            while let Some(length) = gateway.receive(&mut buffer).unwrap() {
+            while let Some((length, _)) = gateway.receive(&mut buffer).unwrap() {
                 received += 1;
                 assert_eq!(
                     (length, buffer),
@@ -152,7 +152,7 @@ fn the_memory_of_an_answered_request_is_used_again_only_after_the_worker_has_rea
         let answers = thread::spawn(move || {
             let mut request = Vec::new();
             assert!(worker.claim(&mut request));
-            assert!(worker.send(b"done"));
+            assert!(worker.send(b"done", || 7));
             request
         });
         let mut buffer = [0; 8];

@@ -33,7 +33,7 @@ fn claim(worker: &WorkerLane<Shared>) -> Option<Vec<u8>> {
 
 fn receive(gateway: &mut GatewayLane<Shared>) -> Result<Option<Vec<u8>>, Corrupt> {
     let mut buffer = vec![0; MAX_LANE_PACKET];
-    Ok(gateway.receive(&mut buffer)?.map(|length| buffer[..length].to_vec()))
+    Ok(gateway.receive(&mut buffer)?.map(|(length, _)| buffer[..length].to_vec()))
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn a_full_lane_takes_no_request_until_one_is_done() {
 #[test]
 fn packets_and_those_of_the_socket_keep_their_order() {
     let (mut gateway, mut worker, _) = lane();
-    assert!(worker.send(b"first"));
+    assert!(worker.send(b"first", || 7));
     worker.socket_packet_sent();
-    assert!(worker.send(b"third"));
+    assert!(worker.send(b"third", || 7));
     assert_eq!(receive(&mut gateway), Ok(Some(b"first".to_vec())));
     assert_eq!(
         (receive(&mut gateway), gateway.has_packet()),
@@ -84,17 +84,17 @@ fn packets_and_those_of_the_socket_keep_their_order() {
     assert_eq!(receive(&mut gateway), Ok(Some(b"third".to_vec())));
     // A packet on the socket that no intact worker has sent.
     gateway.socket_packet_received();
-    assert!(worker.send(b"late") && receive(&mut gateway).is_err());
+    assert!(worker.send(b"late", || 7) && receive(&mut gateway).is_err());
 }
 
 #[test]
 fn a_full_lane_takes_no_packet_until_one_is_read() {
     let (mut gateway, mut worker, _) = lane();
-    assert!(!worker.send(&[0; MAX_LANE_PACKET + 1]), "too long");
-    let sent = (0..).take_while(|_| worker.send(&[7; MAX_LANE_PACKET])).count();
+    assert!(!worker.send(&[0; MAX_LANE_PACKET + 1], || 7), "too long");
+    let sent = (0..).take_while(|_| worker.send(&[7; MAX_LANE_PACKET], || 7)).count();
     assert_eq!(sent, 3);
     assert_eq!(receive(&mut gateway).unwrap().unwrap(), [7; MAX_LANE_PACKET]);
-    assert!(worker.send(&[8; MAX_LANE_PACKET]) && !worker.send(&[8; MAX_LANE_PACKET]));
+    assert!(worker.send(&[8; MAX_LANE_PACKET], || 7) && !worker.send(&[8; MAX_LANE_PACKET], || 7));
 }
 
 #[test]
@@ -104,7 +104,8 @@ fn a_side_that_sleeps_is_woken_once() {
     assert_eq!(gateway.push(b"request"), Ok(true));
     assert!(gateway.take_sleeper() && !gateway.take_sleeper());
     assert!(!worker.sleep() && !gateway.take_sleeper(), "it has a request");
-    assert!(worker.send(b"packet"));
+    assert!(worker.send(b"packet", || 7));
+    assert_eq!(gateway.receive(&mut vec![0; MAX_LANE_PACKET]), Ok(Some((6, 7))));
     assert!(worker.take_sleeper() && !worker.take_sleeper(), "a new lane is not polled");
     gateway.sleep();
     gateway.wake();
@@ -161,7 +162,7 @@ proptest! {
                     gateway.finish();
                 },
                 Act::Claim if intact => drop(claim(&worker)),
-                Act::Send(length) if intact => drop(worker.send(&vec![2; usize::from(length)])),
+                Act::Send(length) if intact => drop(worker.send(&vec![2; usize::from(length)], || 7)),
                 Act::Claim | Act::Send(_) => {}
                 Act::Receive => match receive(&mut gateway) {
                     Ok(packet) => prop_assert!(packet.is_none_or(|packet| packet.len() <= MAX_LANE_PACKET)),

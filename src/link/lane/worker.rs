@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
-use super::layout::{MAX_LANE_PACKET, Parts, SIZES, Sizes, half, halves, split};
+use super::layout::{MAX_LANE_PACKET, PACKET_HEAD, Parts, SIZES, Sizes, half, halves, split};
 use super::window::Window;
 use super::word::{Word, position, read, words_for, write};
 
@@ -62,11 +62,11 @@ impl<M: Deref<Target = [W]>, W: Word> WorkerLane<M> {
 
     // Packets.
 
-    /// Writes a packet. False where it has no room, and is to be sent over the socket. The gateway is not woken: see
-    /// [`Self::take_sleeper`].
-    pub fn send(&mut self, packet: &[u8]) -> bool {
+    /// Writes a packet, with the time now: nanoseconds of a clock that both processes read. False where it has no room, and is to be sent
+    /// over the socket. The gateway is not woken: see [`Self::take_sleeper`].
+    pub fn send(&mut self, packet: &[u8], now: impl FnOnce() -> u64) -> bool {
         let parts = Parts::new(&self.memory, self.sizes);
-        let words = 1 + words_for(packet.len());
+        let words = PACKET_HEAD as u64 + words_for(packet.len());
         let room = |read: u64| self.sizes.response_words as u64 - (self.written - read);
         if packet.len() > MAX_LANE_PACKET {
             return false;
@@ -79,7 +79,8 @@ impl<M: Deref<Target = [W]>, W: Word> WorkerLane<M> {
         }
         let head = &parts.responses[position(parts.responses, self.written)];
         head.store(halves(self.socket_packets, half(packet.len())), Ordering::Relaxed);
-        write(parts.responses, self.written + 1, packet);
+        parts.responses[position(parts.responses, self.written + 1)].store(now(), Ordering::Relaxed);
+        write(parts.responses, self.written + PACKET_HEAD as u64, packet);
         self.written += words;
         parts.written.store(self.written, Ordering::Release);
         true
