@@ -3,13 +3,16 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::wire::{self, Connection, get};
-use crate::support::{Gate, Need, Server, lacks, nibiru, output, repository, signal, wait_for};
+use crate::support::{
+    App, Gate, Need, Server, ServerBuilder, lacks, nibiru, output, repository, signal, wait_for,
+};
 
 /// A server with an access log in a directory of its own.
 struct Logged {
@@ -19,10 +22,13 @@ struct Logged {
 
 impl Logged {
     fn start(workers: &'static str, arguments: &[&str]) -> Self {
+        Self::of(Server::builder().workers(workers), arguments)
+    }
+
+    fn of(builder: ServerBuilder, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("access.log");
-        let mut builder =
-            Server::builder().workers(workers).arguments(["--access-log", file.to_str().unwrap()]);
+        let mut builder = builder.arguments(["--access-log", file.to_str().unwrap()]);
         for argument in arguments {
             builder = builder.arguments([argument]);
         }
@@ -294,6 +300,35 @@ fn a_retried_request_leaves_one_line() {
     let line = logged.line("?retried");
     assert_eq!((line[3].as_str(), line[10].as_str()), ("200", "complete"));
     assert_eq!(fs::read_to_string(logged.file()).unwrap().lines().count(), 2);
+}
+
+/// The gateway takes the responses of several requests at once, and the worker runs the next one meanwhile.
+#[test]
+fn a_service_time_is_no_shorter_than_the_request_ran_whenever_its_response_is_taken() {
+    const SPIN: f64 = 100e-6;
+    let app = App::new(&format!(
+        "return function()
+          local start = os.clock()
+          repeat until os.clock() - start >= {SPIN}
+          return 200, {{}}, 'done'
+        end"
+    ));
+    let logged = Logged::of(Server::builder().application(app.root(), "app").workers("1"), &[]);
+    let clients: Vec<_> = (0..8).map(|_| logged.open()).collect();
+    thread::scope(|scope| {
+        for mut client in clients {
+            scope.spawn(move || (0..100).for_each(|_| assert_eq!(client.get("/spin").text(), "done")));
+        }
+    });
+    let lines = wait_for("all lines are written", || {
+        let text = fs::read_to_string(logged.file()).unwrap();
+        (text.lines().count() == 800).then_some(text)
+    });
+    for line in lines.lines() {
+        let service: f64 = columns(line)[6].parse().unwrap();
+        // The clock of the CPU has microseconds, and so has the column.
+        assert!(service >= SPIN - 2e-6, "{line}");
+    }
 }
 
 /// Root may start a server whose log is in a directory of the application's user.
