@@ -19,6 +19,7 @@ local rows = {
   { "right Content-Length", { { "Content-Length", "1" } }, text },
   { "right Content-Length again, in a map", { ["Content-Length"] = "1" }, text },
   { "right Content-Length, as a number", { ["content-length"] = 1 }, text },
+  { "right Content-Length, as a number again", { { "content-length", 1 } }, text },
 
   { "nil", nil, nil, "headers must be a table, got nil" },
   { "string", "X-A: 1", nil, 'headers must be a table, got "X-A: 1"' },
@@ -82,6 +83,7 @@ local rows = {
   { "ETag twice", { { "ETag", '"a"' }, { "ETag", '"b"' } }, nil, "header ETag is given twice" },
   { "headers that may be repeated", { { "Vary", "A" }, { "Vary", "B" }, { "X-A", "1" }, { "X-A", "1" } }, "Vary: A|Vary: B|X-A: 1|X-A: 1|" .. text },
   { "Content-Length twice", { { "Content-Length", "1" }, { "content-length", "1" } }, nil, "headers[2]: header Content-Length is given twice" },
+  { "Content-Length twice, as a number", { { "content-length", 1 }, { "content-length", 1 } }, nil, "headers[2]: header Content-Length is given twice" },
   { "Content-Length twice in one spelling", { { "Content-Length", "1" }, { "Content-Length", "1" } }, nil, "headers[2]: header Content-Length is given twice" },
   { "Content-Length of words", { { "Content-Length", "one" } }, nil, 'must be a number of bytes, got "one"' },
   { "Content-Length with a sign", { { "Content-Length", "+1" } }, nil, 'must be a number of bytes, got "+1"' },

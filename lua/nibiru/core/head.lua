@@ -102,7 +102,8 @@ end
 ---@return string? problem
 local function add(head, name, value)
   local last = known[name]
-  if last and value ~= nil and last.value == value then
+  -- A length may come as a number. Not 0, which equals the -0.0 that is refused below.
+  if last and value ~= nil and (last.value == value or (last.length == value and value ~= 0)) then
     return add_again(head, name, last)
   end
   local small = last and last.small
@@ -114,7 +115,8 @@ local function add(head, name, value)
     end
     last = known[name]
   end
-  if type(value) == "number" then
+  local is_number = type(value) == "number"
+  if is_number then
     if value ~= value or value == huge or value == -huge then
       return "header " .. name .. " must be a finite number, got " .. tostring(value)
     elseif integer_type(value) == "integer" then
@@ -129,7 +131,7 @@ local function add(head, name, value)
   if #head.block + #name + #value > MAX_HEAD then
     return TOO_LONG
   end
-  local control = control_character(value)
+  local control = not is_number and control_character(value)
   if control then
     return "header " .. name .. " contains " .. control .. ": " .. show(value)
   end
