@@ -166,6 +166,15 @@ impl Host {
         }
     }
 
+    /// A program is about to be started. Called from Lua code, and so never while the output is in use.
+    pub(super) fn before_program(&self) {
+        if let Ok(mut output) = self.output.try_borrow_mut()
+            && let Some(output) = output.as_mut()
+        {
+            output.before_program();
+        }
+    }
+
     pub(super) fn exit(&self, outcome: Option<Outcome>, code: i32) -> ! {
         match self.output.borrow_mut().as_mut() {
             // A forked process ends as any program does; its parent's request goes on.

@@ -15,6 +15,7 @@ mod interrupt;
 mod missing;
 mod output;
 mod paths;
+mod programs;
 mod request;
 mod settings;
 mod state;

@@ -64,6 +64,9 @@ pub trait Output {
     /// The stack of an interrupted request, led by the error for a timeout. Empty where no memory was left to describe it.
     fn stack(&mut self, interrupt: Interrupt, text: &[u8]);
 
+    /// The application is about to start a program, by `os.execute` or `io.popen`. Puts back what the program must not inherit.
+    fn before_program(&mut self);
+
     /// The application called `os.exit(code)`. The request that was running has been answered and
     /// closed, and ended as `outcome` says; it is `None` between requests and once
     /// [`State::serve`](super::State::serve) has returned. Must send buffered bytes and end the process, because

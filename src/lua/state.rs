@@ -17,6 +17,7 @@ use super::interrupt::Interrupts;
 use super::missing;
 use super::output::{LoadingLog, Outcome, Output};
 use super::paths::Paths;
+use super::programs;
 use super::request::{Request, Role};
 use super::settings::Settings;
 use super::target::{Source, Target};
@@ -29,6 +30,7 @@ const ERROR_BODY: &[u8] = b"Internal Server Error\n";
 /// A Lua state with one application in it.
 pub struct State {
     lua: Lua,
+    /// After `lua`, so that it is dropped once that is closed.
     host: Rc<Host>,
     root: PathBuf,
     target: Target,
@@ -56,6 +58,7 @@ impl State {
         let host = Rc::new(Host::default());
         set_paths(&lua, settings)?;
         let functions = embed(&lua, &host, settings)?;
+        programs::replace(&lua, &host)?;
         #[cfg(any(feature = "lua54", feature = "lua55"))]
         {
             let host = Rc::clone(&host);

@@ -136,6 +136,11 @@ impl GatewayLink {
         received.map(Some)
     }
 
+    /// Has this process scheduled as usual until it sleeps, since a program that it starts inherits the policy.
+    pub(super) fn leave_batch(&self) {
+        self.set_batch(false);
+    }
+
     /// Has this process scheduled in batches, or as usual.
     fn set_batch(&self, batch: bool) {
         if self.batch.get().is_some_and(|now| now != batch) {

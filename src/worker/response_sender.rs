@@ -60,6 +60,10 @@ impl Output for ResponseSender {
         let _ = self.link.send(&FromWorker::Stack { timeout, text });
     }
 
+    fn before_program(&mut self) {
+        self.link.leave_batch();
+    }
+
     fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> ! {
         if let Some(outcome) = outcome {
             self.link.end(outcome == Outcome::Complete);

@@ -1,12 +1,16 @@
-//! The title of each process, and what children inherit from it: the limit of open files, and signals.
+//! The title of each process, and what children inherit from it: the limit of open files, signals, and the scheduling policy.
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use rustix::process::{Resource, Signal, getrlimit};
 
 use crate::support::wire::Connection;
-use crate::support::{App, Need, Process, Server, children, lacks, library_of, title, wait_for};
+use crate::support::{
+    App, Need, Process, Server, children, lacks, library_of, scheduling_policy, title, wait_for,
+};
 
 #[track_caller]
 fn has_title(pid: u32, expected: &str) {
@@ -220,6 +224,83 @@ fn programs_start_with_default_signals_whatever_nibiru_inherited() {
             assert_eq!(server.wait().code(), Some(0), "{wrapper:?}: {}", server.log());
         }
     }
+}
+
+/// An application whose requests take two milliseconds, so that eight clients at a time are a load. `/programs` answers its pid and
+/// policies: its own, that of a program of `os.execute`, that of a program of `io.popen`.
+const POLICIES: &str = r#"
+local own = "sed 's/.*) //' /proc/self/stat | cut -d' ' -f39"
+local function policy()
+  local file = io.open("/proc/self/stat")
+  local stat = file:read("*a")
+  file:close()
+  local fields = {}
+  for field in stat:match(".*%) (.*)"):gmatch("%S+") do fields[#fields + 1] = field end
+  return stat:match("^%d+"), fields[39]
+end
+return function(environ)
+  local pid, before = policy()
+  if environ.PATH_INFO == "/programs" and before == "3" then
+    local name = os.tmpname()
+    os.execute("(" .. own .. ") >" .. name)
+    local file = io.open(name)
+    local executed = file:read("*l")
+    file:close()
+    os.remove(name)
+    local pipe = io.popen(own)
+    local piped = pipe:read("*l")
+    pipe:close()
+    return 200, {}, table.concat({ pid, before, executed, piped }, " ")
+  end
+  local from = os.clock()
+  while os.clock() - from < 0.002 do end
+  return 200, {}, table.concat({ pid, before }, " ")
+end
+"#;
+
+#[test]
+fn programs_are_not_scheduled_in_batches_while_their_worker_is() {
+    let app = App::new(POLICIES);
+    let server = Server::builder().application(app.root(), "app").workers("4").start();
+    let (socket, over) = (&server.socket(), &AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(move || {
+                let mut client = Connection::open(socket);
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(client.get("/").status(), 200);
+                }
+            });
+        }
+        // Also where the test fails.
+        let _end = EndOfLoad(over);
+        assert_eq!(policies_of_programs(&server), "0 0", "os.execute, io.popen");
+    });
+    wait_for("the gateway is scheduled as before the load", || {
+        server.get("/");
+        (scheduling_policy(server.pid()) == 0).then_some(())
+    });
+}
+
+/// Ends the clients of a load when it is dropped.
+struct EndOfLoad<'a>(&'a AtomicBool);
+
+impl Drop for EndOfLoad<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The policies of the two programs, from a worker that is scheduled in batches. Returns when that worker is so again.
+#[track_caller]
+fn policies_of_programs(server: &Server) -> String {
+    let (worker, programs) = wait_for("a worker in batches starts programs", || {
+        let text = server.get_text("/programs");
+        let (worker, policies) = text.split_once(' ')?;
+        Some((worker.parse().ok()?, policies.strip_prefix("3 ")?.to_owned()))
+    });
+    wait_for("the worker is scheduled in batches again", || (scheduling_policy(worker) == 3).then_some(()));
+    programs
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(crate) use needs::{Need, is_root, lacks, skip};
 pub(crate) use net::{across_a_network, close, free_port, make_stale_socket};
 pub(crate) use proc::{
     children, descriptors, is_stopped, niceness, peak_memory, process_group, processor_share, processor_time,
-    resident_memory, runs, signal, status_field, title, zombies,
+    resident_memory, runs, scheduling_policy, signal, status_field, title, zombies,
 };
 pub(crate) use proxy::{Kind, Proxy, caddy_program};
 pub(crate) use server::{Server, ServerBuilder};

@@ -93,6 +93,11 @@ pub(crate) fn niceness(pid: u32) -> i32 {
     stat_fields(pid).unwrap()[19 - 3].parse().unwrap()
 }
 
+/// Scheduling policy of a process: 0 is the default, 3 is `SCHED_BATCH` (sched(7)).
+pub(crate) fn scheduling_policy(pid: u32) -> u32 {
+    stat_fields(pid).unwrap()[41 - 3].parse().unwrap()
+}
+
 /// State and parent of a process.
 fn stat(pid: u32) -> Option<(String, u32)> {
     let fields = stat_fields(pid)?;

@@ -28,6 +28,7 @@ fn bench() {
         fn stack(&mut self, _: Interrupt, _: &[u8]) {
             unreachable!("nothing interrupts");
         }
+        fn before_program(&mut self) {}
         fn exit(&mut self, _: Option<Outcome>, code: i32) -> ! {
             std::process::exit(code)
         }

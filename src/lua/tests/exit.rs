@@ -33,6 +33,7 @@ impl Output for Reporter {
     fn stack(&mut self, _: Interrupt, _: &[u8]) {
         unreachable!("nothing interrupts");
     }
+    fn before_program(&mut self) {}
     fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> ! {
         let _ = self.0.send(Event::Exit(outcome, code));
         loop {

@@ -20,6 +20,7 @@ mod isolation;
 mod lifecycle;
 mod loading;
 mod native_code;
+mod programs;
 mod strict;
 mod tables;
 
@@ -34,6 +35,8 @@ struct Record {
     stacks: Vec<(Interrupt, String)>,
     /// Bytes of body that the client still takes before it goes away.
     patience: Option<usize>,
+    /// Programs that the application was about to start.
+    programs: usize,
 }
 
 /// Keeps everything in memory.
@@ -80,6 +83,10 @@ impl Output for Recorder {
 
     fn stack(&mut self, interrupt: Interrupt, text: &[u8]) {
         self.0.borrow_mut().stacks.push((interrupt, String::from_utf8_lossy(text).into_owned()));
+    }
+
+    fn before_program(&mut self) {
+        self.0.borrow_mut().programs += 1;
     }
 
     fn exit(&mut self, outcome: Option<Outcome>, code: i32) -> ! {
