@@ -118,6 +118,16 @@ cases[#cases + 1] = {
   status = "500 Internal Server Error",
   log = "headers[2]: header X-A contains LF at byte 4",
 }
+-- The same number, but another text.
+for _, row in ipairs({ { "01", "01" }, { 1, "1" }, { "01", "01" }, { "1", "1" }, { 1, "1" } }) do
+  cases[#cases + 1] = {
+    name = "a length of " .. row[2] .. " as a " .. type(row[1]) .. " after other ones",
+    app = function()
+      return 200, { ["Content-Length"] = row[1] }, "x"
+    end,
+    head = "Content-Type: text/plain; charset=utf-8|Content-Length: " .. row[2] .. "||",
+  }
+end
 for _, name in ipairs({ "first", "second" }) do
   cases[#cases + 1] = {
     name = "one of a kind is not remembered from the response before, the " .. name .. " time",

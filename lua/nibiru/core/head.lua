@@ -31,6 +31,7 @@ local M = {}
 ---@field value string?
 ---@field line string?     of that value; none for a Content-Length
 ---@field length integer?  of that value, a Content-Length
+---@field number number?   that value, where it is a Content-Length that came as a number other than 0: 0 equals -0.0, which is refused
 
 -- At most so many: applications use a few names over and over. The bounds keep an application that makes names or values up from
 -- filling the memory.
@@ -63,7 +64,7 @@ local function check_name(name)
   if names_kept < REMEMBERED and not proxy_order(small) then
     names_kept = names_kept + 1
     -- Every field is named, so that the table has its final size at once.
-    known[name] = { small = small, once = noted[small], value = nil, line = nil, length = nil }
+    known[name] = { small = small, once = noted[small], value = nil, line = nil, length = nil, number = nil }
   end
   return small
 end
@@ -102,8 +103,7 @@ end
 ---@return string? problem
 local function add(head, name, value)
   local last = known[name]
-  -- A length may come as a number. Not 0, which equals the -0.0 that is refused below.
-  if last and value ~= nil and (last.value == value or (last.length == value and value ~= 0)) then
+  if last and value ~= nil and (last.value == value or last.number == value) then
     return add_again(head, name, last)
   end
   local small = last and last.small
@@ -144,7 +144,10 @@ local function add(head, name, value)
     local problem, apart = rule(head, name, value)
     if problem or apart then
       if last and not problem and small == "content-length" then
-        last.value, last.length = value, head.length
+        local length = head.length
+        last.value, last.length = value, length
+        -- A text may have zeros in front of the number.
+        last.number = is_number and length ~= 0 and length or nil
       end
       return problem
     end
