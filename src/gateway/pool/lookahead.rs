@@ -29,6 +29,7 @@ fn choose(gateway: &Gateway, now: Instant) -> Option<Rc<WorkerHandle>> {
     gateway.lanes.least_busy(|worker| {
         worker.ahead() + 1 < limit
             && worker.runs_from_lane()
+            && !worker.is_ending()
             && is_prompt(worker, now)
             && pool.may_assign_ahead(worker.name().worker)
     })

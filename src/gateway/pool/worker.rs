@@ -188,6 +188,11 @@ impl WorkerHandle {
         self.call_relay();
     }
 
+    /// Whether the relay is to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.relay_end.borrow().is_some()
+    }
+
     /// The reason of [`Self::end_relay`].
     pub(super) fn take_relay_end(&self) -> Option<ExitCause> {
         self.relay_end.borrow_mut().take()
@@ -227,6 +232,9 @@ impl WorkerHandle {
         packet: &mut Vec<u8>,
         now: Instant,
     ) -> Result<(), DispatchError> {
+        if self.is_ending() {
+            return Err(DispatchError::Ended(request));
+        }
         let files = encode(&request, packet);
         let way = match self.push(packet, &files) {
             Ok(true) => Way::Lane,
