@@ -267,6 +267,7 @@ fn nibiru_works_within_the_services_restrictions() {
 return function(environ)
   local path = environ.PATH_INFO
   if path == "/loop" then while true do end end
+  if path == "/busy" then local from = os.clock() while os.clock() - from < 0.05 do end end
   if path == "/stuck" then os.execute("sleep 1000") end
   if path == "/memory" then return 200, {}, ("x"):rep(2 ^ 30) end
   if path == "/exit" then os.exit(1) end
@@ -293,8 +294,19 @@ systemctl reload nibiru@shop; say reload $?
 systemctl restart nibiru@shop; say restart $?
 say again "$(status GET /)"
 say files "$(grep 'open files' "/proc/$(systemctl show --property=MainPID --value nibiru@shop)/limits" | tr -s ' ' | cut -d' ' -f4-5)"
+gateway=$(systemctl show --property=MainPID --value nibiru@shop)
+for client in 1 2 3 4 5 6; do
+    (until [ -e /tmp/loaded ]; do status GET /busy >/dev/null; done) &
+done
+for _ in $(seq 400); do
+    policy=$(cut -d' ' -f41 "/proc/$gateway/stat")
+    [ "$policy" != 3 ] || break
+    sleep 0.05
+done
+touch /tmp/loaded; wait
+say policy "$policy"
 systemctl stop nibiru@shop.socket nibiru@shop; say stop $?
-say log "$(cut -d' ' -f6 /var/log/nibiru/shop/access.log | sort | tr '\n' ' ')"
+say log "$(grep -v /busy /var/log/nibiru/shop/access.log | cut -d' ' -f6 | sort | tr '\n' ' ')"
 say result "$(systemctl show --property=Result --value nibiru@shop)"
 say denied "$(journalctl --no-pager -o cat -u nibiru@shop | grep -i -c 'not permitted')"
 "#;
@@ -311,6 +323,8 @@ say denied "$(journalctl --no-pager -o cat -u nibiru@shop | grep -i -c 'not perm
         ("reload", "0"),
         ("restart", "0"),
         ("again", "Status: 200 OK"),
+        // SCHED_BATCH, sched(7): under load.
+        ("policy", "3"),
         ("log", "200 200 200 500 500 504 504"),
         ("stop", "0"),
         ("result", "success"),
