@@ -10,6 +10,8 @@ pub mod proxy_headers;
 pub mod request;
 pub mod request_start;
 pub mod response;
+#[cfg(test)]
+pub(crate) mod samples;
 mod sendfile;
 mod syntax;
 mod trace_context;

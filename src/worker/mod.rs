@@ -2,6 +2,8 @@
 //!
 //! One thread, one blocking loop. Never sees FastCGI, a client or a sibling.
 
+#[cfg(test)]
+mod cost;
 mod gateway_link;
 mod memory;
 mod packet;

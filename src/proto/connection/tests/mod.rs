@@ -1,5 +1,6 @@
 //! A client and a connection in memory, under a fake clock.
 
+mod cost;
 mod ends;
 mod inputs;
 mod responses;
