@@ -1,9 +1,10 @@
 //! nibiru, the FastCGI application server for Lua.
 //!
 //! ```text
-//! nginx / Caddy ──FastCGI──► gateway ──requests──► worker 1..N      (persistent, forked, one Lua state each)
-//!                               │                     ▲ fork
-//!                               └──control──► zygote ─┘             (loads the app once, forks workers)
+//!                                    lane: shared memory
+//! nginx / Caddy ──FastCGI──► gateway ◄─────────────────► worker 1..N   (persistent, forked, one Lua state each)
+//!                               │          socket           ▲ fork
+//!                               └──control──► zygote ───────┘          (loads the app once, forks workers)
 //! ```
 //!
 //! A request flows one way: listener → connection → [`fastcgi`] → queue → worker → Lua → back. [`gateway`] never names [`lua`],

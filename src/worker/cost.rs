@@ -46,7 +46,7 @@ fn requests_of_the_worker() {
         role: Role::Responder,
     }
     .encode(&mut request);
-    let mut buffer = vec![0; MAX_LANE_PACKET];
+    let (mut buffer, mut buffers) = (vec![0; MAX_LANE_PACKET], Buffers::new());
     for _ in 0..ROUNDS {
         let (ours, theirs) = Link::pair().unwrap();
         let (memory, descriptor) = SharedMemory::create("nibiru-test", lane::WORDS).unwrap();
@@ -59,7 +59,7 @@ fn requests_of_the_worker() {
         // The worker ends when it has answered what is in its lane.
         drop(ours);
         let title = no_title();
-        counted(|| serve(&mut state, &link, title)).unwrap();
+        counted(|| serve(&mut state, &link, title, &mut buffers)).unwrap();
         for _ in 0..MAX_REQUESTS {
             let (length, _) = gateway.receive(&mut buffer).unwrap().expect("a response");
             assert!(buffer[..length].windows(13).any(|bytes| bytes == b"Hello, World!"));

@@ -127,7 +127,7 @@ fn live(spawn: Spawn, state: &mut lua::State, title: WorkerTitle) -> io::Result<
         return Ok(START_FAILED);
     }
     link.send(&FromWorker::Ready)?;
-    let served = serve(state, &link, title);
+    let served = serve(state, &link, title, &mut Buffers::new());
     state.stop_worker();
     served.map(|()| 0)
 }
@@ -165,15 +165,20 @@ pub fn end_fork_of_load<E: std::fmt::Display>(loaded: &Result<(), E>) {
 }
 
 /// Takes requests until the gateway has no more.
-fn serve(state: &mut lua::State, link: &GatewayLink, mut title: WorkerTitle) -> io::Result<()> {
-    let (mut descriptors, mut buffers) = (Vec::new(), Buffers::new());
+fn serve(
+    state: &mut lua::State,
+    link: &GatewayLink,
+    mut title: WorkerTitle,
+    buffers: &mut Buffers,
+) -> io::Result<()> {
+    let mut descriptors = Vec::new();
     let mut process_state = ProcessState::capture();
     while !link.is_draining() {
         if link.take_measuring() {
             measure(state, link)?;
         }
         descriptors.clear();
-        let Some(packet) = link.receive(&mut buffers, &mut descriptors, || title.set("idle"))? else {
+        let Some(packet) = link.receive(buffers, &mut descriptors, || title.set("idle"))? else {
             return Ok(());
         };
         match ToWorker::decode(&mut &*packet).map_err(io::Error::other)? {
