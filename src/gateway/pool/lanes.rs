@@ -54,8 +54,8 @@ impl Lanes {
         polled.iter().filter(|worker| fits(worker)).min_by_key(|worker| worker.ahead()).map(Rc::clone)
     }
 
-    /// The workers whose lanes have requests.
-    pub(super) fn busy(&self) -> Vec<Rc<WorkerHandle>> {
+    /// The workers whose lanes the loop polls: all that have a request in their lane, and some that have none.
+    pub(super) fn polled(&self) -> Vec<Rc<WorkerHandle>> {
         self.polled.borrow().iter().map(Rc::clone).collect()
     }
 
@@ -120,8 +120,8 @@ impl Lanes {
         true
     }
 
-    /// Adapts the scheduling of all processes to the load. Called when the loop is about to sleep. Returns the new scheduling if it is to
-    /// change.
+    /// Takes the load into account when the loop is about to sleep. Returns whether processes are to be scheduled in batches, if that
+    /// changes.
     pub(super) fn observe_load(&self) -> Option<bool> {
         let running =
             self.polled.borrow().iter().filter_map(|worker| worker.lane()).map(WorkerLane::len).sum();

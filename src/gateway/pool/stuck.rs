@@ -16,16 +16,15 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
         gateway.looked_ahead.notified().await;
         loop {
             tokio::time::sleep(PATIENCE).await;
-            let waiting: Vec<_> =
-                gateway.lanes.busy().into_iter().filter(|worker| worker.ahead() > 0).collect();
-            if waiting.is_empty() {
+            let mut workers = gateway.lanes.polled();
+            workers.retain(|worker| worker.ahead() > 0);
+            if workers.is_empty() {
                 break;
             }
             let now = Instant::now();
-            let slow = waiting.iter().filter(|worker| !lookahead::is_prompt(worker, now));
-            if slow.map(|worker| lookahead::take_back(&gateway, worker)).count() > 0 {
-                dispatch::dispatch(&gateway);
-            }
+            workers.retain(|worker| !lookahead::is_prompt(worker, now));
+            workers.iter().for_each(|worker| lookahead::take_back(&gateway, worker));
+            dispatch::dispatch(&gateway);
         }
     }
 }
