@@ -75,6 +75,8 @@ struct Gateway {
     pool: RefCell<Pool>,
     workers: WorkerTable,
     lanes: Lanes,
+    /// Processors that this process may use.
+    processors: usize,
     /// Signal that a request waits in a worker's lane.
     looked_ahead: Notify,
     /// Buffer memory of the clients' connections.

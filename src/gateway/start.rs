@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::num::NonZero;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -313,6 +314,8 @@ pub(crate) fn assemble(
         pool: RefCell::new(Pool::new(policy_of(&config), 0)),
         workers: WorkerTable::default(),
         lanes: Lanes::new(),
+        // The number counts the limits of control groups in.
+        processors: std::thread::available_parallelism().map_or(1, NonZero::get),
         looked_ahead: Notify::new(),
         memory,
         spool,

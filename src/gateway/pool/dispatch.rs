@@ -14,7 +14,7 @@ use crate::fastcgi::Role;
 use crate::gateway::Gateway;
 use crate::gateway::Load;
 use crate::gateway::events::SupervisorEvent;
-use crate::gateway::pool::lookahead;
+use crate::gateway::pool::lookahead::{self, Assigned};
 use crate::gateway::pool::worker::DispatchError;
 use crate::gateway::request::Request;
 use crate::gateway::sleep_until;
@@ -39,17 +39,13 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     }
     let place = gateway.queue.borrow_mut().place(came, request.head_start, is_marked(gateway, &request));
     request.response.assign(|assignment| assignment.place = Some(place));
-    let idle = if gateway.queue.borrow().is_empty() { gateway.pool.borrow_mut().assign(came) } else { None };
-    if let Some(worker) = idle {
-        return send_to(gateway, worker, place, request, came);
-    }
-    let request = if gateway.queue.borrow().is_empty() {
-        match dispatch_ahead(gateway, place, request, came) {
+    let assigned = if gateway.queue.borrow().is_empty() { lookahead::assign(gateway, came) } else { None };
+    let request = match assigned {
+        Some(assigned) => match send_to(gateway, &assigned, place, request, came) {
             None => return,
             Some(request) => request,
-        }
-    } else {
-        request
+        },
+        None => request,
     };
     if let Some(wait) = gateway.pool.borrow().down_for(came) {
         return request.reject_for(RejectReason::Down, 503, "the application does not start", wait);
@@ -131,43 +127,42 @@ pub(super) fn refuse_while_down(gateway: &Gateway) {
 pub(super) fn dispatch(gateway: &Gateway) {
     while !gateway.queue.borrow().is_empty() {
         let now = Instant::now();
-        let idle = gateway.pool.borrow_mut().assign(now);
-        if let Some(worker) = idle {
-            let Some((place, request)) = next_request(gateway, now) else {
-                return gateway.pool.borrow_mut().unassign(worker, now);
-            };
-            send_to(gateway, worker, place, request, now);
-            continue;
-        }
-        if !lookahead::is_possible(gateway, now) {
-            return;
-        }
-        let Some((place, request)) = next_request(gateway, now) else { return };
-        if let Some(request) = dispatch_ahead(gateway, place, request, now) {
+        let Some(assigned) = lookahead::assign(gateway, now) else { return };
+        let Some((place, request)) = next_request(gateway, now) else {
+            return lookahead::unassign(gateway, &assigned, now);
+        };
+        if let Some(request) = send_to(gateway, &assigned, place, request, now) {
             return gateway.requeue(place, request);
         }
     }
 }
 
-/// Sends a request to a busy worker, in whose lane it waits. Returns the request if no lane takes it.
-fn dispatch_ahead(
+/// Sends a request to its assigned worker. Returns it if it has to wait in the queue, since the lane of the busy worker has no room.
+fn send_to(
     gateway: &Gateway,
+    assigned: &Assigned,
     place: Place,
     request: Box<Request>,
     now: Instant,
 ) -> Option<Box<Request>> {
-    let Some(worker) = lookahead::assign(gateway, now) else { return Some(request) };
-    let refused = worker.dispatch_ahead(place, request, &mut gateway.request_packet.borrow_mut());
-    if refused.is_some() {
-        gateway.pool.borrow_mut().unassign_ahead(worker.name().worker);
-    } else {
-        gateway.looked_ahead.notify_one();
+    match assigned {
+        Assigned::Idle(worker) => {
+            send_to_idle(gateway, *worker, place, request, now);
+            None
+        }
+        Assigned::Busy(worker) => {
+            let refused = worker.dispatch_ahead(place, request, &mut gateway.request_packet.borrow_mut());
+            match &refused {
+                Some(_) => lookahead::unassign(gateway, assigned, now),
+                None => gateway.looked_ahead.notify_one(),
+            }
+            refused
+        }
     }
-    refused
 }
 
-/// Sends a request to its assigned worker.
-fn send_to(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>, now: Instant) {
+/// Sends a request to its assigned worker, which is idle.
+fn send_to_idle(gateway: &Gateway, worker: u32, place: Place, request: Box<Request>, now: Instant) {
     let dispatched = match gateway.workers.get(worker) {
         Some(handle) => {
             let dispatched = handle.dispatch(request, &mut gateway.request_packet.borrow_mut(), now);

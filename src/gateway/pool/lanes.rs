@@ -54,6 +54,11 @@ impl Lanes {
         polled.iter().filter(|worker| fits(worker)).min_by_key(|worker| worker.ahead()).map(Rc::clone)
     }
 
+    /// The number of polled workers that `fits` selects.
+    pub(super) fn count(&self, fits: impl Fn(&WorkerHandle) -> bool) -> usize {
+        self.polled.borrow().iter().filter(|worker| fits(worker)).count()
+    }
+
     /// The workers whose lanes the loop polls: all that have a request in their lane, and some that have none.
     pub(super) fn polled(&self) -> Vec<Rc<WorkerHandle>> {
         self.polled.borrow().iter().map(Rc::clone).collect()

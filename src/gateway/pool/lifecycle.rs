@@ -31,6 +31,9 @@ pub(super) fn worker_ready(gateway: &Gateway, worker: &WorkerHandle, ended_at: I
             // Between two requests the worker takes the order, too.
             worker.request_measurement(now, true);
             worker.begin_next(ended_at);
+            if gateway.pool.borrow_mut().take_changed() {
+                gateway.supervisor_events.send(SupervisorEvent::PoolChanged);
+            }
             dispatch::dispatch(gateway);
         }
         Ready::Work => {

@@ -8,18 +8,43 @@ use crate::gateway::pool::worker::WorkerHandle;
 use crate::link::lane::MAX_REQUESTS;
 use crate::proto::lookahead::{PATIENCE, lane_limit};
 
-/// The busy worker whose lane gets the next request: the one with the fewest. It is charged with the request in the pool.
-pub(super) fn assign(gateway: &Gateway, now: Instant) -> Option<Rc<WorkerHandle>> {
-    let worker = choose(gateway, now)?;
-    gateway.pool.borrow_mut().assign_ahead(worker.name().worker).then_some(worker)
+/// The worker that gets a request. It is charged with the request in the pool.
+#[derive(Debug)]
+pub(super) enum Assigned {
+    /// An idle worker.
+    Idle(u32),
+    /// A busy worker, in whose lane the request waits.
+    Busy(Rc<WorkerHandle>),
 }
 
-/// Whether [`assign`] would find a worker.
-pub(super) fn is_possible(gateway: &Gateway, now: Instant) -> bool {
-    choose(gateway, now).is_some()
+/// Assigns the next request: to an idle worker, or else to a busy one whose lane may hold it. Where each processor has a worker with a short
+/// request, an idle worker could only run in turns with these, so a busy one comes first, which need not be woken.
+pub(super) fn assign(gateway: &Gateway, now: Instant) -> Option<Assigned> {
+    let is_crowded = gateway.pool.borrow().busy() >= gateway.processors
+        && gateway.lanes.count(|worker| is_prompt(worker, now)) >= gateway.processors;
+    if is_crowded && let Some(busy) = assign_ahead(gateway, now) {
+        return Some(busy);
+    }
+    let idle = gateway.pool.borrow_mut().assign(now).map(Assigned::Idle);
+    if is_crowded { idle } else { idle.or_else(|| assign_ahead(gateway, now)) }
 }
 
-fn choose(gateway: &Gateway, now: Instant) -> Option<Rc<WorkerHandle>> {
+/// Undoes [`assign`] for a request that is not sent.
+pub(super) fn unassign(gateway: &Gateway, assigned: &Assigned, now: Instant) {
+    let mut pool = gateway.pool.borrow_mut();
+    match assigned {
+        Assigned::Idle(worker) => pool.unassign(*worker, now),
+        Assigned::Busy(worker) => pool.unassign_ahead(worker.name().worker),
+    }
+}
+
+/// Assigns the next request to the busy worker with the fewest waiting ones.
+fn assign_ahead(gateway: &Gateway, now: Instant) -> Option<Assigned> {
+    let worker = least_busy(gateway, now)?;
+    gateway.pool.borrow_mut().assign_ahead(worker.name().worker).then_some(Assigned::Busy(worker))
+}
+
+fn least_busy(gateway: &Gateway, now: Instant) -> Option<Rc<WorkerHandle>> {
     // In development one worker runs one request at a time, which is easier to follow.
     if gateway.mode.development || gateway.queue.borrow().is_overloaded() {
         return None;

@@ -146,6 +146,11 @@ impl Pool {
         self.freed_at
     }
 
+    /// The workers of the serving generation that run a request, including those that drain.
+    pub(crate) fn busy(&self) -> usize {
+        self.busy as usize
+    }
+
     /// The numbers of idle and of busy workers of the serving generation.
     pub(crate) fn at_hand(&self) -> (u32, u32) {
         self.current().fold((0, 0), |(idle, busy), slot| match slot.state {
