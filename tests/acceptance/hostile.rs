@@ -1,5 +1,5 @@
-//! Hostile workers: C code in the application writes invalid messages to its worker's link
-//! (`tests/apps/hostile/hostile.c`). Only that request fails, and only that worker is replaced.
+//! Hostile workers: C code in the application writes invalid messages to its worker's link, and whatever it likes into its
+//! worker's lane (`tests/apps/hostile/hostile.c`, `lane.h`). Only that request fails, and only that worker is replaced.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -54,6 +54,21 @@ const TRICKS: &[(&str, Gets, &str)] = &[
     ("split", Status(502), "worker sent a malformed response head; killing it"),
     ("no_head", Status(502), "worker sent a response head with a line that is no field; killing it"),
     ("transfer_encoding", Status(502), "worker sent a response head with Transfer-Encoding; killing it"),
+    ("lane_noise", Status(502), "worker sent more packets than its lane holds; killing it"),
+    ("lane_more_claims", Status(502), "worker sent claims of requests that it does not have; killing it"),
+    ("lane_fewer_claims", Status(502), "worker sent claims of requests that it does not have; killing it"),
+    ("lane_pushed", Status(502), "worker sent claims of requests that it does not have; killing it"),
+    ("lane_taken_back", Status(502), "worker sent claims of requests that it does not have; killing it"),
+    ("lane_unclaimed", Status(502), "worker sent an answer to a request that it does not have; killing it"),
+    ("lane_early", Status(502), "worker sent an answer to a request that it does not have; killing it"),
+    ("lane_written_back", Status(502), "worker sent more packets than its lane holds; killing it"),
+    ("lane_written_far", Status(502), "worker sent more packets than its lane holds; killing it"),
+    ("lane_long", Status(502), "worker sent a packet that is longer than its lane; killing it"),
+    ("lane_beyond", Status(502), "worker sent a packet that is longer than its lane; killing it"),
+    ("lane_empty", Status(502), "worker sent an empty packet; killing it"),
+    ("lane_order_back", Status(502), "worker sent packets in the wrong order; killing it"),
+    ("lane_malformed", Status(502), "worker sent a malformed message; killing it"),
+    ("lane_end_twice", Status(200), "worker sent an answer to a request that it does not have; killing it"),
 ];
 
 /// The path of the C code, built as a library that Lua loads.
@@ -146,6 +161,52 @@ fn a_worker_that_closes_its_link_and_keeps_running_is_killed() {
     }
 }
 
+/// The C code knows the lane's layout, or its tricks would show nothing.
+#[test]
+fn a_packet_that_the_c_code_writes_into_the_lane_is_an_answer() {
+    let server = server().arguments(["--request-timeout", "300ms", "--kill-after", "10ms"]).start();
+    let (mut connection, worker) = send(&server, "lane_honest");
+    let response = connection.response(1).expect("a response");
+    assert_eq!((response.status(), response.body()), (200, &b"honest\n"[..]));
+    // It never says that it is ready for another.
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
+    assert_eq!(server.get("/").status(), 200);
+}
+
+/// The gateway waits for the packet of the socket that is said to come first.
+#[test]
+fn an_answer_in_the_lane_that_comes_after_a_packet_that_never_comes_is_504() {
+    let server = server().arguments(["--request-timeout", "300ms", "--kill-after", "10ms"]).start();
+    let (mut connection, worker) = send(&server, "lane_order_ahead");
+    assert_eq!(outcome(&mut connection), Status(504));
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
+    assert_eq!(server.get("/").status(), 200);
+}
+
+/// While a thread of the worker writes random words over the lane, or says and unsays that its request is claimed.
+#[test]
+fn a_lane_that_is_scribbled_on_without_an_end_fails_only_the_request_of_its_worker() {
+    let parts = ["all", "claims", "controls", "written", "requests", "responses"];
+    let tricks = parts.map(|part| format!("lane_scribble_{part}")).into_iter();
+    for trick in tricks.chain(["lane_claim_and_not".to_owned()]) {
+        let server = server().arguments(["--request-timeout", "500ms", "--kill-after", "10ms"]).start();
+        assert_eq!(server.get("/").status(), 200);
+        let (mut connection, worker) = send(&server, &trick);
+        for _ in 0..50 {
+            let response = server.get("/");
+            assert_eq!((response.status(), response.body()), (200, &b"hello\n"[..]), "{trick}");
+        }
+        let gets = outcome(&mut connection);
+        assert!(matches!(gets, Status(502 | 504)), "{trick}: {gets:?}");
+        wait_for(&format!("{trick}: the worker is gone"), || (!runs(worker)).then_some(()));
+        assert!(!server.workers(2).contains(&worker), "{trick}");
+        for _ in 0..50 {
+            assert_eq!(server.get("/").body(), b"hello\n", "{trick}");
+        }
+        assert!(!server.log().contains("panicked"), "{trick}");
+    }
+}
+
 /// With one worker, the queued request goes to it as soon as it claims to be ready, and its premature response is in
 /// the link by then.
 #[test]
@@ -214,6 +275,54 @@ fn a_flood_of_large_log_lines_delays_no_other_request() {
 #[test]
 fn a_flood_of_body_data_for_a_client_that_has_left_delays_no_other_request() {
     withstands("bodies", true);
+}
+
+#[test]
+fn a_flood_of_log_lines_in_the_lane_delays_no_other_request() {
+    withstands("lane_lines", false);
+}
+
+#[test]
+fn a_flood_of_body_data_in_the_lane_for_a_client_that_has_left_delays_no_other_request() {
+    withstands("lane_bodies", true);
+}
+
+/// Packets that have no byte, and cost nothing to write, would be a turn without an end.
+#[test]
+fn a_flood_of_empty_packets_in_the_lane_ends_its_worker() {
+    let server = server().start();
+    let (mut connection, worker) = send(&server, "lane_empties");
+    assert_eq!(outcome(&mut connection), Status(502));
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
+    assert_eq!(server.get("/").status(), 200);
+}
+
+/// Those that were in the lane before the socket's packet was sent are relayed before it, and no later ones.
+#[test]
+fn a_flood_of_body_data_in_the_lane_before_a_packet_of_the_socket_takes_bounded_memory() {
+    let server = server().start();
+    assert_eq!(server.get("/").status(), 200);
+    let before = peak_memory(server.pid());
+    let (mut connection, worker) = send(&server, "lane_before_a_packet");
+    assert_eq!(outcome(&mut connection), Broken);
+    wait_for("the worker is gone", || (!runs(worker)).then_some(()));
+    server.logged(&["worker sent packets in the wrong order; killing it"]);
+    let grown = peak_memory(server.pid()) - before;
+    assert!(grown < 16 * 1024, "{grown} KiB more");
+    assert_eq!(server.get("/").status(), 200);
+}
+
+/// A child that the worker forked keeps the lane, against its default, and floods it after the worker's death.
+#[test]
+fn a_lane_that_a_forked_child_floods_is_closed_with_its_worker() {
+    let server = server().start();
+    let (mut connection, worker) = send(&server, "lane_heir");
+    assert_eq!(outcome(&mut connection), Status(502));
+    assert!(!runs(worker));
+    for _ in 0..50 {
+        assert_eq!(server.get("/").status(), 200);
+    }
+    assert!(!server.workers(2).contains(&worker));
 }
 
 /// A child that the worker forked holds the worker's link and floods it after the worker's death.

@@ -105,7 +105,8 @@ pub(super) fn settle(gateway: &Gateway, worker: &WorkerHandle, cause: &ExitCause
         // Even if the worker never read it, because its time is over. The time-out is logged already.
         return request.fail(504, TOO_LONG, None);
     }
-    let claimed = worker.is_claimed();
+    // A corrupt lane proves nothing.
+    let claimed = worker.is_claimed().unwrap_or(true);
     if worker.protocol().never_reached_lua(cause, claimed) {
         gateway.log_process_event(|left_out| {
             let RequestIds { request, trace_id } = request.ids();

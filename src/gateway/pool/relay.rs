@@ -21,7 +21,7 @@ use crate::gateway::pool::watchdog;
 use crate::gateway::pool::worker::{WorkerHandle, WorkerMemory, WorkerName};
 use crate::gateway::pool::worker_lane::WorkerLane;
 use crate::link::Link;
-use crate::link::lane::{Corrupt, MAX_LANE_PACKETS};
+use crate::link::lane::Corrupt;
 use crate::link::message::LogLevel;
 use crate::link::socket::Received;
 use crate::log::{escape, fields};
@@ -188,6 +188,7 @@ fn relay_next(
 /// has still to read.
 fn process_exited(gateway: &Gateway, worker: &WorkerHandle) {
     worker.protocol().process_exited();
+    worker.lane().into_iter().for_each(WorkerLane::close);
     lifecycle::worker_gone(gateway, worker);
 }
 
@@ -223,7 +224,7 @@ fn receive(
     Ok(relayed.unwrap_or_else(|ProtocolViolation(what)| Some(ExitCause::Violation(what))))
 }
 
-/// Relays a packet of the socket, after those in the lane that were sent before it. These are few: the lane is small.
+/// Relays a packet of the socket, after those in the lane that were sent before it: an intact worker has written them all by now.
 fn relay_in_order(
     gateway: &Gateway,
     worker: &WorkerHandle,
@@ -231,7 +232,8 @@ fn relay_in_order(
     turn: &mut Turn,
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
     if let Some(lane) = worker.lane() {
-        for _ in 0..MAX_LANE_PACKETS {
+        let (_, written) = lane.progress();
+        while lane.progress().0 < written && lane.has_packet() {
             if let Some(cause) = relay_next(gateway, worker, lane, turn)? {
                 return Ok(Some(cause));
             }
@@ -250,7 +252,7 @@ fn relay_packet(
     sent_at: Option<u64>,
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
     let mut progress = false;
-    let claimed = worker.is_claimed();
+    let claimed = worker.is_claimed().map_err(|Corrupt(what)| ProtocolViolation(what))?;
     worker.protocol().begin_packet(claimed);
     loop {
         // Not borrowed while the event is handled.

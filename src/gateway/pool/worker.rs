@@ -346,14 +346,9 @@ impl WorkerHandle {
         self.ahead.take()
     }
 
-    /// Whether the worker has claimed its running request, where that was sent through the lane. A corrupt lane ends the relay.
-    pub(super) fn is_claimed(&self) -> bool {
-        self.lane.as_ref().is_some_and(|lane| {
-            lane.is_claimed().unwrap_or_else(|corrupt| {
-                self.corrupt(corrupt);
-                true
-            })
-        })
+    /// Whether the worker has claimed its running request, where that was sent through the lane.
+    pub(super) fn is_claimed(&self) -> Result<bool, Corrupt> {
+        self.lane.as_ref().map_or(Ok(false), WorkerLane::is_claimed)
     }
 
     /// Whether the running request was sent through the lane, where further ones may wait.

@@ -59,6 +59,11 @@ impl WorkerLane {
         self.lane.borrow_mut().receive(buffer)
     }
 
+    /// Records that the worker is gone.
+    pub(super) fn close(&self) {
+        self.lane.borrow_mut().close();
+    }
+
     /// Records that a packet was received over the socket.
     pub(super) fn socket_packet_received(&self) {
         self.lane.borrow_mut().socket_packet_received();
@@ -116,6 +121,11 @@ impl WorkerLane {
     /// Whether [`Self::receive`] would return a packet or an error.
     pub(super) fn has_packet(&self) -> bool {
         self.lane.borrow().has_packet()
+    }
+
+    /// The words of packets that are received, and of those that are written.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        self.lane.borrow().progress()
     }
 
     /// Whether there is a packet that the event loop may receive.

@@ -11,6 +11,9 @@ use super::layout::{
 use super::window::Window;
 use super::word::{Word, position, read, words_for, write};
 
+/// The word of claims as none may write it.
+const CLAIMS: Corrupt = Corrupt("claims of requests that it does not have");
+
 /// The gateway's side of a lane, over memory of [`WORDS`](super::WORDS) words that are all 0 at first.
 #[derive(Debug)]
 pub struct GatewayLane<M> {
@@ -24,6 +27,8 @@ pub struct GatewayLane<M> {
     end: u64,
     /// The word of the next packet, counted over all rounds of the ring.
     next_packet: u64,
+    /// The words of packets written since the lane was made, once the worker is gone. Until then the memory says it.
+    closed_at: Option<u64>,
     /// Packets received over the socket.
     socket_packets: u32,
     /// Orders sent over the socket.
@@ -44,6 +49,7 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
             pushed: 0,
             end: 0,
             next_packet: 0,
+            closed_at: None,
             socket_packets: 0,
             orders: 0,
         };
@@ -89,7 +95,7 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
         let place = half(position(parts.requests, self.end));
         let index = position(parts.places, u64::from(self.pushed));
         parts.places[index].store(halves(place, half(request.len())), Ordering::Relaxed);
-        while !self.window()?.push(parts.window) {}
+        self.change(|window, word| window.push(word).then_some(true))?;
         self.requests.push_back(words);
         self.pushed = self.pushed.wrapping_add(1);
         self.end += words;
@@ -101,18 +107,15 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
     /// # Errors
     /// If the worker has changed the word of claims as none may.
     pub fn take_back(&mut self) -> Result<bool, Corrupt> {
-        loop {
-            let window = self.window()?;
-            if window.waiting() == 0 {
-                return Ok(false);
-            }
-            if window.take_back(self.parts().window) {
-                break;
-            }
+        let taken = self.change(|window, word| match window.waiting() {
+            0 => Some(false),
+            _ => window.take_back(word).then_some(true),
+        })?;
+        if taken {
+            self.pushed = self.pushed.wrapping_sub(1);
+            self.end -= self.requests.pop_back().unwrap_or(0);
         }
-        self.pushed = self.pushed.wrapping_sub(1);
-        self.end -= self.requests.pop_back().unwrap_or(0);
-        Ok(true)
+        Ok(taken)
     }
 
     /// Whether the worker has claimed the oldest request in the lane, so that it may have reached Lua. False without a request.
@@ -128,13 +131,24 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
         self.requests.pop_front();
     }
 
+    /// Changes the word of claims. `attempt` returns `None` where the worker has changed it at the same time, and is called again. An intact
+    /// worker does so for each request at most.
+    fn change(&self, attempt: impl Fn(Window, &W) -> Option<bool>) -> Result<bool, Corrupt> {
+        for _ in 0..=self.requests.len() {
+            if let Some(done) = attempt(self.window()?, self.parts().window) {
+                return Ok(done);
+            }
+        }
+        Err(CLAIMS)
+    }
+
     /// The word of claims, checked.
     fn window(&self) -> Result<Window, Corrupt> {
         let window = Window::load(self.parts().window);
         if window.pushed == self.pushed && window.waiting() as usize <= self.requests.len() {
             Ok(window)
         } else {
-            Err(Corrupt("claims of requests that it does not have"))
+            Err(CLAIMS)
         }
     }
 
@@ -148,6 +162,9 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<(usize, u64)>, Corrupt> {
         let Some((length, available)) = self.next_packet()? else { return Ok(None) };
         let words = PACKET_HEAD as u64 + words_for(length);
+        if length == 0 {
+            return Err(Corrupt("an empty packet"));
+        }
         if length > MAX_LANE_PACKET || words > available {
             return Err(Corrupt("a packet that is longer than its lane"));
         }
@@ -165,11 +182,20 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
         !matches!(self.next_packet(), Ok(None))
     }
 
+    /// The words of packets that are received, and of those that are written, since the lane was made.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.next_packet, self.written())
+    }
+
+    fn written(&self) -> u64 {
+        self.closed_at.unwrap_or_else(|| self.parts().written.load(Ordering::Acquire))
+    }
+
     /// The length of the next packet in bytes, and the words that are written; `None` without a packet, and where a packet on the socket
     /// comes first.
     fn next_packet(&self) -> Result<Option<(usize, u64)>, Corrupt> {
         let parts = self.parts();
-        let available = parts.written.load(Ordering::Acquire).wrapping_sub(self.next_packet);
+        let available = self.written().wrapping_sub(self.next_packet);
         if available == 0 {
             return Ok(None);
         }
@@ -183,6 +209,11 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
             1.. => Ok(None),
             ..0 => Err(Corrupt("packets in the wrong order")),
         }
+    }
+
+    /// Records that the worker is gone: what is written now comes from a process that it has forked, and is not received.
+    pub fn close(&mut self) {
+        self.closed_at = Some(self.written());
     }
 
     /// Records that a packet was received over the socket.

@@ -9,9 +9,6 @@ pub const MAX_LANE_REQUEST: usize = 16 * 1024;
 /// Most bytes of a packet in a lane. A longer one goes over the socket.
 pub const MAX_LANE_PACKET: usize = 16 * 1024;
 
-/// Most packets in a lane.
-pub const MAX_LANE_PACKETS: usize = SIZES.response_words / (PACKET_HEAD + 1);
-
 /// The words before the bytes of a packet.
 pub(super) const PACKET_HEAD: usize = 2;
 

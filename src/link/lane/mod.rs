@@ -34,7 +34,7 @@ mod word;
 mod worker;
 
 pub use gateway::GatewayLane;
-pub use layout::{MAX_LANE_PACKET, MAX_LANE_PACKETS, MAX_LANE_REQUEST, MAX_REQUESTS, WORDS};
+pub use layout::{MAX_LANE_PACKET, MAX_LANE_REQUEST, MAX_REQUESTS, WORDS};
 pub use worker::WorkerLane;
 
 use thiserror::Error;

@@ -98,6 +98,24 @@ fn a_full_lane_takes_no_packet_until_one_is_read() {
 }
 
 #[test]
+fn nothing_is_received_that_was_written_after_the_workers_end() {
+    let (mut gateway, mut worker, _) = lane();
+    assert!(worker.send(b"last", || 7));
+    gateway.close();
+    assert!(worker.send(b"of its child", || 7));
+    gateway.close();
+    assert_eq!(receive(&mut gateway), Ok(Some(b"last".to_vec())));
+    assert!(receive(&mut gateway) == Ok(None) && !gateway.has_packet());
+}
+
+#[test]
+fn an_empty_packet_is_no_packet_of_an_intact_worker() {
+    let (mut gateway, mut worker, _) = lane();
+    assert!(worker.send(b"", || 7));
+    assert_eq!(receive(&mut gateway), Err(Corrupt("an empty packet")));
+}
+
+#[test]
 fn a_side_that_sleeps_is_woken_once() {
     let (mut gateway, mut worker, _) = lane();
     assert!(worker.sleep());

@@ -7,9 +7,12 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -141,8 +144,12 @@ static void flood(int link, int tag, size_t size)
 
 static int is(const char *name, const char *other) { return strcmp(name, other) == 0; }
 
+#include "lane.h"
+
 static void act(int link, const char *name)
 {
+    if (strncmp(name, "lane_", 5) == 0)
+        act_on_lane(link, name + 5);
     if (is(name, "garbage")) {
         uint32_t state = 0x9e3779b9;
         for (int i = 0; i < 300; i++) {
