@@ -31,6 +31,7 @@ mod health;
 mod honesty;
 mod hostile;
 mod hostile_owner;
+mod lanes;
 mod layering;
 mod left_behind;
 mod listen;

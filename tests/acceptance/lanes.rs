@@ -1,0 +1,157 @@
+//! The lanes between the gateway and its workers: requests that wait behind others, workers that are killed, and systems that refuse the
+//! memory or the scheduling.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use crate::support::wire::Connection;
+use crate::support::{App, Server};
+
+/// Sends requests to `path` on one kept connection each from so many clients, until `more` is false after a response.
+fn load(socket: &Path, clients: usize, path: &str, more: impl Fn() -> bool + Sync) {
+    thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                let mut client = Connection::open(socket);
+                while more() {
+                    assert_eq!(client.get(path).status(), 200);
+                }
+            });
+        }
+    });
+}
+
+/// A function that is true for so many calls.
+fn times(count: u32) -> impl Fn() -> bool + Sync {
+    let done = AtomicU32::new(0);
+    move || done.fetch_add(1, Ordering::Relaxed) < count
+}
+
+/// With two workers, of which one is held, the other answers everything, also what waited in the lane of the held one.
+#[test]
+fn requests_behind_a_slow_one_go_to_another_worker() {
+    let server = Server::builder().workers("2").start();
+    let socket = &server.socket();
+    for _ in 0..5 {
+        // Many short requests, so that further ones wait in lanes.
+        let (held, beside) = (AtomicBool::new(false), AtomicU32::new(0));
+        let more = || !held.load(Ordering::Relaxed) || beside.fetch_add(1, Ordering::Relaxed) < 500;
+        thread::scope(|scope| {
+            let load = scope.spawn(|| load(socket, 8, "/hello", more));
+            let (mut holder, gate) = server.hold();
+            held.store(true, Ordering::Relaxed);
+            // A request that is stuck behind the held one would keep its client here.
+            load.join().unwrap();
+            gate.open("go");
+            assert_eq!(holder.response(1).expect("a response").status(), 200);
+        });
+    }
+}
+
+/// Each request writes its name into a file before it is answered; some kill their worker then.
+#[test]
+fn of_the_requests_in_a_killed_workers_lane_the_running_one_fails_and_the_others_run_once() {
+    const CLIENTS: u32 = 8;
+    const EACH: u32 = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("executions");
+    let app = App::new(&format!(
+        r#"
+local pid, executions
+return function(environ)
+  if not executions then
+    executions = assert(io.open("{}", "a"))
+    executions:setvbuf("no")
+    pid = io.open("/proc/self/stat"):read("n")
+  end
+  local name = environ.QUERY_STRING
+  executions:write(name .. "\n")
+  if environ.PATH_INFO == "/kill" then os.execute("kill -9 " .. pid) end
+  return 200, {{}}, name
+end
+"#,
+        file.display()
+    ));
+    let server = Server::builder().application(app.root(), "app").workers("2").start();
+    let socket = &server.socket();
+    load(socket, CLIENTS as usize, "/hello?warm", times(200));
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            scope.spawn(move || {
+                let mut client = Connection::open(socket);
+                for count in 0..EACH {
+                    let (kills, name) = (count % 50 == 10 + number, format!("{number}-{count}"));
+                    let path = if kills { "/kill" } else { "/hello" };
+                    let response = client.get(&format!("{path}?{name}"));
+                    if kills {
+                        assert_eq!(response.status(), 502, "{name}");
+                    } else {
+                        assert_eq!((response.status(), response.text()), (200, name));
+                    }
+                }
+            });
+        }
+    });
+    let text = fs::read_to_string(file).unwrap();
+    let mut executed: Vec<&str> = text.lines().filter(|name| *name != "warm").collect();
+    executed.sort_unstable();
+    let mut sent: Vec<String> =
+        (0..CLIENTS).flat_map(|number| (0..EACH).map(move |count| format!("{number}-{count}"))).collect();
+    sent.sort_unstable();
+    assert_eq!(executed, sent);
+}
+
+/// Short requests, which would wait in lanes.
+#[test]
+fn with_max_requests_1_no_request_waits_behind_another() {
+    let app = App::new(
+        "local count = 0
+        return function() count = count + 1 return 200, {}, tostring(count) end",
+    );
+    let server = Server::builder().application(app.root(), "app").arguments(["--max-requests", "1"]).start();
+    let socket = &server.socket();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = Connection::open(socket);
+                for _ in 0..25 {
+                    let response = client.get("/");
+                    assert_eq!((response.status(), response.text().as_str()), (200, "1"));
+                }
+            });
+        }
+    });
+}
+
+/// Executes a program under a seccomp(2) filter that refuses the system call `$1` with EPERM.
+const WITHOUT: &str = "import ctypes, os, platform, struct, sys\n\
+    load, equal, give, allowed = 0x20, 0x15, 0x06, 0x7fff0000\n\
+    numbers = {'memfd_create': {'x86_64': 319, 'aarch64': 279}, 'sched_setscheduler': {'x86_64': 144, 'aarch64': 119}}\n\
+    number = numbers[sys.argv[1]][platform.machine()]\n\
+    program = [(load, 0, 0, 0), (equal, 0, 1, number), (give, 0, 0, 0x00050000 | 1), (give, 0, 0, allowed)]\n\
+    code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in program))\n\
+    filter = ctypes.create_string_buffer(struct.pack('HP', len(program), ctypes.addressof(code)))\n\
+    prctl = ctypes.CDLL(None, use_errno=True).prctl\n\
+    assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()\n\
+    os.execvp(sys.argv[2], sys.argv[2:])";
+
+#[test]
+fn a_system_that_refuses_the_memory_or_the_scheduling_is_named_once_and_serves() {
+    for (call, line) in [
+        ("memfd_create", "workers get no shared memory"),
+        ("sched_setscheduler", "processes are not scheduled in batches"),
+    ] {
+        let server = Server::builder().workers("4").through(["python3", "-c", WITHOUT, call]).start();
+        // Long enough that the scheduling is to change, wherever it may.
+        let (log, requests) = (|| server.log(), AtomicU32::new(0));
+        load(&server.socket(), 10, "/hello", || {
+            requests.fetch_add(1, Ordering::Relaxed) < 500 || !log().contains(line)
+        });
+        server.logged(&[line, "not permitted"]);
+        load(&server.socket(), 10, "/hello", times(500));
+        server.logged_between(line, 1..2);
+        assert_eq!(server.get_text("/hello"), "Hello, World!\n", "{call}");
+    }
+}
