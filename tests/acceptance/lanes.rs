@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use crate::support::wire::Connection;
-use crate::support::{App, Server};
+use crate::support::wire::{Connection, get};
+use crate::support::{App, Gate, Server};
 
 /// Sends requests to `path` on one kept connection each from so many clients, until `more` is false after a response.
 fn load(socket: &Path, clients: usize, path: &str, more: impl Fn() -> bool + Sync) {
@@ -101,6 +101,33 @@ end
         (0..CLIENTS).flat_map(|number| (0..EACH).map(move |count| format!("{number}-{count}"))).collect();
     sent.sort_unstable();
     assert_eq!(executed, sent);
+}
+
+/// The lane may have answers that nobody has read when the worker's end is seen.
+#[test]
+fn an_answer_is_not_lost_with_the_worker_that_exits_after_it() {
+    let server = Server::builder().workers("2").start();
+    let (socket, over) = (&server.socket(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| load(socket, 8, "/hello", || !over.load(Ordering::Relaxed)));
+        let mut client = Connection::open(socket);
+        let statuses: Vec<u16> = (0..200).map(|_| client.get("/fail/exit").status()).collect();
+        over.store(true, Ordering::Relaxed);
+        assert!(statuses.iter().all(|status| *status == 500), "{statuses:?}");
+    });
+}
+
+/// The only worker is busy, and only a second one can answer what waits in its lane.
+#[test]
+fn a_request_that_is_taken_back_from_a_lane_makes_the_pool_grow() {
+    let server = Server::builder().workers("1-2").start();
+    load(&server.socket(), 2, "/hello", times(300));
+    let gate = Gate::new();
+    let mut client = Connection::open(&server.socket());
+    client.send(&[get(1, &gate.url("/wait"), true), get(2, "/hello", true)].concat());
+    assert_eq!(client.response(2).expect("a response").status(), 200);
+    gate.open("go");
+    assert_eq!(client.response(1).expect("a response").status(), 200);
 }
 
 /// Short requests, which would wait in lanes.

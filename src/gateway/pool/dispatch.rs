@@ -53,10 +53,9 @@ pub(crate) fn submit(gateway: &Gateway, mut request: Box<Request>) {
     if let Some(why) = gateway.given_up.get() {
         return request.reject(RejectReason::Down, 503, why);
     }
-    gateway.update_server_state(|state| state.wanting_since = state.wanting_since.or(Some(came)));
     let turned = gateway.queue.borrow_mut().push(place, request, came);
     gateway.queued.notify_one();
-    request_growth(gateway);
+    want_worker(gateway, came);
     match turned {
         None => {}
         Some(Rejected { item: request, overload: None }) => {
@@ -100,6 +99,20 @@ pub(crate) fn refuse_for_good(gateway: &Gateway, why: &'static str) {
     gateway.given_up.set(Some(why));
     while let Some(request) = pop(gateway) {
         request.reject(RejectReason::Down, 503, why);
+    }
+}
+
+/// Records that requests wait in the queue, and notifies the supervisor.
+fn want_worker(gateway: &Gateway, now: Instant) {
+    gateway.update_server_state(|state| state.wanting_since = state.wanting_since.or(Some(now)));
+    request_growth(gateway);
+}
+
+/// Dispatches requests that were taken back from a lane. Those that no worker takes wait in the queue like new ones.
+pub(super) fn dispatch_again(gateway: &Gateway) {
+    dispatch(gateway);
+    if !gateway.queue.borrow().is_empty() {
+        want_worker(gateway, Instant::now());
     }
 }
 
@@ -235,7 +248,7 @@ pub(crate) fn abandoned(gateway: &Gateway, Assignment { worker, place }: Assignm
         if !handle.has_ahead(place) {
             abandoned(gateway, Assignment { worker: None, place: Some(place) }, lost);
         }
-        return dispatch(gateway);
+        return dispatch_again(gateway);
     }
     if let (Some(handle), Some(place)) = (&handle, place)
         && let Some(run) = handle.run()

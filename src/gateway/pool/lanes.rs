@@ -79,7 +79,9 @@ impl Lanes {
 
     /// The time at which a worker says that it sent a packet. Never later than `now`.
     pub(super) fn sent_at(&self, nanos: u64, now: Instant) -> Instant {
-        self.moment.instant_of(nanos).map_or(now, |sent_at| sent_at.min(now))
+        let sent_at = self.moment.instant_of(nanos).map_or(now, |sent_at| sent_at.min(now));
+        self.batching.borrow_mut().observe_delay(now - sent_at);
+        sent_at
     }
 
     /// Ends the polling of a worker that is gone.
@@ -127,10 +129,10 @@ impl Lanes {
 
     /// Takes the load into account when the loop is about to sleep. Returns whether processes are to be scheduled in batches, if that
     /// changes.
-    pub(super) fn observe_load(&self) -> Option<bool> {
+    pub(super) fn observe_load(&self, queued: usize) -> Option<bool> {
         let running =
             self.polled.borrow().iter().filter_map(|worker| worker.lane()).map(WorkerLane::len).sum();
-        self.batching.borrow_mut().observe(running).filter(|_| !self.refused.get())
+        self.batching.borrow_mut().observe(running, queued, Instant::now()).filter(|_| !self.refused.get())
     }
 
     /// Logs, once, that the kernel refuses to schedule processes in batches. It is not asked again.

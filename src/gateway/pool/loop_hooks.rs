@@ -67,7 +67,7 @@ fn deliver(gateway: &Gateway) {
 
 /// Adapts the scheduling of all processes to the load. Called when the loop is about to sleep.
 fn adapt(gateway: &Gateway) {
-    let Some(batch) = gateway.lanes.observe_load() else { return };
+    let Some(batch) = gateway.lanes.observe_load(gateway.queue.borrow().len()) else { return };
     match process::set_batch(batch) {
         Ok(()) => {
             let workers = gateway.workers.borrow();

@@ -209,7 +209,12 @@ fn receive(
 ) -> io::Result<Option<ExitCause>> {
     let mut buffer = gateway.packet.borrow_mut();
     let length = match link.receive_plain(&mut buffer)? {
-        Received::Closed => return Ok(worker.protocol().handle_link_error(LinkError::Closed)),
+        Received::Closed => {
+            // Nobody has woken the relay for what an awake gateway would have found in the lane.
+            let rest = relay_lane(gateway, worker, turn);
+            let end = rest.unwrap_or_else(|ProtocolViolation(what)| Some(ExitCause::Violation(what)));
+            return Ok(end.or_else(|| worker.protocol().handle_link_error(LinkError::Closed)));
+        }
         Received::WakeUp => {
             turn.goes_on_after(1);
             worker.protocol().woken();
@@ -231,16 +236,27 @@ fn relay_in_order(
     packet: &[u8],
     turn: &mut Turn,
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
-    if let Some(lane) = worker.lane() {
-        let (_, written) = lane.progress();
-        while lane.progress().0 < written && lane.has_packet() {
-            if let Some(cause) = relay_next(gateway, worker, lane, turn)? {
-                return Ok(Some(cause));
-            }
-        }
-        lane.socket_packet_received();
+    if let Some(cause) = relay_lane(gateway, worker, turn)? {
+        return Ok(Some(cause));
     }
+    worker.lane().into_iter().for_each(WorkerLane::socket_packet_received);
     relay_packet(gateway, worker, packet, None)
+}
+
+/// Relays the packets that are in the lane now, whether or not the client has room: the lane is small.
+fn relay_lane(
+    gateway: &Gateway,
+    worker: &WorkerHandle,
+    turn: &mut Turn,
+) -> Result<Option<ExitCause>, ProtocolViolation> {
+    let Some(lane) = worker.lane() else { return Ok(None) };
+    let (_, written) = lane.progress();
+    while lane.progress().0 < written && lane.has_packet() {
+        if let Some(cause) = relay_next(gateway, worker, lane, turn)? {
+            return Ok(Some(cause));
+        }
+    }
+    Ok(None)
 }
 
 /// Relays one packet. Returns the cause of the worker's exit if the packet announces it. `sent_at`: the time at which the worker says that

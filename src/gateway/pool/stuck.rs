@@ -24,7 +24,7 @@ pub(crate) async fn keep(gateway: Rc<Gateway>) {
             let now = Instant::now();
             workers.retain(|worker| !lookahead::is_prompt(worker, now));
             workers.iter().for_each(|worker| lookahead::take_back(&gateway, worker));
-            dispatch::dispatch(&gateway);
+            dispatch::dispatch_again(&gateway);
         }
     }
 }
