@@ -259,6 +259,8 @@ fn spool_files_are_in_var_tmp_by_default_and_in_tmpdir_if_it_is_set() {
         wait_for(&format!("the gateway has an unnamed file in {directory}"), || {
             file_in(&server, Path::new(directory))
         });
+        // The log is written by a thread of its own. What is said about the directory is said before.
+        server.logged(&[" ready "]);
         server.log()
     };
     let without = builder().inspectable().through(["env", "--unset", "TMPDIR"]).start();
