@@ -45,7 +45,7 @@ use crate::gateway::frontend::proxy_faults::LoggedProxyFaults;
 use crate::gateway::pool::lanes::Lanes;
 use crate::gateway::pool::log_limits::{LogKind, WorkerLogLimits};
 use crate::gateway::pool::log_pipe::LogPipeContext;
-use crate::gateway::pool::worker::WorkerTable;
+use crate::gateway::pool::worker_table::WorkerTable;
 use crate::gateway::request::Request;
 use crate::gateway::spool::Spool;
 use crate::gateway::telemetry::metrics::Metrics;

@@ -41,7 +41,7 @@ use crate::gateway::pool::orphans;
 use crate::gateway::pool::stuck;
 use crate::gateway::pool::supervisor::Supervisor;
 use crate::gateway::pool::watchdog;
-use crate::gateway::pool::worker::WorkerTable;
+use crate::gateway::pool::worker_table::WorkerTable;
 use crate::gateway::runtime;
 use crate::gateway::spool::{self, Spool};
 use crate::gateway::telemetry::access_log::AccessLog;

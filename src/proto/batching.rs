@@ -17,8 +17,8 @@ const OFF: f32 = 1.5;
 /// The weight of one observation in the average.
 const WEIGHT: f32 = 1.0 / 16.0;
 
-/// A packet's way to the gateway, on average, above which the processor is taken to belong to other programs. A process that is scheduled in
-/// batches waits for their time slices, of some milliseconds each; among the server's own it waits for less.
+/// The mean time between the sending and the receipt of a packet above which other programs are taken to use the processors. A process
+/// that is scheduled in batches waits for their time slices, of some milliseconds each. The server's own processes run for less.
 const LATE: Duration = Duration::from_millis(2);
 
 /// Added to it for each request in the queue: with many clients, the proxy and the gateway take turns of that length.
@@ -59,11 +59,14 @@ impl Batching {
         let requests = f32::from(u8::try_from(requests).unwrap_or(u8::MAX));
         self.mean += (requests - self.mean) * WEIGHT;
         let late = LATE + LATE_EACH * u32::try_from(queued).unwrap_or(u32::MAX);
+        let is_loaded = if self.on { self.mean >= OFF } else { self.mean > ON };
         if self.on && self.delay > late.as_secs_f32() {
             self.pauses.failed(now);
+        } else if self.on && !is_loaded {
+            // They have lasted for as long as the load.
+            self.pauses.reset();
         }
-        let pauses = self.pauses.until().is_some_and(|end| now < end);
-        let on = !pauses && if self.on { self.mean >= OFF } else { self.mean > ON };
+        let on = is_loaded && self.pauses.until().is_none_or(|end| end <= now);
         if on && !self.on {
             self.delay = 0.0;
         }
@@ -100,5 +103,14 @@ mod tests {
             assert_eq!(batching.observe(200, 0, now + pause - Duration::from_millis(1)), None);
             now += pause;
         }
+        // Batches that the load alone has ended forget the failures.
+        assert_eq!(batching.observe(200, 0, now), Some(true));
+        while batching.is_on() {
+            batching.observe(0, 0, now);
+        }
+        assert_eq!(batching.observe(200, 0, now), Some(true));
+        (0..64).for_each(|_| batching.observe_delay(2 * LATE));
+        assert_eq!(batching.observe(200, 0, now), Some(false));
+        assert_eq!(batching.observe(200, 0, now + PAUSE), Some(true));
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use rustix::process::Signal;
 
 use crate::support::wire::{Connection, post};
-use crate::support::{App, Server, is_root, output, wait_for};
+use crate::support::{App, Server, is_root, output, seccomp, wait_for};
 
 /// Files of `/proc/PID` that need `PTRACE_MODE_READ` (ptrace(2)). A process that can read them can also attach, read
 /// memory and take descriptors.
@@ -78,31 +78,19 @@ fn gateway_and_zygote_are_open_with_dumpable_on() {
     assert_eq!(open(server.zygote()), CLOSED, "the zygote");
 }
 
-/// Executes a program under a seccomp(2) filter that refuses `prctl(PR_SET_DUMPABLE, $1)` with EPERM, or for every
-/// value where `$1` is `any`.
-const FILTER: &str = "import ctypes, os, platform, struct, sys\n\
-    load, equal, give, allowed = 0x20, 0x15, 0x06, 0x7fff0000\n\
-    number = {'x86_64': 157, 'aarch64': 167}[platform.machine()]\n\
-    refused = 0x00050000 | 1 # EPERM\n\
-    last = [] if sys.argv[1] == 'any' else [(load, 0, 0, 24), (equal, 0, 1, int(sys.argv[1]))]\n\
-    rest = len(last)\n\
-    program = [(load, 0, 0, 0), (equal, 0, 3 + rest, number), (load, 0, 0, 16), (equal, 0, 1 + rest, 4)]\n\
-    program += last + [(give, 0, 0, refused), (give, 0, 0, allowed)]\n\
-    code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in program))\n\
-    filter = ctypes.create_string_buffer(struct.pack('HP', len(program), ctypes.addressof(code)))\n\
-    prctl = ctypes.CDLL(None, use_errno=True).prctl\n\
-    assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()\n\
-    os.execvp(sys.argv[2], sys.argv[2:])";
-
-fn filtered(what: &str) -> Server {
-    let server = Server::builder().workers("1").through(["python3", "-c", FILTER, what]).start();
+/// A server to which `prctl(PR_SET_DUMPABLE, value)` is refused; for every value without one.
+fn filtered(value: Option<u32>) -> Server {
+    const PR_SET_DUMPABLE: u32 = 4;
+    let arguments: Vec<_> = [(0, PR_SET_DUMPABLE)].into_iter().chain(value.map(|value| (1, value))).collect();
+    let wrapper = seccomp::without(seccomp::PRCTL, &arguments);
+    let server = Server::builder().workers("1").through(wrapper.each_ref().map(String::as_str)).start();
     assert_eq!(server.get("/hello").status(), 200, "{}", server.log());
     server
 }
 
 #[test]
 fn a_refusal_to_make_gateway_and_zygote_undumpable_is_logged() {
-    let server = filtered("any");
+    let server = filtered(None);
     for process in ["gateway", "zygote"] {
         let parts =
             [&format!("WARN  {process} processes of this user can look into this one")[..], "not permitted"];
@@ -114,7 +102,7 @@ fn a_refusal_to_make_gateway_and_zygote_undumpable_is_logged() {
 
 #[test]
 fn a_refusal_to_make_a_worker_dumpable_is_logged() {
-    let server = filtered("1");
+    let server = filtered(Some(1));
     server.logged(&["WARN  worker nobody can look into this worker", "not permitted", "worker=1"]);
     assert!(!server.log().contains("can look into this one"), "{}", server.log());
 }

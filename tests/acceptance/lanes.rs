@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use crate::support::wire::{Connection, get};
-use crate::support::{App, Gate, Server};
+use crate::support::{App, Gate, Server, seccomp};
 
 /// Sends requests to `path` on one kept connection each from so many clients, until `more` is false after a response.
 fn load(socket: &Path, clients: usize, path: &str, more: impl Fn() -> bool + Sync) {
@@ -152,25 +152,14 @@ fn with_max_requests_1_no_request_waits_behind_another() {
     });
 }
 
-/// Executes a program under a seccomp(2) filter that refuses the system call `$1` with EPERM.
-const WITHOUT: &str = "import ctypes, os, platform, struct, sys\n\
-    load, equal, give, allowed = 0x20, 0x15, 0x06, 0x7fff0000\n\
-    numbers = {'memfd_create': {'x86_64': 319, 'aarch64': 279}, 'sched_setscheduler': {'x86_64': 144, 'aarch64': 119}}\n\
-    number = numbers[sys.argv[1]][platform.machine()]\n\
-    program = [(load, 0, 0, 0), (equal, 0, 1, number), (give, 0, 0, 0x00050000 | 1), (give, 0, 0, allowed)]\n\
-    code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in program))\n\
-    filter = ctypes.create_string_buffer(struct.pack('HP', len(program), ctypes.addressof(code)))\n\
-    prctl = ctypes.CDLL(None, use_errno=True).prctl\n\
-    assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()\n\
-    os.execvp(sys.argv[2], sys.argv[2:])";
-
 #[test]
 fn a_system_that_refuses_the_memory_or_the_scheduling_is_named_once_and_serves() {
     for (call, line) in [
-        ("memfd_create", "workers get no shared memory"),
-        ("sched_setscheduler", "processes are not scheduled in batches"),
+        (seccomp::MEMFD_CREATE, "workers get no shared memory"),
+        (seccomp::SCHED_SETSCHEDULER, "processes are not scheduled in batches"),
     ] {
-        let server = Server::builder().workers("4").through(["python3", "-c", WITHOUT, call]).start();
+        let wrapper = seccomp::without(call, &[]);
+        let server = Server::builder().workers("4").through(wrapper.each_ref().map(String::as_str)).start();
         // Long enough that the scheduling is to change, wherever it may.
         let (log, requests) = (|| server.log(), AtomicU32::new(0));
         load(&server.socket(), 10, "/hello", || {
@@ -179,6 +168,6 @@ fn a_system_that_refuses_the_memory_or_the_scheduling_is_named_once_and_serves()
         server.logged(&[line, "not permitted"]);
         load(&server.socket(), 10, "/hello", times(500));
         server.logged_between(line, 1..2);
-        assert_eq!(server.get_text("/hello"), "Hello, World!\n", "{call}");
+        assert_eq!(server.get_text("/hello"), "Hello, World!\n", "{line}");
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod disks;
 pub(crate) mod front_ends;
 pub(crate) mod http;
+pub(crate) mod seccomp;
 pub(crate) mod wire;
 
 mod app;

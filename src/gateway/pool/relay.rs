@@ -85,7 +85,8 @@ async fn relay(gateway: &Gateway, worker: &Rc<WorkerHandle>) -> ExitCause {
                         worker.protocol().room_granted();
                         granted = true;
                     }
-                    () = worker.given_up() => {}
+                    // The request is given up, or the relay is to end.
+                    () = worker.relay_called() => {}
                     () = worker.exited(), if !exited => process_exited(gateway, worker),
                 }
                 continue;

@@ -1,4 +1,4 @@
-//! Requests that are stuck in a lane behind one that runs for long: they are taken back, for other workers.
+//! Takes requests that wait in a lane behind a slow request back, for other workers.
 
 use std::rc::Rc;
 use std::time::Instant;

@@ -3,7 +3,7 @@
 //! Calls no other part of the pool. [`crate::gateway::pool::relay`] reads the messages of the worker.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -13,20 +13,19 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use crate::fastcgi;
 use crate::gateway::async_fd;
 use crate::gateway::pool::log_pipe::ProcessGuard;
 use crate::gateway::pool::process_log::{LineMetadata, Process};
+use crate::gateway::pool::request_packet::encode;
 use crate::gateway::pool::worker_lane::WorkerLane;
 use crate::gateway::request::Request;
 use crate::link::Link;
 use crate::link::interrupt::{Interrupt, Kind, Serial};
 use crate::link::lane::{Corrupt, GatewayLane};
-use crate::link::message::{LogLevel, RequestBody, Role, ToWorker};
+use crate::link::message::{LogLevel, ToWorker};
 use crate::os::interrupt;
 use crate::os::process;
 use crate::os::shared_memory::SharedMemory;
-use crate::proto::body::{Body, Place};
 use crate::proto::pool::{Measure, Measurements};
 use crate::proto::queue;
 use crate::proto::request_end::{Assigned, RequestIds};
@@ -59,9 +58,7 @@ pub(crate) struct WorkerHandle {
     protocol: RefCell<WorkerProtocol>,
     /// Whether the gateway has answered the running request. Its parts from the worker are dropped.
     given_up: Cell<bool>,
-    /// Wakes a relay that waits for the client of a given-up request.
-    give_up_notify: Notify,
-    /// Wakes a relay that waits for a packet, although none is in the socket.
+    /// Wakes the relay, whatever it waits for.
     relay_call: Notify,
     /// The reason for which the relay is to end.
     relay_end: RefCell<Option<ExitCause>>,
@@ -140,7 +137,6 @@ impl WorkerHandle {
             run: Cell::new(None),
             protocol: RefCell::default(),
             given_up: Cell::new(false),
-            give_up_notify: Notify::new(),
             relay_call: Notify::new(),
             relay_end: RefCell::new(None),
             broken: Cell::new(false),
@@ -293,7 +289,7 @@ impl WorkerHandle {
         Ok(())
     }
 
-    /// Records that a request is the next one that the worker runs.
+    /// Begins the run of a request that was sent to the worker.
     fn begin(&self, mut request: Box<Request>, way: Way, at: Instant) {
         request.set_assigned(Assigned { at, worker: self.name.worker, generation: self.name.generation });
         self.given_up.set(false);
@@ -526,16 +522,11 @@ impl WorkerHandle {
         if let Some(request) = &mut *self.running.borrow_mut() {
             request.response.fail(504, TOO_LONG, None);
         }
-        self.give_up_notify.notify_one();
+        self.call_relay();
     }
 
     pub(super) fn has_given_up(&self) -> bool {
         self.given_up.get()
-    }
-
-    /// Waits until the running request is given up.
-    pub(super) async fn given_up(&self) {
-        self.give_up_notify.notified().await;
     }
 
     /// The request line of the worker's request, for the log.
@@ -559,77 +550,5 @@ impl WorkerHandle {
         if let Some(request) = &*self.running.borrow() {
             request.response.stderr(message.as_bytes());
         }
-    }
-}
-
-/// The handles of running workers, by number.
-#[derive(Debug, Default)]
-pub(crate) struct WorkerTable(RefCell<HashMap<u32, Rc<WorkerHandle>>>);
-
-impl WorkerTable {
-    pub(crate) fn borrow(&self) -> Ref<'_, HashMap<u32, Rc<WorkerHandle>>> {
-        self.0.borrow()
-    }
-
-    pub(super) fn get(&self, worker: u32) -> Option<Rc<WorkerHandle>> {
-        self.0.borrow().get(&worker).map(Rc::clone)
-    }
-
-    pub(super) fn insert(&self, worker: Rc<WorkerHandle>) {
-        self.0.borrow_mut().insert(worker.name.worker, worker);
-    }
-
-    /// Removes this worker. Returns false if it is not in the table any more.
-    pub(super) fn remove(&self, worker: &WorkerHandle) -> bool {
-        let WorkerName { worker: number, pid, .. } = worker.name;
-        let mut workers = self.0.borrow_mut();
-        let known = workers.get(&number).is_some_and(|known| known.name.pid == pid);
-        if known {
-            workers.remove(&number);
-        }
-        known
-    }
-
-    /// Sends a message other than a request to a worker, if its process runs.
-    pub(crate) fn send(&self, worker: u32, message: ToWorker<'_>) {
-        if let Some(worker) = self.0.borrow().get(&worker) {
-            worker.send(message);
-        }
-    }
-
-    /// Kills these workers with their process groups.
-    pub(super) fn kill(&self, numbers: &[u32]) {
-        let workers = self.0.borrow();
-        numbers.iter().filter_map(|number| workers.get(number)).for_each(|worker| worker.kill_group());
-    }
-
-    pub(super) fn kill_all(&self) {
-        self.0.borrow().values().for_each(|worker| worker.kill_group());
-    }
-}
-
-/// Encodes a request for the worker into `packet`. Returns the files of its bodies: the request's, then a Filter's data.
-fn encode<'a>(request: &'a Request, packet: &mut Vec<u8>) -> Vec<BorrowedFd<'a>> {
-    packet.clear();
-    let (body, file) = packed(&request.body);
-    let (role, data_file) = match &request.data {
-        Some(data) => {
-            let (data, file) = packed(data);
-            (Role::Filter { data }, file)
-        }
-        None if request.role == fastcgi::Role::Authorizer => (Role::Authorizer, None),
-        None => (Role::Responder, None),
-    };
-    let request_id = request.request_id.as_bytes();
-    let variables = request.variables.encoded();
-    ToWorker::Request { request_id, variables, body, role }.encode(packet);
-    file.into_iter().chain(data_file).collect()
-}
-
-/// The form of a body in the message to a worker, and its file's descriptor, if it has one.
-fn packed(body: &Body) -> (RequestBody<'_>, Option<BorrowedFd<'_>>) {
-    match body.place() {
-        Place::Memory(bytes) => (RequestBody::Inline(bytes), None),
-        Place::File(file) => (RequestBody::Spooled { length: body.len() }, Some(file.as_fd())),
     }
 }

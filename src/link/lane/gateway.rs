@@ -63,7 +63,7 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
 
     // Requests.
 
-    /// The requests in the lane: the one that the worker runs, and those that wait.
+    /// The number of requests in the lane: the running request and the waiting ones.
     pub fn len(&self) -> usize {
         self.requests.len()
     }
@@ -158,7 +158,7 @@ impl<M: Deref<Target = [W]>, W: Word> GatewayLane<M> {
     /// it sent it. `None` without a packet, and where a packet on the socket comes first.
     ///
     /// # Errors
-    /// If no intact worker writes what is there.
+    /// If an intact worker would not have written such a packet.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<(usize, u64)>, Corrupt> {
         let Some((length, available)) = self.next_packet()? else { return Ok(None) };
         let words = PACKET_HEAD as u64 + words_for(length);

@@ -47,7 +47,8 @@ impl Sizes {
 pub(super) struct Parts<'m, W> {
     /// [`Window`](super::window::Window). Gateway and worker.
     pub(super) window: &'m W,
-    /// 1 while the worker sleeps or is about to. Whoever sets it to 0 by a swap decides that it does not. Gateway and worker.
+    /// 1 while the worker sleeps or is about to. The gateway swaps it for 0 before it sends a wake-up, the worker when it is awake. Gateway and
+    /// worker.
     pub(super) worker_sleeps: &'m W,
     /// The number of orders that were sent over the socket. Gateway.
     pub(super) orders: &'m W,

@@ -16,9 +16,9 @@
 //! **Order.** What does not fit the lane goes over the socket. Each packet in the lane has the number of packets that were sent over
 //! the socket before it, so the gateway receives all of them in the order in which they were sent.
 //!
-//! **Sleep.** A side that is about to sleep says so and then looks again; the other writes and then looks whether it is asleep. Both
-//! have a fence between the two, so at least one of them sees the other. A wake-up that comes too late is received as one that has no
-//! cause, and does no harm.
+//! **Sleep.** A side that is about to sleep says so and then looks again; the other side writes and then looks whether it is asleep. Both
+//! have a fence in between, so at least one of the two sees what the other wrote. A wake-up may come when nothing is left to do, and does
+//! no harm then.
 //!
 //! **Trust.** The worker trusts the gateway. The gateway copies what it reads, checks the copy, and never reads a request back. A
 //! worker can harm its own requests alone, since no sibling shares its lane.

@@ -8,32 +8,12 @@ use loom::sync::atomic::{AtomicBool, AtomicU64, fence};
 use loom::thread;
 
 use super::layout::Sizes;
-use super::word::Word;
+use super::word::{Word, word};
 use super::{GatewayLane, WorkerLane};
 
 const SIZES: Sizes = Sizes { requests: 2, request_words: 2, response_words: 6 };
 
-impl Word for AtomicU64 {
-    fn load(&self, order: Ordering) -> u64 {
-        self.load(order)
-    }
-
-    fn store(&self, value: u64, order: Ordering) {
-        self.store(value, order);
-    }
-
-    fn swap(&self, value: u64, order: Ordering) -> u64 {
-        self.swap(value, order)
-    }
-
-    fn exchange(&self, current: u64, new: u64, order: Ordering) -> bool {
-        self.compare_exchange(current, new, order, Ordering::Acquire).is_ok()
-    }
-
-    fn fence() {
-        fence(Ordering::SeqCst);
-    }
-}
+word!(AtomicU64, fence);
 
 /// A memory that two threads own, as two processes do theirs.
 #[derive(Clone)]

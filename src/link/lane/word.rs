@@ -16,27 +16,36 @@ pub trait Word {
     fn fence();
 }
 
-impl Word for AtomicU64 {
-    fn load(&self, order: Ordering) -> u64 {
-        self.load(order)
-    }
+/// Implements [`Word`] by the methods of an atomic integer and a function like [`fence`].
+macro_rules! word {
+    ($atomic:ty, $fence:path) => {
+        impl Word for $atomic {
+            fn load(&self, order: Ordering) -> u64 {
+                self.load(order)
+            }
 
-    fn store(&self, value: u64, order: Ordering) {
-        self.store(value, order);
-    }
+            fn store(&self, value: u64, order: Ordering) {
+                self.store(value, order);
+            }
 
-    fn swap(&self, value: u64, order: Ordering) -> u64 {
-        self.swap(value, order)
-    }
+            fn swap(&self, value: u64, order: Ordering) -> u64 {
+                self.swap(value, order)
+            }
 
-    fn exchange(&self, current: u64, new: u64, order: Ordering) -> bool {
-        self.compare_exchange(current, new, order, Ordering::Acquire).is_ok()
-    }
+            fn exchange(&self, current: u64, new: u64, order: Ordering) -> bool {
+                self.compare_exchange(current, new, order, Ordering::Acquire).is_ok()
+            }
 
-    fn fence() {
-        fence(Ordering::SeqCst);
-    }
+            fn fence() {
+                $fence(Ordering::SeqCst);
+            }
+        }
+    };
 }
+#[cfg(all(test, not(miri)))]
+pub(super) use word;
+
+word!(AtomicU64, fence);
 
 /// Writes bytes into a ring of words, from word `start` on, counted over all rounds. The last word is filled up with zeros.
 pub(super) fn write<W: Word>(ring: &[W], start: u64, bytes: &[u8]) {

@@ -181,16 +181,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::gateway::runtime;
 
     const SOON: Duration = Duration::from_millis(20);
-    /// Longest time of a test: one that is not woken would wait for ever.
+    /// The longest time of a test. A test whose task is not woken would never end.
     const LIMIT: Duration = Duration::from_secs(10);
     const LATE: Duration = Duration::from_secs(3600);
 
     /// Runs `test` beside a clock with a keeper, with the sender of the stop.
     fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<Clock>, watch::Sender<bool>) -> F) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async {
+        runtime::new().unwrap().block_on(async {
             let clock = Rc::new(Clock::new(Instant::now()));
             let kept = Rc::clone(&clock);
             tokio::task::spawn_local(async move { kept.keep().await });
@@ -253,8 +253,7 @@ mod tests {
 
     #[test]
     fn a_rate_check_does_not_wait_for_the_input_of_a_passed_deadline() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
+        runtime::new().unwrap().block_on(async {
             // Without a keeper no deadline is ever settled.
             let (clock, stop) = (Clock::new(Instant::now()), watch::Sender::new(false));
             let mut wait = Wait::new(stop.subscribe());
