@@ -16,9 +16,9 @@ const LANE_TIME: Duration = Duration::from_micros(500);
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
 
 /// The requests that a lane of at most `most` may hold, the running one included, where requests take `median`. 1 stands for none that
-/// wait.
+/// wait, as before any service time is known.
 pub(crate) fn lane_limit(median: Duration, most: usize) -> usize {
-    if median > SHORT {
+    if median.is_zero() || median > SHORT {
         return 1;
     }
     let fit = LANE_TIME.as_nanos() / median.as_nanos().max(1);
@@ -32,7 +32,8 @@ mod tests {
     #[test]
     fn short_requests_wait_in_lanes_and_long_ones_do_not() {
         let limit = |micros| lane_limit(Duration::from_micros(micros), 16);
-        assert_eq!((limit(0), limit(10), limit(50), limit(250)), (16, 16, 10, 2));
+        assert_eq!((limit(1), limit(10), limit(50), limit(250)), (16, 16, 10, 2));
         assert_eq!((limit(251), limit(1_000_000)), (1, 1));
+        assert_eq!(limit(0), 1, "nothing is known");
     }
 }
