@@ -99,6 +99,8 @@ fn lines_about_request_timeouts_have_a_rate_limit() {
         connection.send(&get(1, "/busy", true));
         assert_eq!(connection.response(1).expect("a response").status(), 504);
     });
+    // No request has sent anything, whatever the one before it has.
+    assert!(!server.log().contains("has sent nothing for"), "{}", server.log());
     // A stack follows its line. It is absent where the line was left out, and where the worker was between two
     // requests. Where the deadline meets the end of a request in the server's own Lua code, that error has a stack of its own.
     let stacks = || {

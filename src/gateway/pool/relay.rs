@@ -53,7 +53,6 @@ pub(super) async fn attend(gateway: Rc<Gateway>, worker: Rc<WorkerHandle>) {
 /// Relays until the worker has exited and all its packets are relayed. Returns the cause of the end.
 async fn relay(gateway: &Gateway, worker: &Rc<WorkerHandle>) -> ExitCause {
     let mut turn = Turn::begin(Instant::now);
-    let mut granted = false;
     loop {
         if let Some(cause) = worker.take_relay_end() {
             return cause;
@@ -67,24 +66,23 @@ async fn relay(gateway: &Gateway, worker: &Rc<WorkerHandle>) -> ExitCause {
             }
         }
         let backpressure = worker.backpressure();
+        let step = worker.protocol().next_step(backpressure);
         if let Some(lane) = worker.lane() {
-            if (backpressure.is_none() || granted) && lane.has_packet() {
-                match deliver(gateway, worker, &mut turn, std::mem::take(&mut granted)) {
+            let awaits_room = matches!(step, RelayStep::AwaitRoom(_));
+            lane.hold_up(awaits_room);
+            // The step is for one packet, wherever it is.
+            if !awaits_room && lane.has_packet() {
+                match deliver(gateway, worker, &mut turn, true) {
                     Delivery::Done | Delivery::HeldUp => continue,
                     Delivery::End(cause) => return cause,
                 }
             }
-            lane.hold_up(backpressure.is_some() && !granted);
         }
-        let step = worker.protocol().next_step(backpressure);
         let received = match step {
             RelayStep::AwaitRoom(room) => {
                 let exited = worker.protocol().has_exited();
                 tokio::select! {
-                    () = room => {
-                        worker.protocol().room_granted();
-                        granted = true;
-                    }
+                    () = room => worker.protocol().room_granted(),
                     // The request is given up, or the relay is to end.
                     () = worker.relay_called() => {}
                     () = worker.exited(), if !exited => process_exited(gateway, worker),
@@ -268,7 +266,7 @@ fn relay_packet(
     mut packet: &[u8],
     sent_at: Option<u64>,
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
-    let mut progress = false;
+    let (mut progress, serial) = (false, worker.protocol().serial());
     let claimed = worker.is_claimed().map_err(|Corrupt(what)| ProtocolViolation(what))?;
     worker.protocol().begin_packet(claimed);
     loop {
@@ -321,7 +319,8 @@ fn relay_packet(
     if let Some(request) = worker.running() {
         request.response.flush();
     }
-    if progress {
+    // A worker that was ready may have its next request by now, which has made no progress.
+    if progress && worker.protocol().serial() == serial {
         record_progress(worker);
     }
     Ok(None)
