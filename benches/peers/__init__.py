@@ -23,8 +23,8 @@ class Setting:
     scratch: pathlib.Path
     socket: pathlib.Path
     workers: int
-    # Of the workload `sqlite`.
-    database: pathlib.Path | None = None
+    # Of the workload `sqlite`. A path in any case: php-fpm refuses an empty value, and takes "None" for one.
+    database: pathlib.Path = pathlib.Path("/nonexistent")
     # The binary of nibiru.
     nibiru: pathlib.Path | None = None
     # What an unchanging peer answers, as a CGI response in a file.
