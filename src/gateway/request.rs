@@ -46,6 +46,8 @@ pub(crate) struct Request {
     pub(crate) complete: bool,
     /// Dispatch to a worker; `None` while the request is queued.
     pub(crate) assigned: Option<Assigned>,
+    /// Whether the worker may send a file as the rest of its response.
+    pub(crate) takes_file: bool,
     /// Share of the buffer memory.
     pub(crate) share: Share,
     /// Reason for which the gateway answers in the application's place.
@@ -97,6 +99,7 @@ impl Request {
             head_start: Duration::ZERO,
             complete: true,
             assigned: None,
+            takes_file: false,
             share: Share::new(memory),
             rejected: None,
             metrics: Some(Rc::clone(metrics)),

@@ -10,7 +10,7 @@ use crate::gateway::frontend::connection::handle::Handle;
 use crate::proto::connection::{Assignment, StreamKey, StreamSink};
 use crate::proto::request_end::EndedRequest;
 use crate::proto::response::ProtocolViolation;
-use crate::proto::response_writer::ResponseWriter;
+use crate::proto::response_writer::{FilePart, ResponseWriter};
 
 /// A writer of the response to one request on its connection.
 #[derive(Debug)]
@@ -51,6 +51,11 @@ impl Response {
     /// Sends a piece of the body.
     pub(crate) fn body(&mut self, bytes: &[u8]) -> Result<(), ProtocolViolation> {
         self.send(|writer, sink| writer.body(bytes, sink))
+    }
+
+    /// Sends the rest of the body from a file.
+    pub(crate) fn file(&mut self, part: FilePart) -> Result<(), ProtocolViolation> {
+        self.send(|writer, sink| writer.file(part, sink))
     }
 
     /// Ends a complete response. A response shorter than its announced length is an error, and must be failed.

@@ -89,13 +89,12 @@ impl Link {
             .map(|(received, _)| received)
     }
 
-    /// [`Self::receive`] from a peer that has no descriptors to send. The kernel closes descriptors that come all the same; they take
-    /// no number here.
+    /// [`Self::receive`] from a peer that may send one descriptor with a packet, into `passed`, which is empty.
     ///
     /// # Errors
-    /// As [`Self::receive`], and `Unsupported` where descriptors came.
-    pub fn receive_plain(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let (received, refused) = self.receive_message(buffer, &mut Vec::new(), 0, RecvFlags::empty())?;
+    /// As [`Self::receive`], and `Unsupported` where more came.
+    pub fn receive_one(&self, buffer: &mut [u8], passed: &mut Vec<OwnedFd>) -> io::Result<Received> {
+        let (received, refused) = self.receive_message(buffer, passed, 1, RecvFlags::empty())?;
         if refused {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "descriptors that nobody takes"));
         }

@@ -9,8 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use mlua::{Lua, LuaString, Table, Value};
+use mlua::{AnyUserData, Lua, LuaString, Table, Value};
 
+use super::file_handle;
 use super::host::{Host, outcome};
 use super::settings::Settings;
 use crate::cgi::{path, proxy_headers, response};
@@ -56,6 +57,23 @@ pub(super) fn table(lua: &Lua, host: &Rc<Host>, settings: &Settings, timed_out: 
             let body = body.as_ref().map(LuaString::as_bytes);
             Ok(shared.send(head.as_deref(), body.as_deref(), flush).is_ok())
         })?,
+    )?;
+
+    let shared = Rc::clone(host);
+    table.raw_set(
+        "send_file",
+        lua.create_function(
+            move |lua, (head, handle, offset, length): (Option<LuaString>, AnyUserData, u64, u64)| {
+                if !shared.takes_file(length) {
+                    return Ok((false, true));
+                }
+                let Some(file) = file_handle::regular_file(lua, &handle, offset, length)? else {
+                    return Ok((false, true));
+                };
+                let head = head.as_ref().map(LuaString::as_bytes);
+                Ok((true, shared.send_file(head.as_deref(), file, offset, length).is_ok()))
+            },
+        )?,
     )?;
 
     let shared = Rc::clone(host);

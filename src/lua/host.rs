@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,23 @@ impl Host {
             output.body(body)?;
         }
         if flush { output.flush() } else { Ok(()) }
+    }
+
+    /// Whether the rest of a body of so many bytes can be sent as a file.
+    pub(super) fn takes_file(&self, length: u64) -> bool {
+        self.output.borrow().as_ref().is_some_and(|output| output.takes_file(length))
+    }
+
+    /// Sends the head, if there is one to send, and a part of a file as the rest of the body.
+    pub(super) fn send_file(
+        &self,
+        head: Option<&[u8]>,
+        file: OwnedFd,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), ClientGone> {
+        self.send(head, None, false)?;
+        self.output.borrow_mut().as_mut().ok_or(ClientGone)?.file(file, offset, length)
     }
 
     /// Waits for a time in seconds, or until a signal comes, whose work is done in Lua code, or the client goes away. Gives the

@@ -9,6 +9,7 @@ mod body;
 mod embed;
 mod environ;
 mod error;
+mod file_handle;
 mod functions;
 mod host;
 mod interrupt;

@@ -1,5 +1,6 @@
 //! The output of an application: the interface through which a Lua state speaks to its worker.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::log::Level;
@@ -44,6 +45,15 @@ pub trait Output {
     /// # Errors
     /// See [`Output::head`].
     fn body(&mut self, bytes: &[u8]) -> Result<(), ClientGone>;
+
+    /// Whether [`Output::file`] takes a file of so many bytes now.
+    fn takes_file(&self, length: u64) -> bool;
+
+    /// The rest of the body: `length` bytes of a regular file from `offset` on. Nothing but the end of the response may follow.
+    ///
+    /// # Errors
+    /// See [`Output::head`].
+    fn file(&mut self, file: OwnedFd, offset: u64, length: u64) -> Result<(), ClientGone>;
 
     /// Sends the bytes that were kept back.
     ///

@@ -10,6 +10,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
 
 use rustix::io::{DupFlags, FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
@@ -100,6 +101,27 @@ pub fn keep_from_children() {
     // SAFETY: the call changes a flag of descriptors and neither opens nor closes one. A kernel before
     // 5.11 refuses it, and the descriptors stay as they were.
     unsafe { libc::close_range(FIRST.cast_unsigned(), u32::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+}
+
+/// C's `FILE`.
+pub type Stream = libc::FILE;
+
+/// A further descriptor of the file behind a stream.
+///
+/// # Errors
+/// Those of fileno(3) and fcntl(2).
+///
+/// # Safety
+/// The stream is open, and no other thread closes it.
+pub unsafe fn of_stream(stream: NonNull<Stream>) -> io::Result<OwnedFd> {
+    // SAFETY: as the caller has promised.
+    let number = unsafe { libc::fileno(stream.as_ptr()) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor of an open stream is open.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(fcntl_dupfd_cloexec(descriptor, 3)?)
 }
 
 /// The number of descriptors that this process has open.

@@ -6,6 +6,7 @@ pub(crate) mod backoff;
 pub(crate) mod batching;
 pub(crate) mod body;
 pub(crate) mod connection;
+pub(crate) mod file_records;
 pub(crate) mod lookahead;
 pub(crate) mod memory;
 pub(crate) mod pool;

@@ -91,11 +91,32 @@ impl ResponseState {
     /// # Errors
     /// If there was no head, or if the bytes exceed the promised length.
     pub fn body(&mut self, length: usize) -> Result<Part<()>, ProtocolViolation> {
+        self.take_body(length as u64)
+    }
+
+    /// Takes a file of `length` bytes as the rest of the body.
+    ///
+    /// # Errors
+    /// If there was no head, or if this is not the promised length.
+    pub(crate) fn file(&mut self, length: u64) -> Result<Part<()>, ProtocolViolation> {
+        let taken = self.take_body(length)?;
+        // Bytes that came after the file would be sent before it.
+        match &mut self.progress {
+            Progress::Head(Some(1..)) => Err(ProtocolViolation("a file that is not the rest of the body")),
+            Progress::Head(promised) => {
+                *promised = Some(0);
+                Ok(taken)
+            }
+            Progress::Nothing | Progress::Ended | Progress::Failed => Ok(taken),
+        }
+    }
+
+    fn take_body(&mut self, length: u64) -> Result<Part<()>, ProtocolViolation> {
         match &mut self.progress {
             Progress::Head(None) => {}
             Progress::Head(Some(promised)) => {
                 *promised = promised
-                    .checked_sub(length as u64)
+                    .checked_sub(length)
                     .ok_or(ProtocolViolation("a response body longer than its Content-Length"))?;
             }
             Progress::Failed => return Ok(Part::Drop),
@@ -179,6 +200,7 @@ mod tests {
             }
             "3 bytes" => word(state.body(3)),
             "9 bytes" => word(state.body(9)),
+            "a file of 5" => word(state.file(5)),
             "end" => word(state.end()),
             "fail" | "fail unsent" => match state.fail(act == "fail unsent") {
                 Failure::Whole { body: true } => "send",
@@ -193,17 +215,29 @@ mod tests {
 
     #[test]
     fn every_part_is_sent_dropped_or_a_violation_by_the_table() {
-        let acts = ["head", "head of 5", "head of 0", "3 bytes", "9 bytes", "end", "fail", "fail unsent"];
-        type Row = (&'static [&'static str], [&'static str; 8]);
+        let acts = [
+            "head",
+            "head of 5",
+            "head of 0",
+            "3 bytes",
+            "9 bytes",
+            "a file of 5",
+            "end",
+            "fail",
+            "fail unsent",
+        ];
+        type Row = (&'static [&'static str], [&'static str; 9]);
         let (s, d, v) = ("send", "drop", "violation");
-        let table: [Row; 7] = [
-            (&[], [s, s, s, v, v, v, s, s]),
-            (&["head"], [v, v, v, s, s, s, "break", s]),
-            (&["head of 5"], [v, v, v, s, v, v, "break", s]),
-            (&["head of 5", "3 bytes"], [v, v, v, v, v, v, "break", s]),
-            (&["head of 0"], [v, v, v, v, v, s, "stands", s]),
-            (&["head", "end"], [v, v, v, v, v, v, "none", "none"]),
-            (&["head", "fail unsent"], [d, d, d, d, d, d, "none", "none"]),
+        let table: [Row; 9] = [
+            (&[], [s, s, s, v, v, v, v, s, s]),
+            (&["head"], [v, v, v, s, s, s, s, "break", s]),
+            (&["head of 5"], [v, v, v, s, v, s, v, "break", s]),
+            (&["head of 5", "3 bytes"], [v, v, v, v, v, v, v, "break", s]),
+            (&["head of 5", "a file of 5"], [v, v, v, v, v, v, s, "stands", s]),
+            (&["head", "a file of 5"], [v, v, v, v, v, v, s, "stands", s]),
+            (&["head of 0"], [v, v, v, v, v, v, s, "stands", s]),
+            (&["head", "end"], [v, v, v, v, v, v, v, "none", "none"]),
+            (&["head", "fail unsent"], [d, d, d, d, d, d, d, "none", "none"]),
         ];
         for (before, outcomes) in table {
             for (part, expected) in acts.into_iter().zip(outcomes) {

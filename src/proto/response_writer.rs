@@ -3,12 +3,39 @@
 //! A failure before the head becomes a whole response with a 5xx status. A failure after it leaves a response that no client takes
 //! for complete. The writer counts the sent bytes, for the metrics.
 
+use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::request_end::RequestEnd;
 use super::response::{Failure, Part, ProtocolViolation, ResponseState};
 use super::server_timing::ServerTiming;
+use super::space::Claim;
 use crate::cgi::{ProxyHeaders, response};
+
+/// A part of a file that is the rest of a response.
+#[derive(Debug)]
+pub struct FilePart {
+    pub(crate) file: File,
+    /// The claim on a descriptor.
+    pub(crate) claim: Arc<Claim>,
+    pub(crate) offset: u64,
+    /// Bytes, at least one.
+    pub(crate) length: u64,
+}
+
+/// The position at which a response has been written to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseEnd(pub(crate) EndPosition);
+
+/// See [`ResponseEnd`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndPosition {
+    /// So many bytes of the send buffer are written.
+    At(u64),
+    /// The file of this stream, by its number on the connection, and the end after it, are written.
+    AfterFile(u64),
+}
 
 /// The sending side of one request on its connection.
 pub trait Sink {
@@ -16,11 +43,12 @@ pub trait Sink {
     fn is_open(&self) -> bool;
     /// Sends response bytes.
     fn stdout(&mut self, bytes: &[u8]);
+    /// Sends a part of a file, after which no more bytes of the response come.
+    fn file(&mut self, part: FilePart);
     /// Sends bytes for the client's error log.
     fn stderr(&mut self, bytes: &[u8]);
-    /// Ends a complete response. If its end waits in a file, returns the count of bytes written on the connection at which it is
-    /// sent.
-    fn end(&mut self, now: Instant) -> Option<u64>;
+    /// Ends a complete response. If its end waits for a file, returns the position at which it is sent.
+    fn end(&mut self, now: Instant) -> Option<ResponseEnd>;
     /// Breaks off the response, so that it does not look complete.
     fn break_off(&mut self, message: &str, now: Instant);
 }
@@ -37,8 +65,8 @@ pub struct ResponseWriter {
     status: Option<u16>,
     /// Bytes of body that were sent.
     sent: u64,
-    /// The position of an end that waits in a file: see [`Sink::end`].
-    end_in_file: Option<u64>,
+    /// The position of an end that waits for a file: see [`Sink::end`].
+    end_in_file: Option<ResponseEnd>,
     broken: bool,
     /// Whether the end or the break was sent.
     end_sent: bool,
@@ -56,13 +84,19 @@ impl<S: Sink> Sink for Option<S> {
         }
     }
 
+    fn file(&mut self, part: FilePart) {
+        if let Some(sink) = self {
+            sink.file(part);
+        }
+    }
+
     fn stderr(&mut self, bytes: &[u8]) {
         if let Some(sink) = self {
             sink.stderr(bytes);
         }
     }
 
-    fn end(&mut self, now: Instant) -> Option<u64> {
+    fn end(&mut self, now: Instant) -> Option<ResponseEnd> {
         self.as_mut().and_then(|sink| sink.end(now))
     }
 
@@ -130,6 +164,21 @@ impl ResponseWriter {
     pub fn body(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), ProtocolViolation> {
         if let Part::Send(()) = self.state.body(bytes.len())? {
             self.put_body(bytes, sink);
+        }
+        Ok(())
+    }
+
+    /// Sends the rest of the body from a file.
+    ///
+    /// # Errors
+    /// If the rules of a response forbid it.
+    pub(crate) fn file(&mut self, part: FilePart, sink: &mut impl Sink) -> Result<(), ProtocolViolation> {
+        if let Part::Send(()) = self.state.file(part.length)? {
+            self.release(sink);
+            if sink.is_open() {
+                self.sent += part.length;
+                sink.file(part);
+            }
         }
         Ok(())
     }
@@ -236,8 +285,8 @@ impl ResponseWriter {
 
     // The end.
 
-    /// Where the end of the complete response waits in a file: see [`Sink::end`].
-    pub(crate) fn end_in_file(&self) -> Option<u64> {
+    /// Where the end of the complete response waits for a file: see [`Sink::end`].
+    pub(crate) fn end_in_file(&self) -> Option<ResponseEnd> {
         self.end_in_file
     }
 

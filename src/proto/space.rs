@@ -41,6 +41,9 @@ pub(crate) enum Use {
     Body,
     /// Responses that wait for one slow client.
     Response,
+    /// A file of the application's, which takes a descriptor and no bytes. Asked for with [`Space::has_room_for_files`]; requests that
+    /// were told so at the same time may together exceed the responses' part.
+    File,
 }
 
 /// The reason for which a body cannot be spooled. Only its request fails.
@@ -85,6 +88,12 @@ impl Space {
         (self.used.load(Ordering::Relaxed), self.files.load(Ordering::Relaxed))
     }
 
+    /// Whether descriptors are left for `more` files of responses.
+    pub(crate) fn has_room_for_files(&self, more: usize) -> bool {
+        let files = self.files.load(Ordering::Relaxed);
+        files + more <= self.max_files / usize::from(PART_FOR_RESPONSES)
+    }
+
     /// Whether bytes in a file take no memory.
     pub(crate) fn relieves_memory(&self) -> bool {
         self.memory.is_none()
@@ -103,7 +112,7 @@ impl Claim {
     /// The claim of an empty file.
     pub(crate) fn new(space: &Arc<Space>, used_for: Use) -> Result<Arc<Self>, SpoolError> {
         let limit = match used_for {
-            Use::Body => space.max_files,
+            Use::Body | Use::File => space.max_files,
             Use::Response => space.max_files / usize::from(PART_FOR_RESPONSES),
         };
         if space.files.load(Ordering::Relaxed) >= limit {
@@ -128,7 +137,7 @@ impl Claim {
     /// Grows the claim by `bytes`.
     pub(crate) fn grow(&self, bytes: u64) -> Result<(), SpoolError> {
         let (limit, purpose) = match self.used_for {
-            Use::Body => (self.space.limit, Purpose::Admitted),
+            Use::Body | Use::File => (self.space.limit, Purpose::Admitted),
             Use::Response => (self.space.limit / u64::from(PART_FOR_RESPONSES), Purpose::Response),
         };
         if self.space.used.load(Ordering::Relaxed) + bytes > limit {

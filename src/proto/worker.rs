@@ -47,6 +47,8 @@ pub struct WorkerProtocol {
     sent_since_dispatch: bool,
     /// Whether the worker ended with something unread in its link.
     link_unread: bool,
+    /// Whether the worker may send a file as the rest of its response.
+    takes_file: bool,
     /// Whether the process has exited, so that its number may be in use again.
     exited: bool,
     /// The packets that were received since the process was gone.
@@ -100,6 +102,8 @@ pub enum WorkerEvent<'p> {
     ResponseHead { block: &'p [u8] },
     /// Bytes of the running request's response body, at least one.
     ResponseBody { bytes: &'p [u8] },
+    /// The rest of the running request's response body: these bytes of the file whose descriptor came with the packet.
+    ResponseFile { offset: u64, length: u64 },
     /// The end of the running request's response. Without `complete` the application failed.
     ResponseEnd { complete: bool },
     /// A line for the log, with the application's fields as JSON or empty.
@@ -151,8 +155,10 @@ pub enum ExitCause {
 impl WorkerProtocol {
     // To the worker.
 
-    /// Records that the worker's next request was sent to it on this way. It is the next one that the worker runs.
-    pub fn dispatched(&mut self, way: Way) {
+    /// Records that the worker's next request was sent to it on this way. It is the next one that the worker runs. `takes_file`: as the
+    /// request says.
+    pub fn dispatched(&mut self, way: Way, takes_file: bool) {
+        self.takes_file = takes_file;
         self.serial = self.serial.next();
         (self.way, self.claimed) = (way, false);
         self.turn = Turn::Running;
@@ -306,6 +312,13 @@ impl WorkerProtocol {
                 self.check_response()?;
                 WorkerEvent::ResponseBody { bytes }
             }
+            FromWorker::File { offset, length } => {
+                self.check_response()?;
+                if !std::mem::take(&mut self.takes_file) {
+                    return Err(ProtocolViolation("a file that it was not asked for"));
+                }
+                WorkerEvent::ResponseFile { offset, length }
+            }
             FromWorker::End { complete } => {
                 self.check_response()?;
                 self.turn = Turn::Answered;
@@ -400,7 +413,7 @@ mod tests {
 
     fn running() -> WorkerProtocol {
         let mut protocol = ready();
-        protocol.dispatched(Way::Socket);
+        protocol.dispatched(Way::Socket, false);
         protocol
     }
 
@@ -449,6 +462,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_comes_where_it_was_asked_for_and_once() {
+        const FILE: FromWorker<'_> = FromWorker::File { offset: 0, length: 1 };
+        const UNWANTED: Result<usize, &str> = Err("a file that it was not asked for");
+        assert_eq!(receive(&mut ready(), &[FIRST, FILE]), UNASKED);
+        assert_eq!(receive(&mut running(), &[FIRST, HEAD, FILE]), UNWANTED);
+        let mut protocol = ready();
+        protocol.dispatched(Way::Socket, true);
+        assert_eq!(receive(&mut protocol, &[FILE]), UNASKED);
+        assert_eq!(receive(&mut protocol, &[FIRST, HEAD, FILE]), Ok(2));
+        assert_eq!(receive(&mut protocol, &[FIRST, FILE]), UNWANTED);
+    }
+
+    #[test]
     fn a_response_names_its_request_in_each_packet() {
         assert_eq!(receive(&mut running(), &[FIRST, HEAD, END, READY]), Ok(3));
         assert_eq!(receive(&mut running(), &[HEAD]), UNASKED);
@@ -463,7 +489,7 @@ mod tests {
         let mut protocol = running();
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
         assert_eq!(protocol.serial().number(), 1);
-        protocol.dispatched(Way::Socket);
+        protocol.dispatched(Way::Socket, false);
         assert_eq!(protocol.serial().number(), 2);
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), UNASKED);
     }
@@ -573,14 +599,14 @@ mod tests {
         protocol.message_sent();
         assert!(!protocol.never_reached_lua(&unread, true));
         assert_eq!(receive(&mut protocol, &[FIRST, HEAD, END, READY]), Ok(3));
-        protocol.dispatched(Way::Socket);
+        protocol.dispatched(Way::Socket, false);
         assert!(protocol.never_reached_lua(&unread, true), "the message before this request was read");
     }
 
     #[test]
     fn a_request_in_the_lane_never_reached_lua_where_it_is_not_claimed() {
         let mut protocol = ready();
-        protocol.dispatched(Way::Lane);
+        protocol.dispatched(Way::Lane, false);
         protocol.message_sent();
         for link_unread in [false, true] {
             let exited = ExitCause::Exited { link_unread };
@@ -596,17 +622,17 @@ mod tests {
         answer.iter().for_each(|message| message.encode(&mut packet));
         for claimed in [false, true] {
             let mut protocol = ready();
-            protocol.dispatched(Way::Lane);
+            protocol.dispatched(Way::Lane, false);
             protocol.begin_packet(claimed);
             assert_eq!(protocol.next_event(&mut &packet[..]).is_ok(), claimed);
         }
         // A claim is one of a single request.
         let mut protocol = ready();
-        protocol.dispatched(Way::Lane);
+        protocol.dispatched(Way::Lane, false);
         protocol.begin_packet(true);
         let mut rest = &packet[..];
         while protocol.next_event(&mut rest).is_ok_and(|event| event.is_some()) {}
-        protocol.dispatched(Way::Lane);
+        protocol.dispatched(Way::Lane, false);
         let mut next = Vec::new();
         [FromWorker::Answering { serial: 2 }, HEAD].iter().for_each(|message| message.encode(&mut next));
         assert!(protocol.next_event(&mut &next[..]).is_err());

@@ -44,6 +44,7 @@ fn requests_of_the_worker() {
         variables: variables.encoded(),
         body: RequestBody::Inline(b""),
         role: Role::Responder,
+        takes_file: true,
     }
     .encode(&mut request);
     let (mut buffer, mut buffers) = (vec![0; MAX_LANE_PACKET], Buffers::new());

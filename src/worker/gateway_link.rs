@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::packet::Packet;
@@ -28,6 +28,10 @@ pub(super) struct GatewayLink {
     /// The orders in the socket that are received, as the lane counts them.
     orders: Cell<u64>,
     packet: RefCell<Packet>,
+    /// The file that goes with the packet.
+    file: RefCell<Option<OwnedFd>>,
+    /// Whether the gateway takes a file as the rest of the running request's response.
+    takes_file: Cell<bool>,
     /// The number of the request that was received last.
     serial: Cell<Serial>,
     /// The client of the running request has gone.
@@ -59,6 +63,8 @@ impl GatewayLink {
             lane: lane.map(|memory| RefCell::new(WorkerLane::new(memory))),
             orders: Cell::new(0),
             packet: RefCell::default(),
+            file: RefCell::default(),
+            takes_file: Cell::default(),
             serial: Cell::default(),
             aborted: Cell::new(false),
             draining: Cell::new(false),
@@ -67,8 +73,9 @@ impl GatewayLink {
         }
     }
 
-    /// A new request runs. Returns its number.
-    pub(super) fn begin(&self) -> Serial {
+    /// A new request runs. `takes_file`: as it says. Returns its number.
+    pub(super) fn begin(&self, takes_file: bool) -> Serial {
+        self.takes_file.set(takes_file);
         let serial = self.serial.get().next();
         self.serial.set(serial);
         self.packet.borrow_mut().begin(serial);
@@ -148,6 +155,19 @@ impl GatewayLink {
         }
     }
 
+    /// Whether the gateway takes a file as the rest of the running request's response.
+    pub(super) fn takes_file(&self) -> bool {
+        self.takes_file.get()
+    }
+
+    /// Adds a file as the rest of the running request's response.
+    pub(super) fn add_file(&self, file: OwnedFd, offset: u64, length: u64) -> io::Result<()> {
+        self.takes_file.set(false);
+        self.add(&FromWorker::File { offset, length })?;
+        *self.file.borrow_mut() = Some(file);
+        Ok(())
+    }
+
     /// Ends the running request. Sent with the next message.
     pub(super) fn end(&self, complete: bool) {
         self.packet.borrow_mut().add(&FromWorker::End { complete });
@@ -180,7 +200,10 @@ impl GatewayLink {
     pub(super) fn flush(&self) -> io::Result<()> {
         let mut packet = self.packet.borrow_mut();
         if !packet.bytes().is_empty() {
-            self.send_packet(packet.bytes())?;
+            match self.file.take() {
+                Some(file) => self.send_by_socket(packet.bytes(), &[file.as_fd()])?,
+                None => self.send_packet(packet.bytes())?,
+            }
             packet.clear();
         }
         Ok(())
@@ -194,9 +217,15 @@ impl GatewayLink {
             if lane.send(packet, monotonic::now) {
                 return if lane.take_sleeper() { self.socket.wake() } else { Ok(()) };
             }
-            lane.socket_packet_sent();
         }
-        self.socket.send(packet, &[])
+        self.send_by_socket(packet, &[])
+    }
+
+    fn send_by_socket(&self, packet: &[u8], passed: &[BorrowedFd<'_>]) -> io::Result<()> {
+        // Before the lane is touched, which a forked process does not have.
+        fork::end_if_forked();
+        self.lane.iter().for_each(|lane| lane.borrow_mut().socket_packet_sent());
+        self.socket.send(packet, passed)
     }
 
     /// Waits for a message of the gateway's: for this time, or until a signal comes.

@@ -186,7 +186,7 @@ fn serve(
             // The order came after the end of its request.
             ToWorker::Abort { .. } => {}
             ToWorker::Measure => measure(state, link)?,
-            ToWorker::Request { request_id, variables, body, role } => {
+            ToWorker::Request { request_id, variables, body, role, takes_file } => {
                 let variables = Variables::from_encoded(variables.to_vec())
                     .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed variables"))?;
                 let mut files = descriptors.drain(..);
@@ -197,7 +197,7 @@ fn serve(
                     Role::Filter { data } => lua::Role::Filter { data: take_body(data, &mut files)? },
                 };
                 drop(files);
-                let serial = link.begin().number();
+                let serial = link.begin(takes_file).number();
                 title.set("busy");
                 let outcome =
                     state.serve(lua::Request { serial, id: request_id, variables: &variables, body, role });

@@ -30,10 +30,11 @@ impl Packet {
             FromWorker::Stack { text, .. } => text.len(),
             FromWorker::Ready
             | FromWorker::Answering { .. }
+            | FromWorker::File { .. }
             | FromWorker::End { .. }
             | FromWorker::Measured { .. } => 0,
         };
-        /// Room for the tags and lengths of this message, of `Answering` before it, and of the `End` and `Ready` that may
+        /// Room for the tags and numbers of this message, of `Answering` before it, and of the `End` and `Ready` that may
         /// follow.
         const OVERHEAD: usize = 32;
         self.bytes.len() + length + OVERHEAD <= MAX_PACKET
@@ -41,8 +42,13 @@ impl Packet {
 
     /// Adds a message.
     pub(super) fn add(&mut self, message: &FromWorker<'_>) {
-        let is_answer =
-            matches!(message, FromWorker::Head { .. } | FromWorker::Body { .. } | FromWorker::End { .. });
+        let is_answer = matches!(
+            message,
+            FromWorker::Head { .. }
+                | FromWorker::Body { .. }
+                | FromWorker::File { .. }
+                | FromWorker::End { .. }
+        );
         if is_answer && !std::mem::replace(&mut self.answering, true) {
             FromWorker::Answering { serial: self.serial.number() }.encode(&mut self.bytes);
         }

@@ -1,10 +1,11 @@
 //! The application's output on its way to the gateway.
 
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::gateway_link::GatewayLink;
-use crate::link::message::{FromWorker, MAX_CHUNK, shortened};
+use crate::link::message::{FromWorker, MAX_CHUNK, MIN_FILE, shortened};
 use crate::log::Level;
 use crate::lua::{ClientGone, Interrupt, Outcome, Output};
 use crate::os::fork;
@@ -36,6 +37,14 @@ impl Output for ResponseSender {
             self.link.add(&FromWorker::Body { bytes }).map_err(|_| ClientGone)?;
         }
         Ok(())
+    }
+
+    fn takes_file(&self, length: u64) -> bool {
+        length >= MIN_FILE && self.link.takes_file() && !fork::is_forked()
+    }
+
+    fn file(&mut self, file: OwnedFd, offset: u64, length: u64) -> Result<(), ClientGone> {
+        self.link.add_file(file, offset, length).map_err(|_| ClientGone)
     }
 
     fn flush(&mut self) -> Result<(), ClientGone> {

@@ -54,6 +54,12 @@ const TRICKS: &[(&str, Gets, &str)] = &[
     ("split", Status(502), "worker sent a malformed response head; killing it"),
     ("no_head", Status(502), "worker sent a response head with a line that is no field; killing it"),
     ("transfer_encoding", Status(502), "worker sent a response head with Transfer-Encoding; killing it"),
+    ("file_missing", Broken, "worker sent a file without its descriptor; killing it"),
+    ("file_twice", Broken, "worker sent a file that it was not asked for; killing it"),
+    ("file_part", Broken, "worker sent a file that is not the rest of the body; killing it"),
+    ("file_and_body", Broken, "worker sent a response body longer than its Content-Length; killing it"),
+    ("file_nothing", Broken, "worker sent a malformed message; killing it"),
+    ("file_beyond", Broken, "worker sent a malformed message; killing it"),
     ("lane_noise", Status(502), "worker sent more packets than its lane holds; killing it"),
     ("lane_more_claims", Status(502), "worker sent claims of requests that it does not have; killing it"),
     ("lane_fewer_claims", Status(502), "worker sent claims of requests that it does not have; killing it"),
@@ -145,6 +151,28 @@ fn play(tricks: &[(&str, Gets, &str)]) {
         (descriptors(server.pid()).len() <= fresh).then_some(())
     });
     assert!(!server.log().contains("panicked"));
+}
+
+/// The worker is not at fault for a file that shrinks, so it is not killed for a file that is none.
+#[test]
+fn a_descriptor_that_is_no_file_of_that_length_breaks_the_transfer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("short"), [b'x'; 999]).unwrap();
+    let (fifo, mode) = (rustix::fs::FileType::Fifo, 0o600.into());
+    rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), fifo, mode, 0).unwrap();
+    for (what, path, cause) in [
+        ("short", path("short"), "it is shorter than it was"),
+        ("device", PathBuf::from("/dev/zero"), "it is no regular file"),
+        ("directory", directory.path().to_owned(), "it is no regular file"),
+        ("pipe", path("pipe"), "it is no regular file"),
+    ] {
+        let server = server().environment(what, path).start();
+        let (mut connection, _) = send(&server, &format!("file_{what}"));
+        assert_eq!(outcome(&mut connection), Broken, "{what}");
+        server.logged(&["connection broken off: a file of the application's cannot be sent", cause]);
+        assert_eq!(server.get("/").status(), 200, "{what}");
+    }
 }
 
 /// The log has no more precise reason, since an empty packet looks the same as a closed link.

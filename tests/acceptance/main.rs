@@ -25,6 +25,7 @@ mod downloads;
 mod draining;
 mod dumpable;
 mod examples;
+mod file_bodies;
 mod forks;
 mod haproxy;
 mod health;

@@ -161,6 +161,60 @@ return {
       start_response(200, {})("a")
       return environ["wsgi.file_wrapper"](file_of("12345"))
     end },
+  { name = "the gateway sends a file", takes_files = true, files = "0+5", body = "12345", head = text .. "Content-Length: 5||",
+    app = wrapping({}, function() return file_of("12345") end, 2) },
+  { name = "the gateway sends a file from its position on, up to the application's length", takes_files = true, files = "3+4", body = "3456",
+    app = function(environ, start_response)
+      local file = file_of("0123456789")
+      file:seek("set", 3)
+      start_response(206, { { "Content-Length", 4 } })
+      return environ["wsgi.file_wrapper"](file, 3)
+    end },
+  { name = "the gateway sends what was written just before", takes_files = true, files = "0+4", body = "text", app = function(environ)
+      local file = assert(io.tmpfile())
+      file:setvbuf("full", 65536)
+      file:write("text")
+      file:seek("set")
+      return 200, {}, environ["wsgi.file_wrapper"](file)
+    end },
+  { name = "the gateway sends the rest of a body with a length", takes_files = true, files = "0+5", chunks = { "ab", "12345" },
+    head = text .. "Content-Length: 7||", app = function(environ, start_response)
+      start_response(200, { { "Content-Length", 7 } })("ab")
+      return environ["wsgi.file_wrapper"](file_of("12345"))
+    end },
+  { name = "a file that the gateway sends is closed, and its position is at the end", takes_files = true, files = "0+5", body = "12345",
+    app = function(environ)
+      local file = file_of("12345")
+      local body = environ["wsgi.file_wrapper"](file)
+      local close = body.close
+      body.close = function(self)
+        closed = file:seek("cur") == 5 and 1
+        close(self)
+        assert(io.type(file) == "closed file")
+      end
+      closed = nil
+      return 200, {}, body
+    end, after = closed_once },
+  { name = "without a length the gateway sends no file", takes_files = true, files = "", body = "a12345", app = function(environ, start_response)
+      start_response(200, {})("a")
+      return environ["wsgi.file_wrapper"](file_of("12345"))
+    end },
+  { name = "the gateway sends no object, no pipe and no file of the kernel's", takes_files = true, files = "", body = "abpiped",
+    app = function(environ, start_response)
+      local write = start_response(200, { { "Content-Length", 7 } })
+      local wrapped = environ["wsgi.file_wrapper"](object({ "a", "b" }))
+      for chunk in wrapped do write(chunk) end
+      return environ["wsgi.file_wrapper"](io.popen("printf piped"))
+    end },
+  { name = "a shorter file than the length is not sent by the gateway", takes_files = true, files = "", outcome = "Broken",
+    chunks = { "a", "12345" }, log = "the body ended after 6 bytes, but its Content-Length is 9", app = function(environ, start_response)
+      start_response(200, { { "Content-Length", 9 } })("a")
+      return environ["wsgi.file_wrapper"](file_of("12345"))
+    end },
+  { name = "HEAD has the gateway send nothing", method = "HEAD", takes_files = true, files = "", chunks = {},
+    app = wrapping({}, function() return file_of("12345") end), head = text .. "Content-Length: 5||" },
+  { name = "a client that leaves before the file", takes_files = true, patience = 3, outcome = "Aborted", files = "",
+    app = wrapping({}, function() return file_of("12345") end) },
   -- The cause is from Lua, and Lua 5.5 gives none.
   { name = "a directory fails before anything is sent", status = failed, log = "cannot read the wrapped file: ",
     app = wrapping({}, function() return assert(io.open("/", "rb")) end) },

@@ -5,9 +5,10 @@
 local host, response, file, loader, request_module, traceback = ...
 
 local callable, describe, text = loader.callable, traceback.describe, traceback.text
-local is_file, prepare_file, end_file_after = file.is_file, file.prepare, file.end_after
-local has_no_body, final_head, transmit, started, send_chunk, send_whole, finish =
-  response.has_no_body, response.final_head, response.transmit, response.started, response.send_chunk, response.send_whole, response.finish
+local is_file, prepare_file, end_file_after, hand_over_file = file.is_file, file.prepare, file.end_after, file.hand_over
+local has_no_body, final_head, transmit, transmit_file, started =
+  response.has_no_body, response.final_head, response.transmit, response.transmit_file, response.started
+local send_chunk, send_whole, finish = response.send_chunk, response.send_whole, response.finish
 local report, send = request_module.report, host.send
 local concat, debug_getmetatable, format = table.concat, debug.getmetatable, string.format
 local error, next, rawget, select, type, xpcall = error, next, rawget, select, type, xpcall
@@ -67,7 +68,11 @@ local function send_file(request, body)
   end
   -- A head without a body needs nothing from the file; `finish` sends it.
   if not has_no_body(request) then
-    end_file_after(body, given.length and given.length - request.sent)
+    local left = given.length and given.length - request.sent
+    if left and left > 0 and not request.gone and hand_over_file(body, left, transmit_file, request) then
+      return
+    end
+    end_file_after(body, left)
     send_iterated(request, body)
   end
 end

@@ -156,6 +156,27 @@ function M.end_after(body, left)
   states[body].left = left
 end
 
+--- Has `count` bytes of a wrapped file, from its position on, sent by `send(request, handle, position, count)`. The position is after
+--- them then. Returns false where that is not possible: `send` refuses, or the file is none of Lua's own handles.
+---@param body nibiru.FileBody
+---@param count integer
+---@param send fun(request: nibiru.Request, handle: file*, position: integer, count: integer): boolean
+---@param request nibiru.Request
+---@return boolean sent
+function M.hand_over(body, count, send, request)
+  local file = states[body].file
+  if io_type(file) ~= "file" then
+    return false
+  end
+  -- Also writes out what the application has written to the handle.
+  local position = file_seek(file, "cur")
+  if not position or not send(request, file, position, count) then
+    return false
+  end
+  file_seek(file, "set", position + count)
+  return true
+end
+
 --- Prepares the head of a response for its file: gives the header line by which the proxy sends the file; or sets the head's
 --- Content-Length, where the length is known.
 ---@param body nibiru.FileBody

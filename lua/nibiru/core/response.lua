@@ -6,7 +6,7 @@
 local host, head, warnings = ...
 
 local bodiless, check_length, warn_once = head.bodiless, head.check_length, warnings.once
-local send = host.send
+local send, send_file = host.send, host.send_file
 local error, format = error, string.format
 
 -- Never HTML: a browser that is left to guess may find a script in a body that was meant as text.
@@ -72,6 +72,27 @@ local function transmit(request, block, chunk, flush)
   if not send(block, chunk, flush) then
     request.gone = true
   end
+end
+
+--- Has the gateway send a part of a file as the rest of the body, with the head where that is still to be sent. Returns false where
+--- the part must be sent otherwise; then nothing has been sent.
+---@param request nibiru.Request
+---@param handle file*
+---@param offset integer
+---@param length integer
+---@return boolean taken
+local function transmit_file(request, handle, offset, length)
+  local block = not request.head_sent and final_head(request) or nil
+  if block and #block > MAX_HEAD then
+    return false
+  end
+  local taken, here = send_file(block, handle, offset, length)
+  if taken then
+    request.head_sent = true
+    request.sent = request.sent + length
+    request.gone = not here
+  end
+  return taken
 end
 
 --- The head that `start_response` was given.
@@ -167,6 +188,7 @@ return {
   has_no_body = has_no_body,
   final_head = final_head,
   transmit = transmit,
+  transmit_file = transmit_file,
   started = started,
   send_chunk = send_chunk,
   send_whole = send_whole,

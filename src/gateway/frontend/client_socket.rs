@@ -1,7 +1,7 @@
 //! The socket of a client's connection, Unix or TCP, with the few operations that the connection needs.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -73,6 +73,33 @@ impl ClientSocket {
         }
     }
 
+    /// Whether the socket takes bytes, by the kernel rather than by tokio's readiness. If not, readiness ends: it begins again when
+    /// the peer has read.
+    pub(crate) fn takes_bytes(&self) -> bool {
+        let ask = |socket: BorrowedFd<'_>| {
+            let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+            match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
+                Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+                // An error shows in the write that follows.
+                _ => Ok(()),
+            }
+        };
+        let asked = match self {
+            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, || ask(stream.as_fd())),
+            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, || ask(stream.as_fd())),
+        };
+        asked.is_ok()
+    }
+
+    /// Opens a second descriptor of the socket, for a thread.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        let socket = match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        };
+        Ok(rustix::io::fcntl_dupfd_cloexec(socket, 3)?)
+    }
+
     /// Whether unread bytes have arrived, by the kernel rather than by tokio's readiness.
     pub(crate) fn has_unread(&self) -> bool {
         let unread = match self {
@@ -95,11 +122,7 @@ impl ClientSocket {
     /// Opens a second descriptor of the socket, for the hang-up of a peer that has shut its writing side. Its readiness is
     /// separate, so that the wait for the hang-up does not consume that of a write.
     pub(crate) fn watch_for_hang_up(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        let socket = match self {
-            Self::Unix(stream) => stream.as_fd(),
-            Self::Tcp(stream) => stream.as_fd(),
-        };
-        async_fd::watch_for(rustix::io::fcntl_dupfd_cloexec(socket, 3)?, Interest::WRITABLE)
+        async_fd::watch_for(self.duplicate()?, Interest::WRITABLE)
     }
 
     /// Name of the peer for the log: an address, or a process of this machine.
@@ -125,6 +148,15 @@ impl ClientSocket {
             // The error is ignored: a peer that has closed writes nothing either.
             let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Read);
         }
+    }
+
+    /// Shuts both sides, also for a thread that still has a descriptor.
+    pub(crate) fn shut_down(&self) {
+        // The error is ignored: the peer may have closed already.
+        let _ = match self {
+            Self::Unix(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Both),
+            Self::Tcp(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Both),
+        };
     }
 
     /// Shuts the writing side, and continues to read.

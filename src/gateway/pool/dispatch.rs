@@ -155,9 +155,12 @@ fn send_to(
     gateway: &Gateway,
     assigned: &Assigned,
     place: Place,
-    request: Box<Request>,
+    mut request: Box<Request>,
     now: Instant,
 ) -> Option<Box<Request>> {
+    // An Authorizer's body is held back with its head, and a Filter's is made anew.
+    request.takes_file =
+        request.role == Role::Responder && gateway.spool.takes_files(gateway.workers.count());
     match assigned {
         Assigned::Idle(worker) => {
             send_to_idle(gateway, *worker, place, request, now);

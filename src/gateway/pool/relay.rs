@@ -6,7 +6,9 @@
 //!
 //! [`WorkerProtocol`]: crate::proto::worker::WorkerProtocol
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -26,6 +28,7 @@ use crate::link::message::LogLevel;
 use crate::link::socket::Received;
 use crate::log::{escape, fields};
 use crate::proto::response::ProtocolViolation;
+use crate::proto::response_writer::FilePart;
 use crate::proto::turn::Turn;
 use crate::proto::worker::{ExitCause, LinkError, RelayStep, WorkerEvent};
 
@@ -177,7 +180,7 @@ fn relay_next(
     match lane.receive(&mut buffer).map_err(|Corrupt(what)| ProtocolViolation(what))? {
         Some((length, sent_at)) => {
             turn.goes_on_after(length);
-            relay_packet(gateway, worker, &buffer[..length], Some(sent_at))
+            relay_packet(gateway, worker, &buffer[..length], Some(sent_at), None)
         }
         None => Ok(None),
     }
@@ -206,8 +209,8 @@ fn receive(
     link: &Link,
     turn: &mut Turn,
 ) -> io::Result<Option<ExitCause>> {
-    let mut buffer = gateway.packet.borrow_mut();
-    let length = match link.receive_plain(&mut buffer)? {
+    let (mut buffer, mut descriptors) = (gateway.packet.borrow_mut(), Vec::new());
+    let length = match link.receive_one(&mut buffer, &mut descriptors)? {
         Received::Closed => {
             // Nobody has woken the relay for what an awake gateway would have found in the lane.
             let rest = relay_lane(gateway, worker, turn);
@@ -224,7 +227,7 @@ fn receive(
         Received::Packet(length) => length,
     };
     turn.goes_on_after(length);
-    let relayed = relay_in_order(gateway, worker, &buffer[..length], turn);
+    let relayed = relay_in_order(gateway, worker, &buffer[..length], descriptors.pop(), turn);
     Ok(relayed.unwrap_or_else(|ProtocolViolation(what)| Some(ExitCause::Violation(what))))
 }
 
@@ -233,13 +236,14 @@ fn relay_in_order(
     gateway: &Gateway,
     worker: &WorkerHandle,
     packet: &[u8],
+    file: Option<OwnedFd>,
     turn: &mut Turn,
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
     if let Some(cause) = relay_lane(gateway, worker, turn)? {
         return Ok(Some(cause));
     }
     worker.lane().into_iter().for_each(WorkerLane::socket_packet_received);
-    relay_packet(gateway, worker, packet, None)
+    relay_packet(gateway, worker, packet, None, file)
 }
 
 /// Relays the packets that are in the lane now, whether or not the client has room: the lane is small.
@@ -259,12 +263,13 @@ fn relay_lane(
 }
 
 /// Relays one packet. Returns the cause of the worker's exit if the packet announces it. `sent_at`: the time at which the worker says that
-/// it sent the packet, which may be some time ago.
+/// it sent the packet, which may be some time ago. `file`: the descriptor that came with the packet.
 fn relay_packet(
     gateway: &Gateway,
     worker: &WorkerHandle,
     mut packet: &[u8],
     sent_at: Option<u64>,
+    mut file: Option<OwnedFd>,
 ) -> Result<Option<ExitCause>, ProtocolViolation> {
     let (mut progress, serial) = (false, worker.protocol().serial());
     let claimed = worker.is_claimed().map_err(|Corrupt(what)| ProtocolViolation(what))?;
@@ -285,6 +290,11 @@ fn relay_packet(
                 if let Some(mut request) = worker.running_mut() {
                     request.response.body(bytes)?;
                 }
+            }
+            WorkerEvent::ResponseFile { offset, length } => {
+                progress = true;
+                let file = file.take().ok_or(ProtocolViolation("a file without its descriptor"))?;
+                send_file(gateway, worker, file, offset, length)?;
             }
             WorkerEvent::ResponseEnd { complete } => {
                 progress = true;
@@ -316,6 +326,9 @@ fn relay_packet(
             }
         }
     }
+    if file.is_some() {
+        return Err(ProtocolViolation("a descriptor"));
+    }
     if let Some(request) = worker.running() {
         request.response.flush();
     }
@@ -324,6 +337,25 @@ fn relay_packet(
         record_progress(worker);
     }
     Ok(None)
+}
+
+/// Sends a part of a file as the rest of a response.
+fn send_file(
+    gateway: &Gateway,
+    worker: &WorkerHandle,
+    file: OwnedFd,
+    offset: u64,
+    length: u64,
+) -> Result<(), ProtocolViolation> {
+    let Some(mut request) = worker.running_mut() else { return Ok(()) };
+    match gateway.spool.claim_file() {
+        Ok(claim) => request.response.file(FilePart { file: File::from(file), claim, offset, length }),
+        Err(error) => {
+            // The worker was told that there is room: others have taken it since.
+            request.response.fail(503, &error.to_string(), None);
+            Ok(())
+        }
+    }
 }
 
 fn end_response(gateway: &Gateway, worker: &WorkerHandle, complete: bool) -> Result<(), ProtocolViolation> {

@@ -21,7 +21,8 @@ pub(super) fn encode<'a>(request: &'a Request, packet: &mut Vec<u8>) -> Vec<Borr
     };
     let request_id = request.request_id.as_bytes();
     let variables = request.variables.encoded();
-    ToWorker::Request { request_id, variables, body, role }.encode(packet);
+    let takes_file = request.takes_file;
+    ToWorker::Request { request_id, variables, body, role, takes_file }.encode(packet);
     file.into_iter().chain(data_file).collect()
 }
 

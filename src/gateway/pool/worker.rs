@@ -293,7 +293,7 @@ impl WorkerHandle {
     fn begin(&self, mut request: Box<Request>, way: Way, at: Instant) {
         request.set_assigned(Assigned { at, worker: self.name.worker, generation: self.name.generation });
         self.given_up.set(false);
-        self.protocol().dispatched(way);
+        self.protocol().dispatched(way, request.takes_file);
         self.run.set(Some(Run::new(at)));
         *self.running.borrow_mut() = Some(request);
     }

@@ -16,6 +16,10 @@ impl WorkerTable {
         self.0.borrow()
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     pub(super) fn get(&self, worker: u32) -> Option<Rc<WorkerHandle>> {
         self.0.borrow().get(&worker).map(Rc::clone)
     }

@@ -3,14 +3,18 @@
 //!
 //! Files in a tmpfs are memory, and count as such.
 //!
+//! Also files of the application's on their way to clients (`file_turns`), which have threads of their own.
+//!
 //! The event loop never waits for a disk. A few threads of their own create, write and read the files, and the bytes queued for
 //! them are bounded.
 
+mod file_turns;
 mod pending_writes;
 mod response_file;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::pin::Pin;
@@ -22,17 +26,22 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
+pub(crate) use crate::gateway::spool::file_turns::FileSending;
+use crate::gateway::spool::file_turns::FileThreads;
 use crate::gateway::spool::pending_writes::{PendingWrites, WriteGuard};
 pub(crate) use crate::gateway::spool::response_file::{Completion, ResponseFile};
 use crate::os::memory;
 use crate::proto::body::Write;
-use crate::proto::connection::{Source, StreamKey};
+use crate::proto::connection::{FileTurn, OpenFile, Source, StreamKey};
 use crate::proto::memory::Memory;
-use crate::proto::space::{Buffers, Claim, Space, SpoolError};
+use crate::proto::space::{Buffers, Claim, Space, SpoolError, Use};
 
 /// Threads that write and read. A hanging disk blocks them all, and with them only uploads and responses to slow clients; more
 /// threads would make no disk faster.
-pub(crate) const THREADS: usize = 4;
+const SPOOL_THREADS: usize = 4;
+
+/// All threads that may wait for a disk.
+pub(crate) const THREADS: usize = SPOOL_THREADS + file_turns::FILE_THREADS;
 
 /// Most writes and reads that run or wait for a thread. Each holds its bytes until its end, even if the client has gone: some 8
 /// MiB together.
@@ -45,6 +54,7 @@ pub(crate) struct Spool {
     space: Arc<Space>,
     jobs: Arc<Semaphore>,
     buffers: Buffers,
+    file_threads: FileThreads,
     /// Count of bodies with a write in progress.
     pending_writes: Rc<PendingWrites>,
 }
@@ -96,7 +106,8 @@ impl Spool {
         let space = Space::new(limit, max_files, memory);
         let jobs = Arc::new(Semaphore::new(JOBS as usize));
         let (buffers, pending_writes) = (Buffers::default(), Rc::default());
-        Rc::new(Self { directory: directory.into(), space, jobs, buffers, pending_writes })
+        let file_threads = FileThreads::new();
+        Rc::new(Self { directory: directory.into(), space, jobs, buffers, file_threads, pending_writes })
     }
 
     /// The limits for files, with their use.
@@ -128,6 +139,28 @@ impl Spool {
     pub(crate) fn write_body(&self, of: (StreamKey, Source), write: Write) -> BodyWrite {
         let Write { file, at, bytes, claim } = write;
         BodyWrite { of, job: self.write(file, at, bytes, claim), _guard: self.pending_writes.start() }
+    }
+
+    // Files of the application's.
+
+    /// Whether a descriptor can be spared for a file of each of `workers` more.
+    pub(crate) fn takes_files(&self, workers: usize) -> bool {
+        self.space.has_room_for_files(workers)
+    }
+
+    /// The claim on the descriptor of a file that has come from a worker.
+    pub(crate) fn claim_file(&self) -> Result<Arc<Claim>, SpoolError> {
+        Claim::new(&self.space, Use::File)
+    }
+
+    /// Begins a turn of a file on a descriptor of its client's socket.
+    pub(crate) fn send_file(&self, turn: FileTurn, socket: OwnedFd) -> FileSending {
+        self.file_threads.send(turn, socket)
+    }
+
+    /// Closes files, which may take time.
+    pub(crate) fn close(files: Vec<OpenFile>) {
+        FileThreads::close(files);
     }
 
     /// Writes `bytes` at offset `at` to `file`, or to a new one. Returns the file.

@@ -17,6 +17,9 @@ pub const MAX_INLINE_BODY_OF_TWO: usize = MAX_INLINE_BODY / 2;
 /// Bytes in one `Body`, `Log`, `Stack` or `StartFailed`, at most. Two of them never exceed [`MAX_PACKET`].
 pub const MAX_CHUNK: usize = 64 * 1024;
 
+/// Bytes of a `File`, at least: fewer cost less as `Body`.
+pub const MIN_FILE: u64 = 128 * 1024;
+
 /// Bytes of a `Log`'s fields, at most. Two messages of the greatest length still fit a packet.
 pub const MAX_FIELDS: usize = 32 * 1024;
 

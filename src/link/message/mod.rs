@@ -5,7 +5,7 @@
 //! | gateway → zygote | `Spawn` (with the worker's descriptors), `Shutdown` |
 //! | zygote → gateway | `Loaded`, `LoadFailed`, `Spawned` (with a pidfd), `SpawnFailed`, `Exited`; while it loads `Log` |
 //! | gateway → worker | `Request` (may carry its bodies' descriptors), `Abort`, `Measure`, `Drain` |
-//! | worker → gateway | `Ready`, `StartFailed`, `Answering`, `Head`, `Body`, `End`, `Measured`, `Log`, `Stack` |
+//! | worker → gateway | `Ready`, `StartFailed`, `Answering`, `Head`, `Body`, `File` (with its descriptor), `End`, `Measured`, `Log`, `Stack` |
 //!
 //! A packet holds one or more messages back to back, so a small response is one packet: `Answering`, `Head`, `Body`,
 //! `End`, `Ready`. Integers are little-endian; bytes are led by a `u32` length. The gateway trusts no
@@ -19,7 +19,9 @@ mod wire;
 mod worker;
 mod zygote;
 
-pub use limits::{MAX_CHUNK, MAX_FIELDS, MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO, MAX_PACKET, shortened};
+pub use limits::{
+    MAX_CHUNK, MAX_FIELDS, MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO, MAX_PACKET, MIN_FILE, shortened,
+};
 pub use wire::{LogLevel, Malformed};
 pub use worker::{FromWorker, RequestBody, Role, ToWorker};
 pub use zygote::{Exit, FromZygote, ToZygote};
@@ -28,11 +30,12 @@ pub use zygote::{Exit, FromZygote, ToZygote};
 mod tests {
     use super::*;
 
-    const FROM_WORKER: [FromWorker<'_>; 10] = [
+    const FROM_WORKER: [FromWorker<'_>; 11] = [
         FromWorker::Ready,
         FromWorker::StartFailed { message: b"app.lua:1: no" },
         FromWorker::Head { block: b"Status: 200 OK\r\n\r\n" },
         FromWorker::Body { bytes: b"\0\xff" },
+        FromWorker::File { offset: 1 << 40, length: 1 },
         FromWorker::End { complete: true },
         FromWorker::End { complete: false },
         FromWorker::Log { level: LogLevel::Warn, message: b"", fields: b"{}" },
@@ -45,10 +48,10 @@ mod tests {
     const INLINE: RequestBody<'_> = RequestBody::Inline(b"body");
 
     const fn request<'a>(body: RequestBody<'a>, role: Role<'a>) -> ToWorker<'a> {
-        ToWorker::Request { request_id: b"r1", variables: b"vv", body, role }
+        ToWorker::Request { request_id: b"r1", variables: b"vv", body, role, takes_file: false }
     }
 
-    const TO_WORKER: [ToWorker<'_>; 10] = [
+    const TO_WORKER: [ToWorker<'_>; 11] = [
         request(INLINE, Role::Responder),
         request(SPOOLED, Role::Responder),
         request(RequestBody::Inline(b""), Role::Authorizer),
@@ -56,6 +59,13 @@ mod tests {
         request(INLINE, Role::Filter { data: SPOOLED }),
         request(SPOOLED, Role::Filter { data: INLINE }),
         request(SPOOLED, Role::Filter { data: SPOOLED }),
+        ToWorker::Request {
+            request_id: b"",
+            variables: b"",
+            body: SPOOLED,
+            role: Role::Responder,
+            takes_file: true,
+        },
         ToWorker::Abort { serial: u32::MAX },
         ToWorker::Drain,
         ToWorker::Measure,
@@ -119,11 +129,37 @@ mod tests {
     }
 
     #[test]
+    fn a_file_has_bytes_and_no_more_than_an_offset_can_name() {
+        let most = i64::MAX.cast_unsigned();
+        for (offset, length, is_file) in [
+            (0, 1, true),
+            (0, 0, false),
+            (most, 1, false),
+            (most - 1, 1, true),
+            (u64::MAX, 1, false),
+            (1, u64::MAX, false),
+        ] {
+            let mut packet = Vec::new();
+            FromWorker::File { offset, length }.encode(&mut packet);
+            assert_eq!(FromWorker::decode(&mut &packet[..]).is_ok(), is_file, "{length} from {offset}");
+        }
+    }
+
+    #[test]
     fn a_request_in_no_known_role_is_malformed() {
         let mut packet = Vec::new();
         request(RequestBody::Inline(b""), Role::Responder).encode(&mut packet);
         let flags = packet.len() - 5;
-        for (value, known) in [(0, true), (6, false), (8, false), (10, false), (16, false), (255, false)] {
+        for (value, known) in [
+            (0, true),
+            (6, false),
+            (8, false),
+            (10, false),
+            (16, true),
+            (24, false),
+            (32, false),
+            (255, false),
+        ] {
             packet[flags] = value;
             // Room for whatever the byte may promise.
             let padded = [&packet[..], &[0; 16]].concat();

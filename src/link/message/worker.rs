@@ -11,7 +11,14 @@ use super::wire::{
 pub enum ToWorker<'a> {
     /// One complete request. `variables` is [`crate::cgi::Variables::encoded`]. Carries the descriptors of spooled
     /// bodies: the request's, then a Filter's data.
-    Request { request_id: &'a [u8], variables: &'a [u8], body: RequestBody<'a>, role: Role<'a> },
+    /// `takes_file`: the gateway takes the rest of the response as a [`FromWorker::File`].
+    Request {
+        request_id: &'a [u8],
+        variables: &'a [u8],
+        body: RequestBody<'a>,
+        role: Role<'a>,
+        takes_file: bool,
+    },
     /// The client of a request has gone: stop producing output for it. `serial` is the request's, as in [`FromWorker::Answering`]; a
     /// worker that does not run it any more does nothing.
     Abort { serial: u32 },
@@ -59,6 +66,9 @@ pub enum FromWorker<'a> {
     Head { block: &'a [u8] },
     /// Bytes of the response body, at least one.
     Body { bytes: &'a [u8] },
+    /// The rest of the response body is these bytes of a regular file, whose descriptor the packet carries. Only where the request says
+    /// `takes_file`, and at most once.
+    File { offset: u64, length: u64 },
     /// The request is over. Without `complete` the response must not look whole.
     End { complete: bool },
     /// A line (or a traceback) for the log, with fields as JSON (or empty).
@@ -74,17 +84,18 @@ impl<'a> ToWorker<'a> {
     /// Appends the message to a packet.
     pub fn encode(&self, packet: &mut Vec<u8>) {
         match *self {
-            Self::Request { request_id, variables, body, role } => {
+            Self::Request { request_id, variables, body, role, takes_file } => {
                 packet.push(1);
                 put_bytes(packet, request_id);
                 put_bytes(packet, variables);
-                // One byte holds the role and the places of the bodies.
+                // One byte holds the role, the places of the bodies, and the way of the response.
                 let flags = match role {
                     Role::Responder => 0,
                     Role::Authorizer => AUTHORIZER,
                     Role::Filter { data } => FILTER | if data.is_spooled() { DATA_SPOOLED } else { 0 },
                 };
-                packet.push(flags | if body.is_spooled() { BODY_SPOOLED } else { 0 });
+                let body_spooled = if body.is_spooled() { BODY_SPOOLED } else { 0 };
+                packet.push(flags | body_spooled | if takes_file { TAKES_FILE } else { 0 });
                 body.put(packet);
                 if let Role::Filter { data } = role {
                     data.put(packet);
@@ -106,14 +117,15 @@ impl<'a> ToWorker<'a> {
                 let (request_id, variables) = (take_bytes(packet)?, take_bytes(packet)?);
                 let flags = take_u8(packet)?;
                 let body = RequestBody::take(packet, flags & BODY_SPOOLED != 0)?;
-                let role = match flags & !BODY_SPOOLED {
+                let role = match flags & !(BODY_SPOOLED | TAKES_FILE) {
                     0 => Role::Responder,
                     AUTHORIZER => Role::Authorizer,
                     FILTER => Role::Filter { data: RequestBody::take(packet, false)? },
                     FILTER_SPOOLED => Role::Filter { data: RequestBody::take(packet, true)? },
                     _ => return Err(Malformed),
                 };
-                Ok(Self::Request { request_id, variables, body, role })
+                let takes_file = flags & TAKES_FILE != 0;
+                Ok(Self::Request { request_id, variables, body, role, takes_file })
             }
             2 => Ok(Self::Abort { serial: take_u32(packet)? }),
             3 => Ok(Self::Drain),
@@ -128,6 +140,7 @@ const BODY_SPOOLED: u8 = 1;
 const AUTHORIZER: u8 = 2;
 const FILTER: u8 = 4;
 const DATA_SPOOLED: u8 = 8;
+const TAKES_FILE: u8 = 16;
 const FILTER_SPOOLED: u8 = FILTER | DATA_SPOOLED;
 
 impl<'a> RequestBody<'a> {
@@ -186,6 +199,11 @@ impl<'a> FromWorker<'a> {
                 packet.push(9);
                 put_u32(packet, serial);
             }
+            Self::File { offset, length } => {
+                packet.push(10);
+                packet.extend_from_slice(&offset.to_le_bytes());
+                packet.extend_from_slice(&length.to_le_bytes());
+            }
         }
     }
 
@@ -204,6 +222,12 @@ impl<'a> FromWorker<'a> {
             7 => Ok(Self::Measured { pss: take_u64(packet)?, lua_heap: take_u64(packet)? }),
             8 => Ok(Self::Stack { timeout: take_bool(packet)?, text: take_chunk(packet)? }),
             9 => Ok(Self::Answering { serial: take_u32(packet)? }),
+            10 => {
+                let (offset, length) = (take_u64(packet)?, take_u64(packet)?);
+                // A file has no more bytes than a signed offset can name (off_t).
+                let end = offset.checked_add(length).filter(|end| *end <= i64::MAX.cast_unsigned());
+                if length > 0 && end.is_some() { Ok(Self::File { offset, length }) } else { Err(Malformed) }
+            }
             _ => Err(Malformed),
         }
     }

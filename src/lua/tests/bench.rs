@@ -16,6 +16,12 @@ fn bench() {
             self.0 += bytes.len();
             Ok(())
         }
+        fn takes_file(&self, _: u64) -> bool {
+            false
+        }
+        fn file(&mut self, _: OwnedFd, _: u64, _: u64) -> Result<(), ClientGone> {
+            unreachable!("no file is taken");
+        }
         fn flush(&mut self) -> Result<(), ClientGone> {
             Ok(())
         }

@@ -21,6 +21,12 @@ impl Output for Reporter {
     fn body(&mut self, bytes: &[u8]) -> Result<(), ClientGone> {
         self.0.send(Event::Out(String::from_utf8_lossy(bytes).into_owned())).map_err(|_| ClientGone)
     }
+    fn takes_file(&self, _: u64) -> bool {
+        false
+    }
+    fn file(&mut self, _: OwnedFd, _: u64, _: u64) -> Result<(), ClientGone> {
+        unreachable!("no file is taken");
+    }
     fn flush(&mut self) -> Result<(), ClientGone> {
         Ok(())
     }

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::fs;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -37,6 +39,10 @@ struct Record {
     patience: Option<usize>,
     /// Programs that the application was about to start.
     programs: usize,
+    /// Whether files are taken.
+    takes_files: bool,
+    /// Parts of files, as offset and length. Their bytes are in `chunks`, too.
+    files: Vec<(u64, u64)>,
 }
 
 /// Keeps everything in memory.
@@ -63,6 +69,18 @@ impl Output for Recorder {
             record.open = true;
         }
         record.chunks.last_mut().expect("pushed above").extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn takes_file(&self, _: u64) -> bool {
+        self.0.borrow().takes_files
+    }
+
+    fn file(&mut self, file: OwnedFd, offset: u64, length: u64) -> Result<(), ClientGone> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap()];
+        fs::File::from(file).read_exact_at(&mut bytes, offset).unwrap();
+        self.body(&bytes)?;
+        self.0.borrow_mut().files.push((offset, length));
         Ok(())
     }
 

@@ -23,6 +23,7 @@ fn run_case(
         .map(|table| table.pairs().collect::<Result<_, _>>().unwrap())
         .unwrap_or_default();
     recorder.0.borrow_mut().patience = case.get("patience").unwrap();
+    recorder.0.borrow_mut().takes_files = case.get("takes_files").unwrap_or_default();
     if let Some(memory) = case.get::<Option<usize>>("memory").unwrap() {
         let _ = state.lua().set_memory_limit(state.lua().used_memory() + memory); // LuaJIT keeps its own limit
     }
@@ -61,6 +62,11 @@ fn run_case(
         let chunks: Vec<_> =
             record.chunks.iter().map(|chunk| String::from_utf8_lossy(chunk).into_owned()).collect();
         compare("chunks", format!("{expected:?}"), format!("{chunks:?}"));
+    }
+    if let Some(expected) = text(case, "files") {
+        let files: Vec<_> =
+            record.files.iter().map(|(offset, length)| format!("{offset}+{length}")).collect();
+        compare("files", expected, files.join(" "));
     }
     let log: Vec<&str> = record.log.iter().map(|(_, line)| line.as_str()).collect();
     let expected: Vec<String> = match case.get("log").unwrap() {

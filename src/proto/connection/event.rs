@@ -60,6 +60,8 @@ pub(crate) enum Event {
     Late(&'static str),
     /// Spooled bytes for the client are lost, and the connection is broken off.
     SpoolLost(String),
+    /// A file of the application's cannot be sent whole, and the connection is broken off.
+    FileLost(String),
     /// The client reads its response too slowly. The driver opens a file, then calls [`Connection::start_spooling`].
     Slow,
     /// The response of an ended request has been written from its file, or is lost.

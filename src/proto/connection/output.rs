@@ -10,7 +10,7 @@ use super::stream::{Stream, StreamKey, StreamState};
 use crate::fastcgi::{AfterEnd, ProtocolStatus};
 use crate::proto::rate::MinRate;
 use crate::proto::request_end::EndedRequest;
-use crate::proto::response_writer::Sink;
+use crate::proto::response_writer::{EndPosition, FilePart, ResponseEnd, Sink};
 use crate::proto::send_buffer::Piece;
 
 /// The sending side of one stream. Drops all bytes for a removed stream, even if its id is in use again.
@@ -41,9 +41,21 @@ impl Sink for StreamSink<'_> {
         server.stderr(self.key.id, bytes, out.tail());
     }
 
-    fn end(&mut self, now: Instant) -> Option<u64> {
+    fn file(&mut self, part: FilePart) {
+        if self.is_open() {
+            self.connection.transfers.add(self.key, part);
+        }
+    }
+
+    fn end(&mut self, now: Instant) -> Option<ResponseEnd> {
         if !self.is_open() {
             return None;
+        }
+        if self.connection.transfers.end(self.key) {
+            if let Some(stream) = self.connection.stream(self.key) {
+                stream.state = StreamState::Sending;
+            }
+            return Some(ResponseEnd(EndPosition::AfterFile(self.key.serial)));
         }
         let end_in_file = self.connection.end_in_file();
         self.connection.end_stream(self.key, 0, ProtocolStatus::RequestComplete, now);
@@ -118,7 +130,7 @@ impl Connection {
 
     /// The bytes to be written to the client now.
     pub(crate) fn transmit(&self) -> &[u8] {
-        self.out.unwritten()
+        if self.transfers.holds_output() { &[] } else { self.out.unwritten() }
     }
 
     /// Records that the first `length` bytes of [`Self::transmit`] are written. A partial write starts the measurement of the
@@ -158,13 +170,15 @@ impl Connection {
         self.account_for_responses();
         let sent = self.out.sent();
         // Mostly none, and then nothing is allocated.
-        let delivered = self.undelivered.extract_if(.., |undelivered| undelivered.end <= sent);
+        let delivered = self
+            .undelivered
+            .extract_if(.., |undelivered| matches!(undelivered.end, EndPosition::At(end) if end <= sent));
         delivered.map(|undelivered| undelivered.ended).collect()
     }
 
     /// Whether all bytes for the client are written.
     pub(crate) fn is_written(&self) -> bool {
-        self.out.is_empty()
+        self.out.is_empty() && self.transfers.is_empty()
     }
 
     /// Whether the send buffer is full, so that no more of a response is taken.
@@ -217,34 +231,26 @@ impl Connection {
     /// Handles the loss of the file. Its bytes may belong to several requests, and no byte can follow, so the transfer breaks off.
     pub(crate) fn spool_failed(&mut self, cause: String) {
         self.events.push_back(Event::SpoolLost(cause));
+        self.lose_output();
+    }
+
+    /// Breaks off all responses, because bytes for the client are lost.
+    pub(super) fn lose_output(&mut self) {
         self.out.drop_spooled();
         self.server.break_off(self.out.tail());
         (self.receiving, self.cut) = (Receiving::Done, true);
         self.close_when_written();
+        for Stream { key, state } in std::mem::take(&mut self.streams) {
+            self.abandoned(key, state, true);
+        }
         for Undelivered { mut ended, .. } in std::mem::take(&mut self.undelivered) {
             ended.break_off();
             self.events.push_back(Event::Ended(Box::new(ended)));
         }
-        for Stream { key, state } in std::mem::take(&mut self.streams) {
-            self.abandoned(key, state, true);
-        }
     }
 
     /// The count of bytes written on the connection once all spooled bytes are; `None` without a file.
-    fn end_in_file(&self) -> Option<u64> {
-        self.out.is_spooling().then(|| self.out.appended())
-    }
-
-    /// Keeps an ended request until `end` bytes are written on the connection. Returns it if they are already, or never will be.
-    pub(crate) fn keep_until_written(&mut self, end: u64, mut ended: EndedRequest) -> Option<EndedRequest> {
-        if self.out.sent() >= end {
-            return Some(ended);
-        }
-        if self.ending == Ending::Now {
-            ended.abort();
-            return Some(ended);
-        }
-        self.undelivered.push(Undelivered { end, ended });
-        None
+    fn end_in_file(&self) -> Option<ResponseEnd> {
+        self.out.is_spooling().then(|| ResponseEnd(EndPosition::At(self.out.appended())))
     }
 }

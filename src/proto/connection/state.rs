@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use super::backpressure::Backpressure;
 use super::event::{Close, Event};
 use super::stream::{Assignment, Stream, StreamKey, StreamState};
+use super::transfers::Transfers;
 use crate::fastcgi::{self, Server};
 use crate::proto::memory::{Memory, Purpose, Share, UNCOUNTED_PER_CONNECTION};
 use crate::proto::rate::MinRate;
 use crate::proto::request_end::EndedRequest;
+use crate::proto::response_writer::EndPosition;
 use crate::proto::send_buffer::{KEPT_BUFFER, SendBuffer};
 
 /// Time for the first request of a client that has just connected while the gateway stops. The client was accepted, so it is
@@ -54,8 +56,8 @@ pub(super) enum Receiving {
 /// A request whose complete response is not written yet.
 #[derive(Debug)]
 pub(super) struct Undelivered {
-    /// Count of bytes written on the connection at which the response is written.
-    pub(super) end: u64,
+    /// The position at which the response is written.
+    pub(super) end: EndPosition,
     pub(super) ended: EndedRequest,
 }
 
@@ -64,6 +66,8 @@ pub(super) struct Undelivered {
 pub(crate) struct Connection {
     pub(super) server: Server,
     pub(super) out: SendBuffer,
+    /// Files that are sent, after and between the bytes of `out`.
+    pub(super) transfers: Transfers,
     /// The open streams. Few, so a scan beats a map.
     pub(super) streams: Vec<Stream>,
     /// Number of streams so far.
@@ -118,6 +122,7 @@ impl Connection {
         Self {
             server: Server::new(limits),
             out: SendBuffer::default(),
+            transfers: Transfers::default(),
             streams: Vec::new(),
             serial: 0,
             events: VecDeque::new(),
@@ -213,7 +218,7 @@ impl Connection {
 
     /// Whether to write to the client.
     pub(crate) fn wants_write(&self) -> bool {
-        !self.out.unwritten().is_empty()
+        !self.transmit().is_empty() || self.transfers.is_blocked()
     }
 
     /// Records whether the client is read from. Its timeouts restart when reading resumes, because the gateway paused, and not the
@@ -232,7 +237,7 @@ impl Connection {
             match &mut stream.state {
                 StreamState::Begun { since, .. } => *since = now,
                 StreamState::Arriving(request) => request.rate = MinRate::new(now),
-                StreamState::Submitted(_) | StreamState::Broken { .. } => {}
+                StreamState::Submitted(_) | StreamState::Sending | StreamState::Broken { .. } => {}
             }
         }
     }
@@ -316,7 +321,7 @@ impl Connection {
 
     /// The next step with the socket.
     pub(crate) fn poll_close(&mut self, now: impl FnOnce() -> Instant) -> Close {
-        if self.ending == Ending::WhenWritten && self.out.is_empty() {
+        if self.ending == Ending::WhenWritten && self.is_written() {
             if self.discarding_input {
                 let time = if self.timed_out { LINGER_SILENCE } else { LINGER_TIMEOUT };
                 self.ending = Ending::Lingering { until: now() + time, bytes: LINGER_BYTES };
@@ -346,7 +351,7 @@ impl Connection {
     /// Whether the last response is written while the gateway stops. The driver then shuts the sending side at once, so that a proxy
     /// does not keep the connection.
     pub(crate) fn has_written_last_response(&self) -> bool {
-        self.stopping && self.ending == Ending::WhenWritten && self.out.is_empty()
+        self.stopping && self.ending == Ending::WhenWritten && self.is_written()
     }
 
     /// Drops all state of a connection that is gone, and abandons its requests.
@@ -354,25 +359,27 @@ impl Connection {
         self.ending = Ending::Now;
         self.out.clear();
         self.held = Vec::new();
+        for Stream { key, state } in std::mem::take(&mut self.streams) {
+            self.abandoned(key, state, false);
+        }
         for Undelivered { mut ended, .. } in std::mem::take(&mut self.undelivered) {
             ended.abort();
             self.events.push_back(Event::Ended(Box::new(ended)));
         }
-        for Stream { key, state } in std::mem::take(&mut self.streams) {
-            self.abandoned(key, state, false);
-        }
+        self.transfers.clear();
         self.account_for_responses();
         self.account_for_less();
     }
 
     /// Reports a removed stream to the driver. `lost`: the gateway lost a part of its response.
     pub(super) fn abandoned(&mut self, key: StreamKey, state: StreamState, lost: bool) {
+        self.give_up_file(key, &state, lost);
         let event = match state {
             StreamState::Begun { .. } if !self.cut => Event::AbortedBeforeParams,
             StreamState::Arriving(request) => Event::AbortedWhileArriving { key, request },
             StreamState::Submitted(assignment) => Event::Abandoned { assignment, lost },
             // Its end is logged already.
-            StreamState::Begun { .. } | StreamState::Broken { .. } => return,
+            StreamState::Begun { .. } | StreamState::Sending | StreamState::Broken { .. } => return,
         };
         self.events.push_back(event);
     }

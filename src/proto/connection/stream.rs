@@ -36,6 +36,8 @@ pub(super) enum StreamState {
     Arriving(Box<IncomingRequest>),
     /// The request is in the queue, with a worker, or is being answered.
     Submitted(Assignment),
+    /// The worker is done with the response, whose file is being sent.
+    Sending,
     /// The response broke off. The client must not take the sent part for the whole.
     Broken { since: Instant },
 }
@@ -71,7 +73,7 @@ impl StreamState {
         match self {
             Self::Begun { .. } => true,
             Self::Arriving(request) => !request.is_complete(),
-            Self::Submitted(_) | Self::Broken { .. } => false,
+            Self::Submitted(_) | Self::Sending | Self::Broken { .. } => false,
         }
     }
 }

@@ -37,6 +37,8 @@ enum Timer {
     Send,
     /// A read of spooled bytes must end.
     SpoolRead,
+    /// A turn of a file must end.
+    FileTurn,
     /// A record that belongs to no request must be complete.
     Record,
     /// The next request of a kept connection must begin.
@@ -67,11 +69,14 @@ impl Connection {
             visit(self.last_read + LINGER_SILENCE, Timer::LingerSilence);
             return;
         }
-        if let Some(rate) = self.send_rate.as_ref().filter(|_| !self.out.unwritten().is_empty()) {
+        if let Some(rate) = self.send_rate.as_ref().filter(|_| self.wants_write()) {
             visit(rate.deadline(timeouts.send), Timer::Send);
         }
         if let Some(since) = self.out.reading_since() {
             visit(since + timeouts.send, Timer::SpoolRead);
+        }
+        if let Some(since) = self.transfers.turn_since() {
+            visit(since + timeouts.send, Timer::FileTurn);
         }
         if let Some(since) = self.owes_since() {
             visit(since + timeouts.header, Timer::Record);
@@ -95,7 +100,7 @@ impl Connection {
     fn silence(&self, timeouts: Timeouts) -> Option<(Instant, Timer)> {
         if self.used {
             // A client that still reads its response has a reason to be silent.
-            return self.out.is_empty().then(|| (self.last_read + KEPT_TIMEOUT, Timer::Kept));
+            return self.is_written().then(|| (self.last_read + KEPT_TIMEOUT, Timer::Kept));
         }
         // Set once, and only before the first byte: otherwise the timer would expire again and again.
         let waits = self.stopping && !self.waited && self.ending == Ending::No && self.server.is_idle();
@@ -116,7 +121,7 @@ impl Connection {
                 None if request.too_large => Some((request.since + TOO_LARGE_WAIT, Timer::TooLarge(key))),
                 None => self.reading.then(|| (request.rate.deadline(timeouts.body), Timer::Body(key))),
             },
-            StreamState::Submitted(_) => None,
+            StreamState::Submitted(_) | StreamState::Sending => None,
             StreamState::Broken { since } => Some((*since + BROKEN_TIMEOUT, Timer::Broken(key))),
         }
     }
@@ -173,6 +178,7 @@ impl Connection {
                 Timer::SpoolRead => {
                     self.spool_failed("the disk did not give it back in time (--send-timeout)".to_owned());
                 }
+                Timer::FileTurn => self.file_stalled(),
                 Timer::Record => {
                     return self.close_late("the client took too long for a record (--header-timeout)");
                 }

@@ -18,7 +18,7 @@
 
 extern const char *lua_tolstring(void *state, int index, size_t *length);
 
-enum { READY = 1, START_FAILED, HEAD, BODY, END, LOG, MEASURED, STACK, ANSWERING };
+enum { READY = 1, START_FAILED, HEAD, BODY, END, LOG, MEASURED, STACK, ANSWERING, FILE_PART };
 
 #define LARGEST (200 * 1024)
 #define CHUNK (64 * 1024)
@@ -93,17 +93,16 @@ static void complete_response(const char *body)
     end();
 }
 
-static void with_descriptors(int link, int count)
+static void with_descriptors(int link, const char *path, int count)
 {
     int descriptors[253];
     for (int i = 0; i < count; i++)
-        descriptors[i] = open("/dev/null", O_RDONLY);
+        descriptors[i] = open(path, O_RDONLY | O_NONBLOCK);
     union {
         char space[CMSG_SPACE(sizeof descriptors)];
         struct cmsghdr align;
     } control;
     memset(&control, 0, sizeof control);
-    line(0, "with descriptors");
     struct iovec vector = { packet, length };
     struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control.space,
                               .msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)count) };
@@ -117,6 +116,14 @@ static void with_descriptors(int link, int count)
     length = 0;
     for (int i = 0; i < count; i++)
         close(descriptors[i]);
+}
+
+/* A file as the rest of the body. */
+static void file_part(uint64_t offset, uint64_t size)
+{
+    byte(FILE_PART);
+    bytes(&offset, 8);
+    bytes(&size, 8);
 }
 
 /* Sends messages until the other side closes or this process is killed. */
@@ -233,8 +240,22 @@ static void act(int link, const char *name)
         while (length < LARGEST - 100)
             line(1, "line");
     } else if (is(name, "descriptor") || is(name, "descriptors")) {
-        with_descriptors(link, is(name, "descriptor") ? 1 : 253);
+        line(0, "with descriptors");
+        with_descriptors(link, "/dev/null", is(name, "descriptor") ? 1 : 253);
         pause();
+    } else if (strncmp(name, "file_", 5) == 0) {
+        const char *what = name + 5;
+        answering(serial);
+        text(HEAD, is(what, "part") ? "Content-Length: 2000\r\n\r\n" : "Content-Length: 1000\r\n\r\n");
+        file_part(is(what, "beyond") ? UINT64_MAX : 0, is(what, "nothing") ? 0 : 1000);
+        if (is(what, "twice"))
+            file_part(0, 1000);
+        if (is(what, "and_body"))
+            text(BODY, "body");
+        if (is(what, "short") || is(what, "device") || is(what, "directory") || is(what, "pipe"))
+            end();
+        if (!is(what, "missing"))
+            with_descriptors(link, getenv(what) ? getenv(what) : "/dev/null", 1);
     } else if (is(name, "shutdown") || is(name, "close")) {
         is(name, "close") ? close(link) : shutdown(link, SHUT_RDWR);
         for (;;)

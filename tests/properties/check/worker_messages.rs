@@ -13,7 +13,7 @@ use nibiru::fastcgi::{Limits, ProtocolStatus, Role, Server};
 use nibiru::link::interrupt::Kind;
 use nibiru::link::message::{FromWorker, FromZygote, ToWorker, ToZygote};
 use nibiru::proto::response::ProtocolViolation;
-use nibiru::proto::response_writer::{ResponseWriter, Sink};
+use nibiru::proto::response_writer::{FilePart, ResponseEnd, ResponseWriter, Sink};
 use nibiru::proto::worker::{
     ExitCause, LinkError, MAX_PACKETS_IN_LINK, RelayStep, Way, WorkerEvent, WorkerProtocol,
 };
@@ -208,7 +208,7 @@ impl Gateway {
             writer.hold_head();
         }
         self.running = Some(writer);
-        self.protocol.dispatched(Way::Socket);
+        self.protocol.dispatched(Way::Socket, false);
         self.sent_since_dispatch = false;
         (self.idle, self.busy) = (false, true);
         (self.interrupts, self.stacks) = ([0; 2], [0; 2]);
@@ -239,6 +239,7 @@ impl Gateway {
                     assert!(!bytes.is_empty());
                     writer.unwrap().body(bytes, client.unwrap())?;
                 }
+                WorkerEvent::ResponseFile { .. } => unreachable!("no request takes a file"),
                 WorkerEvent::ResponseEnd { complete: true } => {
                     writer.unwrap().end(client.unwrap(), Instant::now())?;
                     self.running = None;
@@ -354,7 +355,11 @@ impl Sink for Client {
         self.server.stderr(1, bytes, &mut self.out);
     }
 
-    fn end(&mut self, _: Instant) -> Option<u64> {
+    fn file(&mut self, _: FilePart) {
+        unreachable!("no request takes a file");
+    }
+
+    fn end(&mut self, _: Instant) -> Option<ResponseEnd> {
         assert!(!self.over, "a second end");
         self.over = true;
         let _ = self.server.end(1, 0, ProtocolStatus::RequestComplete, &mut self.out);

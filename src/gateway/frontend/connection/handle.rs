@@ -14,6 +14,7 @@ use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::telemetry::metrics::Metrics;
 use crate::proto::connection::{Connection, StreamKey, StreamSink};
 use crate::proto::request_end::EndedRequest;
+use crate::proto::response_writer::ResponseEnd;
 
 /// An open connection.
 #[derive(Debug)]
@@ -124,8 +125,8 @@ impl Handle {
         }
     }
 
-    /// Keeps an ended request until `end` bytes are written on the connection. Returns it if they are already, or never will be.
-    pub(crate) fn keep_until_written(&self, end: u64, ended: EndedRequest) -> Option<EndedRequest> {
+    /// Keeps an ended request until its response is written up to `end`. Returns it if it is already, or never will be.
+    pub(crate) fn keep_until_written(&self, end: ResponseEnd, ended: EndedRequest) -> Option<EndedRequest> {
         self.state.borrow_mut().keep_until_written(end, ended)
     }
 

@@ -28,16 +28,18 @@ use crate::gateway::pool::dispatch;
 use crate::gateway::request::Request;
 use crate::gateway::response::Response;
 use crate::gateway::runtime;
-use crate::gateway::spool::{BodyWrite, Completion, ResponseFile};
+use crate::gateway::spool::{BodyWrite, Completion, FileSending, ResponseFile, Spool};
 use crate::gateway::telemetry::status::Endpoint;
-use crate::proto::connection::{Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts};
+use crate::proto::connection::{
+    Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts, TurnEnd,
+};
 use crate::proto::turn::Turn;
 
 /// Serves a connection to its end. Requests that still run then are abandoned.
 pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway: Rc<Gateway>) {
     let state = Connection::new(limits, &gateway.memory, Instant::now());
     let handle = Handle::new(socket, state, &gateway.metrics);
-    let mut task = Task { handle, gateway, writes: Vec::new(), response_file: None };
+    let mut task = Task { handle, gateway, writes: Vec::new(), response_file: None, file_sending: None };
     task.run().await;
 }
 
@@ -49,6 +51,8 @@ struct Task {
     writes: Vec<BodyWrite>,
     /// The spool file, while the client is slow.
     response_file: Option<ResponseFile>,
+    /// The turn of a file of the application's.
+    file_sending: Option<FileSending>,
 }
 
 /// A watch for the hang-up of a client that has shut its writing side: a second descriptor of the socket, with its permit.
@@ -87,7 +91,8 @@ impl Task {
                 };
                 (reading, state.wants_write(), reading && state.has_held(), timers)
             };
-            let has_jobs = !self.writes.is_empty() || self.response_file.is_some();
+            let has_jobs =
+                !self.writes.is_empty() || self.response_file.is_some() || self.file_sending.is_some();
             let mut settles = pin!(timers.deadline.map(|deadline| gateway.clock.settles(deadline)));
             let mut written = pin!(waits_for_room.then(|| gateway.spool.written()));
             let mut hung_up = pin!(hang_up.as_ref().map(|(watched, _)| hung_up(watched)));
@@ -127,6 +132,9 @@ impl Task {
                 Wake::Lost => break,
             };
             if ready.is_writable() {
+                if handle.state.borrow().is_file_blocked() && handle.socket.takes_bytes() {
+                    handle.state.borrow_mut().unblock_file();
+                }
                 handle.flush();
             }
             if ready.is_readable()
@@ -281,6 +289,15 @@ impl Task {
                 self.response_file = None;
                 self.handle.drained.notify_waiters();
             }
+            Event::FileLost(cause) => {
+                if let Some(left_out) = gateway.metrics.may_log_refusal() {
+                    warn!(
+                        cause,
+                        left_out, "connection broken off: a file of the application's cannot be sent"
+                    );
+                }
+                self.handle.drained.notify_waiters();
+            }
             Event::Slow => self.start_spooling(),
             Event::Ended(ended) => gateway.metrics.ended(&ended, Instant::now()),
         }
@@ -312,6 +329,17 @@ impl Task {
         while let Some((key, source, write)) = state.next_body_write() {
             self.writes.push(gateway.spool.write_body((key, source), write));
         }
+        Spool::close(state.take_files_to_close());
+        if let Some(turn) = state.next_file_turn(Instant::now) {
+            match self.handle.socket.duplicate() {
+                Ok(socket) => self.file_sending = Some(gateway.spool.send_file(turn, socket)),
+                Err(error) => {
+                    let lost = TurnEnd::Lost(crate::log::cause(&error).to_string());
+                    state.file_turn_ended(turn, lost, Instant::now());
+                    self.handle.changed.give();
+                }
+            }
+        }
         let Some(response_file) = self.response_file.as_mut().filter(|_| state.is_spooling()) else {
             self.response_file = None;
             return;
@@ -330,7 +358,24 @@ impl Task {
 
     /// Ready when a write or a read has ended.
     fn poll_jobs(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.poll_writes(context).is_ready() { Poll::Ready(()) } else { self.poll_response_file(context) }
+        if self.poll_writes(context).is_ready() || self.poll_file_sending(context).is_ready() {
+            Poll::Ready(())
+        } else {
+            self.poll_response_file(context)
+        }
+    }
+
+    /// Ready when a turn of a file has ended.
+    fn poll_file_sending(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(sending) = &mut self.file_sending else { return Poll::Pending };
+        let ended = ready!(sending.poll(context));
+        self.file_sending = None;
+        if let Some((turn, end)) = ended {
+            self.handle.state.borrow_mut().file_turn_ended(turn, end, Instant::now());
+        }
+        self.handle_events();
+        self.handle.flush_end();
+        Poll::Ready(())
     }
 
     /// Ready when a write of a body has ended.
@@ -438,7 +483,11 @@ impl Task {
 /// responses wait in a file would be missing in the access log.
 impl Drop for Task {
     fn drop(&mut self) {
+        if self.file_sending.is_some() {
+            self.handle.socket.shut_down();
+        }
         self.handle.state.borrow_mut().abandon_all();
+        Spool::close(self.handle.state.borrow_mut().take_files_to_close());
         self.handle_events();
         self.handle.drained.notify_waiters();
     }

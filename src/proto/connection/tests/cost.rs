@@ -37,10 +37,11 @@ impl Side {
             variables: request.head.variables.encoded(),
             body: RequestBody::Inline(b""),
             role: MessageRole::Responder,
+            takes_file: true,
         }
         .encode(&mut self.packet);
         assert!(self.lane.push(&self.packet).unwrap());
-        self.protocol.dispatched(Way::Lane);
+        self.protocol.dispatched(Way::Lane, true);
         *key
     }
 

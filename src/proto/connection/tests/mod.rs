@@ -2,6 +2,7 @@
 
 mod cost;
 mod ends;
+mod files;
 mod inputs;
 mod responses;
 mod stories;
@@ -87,7 +88,7 @@ impl Pair {
             now,
             connection: Connection::new(fastcgi::Limits::default(), &memory, now),
             memory,
-            space: Space::new(1 << 30, 8, None),
+            space: Space::new(1 << 30, 64, None),
             buffers: Buffers::default(),
             spooling: false,
             max_body: MAX_BODY,

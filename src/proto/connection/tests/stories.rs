@@ -47,6 +47,7 @@ impl Story {
                 | Event::Late(_)
                 | Event::ParamsLate
                 | Event::SpoolLost(_)
+                | Event::FileLost(_)
                 | Event::Ended(_)
                 | Event::Misconfigured { .. } => {}
             }
@@ -87,8 +88,9 @@ impl Story {
             return;
         }
         let index = self.random.usize(..self.running.len());
-        let act = self.random.u8(..6);
+        let act = self.random.u8(..7);
         let body = vec![b'x'; self.random.usize(..60_000)];
+        let part = self.pair.file(self.random.usize(1..200_000));
         let (key, mut writer) = self.running.swap_remove(index);
         self.pair.respond_with(&mut writer, key, |writer, sink, now| match act {
             0 => writer.fail(500, "failed", None, sink, now),
@@ -98,6 +100,11 @@ impl Story {
                 }
             }
             2 => writer.stderr(b"look", sink),
+            3 => {
+                let head = b"Status: 200 OK\r\n\r\n";
+                let _ = writer.head(head, &ProxyHeaders::default(), sink, || now);
+                let _ = writer.file(part, sink);
+            }
             _ => {
                 let head = b"Status: 200 OK\r\n\r\n";
                 let _ = writer.head(head, &ProxyHeaders::default(), sink, || now);
@@ -127,6 +134,33 @@ impl Story {
         }
     }
 
+    /// A thread sends a file. The disk may lose it.
+    fn send_file(&mut self) {
+        if self.random.bool() {
+            self.pair.connection.unblock_file();
+        }
+        if self.random.u8(..40) > 0 {
+            self.pair.send_file(self.random.usize(1..150_000));
+        } else if let Some(turn) = self.pair.connection.next_file_turn(|| self.pair.now) {
+            let lost = TurnEnd::Lost("gone".to_owned());
+            self.pair.connection.file_turn_ended(turn, lost, self.pair.now);
+            self.pair.flush();
+        }
+        let events = self.pair.events();
+        self.take(events);
+    }
+
+    /// Whether each record that the client has is whole and of one source, up to a break.
+    fn check_records(&self) {
+        let (mut decoder, mut input) = (Decoder::new(), &self.pair.received[..]);
+        while let Ok(Some(reply)) = decoder.receive(&mut input) {
+            if let Reply::Stdout { bytes, .. } = reply {
+                let mixed = bytes.contains(&b'#') && bytes.contains(&b'x');
+                assert!(!mixed, "a record has bytes of two responses");
+            }
+        }
+    }
+
     /// The disk reads and writes.
     fn spool(&mut self, disk: &mut std::collections::HashMap<u32, Vec<u8>>) {
         if let Some((place, bytes)) = self.pair.connection.next_spool_write(|| true) {
@@ -148,7 +182,7 @@ fn no_timer_spins_and_no_stream_is_lost_whatever_clients_workers_and_clocks_do()
     for seed in 0..600 {
         let (mut story, mut disk) = (Story::new(seed), std::collections::HashMap::new());
         for _ in 0..200 {
-            match story.random.u8(..12) {
+            match story.random.u8(..14) {
                 0..4 => story.send(),
                 4..8 => story.respond(),
                 8 => story.wait(),
@@ -157,6 +191,7 @@ fn no_timer_spins_and_no_stream_is_lost_whatever_clients_workers_and_clocks_do()
                     story.pair.flush();
                 }
                 10 => story.spool(&mut disk),
+                11 | 12 => story.send_file(),
                 _ => {
                     let reading = story.random.bool();
                     story.pair.connection.set_reading(reading, || story.pair.now);
@@ -168,6 +203,7 @@ fn no_timer_spins_and_no_stream_is_lost_whatever_clients_workers_and_clocks_do()
                 break;
             }
         }
+        story.check_records();
         story.pair.connection.abandon_all();
         for event in story.pair.events() {
             assert!(
