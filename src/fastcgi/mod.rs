@@ -73,3 +73,4 @@ pub use refusal::Refusal;
 pub use role::Role;
 pub use server::Server;
 pub use status::ProtocolStatus;
+pub use write::{RECORD_PIECES, Records};

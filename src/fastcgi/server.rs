@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 use super::request::{Content, Phase, Request, UnfinishedRequests};
 use super::role::Role;
 use super::status::ProtocolStatus;
-use super::write;
+use super::write::{self, Records};
 
 /// Bytes of a GET_VALUES query, at most. The three known names take 46; the rest is room for unknown names.
 const MAX_GET_VALUES: u16 = 1024;
@@ -90,6 +90,14 @@ impl Server {
             request.stdout_begun |= !bytes.is_empty();
             write::write_stream(RecordType::Stdout, id, bytes, out);
         }
+    }
+
+    /// [`Self::stdout`] without a copy; `None` where the bytes are too many, or the id is not in use.
+    pub fn stdout_records<'b>(&mut self, id: u16, bytes: &'b [u8]) -> Option<Records<'b>> {
+        let request = self.request(id)?;
+        let records = Records::new(RecordType::Stdout, id, bytes)?;
+        request.stdout_begun |= !bytes.is_empty();
+        Some(records)
     }
 
     /// Appends `bytes` as STDERR records. No bytes, or an id that is not in use: nothing.

@@ -10,6 +10,8 @@ const FULL_CONTENT: usize = 65_528;
 /// Records are padded to a multiple of it: "Components should be aligned on 8-byte boundaries" (§3.3).
 const ALIGNMENT: usize = 8;
 
+const PADDING: [u8; ALIGNMENT] = [0; ALIGNMENT];
+
 /// Appends `bytes` as records of a stream. No bytes: no record, since an empty one would end the stream.
 pub(super) fn write_stream(record_type: RecordType, request_id: u16, bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() + bytes.len().div_ceil(FULL_CONTENT) * (HEADER_LENGTH + ALIGNMENT));
@@ -23,7 +25,6 @@ pub(super) fn write_stream(record_type: RecordType, request_id: u16, bytes: &[u8
 /// # Panics
 /// When `content` is longer than [`MAX_CONTENT`].
 pub(super) fn write_record(record_type: RecordType, request_id: u16, content: &[u8], out: &mut Vec<u8>) {
-    const PADDING: [u8; ALIGNMENT] = [0; ALIGNMENT];
     let padding = content.len().next_multiple_of(ALIGNMENT) - content.len();
     let header = Header {
         record_type,
@@ -34,6 +35,56 @@ pub(super) fn write_record(record_type: RecordType, request_id: u16, content: &[
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(content);
     out.extend_from_slice(&PADDING[..padding]);
+}
+
+/// A few bytes of a stream as records, without a copy: at most [`MOST_RECORDS`] of them.
+#[derive(Debug)]
+pub struct Records<'b> {
+    headers: [[u8; HEADER_LENGTH]; MOST_RECORDS],
+    contents: [&'b [u8]; MOST_RECORDS],
+    padding: usize,
+}
+
+/// Records of [`Records`]: those of a piece of 64 KiB.
+const MOST_RECORDS: usize = 2;
+
+/// Pieces of [`Records::pieces`].
+pub const RECORD_PIECES: usize = 2 * MOST_RECORDS + 1;
+
+impl<'b> Records<'b> {
+    /// `bytes` as records of a stream; `None` where they are too many.
+    pub(super) fn new(record_type: RecordType, request_id: u16, bytes: &'b [u8]) -> Option<Self> {
+        let mut contents = [&b""[..]; MOST_RECORDS];
+        let mut chunks = bytes.chunks(FULL_CONTENT);
+        for (content, chunk) in contents.iter_mut().zip(&mut chunks) {
+            *content = chunk;
+        }
+        if chunks.next().is_some() {
+            return None;
+        }
+        // Only the last record is padded.
+        let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
+        let header = |content: &[u8]| Header {
+            record_type,
+            request_id,
+            content_length: u16::try_from(content.len()).expect("a chunk fits a record"),
+            padding_length: if content.len() == FULL_CONTENT {
+                0
+            } else {
+                u8::try_from(padding).unwrap_or_default()
+            },
+        };
+        Some(Self { headers: contents.map(|content| header(content).encode()), contents, padding })
+    }
+
+    /// The bytes of the records, in order. Some of the pieces are empty.
+    pub fn pieces(&self) -> [&[u8]; RECORD_PIECES] {
+        let [first, second] = [0, 1].map(|index| {
+            let header = if self.contents[index].is_empty() { &[][..] } else { &self.headers[index][..] };
+            (header, self.contents[index])
+        });
+        [first.0, first.1, second.0, second.1, &PADDING[..self.padding]]
+    }
 }
 
 /// Appends an END_REQUEST record (§5.5).
@@ -66,6 +117,19 @@ mod tests {
             assert_eq!(usize::from(out[6]), out.len() - HEADER_LENGTH - length);
             assert!(out[6] < 8, "no more padding than alignment needs");
         }
+    }
+
+    #[test]
+    fn records_without_a_copy_are_the_same_bytes() {
+        let bytes: Vec<u8> = (0..140_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        for length in [0, 1, 7, 8, FULL_CONTENT - 1, FULL_CONTENT, FULL_CONTENT + 1, 65_536, 2 * FULL_CONTENT]
+        {
+            let (bytes, mut out) = (&bytes[..length], Vec::new());
+            write_stream(RecordType::Stdout, 7, bytes, &mut out);
+            let records = Records::new(RecordType::Stdout, 7, bytes).unwrap();
+            assert!(records.pieces().concat() == out, "{length}");
+        }
+        assert!(Records::new(RecordType::Stdout, 7, &bytes[..2 * FULL_CONTENT + 1]).is_none());
     }
 
     #[test]

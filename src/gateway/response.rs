@@ -58,6 +58,11 @@ impl Response {
         self.send(|writer, sink| writer.file(part, sink))
     }
 
+    /// Sends the last piece of the body, and ends a complete response.
+    pub(crate) fn body_and_end(&mut self, bytes: &[u8]) -> Result<(), ProtocolViolation> {
+        self.finish(|writer, sink| writer.body_and_end(bytes, sink, Instant::now()))
+    }
+
     /// Ends a complete response. A response shorter than its announced length is an error, and must be failed.
     pub(crate) fn end(&mut self) -> Result<(), ProtocolViolation> {
         self.finish(|writer, sink| writer.end(sink, Instant::now()))

@@ -49,6 +49,11 @@ pub trait Sink {
     fn stderr(&mut self, bytes: &[u8]);
     /// Ends a complete response. If its end waits for a file, returns the position at which it is sent.
     fn end(&mut self, now: Instant) -> Option<ResponseEnd>;
+    /// Sends the last response bytes of a complete response, and ends it: [`Self::stdout`] and [`Self::end`] at once.
+    fn stdout_and_end(&mut self, bytes: &[u8], now: Instant) -> Option<ResponseEnd> {
+        self.stdout(bytes);
+        self.end(now)
+    }
     /// Breaks off the response, so that it does not look complete.
     fn break_off(&mut self, message: &str, now: Instant);
 }
@@ -98,6 +103,10 @@ impl<S: Sink> Sink for Option<S> {
 
     fn end(&mut self, now: Instant) -> Option<ResponseEnd> {
         self.as_mut().and_then(|sink| sink.end(now))
+    }
+
+    fn stdout_and_end(&mut self, bytes: &[u8], now: Instant) -> Option<ResponseEnd> {
+        self.as_mut().and_then(|sink| sink.stdout_and_end(bytes, now))
     }
 
     fn break_off(&mut self, message: &str, now: Instant) {
@@ -195,6 +204,29 @@ impl ResponseWriter {
                 self.end_sent = true;
             }
         }
+        Ok(())
+    }
+
+    /// Sends the last piece of the body and ends the complete response: [`Self::body`] and [`Self::end`] at once.
+    ///
+    /// # Errors
+    /// As theirs.
+    pub(crate) fn body_and_end(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut impl Sink,
+        now: Instant,
+    ) -> Result<(), ProtocolViolation> {
+        let mut ended = self.state.clone();
+        let whole = ended.body(bytes.len()) == Ok(Part::Send(())) && ended.end() == Ok(Part::Send(()));
+        if !whole || self.held.is_some() || !sink.is_open() {
+            self.body(bytes, sink)?;
+            return self.end(sink, now);
+        }
+        self.state = ended;
+        self.sent += bytes.len() as u64;
+        self.end_in_file = sink.stdout_and_end(bytes, now);
+        self.end_sent = true;
         Ok(())
     }
 

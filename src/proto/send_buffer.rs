@@ -121,6 +121,25 @@ impl SendBuffer {
         }
     }
 
+    /// Notes that `written` bytes were written: of the unwritten bytes up to `at`, of `pieces` after them, and of the unwritten bytes
+    /// after those. What is not written of the pieces is kept.
+    pub(crate) fn wrote_with(&mut self, at: usize, pieces: &[&[u8]], written: usize) {
+        let between: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let of_pieces = written.saturating_sub(at).min(between);
+        if of_pieces < between {
+            let (mut rest, mut skip) = (Vec::with_capacity(between - of_pieces), of_pieces);
+            for piece in pieces {
+                let skipped = skip.min(piece.len());
+                rest.extend_from_slice(&piece[skipped..]);
+                skip -= skipped;
+            }
+            let position = self.written + at;
+            self.bytes.splice(position..position, rest);
+        }
+        self.sent += of_pieces as u64;
+        self.wrote(written - of_pieces);
+    }
+
     /// Drops all bytes, because the client has gone.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
@@ -366,6 +385,22 @@ mod tests {
 
     /// Most bytes that a packet adds here.
     const PACKET: usize = 3 * (HEADER_LENGTH + 65_528);
+
+    #[test]
+    fn pieces_that_are_written_beside_the_buffer_keep_their_place() {
+        let (before, pieces, after) = (&b"before"[..], [&b"one"[..], b"", b"two"], &b"after"[..]);
+        let whole = [before, b"onetwo", after].concat();
+        for written in 0..=whole.len() {
+            let mut outgoing = SendBuffer::default();
+            outgoing.tail().extend_from_slice(b"x");
+            outgoing.tail().extend_from_slice(before);
+            outgoing.wrote(1);
+            outgoing.tail().extend_from_slice(after);
+            outgoing.wrote_with(before.len(), &pieces, written);
+            assert_eq!(outgoing.unwritten(), &whole[written..]);
+            assert_eq!((outgoing.sent(), outgoing.appended()), (1 + written as u64, 1 + whole.len() as u64));
+        }
+    }
 
     #[test]
     fn order_is_kept_whatever_client_worker_and_disk_do() {

@@ -1,6 +1,6 @@
 //! The socket of a client's connection, Unix or TCP, with the few operations that the connection needs.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 
@@ -70,6 +70,13 @@ impl ClientSocket {
         match self {
             Self::Unix(stream) => stream.try_write(bytes),
             Self::Tcp(stream) => stream.try_write(bytes),
+        }
+    }
+
+    pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.try_write_vectored(slices),
+            Self::Tcp(stream) => stream.try_write_vectored(slices),
         }
     }
 

@@ -27,6 +27,7 @@ use crate::link::lane::Corrupt;
 use crate::link::message::LogLevel;
 use crate::link::socket::Received;
 use crate::log::{escape, fields};
+use crate::proto::connection::WRITTEN_THROUGH;
 use crate::proto::response::ProtocolViolation;
 use crate::proto::response_writer::FilePart;
 use crate::proto::turn::Turn;
@@ -274,9 +275,17 @@ fn relay_packet(
     let (mut progress, serial) = (false, worker.protocol().serial());
     let claimed = worker.is_claimed().map_err(|Corrupt(what)| ProtocolViolation(what))?;
     worker.protocol().begin_packet(claimed);
+    // A large piece of a body, which is written together with the end where that follows.
+    let mut piece: Option<&[u8]> = None;
     loop {
         // Not borrowed while the event is handled.
         let event = worker.protocol().next_event(&mut packet)?;
+        let complete = matches!(event, Some(WorkerEvent::ResponseEnd { complete: true }));
+        if let Some(bytes) = piece.take_if(|_| !complete)
+            && let Some(mut request) = worker.running_mut()
+        {
+            request.response.body(bytes)?;
+        }
         let Some(event) = event else { break };
         match event {
             WorkerEvent::ResponseHead { block } => {
@@ -284,6 +293,10 @@ fn relay_packet(
                 if let Some(mut request) = worker.running_mut() {
                     request.response.head(block, &gateway.proxy_headers)?;
                 }
+            }
+            WorkerEvent::ResponseBody { bytes } if bytes.len() >= WRITTEN_THROUGH => {
+                progress = true;
+                piece = Some(bytes);
             }
             WorkerEvent::ResponseBody { bytes } => {
                 progress = true;
@@ -298,7 +311,7 @@ fn relay_packet(
             }
             WorkerEvent::ResponseEnd { complete } => {
                 progress = true;
-                end_response(gateway, worker, complete)?;
+                end_response(gateway, worker, complete, piece.take())?;
             }
             WorkerEvent::Ready => {
                 let now = Instant::now();
@@ -358,12 +371,18 @@ fn send_file(
     }
 }
 
-fn end_response(gateway: &Gateway, worker: &WorkerHandle, complete: bool) -> Result<(), ProtocolViolation> {
+/// Ends a response, after the last `piece` of its body.
+fn end_response(
+    gateway: &Gateway,
+    worker: &WorkerHandle,
+    complete: bool,
+    piece: Option<&[u8]>,
+) -> Result<(), ProtocolViolation> {
     if let Some(mut request) = worker.running_mut() {
-        if complete {
-            request.response.end()?;
-        } else {
-            request.response.fail(500, "the application failed", None);
+        match piece {
+            _ if !complete => request.response.fail(500, "the application failed", None),
+            Some(bytes) => request.response.body_and_end(bytes)?,
+            None => request.response.end()?,
         }
     }
     worker.response_ended();

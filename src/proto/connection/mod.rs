@@ -18,7 +18,7 @@ mod timers;
 mod transfers;
 
 pub(crate) use self::event::{Close, Event, Policy, Timeouts};
-pub(crate) use self::output::StreamSink;
+pub(crate) use self::output::{Socket, StreamSink, WRITTEN_THROUGH};
 pub(crate) use self::state::{Connection, READ_SIZE};
 pub(crate) use self::stream::{Assignment, IncomingRequest, Source, StreamKey};
 pub(crate) use self::transfers::{FileTurn, OpenFile, TurnEnd};

@@ -1,5 +1,6 @@
 //! The sending side of a connection: the framing of responses, their ends and breaks, and the spool file of a slow client.
 
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,18 +8,31 @@ use super::backpressure::Backpressure;
 use super::event::Event;
 use super::state::{Connection, Ending, Receiving, Undelivered};
 use super::stream::{Stream, StreamKey, StreamState};
-use crate::fastcgi::{AfterEnd, ProtocolStatus};
+use crate::fastcgi::{AfterEnd, ProtocolStatus, RECORD_PIECES};
 use crate::proto::rate::MinRate;
 use crate::proto::request_end::EndedRequest;
 use crate::proto::response_writer::{EndPosition, FilePart, ResponseEnd, Sink};
 use crate::proto::send_buffer::Piece;
 
 /// The sending side of one stream. Drops all bytes for a removed stream, even if its id is in use again.
-#[derive(Debug)]
 pub(crate) struct StreamSink<'c> {
     pub(crate) connection: &'c mut Connection,
     pub(crate) key: StreamKey,
+    /// The socket; `None` while nothing is to be written.
+    pub(crate) socket: Option<Socket<'c>>,
 }
+
+/// The driver's socket of the client, for bytes that are written without a copy.
+#[derive(Clone, Copy)]
+pub(crate) struct Socket<'c> {
+    /// Writes as much of the slices as the socket takes.
+    pub(crate) write: &'c dyn Fn(&[IoSlice<'_>]) -> io::Result<usize>,
+    /// The time.
+    pub(crate) now: fn() -> Instant,
+}
+
+/// The least length, in bytes, of a piece of a body that is written without a copy in the send buffer.
+pub(crate) const WRITTEN_THROUGH: usize = 8 * 1024;
 
 impl Sink for StreamSink<'_> {
     fn is_open(&self) -> bool {
@@ -29,8 +43,18 @@ impl Sink for StreamSink<'_> {
         if !self.is_open() {
             return;
         }
-        let Connection { server, out, .. } = &mut *self.connection;
-        server.stdout(self.key.id, bytes, out.tail());
+        if !self.write_through(bytes, None) {
+            let Connection { server, out, .. } = &mut *self.connection;
+            server.stdout(self.key.id, bytes, out.tail());
+        }
+    }
+
+    fn stdout_and_end(&mut self, bytes: &[u8], now: Instant) -> Option<ResponseEnd> {
+        if self.is_open() && self.write_through(bytes, Some(now)) {
+            return None;
+        }
+        self.stdout(bytes);
+        self.end(now)
     }
 
     fn stderr(&mut self, bytes: &[u8]) {
@@ -69,7 +93,52 @@ impl Sink for StreamSink<'_> {
     }
 }
 
+impl StreamSink<'_> {
+    /// Writes bytes of a body, and the end of its response where `end` is the time, together with what waits for the client. What the
+    /// socket does not take is kept. Returns false where the bytes have to take the usual way.
+    fn write_through(&mut self, bytes: &[u8], end: Option<Instant>) -> bool {
+        let Some(socket) = self.socket.filter(|_| bytes.len() >= WRITTEN_THROUGH) else { return false };
+        let connection = &mut *self.connection;
+        if !connection.keeps_up() {
+            return false;
+        }
+        let Some(records) = connection.server.stdout_records(self.key.id, bytes) else { return false };
+        let at = connection.out.unwritten().len();
+        if let Some(now) = end {
+            connection.end_stream(self.key, 0, ProtocolStatus::RequestComplete, now);
+        }
+        let pieces = records.pieces();
+        let written = {
+            let (before, after) = connection.out.unwritten().split_at(at);
+            let mut slices = [IoSlice::new(&[]); RECORD_PIECES + 2];
+            slices[0] = IoSlice::new(before);
+            for (slice, piece) in slices[1..].iter_mut().zip(pieces) {
+                *slice = IoSlice::new(piece);
+            }
+            slices[RECORD_PIECES + 1] = IoSlice::new(after);
+            (socket.write)(&slices)
+        };
+        match written {
+            Ok(written) => {
+                connection.out.wrote_with(at, &pieces, written);
+                connection.progressed(written, socket.now);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                connection.out.wrote_with(at, &pieces, 0);
+                connection.blocked(socket.now);
+            }
+            Err(_) => connection.transmit_failed(),
+        }
+        true
+    }
+}
+
 impl Connection {
+    /// Whether nothing but the bytes that were appended last waits for the client.
+    fn keeps_up(&self) -> bool {
+        self.send_rate.is_none() && self.transfers.is_empty() && !self.out.is_spooling()
+    }
+
     /// Ends a stream, and sends END_REQUEST.
     pub(super) fn end_stream(
         &mut self,
@@ -137,6 +206,11 @@ impl Connection {
     /// client's rate.
     pub(crate) fn transmitted(&mut self, length: usize, now: impl FnOnce() -> Instant) {
         self.out.wrote(length);
+        self.progressed(length, now);
+    }
+
+    /// Records that the client has taken so many bytes.
+    fn progressed(&mut self, length: usize, now: impl FnOnce() -> Instant) {
         if self.out.is_empty() {
             self.backpressure = None;
         }

@@ -3,7 +3,7 @@
 //! Never waits for a worker, and no worker waits for the connection except through [`Handle::room`].
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::wait::Signal;
 use crate::gateway::frontend::client_socket::ClientSocket;
 use crate::gateway::telemetry::metrics::Metrics;
-use crate::proto::connection::{Connection, StreamKey, StreamSink};
+use crate::proto::connection::{Connection, Socket, StreamKey, StreamSink};
 use crate::proto::request_end::EndedRequest;
 use crate::proto::response_writer::ResponseEnd;
 
@@ -47,8 +47,11 @@ impl Handle {
 
     /// Calls `act` with the sending side of a stream.
     pub(crate) fn send<T>(&self, key: StreamKey, act: impl FnOnce(&mut Option<StreamSink<'_>>) -> T) -> T {
+        let write = |slices: &[IoSlice<'_>]| self.socket.try_write_vectored(slices);
         let connection = &mut *self.state.borrow_mut();
-        act(&mut Some(StreamSink { connection, key }))
+        // During a turn, writes are postponed to its end.
+        let socket = (!self.in_turn.get()).then_some(Socket { write: &write, now: Instant::now });
+        act(&mut Some(StreamSink { connection, key, socket }))
     }
 
     /// Whether the client still waits for the response of a stream.

@@ -164,7 +164,7 @@ fn an_abort_ends_its_request_wherever_that_is() {
     assert!(pair.received.is_empty());
     // Nor does the sink itself let anything through.
     let now = pair.now;
-    let mut sink = StreamSink { connection: &mut pair.connection, key };
+    let mut sink = StreamSink { connection: &mut pair.connection, key, socket: None };
     sink.stdout(b"foreign");
     sink.stderr(b"foreign");
     assert_eq!(sink.end(now), None);

@@ -8,6 +8,8 @@ mod responses;
 mod stories;
 mod timeouts;
 
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,6 +53,8 @@ struct Pair {
     received: Vec<u8>,
     /// Bytes that the socket takes.
     room: usize,
+    /// Writes to the socket.
+    writes: usize,
     turn: fn() -> Instant,
 }
 
@@ -62,7 +66,6 @@ fn still() -> Instant {
 
 /// A clock that runs fast, so that a turn ends soon.
 fn fast() -> Instant {
-    use std::cell::Cell;
     thread_local!(static NOW: Cell<Instant> = Cell::new(Instant::now()));
     NOW.set(NOW.get() + Duration::from_millis(1));
     NOW.get()
@@ -94,6 +97,7 @@ impl Pair {
             max_body: MAX_BODY,
             received: Vec::new(),
             room: usize::MAX,
+            writes: 0,
             turn: still,
         }
     }
@@ -154,7 +158,20 @@ impl Pair {
         key: StreamKey,
         act: impl FnOnce(&mut ResponseWriter, &mut StreamSink<'_>, Instant),
     ) {
-        let mut sink = StreamSink { connection: &mut self.connection, key };
+        thread_local!(static NOW: Cell<Option<Instant>> = const { Cell::new(None) });
+        let client = RefCell::new((&mut self.room, &mut self.received, &mut self.writes));
+        let write = |slices: &[IoSlice<'_>]| {
+            let (room, received, writes) = &mut *client.borrow_mut();
+            **writes += 1;
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            let taken = bytes.len().min(**room);
+            received.extend_from_slice(&bytes[..taken]);
+            **room -= taken;
+            if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+        };
+        NOW.set(Some(self.now));
+        let socket = Some(Socket { write: &write, now: || NOW.get().expect("set above") });
+        let mut sink = StreamSink { connection: &mut self.connection, key, socket };
         act(writer, &mut sink, self.now);
         self.flush();
     }
@@ -171,6 +188,7 @@ impl Pair {
     /// Writes as much as the socket takes.
     fn flush(&mut self) -> Vec<EndedRequest> {
         while !self.connection.transmit().is_empty() {
+            self.writes += 1;
             let length = self.connection.transmit().len().min(self.room);
             if length == 0 {
                 self.connection.blocked(|| self.now);

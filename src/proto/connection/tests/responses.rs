@@ -165,7 +165,7 @@ fn a_connection_that_may_go_takes_everything_while_it_is_there() {
         if spools {
             pair.connection.start_spooling();
         }
-        let mut sink = Some(StreamSink { connection: &mut pair.connection, key });
+        let mut sink = Some(StreamSink { connection: &mut pair.connection, key, socket: None });
         assert!(sink.is_open());
         sink.stdout(b"Status: 200 OK\r\n\r\n");
         sink.stderr(b"look");
@@ -180,7 +180,7 @@ fn a_connection_that_may_go_takes_everything_while_it_is_there() {
     }
     let mut pair = Pair::new();
     let (key, now) = (pair.get(1), pair.now);
-    Some(StreamSink { connection: &mut pair.connection, key }).break_off("gone", now);
+    Some(StreamSink { connection: &mut pair.connection, key, socket: None }).break_off("gone", now);
     pair.flush();
     assert!(pair.got(1).is_err());
 }
@@ -349,4 +349,45 @@ fn a_client_that_leaves_aborts_a_request_whose_response_waits_in_the_file() {
     let late = ended(&pair.connection);
     let late = pair.connection.keep_until_written(writer.end_in_file().unwrap(), late).unwrap();
     assert_eq!(late.end, RequestEnd::Aborted);
+}
+
+#[test]
+fn a_large_response_is_one_write_and_arrives_whole_where_the_socket_takes_a_part() {
+    let body = "0123456789abcdef".repeat(4096);
+    let head = b"Status: 200 OK\r\nContent-Length: 65536\r\n\r\n";
+    for room in [usize::MAX, 0, 1, 60, 65_000, 65_600, 65_640] {
+        let mut pair = Pair::new();
+        let (key, mut writer) = (pair.get(1), ResponseWriter::new(false));
+        pair.room = room;
+        pair.respond_with(&mut writer, key, |writer, sink, now| {
+            writer.head(head, &ProxyHeaders::default(), sink, || now).unwrap();
+            writer.body_and_end(body.as_bytes(), sink, now).unwrap();
+        });
+        assert!(writer.is_over() && writer.is_end_sent() && writer.sent() == 65_536);
+        assert!(pair.writes == 1 || room != usize::MAX, "{} writes", pair.writes);
+        pair.room = usize::MAX;
+        pair.flush();
+        let got = pair.got(1).unwrap();
+        assert!(got.stdout.ends_with(&body) && got.stdout.len() == head.len() + body.len(), "{room}");
+        assert_eq!(got.end, Some(0), "{room}");
+        assert!(!pair.connection.is_open(key) && pair.connection.is_written());
+    }
+}
+
+#[test]
+fn a_last_piece_that_breaks_the_rules_ends_nothing() {
+    let mut pair = Pair::new();
+    let (key, mut writer) = (pair.get(1), ResponseWriter::new(false));
+    pair.respond_with(&mut writer, key, |writer, sink, now| {
+        writer
+            .head(b"Status: 200 OK\r\nContent-Length: 20000\r\n\r\n", &ProxyHeaders::default(), sink, || now)
+            .unwrap();
+        assert!(writer.body_and_end(&[b'x'; 10_000], sink, now).is_err(), "it is too short");
+    });
+    assert!(pair.got(1).unwrap().stdout.ends_with("xxx") && pair.got(1).unwrap().end.is_none());
+    pair.respond_with(&mut writer, key, |writer, sink, now| {
+        assert!(writer.body_and_end(&[b'x'; 10_001], sink, now).is_err(), "it is too long");
+        writer.fail(502, "no", None, sink, now);
+    });
+    assert!(pair.got(1).is_err());
 }
