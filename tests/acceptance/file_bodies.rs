@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
+use crate::support::seccomp;
 use crate::support::wire::{Connection, END_REQUEST, STDOUT, get, record};
 use crate::support::{
     App, Kind, Proxy, Server, ServerBuilder, across_a_network, descriptors, http::Http, wait_for,
@@ -40,6 +41,11 @@ fn contents() -> Vec<u8> {
 }
 
 fn serving(workers: &'static str, arguments: &[&str]) -> (App, Server) {
+    let (app, builder) = built(workers, arguments);
+    (app, builder.start())
+}
+
+fn built(workers: &'static str, arguments: &[&str]) -> (App, ServerBuilder) {
     let app = App::new(APP);
     fs::write(app.root().join("large"), contents()).unwrap();
     let mut builder: ServerBuilder =
@@ -48,7 +54,7 @@ fn serving(workers: &'static str, arguments: &[&str]) -> (App, Server) {
     for argument in arguments {
         builder = builder.arguments([argument]);
     }
-    (app, builder.start())
+    (app, builder)
 }
 
 fn large(app: &App) -> PathBuf {
@@ -228,4 +234,14 @@ fn a_client_that_stops_reading_a_file_is_cut_at_its_deadline() {
     server.logged(&["connection closed: the client took its answer too slowly (--send-timeout)"]);
     wait_for_no_open_file(&server, &app);
     assert!(client.response(1).is_none());
+}
+
+#[test]
+fn without_sendfile_a_file_is_copied() {
+    let wrapper = seccomp::without(seccomp::SENDFILE, &[]);
+    let (app, builder) = built("1", &[]);
+    let server = builder.through(wrapper.each_ref().map(String::as_str)).start();
+    let mut client = reader(&server);
+    wait_for_open_files(&server, &app, 1);
+    assert!(client.response(1).expect("a whole response").body() == contents());
 }

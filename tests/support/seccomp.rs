@@ -21,6 +21,7 @@ pub(crate) struct SystemCall(u32, u32);
 
 pub(crate) const PRCTL: SystemCall = SystemCall(157, 167);
 pub(crate) const MEMFD_CREATE: SystemCall = SystemCall(319, 279);
+pub(crate) const SENDFILE: SystemCall = SystemCall(40, 71);
 pub(crate) const SCHED_SETSCHEDULER: SystemCall = SystemCall(144, 119);
 
 /// The wrapper of a program to which `call` is refused if it has all `arguments`, each a number and a value.

@@ -22,7 +22,7 @@ pub(super) const FILE_THREADS: usize = 4;
 /// Bytes of a turn, at most: so long other responses of the connection wait.
 const TURN: usize = 1 << 20;
 
-/// Bytes that are copied at once where the file system knows no sendfile.
+/// Bytes that are copied at once where sendfile fails.
 const COPIED: usize = 64 * 1024;
 
 /// A turn in progress. Dropped with the connection; the thread then notices at the next byte that it sends.
@@ -117,7 +117,7 @@ enum Stop {
     ClientGone,
     /// The file is at its end.
     Short,
-    /// The file system knows no sendfile.
+    /// Sendfile failed.
     NoSendfile,
     Unreadable(io::Error),
 }
@@ -140,8 +140,8 @@ fn send_file(socket: &OwnedFd, file: &File, offset: u64, length: usize) -> Resul
         Ok(sent) => Ok(sent),
         Err(Errno::AGAIN) => Err(Stop::Blocked),
         Err(Errno::PIPE | Errno::CONNRESET) => Err(Stop::ClientGone),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(Stop::NoSendfile),
-        Err(error) => Err(Stop::Unreadable(error.into())),
+        // The file system knows no sendfile, a filter forbids it, or the file cannot be read, which shows again.
+        Err(_) => Err(Stop::NoSendfile),
     }
 }
 
