@@ -1,6 +1,10 @@
-"""The records of a FastCGI client."""
+"""The records of a FastCGI client, and a client."""
 
+import socket
 import struct
+
+# A response that takes longer is lost.
+TIMEOUT_SECONDS = 10
 
 BEGIN, END, PARAMS, STDIN, STDOUT = 1, 3, 4, 5, 6
 
@@ -22,3 +26,33 @@ def params(method, url, length=None):
     if length is not None:
         pairs["CONTENT_LENGTH"] = str(length)
     return b"".join(bytes([len(name), len(value)]) + name.encode() + value.encode() for name, value in pairs.items())
+
+
+class Client:
+    """One kept FastCGI connection."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(TIMEOUT_SECONDS)
+        self.socket.connect(str(path))
+
+    def get(self, url):
+        self.socket.sendall(begin(True) + record(PARAMS, params("GET", url)) + record(PARAMS) + record(STDIN))
+        body = b""
+        while True:
+            _, kind, _, length, padding, _ = struct.unpack(">BBHHBB", self.read(8))
+            content = self.read(length)
+            self.read(padding)
+            if kind == STDOUT:
+                body += content
+            if kind == END:
+                return body
+
+    def read(self, length):
+        data = b""
+        while len(data) < length:
+            more = self.socket.recv(length - len(data))
+            if not more:
+                raise ConnectionError("the server closed the connection")
+            data += more
+        return data

@@ -7,7 +7,8 @@ local function application(environ)
   if environ.REQUEST_METHOD == "GET" then
     return 200, { ["Content-Type"] = "application/octet-stream" }, environ["wsgi.file_wrapper"](assert(io.open(path, "rb")), BLOCK)
   end
-  local file = assert(io.open(path, "wb"))
+  -- Over the file that is there.
+  local file = assert(io.open(path, "r+b"))
   file:setvbuf("no")
   for block in function() return environ["wsgi.input"]:read(BLOCK) end do
     assert(file:write(block))

@@ -5,6 +5,7 @@ if ($_SERVER['REQUEST_METHOD'] === 'GET') {
     header('Content-Type: application/octet-stream');
     readfile($path);
 } else {
-    copy('php://input', $path);
+    // Over the file that is there.
+    stream_copy_to_stream(fopen('php://input', 'rb'), fopen($path, 'r+b'));
     echo "taken\n";
 }

@@ -1,4 +1,4 @@
-"""The documentation's page: the part between a command's marks is what its last run for the record printed."""
+"""The documentation's pages: the part between a command's marks is what its last run for the record printed."""
 
 import shutil
 
@@ -8,6 +8,7 @@ from . import plots, tables
 
 FOLDER = REPOSITORY / "docs/benchmarks"
 PAGE = FOLDER / "README.md"
+PERFORMANCE = FOLDER / "performance.md"
 
 
 def write_results(record, directory):
@@ -32,12 +33,12 @@ def write_docs(record):
     fill("benches/compare", body(record))
 
 
-def fill(command, text):
-    """Puts a text between the command's marks in the page."""
+def fill(command, text, page=PAGE):
+    """Puts a text between the command's marks in a page."""
     begin, end = (f"<!-- {command} --write-docs: {mark} -->\n" for mark in ("begin", "end"))
-    before, rest = PAGE.read_text().split(begin)
+    before, rest = page.read_text().split(begin)
     _, after = rest.split(end)
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def body(record):
