@@ -32,6 +32,7 @@ mod health;
 mod honesty;
 mod hostile;
 mod hostile_owner;
+mod lane_kills;
 mod lanes;
 mod layering;
 mod left_behind;
