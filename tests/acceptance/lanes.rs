@@ -1,7 +1,5 @@
-//! The lanes between the gateway and its workers: requests that wait behind others, workers that are killed, and systems that refuse the
-//! memory or the scheduling.
+//! The lanes between the gateway and its workers: requests that wait behind others, and systems that refuse the memory or the scheduling.
 
-use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -48,59 +46,6 @@ fn requests_behind_a_slow_one_go_to_another_worker() {
             assert_eq!(holder.response(1).expect("a response").status(), 200);
         });
     }
-}
-
-/// Each request writes its name into a file before it is answered; some kill their worker then.
-#[test]
-fn of_the_requests_in_a_killed_workers_lane_the_running_one_fails_and_the_others_run_once() {
-    const CLIENTS: u32 = 8;
-    const EACH: u32 = 150;
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("executions");
-    let app = App::new(&format!(
-        r#"
-local pid, executions
-return function(environ)
-  if not executions then
-    executions = assert(io.open("{}", "a"))
-    executions:setvbuf("no")
-    pid = io.open("/proc/self/stat"):read("n")
-  end
-  local name = environ.QUERY_STRING
-  executions:write(name .. "\n")
-  if environ.PATH_INFO == "/kill" then os.execute("kill -9 " .. pid) end
-  return 200, {{}}, name
-end
-"#,
-        file.display()
-    ));
-    let server = Server::builder().application(app.root(), "app").workers("2").start();
-    let socket = &server.socket();
-    load(socket, CLIENTS as usize, "/hello?warm", times(200));
-    thread::scope(|scope| {
-        for number in 0..CLIENTS {
-            scope.spawn(move || {
-                let mut client = Connection::open(socket);
-                for count in 0..EACH {
-                    let (kills, name) = (count % 50 == 10 + number, format!("{number}-{count}"));
-                    let path = if kills { "/kill" } else { "/hello" };
-                    let response = client.get(&format!("{path}?{name}"));
-                    if kills {
-                        assert_eq!(response.status(), 502, "{name}");
-                    } else {
-                        assert_eq!((response.status(), response.text()), (200, name));
-                    }
-                }
-            });
-        }
-    });
-    let text = fs::read_to_string(file).unwrap();
-    let mut executed: Vec<&str> = text.lines().filter(|name| *name != "warm").collect();
-    executed.sort_unstable();
-    let mut sent: Vec<String> =
-        (0..CLIENTS).flat_map(|number| (0..EACH).map(move |count| format!("{number}-{count}"))).collect();
-    sent.sort_unstable();
-    assert_eq!(executed, sent);
 }
 
 /// The lane may have answers that nobody has read when the worker's end is seen.

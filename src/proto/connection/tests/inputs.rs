@@ -258,8 +258,11 @@ fn a_disk_that_fails_fails_the_request() {
     for (error, status) in [(SpoolError::Full("full".into()), 507), (SpoolError::Io("broken".into()), 503)] {
         let mut pair = Pair::new();
         assert!(
-            pair.send(&[post(1, "100000"), stdin(1, &[7; 65_535]), stdin(1, &[7; 20_000])].concat())
-                .is_empty()
+            pair.send(
+                &[post(1, "200000"), stdin(1, &[7; 65_535]), stdin(1, &[7; 65_535]), stdin(1, &[7; 20_000])]
+                    .concat()
+            )
+            .is_empty()
         );
         let (key, source, write) = pair.connection.next_body_write().expect("a write");
         drop(write);

@@ -154,7 +154,11 @@ fn a_body_that_is_too_large_and_does_not_begin_is_413_soon() {
 fn a_disk_that_takes_nothing_fails_the_request() {
     let mut pair = Pair::new();
     assert!(
-        pair.send(&[post(1, "200000"), stdin(1, &[7; 65_535]), stdin(1, &[7; 20_000])].concat()).is_empty()
+        pair.send(
+            &[post(1, "200000"), stdin(1, &[7; 65_535]), stdin(1, &[7; 65_535]), stdin(1, &[7; 20_000])]
+                .concat()
+        )
+        .is_empty()
     );
     assert!(pair.connection.next_body_write().is_some());
     let (span, events) = pair.next_timer().unwrap();
