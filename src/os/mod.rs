@@ -1,5 +1,6 @@
 //! Services of the kernel and the C library that no safe crate offers. The lowest layer: names no other module of this crate.
 
+pub mod beneath;
 pub mod descriptors;
 pub mod dumpable;
 pub mod fork;
