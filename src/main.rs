@@ -109,7 +109,7 @@ fn read_again(serve: Serve) -> ReadConfig {
 fn read_config(serve: Serve, directory: &Path) -> Result<Config, ConfigError> {
     let (options, sources) = Options::from_file(directory, serve.config.as_deref())?.unwrap_or_default();
     let sources = serve.sources.or(sources);
-    let options = serve.options.or(options).with_root_below(directory);
+    let options = serve.options.or(options).with_paths_below(directory);
     let config = Config::new(options).map_err(|error| error.named_by(&sources))?;
     Ok(Config { file: Some(serve.config.unwrap_or_else(|| FILE.into())), ..config })
 }

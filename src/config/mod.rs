@@ -32,7 +32,8 @@ pub use source::{Origin, Sources};
 pub use start_directory::StartDirectory;
 pub use table::{Change, Setting};
 pub use values::{
-    AccessLog, AccessLogQuery, Control, Count, Listen, LogTarget, MAX_WORKERS, Network, OrOff, ParamName,
-    Positive, Preload, PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode,
-    SocketOwner, Switch, Time, UrlPath, Value, Workers, control, control_beside, proxy_headers,
+    AccessLog, AccessLogQuery, BodyFileParam, BodyFiles, Control, Count, Listen, LogTarget, MAX_WORKERS,
+    Network, OrOff, ParamName, Positive, Preload, PriorityParam, ProxyHeader, QueueOrder, Sendfile,
+    SendfileMap, Size, SocketMode, SocketOwner, Switch, Time, UrlPath, Value, Workers, control,
+    control_beside, proxy_headers,
 };

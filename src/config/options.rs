@@ -7,9 +7,9 @@
 use std::path::PathBuf;
 
 use super::values::{
-    AccessLog, AccessLogQuery, Control, Count, Listen, LogTarget, Network, OrOff, ParamName, Positive,
-    Preload, PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode, SocketOwner,
-    Switch, Time, UrlPath, Workers,
+    AccessLog, AccessLogQuery, BodyFileParam, Control, Count, Listen, LogTarget, Network, OrOff, ParamName,
+    Positive, Preload, PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode,
+    SocketOwner, Switch, Time, UrlPath, Workers,
 };
 use crate::log;
 
@@ -116,6 +116,12 @@ settings! {
     /// Size of all kept bodies and answers together; beyond: 503
     max_spool: Option<Size> { value: "SIZE", default: "1G", changes: Restart }
 
+    /// The proxy's parameter with the path of the file that has the body
+    body_file_param: Option<OrOff<BodyFileParam>> { value: "PARAM", default: "off", changes: Reload, short_help: false }
+
+    /// The proxy's directory with those files
+    body_file_dir: Option<PathBuf> { value: "DIR", changes: Reload, short_help: false }
+
     /// How much of a slow client's answer is kept so that its worker is free; or off
     spool_response: Option<OrOff<Size>> { value: "SIZE", default: "64M", changes: Reload }
 
@@ -193,6 +199,7 @@ mod tests {
         ("max-age", "5s", ""),
         ("memory-limit", "5M", ""),
         ("stream-timeout", "5s", ""),
+        ("body-file-param", "A", "body-file-dir = '/tmp'"),
         ("spool-response", "5M", ""),
         ("sendfile", "x-sendfile", "sendfile-map = '/a=/b'"),
         ("sendfile-map", "/a=/b", "sendfile = 'x-sendfile'"),

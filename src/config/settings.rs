@@ -12,9 +12,9 @@ use super::options::Options;
 use super::peers::{Peers, WEB_SERVER_ADDRS};
 use super::spool_directory;
 use super::values::{
-    AccessLog, AccessLogQuery, Control, Count, Listen, MAX_WORKERS, OrOff, ParamName, Positive, Preload,
-    PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size, SocketMode, SocketOwner, Switch,
-    Time, Workers, control,
+    AccessLog, AccessLogQuery, BodyFileParam, BodyFiles, Control, Count, Listen, MAX_WORKERS, OrOff,
+    ParamName, Positive, Preload, PriorityParam, ProxyHeader, QueueOrder, Sendfile, SendfileMap, Size,
+    SocketMode, SocketOwner, Switch, Time, Workers, control,
 };
 use crate::log;
 use crate::os::memory;
@@ -104,6 +104,8 @@ pub struct Config {
     pub spool_dir: PathBuf,
     /// Size of all spooled bodies and responses together, in bytes.
     pub max_spool: u64,
+    /// Files of the proxy's that have bodies; `None` where bodies come in STDIN alone.
+    pub body_files: Option<BodyFiles>,
     /// Size of the responses that are spooled for one connection, in bytes.
     pub spool_response: u64,
     /// The response header that tells the proxy to send a file.
@@ -152,6 +154,7 @@ impl Config {
     pub fn new(options: Options) -> Result<Self, ConfigError> {
         limits::check(&options)?;
         let sendfile_is_given = options.sendfile.is_some();
+        let body_file_param_is_given = options.body_file_param.is_some();
         let given = options.defaulted();
         let root = directory("root", given.root)?;
         let app = application(given.app, &root)?;
@@ -159,6 +162,22 @@ impl Config {
         if let Err(error) = rustix::fs::access(&spool_dir, Access::WRITE_OK | Access::EXEC_OK) {
             let cause = format!("no file can be made there: {}", log::cause(&error.into()));
             return Err(ConfigError::new("spool-dir", cause).of(spool_dir.display()));
+        }
+        if !body_file_param_is_given && given.body_file_dir.is_some() {
+            return Err(ConfigError::new("body-file-dir", "only with body-file-param"));
+        }
+        let (request_start, queue_priority) = (given.request_start.set(), given.queue_priority.set());
+        // A flag that turns the parameter off need not undo the file's directory as well.
+        let body_files = given.body_file_param.set().map(|param| body_files(param, given.body_file_dir));
+        let body_files = body_files.transpose()?;
+        if let Some(BodyFiles { param, .. }) = &body_files {
+            let others = [
+                ("request-start", request_start.as_ref().map(|name| &name.0)),
+                ("queue-priority", queue_priority.as_ref().map(|name| &name.0)),
+            ];
+            if let Some((other, _)) = others.iter().find(|(_, name)| *name == Some(param)) {
+                return Err(ConfigError::new("body-file-param", format!("the same as {other}")));
+            }
         }
         let max_memory = bytes(given.max_memory);
         if max_memory.is_some() {
@@ -232,8 +251,8 @@ impl Config {
             queue_order: given.queue_order,
             queue_target: given.queue_target.0,
             queue_interval: given.queue_interval.0,
-            request_start: given.request_start.set(),
-            queue_priority: given.queue_priority.set(),
+            request_start,
+            queue_priority,
             header_timeout: given.header_timeout.0,
             body_timeout: given.body_timeout.0,
             send_timeout: given.send_timeout.0,
@@ -244,6 +263,7 @@ impl Config {
             buffer_memory: given.buffer_memory.map_or_else(buffer_memory, |size| size.0),
             spool_dir,
             max_spool: given.max_spool.0,
+            body_files,
             spool_response: bytes(given.spool_response).unwrap_or(0),
             sendfile,
             sendfile_map,
@@ -293,6 +313,31 @@ fn workers() -> Workers {
 /// The default of the memory for clients, in bytes: a part of the memory that the process shares with its workers.
 fn buffer_memory() -> u64 {
     (memory::available() / PART_FOR_BUFFERS).max(LEAST_BUFFERS)
+}
+
+/// Files of the proxy's in this directory, whose paths are in this parameter.
+///
+/// # Errors
+/// There is no directory, no file in it can be opened, or it would be every file of the machine.
+fn body_files(BodyFileParam(param): BodyFileParam, given: Option<PathBuf>) -> Result<BodyFiles, ConfigError> {
+    let Some(given) = given else {
+        return Err(ConfigError::new(
+            "body-file-param",
+            "needs body-file-dir: the proxy's directory with the files",
+        ));
+    };
+    let resolved = directory("body-file-dir", given.clone())?;
+    let wrong = |cause: String| ConfigError::new("body-file-dir", cause).of(given.display());
+    if resolved.parent().is_none() {
+        return Err(wrong(
+            "would allow every file of the machine; use the proxy's directory for bodies".to_owned(),
+        ));
+    }
+    if let Err(error) = rustix::fs::access(&resolved, Access::EXEC_OK) {
+        return Err(wrong(format!("no file can be opened there: {}", log::cause(&error.into()))));
+    }
+    let absolute = std::path::absolute(&given).map_err(|error| wrong(log::cause(&error)))?;
+    Ok(BodyFiles { param, directory: [absolute, resolved] })
 }
 
 /// A span of time, unless it is off.
@@ -359,6 +404,14 @@ mod tests {
             let problem = file(&format!("proxy-headers = ['{name}']")).unwrap_err();
             assert!(problem.contains("gives the proxy orders: X-Accel-*, X-Sendfile*"), "{problem}");
         }
+        assert_eq!(problem("body-file-dir = '/tmp'"), "body-file-dir: only with body-file-param");
+        assert!(problem("body-file-param = 'A'").starts_with("body-file-param: needs body-file-dir"));
+        let with = |text: &str| problem(&format!("body-file-param = 'A'\nbody-file-dir = '{text}"));
+        assert_eq!(with("/tmp'\nrequest-start = 'A'"), "body-file-param: the same as request-start");
+        assert_eq!(with("/tmp'\nqueue-priority = 'A'"), "body-file-param: the same as queue-priority");
+        assert_eq!(with("/nonexistent'"), "body-file-dir: /nonexistent: no such file or directory");
+        assert_eq!(with("/etc/passwd'"), "body-file-dir: /etc/passwd: not a directory");
+        assert!(with("/tmp/..'").starts_with("body-file-dir: /tmp/..: would allow every file"));
         let off = Config::new(file("app = 'a'\nrequest-timeout = 'off'").unwrap()).unwrap();
         assert_eq!(off.request_timeout, None);
     }

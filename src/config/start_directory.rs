@@ -51,11 +51,12 @@ fn logical(
 }
 
 impl Options {
-    /// Resolves a root that is relative or missing against `directory`. Sockets, logs and the spool directory need no such
-    /// step: a running server keeps them.
+    /// Resolves a root that is relative or missing, and a relative directory of the proxy's, against `directory`. Sockets, logs and the
+    /// spool directory need no such step: a running server keeps them.
     #[must_use]
-    pub fn with_root_below(mut self, directory: &Path) -> Self {
+    pub fn with_paths_below(mut self, directory: &Path) -> Self {
         self.root = Some(directory.join(self.root.as_deref().unwrap_or(Path::new("."))));
+        self.body_file_dir = self.body_file_dir.map(|below| directory.join(below));
         self
     }
 }
@@ -90,7 +91,7 @@ mod tests {
             [(None, "/srv/current/."), (Some("web"), "/srv/current/web"), (Some("/opt/web"), "/opt/web")]
         {
             let options = Options { root: given.map(PathBuf::from), ..Options::default() };
-            let root = options.with_root_below(Path::new("/srv/current")).root;
+            let root = options.with_paths_below(Path::new("/srv/current")).root;
             assert_eq!(root.as_deref(), Some(Path::new(expected)));
         }
     }

@@ -96,6 +96,9 @@ pub enum Error {
     /// No file can be created in this directory.
     #[error("cannot keep bodies in {}: {} (--spool-dir)", .0.display(), cause(.1))]
     Spool(PathBuf, io::Error),
+    /// The proxy's directory for bodies cannot be opened.
+    #[error("cannot open {}: {} (--body-file-dir)", .0.display(), cause(.1))]
+    BodyFiles(PathBuf, io::Error),
     /// The application does not load.
     #[error("{0}")]
     Load(String),

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore, watch};
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::cgi::ProxyHeaders;
 use crate::config::{Config, QueueOrder};
@@ -47,7 +47,7 @@ use crate::gateway::pool::log_limits::{LogKind, WorkerLogLimits};
 use crate::gateway::pool::log_pipe::LogPipeContext;
 use crate::gateway::pool::worker_table::WorkerTable;
 use crate::gateway::request::Request;
-use crate::gateway::spool::Spool;
+use crate::gateway::spool::{BodyFiles, Spool};
 use crate::gateway::telemetry::metrics::Metrics;
 use crate::gateway::telemetry::status::Start;
 use crate::gateway::telemetry::verdict::ServerState;
@@ -82,6 +82,8 @@ struct Gateway {
     /// Buffer memory of the clients' connections.
     memory: Arc<Memory>,
     spool: Rc<Spool>,
+    /// The proxy's files that have bodies; `None` where bodies come in STDIN alone. A reload replaces them.
+    body_files: RefCell<Option<Arc<BodyFiles>>>,
     /// Headers by which a response may control the proxy. Fixed while the server runs, as their settings are.
     proxy_headers: ProxyHeaders,
     metrics: Rc<Metrics>,
@@ -151,6 +153,15 @@ fn policy_of(config: &Config) -> Policy {
     }
 }
 
+/// The proxy's files that have bodies, by the settings, with their directory opened.
+fn body_files_of(config: &Config) -> Result<Option<Arc<BodyFiles>>, Error> {
+    let files = config.body_files.as_ref().map(|files| {
+        let opened = BodyFiles::open(files).map(Arc::new);
+        opened.map_err(|error| Error::BodyFiles(files.resolved().to_owned(), error))
+    });
+    files.transpose()
+}
+
 impl Gateway {
     /// The settings in force.
     fn config(&self) -> Rc<Config> {
@@ -167,6 +178,7 @@ impl Gateway {
         if !fixed.is_empty() {
             warn!("{} changed; takes effect with a restart", fixed.join(", "));
         }
+        body_files_of(&new).map_err(|error| error.to_string())?;
         Ok((Rc::new(new), fixed))
     }
 
@@ -179,6 +191,13 @@ impl Gateway {
         );
         self.pool.borrow_mut().set_policy(policy_of(&config));
         self.memory.set_bound(config.buffer_memory);
+        // It could be opened when the settings were read.
+        let body_files = body_files_of(&config).unwrap_or_else(|error| {
+            error!("{error}");
+            let closed = |files| Arc::new(BodyFiles::closed(files, "its directory is gone".to_owned()));
+            config.body_files.as_ref().map(closed)
+        });
+        self.body_files.replace(body_files);
         self.config.replace(config);
     }
 

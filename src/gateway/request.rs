@@ -175,6 +175,7 @@ impl Request {
             RejectReason::QueueFull => " (--queue)",
             RejectReason::QueueTimeout => " (--queue-timeout)",
             RejectReason::Overloaded => " (--queue-order)",
+            RejectReason::BodyFile => " (--body-file-param)",
             RejectReason::Params if status == 431 => " (--max-params)",
             // The other messages name their option, if there is one.
             _ => "",

@@ -50,7 +50,7 @@ use crate::gateway::telemetry::status::Start;
 use crate::gateway::telemetry::verdict::ServerState;
 use crate::gateway::trim;
 use crate::gateway::yield_queue::YieldQueue;
-use crate::gateway::{overload_bounds, policy_of};
+use crate::gateway::{body_files_of, overload_bounds, policy_of};
 use crate::link::message::MAX_PACKET;
 use crate::os::descriptors;
 use crate::os::dumpable;
@@ -159,6 +159,8 @@ pub async fn run(
         Some(path) => Some(Control::open(path).await.map_err(|error| cannot_control(path, error))?),
         None => None,
     };
+    // After the sockets inherited by this process were adopted, whose numbers the directory must not get.
+    let body_files = body_files_of(&config)?;
     if let Err(error) = spool::try_out(&config.spool_dir) {
         let (path, cause) = (config.spool_dir.display(), crate::log::cause(&error));
         warn!(%path, cause, "nothing can be kept in --spool-dir; requests with bodies over 64K will fail");
@@ -174,6 +176,7 @@ pub async fn run(
         supervisor_events.clone(),
         readers.drain_guard(),
     );
+    gateway.body_files.replace(body_files);
     let gateway = Rc::new(gateway);
     let _hooks = runtime::set_hooks(Rc::new(Hooks(Rc::clone(&gateway))));
     tokio::task::spawn_local(async move {
@@ -319,6 +322,7 @@ pub(crate) fn assemble(
         looked_ahead: Notify::new(),
         memory,
         spool,
+        body_files: RefCell::default(),
         proxy_headers: config::proxy_headers(config.sendfile, &config.sendfile_map, &config.proxy_headers),
         metrics: Rc::new(Metrics::new(access_log)),
         supervisor_events,

@@ -15,6 +15,7 @@ use crate::config::{self, Config, Listen, Workers};
 use crate::gateway::Command;
 use crate::gateway::Error;
 use crate::gateway::Mode;
+use crate::gateway::body_files_of;
 use crate::gateway::events::{SupervisorEvent, SupervisorEvents};
 use crate::gateway::frontend::socket_file::{self, Permissions};
 use crate::gateway::frontend::sockets;
@@ -65,6 +66,7 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
     if let Some(target) = &config.access_log {
         AccessLog::try_out(target).map_err(|error| Error::AccessLog(target.clone(), error))?;
     }
+    let body_files = body_files_of(&config)?;
     spool::try_out(&config.spool_dir).map_err(|error| Error::Spool(config.spool_dir.clone(), error))?;
 
     // One worker proves as much as several.
@@ -75,6 +77,7 @@ pub async fn try_out(config: Config) -> Result<Trial, Error> {
     let readers = Readers::new();
     let gateway =
         Rc::new(assemble(config, mode, &budget, None, open_files, supervisor_events, readers.drain_guard()));
+    gateway.body_files.replace(body_files);
     let (started, outcome) = oneshot::channel();
     let supervisor = tokio::task::spawn_local(Supervisor::new(Rc::clone(&gateway), receiver, started).run());
     let outcome = outcome.await.map_err(|error| Error::System(std::io::Error::other(error)))?;

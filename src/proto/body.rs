@@ -1,4 +1,5 @@
-//! Request bodies: in memory while they are small and memory is left, in an unnamed file otherwise.
+//! Request bodies: in memory while they are small and memory is left, in an unnamed file otherwise; or in a file of the proxy's, which
+//! is opened and not copied ([`Body::in_file`]).
 //!
 //! The body decides the order of writes, and the driver creates and writes the file ([`Body::next_write`], [`Body::wrote`]). Reading
 //! from a client pauses while it sends faster than the disk writes: [`Body::is_full`].
@@ -34,6 +35,25 @@ pub(crate) struct Body {
     claim: Option<Arc<Claim>>,
     /// Whether memory was short when the last bytes arrived, so that they are written at once.
     hasty: bool,
+    /// The proxy's file that has the body; `None` for other bodies.
+    proxy_file: Option<Box<ProxyFile>>,
+}
+
+/// A file of the proxy's.
+#[derive(Debug)]
+struct ProxyFile {
+    path: Vec<u8>,
+    /// Time at which its opening was requested.
+    since: Instant,
+    opening: Opening,
+}
+
+/// The progress of the opening of the proxy's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    Requested,
+    Begun,
+    Done,
 }
 
 /// A write to the file in progress.
@@ -54,6 +74,14 @@ pub(crate) struct Write {
     pub(crate) at: u64,
     pub(crate) bytes: Arc<Vec<u8>>,
     /// The claim, held until the write has ended.
+    pub(crate) claim: Arc<Claim>,
+}
+
+/// A file for the driver to open.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) path: Vec<u8>,
+    /// The claim, held until the driver has opened the file.
     pub(crate) claim: Arc<Claim>,
 }
 
@@ -82,6 +110,40 @@ impl Body {
             writing: None,
             claim: None,
             hasty: false,
+            proxy_file: None,
+        }
+    }
+
+    /// A body in the proxy's file at `path`, of which nothing has to arrive. It takes a descriptor of the spool, and none of its bytes.
+    pub(crate) fn in_file(path: &[u8], now: Instant, space: &Arc<Space>) -> Result<Self, SpoolError> {
+        let claim = Claim::of_body(0, space)?;
+        let proxy_file = ProxyFile { path: path.to_vec(), since: now, opening: Opening::Requested };
+        Ok(Self { claim: Some(claim), proxy_file: Some(Box::new(proxy_file)), ..Self::within(0) })
+    }
+
+    /// The proxy's file, for the driver to open. Each is returned once.
+    pub(crate) fn next_open(&mut self) -> Option<Open> {
+        let file = self.proxy_file.as_mut().filter(|file| file.opening == Opening::Requested)?;
+        let claim = Arc::clone(self.claim.as_ref()?);
+        file.opening = Opening::Begun;
+        Some(Open { path: file.path.clone(), claim })
+    }
+
+    /// The path of the proxy's file that has the body; `None` for other bodies.
+    pub(crate) fn proxy_file(&self) -> Option<&[u8]> {
+        self.proxy_file.as_ref().map(|file| &file.path[..])
+    }
+
+    /// Start of the opening of the proxy's file, unless the file is open.
+    pub(crate) fn opening_since(&self) -> Option<Instant> {
+        self.proxy_file.as_ref().filter(|file| file.opening != Opening::Done).map(|file| file.since)
+    }
+
+    /// Takes over the proxy's opened file, with its length.
+    pub(crate) fn opened(&mut self, file: Arc<File>, length: u64) {
+        (self.file, self.length) = (Some(file), length);
+        if let Some(file) = &mut self.proxy_file {
+            file.opening = Opening::Done;
         }
     }
 
@@ -97,7 +159,8 @@ impl Body {
 
     /// Bytes that the body takes in memory.
     pub(crate) fn held(&self) -> usize {
-        self.memory.capacity() + self.writing.as_ref().map_or(0, |writing| writing.bytes.capacity())
+        let writing = self.writing.as_ref().map_or(0, |writing| writing.bytes.capacity());
+        self.memory.capacity() + writing + self.proxy_file().map_or(0, <[u8]>::len)
     }
 
     /// Appends a piece. The first byte over 64 KiB, or over the limit of [`Self::within`], moves the body to a file. If memory is
@@ -141,9 +204,9 @@ impl Body {
         self.writing.is_some() && (self.hasty || self.memory.len() >= WRITE)
     }
 
-    /// Start of the write in progress.
+    /// Start of the write in progress, or of the opening of the proxy's file.
     pub(crate) fn writing_since(&self) -> Option<Instant> {
-        self.writing.as_ref().map(|writing| writing.since)
+        self.writing.as_ref().map(|writing| writing.since).or(self.opening_since())
     }
 
     /// The next write for the driver to start. Each is returned once.
@@ -178,7 +241,9 @@ impl Body {
 
     /// Whether all bytes are in their final place, in memory or in the file.
     pub(crate) fn is_kept(&self) -> bool {
-        self.finished && (self.claim.is_none() || self.memory.is_empty() && self.writing.is_none())
+        self.finished
+            && (self.claim.is_none()
+                || self.memory.is_empty() && self.writing.is_none() && self.opening_since().is_none())
     }
 
     /// Starts a write of the waiting bytes, if there are enough, if memory is short, or if they are the last.
@@ -330,6 +395,24 @@ mod tests {
         body.finish(disk.now, &disk.buffers);
         assert!(disk.write(&mut body) && body.is_kept());
         assert!(disk.bytes == [&[1; 4095][..], b"23"].concat());
+    }
+
+    #[test]
+    fn a_body_in_the_proxys_file_takes_a_descriptor_and_no_byte_and_is_kept_when_it_is_open() {
+        let disk = Disk::new(0, 1);
+        let mut body = Body::in_file(b"/body/1", disk.now, &disk.space).unwrap();
+        assert_eq!(Body::in_file(b"/body/2", disk.now, &disk.space).unwrap_err(), SpoolError::Files(1));
+        assert_eq!(body.next_open().unwrap().path, b"/body/1");
+        assert!(body.next_open().is_none(), "each file is given once");
+        assert_eq!((body.held(), body.writing_since()), (7, Some(disk.now)));
+        body.finish(disk.now, &disk.buffers);
+        assert!(!body.is_kept());
+        body.opened(Arc::new(File::open("/dev/null").unwrap()), 1 << 40);
+        assert!(body.is_kept() && !body.is_full() && body.next_write().is_none());
+        assert_eq!((body.len(), body.writing_since(), disk.space.used()), (1 << 40, None, (0, 1)));
+        assert!(matches!(body.place(), Place::File(_)));
+        drop(body);
+        assert_eq!(disk.space.used(), (0, 0));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub(crate) mod backoff;
 pub(crate) mod batching;
 pub(crate) mod body;
+pub(crate) mod body_file;
 pub(crate) mod connection;
 pub(crate) mod file_records;
 pub(crate) mod lookahead;

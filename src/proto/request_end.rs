@@ -23,6 +23,8 @@ pub(crate) enum RejectReason {
     BodyTimeout,
     /// The body could not be spooled (`--max-spool`, a full disk).
     Spool,
+    /// The file of the proxy's with the body was not taken (`--body-file-param`).
+    BodyFile,
     /// The buffer memory is used up (`--buffer-memory`).
     Memory,
     /// The queue is full (`--queue`).
@@ -39,7 +41,7 @@ pub(crate) enum RejectReason {
 
 impl RejectReason {
     /// All reasons, in the order of a request's life. Each is at the index of its discriminant.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::ConnectionFull,
         Self::Params,
         Self::Variables,
@@ -47,6 +49,7 @@ impl RejectReason {
         Self::BodyTooShort,
         Self::BodyTimeout,
         Self::Spool,
+        Self::BodyFile,
         Self::Memory,
         Self::QueueFull,
         Self::QueueTimeout,
@@ -65,6 +68,7 @@ impl RejectReason {
             Self::BodyTooShort => "body_too_short",
             Self::BodyTimeout => "body_timeout",
             Self::Spool => "spool",
+            Self::BodyFile => "body_file",
             Self::Memory => "memory",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
@@ -173,6 +177,6 @@ mod tests {
             names.iter().all(|name| names.iter().filter(|other| *other == name).count() == 1),
             "{names:?}"
         );
-        assert_eq!(names.len(), 16);
+        assert_eq!(names.len(), 17);
     }
 }

@@ -61,6 +61,9 @@ pub(crate) enum SpoolError {
     /// A write took too long.
     #[error("the body could not be spooled in time (--body-timeout)")]
     Stalled,
+    /// The opening of the proxy's file took too long.
+    #[error("the body's file could not be opened in time (--body-timeout)")]
+    OpenStalled,
     /// The disk is full.
     #[error("cannot spool the body: {0}")]
     Full(String),

@@ -74,6 +74,7 @@ mod tracing;
 mod truth;
 mod units;
 mod upgrade;
+mod upload_files;
 mod uploads;
 mod vectors;
 mod waiting;

@@ -1,5 +1,6 @@
 //! The types of the settings' values: parsed from text, checked, never a bare number with a meaning of its own.
 
+mod body_file;
 mod control;
 mod listen;
 mod logs;
@@ -13,6 +14,7 @@ mod url_path;
 mod value;
 mod workers;
 
+pub use body_file::{BodyFileParam, BodyFiles};
 pub use control::{Control, control, control_beside};
 pub use listen::Listen;
 pub use logs::{AccessLog, AccessLogQuery, LogTarget};

@@ -148,6 +148,14 @@ impl ClientSocket {
         }
     }
 
+    /// The user of the peer when it connected; `None` over TCP.
+    pub(crate) fn peer_user(&self) -> Option<u32> {
+        match self {
+            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+            Self::Tcp(_) => None,
+        }
+    }
+
     /// Makes further writes of the peer fail; bytes already written can still be read. Has no effect over TCP, because the
     /// peer's kernel is not told.
     pub(crate) fn take_no_more(&self) {

@@ -1,6 +1,8 @@
 //! Faults of a proxy's configuration that its parameters show. Each is logged once, because every request repeats it. The
 //! caller writes the line.
 
+use crate::proto::body_file::{self, BodyFileError};
+
 /// Most names that are remembered, and so logged. A configuration repeats a handful; a peer on a TCP socket could invent names
 /// without end.
 const MAX_REPEATED: usize = 32;
@@ -13,6 +15,8 @@ const MAX_NAME: usize = 128;
 pub(crate) struct LoggedProxyFaults {
     repeated: Vec<Vec<u8>>,
     missing_path_info: bool,
+    /// By [`BodyFileError::kind`].
+    body_files: [bool; body_file::KINDS],
 }
 
 impl LoggedProxyFaults {
@@ -25,6 +29,11 @@ impl LoggedProxyFaults {
             self.repeated.push(name.to_vec());
         }
         new
+    }
+
+    /// Adds a file that is not taken as a body. Returns whether its kind of error is new, and so to be logged.
+    pub(crate) fn add_body_file(&mut self, error: &BodyFileError) -> bool {
+        !std::mem::replace(&mut self.body_files[error.kind()], true)
     }
 
     /// Adds a missing PATH_INFO. Returns whether it is new, and so to be logged.
@@ -48,5 +57,7 @@ mod tests {
         let more = (0..1000).filter(|n| logged.add_repeated(format!("N{n}").as_bytes())).count();
         assert_eq!(more, MAX_REPEATED - 2);
         assert_eq!((logged.add_missing_path_info(), logged.add_missing_path_info()), (true, false));
+        let errors = [BodyFileError::Missing, BodyFileError::Owner(1), BodyFileError::Owner(2)];
+        assert_eq!(errors.map(|error| logged.add_body_file(&error)), [true, true, false]);
     }
 }

@@ -8,6 +8,7 @@
 //! The event loop never waits for a disk. A few threads of their own create, write and read the files, and the bytes queued for
 //! them are bounded.
 
+mod body_file;
 mod file_turns;
 mod pending_writes;
 mod response_file;
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
+pub(crate) use crate::gateway::spool::body_file::{BodyFiles, BodyOpening};
 pub(crate) use crate::gateway::spool::file_turns::FileSending;
 use crate::gateway::spool::file_turns::FileThreads;
 use crate::gateway::spool::pending_writes::{PendingWrites, WriteGuard};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::stream::{Assignment, IncomingRequest, StreamKey};
 use crate::cgi::Variables;
 use crate::fastcgi::Role;
+use crate::proto::body_file::BodyFileError;
 use crate::proto::memory::Memory;
 use crate::proto::request_end::{EndedRequest, RejectReason};
 use crate::proto::space::{Buffers, Space};
@@ -34,6 +35,8 @@ pub(crate) struct Policy<'a> {
     pub(crate) buffers: &'a Buffers,
     /// Whether the body of any connection is being written to a file, which will free memory.
     pub(crate) spooling: bool,
+    /// The parameter with the path of the proxy's file that has the body (`--body-file-param`).
+    pub(crate) body_file_param: Option<&'a [u8]>,
     /// Whether the gateway itself answers a request with these variables: for its health or status.
     pub(crate) is_own: &'a dyn Fn(&Variables, Role) -> bool,
 }
@@ -47,6 +50,8 @@ pub(crate) enum Event {
     Rejected { key: StreamKey, variables: Variables, why: RejectReason, status: u16, message: String },
     /// The proxy's configuration has faults: names that it repeats, and a missing PATH_INFO.
     Misconfigured { repeated: Vec<Vec<u8>>, lacks_path_info: bool },
+    /// A file of the proxy's is not taken as a body. [`Self::Rejected`] follows.
+    BodyFileRefused { path: Vec<u8>, error: BodyFileError },
     /// The client no longer waits for the response to a submitted request. `lost`: the reason is that the gateway lost a part of
     /// the response.
     Abandoned { assignment: Assignment, lost: bool },

@@ -12,6 +12,7 @@ use crate::cgi::request::{ContentLength, Head};
 use crate::fastcgi::{self, Fault, ProtocolStatus, Refusal, Role};
 use crate::link::message::{MAX_INLINE_BODY, MAX_INLINE_BODY_OF_TWO};
 use crate::proto::body::{Body, Write};
+use crate::proto::body_file::BodyFileError;
 use crate::proto::memory::{Purpose, UNCOUNTED_PER_CONNECTION};
 use crate::proto::rate::MinRate;
 use crate::proto::request_end::RejectReason;
@@ -19,7 +20,7 @@ use crate::proto::space::{Buffers, SpoolError};
 use crate::proto::turn::{PIECE, Turn};
 
 /// The reason of a rejection, with the status and the message of the response.
-pub(super) struct Rejection(RejectReason, u16, String);
+pub(super) struct Rejection(pub(super) RejectReason, pub(super) u16, pub(super) String);
 
 impl From<SpoolError> for Rejection {
     fn from(error: SpoolError) -> Self {
@@ -33,7 +34,7 @@ impl Rejection {
         Self(RejectReason::Memory, 503, format!("no memory is left for {what}"))
     }
 
-    fn too_large(source: Source, promised: ContentLength, limit: u64) -> Self {
+    pub(super) fn too_large(source: Source, promised: ContentLength, limit: u64) -> Self {
         let length = match promised {
             ContentLength::Known(length) => format!("{length} bytes"),
             ContentLength::UntilEnd => "too many bytes".to_owned(),
@@ -185,7 +186,14 @@ impl Connection {
         let too_large = exceeds(head.content_length);
         let in_memory = if data.is_some() { MAX_INLINE_BODY_OF_TWO } else { MAX_INLINE_BODY };
         let incoming = |promised| Incoming { arrival: Arrival::new(promised), body: Body::within(in_memory) };
-        let (stdin, data) = (incoming(head.content_length), data.map(|data| Box::new(incoming(data))));
+        let stdin = match policy.body_file(&head.variables, role) {
+            None => incoming(head.content_length),
+            Some(path) => match self.body_in_file(path, &head, too_large, now, policy) {
+                Ok(stdin) => stdin,
+                Err(cause) => return self.reject(key, head.variables, cause),
+            },
+        };
+        let data = data.map(|data| Box::new(incoming(data)));
         let rate = MinRate::new(now);
         let request = Box::new(IncomingRequest { head, role, stdin, data, since: now, too_large, rate });
         if let Some(stream) = self.stream(key) {
@@ -198,7 +206,7 @@ impl Connection {
     }
 
     /// The request of a stream while it arrives.
-    fn arriving(&mut self, key: StreamKey) -> Option<&mut IncomingRequest> {
+    pub(super) fn arriving(&mut self, key: StreamKey) -> Option<&mut IncomingRequest> {
         match &mut self.stream(key)?.state {
             StreamState::Arriving(request) => Some(request),
             _ => None,
@@ -208,6 +216,9 @@ impl Connection {
     fn handle_bytes(&mut self, id: u16, source: Source, bytes: &[u8], now: Instant, policy: &Policy<'_>) {
         let Some(key) = self.key_of(id) else { return };
         let Some(request) = self.arriving(key) else { return };
+        if request.is_in_file(source) {
+            return self.refuse_body_file(key, BodyFileError::Twice);
+        }
         if request.too_large && source == Source::Stdin {
             return self.reject_too_large(key, policy.max_body);
         }
@@ -275,7 +286,7 @@ impl Connection {
     }
 
     /// Submits a complete request to the driver.
-    fn submit(&mut self, key: StreamKey) {
+    pub(super) fn submit(&mut self, key: StreamKey) {
         let Some(stream) = self.stream(key) else { return };
         let submitted = StreamState::Submitted(Assignment::default());
         let StreamState::Arriving(mut request) = std::mem::replace(&mut stream.state, submitted) else {

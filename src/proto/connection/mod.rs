@@ -3,9 +3,10 @@
 //! The driver ([`crate::gateway::frontend::connection`]) passes the bytes it reads to [`Connection::receive`], handles the events of
 //! [`Connection::poll_event`], writes [`Connection::transmit`], and calls [`Connection::handle_timeout`] at
 //! [`Connection::next_timeout`]. `state` has the fields, `input` handles bytes from the client, `output` bytes to the client,
-//! `files` and `transfers` files to the client, and `timers` the timeouts of client and disk.
+//! `body_files` bodies in files of the proxy's, `files` and `transfers` files to the client, and `timers` the timeouts of client and disk.
 
 mod backpressure;
+mod body_files;
 mod event;
 mod files;
 mod input;

@@ -6,7 +6,6 @@ use super::event::{Event, Timeouts};
 use super::state::{Connection, Ending, FIRST_REQUEST_WAIT, LINGER_SILENCE};
 use super::stream::{StreamKey, StreamState};
 use crate::fastcgi::ProtocolStatus;
-use crate::proto::space::SpoolError;
 
 /// Longest wait of a kept connection for its next request. Proxies close their connections after a minute (nginx's
 /// `keepalive_timeout`), or after an hour at most (`keepalive_time`). An earlier close by the gateway could lose a request, so this
@@ -204,7 +203,7 @@ impl Connection {
                     self.reject_slow_body(key);
                 }
                 Timer::TooLarge(key) => self.reject_too_large(key, max_body),
-                Timer::SpoolWrite(key) => self.reject_arriving(key, |_| SpoolError::Stalled.into()),
+                Timer::SpoolWrite(key) => self.reject_stalled(key),
                 Timer::Broken(key) => self.end_stream(key, 1, ProtocolStatus::RequestComplete, now),
             }
         }

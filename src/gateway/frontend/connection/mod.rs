@@ -1,6 +1,7 @@
 //! The driver of one client's connection ([`crate::proto::connection`]): a task that reads the socket, handles the events of the
 //! connection, and writes the bytes that the kernel did not take at once.
 
+mod body_files;
 pub(crate) mod handle;
 mod wait;
 
@@ -17,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, info, warn};
 
+use self::body_files::Openings;
 use self::handle::Handle;
 use self::wait::{Timers, Wait, Wake};
 use crate::cgi::Variables;
@@ -28,7 +30,7 @@ use crate::gateway::pool::dispatch;
 use crate::gateway::request::Request;
 use crate::gateway::response::Response;
 use crate::gateway::runtime;
-use crate::gateway::spool::{BodyWrite, Completion, FileSending, ResponseFile, Spool};
+use crate::gateway::spool::{BodyFiles, BodyWrite, Completion, FileSending, ResponseFile, Spool};
 use crate::gateway::telemetry::status::Endpoint;
 use crate::proto::connection::{
     Close, Connection, Event, IncomingRequest, Policy, StreamKey, Timeouts, TurnEnd,
@@ -39,7 +41,14 @@ use crate::proto::turn::Turn;
 pub(crate) async fn serve(socket: ClientSocket, limits: fastcgi::Limits, gateway: Rc<Gateway>) {
     let state = Connection::new(limits, &gateway.memory, Instant::now());
     let handle = Handle::new(socket, state, &gateway.metrics);
-    let mut task = Task { handle, gateway, writes: Vec::new(), response_file: None, file_sending: None };
+    let mut task = Task {
+        handle,
+        gateway,
+        writes: Vec::new(),
+        openings: Openings::default(),
+        response_file: None,
+        file_sending: None,
+    };
     task.run().await;
 }
 
@@ -49,6 +58,8 @@ struct Task {
     gateway: Rc<Gateway>,
     /// Writes of bodies in progress.
     writes: Vec<BodyWrite>,
+    /// Files of the proxy's that are being opened.
+    openings: Openings,
     /// The spool file, while the client is slow.
     response_file: Option<ResponseFile>,
     /// The turn of a file of the application's.
@@ -91,8 +102,10 @@ impl Task {
                 };
                 (reading, state.wants_write(), reading && state.has_held(), timers)
             };
-            let has_jobs =
-                !self.writes.is_empty() || self.response_file.is_some() || self.file_sending.is_some();
+            let has_jobs = !self.writes.is_empty()
+                || !self.openings.is_empty()
+                || self.response_file.is_some()
+                || self.file_sending.is_some();
             let mut settles = pin!(timers.deadline.map(|deadline| gateway.clock.settles(deadline)));
             let mut written = pin!(waits_for_room.then(|| gateway.spool.written()));
             let mut hung_up = pin!(hang_up.as_ref().map(|(watched, _)| hung_up(watched)));
@@ -204,7 +217,8 @@ impl Task {
     fn receive(&mut self, mut input: &[u8], now: Instant, turn: &mut Turn) {
         let gateway = Rc::clone(&self.gateway);
         let own = |variables: &Variables, role| is_own(&gateway, variables, role);
-        let policy = policy(&gateway, &own);
+        let body_files = gateway.body_files.borrow().clone();
+        let policy = policy(&gateway, body_files.as_deref(), &own);
         loop {
             let taken = self.handle.state.borrow_mut().receive(&mut input, now, turn, &policy);
             match taken {
@@ -260,6 +274,9 @@ impl Task {
             }
             Event::Misconfigured { repeated, lacks_path_info } => {
                 log_proxy_faults(&repeated, lacks_path_info, gateway);
+            }
+            Event::BodyFileRefused { path, error } => {
+                body_files::log_refusal(&path, &error, gateway);
             }
             Event::Abandoned { assignment, lost } => dispatch::abandoned(gateway, assignment, lost),
             Event::AbortedBeforeParams => {
@@ -329,6 +346,9 @@ impl Task {
         while let Some((key, source, write)) = state.next_body_write() {
             self.writes.push(gateway.spool.write_body((key, source), write));
         }
+        while let Some((key, open)) = state.next_body_file() {
+            self.openings.start(key, open, &self.handle.socket, &gateway);
+        }
         Spool::close(state.take_files_to_close());
         if let Some(turn) = state.next_file_turn(Instant::now) {
             match self.handle.socket.duplicate() {
@@ -358,7 +378,10 @@ impl Task {
 
     /// Ready when a write or a read has ended.
     fn poll_jobs(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.poll_writes(context).is_ready() || self.poll_file_sending(context).is_ready() {
+        if self.poll_writes(context).is_ready()
+            || self.poll_openings(context).is_ready()
+            || self.poll_file_sending(context).is_ready()
+        {
             Poll::Ready(())
         } else {
             self.poll_response_file(context)
@@ -389,6 +412,15 @@ impl Task {
         let buffers = self.gateway.spool.buffers();
         self.handle.state.borrow_mut().body_written(write.of, file, Instant::now(), buffers);
         drop(write);
+        self.handle_events();
+        Poll::Ready(())
+    }
+
+    /// Ready when a file of the proxy's has been opened, or is not taken.
+    fn poll_openings(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let (key, opened) = ready!(self.openings.poll(context));
+        let max_body = self.gateway.config().max_body;
+        self.handle.state.borrow_mut().body_file_opened(key, opened, max_body);
         self.handle_events();
         Poll::Ready(())
     }
@@ -498,13 +530,18 @@ fn timeouts(gateway: &Gateway) -> Timeouts {
     Timeouts { header: config.header_timeout, body: config.body_timeout, send: config.send_timeout }
 }
 
-fn policy<'a>(gateway: &'a Gateway, is_own: &'a dyn Fn(&Variables, Role) -> bool) -> Policy<'a> {
+fn policy<'a>(
+    gateway: &'a Gateway,
+    body_files: Option<&'a BodyFiles>,
+    is_own: &'a dyn Fn(&Variables, Role) -> bool,
+) -> Policy<'a> {
     Policy {
         max_body: gateway.config.borrow().max_body,
         memory: &gateway.memory,
         space: gateway.spool.space(),
         buffers: gateway.spool.buffers(),
         spooling: gateway.spool.is_writing(),
+        body_file_param: body_files.map(BodyFiles::param),
         is_own,
     }
 }

@@ -1,5 +1,6 @@
 //! A client and a connection in memory, under a fake clock.
 
+mod body_files;
 mod cost;
 mod ends;
 mod files;
@@ -116,6 +117,7 @@ impl Pair {
             space: &self.space,
             buffers: &self.buffers,
             spooling: self.spooling,
+            body_file_param: Some(b"REQUEST_BODY_FILE"),
             is_own: &|variables, _| variables.get(b"SCRIPT_NAME") == Some(b"/health"),
         };
         while self.connection.receive(&mut input, self.now, &mut turn, &policy)? {

@@ -49,6 +49,7 @@ impl Story {
                 | Event::SpoolLost(_)
                 | Event::FileLost(_)
                 | Event::Ended(_)
+                | Event::BodyFileRefused { .. }
                 | Event::Misconfigured { .. } => {}
             }
         }
@@ -65,11 +66,16 @@ impl Story {
                 self.next_id = self.next_id % 5 + 1;
             }
             let id = self.next_id;
-            self.sending = match self.random.u8(..5) {
+            self.sending = match self.random.u8(..6) {
                 0 => get(id, true),
                 1 => [post(id, "20000"), stdin(id, &[7; 20_000]), stdin_end(id)].concat(),
                 2 => [post(id, ""), stdin(id, &[7; 100]), stdin_end(id)].concat(),
-                3 => [post(id, "50"), stdin(id, b"short"), stdin_end(id)].concat(),
+                3 => {
+                    let stdin = if self.random.bool() { stdin_end(id) } else { stdin(id, b"body") };
+                    let variables = [("CONTENT_LENGTH", "5000"), ("REQUEST_BODY_FILE", "/body/1")];
+                    [head(id, true, Role::Responder, &variables), stdin].concat()
+                }
+                4 => [post(id, "50"), stdin(id, b"short"), stdin_end(id)].concat(),
                 _ => [post(id, "1000"), stdin(id, b"part"), abort(id)].concat(),
             };
         }
@@ -161,8 +167,15 @@ impl Story {
         }
     }
 
-    /// The disk reads and writes.
+    /// The disk reads, writes, and opens.
     fn spool(&mut self, disk: &mut std::collections::HashMap<u32, Vec<u8>>) {
+        if let Some((key, _)) = self.pair.connection.next_body_file() {
+            let file = Arc::new(std::fs::File::open("/dev/null").unwrap());
+            let length = if self.random.u8(..4) > 0 { 5000 } else { 7 };
+            self.pair.connection.body_file_opened(key, Ok((file, length)), MAX_BODY);
+            let events = self.pair.events();
+            self.take(events);
+        }
         if let Some((place, bytes)) = self.pair.connection.next_spool_write(|| true) {
             disk.insert(place, bytes.to_vec());
             drop(bytes);
