@@ -1,19 +1,17 @@
 //! A directory beneath which files are opened for reading, by paths that another process chooses.
 //!
-//! The kernel resolves each path (openat2(2)): it leaves the directory neither by `..` nor by an absolute path, and passes no
-//! symbolic link, also where another process renames directories meanwhile.
+//! A path is opened name by name, each in the directory that was opened before, and never through a symbolic link. So it leaves the
+//! directory neither by `..` nor by a link, also where another process renames and links meanwhile. openat2(2) would do the same in one
+//! call, but `RestrictSUIDSGID=` of systemd forbids it, since a filter of system calls cannot look at its argument.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
-
-/// The resolution of every path.
-const RESOLVE: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_SYMLINKS);
 
 /// A directory, kept open, so that its path may lead elsewhere later.
 #[derive(Debug)]
@@ -52,7 +50,6 @@ pub enum Refusal {
 impl From<Errno> for Refusal {
     fn from(error: Errno) -> Self {
         match error {
-            Errno::XDEV => Self::Outside,
             Errno::LOOP => Self::Link,
             // A name too long, or with a zero byte, is no file's.
             Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::INVAL => Self::Missing,
@@ -67,18 +64,10 @@ impl Directory {
     /// Opens the directory. Links on the way to it are followed: its path is the operator's.
     ///
     /// # Errors
-    /// Those of open(2). A kernel without openat2(2), or a filter of system calls that forbids it.
+    /// Those of open(2).
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
-        match rustix::fs::openat2(&directory, c".", flags, Mode::empty(), RESOLVE) {
-            Ok(_) => Ok(Self(directory)),
-            Err(Errno::NOSYS | Errno::PERM) => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "openat2(2) is missing: it needs Linux 5.6, and a filter of system calls that allows it",
-            )),
-            Err(error) => Err(error.into()),
-        }
+        Ok(Self(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
     }
 
     /// Opens the file that `path`, relative to the directory, names. Never waits for another process, as for the writer of a named
@@ -87,8 +76,17 @@ impl Directory {
     /// # Errors
     /// See [`Refusal`].
     pub fn read(&self, path: &Path) -> Result<Opened, Refusal> {
+        let names: Option<Vec<&OsStr>> = path.components().map(plain).collect();
+        let names = names.ok_or(Refusal::Outside)?;
+        let (last, before) = names.split_last().ok_or(Refusal::Outside)?;
+        let mut directory = None;
+        for name in before {
+            let at = directory.as_ref().unwrap_or(&self.0).as_fd();
+            directory = Some(enter(at, name)?);
+        }
+        let at = directory.as_ref().unwrap_or(&self.0);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = rustix::fs::openat2(&self.0, path, flags, Mode::empty(), RESOLVE)?;
+        let file = rustix::fs::openat(at, *last, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
         Ok(Opened {
             other_kind: other_kind(&stat),
@@ -97,6 +95,25 @@ impl Directory {
             file: file.into(),
         })
     }
+}
+
+/// A name that leads one step down.
+fn plain(component: Component<'_>) -> Option<&OsStr> {
+    match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// Opens the directory `name` in `at`, which is not a link.
+fn enter(at: impl AsFd, name: &OsStr) -> Result<OwnedFd, Refusal> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(&at, name, flags, Mode::empty()).map_err(|error| {
+        let stat = rustix::fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW);
+        let is_link = stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+        // The kernel says of a link only that it is no directory.
+        if error == Errno::NOTDIR && is_link { Refusal::Link } else { error.into() }
+    })
 }
 
 fn other_kind(stat: &Stat) -> Option<&'static str> {
@@ -124,6 +141,8 @@ mod tests {
         fs::write(path("outside"), "secret").unwrap();
         symlink("1/2/file", path("body/link")).unwrap();
         symlink("1/2", path("body/linked")).unwrap();
+        symlink("..", path("body/1/2/up")).unwrap();
+        symlink("/", path("body/root")).unwrap();
         rustix::fs::mkfifoat(CWD, path("body/pipe"), Mode::from_raw_mode(0o600)).unwrap();
         let _socket = UnixListener::bind(path("body/socket")).unwrap();
         let directory = Directory::open(&path("body")).unwrap();
@@ -133,13 +152,13 @@ mod tests {
         assert_eq!(directory.read("pipe".as_ref()).unwrap().other_kind, Some("a named pipe"));
         assert_eq!(directory.read("1".as_ref()).unwrap().other_kind, Some("a directory"));
         let refused = |name: &str| directory.read(name.as_ref()).unwrap_err();
-        for outside in ["../outside", "1/../../outside", "/etc/passwd", "/"] {
+        for outside in ["../outside", "1/../../outside", "1/2/../2/file", "/etc/passwd", "/", ".", ""] {
             assert!(matches!(refused(outside), Refusal::Outside), "{outside}");
         }
-        for link in ["link", "linked/file", "linked/../1/2/file"] {
+        for link in ["link", "linked/file", "1/2/up/passwd", "root/etc/passwd"] {
             assert!(matches!(refused(link), Refusal::Link), "{link}");
         }
-        for missing in ["none", "1/2/file/x", "", "a\0b", &"x".repeat(300)] {
+        for missing in ["none", "none/x", "1/2/file/x", "a\0b", "a\0b/x", &"x".repeat(300)] {
             assert!(matches!(refused(missing), Refusal::Missing), "{missing:?}");
         }
         assert!(matches!(refused("socket"), Refusal::NoFile));

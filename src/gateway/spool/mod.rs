@@ -45,8 +45,8 @@ const SPOOL_THREADS: usize = 4;
 /// All threads that may wait for a disk.
 pub(crate) const THREADS: usize = SPOOL_THREADS + file_turns::FILE_THREADS;
 
-/// Most writes and reads that run or wait for a thread. Each holds its bytes until its end, even if the client has gone: some 8
-/// MiB together.
+/// Most writes and reads that run or wait for a thread. Each holds its bytes until its end, even if the client has gone: 12 MiB
+/// together, of a write and a read each.
 const JOBS: u32 = 64;
 
 /// The directory of the files, with the limits on their bytes and number.
