@@ -193,7 +193,7 @@ impl Gateway {
         self.memory.set_bound(config.buffer_memory);
         // It could be opened when the settings were read.
         let body_files = body_files_of(&config).unwrap_or_else(|error| {
-            error!("{error}");
+            error!("bodies in files of the proxy's are refused from now on: {error}");
             let closed = |files| Arc::new(BodyFiles::closed(files, "its directory is gone".to_owned()));
             config.body_files.as_ref().map(closed)
         });

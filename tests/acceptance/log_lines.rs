@@ -22,6 +22,7 @@ const FEW: &[(&str, &[&str])] = &[
             "reloaded",
             "{name} reopened",
             "cannot reopen the {name}",
+            "bodies in files of the proxy's are refused from now on",
             "another server",
             "children that nibiru has not started are not reaped",
             "nobody was connected for long enough",
@@ -69,6 +70,7 @@ const FEW: &[(&str, &[&str])] = &[
         &["as many connections as there may be", "cannot accept on the control socket"],
     ),
     ("once for each name of a short list", &["the proxy sends {}", "the proxy sends no path"]),
+    ("once for each of nine kinds", &["a file of the proxy's is not taken as a body"]),
     ("the terminal of `nibiru dev` shows each request", &["{method} {target}", "no answer from the gateway"]),
 ];
 
